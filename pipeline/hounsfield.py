@@ -1,0 +1,71 @@
+"""Hounsfield units: the window that is kept, and the substances a unit names.
+
+A CT scan carries its own annotation: the Hounsfield unit (HU) of a voxel names the substance (METHOD.md
+section 1). Values travel as whole numbers inside one window; [0, 1] is made of them once, by the trainer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CallError
+
+#: HU of substances, lowest and highest, from the Hounsfield scale (slides; METHOD.md section 1).
+SUBSTANCES: dict[str, tuple[int, int]] = {
+    "air": (-1000, -1000),
+    "lung": (-700, -600),
+    "fat": (-120, -90),
+    "water": (0, 0),
+    "lymph nodes": (10, 20),
+    "kidney": (20, 45),
+    "muscle": (35, 55),
+    "liver": (54, 66),
+    "bone, cancellous": (300, 400),
+    "bone, cortical": (1800, 1900),
+}
+
+#: A voxel is tissue from this HU on (METHOD.md section 2, the tissue rule).
+TISSUE_HU = -150
+
+
+@dataclass(frozen=True)
+class Window:
+    """The whole numbers from `low` to `high`, both included, that a store may hold.
+
+    Values outside are clipped. The default is the published HU window (METHOD.md section 2).
+
+    Raises:
+        CallError: `low` is not below `high`.
+    """
+
+    low: int = -1000
+    high: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise CallError(
+                f"The HU window {self.low},{self.high} is empty: the first number must be below the second, "
+                "as in --hu -1000,1000."
+            )
+
+    @property
+    def span(self) -> int:
+        """The number of steps from `low` to `high`: what [0, 1] is divided into."""
+        return self.high - self.low
+
+    def clip(self, values: NDArray[Any], dtype: type[np.integer[Any]] = np.int16) -> NDArray[Any]:
+        """Clip to the window and round to whole numbers, halves to even.
+
+        Args:
+            values: any shape, any real dtype without NaN, in HU (or grey levels).
+            dtype: an integer type that holds `low` and `high`.
+
+        Returns:
+            `dtype`, the same shape, whole numbers in [low, high].
+        """
+        clipped = np.clip(values, self.low, self.high)
+        if clipped.dtype.kind == "f":
+            np.rint(clipped, out=clipped)
+        return clipped.astype(dtype)
