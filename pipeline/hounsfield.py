@@ -68,4 +68,5 @@ class Window:
         clipped = np.clip(values, self.low, self.high)
         if clipped.dtype.kind == "f":
             np.rint(clipped, out=clipped)
-        return clipped.astype(dtype)
+        whole: NDArray[Any] = clipped.astype(dtype)
+        return whole

@@ -1,0 +1,229 @@
+"""Unfinished work under another name; the rename means done.
+
+While a store is made, everything lies in `NAME.unfinished` beside its place:
+
+    job.json     what is being made: the parameters, so that only the same command continues the work
+    lock         held by the run at work, so that a second run on the same store is refused
+    done/        a record for every finished piece of work, written after the piece itself
+    stage/       finished pieces that are not yet in the store
+    store/       the store itself, shard by shard
+
+Every file is written under a temporary name, flushed to the disk and renamed, so a file that is there is
+whole, whatever killed the run. When all is there, `store` is renamed to the store's own name.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import CallError
+
+SUFFIX = ".unfinished"
+MANIFEST = "manifest-sha256.txt"
+LOG = "log.json"  # facts of the run: times, versions, workers. No hash covers it.
+_UNHASHED = {MANIFEST, LOG}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The unfinished work on one store, held by this run. Made by `hold`."""
+
+    target: Path
+
+    @property
+    def work(self) -> Path:
+        """The folder of the unfinished work."""
+        return unfinished(self.target)
+
+    @property
+    def store(self) -> Path:
+        """The store under construction."""
+        return self.work / "store"
+
+    def staged(self, name: str) -> Path:
+        """Where a finished piece waits until it is packed into the store."""
+        return self.work / "stage" / name
+
+    def record(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Note that a piece of work is done. Call it after the piece itself is on the disk."""
+        write_whole(self.work / "done" / f"{name}.json", json.dumps(facts).encode())
+
+    def recorded(self, name: str) -> dict[str, Any] | None:
+        """What was noted of a finished piece of work; None while it is not done."""
+        try:
+            facts: dict[str, Any] = json.loads((self.work / "done" / f"{name}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return facts
+
+    def finish(self, hashes: Mapping[str, str], log: Mapping[str, Any]) -> None:
+        """Write the manifest, flush everything and give the store its name.
+
+        Args:
+            hashes: sha256 by path relative to the store, of files whose hash is known from writing them; the
+                others are read.
+            log: facts of the run, see `run_log`.
+        """
+        write_whole(self.store / LOG, json.dumps(log, indent=1).encode())
+        write_whole(self.store / MANIFEST, _manifest(self.store, hashes).encode())
+        for folder, _, names in os.walk(self.store):
+            for name in names:
+                if f"{Path(folder, name).relative_to(self.store)}" not in hashes:
+                    _flush(Path(folder, name))
+            _flush(Path(folder))
+        replaced = self.work / "replaced"
+        if self.target.exists():
+            self.target.rename(replaced)
+        self.store.rename(self.target)
+        _flush(self.target.parent)
+        shutil.rmtree(self.work)
+
+    def abandon(self) -> None:
+        """Throw the unfinished work away."""
+        shutil.rmtree(self.work)
+
+
+def unfinished(target: Path) -> Path:
+    """The name under which work on `target` lies until it is done."""
+    return target.with_name(target.name + SUFFIX)
+
+
+@contextmanager
+def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Ledger]:
+    """Take hold of the unfinished work on `target`: begin it, or go on with what an earlier run left.
+
+    Args:
+        target: where the finished store will lie.
+        job: the parameters, plain JSON values. Work that was begun with other parameters is refused, or
+            thrown away with `overwrite`.
+        overwrite: begin again where the parameters differ.
+
+    Raises:
+        CallError: another run holds the work, or it was begun with other parameters.
+    """
+    work = unfinished(target)
+    job = json.loads(json.dumps(job))
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / "lock").open("w")
+    except OSError as error:
+        raise CallError(f"{work} cannot be written ({error.strerror}): choose another place.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CallError(
+                f"Another run is working on {target}: wait for it, or choose another name."
+            ) from None
+        begun = work / "job.json"
+        if begun.exists():
+            difference = first_difference(json.loads(begun.read_text()), job)
+            if difference and not overwrite:
+                raise CallError(
+                    f"{work} holds work begun with {difference}: repeat that call to continue it, or give "
+                    "--overwrite to begin again."
+                )
+            if difference:
+                _empty(work)
+        for folder in ("done", "stage", "store"):
+            (work / folder).mkdir(exist_ok=True)
+        write_whole(begun, json.dumps(job, indent=1).encode())
+        yield Ledger(target)
+
+
+def run_log(started: datetime, workers: int) -> dict[str, Any]:
+    """The facts of a run that no hash covers: when, how wide, with which versions."""
+    libraries = ("numpy", "numba", "numcodecs", "zarr", "SimpleITK", "dask")
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "workers": workers,
+        "python": platform.python_version(),
+        "genesis-toolkit": __version__,
+        **{name: version(name) for name in libraries},
+    }
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            old, new = before.get(name), now.get(name)
+            if isinstance(old, dict) and isinstance(new, dict):
+                return first_difference(old, new)
+            return f"{name.replace('_', ' ')} {_words(old)} (asked for now: {_words(new)})"
+    return None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(data: bytes) -> str:
+    """The sha256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_manifest(store: Path) -> dict[str, str]:
+    """The sha256 of every file of a finished store, by path relative to the store.
+
+    Raises:
+        OSError: there is no manifest.
+    """
+    lines = (store / MANIFEST).read_text().splitlines()
+    return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+
+
+def _manifest(store: Path, hashes: Mapping[str, str]) -> str:
+    """The text of the manifest, in the format that `sha256sum --check` reads."""
+    paths = sorted(
+        path.relative_to(store).as_posix()
+        for path in store.rglob("*")
+        if path.is_file() and path.name not in _UNHASHED
+    )
+    return "".join(
+        f"{hashes.get(path) or sha256_of((store / path).read_bytes())}  {path}\n" for path in paths
+    )
+
+
+def _words(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _empty(work: Path) -> None:
+    """Throw all but the lock away: removing that would let a second run in."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,253 @@
+"""Where a scan may be cut: the tissue rule for all corners by running box sums, and which corners are drawn.
+
+Pure: arrays in, plain data out. METHOD.md section 2. A voxel's score is 1 where it is tissue, 1/2 where only
+the slice after it is, else 0; a cube is refused when the sum of its scores exceeds `max_tissue` of its
+voxels. Counted in halves, a voxel gives a + (a or b) with a: it is tissue, b: the one after is, so the whole
+rule runs in whole numbers. (The rule's third look, two slices on, gives 0 whatever it finds.)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.degrade.compiling import kernel
+from pipeline.errors import CallError
+from pipeline.hounsfield import TISSUE_HU
+
+Triple = tuple[int, int, int]
+
+#: How far past the cube a scan must reach: the published bounds leave one voxel in the plane and, for the
+#: look at the slices after, four in z, and are kept to the letter.
+_BEYOND: Triple = (1, 1, 4)
+
+
+@dataclass(frozen=True)
+class PlaceRule:
+    """Which cubes a scan may give (METHOD.md section 2, the published values as defaults).
+
+    Attributes:
+        size: edges of a cube in voxels, x, y, z.
+        border: voxels in x, y, z that no cube may touch, on either side.
+        max_tissue: a cube is refused when its score exceeds this share of its voxels.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    size: Triple = (64, 64, 32)
+    border: Triple = (100, 100, 30)
+    max_tissue: float = 0.15
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 3 or min(self.size) < 1:
+            raise CallError(
+                f"--size {','.join(map(str, self.size))}: a cube needs three edges x,y,z of 1 or more, as "
+                "in --size 64,64,32."
+            )
+        if len(self.border) != 3 or min(self.border) < 0:
+            raise CallError(
+                f"--border {','.join(map(str, self.border))}: three numbers x,y,z from 0 on, as in "
+                "--border 100,100,30."
+            )
+        if not 0 <= self.max_tissue <= 1:
+            raise CallError(f"--max-tissue {self.max_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
+
+    @property
+    def least_shape(self) -> Triple:
+        """The smallest scan with a corner to choose: 265, 265, 96 with the published values."""
+        x, y, z = (
+            edge + beyond + 2 * border
+            for edge, beyond, border in zip(self.size, _BEYOND, self.border, strict=True)
+        )
+        return x, y, z
+
+    @property
+    def most_halves(self) -> int:
+        """The largest sum of scores, counted in halves, that passes."""
+        voxels = self.size[0] * self.size[1] * self.size[2]
+        halves = int(2 * self.max_tissue * voxels) + 1
+        while halves / 2 > self.max_tissue * voxels:
+            halves -= 1
+        return halves
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The decision for every candidate corner of one scan.
+
+    Attributes:
+        passing: bool [x, y, z] (z slowest in memory), True where a cube may begin; the first entry is the
+            corner `first`.
+        by_slice: int64 [z], how many pass in each slice.
+        first: the lowest candidate corner, which is the border.
+    """
+
+    passing: NDArray[np.bool_]
+    by_slice: NDArray[np.int64]
+    first: Triple
+
+    @property
+    def candidates(self) -> int:
+        """The number of corners that were judged."""
+        return self.passing.size
+
+    @property
+    def count(self) -> int:
+        """The number of corners that pass."""
+        return int(self.by_slice.sum())
+
+
+def too_small(shape: Triple, rule: PlaceRule) -> str | None:
+    """Why a scan of this shape has no corner at all, with the numbers; None where it has one.
+
+    Args:
+        shape: voxels in x, y, z.
+        rule: what a cube needs.
+    """
+    (x, y, z), (least_x, least_y, least_z) = shape, rule.least_shape
+    if x < least_x or y < least_y:
+        return f"{x} x {y} voxels in the plane, {least_x} x {least_y} needed"
+    if z < least_z:
+        return f"{z} slices, {least_z} needed"
+    return None
+
+
+def passing_corners(voxels: NDArray[np.int16], rule: PlaceRule) -> Corners:
+    """Judge every corner of a scan by the tissue rule.
+
+    Takes 1 byte for each candidate and a ring of as many slices as the cube has.
+
+    Args:
+        voxels: int16 [x, y, z], HU, x fastest in memory (as `read_scan` gives it); at least `least_shape`.
+        rule: what a cube needs.
+    """
+    shape: Triple = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
+    counts = [edge - least + 1 for edge, least in zip(shape, rule.least_shape, strict=True)]
+    passing = np.empty(counts[::-1], dtype=np.bool_)
+    by_slice = np.zeros(counts[2], dtype=np.int64)
+    width, height = counts[0] + rule.size[0] - 1, counts[1] + rule.size[1] - 1
+    _judge(
+        np.ascontiguousarray(voxels.T),
+        np.array(rule.border, dtype=np.int64),
+        np.array(rule.size, dtype=np.int64),
+        rule.most_halves,
+        np.zeros((rule.size[2], height, width), dtype=np.uint8),
+        np.zeros((height, width), dtype=np.int32),
+        np.zeros(width, dtype=np.int32),
+        np.zeros(width + 1, dtype=np.int32),
+        passing,
+        by_slice,
+    )
+    return Corners(passing.T, by_slice, rule.border)
+
+
+def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Draw distinct corners, uniformly among those that pass.
+
+    Drawing among the passing corners gives the distribution of drawing among all and refusing, without the
+    refusals; two equal cubes teach nothing, so a corner is taken once.
+
+    Args:
+        corners: the decision for the scan.
+        count: how many are wanted; fewer are given where fewer pass.
+        words: random words, two a try; 64 tries a wanted corner are ample, since a try fails only on a
+            corner that was drawn before.
+
+    Returns:
+        int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn.
+    """
+    total = corners.count
+    drawn: dict[int, None] = {}
+    if total <= count:
+        drawn = dict.fromkeys(range(total))
+    for high, low in words.reshape(-1, 2).tolist():
+        if len(drawn) == min(count, total):
+            break
+        drawn[((high << 32 | low) * total) >> 64] = None
+    return _nth_passing(corners, np.fromiter(drawn, dtype=np.int64))
+
+
+def tissue_score(voxels: NDArray[np.int16], corner: NDArray[np.integer[Any]], size: Triple) -> float:
+    """The tissue rule's score of one cube, as a share of its voxels in 0..1.
+
+    Args:
+        voxels: int16 [x, y, z], HU, the whole scan.
+        corner: the first voxel of the cube.
+        size: edges of the cube.
+    """
+    x, y, z = (int(number) for number in corner)
+    tissue = voxels[x : x + size[0], y : y + size[1], z : z + size[2] + 1] >= TISSUE_HU
+    here, after = tissue[:, :, :-1], tissue[:, :, 1:]
+    return (np.count_nonzero(here) + np.count_nonzero(here | after)) / (2 * here.size)
+
+
+def _nth_passing(corners: Corners, ranks: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The corners with these ranks among the passing ones, counted slice by slice, row by row."""
+    ends = np.cumsum(corners.by_slice)
+    found = np.empty((len(ranks), 3), dtype=np.int32)
+    slices = np.searchsorted(ends, ranks, side="right")
+    width = corners.passing.shape[0]
+    for z in np.unique(slices):
+        within = np.flatnonzero(corners.passing[:, :, z].T)
+        here = slices == z
+        flat = within[ranks[here] - (ends[z] - corners.by_slice[z])]
+        found[here] = np.stack([flat % width, flat // width, np.full_like(flat, z)], axis=1)
+    return found + np.array(corners.first, dtype=np.int32)
+
+
+@kernel
+def _judge(
+    voxels: NDArray[np.int16],
+    border: NDArray[np.int64],
+    size: NDArray[np.int64],
+    most: int,
+    ring: NDArray[np.uint8],
+    along_z: NDArray[np.int32],
+    along_y: NDArray[np.int32],
+    along_x: NDArray[np.int32],
+    passing: NDArray[np.bool_],
+    by_slice: NDArray[np.int64],
+) -> None:
+    """Box sums over z, then y, then x, each running: four additions a corner, all but the last in SIMD.
+
+    voxels [z, y, x]; ring [slice of the cube, y, x]: scores in halves of the slices now in the box; along_z
+    [y, x], along_y [x], along_x [x + 1]: the sums so far; passing [z, y, x].
+    """
+    depth, height, width = ring.shape
+    for step in range(passing.shape[0] + depth - 1):
+        z = border[2] + step
+        slot = step % depth
+        for y in range(height):
+            here = voxels[z, border[1] + y]
+            after = voxels[z + 1, border[1] + y]
+            for x in range(width):
+                a = np.uint8(here[border[0] + x] >= TISSUE_HU)
+                b = np.uint8(after[border[0] + x] >= TISSUE_HU)
+                score = np.uint8(a + (a | b))
+                along_z[y, x] += np.int32(score) - np.int32(ring[slot, y, x])
+                ring[slot, y, x] = score
+        if step < depth - 1:
+            continue
+        corner_z = step - (depth - 1)
+        count = 0
+        along_y[:] = 0
+        for y in range(height):
+            for x in range(width):
+                along_y[x] += along_z[y, x]
+            if y >= size[1]:
+                for x in range(width):
+                    along_y[x] -= along_z[y - size[1], x]
+            if y < size[1] - 1:
+                continue
+            total = np.int32(0)
+            for x in range(width):
+                total += along_y[x]
+                along_x[x + 1] = total
+            row = passing[corner_z, y - (size[1] - 1)]
+            for x in range(row.size):
+                passes = along_x[x + size[0]] - along_x[x] <= most
+                row[x] = passes
+                count += passes
+        by_slice[corner_z] = count

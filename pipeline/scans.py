@@ -1,0 +1,307 @@
+"""What a scan is; the scans of a folder; reading one.
+
+Two layouts: LUNA16 (`subset0` .. `subset9`, one `.mhd` with its `.raw` or `.zraw` a scan) and `files` (any
+folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz` and `.nrrd`). Finding looks at names
+only; a header is read when a scan's turn comes.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CallError, DataError
+from pipeline.stores import NO_SUBSET
+
+Layout = Literal["auto", "luna16", "files"]
+
+#: What a scan's file may be called.
+SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
+
+#: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
+PRETRAINING_SUBSETS = frozenset(range(7))
+
+_SUBSET = re.compile(r"subset(\d)")
+_INT16 = (-32768, 32767)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A scan that was found, not yet opened.
+
+    Attributes:
+        identifier: the SeriesInstanceUID in LUNA16, else the path without its suffix.
+        subset: of LUNA16, -1 where there is none.
+        path: relative to the folder searched, with `/`.
+        problem: why it cannot be taken, known from its name already; else empty.
+    """
+
+    identifier: str
+    subset: int
+    path: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds.
+
+    Attributes:
+        root: the folder that the paths are relative to.
+        layout: how it is laid out.
+        sources: the scans, by subset and identifier.
+        passed_over: LUNA16 subsets that are there but were not asked for.
+    """
+
+    root: Path
+    layout: Literal["luna16", "files"]
+    sources: tuple[Source, ...]
+    passed_over: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a scan's voxels lie in the patient.
+
+    Attributes:
+        shape: voxels in x, y, z.
+        spacing: mm between voxel centres in x, y, z.
+        origin: mm, the centre of voxel (0, 0, 0).
+        direction: the direction cosines, row by row, nine numbers.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan, read.
+
+    Attributes:
+        voxels: int16 [x, y, z], HU, x fastest in memory; not clipped to any window.
+        geometry: where they lie.
+        sha256: over the bytes of its files, header first, in hexadecimal.
+    """
+
+    voxels: NDArray[np.int16]
+    geometry: Geometry
+    sha256: str
+
+
+def find_scans(source: Path, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
+    """Find the scans of a folder (or take the one file given).
+
+    Args:
+        source: the folder.
+        layout: `auto` takes LUNA16's where there is a folder `subset0` .. `subset9`.
+        subsets: the LUNA16 subsets to take; None takes those for pre-training, 0-6.
+
+    Raises:
+        CallError: no such folder, no scan in it, or subsets of a folder that has none.
+    """
+    if not source.exists():
+        raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
+    if source.is_file():
+        return _found_files(source.parent, [source], subsets)
+    folders = {int(match[1]): path for path, match in _subset_folders(source)}
+    if layout == "luna16" and not folders:
+        raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
+    if folders and layout != "files":
+        return _found_luna16(source, folders, PRETRAINING_SUBSETS if subsets is None else frozenset(subsets))
+    return _found_files(source, sorted(_walk(source)), subsets)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Read a scan's header only.
+
+    Raises:
+        DataError: it cannot be read, or is no volume of one number a voxel.
+    """
+    import SimpleITK as sitk  # noqa: N813 # the name of its own documentation
+
+    if path.suffix == ".mhd":
+        _check_meta_image(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        raise DataError("its header cannot be read: it is damaged or of another format") from None
+    dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    shape = tuple(int(edge) for edge in reader.GetSize())
+    if dimensions != 3:
+        raise DataError(f"it has {dimensions} dimensions ({' x '.join(map(str, shape))}), 3 wanted")
+    if components != 1:
+        raise DataError(f"it has {components} numbers a voxel (colour?), 1 wanted")
+    spacing = tuple(float(edge) for edge in reader.GetSpacing())
+    if not all(np.isfinite(edge) and edge > 0 for edge in spacing):
+        raise DataError(f"its spacing {spacing} is not positive")
+    origin = tuple(float(edge) for edge in reader.GetOrigin())
+    direction = tuple(float(cosine) for cosine in reader.GetDirection())
+    return Geometry(_three(shape), _three(spacing), _three(origin), direction)
+
+
+def read_scan(path: Path) -> Scan:
+    """Read a scan whole.
+
+    Values that are not whole are rounded, halves to even; those outside int16 are clipped to it.
+
+    Raises:
+        DataError: it cannot be read; the message says why, to go after the scan's name.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    geometry = read_geometry(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError:
+        raise DataError("its voxels cannot be read: the file is damaged or cut short") from None
+    voxels = _as_int16(sitk.GetArrayFromImage(image))
+    return Scan(voxels.T, geometry, _hash_files(_files_of(path)))
+
+
+def _subset_folders(source: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in source.iterdir():
+        match = _SUBSET.fullmatch(path.name)
+        if match and path.is_dir():
+            yield path, match
+
+
+def _found_luna16(source: Path, folders: dict[int, Path], wanted: frozenset[int]) -> Found:
+    missing = sorted(wanted - folders.keys())
+    if not wanted & folders.keys():
+        raise CallError(
+            f"{source} has no subset {', '.join(map(str, missing))}; there are "
+            f"{', '.join(map(str, sorted(folders)))}: choose with --subsets."
+        )
+    sources = []
+    for subset in sorted(wanted & folders.keys()):
+        paths = [path for path in folders[subset].iterdir() if path.suffix == ".mhd" and path.is_file()]
+        sources += [
+            Source(path.stem, subset, f"{folders[subset].name}/{path.name}") for path in sorted(paths)
+        ]
+    if not sources:
+        taken = ", ".join(map(str, sorted(wanted & folders.keys())))
+        raise CallError(f"No scan (.mhd) lies in subset {taken} of {source}.")
+    passed_over = sorted(set(folders) - wanted)
+    return Found(source, "luna16", _told_apart(sources), tuple(passed_over))
+
+
+def _found_files(root: Path, paths: list[Path], subsets: Collection[int] | None) -> Found:
+    if subsets is not None:
+        raise CallError(
+            f"--subsets chooses among the subsets of LUNA16, but {root} has no folder subset0 .. 9."
+        )
+    paths = [path for path in paths if path.name.lower().endswith(SUFFIXES)]
+    if not paths:
+        raise CallError(f"No scan lies in {root}: looked for {', '.join(SUFFIXES)}, in all its folders.")
+    sources = []
+    for path in paths:
+        relative = path.relative_to(root).as_posix()
+        sources.append(Source(_without_suffix(relative), NO_SUBSET, relative))
+    return Found(root, "files", _told_apart(sources))
+
+
+def _told_apart(sources: list[Source]) -> tuple[Source, ...]:
+    """Mark scans that carry the identifier of an earlier one: their cubes would share random streams."""
+    first: dict[str, str] = {}
+    marked = []
+    for source in sources:
+        other = first.setdefault(source.identifier, source.path)
+        problem = "" if other == source.path else f"its identifier is that of {other} as well"
+        marked.append(Source(source.identifier, source.subset, source.path, problem))
+    return tuple(marked)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+
+
+def _without_suffix(path: str) -> str:
+    suffix = max((suffix for suffix in SUFFIXES if path.lower().endswith(suffix)), key=len)
+    return path[: -len(suffix)]
+
+
+def _as_int16(values: NDArray[Any]) -> NDArray[np.int16]:
+    if values.dtype == np.int16:
+        return values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataError("it holds values that are no numbers (NaN or infinite)")
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"its voxels are {values.dtype}, whole or real numbers wanted")
+    clipped = np.clip(values, *_INT16) if values.dtype.itemsize > 1 else values
+    return (np.rint(clipped) if clipped.dtype.kind == "f" else clipped).astype(np.int16)
+
+
+def _check_meta_image(path: Path) -> None:
+    """What SimpleITK would only say as "cannot be read": is the data file there, and whole?"""
+    header = _meta_header(path)
+    name = header.get("ElementDataFile", "")
+    if not name:
+        raise DataError("its header names no ElementDataFile")
+    if name in ("LOCAL", "LIST") or "%" in name:
+        return
+    data = _data_file(path, name)
+    if not data.is_file():
+        raise DataError(f"its data file {name} is missing")
+    compressed = header.get("CompressedData", "False").lower() == "true"
+    expected = header.get("CompressedDataSize") if compressed else _raw_bytes(header)
+    found = data.stat().st_size
+    if expected is not None and found < int(expected):
+        raise DataError(f"its data file {name} is cut short: {found} bytes, {expected} needed")
+
+
+def _meta_header(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_bytes()[:65536].decode("utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"it cannot be opened: {error.strerror}") from None
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, mark, value in pairs if mark}
+
+
+def _data_file(path: Path, name: str) -> Path:
+    if Path(name).name != name:
+        raise DataError(f"its header points to {name}, outside its own folder, which is refused")
+    return path.with_name(name)
+
+
+def _raw_bytes(header: dict[str, str]) -> int | None:
+    """The number of bytes that an uncompressed header asks for; None where it does not say."""
+    sizes = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
+    item = sizes.get(header.get("ElementType", "").removeprefix("MET_"))
+    edges = header.get("DimSize", "").split()
+    if item is None or not all(edge.isdigit() for edge in edges):
+        return None
+    return item * int(np.prod([int(edge) for edge in edges], dtype=object))
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.suffix != ".mhd":
+        return [path]
+    name = _meta_header(path).get("ElementDataFile", "")
+    return [path] if name in ("LOCAL", "LIST") or "%" in name else [path, _data_file(path, name)]
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _three(values: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    x, y, z = values
+    return x, y, z

@@ -1,0 +1,407 @@
+"""The store formats, version 1: what a cube store and a pair store hold, how they are written and opened.
+
+Both are Zarr v3 groups. Axis order is (cube, x, y, z) everywhere, voxels are whole numbers in the store's
+window, and `attrs["genesis"]` says what the store is and every parameter that made it:
+
+    cubes.zarr                                    pairs.zarr
+      cubes     [cube, x, y, z]  voxels             original  [cube, x, y, z]  the cubes themselves
+      scan      [cube]     row in scans             degraded  [pair, x, y, z]  their degraded twins
+      number    [cube]     number in its scan       cube, variant, flip, applied  [pair]
+      corner    [cube, 3]  first voxel              scan, number, corner, tissue  [cube]
+      tissue    [cube]     the rule's score
+      scans/    one row a scan                      scans/
+
+The pair of cube c and variant v is number v * cubes + c, so one epoch lies together. The flip of a pair is
+made again from its bits when the original is read.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.errors import CallError, DataError
+from pipeline.hounsfield import Window
+from pipeline.ledger import unfinished
+from pipeline.shards import COMPRESSION_LEVEL, COMPRESSOR, ShardReader, shard_length
+
+VERSION = 1
+CUBES = "genesis-cubes"
+PAIRS = "genesis-pairs"
+AXES = ("x", "y", "z")
+NO_SUBSET = -1
+_TABLE_ROWS = 65536  # rows in a chunk of a table
+
+
+@dataclass(frozen=True)
+class ScanTable:
+    """One row a scan, found, skipped or failed.
+
+    Attributes:
+        identifier: of the scan, the SeriesInstanceUID in LUNA16.
+        subset: int16 [scan], the LUNA16 subset, -1 where there is none.
+        path: relative to the source.
+        sha256: of the scan's files, in hexadecimal; empty where they were not read.
+        shape: int32 [scan, 3], voxels in x, y, z.
+        spacing: float64 [scan, 3], mm.
+        origin: float64 [scan, 3], mm.
+        direction: float64 [scan, 9], the direction cosines, row by row.
+        status: `used`, `skipped` (the rule leaves nothing to cut) or `failed` (it cannot be read).
+        reason: why it was skipped or failed, else empty.
+        cubes: int32 [scan], how many cubes it gave.
+        stream: uint64 [scan], made of the identifier; the random streams of its cubes hang on it.
+    """
+
+    identifier: NDArray[Any]
+    subset: NDArray[np.int16]
+    path: NDArray[Any]
+    sha256: NDArray[Any]
+    shape: NDArray[np.int32]
+    spacing: NDArray[np.float64]
+    origin: NDArray[np.float64]
+    direction: NDArray[np.float64]
+    status: NDArray[Any]
+    reason: NDArray[Any]
+    cubes: NDArray[np.int32]
+    stream: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.identifier)
+
+
+@dataclass(frozen=True)
+class CubeTable:
+    """One row a cube.
+
+    Attributes:
+        scan: int32 [cube], its row in the scan table.
+        number: int32 [cube], its number within its scan, from 0.
+        corner: int32 [cube, 3], the first voxel in the scan's x, y, z.
+        tissue: float64 [cube], the tissue rule's score in 0..1 (METHOD.md section 2).
+    """
+
+    scan: NDArray[np.int32]
+    number: NDArray[np.int32]
+    corner: NDArray[np.int32]
+    tissue: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.scan)
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """One row a pair.
+
+    Attributes:
+        cube: int32 [pair], its original.
+        variant: int32 [pair], which of the degradations of that cube.
+        flip: uint8 [pair], bit 0 flips x, bit 1 y, bit 2 z; both members of the pair.
+        applied: uint8 [pair], bits of `pipeline.degrade.compose.Applied`.
+    """
+
+    cube: NDArray[np.int32]
+    variant: NDArray[np.int32]
+    flip: NDArray[np.uint8]
+    applied: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.cube)
+
+
+# dtype and second dimension of every table column, as stored.
+_COLUMNS: dict[str, tuple[str, str | None]] = {
+    "identifier": ("string", None),
+    "subset": ("int16", None),
+    "path": ("string", None),
+    "sha256": ("string", None),
+    "shape": ("int32", "axis"),
+    "spacing": ("float64", "axis"),
+    "origin": ("float64", "axis"),
+    "direction": ("float64", "cosine"),
+    "status": ("string", None),
+    "reason": ("string", None),
+    "cubes": ("int32", None),
+    "stream": ("uint64", None),
+    "scan": ("int32", None),
+    "number": ("int32", None),
+    "corner": ("int32", "axis"),
+    "tissue": ("float64", None),
+    "cube": ("int32", None),
+    "variant": ("int32", None),
+    "flip": ("uint8", None),
+    "applied": ("uint8", None),
+}
+_WIDTH = {"axis": 3, "cosine": 9}
+
+# What the bits mean, in the words of the CF conventions.
+_FLAGS: dict[str, Any] = {
+    "flip": {"flag_masks": [1, 2, 4], "flag_meanings": "x y z"},
+    "applied": {"flag_masks": [1, 2, 4, 8], "flag_meanings": "nonlinear shuffle inpaint outpaint"},
+}
+
+
+@dataclass(frozen=True)
+class _Store:
+    path: Path
+    attributes: dict[str, Any]
+    table: CubeTable
+    scans: ScanTable
+
+    @property
+    def window(self) -> Window:
+        """The whole numbers a voxel may have."""
+        return Window(*self.attributes["window"])
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The edges of a cube in voxels, x, y, z."""
+        return tuple(self.attributes["size"])
+
+    def streams(self) -> NDArray[np.uint64]:
+        """The random stream key of every cube: uint64 [cube]."""
+        return self.scans.stream[self.table.scan]
+
+
+@dataclass(frozen=True)
+class CubeStore(_Store):
+    """A cube store, opened. `cubes` reads its voxels; `len` counts its cubes."""
+
+    cubes: ShardReader
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True)
+class PairStore(_Store):
+    """A pair store, opened. `original` and `degraded` read its voxels; `len` counts its pairs."""
+
+    original: ShardReader
+    degraded: ShardReader
+    pairs: PairTable
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def variants(self) -> int:
+        """How many degraded twins every cube has."""
+        return int(self.attributes["parameters"]["variants"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the degradations."""
+        return int(self.attributes["parameters"]["seed"])
+
+
+def write_cube_store(
+    folder: Path, attributes: Mapping[str, Any], dtype: np.dtype[Any], table: CubeTable, scans: ScanTable
+) -> None:
+    """Write everything of a cube store but the shards of `cubes`, which lie in `folder` already.
+
+    Args:
+        folder: the store under construction.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        dtype: of the voxels.
+        table: one row a cube.
+        scans: one row a scan.
+    """
+    group = _create_group(folder, CUBES, attributes)
+    _create_voxels(group, "cubes", len(table), "cube", attributes["size"], dtype)
+    _write_table(group, table, "cube")
+    _write_table(group.create_group("scans"), scans, "scan")
+    _consolidate(folder)
+
+
+def write_pair_store(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    table: CubeTable,
+    pairs: PairTable,
+    scans: ScanTable,
+) -> None:
+    """Write everything of a pair store but the shards, which lie in `folder` already."""
+    group = _create_group(folder, PAIRS, attributes)
+    _create_voxels(group, "original", len(table), "cube", attributes["size"], dtype)
+    _create_voxels(group, "degraded", len(pairs), "pair", attributes["size"], dtype)
+    _write_table(group, table, "cube")
+    _write_table(group, pairs, "pair")
+    _write_table(group.create_group("scans"), scans, "scan")
+    _consolidate(folder)
+
+
+def open_store(path: str | Path) -> CubeStore | PairStore:
+    """Open a finished store.
+
+    Raises:
+        CallError: there is nothing at `path`, it is still being made, or it is something else.
+        DataError: it is of another format version, or a part is missing or damaged.
+    """
+    path = Path(path)
+    attributes = read_attributes(path)
+    try:
+        group = zarr.open_group(path, mode="r")
+        table = CubeTable(**_read_table(group, CubeTable))
+        scans = ScanTable(**_read_table(_subgroup(group, "scans"), ScanTable))
+        if attributes["format"] == CUBES:
+            return CubeStore(path, attributes, table, scans, _reader(path, group, "cubes"))
+        pairs = PairTable(**_read_table(group, PairTable))
+        voxels = (_reader(path, group, "original"), _reader(path, group, "degraded"))
+        return PairStore(path, attributes, table, scans, *voxels, pairs)
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        raise DataError(f"The store {path} is damaged: {_first_line(error)}.") from None
+
+
+def open_cubes(path: str | Path) -> CubeStore:
+    """Open a finished cube store; a pair store is a CallError."""
+    store = open_store(path)
+    if not isinstance(store, CubeStore):
+        raise CallError(f"{path} is a pair store; a cube store is wanted, as extract-cubes writes it.")
+    return store
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """What a store says of itself, `attrs["genesis"]`, once format and version are known to be ours.
+
+    Raises:
+        CallError: nothing there, still being made, or something else.
+        DataError: another format version.
+    """
+    if not path.exists():
+        if unfinished(path).exists():
+            raise CallError(f"{path} is not finished: repeat the command that makes it, and it goes on.")
+        raise CallError(f"There is no store at {path}: make one with genesis-prep extract-cubes.")
+    try:
+        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]["genesis"]
+        name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CallError(f"{path} is no store of this toolkit (its zarr.json does not say so).") from None
+    if name not in (CUBES, PAIRS):
+        raise CallError(f"{path} is a {name} store; allowed here: {CUBES}, {PAIRS}.")
+    if version != VERSION:
+        raise DataError(
+            f"{path} is of format version {version}, this program reads version {VERSION}: use the "
+            "version of genesis-toolkit that wrote it."
+        )
+    if not finalised:
+        raise CallError(f"{path} is not finished: repeat the command that makes it.")
+    return dict(attributes)
+
+
+def check_target(path: Path, kind: str, *, overwrite: bool) -> dict[str, Any] | None:
+    """Whether a store may be written at `path`.
+
+    Args:
+        path: where it is to lie.
+        kind: `CUBES` or `PAIRS`.
+        overwrite: whether a finished store of that kind may be replaced; anything else never is.
+
+    Returns:
+        The attributes of the finished store that is there and is to stay; None where there is none.
+
+    Raises:
+        CallError: something else is in the way.
+    """
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        attributes = read_attributes(path)
+    except CallError:
+        attributes = {"format": "something else"}
+    if attributes["format"] != kind:
+        raise CallError(f"{path} exists and is no {kind} store, so it is left alone: choose another name.")
+    return None if overwrite else attributes
+
+
+def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    genesis = {"format": kind, "version": VERSION, "finalised": True, **attributes}
+    return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
+
+
+def _create_voxels(
+    group: zarr.Group, name: str, count: int, dimension: str, size: Sequence[int], dtype: np.dtype[Any]
+) -> None:
+    group.create_array(
+        name,
+        shape=(count, *size),
+        chunks=(1, *size),
+        shards=(shard_length(size, dtype.itemsize), *size),
+        dtype=dtype,
+        fill_value=-32768 if dtype == np.int16 else 0,
+        compressors=_codecs(dtype),
+        dimension_names=(dimension, *AXES[: len(size)]),
+    )
+
+
+def _write_table(group: zarr.Group, table: CubeTable | PairTable | ScanTable, dimension: str) -> None:
+    for field in fields(table):
+        values = getattr(table, field.name)
+        kind, second = _COLUMNS[field.name]
+        width = (_WIDTH[second],) if second else ()
+        dtype = None if kind == "string" else np.dtype(kind)
+        array = group.create_array(
+            field.name,
+            shape=(len(values), *width),
+            chunks=(max(1, min(len(values), _TABLE_ROWS)), *width),
+            dtype=str if dtype is None else dtype,
+            compressors=_codecs(dtype),
+            dimension_names=(dimension, second) if second else (dimension,),
+            attributes=_FLAGS.get(field.name, {}),
+        )
+        array[...] = np.asarray(values, dtype=object) if dtype is None else np.asarray(values, dtype=dtype)
+
+
+def _codecs(dtype: np.dtype[Any] | None) -> tuple[BloscCodec, Crc32cCodec]:
+    blosc = BloscCodec(
+        typesize=dtype.itemsize if dtype else 1,
+        cname=COMPRESSOR,
+        clevel=COMPRESSION_LEVEL,
+        shuffle="bitshuffle" if dtype else "noshuffle",
+    )
+    return blosc, Crc32cCodec()
+
+
+def _consolidate(folder: Path) -> None:
+    with (
+        warnings.catch_warnings()
+    ):  # zarr warns that the v3 specification does not have it yet; xarray wants it
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(str(folder))
+
+
+def _read_table(group: zarr.Group, table: type[CubeTable | PairTable | ScanTable]) -> dict[str, Any]:
+    return {field.name: np.asarray(_array(group, field.name)[...]) for field in fields(table)}
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise ValueError(f"{name} is no array")
+    return array
+
+
+def _subgroup(group: zarr.Group, name: str) -> zarr.Group:
+    found = group[name]
+    if not isinstance(found, zarr.Group):
+        raise ValueError(f"{name} is no group")
+    return found
+
+
+def _reader(path: Path, group: zarr.Group, name: str) -> ShardReader:
+    array = _array(group, name)
+    if not array.shards:
+        raise ValueError(f"{name} has no shards")
+    return ShardReader(path / name, array.shape, np.dtype(array.dtype), array.shards[0])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip("'\"").splitlines()[0].rstrip(".") if str(error) else type(error).__name__
