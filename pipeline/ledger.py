@@ -75,6 +75,8 @@ class Ledger:
                 others are read.
             log: facts of the run, see `run_log`.
         """
+        for left in self.store.rglob(".*.part"):  # of a run that was killed while it wrote
+            left.unlink()
         write_whole(self.store / LOG, json.dumps(log, indent=1).encode())
         write_whole(self.store / MANIFEST, _manifest(self.store, hashes).encode())
         for folder, _, names in os.walk(self.store):

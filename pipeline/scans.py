@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CallError, DataError
+from pipeline.formats import META_IMAGE, NIFTI, check_meta_image, check_nifti, files_of, inflate_meta_image
 from pipeline.stores import NO_SUBSET
 
 Layout = Literal["auto", "luna16", "files"]
@@ -28,6 +29,7 @@ SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
 PRETRAINING_SUBSETS = frozenset(range(7))
 
 _SUBSET = re.compile(r"subset(\d)")
+_BLOCK = 1 << 20
 _INT16 = (-32768, 32767)
 
 
@@ -126,16 +128,18 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         DataError: it cannot be read, or is no volume of one number a voxel.
     """
-    import SimpleITK as sitk  # noqa: N813 # the name of its own documentation
+    import SimpleITK as sitk
 
-    if path.suffix == ".mhd":
-        _check_meta_image(path)
+    if path.suffix.lower() in META_IMAGE:
+        check_meta_image(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
         raise DataError("its header cannot be read: it is damaged or of another format") from None
+    if path.name.lower().endswith(NIFTI):
+        check_nifti(path, reader)
     dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
     shape = tuple(int(edge) for edge in reader.GetSize())
     if dimensions != 3:
@@ -158,15 +162,16 @@ def read_scan(path: Path) -> Scan:
     Raises:
         DataError: it cannot be read; the message says why, to go after the scan's name.
     """
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     geometry = read_geometry(path)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError:
-        raise DataError("its voxels cannot be read: the file is damaged or cut short") from None
-    voxels = _as_int16(sitk.GetArrayFromImage(image))
-    return Scan(voxels.T, geometry, _hash_files(_files_of(path)))
+    values = inflate_meta_image(path) if path.suffix.lower() in META_IMAGE else None
+    if values is None:
+        try:
+            values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        except RuntimeError:
+            raise DataError("its voxels cannot be read: the file is damaged or cut short") from None
+    return Scan(_as_int16(values).T, geometry, _hash_files(files_of(path)))
 
 
 def _subset_folders(source: Path) -> Iterator[tuple[Path, re.Match[str]]]:
@@ -243,61 +248,11 @@ def _as_int16(values: NDArray[Any]) -> NDArray[np.int16]:
     return (np.rint(clipped) if clipped.dtype.kind == "f" else clipped).astype(np.int16)
 
 
-def _check_meta_image(path: Path) -> None:
-    """What SimpleITK would only say as "cannot be read": is the data file there, and whole?"""
-    header = _meta_header(path)
-    name = header.get("ElementDataFile", "")
-    if not name:
-        raise DataError("its header names no ElementDataFile")
-    if name in ("LOCAL", "LIST") or "%" in name:
-        return
-    data = _data_file(path, name)
-    if not data.is_file():
-        raise DataError(f"its data file {name} is missing")
-    compressed = header.get("CompressedData", "False").lower() == "true"
-    expected = header.get("CompressedDataSize") if compressed else _raw_bytes(header)
-    found = data.stat().st_size
-    if expected is not None and found < int(expected):
-        raise DataError(f"its data file {name} is cut short: {found} bytes, {expected} needed")
-
-
-def _meta_header(path: Path) -> dict[str, str]:
-    try:
-        text = path.read_bytes()[:65536].decode("utf-8", errors="replace")
-    except OSError as error:
-        raise DataError(f"it cannot be opened: {error.strerror}") from None
-    pairs = (line.partition("=") for line in text.splitlines())
-    return {key.strip(): value.strip() for key, mark, value in pairs if mark}
-
-
-def _data_file(path: Path, name: str) -> Path:
-    if Path(name).name != name:
-        raise DataError(f"its header points to {name}, outside its own folder, which is refused")
-    return path.with_name(name)
-
-
-def _raw_bytes(header: dict[str, str]) -> int | None:
-    """The number of bytes that an uncompressed header asks for; None where it does not say."""
-    sizes = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
-    item = sizes.get(header.get("ElementType", "").removeprefix("MET_"))
-    edges = header.get("DimSize", "").split()
-    if item is None or not all(edge.isdigit() for edge in edges):
-        return None
-    return item * int(np.prod([int(edge) for edge in edges], dtype=object))
-
-
-def _files_of(path: Path) -> list[Path]:
-    if path.suffix != ".mhd":
-        return [path]
-    name = _meta_header(path).get("ElementDataFile", "")
-    return [path] if name in ("LOCAL", "LIST") or "%" in name else [path, _data_file(path, name)]
-
-
 def _hash_files(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
 

@@ -1,0 +1,57 @@
+# make demo: the whole journey on practice scans      make test: every check and test
+# make quick: the tests to run all day                make bench, make docs
+# A machine without a GPU wants the CPU build of torch; see "CPU and CUDA" in the README.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := demo
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := $(shell find pipeline cli training -name '*.py')
+
+.PHONY: demo test quick lint bench docs clean
+
+# The package is installed, not linked, so that what runs is what a user gets.
+$(VENV)/run: pyproject.toml constraints.txt $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) '.[train]'
+	$(PIP) --no-deps --force-reinstall .
+	touch $@
+
+$(VENV)/develop: $(VENV)/run
+	$(PIP) '.[train,dev,docs,bench]'
+	touch $@
+
+demo: $(VENV)/run
+	rm -rf $(DEMO)
+	$(BIN)/genesis-prep phantom $(DEMO)/scans --scans 10 --shape 300,300,112
+	$(BIN)/genesis-prep extract-cubes $(DEMO)/scans $(DEMO)/cubes.zarr --cubes-per-scan 16
+	$(BIN)/genesis-prep degrade $(DEMO)/cubes.zarr $(DEMO)/pairs.zarr --variants 2
+	$(BIN)/genesis-train pretrain $(DEMO)/pairs.zarr --out $(DEMO)/run --width 4 --epochs 2
+	$(BIN)/genesis-prep preview $(DEMO)/pairs.zarr $(DEMO)/pairs.png
+	@echo
+	@echo "Practice scans        $(DEMO)/scans"
+	@echo "Cubes and pairs       $(DEMO)/cubes.zarr  $(DEMO)/pairs.zarr"
+	@echo "What was degraded     $(DEMO)/pairs.png"
+	@echo "What was restored     $(DEMO)/run/restored.png"
+	@echo "The trained network   $(DEMO)/run/best.pt"
+
+test: lint docs
+	$(BIN)/pytest
+
+quick: $(VENV)/develop
+	$(BIN)/pytest -m 'not full'
+
+lint: $(VENV)/develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/develop
+	$(BIN)/sphinx-build --quiet -W --keep-going docs docs/_build/html
+
+bench: $(VENV)/develop
+	$(BIN)/python benchmarks/bench_degrade.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist docs/_build

@@ -1,0 +1,309 @@
+"""`genesis-prep`: practice data, cube stores, pair stores, and looks at them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.failures import BAD_DATA, GenesisGroup
+from cli.options import Numbers, Subsets
+from cli.progress import Progress
+from cli.tables import shortened, show_table
+
+if TYPE_CHECKING:
+    from pipeline.stores import CubeStore
+
+_FOLDER = click.Path(path_type=Path)
+_MOST_ROWS = 20
+
+
+@click.group(
+    cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="genesis-toolkit", prog_name="genesis-prep")
+def main() -> None:
+    """Prepare the training data of Models Genesis: scan -> cube -> pair.
+
+    \b
+    Try it on practice scans:
+      genesis-prep phantom scans --scans 10
+      genesis-prep extract-cubes scans cubes.zarr
+      genesis-prep degrade cubes.zarr pairs.zarr
+      genesis-train pretrain pairs.zarr --out run
+    """
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option("--scans", type=int, default=10, show_default=True, help="How many, dealt to the ten subsets.")
+@click.option(
+    "--shape",
+    type=Numbers("X,Y,Z"),
+    default=(320, 320, 128),
+    metavar="X,Y,Z",
+    help="Voxels. [default: 320,320,128]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other patients.")
+def phantom(folder: Path, scans: int, shape: tuple[int, ...], seed: int) -> None:
+    """Write practice chest CT scans into DIR, laid out as LUNA16, with nodules and their tables.
+
+    \b
+    Example:
+      genesis-prep phantom scans --scans 10
+    """
+    from pipeline.phantom import PhantomParameters, write_luna16
+
+    with Progress() as progress:
+        write_luna16(folder, PhantomParameters(scans=scans, shape=shape, seed=seed), report=progress)
+    click.echo(f"{scans} scans of {' x '.join(map(str, shape))} voxels are in {folder}.")
+    click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr")
+
+
+@main.command()
+@click.argument("source", type=_FOLDER)
+@click.argument("cubes", type=_FOLDER)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "luna16", "files"]),
+    default="auto",
+    show_default=True,
+    help="luna16: subset0 .. subset9; files: .mhd, .mha, .nii, .nii.gz, .nrrd in any folders.",
+)
+@click.option("--subsets", type=Subsets(), help="LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]")
+@click.option("--cubes-per-scan", type=int, default=32, show_default=True, help="Cubes drawn in every scan.")
+@click.option(
+    "--size", type=Numbers("X,Y,Z"), default=(64, 64, 32), metavar="X,Y,Z", help="Voxels. [default: 64,64,32]"
+)
+@click.option(
+    "--hu",
+    type=Numbers("LOW,HIGH"),
+    default=(-1000, 1000),
+    metavar="LOW,HIGH",
+    help="HU window to clip to. [default: -1000,1000]",
+)
+@click.option(
+    "--border",
+    type=Numbers("X,Y,Z"),
+    default=(100, 100, 30),
+    metavar="X,Y,Z",
+    help="Voxels at each side that no cube touches. [default: 100,100,30]",
+)
+@click.option(
+    "--max-tissue", type=float, default=0.15, show_default=True, help="Tissue score a cube may have."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other cubes.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes at work. [default: one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+def extract_cubes(
+    source: Path, cubes: Path, workers: int | None, overwrite: bool, as_json: bool, **options: Any
+) -> None:
+    """Cut cubes out of the scans in SOURCE into the cube store CUBES.
+
+    Interrupted, the same command goes on; finished, it does nothing.
+
+    \b
+    Example:
+      genesis-prep extract-cubes LUNA16 cubes.zarr
+    """
+    from pipeline.extract import ExtractParameters
+    from pipeline.extract import extract_cubes as extract
+
+    with Progress() as progress:
+        result = extract(
+            source,
+            cubes,
+            ExtractParameters(**options),
+            workers=workers,
+            overwrite=overwrite,
+            report=progress,
+        )
+    if result.passed_over and not result.done_before:
+        click.echo(
+            f"Subset {', '.join(map(str, result.passed_over))} not taken: 7-9 are the test set of the nodule "
+            "task, and pre-training on a test set leaks. Choose with --subsets.",
+            err=True,
+        )
+    rows = _scan_rows(result.store)
+    failed = sum(row["status"] == "failed" for row in rows)
+    if as_json:
+        facts = {"store": str(cubes), "done_before": result.done_before, "cubes": len(result.store)}
+        click.echo(json.dumps(facts | {"failed": failed, "passed_over": result.passed_over, "scans": rows}))
+    else:
+        _show_scans(rows)
+        word = " (was finished before, nothing done)" if result.done_before else ""
+        used = sum(row["status"] == "used" for row in rows)
+        click.echo(f"{cubes}: {len(result.store)} cubes of {used} of {len(rows)} scans{word}.")
+        click.echo(f"Next: genesis-prep degrade {cubes} pairs.zarr")
+    if failed:
+        raise SystemExit(BAD_DATA)
+
+
+@main.command()
+@click.argument("cubes", type=_FOLDER)
+@click.argument("pairs", type=_FOLDER)
+@click.option(
+    "--recipe", default="genesis", show_default=True, help="Which degradations, how often, how large."
+)
+@click.option("--variants", type=int, default=1, show_default=True, help="Degraded twins of every cube.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other degradations.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads at work. [default: one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+def degrade(
+    cubes: Path,
+    pairs: Path,
+    recipe: str,
+    variants: int,
+    seed: int,
+    workers: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Give every cube of CUBES its degraded twins, in the pair store PAIRS.
+
+    Interrupted, the same command goes on; finished, it does nothing.
+
+    \b
+    Example:
+      genesis-prep degrade cubes.zarr pairs.zarr --variants 4
+    """
+    from pipeline.degrade.pairs import DegradeParameters
+    from pipeline.degrade.pairs import degrade as run
+    from pipeline.degrade.recipes import named
+    from pipeline.info import describe
+
+    parameters = DegradeParameters(named(recipe), variants, seed)
+    with Progress() as progress:
+        result = run(cubes, pairs, parameters, workers=workers, overwrite=overwrite, report=progress)
+    facts = describe(result.store)
+    if as_json:
+        click.echo(json.dumps({"store": str(pairs), "done_before": result.done_before, **facts}))
+        return
+    show_table(["degradation", "pairs"], _shares(facts["degradations"], facts["pairs"]))
+    word = " (was finished before, nothing done)" if result.done_before else ""
+    click.echo(f"{pairs}: {facts['pairs']} pairs, {variants} for each of {facts['cubes']} cubes{word}.")
+    click.echo(f"Next: genesis-train pretrain {pairs} --out run")
+
+
+@main.command()
+@click.argument("store", type=_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+def info(store: Path, as_json: bool) -> None:
+    """Say what STORE holds, in one screen.
+
+    \b
+    Example:
+      genesis-prep info pairs.zarr
+    """
+    from pipeline.info import describe
+    from pipeline.stores import open_store
+
+    facts = describe(open_store(store))
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    show_table(["what", "value"], _facts_rows(facts))
+    if "pairs" in facts:
+        show_table(["combination", "pairs"], _shares(facts["combinations"], facts["pairs"]))
+    if facts["not_used"]:
+        rows = [
+            [shortened(row["path"]), row["status"], row["reason"]] for row in facts["not_used"][:_MOST_ROWS]
+        ]
+        show_table(["scan", "status", "reason"], rows)
+    click.echo(f"Next: genesis-prep preview {store} sheet.png")
+
+
+@main.command()
+@click.argument("store", type=_FOLDER)
+@click.argument("png", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--rows", type=click.IntRange(1, 50), default=6, show_default=True, help="How many cubes to show."
+)
+def preview(store: Path, png: Path, rows: int) -> None:
+    """Draw a contact sheet of STORE into PNG: of pairs, each degradation alone and their combination.
+
+    \b
+    Example:
+      genesis-prep preview pairs.zarr sheet.png
+    """
+    from pipeline.preview import draw_sheet
+    from pipeline.stores import open_store
+
+    draw_sheet(open_store(store), png, rows)
+    click.echo(f"The contact sheet is {png}.")
+
+
+def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
+    scans = store.scans
+    return [
+        {
+            "identifier": str(scans.identifier[row]),
+            "subset": int(scans.subset[row]),
+            "path": str(scans.path[row]),
+            "shape": scans.shape[row].tolist(),
+            "status": str(scans.status[row]),
+            "cubes": int(scans.cubes[row]),
+            "reason": str(scans.reason[row]),
+        }
+        for row in range(len(scans))
+    ]
+
+
+def _show_scans(rows: list[dict[str, Any]]) -> None:
+    """All scans where they are few, else only those that gave nothing."""
+    shown = rows if len(rows) <= _MOST_ROWS else [row for row in rows if row["status"] != "used"]
+    if shown:
+        cells = [
+            [
+                shortened(row["path"]),
+                " x ".join(map(str, row["shape"])),
+                row["status"],
+                row["cubes"],
+                row["reason"],
+            ]
+            for row in shown[:_MOST_ROWS]
+        ]
+        show_table(["scan", "shape", "status", "cubes", "reason"], cells)
+    if len(shown) > _MOST_ROWS:
+        click.echo(f"... and {len(shown) - _MOST_ROWS} more scans that gave no cube; --json lists all.")
+
+
+def _shares(counts: dict[str, int], total: int) -> list[list[str]]:
+    return [[name, f"{count:>7,}  {100 * count / total:5.1f} %"] for name, count in counts.items()]
+
+
+def _facts_rows(facts: dict[str, Any]) -> list[list[str]]:
+    least, most = facts["spacing_mm"]["least"], facts["spacing_mm"]["most"]
+    spacing = [
+        f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}"
+        for low, high in zip(least, most, strict=True)
+    ]
+    tissue = facts["tissue"]
+    ratio = facts["bytes_uncompressed"] / facts["bytes"]
+    scans = ", ".join(f"{count} {status}" for status, count in facts["scans"].items())
+    subsets = ", ".join(f"{subset}: {count}" for subset, count in facts["cubes_by_subset"].items())
+    pairs = [["pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"]] if "pairs" in facts else []
+    return [
+        ["store", f"{facts['path']} ({facts['format']}, version {facts['version']})"],
+        ["cubes", f"{facts['cubes']:,} of {' x '.join(map(str, facts['size']))} voxels"],
+        *pairs,
+        ["window", f"{facts['window'][0]} .. {facts['window'][1]} {facts['unit']}"],
+        ["on disk", f"{facts['bytes'] / 2**20:,.1f} MiB, {ratio:.2f} times smaller than raw"],
+        ["scans", scans],
+        ["cubes by subset", subsets],
+        ["spacing x, y, z", f"{', '.join(spacing)} mm"],
+        ["tissue score", f"{tissue['least']:.3f} .. {tissue['most']:.3f}, median {tissue['median']:.3f}"],
+        *[[name.replace("_", " "), _value(value)] for name, value in facts["parameters"].items()],
+        ["made with", ", ".join(f"{name} {value}" for name, value in facts["run"].items())],
+    ]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_value(item)}" for name, item in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Tables for people, at most 100 columns wide."""
+
+from collections.abc import Sequence
+
+WIDTH = 100
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Print a table on stdout; the last column takes what room is left and wraps."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number + 1 < len(headings))
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console(width=WIDTH, highlight=False, markup=False).print(table)
+
+
+def shortened(text: str, width: int = 34) -> str:
+    """The end of a long identifier, where those of one source differ."""
+    return text if len(text) <= width else "…" + text[1 - width :]

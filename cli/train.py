@@ -1,0 +1,171 @@
+"""`genesis-train`: from a finished store to a network."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.failures import GenesisGroup
+from cli.progress import Progress
+from pipeline import __version__
+from pipeline.errors import CallError
+from training.parameters import PretrainParameters
+
+if TYPE_CHECKING:
+    from training.pretrain import PretrainOutcome
+
+_PUBLISHED = PretrainParameters()
+
+
+@click.group(
+    cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="genesis-train")
+def main() -> None:
+    """Train networks from the stores that genesis-prep makes.
+
+    \b
+    Example:
+      genesis-prep extract-cubes LUNA16 cubes.zarr
+      genesis-prep degrade cubes.zarr pairs.zarr
+      genesis-train pretrain pairs.zarr --out run
+    """
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "--out", required=True, metavar="RUN", type=click.Path(path_type=Path), help="The folder of the run."
+)
+@click.option("--epochs", default=_PUBLISHED.epochs, show_default=True, help="At most so many epochs.")
+@click.option(
+    "--patience",
+    default=_PUBLISHED.patience,
+    show_default=True,
+    help="Stop after so many epochs without a better validation loss.",
+)
+@click.option(
+    "--batch-size", default=_PUBLISHED.batch_size, show_default=True, help="Cubes a batch, at most."
+)
+@click.option(
+    "--lr",
+    default=_PUBLISHED.lr,
+    show_default=True,
+    help="Learning rate of SGD, halved every 40 epochs; take 0.1 where the network gives one value only.",
+)
+@click.option(
+    "--width",
+    default=_PUBLISHED.width,
+    show_default=True,
+    help="Channels of the first convolution; 32 is the published network.",
+)
+@click.option(
+    "--seed", default=_PUBLISHED.seed, show_default=True, help="Of the first weights and of the order."
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where to train; auto takes CUDA where there is one.",
+)
+@click.option("--overwrite", is_flag=True, help="Begin again, and throw an earlier run in --out away.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def pretrain(store: str, out: Path, device: str, overwrite: bool, as_json: bool, **options: Any) -> None:
+    """Train a 3D U-Net to restore the degraded cubes of STORE.
+
+    STORE is a pair store, or a cube store, whose cubes are then degraded on the fly. RUN gets the
+    checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl) and a picture of restored cubes
+    (restored.png). The same command again goes on after the last finished epoch; a larger --epochs goes on
+    with a finished run.
+
+    \b
+    Example:
+      genesis-train pretrain pairs.zarr --out run
+      genesis-train pretrain pairs.zarr --out small --width 8 --epochs 40
+    """
+    run = _library()
+    with _terminated_as_interrupted(), TrainingProgress() as progress:
+        outcome = run(
+            store,
+            out,
+            PretrainParameters(**options),
+            device=device,
+            overwrite=overwrite,
+            report=progress,
+            say=lambda sentence: click.echo(sentence, err=True),
+        )
+    _show(outcome, as_json=as_json)
+
+
+class TrainingProgress(Progress):
+    """One bar for all epochs: its text, with the loss in it, changes at every step."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of the epoch's `total` steps are done."""
+        if not self._tasks:
+            self._tasks["steps"] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)
+
+
+def _library() -> "Callable[..., PretrainOutcome]":
+    """The library's `pretrain`.
+
+    Raises:
+        CallError: torch is not installed.
+    """
+    try:
+        from training.pretrain import pretrain
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "torch":
+            raise
+        raise CallError(
+            'Training needs torch: install it with pip install "genesis-toolkit[train]".'
+        ) from None
+    return pretrain
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM, as a batch system sends it, for an interruption: the run stops cleanly and can go on."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
+    """The result on stdout, and on stderr what can be done next."""
+    if as_json:
+        click.echo(json.dumps(asdict(outcome)))
+        return
+    from cli.tables import show_table
+
+    rows = [
+        ("status", f"{outcome.status}, after {outcome.epochs} epochs (stopped by {outcome.stopped_by})"),
+        ("network", f"3D U-Net, {outcome.weights:,} parameters"),
+        ("cubes", f"{outcome.train_cubes} train, {outcome.validation_cubes} validate ({outcome.split})"),
+        ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
+        ("  copying the input", f"{outcome.copy_loss:.5f}"),
+        ("  best constant", f"{outcome.constant_loss:.5f}"),
+        ("checkpoint", outcome.checkpoint),
+        ("losses", outcome.losses),
+        ("picture", outcome.picture),
+    ]
+    show_table(("pre-training", ""), rows)
+    if outcome.status == "already finished":
+        click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
+    click.echo(
+        f"Next: look at {outcome.picture}; to train on, repeat the command with more --epochs or --patience.",
+        err=True,
+    )

@@ -1,0 +1,328 @@
+"""Cube -> pair: the degradations of METHOD.md section 3 in their order, each with its own random stream.
+
+Order: flip (of both members of the pair), then on the degraded twin local shuffling, the non-linear curve and
+painting. The curve acts on each voxel alone, so it is looked up where the result is written; out-painting
+keeps under a third of a cube, so windows and look-ups that noise would cover are left out. Neither changes a
+bit of the result.
+"""
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.degrade import recipes
+from pipeline.degrade.compiling import kernel
+from pipeline.degrade.flip import AXIS_BITS, _flip_into, draw_flip, flip_into
+from pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
+from pipeline.degrade.paint import (
+    draw_boxes,
+    draw_constant,
+    fill_constant,
+    fill_constant_box,
+    fill_noise,
+    fill_noise_box,
+)
+from pipeline.degrade.recipes import Applied, Recipe
+from pipeline.degrade.seeds import Operation, checked_seed, philox, scan_key, threshold
+from pipeline.degrade.shuffle import Offsets, ShuffleScratch, shuffle, shuffle_offsets, shuffle_scratch
+from pipeline.errors import CallError
+from pipeline.hounsfield import Window
+
+__all__ = ["Applied", "Degrader", "flip_into"]
+
+_WHICH = np.uint64(Operation.WHICH)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_LOW = np.uint64(0xFFFFFFFF)
+_NONLINEAR = np.uint64(Applied.NONLINEAR)
+_SHUFFLE = np.uint64(Applied.SHUFFLE)
+_INPAINT = np.uint64(Applied.INPAINT)
+_OUTPAINT = np.uint64(Applied.OUTPAINT)
+
+
+class _Plan(NamedTuple):
+    """A recipe for one size and window, as the kernels take it: rates as thresholds, rules as voxels."""
+
+    seed: NDArray[np.uint64]
+    flip_below: np.uint64
+    flip_axes: NDArray[np.uint64]
+    shuffle_below: np.uint64
+    windows: np.uint64
+    shuffle_edges: NDArray[np.uint64]
+    offsets: Offsets
+    nonlinear_below: np.uint64
+    invert_below: np.uint64
+    paint_below: np.uint64
+    inpaint_below: np.uint64
+    inpaint_windows: np.uint64
+    inpaint_more_below: np.uint64
+    inpaint_edges: NDArray[np.uint64]
+    inpaint_constant: bool
+    outpaint_windows: np.uint64
+    outpaint_more_below: np.uint64
+    outpaint_edges: NDArray[np.uint64]
+    outpaint_constant: bool
+    low: int
+    high: int
+
+
+class _Scratch(NamedTuple):
+    """Buffers of one thread, for one dtype."""
+
+    turned: NDArray[Any]
+    mixed: NDArray[Any]
+    table: NDArray[Any]
+    start: NDArray[np.uint64]
+    stop: NDArray[np.uint64]
+    whole: NDArray[np.uint64]
+    shuffle: ShuffleScratch
+
+
+@kernel
+def _draw_which(k0, k1, variant, cube, plan):  # type: ignore[no-untyped-def]
+    """Which degradations one pair gets: uint64, bits as `Applied`."""
+    w0, w1, w2, w3 = philox(_ZERO, _WHICH, variant, cube, k0, k1)
+    applied = _ZERO
+    if w0 < plan.shuffle_below:
+        applied |= _SHUFFLE
+    if w1 < plan.nonlinear_below:
+        applied |= _NONLINEAR
+    if w2 < plan.paint_below:
+        applied |= _INPAINT if w3 < plan.inpaint_below else _OUTPAINT
+    return applied
+
+
+@kernel
+def _copy_box(source, start, stop, out):  # type: ignore[no-untyped-def]
+    """Copy one box, uint64 [3] in voxels."""
+    for x in range(start[0], stop[0]):
+        for y in range(start[1], stop[1]):
+            for z in range(start[2], stop[2]):
+                out[x, y, z] = source[x, y, z]
+
+
+@kernel
+def _keep_box(source, mapped, table, start, stop, out):  # type: ignore[no-untyped-def]
+    """Write one box of the result: through the curve, or as it is."""
+    if mapped:
+        map_box(source, table, start, stop, out)
+    else:
+        _copy_box(source, start, stop, out)
+
+
+@kernel
+def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  # type: ignore[no-untyped-def]
+    """The last step of a pair: curve and painting from `source` into `out`."""
+    low = np.uint64(plan.low)
+    count = np.uint64(plan.high - plan.low + 1)
+    mapped = (applied & _NONLINEAR) != _ZERO
+    start, stop = scratch.start, scratch.stop
+    if applied & _OUTPAINT:
+        if plan.outpaint_constant:
+            fill_constant(draw_constant(k0, k1, variant, cube, _ZERO, low, count), out)
+        else:
+            fill_noise(k0, k1, variant, cube, low, count, out)
+        for b in range(boxes):
+            _keep_box(source, mapped, scratch.table, start[b], stop[b], out)
+        return
+    _keep_box(source, mapped, scratch.table, scratch.whole[_ZERO], scratch.whole[_ONE], out)
+    if applied & _INPAINT:
+        for b in range(boxes):
+            if plan.inpaint_constant:
+                value = draw_constant(k0, k1, variant, cube, b, low, count)
+                fill_constant_box(value, start[b], stop[b], out)
+            else:
+                fill_noise_box(k0, k1, variant, cube, low, count, start[b], stop[b], out)
+
+
+@kernel
+def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: ignore[no-untyped-def]
+    """One pair: the degraded twin of `original` into `out`; returns (flip bits, applied bits), uint64."""
+    applied = _draw_which(k0, k1, variant, cube, plan)
+    flip = draw_flip(k0, k1, variant, cube, plan.flip_below, plan.flip_axes)
+    source = original
+    if flip:
+        _flip_into(original, flip, scratch.turned)
+        source = scratch.turned
+    if applied & _NONLINEAR:
+        p1x, p1y, p2x, p2y, inverted = draw_curve(k0, k1, variant, cube, plan.invert_below)
+        fill_table(p1x, p1y, p2x, p2y, inverted, plan.low, plan.high, scratch.table)
+    boxes = _ZERO
+    kept = _ZERO
+    if applied & _INPAINT:
+        boxes = draw_boxes(
+            k0, k1, variant, cube, out.shape, plan.inpaint_edges, _ZERO,
+            plan.inpaint_windows, plan.inpaint_more_below, scratch.start, scratch.stop,
+        )  # fmt: skip
+    elif applied & _OUTPAINT:
+        boxes = draw_boxes(
+            k0, k1, variant, cube, out.shape, plan.outpaint_edges, _ONE,
+            plan.outpaint_windows, plan.outpaint_more_below, scratch.start, scratch.stop,
+        )  # fmt: skip
+        kept = boxes
+    if applied & _SHUFFLE:
+        shuffle(
+            source, k0, k1, variant, cube, plan.windows, plan.shuffle_edges, plan.offsets,
+            scratch.start, scratch.stop, kept, scratch.shuffle, scratch.mixed,
+        )  # fmt: skip
+        source = scratch.mixed
+    _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out)
+    return flip, applied
+
+
+@kernel
+def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, applied):  # type: ignore[no-untyped-def]
+    """All pairs of a batch, one after another."""
+    for i in range(cubes.shape[0]):
+        k0, k1 = scan_key(plan.seed[0], streams[i])
+        flip[i], applied[i] = _degrade(
+            cubes[i], k0, k1, np.uint64(variants[i]) & _LOW, np.uint64(numbers[i]) & _LOW, plan, scratch, out[i]
+        )
+
+
+class Degrader:
+    """Makes degraded twins of cubes of one size, for one recipe, HU window and seed (METHOD.md section 3).
+
+    What a pair gets depends only on (seed, stream, number, variant): not on the batch, the order or the
+    thread. One object serves any number of threads at once; each keeps its own buffers, and the work is done
+    without the GIL.
+
+    Args:
+        recipe: what is drawn; see `recipes.named`, or `recipes.only` to force degradations.
+        size: edges of the cubes in voxels, x, y, z.
+        window: the whole numbers that the cubes hold.
+        seed: 0 .. 2^63 - 1.
+
+    Raises:
+        CallError: the cubes are too small for a degradation of the recipe, or the seed is out of range.
+    """
+
+    def __init__(self, recipe: Recipe, size: tuple[int, int, int], window: Window, seed: int) -> None:
+        recipes.check_size(recipe, size)
+        self.recipe, self.size, self.window, self.seed = recipe, size, window, seed
+        self._plan = _plan(recipe, size, window, seed)
+        self._threads = threading.local()
+
+    def __call__(
+        self,
+        cubes: NDArray[Any],
+        stream: NDArray[np.uint64],
+        number: NDArray[Any],
+        variant: int | NDArray[Any],
+        out: NDArray[Any],
+        flip: NDArray[np.uint8],
+        applied: NDArray[np.uint8],
+    ) -> None:
+        """Degrade a batch.
+
+        Args:
+            cubes: [n, x, y, z], int16, uint8 or uint16, C-contiguous, whole numbers of the window.
+            stream: uint64 [n], the stream key of each cube's scan.
+            number: integers [n], the cube's number within its scan, 0 .. 2^32 - 1.
+            variant: 0 .. 2^32 - 1, one for all or integers [n].
+            out: [n, x, y, z], the dtype of `cubes`, C-contiguous, not overlapping them: filled with the twins.
+            flip: uint8 [n], filled with the net flip: bit 0 is x, bit 1 is y, bit 2 is z.
+            applied: uint8 [n], filled with the bits of `Applied`.
+
+        Raises:
+            CallError: shapes or dtypes do not fit together, or the dtype does not hold the window.
+        """
+        n = len(cubes)
+        self._check(cubes, out)
+        self._plan_fits(cubes.dtype)
+        variants = np.broadcast_to(np.asarray(variant, np.int64), (n,))
+        _degrade_all(
+            cubes,
+            np.ascontiguousarray(stream, np.uint64),
+            np.ascontiguousarray(number, np.int64),
+            np.ascontiguousarray(variants),
+            self._plan,
+            self._scratch(cubes.dtype),
+            out,
+            flip,
+            applied,
+        )
+
+    def _check(self, cubes: NDArray[Any], out: NDArray[Any]) -> None:
+        """Refuse arrays that the kernels would read or write out of bounds."""
+        if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
+            raise CallError(
+                f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for their twins is {out.dtype} "
+                f"{out.shape}, but both must be [n, x, y, z] of one dtype with x, y, z = {self.size}."
+            )
+        if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
+            raise CallError("The cubes or the buffer for their twins are strided: give C-contiguous arrays.")
+
+    def _plan_fits(self, dtype: np.dtype[Any]) -> None:
+        """Refuse a dtype that the kernels do not know or that does not hold the window."""
+        if dtype not in (np.int16, np.uint8, np.uint16):
+            raise CallError(f"The cubes are {dtype}, but they must be int16, uint8 or uint16.")
+        holds = np.iinfo(dtype)
+        if not holds.min <= self.window.low < self.window.high <= holds.max:
+            raise CallError(
+                f"The window {self.window.low},{self.window.high} does not fit into {dtype}, which holds "
+                f"{holds.min} to {holds.max}: choose another --hu."
+            )
+
+    def _scratch(self, dtype: np.dtype[Any]) -> _Scratch:
+        """This thread's buffers for cubes of `dtype`, made once."""
+        kept: dict[str, _Scratch] = self._threads.__dict__
+        if dtype.str not in kept:
+            kept[dtype.str] = _make_scratch(self._plan, self.size, dtype)
+        return kept[dtype.str]
+
+    def scratch_bytes(self, dtype: type[np.integer[Any]] = np.int16) -> int:
+        """Bytes of buffers that each thread keeps for cubes of `dtype`."""
+        parts = self._scratch(np.dtype(dtype))
+        return sum(a.nbytes for a in (*parts[:-1], *parts.shuffle))
+
+
+def _plan(recipe: Recipe, size: tuple[int, int, int], window: Window, seed: int) -> _Plan:
+    """The recipe for one size, as the kernels take it. A degradation that never happens gets edges of 1."""
+
+    def edges(degradation: Applied) -> NDArray[np.uint64]:
+        found = [recipes.window_edges(recipe, degradation, length) for length in size]
+        usable = min(size) >= recipes.smallest_edges(recipe)[degradation]
+        return np.array(found if usable else [(1, 1)] * 3, np.uint64)
+
+    shuffle_edges = edges(Applied.SHUFFLE)
+    return _Plan(
+        seed=np.array([checked_seed(seed)], np.uint64),
+        flip_below=threshold(recipe.flip_rate),
+        flip_axes=np.array([AXIS_BITS[axis] for axis in recipe.flip_axes], np.uint64),
+        shuffle_below=threshold(recipe.shuffle_rate),
+        windows=np.uint64(recipes.shuffle_windows(recipe, size) if recipe.shuffle_rate else 0),
+        shuffle_edges=shuffle_edges,
+        offsets=shuffle_offsets(size, shuffle_edges),
+        nonlinear_below=threshold(recipe.nonlinear_rate),
+        invert_below=threshold(recipe.invert_rate),
+        paint_below=threshold(recipe.paint_rate),
+        inpaint_below=threshold(recipe.inpaint_share),
+        inpaint_windows=np.uint64(recipe.inpaint_windows),
+        inpaint_more_below=threshold(recipe.inpaint_continue),
+        inpaint_edges=edges(Applied.INPAINT),
+        inpaint_constant=recipe.inpaint_fill == "constant",
+        outpaint_windows=np.uint64(recipe.outpaint_windows),
+        outpaint_more_below=threshold(recipe.outpaint_continue),
+        outpaint_edges=edges(Applied.OUTPAINT),
+        outpaint_constant=recipe.outpaint_fill == "constant",
+        low=window.low,
+        high=window.high,
+    )
+
+
+def _make_scratch(plan: _Plan, size: tuple[int, int, int], dtype: np.dtype[Any]) -> _Scratch:
+    """Buffers for one thread. The table begins as the identity, so values outside the window stay."""
+    boxes = int(max(plan.inpaint_windows, plan.outpaint_windows))
+    table = np.arange(np.iinfo(dtype).max - np.iinfo(dtype).min + 1).astype(dtype)
+    return _Scratch(
+        turned=np.zeros(size, dtype),
+        mixed=np.zeros(size, dtype),
+        table=table,
+        start=np.zeros((boxes, 3), np.uint64),
+        stop=np.zeros((boxes, 3), np.uint64),
+        whole=np.array([(0, 0, 0), size], np.uint64),
+        shuffle=shuffle_scratch(plan.shuffle_edges, dtype),
+    )

@@ -1,0 +1,81 @@
+"""Flip: the augmentation of the whole pair (METHOD.md section 3).
+
+At most three turns while U < rate, each about one random axis. Two turns about the same axis undo each other,
+so what is kept is the net flip: one bit an axis.
+"""
+
+import numpy as np
+
+from pipeline.degrade.compiling import kernel
+from pipeline.degrade.seeds import Operation, bounded, philox
+
+#: The bits of a net flip: axis x is 1, y is 2, z is 4.
+FLIP_X, FLIP_Y, FLIP_Z = 1, 2, 4
+
+#: An axis of a recipe -> the bit it turns. The released program's arrays have a channel axis of length 1.
+AXIS_BITS = {"channel": 0, "x": FLIP_X, "y": FLIP_Y, "z": FLIP_Z}
+
+_OPERATION = np.uint64(Operation.FLIP)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+_FOUR = np.uint64(4)
+_X = np.uint64(FLIP_X)
+_Y = np.uint64(FLIP_Y)
+_Z = np.uint64(FLIP_Z)
+
+
+@kernel
+def draw_flip(k0, k1, variant, cube, below, axes):  # type: ignore[no-untyped-def]
+    """The net flip of one pair.
+
+    Args:
+        k0, k1: the scan's key, uint64; see `seeds.scan_key`.
+        variant, cube: the rest of the counter, uint64.
+        below: threshold of one more turn, uint64; see `seeds.threshold`.
+        axes: uint64 [1 .. 3], the bit of each axis that may be drawn (0: a turn that changes nothing).
+
+    Returns:
+        uint64, bits as FLIP_X, FLIP_Y, FLIP_Z.
+    """
+    n = np.uint64(axes.size)
+    a0, a1, b0, b1 = philox(_ZERO, _OPERATION, variant, cube, k0, k1)
+    c0, c1, _, _ = philox(_ONE, _OPERATION, variant, cube, k0, k1)
+    bits = _ZERO
+    if a0 < below:
+        bits ^= axes[bounded(a1, n)[0]]
+        if b0 < below:
+            bits ^= axes[bounded(b1, n)[0]]
+            if c0 < below:
+                bits ^= axes[bounded(c1, n)[0]]
+    return bits
+
+
+@kernel
+def _flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
+    """`flip_into` with uint64 bits, for kernels."""
+    nx = np.uint64(cube.shape[0])
+    ny = np.uint64(cube.shape[1])
+    nz = np.uint64(cube.shape[2])
+    for x in range(nx):
+        from_x = nx - _ONE - x if bits & _X else x
+        for y in range(ny):
+            from_y = ny - _ONE - y if bits & _Y else y
+            if bits & _Z:
+                for z in range(nz):
+                    out[x, y, z] = cube[from_x, from_y, nz - _ONE - z]
+            else:
+                for z in range(nz):
+                    out[x, y, z] = cube[from_x, from_y, z]
+
+
+@kernel
+def flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
+    """Flip a cube into another buffer, as the trainer does with the original of a pair.
+
+    Args:
+        cube: [x, y, z], C-contiguous, any integer dtype.
+        bits: the net flip, any integer type; FLIP_X, FLIP_Y, FLIP_Z.
+        out: the same shape; float32 for example, or the dtype of `cube`; must not overlap `cube`.
+    """
+    _flip_into(cube, np.uint64(bits), out)

@@ -1,0 +1,115 @@
+"""Degradation I, non-linear: a random Bezier curve from intensity to intensity (METHOD.md section 3).
+
+The cubic from (0, 0) to (1, 1) with control points P1, P2 ~ U(0,1)^2. With s solving X(s) = v, an increasing
+curve maps v to Y(s), an inverted one to Y(1 - s). Cubes hold whole numbers of one window, so the curve is a
+table with one entry a whole number: about 2,001 small equations instead of one interpolation a voxel.
+"""
+
+import numpy as np
+
+from pipeline.degrade.compiling import kernel
+from pipeline.degrade.seeds import Operation, philox
+
+_OPERATION = np.uint64(Operation.CURVE)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_UNIT = 1.0 / 4294967296.0
+
+# A step below this ends the search for s. Where X' stays away from 0 the remaining error is about its
+# square; where X' vanishes (P1x = 1, P2x = 0) steps shrink by 2/3, and twice the step is left: 0.001 HU.
+_TOLERANCE = 1.0 / 8388608.0
+
+
+@kernel
+def draw_curve(k0, k1, variant, cube, inverted_below):  # type: ignore[no-untyped-def]
+    """The control points of one pair's curve, and whether it is inverted.
+
+    Args:
+        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
+        inverted_below: threshold of inversion, uint64.
+
+    Returns:
+        (P1x, P1y, P2x, P2y, inverted): float64 in [0, 1), and a truth value.
+    """
+    w0, w1, w2, w3 = philox(_ZERO, _OPERATION, variant, cube, k0, k1)
+    v0, _, _, _ = philox(_ONE, _OPERATION, variant, cube, k0, k1)
+    return w0 * _UNIT, w1 * _UNIT, w2 * _UNIT, w3 * _UNIT, v0 < inverted_below
+
+
+@kernel
+def _solve(value, lowest, guess, c1, c2, c3):  # type: ignore[no-untyped-def]
+    """The s in [lowest, 1] with X(s) = value, by Newton's steps kept inside a shrinking bracket.
+
+    X is monotone, so the bracket always holds the root; a step that leaves it is replaced by a bisection.
+    Returns s and the slope X' there.
+    """
+    low = lowest
+    high = 1.0
+    s = guess
+    slope = 0.0
+    for _ in range(64):
+        if not low < s < high:
+            s = 0.5 * (low + high)
+        excess = ((c3 * s + c2) * s + c1) * s - value
+        slope = (3.0 * c3 * s + 2.0 * c2) * s + c1
+        if excess > 0.0:
+            high = s
+        else:
+            low = s
+        before = s
+        s = s - excess / slope if slope > 0.0 else 0.5 * (low + high)
+        if not low <= s <= high:
+            s = 0.5 * (low + high)
+        if abs(s - before) < _TOLERANCE:
+            break
+    return s, slope
+
+
+@kernel
+def fill_table(p1x, p1y, p2x, p2y, inverted, low, high, table):  # type: ignore[no-untyped-def]
+    """Tabulate a curve over the whole numbers of the window.
+
+    Args:
+        p1x, p1y, p2x, p2y: the control points, float64 in [0, 1].
+        inverted: whether 0 maps to 1 and 1 to 0.
+        low, high: the window, int64.
+        table: one entry for every bit pattern of its integer dtype, found at the value modulo the table's
+            size; the entries of low .. high are overwritten, with Y rounded to the nearest whole number,
+            halves upward. Both end points are exact.
+    """
+    span = high - low
+    step = 1.0 / span
+    c1 = 3.0 * p1x
+    c2 = 3.0 * p2x - 6.0 * p1x
+    c3 = 1.0 + 3.0 * p1x - 3.0 * p2x
+    d1 = 3.0 * p1y
+    d2 = 3.0 * p2y - 6.0 * p1y
+    d3 = 1.0 + 3.0 * p1y - 3.0 * p2y
+    wrap = np.uint64(table.size - 1)
+    table[np.uint64(low) & wrap] = high if inverted else low
+    table[np.uint64(high) & wrap] = low if inverted else high
+    s = 0.0
+    slope = c1
+    for i in range(1, span):
+        # The last root and the slope there point at the next: one step of Newton is then mostly enough.
+        guess = s + step / slope if slope > 0.0 else s
+        s, slope = _solve(i / span, s, guess, c1, c2, c3)
+        t = 1.0 - s if inverted else s
+        y = ((d3 * t + d2) * t + d1) * t
+        table[np.uint64(low + i) & wrap] = low + np.int64(y * span + 0.5)
+
+
+@kernel
+def map_box(source, table, start, stop, out):  # type: ignore[no-untyped-def]
+    """Look up the voxels of one box in the table.
+
+    Args:
+        source: [x, y, z]; out: the same shape and dtype, may be `source` itself.
+        table: as `fill_table` makes it. A value outside the window maps to what the table holds there.
+        start, stop: uint64 [3], the box in voxels.
+    """
+    wrap = np.uint64(table.size - 1)
+    for x in range(start[0], stop[0]):
+        for y in range(start[1], stop[1]):
+            for z in range(start[2], stop[2]):
+                out[x, y, z] = table[np.uint64(source[x, y, z]) & wrap]

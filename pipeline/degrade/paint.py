@@ -1,0 +1,137 @@
+"""Degradations III and IV, out- and in-painting (METHOD.md section 3).
+
+Out-painting turns everything outside a few large windows into noise, in-painting everything inside a few
+smaller ones; some recipes fill with one random constant instead. Noise belongs to the voxel, not to the
+window: word i of the stream is for voxel i, so windows may overlap and be filled in any order.
+"""
+
+import numpy as np
+
+from pipeline.degrade.compiling import kernel
+from pipeline.degrade.seeds import Operation, bounded, extent, philox
+
+#: Windows stay this many voxels from the border (METHOD.md section 3).
+MARGIN = 3
+
+_PAINT = np.uint64(Operation.PAINT)
+_NOISE = np.uint64(Operation.NOISE)
+_CONSTANT = np.uint64(Operation.CONSTANT)
+_MARGIN = np.uint64(MARGIN)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+_THREE = np.uint64(3)
+_FOUR = np.uint64(4)
+_THIRTY_TWO = np.uint64(32)
+
+
+@kernel
+def draw_boxes(k0, k1, variant, cube, shape, edges, sure, most, below, start, stop):  # type: ignore[no-untyped-def]
+    """The windows of in- or out-painting.
+
+    Args:
+        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
+        shape: the cube's edges.
+        edges: uint64 [3, 2], the smallest and largest window edge an axis.
+        sure: windows that are always drawn, uint64: 0 in in-painting, 1 in out-painting.
+        most: how many windows at most, uint64.
+        below: threshold of one more window, uint64.
+        start, stop: uint64 [>= most, 3], filled with the windows in voxels, stop excluded.
+
+    Returns:
+        How many windows, uint64.
+    """
+    n = _ZERO
+    for w in range(most):
+        words = philox(w, _PAINT, variant, cube, k0, k1)
+        if w >= sure and words[3] >= below:
+            break
+        start[w, 0], stop[w, 0] = extent(words[0], edges[0, 0], edges[0, 1], np.uint64(shape[0]), _MARGIN)
+        start[w, 1], stop[w, 1] = extent(words[1], edges[1, 0], edges[1, 1], np.uint64(shape[1]), _MARGIN)
+        start[w, 2], stop[w, 2] = extent(words[2], edges[2, 0], edges[2, 1], np.uint64(shape[2]), _MARGIN)
+        n += _ONE
+    return n
+
+
+@kernel
+def draw_constant(k0, k1, variant, cube, window, low, count):  # type: ignore[no-untyped-def]
+    """The constant of one window: low + a whole number below count; all uint64 (low wraps when negative)."""
+    words = philox(window >> _TWO, _CONSTANT, variant, cube, k0, k1)
+    word = words[0]
+    if window & _THREE == _ONE:
+        word = words[1]
+    elif window & _THREE == _TWO:
+        word = words[2]
+    elif window & _THREE == _THREE:
+        word = words[3]
+    return low + bounded(word, count)[0]
+
+
+@kernel
+def fill_noise(k0, k1, variant, cube, low, count, out):  # type: ignore[no-untyped-def]
+    """Fill a whole cube with noise, uniform over the whole numbers low .. low + count - 1.
+
+    Args:
+        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
+        low: smallest value, uint64 (wraps when negative); count: how many values, uint64.
+        out: [x, y, z], C-contiguous, int16, uint8 or uint16.
+    """
+    flat = out.reshape(out.size)
+    size = np.uint64(flat.size)
+    whole = size // _FOUR
+    for b in range(whole):
+        w0, w1, w2, w3 = philox(b, _NOISE, variant, cube, k0, k1)
+        i = b * _FOUR
+        flat[i] = low + ((w0 * count) >> _THIRTY_TWO)
+        flat[i + _ONE] = low + ((w1 * count) >> _THIRTY_TWO)
+        flat[i + _TWO] = low + ((w2 * count) >> _THIRTY_TWO)
+        flat[i + _THREE] = low + ((w3 * count) >> _THIRTY_TWO)
+    _noise_run(k0, k1, variant, cube, low, count, whole * _FOUR, size, flat)
+
+
+@kernel
+def _noise_run(k0, k1, variant, cube, low, count, begin, end, flat):  # type: ignore[no-untyped-def]
+    """Noise in voxels begin .. end - 1 of a flat cube."""
+    for b in range(begin // _FOUR, (end + _THREE) // _FOUR):
+        w0, w1, w2, w3 = philox(b, _NOISE, variant, cube, k0, k1)
+        i = b * _FOUR
+        if begin <= i and i < end:
+            flat[i] = low + ((w0 * count) >> _THIRTY_TWO)
+        i += _ONE
+        if begin <= i and i < end:
+            flat[i] = low + ((w1 * count) >> _THIRTY_TWO)
+        i += _ONE
+        if begin <= i and i < end:
+            flat[i] = low + ((w2 * count) >> _THIRTY_TWO)
+        i += _ONE
+        if begin <= i and i < end:
+            flat[i] = low + ((w3 * count) >> _THIRTY_TWO)
+
+
+@kernel
+def fill_noise_box(k0, k1, variant, cube, low, count, start, stop, out):  # type: ignore[no-untyped-def]
+    """Fill one box with the noise that `fill_noise` would put there; start, stop: uint64 [3] in voxels."""
+    flat = out.reshape(out.size)
+    ny = np.uint64(out.shape[1])
+    nz = np.uint64(out.shape[2])
+    for x in range(start[0], stop[0]):
+        for y in range(start[1], stop[1]):
+            row = (x * ny + y) * nz
+            _noise_run(k0, k1, variant, cube, low, count, row + start[2], row + stop[2], flat)
+
+
+@kernel
+def fill_constant(value, out):  # type: ignore[no-untyped-def]
+    """Fill a whole cube with one value (uint64, wraps when negative)."""
+    flat = out.reshape(out.size)
+    for i in range(np.uint64(flat.size)):
+        flat[i] = value
+
+
+@kernel
+def fill_constant_box(value, start, stop, out):  # type: ignore[no-untyped-def]
+    """Fill one box with one value (uint64, wraps when negative); start, stop: uint64 [3] in voxels."""
+    for x in range(start[0], stop[0]):
+        for y in range(start[1], stop[1]):
+            for z in range(start[2], stop[2]):
+                out[x, y, z] = value

@@ -1,0 +1,329 @@
+"""Recipes: which degradations are drawn how often and how large (METHOD.md section 3).
+
+The released program had several dialects and the paper differs from all of them, so a recipe has a name and
+is recorded whole in the store. Edges are rules in L, the edge of the cube along the same axis: "L//6" is a
+sixth of it, rounded down, "3L//7" three sevenths, "10" ten voxels.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import IntFlag
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.degrade.flip import AXIS_BITS
+from pipeline.degrade.paint import MARGIN
+from pipeline.errors import CallError, DataError
+
+#: The size that the published numbers of windows belong to.
+REFERENCE_SIZE = (64, 64, 32)
+
+_RULE = re.compile(r"(?:([1-9]\d*)?L//([1-9]\d*)|([1-9]\d*))", re.ASCII)
+_LONGEST = 1024  # edges up to here are tried when the smallest edge of a rule is looked for
+
+
+class Applied(IntFlag):
+    """Which degradations a pair got: the bits of `applied` in a pair store. Never renumber."""
+
+    NONLINEAR = 1
+    SHUFFLE = 2
+    INPAINT = 4
+    OUTPAINT = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every parameter of the degradations (METHOD.md section 3). The rows are the shares of pairs.
+
+    Raises:
+        CallError: a value is outside its range; the sentence names the option, the value and the range.
+    """
+
+    name: str = "genesis"
+    #: U < flip_rate is asked at most three times, each time one of flip_axes is turned.
+    flip_rate: float = 0.4
+    flip_axes: tuple[str, ...] = ("x", "y", "z")
+    shuffle_rate: float = 0.5
+    #: Number of windows in a cube of 64 x 64 x 32.
+    shuffle_windows: int = 10_000
+    #: What stays the same at other sizes: the "coverage" (share of voxels in a window) or the "number".
+    shuffle_keeps: str = "coverage"
+    shuffle_edges: tuple[str, str] = ("1", "L//10")
+    nonlinear_rate: float = 0.9
+    invert_rate: float = 0.5
+    paint_rate: float = 0.9
+    #: The share of in-painting among the painted; the others are out-painted.
+    inpaint_share: float = 0.2
+    inpaint_windows: int = 5
+    inpaint_continue: float = 0.95
+    inpaint_edges: tuple[str, str] = ("L//6", "L//3")
+    #: "noise", per voxel, or "constant", one random value a window.
+    inpaint_fill: str = "noise"
+    outpaint_windows: int = 5
+    outpaint_continue: float = 0.95
+    #: The edge of a kept window is L - r, r uniform between these.
+    outpaint_margins: tuple[str, str] = ("3L//7", "4L//7")
+    outpaint_fill: str = "noise"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_value(field.name, getattr(self, field.name))
+
+    def to_json(self) -> dict[str, Any]:
+        """Every parameter by name, as JSON takes it: tuples are lists."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `to_json` wrote.
+
+        Raises:
+            DataError: a key is missing or unknown, or a value is not allowed.
+        """
+        known = {field.name for field in fields(cls)}
+        for key in sorted(known ^ set(mapping)):
+            found = "lacks" if key in known else "has an unknown"
+            raise DataError(
+                f"The recorded recipe {found} parameter {key!r}: the store was written by another version, "
+                "or is damaged."
+            )
+        try:
+            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in mapping.items()})
+        except CallError as error:
+            raise DataError(f"The recorded recipe is not valid: {error}") from error
+
+    def digest(self) -> str:
+        """sha256, hex, of the canonical JSON (sorted keys, no spaces): two recipes are one if these agree."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Refuse a parameter outside its range."""
+    option = "--" + key.replace("_", "-")
+    if key.endswith(("_rate", "_continue", "_share")):
+        good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        allowed = "a number from 0 to 1"
+    elif key == "shuffle_windows":
+        good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+        allowed = "a whole number from 1 to 1000000"
+    elif key.endswith("_windows"):
+        good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 64
+        allowed = "a whole number from 1 to 64"
+    elif key == "shuffle_keeps":
+        good, allowed = value in ("coverage", "number"), "coverage or number"
+    elif key.endswith("_fill"):
+        good, allowed = value in ("noise", "constant"), "noise or constant"
+    elif key == "flip_axes":
+        good = isinstance(value, tuple) and 1 <= len(value) <= 3 and all(v in AXIS_BITS for v in value)
+        allowed = f"one to three of {', '.join(AXIS_BITS)}"
+    elif key.endswith(("_edges", "_margins")):
+        good = isinstance(value, tuple) and len(value) == 2
+        good = good and all(isinstance(v, str) and _RULE.fullmatch(v) for v in value)
+        allowed = "two rules such as 10, L//6 or 3L//7"
+    else:
+        good, allowed = isinstance(value, str) and bool(value), "a name"
+    if not good:
+        raise CallError(f"{option} is {value!r}, but it must be {allowed}.")
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(),
+        Recipe(name="official-2020", flip_axes=("channel", "x", "y"), shuffle_keeps="number"),
+        Recipe(
+            name="official-2019",
+            flip_rate=0.9,
+            flip_axes=("channel", "x", "y"),
+            shuffle_rate=0.1,
+            shuffle_windows=500,
+            shuffle_keeps="number",
+            inpaint_windows=1,
+            inpaint_continue=1.0,
+            inpaint_edges=("10", "20"),
+            inpaint_fill="constant",
+            outpaint_windows=1,
+            outpaint_margins=("10", "20"),
+        ),
+        Recipe(name="paper", inpaint_fill="constant", outpaint_fill="constant"),
+    )
+}
+
+
+def named(name: str, **overrides: Any) -> Recipe:
+    """A recipe by name, with single parameters replaced.
+
+    Args:
+        name: a key of RECIPES.
+        overrides: parameters of `Recipe`; the result keeps the name, and differs by `digest`.
+
+    Raises:
+        CallError: the recipe or a parameter is unknown, or a value is outside its range.
+    """
+    if name not in RECIPES:
+        raise CallError(f"There is no recipe {name!r}: choose --recipe from {', '.join(RECIPES)}.")
+    known = [field.name for field in fields(Recipe) if field.name != "name"]
+    for key in overrides:
+        if key not in known:
+            raise CallError(f"A recipe has no parameter {key!r}: it has {', '.join(known)}.")
+    return replace(RECIPES[name], **overrides)
+
+
+def only(recipe: Recipe, applied: Applied) -> Recipe:
+    """The recipe with exactly these degradations, always, and no flip: to show what one of them does.
+
+    The streams are the same, so each degradation looks as it does within a pair.
+
+    Raises:
+        CallError: in- and out-painting together.
+    """
+    if applied & Applied.INPAINT and applied & Applied.OUTPAINT:
+        raise CallError("In-painting and out-painting never come together: ask for one of them.")
+    return replace(
+        recipe,
+        flip_rate=0.0,
+        nonlinear_rate=float(bool(applied & Applied.NONLINEAR)),
+        shuffle_rate=float(bool(applied & Applied.SHUFFLE)),
+        paint_rate=float(bool(applied & (Applied.INPAINT | Applied.OUTPAINT))),
+        inpaint_share=float(bool(applied & Applied.INPAINT)),
+    )
+
+
+def apply_rule(rule: str, length: int) -> int:
+    """A rule such as "3L//7" for an axis of `length` voxels.
+
+    Raises:
+        CallError: it is not a rule.
+    """
+    match = _RULE.fullmatch(rule)
+    if match is None:
+        raise CallError(f"The edge rule is {rule!r}, but it must look like 10, L//6 or 3L//7.")
+    times, divisor, voxels = match.groups()
+    return int(voxels) if voxels else int(times or 1) * length // int(divisor)
+
+
+def window_edges(recipe: Recipe, degradation: Applied, length: int) -> tuple[int, int]:
+    """The smallest and largest window edge of one degradation in voxels, for an axis of `length` voxels."""
+    if degradation is Applied.OUTPAINT:
+        least, most = (apply_rule(rule, length) for rule in recipe.outpaint_margins)
+        return length - most, length - least
+    rules = recipe.shuffle_edges if degradation is Applied.SHUFFLE else recipe.inpaint_edges
+    low, high = (apply_rule(rule, length) for rule in rules)
+    return low, high
+
+
+@cache
+def smallest_edges(recipe: Recipe) -> dict[Applied, int]:
+    """The smallest edge of a cube, in voxels, that each degradation with windows can be done in.
+
+    It is the smallest from which on all edges work: windows have at least one voxel an axis, fit between the
+    free borders, and the rule's two ends are in order. For our recipes METHOD.md section 3 lists them.
+
+    Raises:
+        CallError: the rules of a degradation work for no cube.
+    """
+    smallest = {}
+    for degradation, margin in ((Applied.SHUFFLE, 0), (Applied.INPAINT, MARGIN), (Applied.OUTPAINT, MARGIN)):
+        failing = 0
+        for length in range(1, _LONGEST + 1):
+            low, high = window_edges(recipe, degradation, length)
+            if not 1 <= low <= high <= length - 2 * margin:
+                failing = length
+        if failing == _LONGEST:
+            raise CallError(f"The window edges of {_LABELS[degradation]} fit into no cube: change its rules.")
+        smallest[degradation] = failing + 1
+    return smallest
+
+
+_LABELS = {Applied.SHUFFLE: "shuffling", Applied.INPAINT: "in-painting", Applied.OUTPAINT: "out-painting"}
+_WAYS_OUT = {
+    Applied.SHUFFLE: "--shuffle-rate 0",
+    Applied.INPAINT: "--inpaint-share 0",
+    Applied.OUTPAINT: "--inpaint-share 1",
+}
+
+
+def _share(recipe: Recipe, degradation: Applied) -> float:
+    """The share of pairs that get a degradation."""
+    if degradation is Applied.SHUFFLE:
+        return recipe.shuffle_rate
+    inside = recipe.inpaint_share
+    return recipe.paint_rate * (inside if degradation is Applied.INPAINT else 1 - inside)
+
+
+def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
+    """Refuse cubes too small for a degradation of the recipe; one whose rate is 0 asks nothing.
+
+    Args:
+        recipe: the recipe.
+        size: the edges of the cubes in voxels, axes x, y, z.
+
+    Raises:
+        CallError: names the axis, the edge found, the smallest edge, the degradation and the way out.
+    """
+    for degradation, smallest in smallest_edges(recipe).items():
+        if not _share(recipe, degradation):
+            continue
+        for axis, edge in zip("xyz", size, strict=False):
+            if edge < smallest:
+                raise CallError(
+                    f"The cubes have {edge} voxels along {axis}, but {_LABELS[degradation]} needs at least "
+                    f"{smallest}: extract cubes with a larger --size, or turn it off with "
+                    f"{_WAYS_OUT[degradation]}"
+                    + (" (or --paint-rate 0)." if degradation is not Applied.SHUFFLE else ".")
+                )
+
+
+def _covered(recipe: Recipe, size: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The chances that one shuffling window holds a voxel: the values that occur, and the share of each."""
+    values, shares = np.ones(1), np.ones(1)
+    for length in size:
+        low, high = window_edges(recipe, Applied.SHUFFLE, length)
+        chance = np.zeros(length)
+        at = np.arange(length)
+        for edge in range(low, high + 1):
+            starts = np.minimum(at, length - edge) - np.maximum(at - edge + 1, 0) + 1
+            chance += starts / (length - edge + 1) / (high - low + 1)
+        axis, counts = np.unique(chance.round(14), return_counts=True)
+        values = np.multiply.outer(values, axis).ravel()
+        shares = np.multiply.outer(shares, counts / length).ravel()
+    return values, shares
+
+
+def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> float:
+    """The expected share of voxels inside at least one of `windows` shuffling windows, in 0 .. 1."""
+    values, shares = _covered(recipe, size)
+    return float(np.sum(shares * (1 - (1 - values) ** windows)))
+
+
+@cache
+def shuffle_windows(recipe: Recipe, size: tuple[int, ...]) -> int:
+    """The number of shuffling windows in a cube of this size.
+
+    With `shuffle_keeps` "coverage" it is the smallest number that covers as large a share of the voxels as
+    the recipe's number does in a cube of 64 x 64 x 32 (81.9 % with 10,000); with "number" it is the recipe's.
+
+    Args:
+        recipe: the recipe.
+        size: the edges of the cube in voxels, large enough for `check_size`.
+    """
+    if recipe.shuffle_keeps == "number" or tuple(size) == REFERENCE_SIZE:
+        return recipe.shuffle_windows
+    wanted = shuffle_coverage(recipe, REFERENCE_SIZE, recipe.shuffle_windows)
+    low, high = 0, 1
+    while shuffle_coverage(recipe, size, high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if shuffle_coverage(recipe, size, middle) < wanted:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,104 @@
+"""What a store holds, as plain data: the facts that `genesis-prep info` shows."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.degrade.compose import Applied
+from pipeline.ledger import LOG
+from pipeline.stores import AXES, NO_SUBSET, CubeStore, PairStore
+
+
+def describe(store: CubeStore | PairStore) -> dict[str, Any]:
+    """What a store is, in one object of plain JSON values.
+
+    Returns:
+        format, version, counts, window, size, bytes on disk and before compression, the scans by status and
+        by subset, the range of their spacing in mm, the tissue scores, the parameters, and for a pair store
+        how many pairs each degradation, combination and flip touches.
+    """
+    scans, table = store.scans, store.table
+    used = scans.cubes > 0
+    voxels = len(table) if isinstance(store, CubeStore) else len(table) + len(store)
+    raw = voxels * int(np.prod(store.size)) * _voxel_bytes(store)
+    facts: dict[str, Any] = {
+        "path": str(store.path),
+        "format": store.attributes["format"],
+        "version": store.attributes["version"],
+        "cubes": len(table),
+        "size": list(store.size),
+        "window": [store.window.low, store.window.high],
+        "unit": store.attributes["unit"],
+        "bytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
+        "bytes_uncompressed": raw,
+        "scans": dict(sorted(Counter(scans.status.tolist()).items())),
+        "cubes_by_subset": _by_subset(store),
+        "spacing_mm": {
+            "least": scans.spacing[used].min(axis=0).tolist(),
+            "most": scans.spacing[used].max(axis=0).tolist(),
+        },
+        "tissue": {
+            "least": float(table.tissue.min()),
+            "median": float(np.median(table.tissue)),
+            "most": float(table.tissue.max()),
+        },
+        "not_used": [
+            {"path": path, "status": status, "reason": reason}
+            for path, status, reason in zip(
+                scans.path.tolist(), scans.status.tolist(), scans.reason.tolist(), strict=True
+            )
+            if status != "used"
+        ],
+        "parameters": store.attributes["parameters"],
+        "run": _log(store.path),
+    }
+    return facts | (_pairs(store) if isinstance(store, PairStore) else {})
+
+
+def applied_names(applied: int) -> str:
+    """Which degradations these bits are, in words: `shuffle + outpaint`, or `none`."""
+    names = [member.name.lower() for member in Applied if applied & member and member.name]
+    return " + ".join(names) or "none"
+
+
+def flip_names(flip: int) -> str:
+    """Which axes these bits flip: `xz`, or `none`."""
+    return "".join(axis for bit, axis in enumerate(AXES) if flip >> bit & 1) or "none"
+
+
+def _pairs(store: PairStore) -> dict[str, Any]:
+    pairs = store.pairs
+    combinations = Counter(applied_names(bits) for bits in pairs.applied.tolist())
+    return {
+        "pairs": len(store),
+        "variants": store.variants,
+        "degradations": {
+            str(member.name).lower(): int(np.count_nonzero(pairs.applied & member)) for member in Applied
+        },
+        "combinations": dict(combinations.most_common()),
+        "flips": dict(Counter(flip_names(bits) for bits in pairs.flip.tolist()).most_common()),
+    }
+
+
+def _by_subset(store: CubeStore | PairStore) -> dict[str, int]:
+    subsets = store.scans.subset[store.table.scan]
+    return {
+        "none" if subset == NO_SUBSET else str(subset): int(count)
+        for subset, count in zip(*np.unique(subsets, return_counts=True), strict=True)
+    }
+
+
+def _voxel_bytes(store: CubeStore | PairStore) -> int:
+    reader = store.cubes if isinstance(store, CubeStore) else store.original
+    return reader.dtype.itemsize
+
+
+def _log(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((path / LOG).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts

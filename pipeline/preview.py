@@ -1,0 +1,114 @@
+"""Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pipeline.degrade.compose import Applied, Degrader
+from pipeline.degrade.recipes import Recipe, only
+from pipeline.info import applied_names, flip_names
+from pipeline.ledger import write_whole
+from pipeline.stores import AXES, CubeStore, PairStore
+
+_CELL = 1.7  # inches a picture
+_ALONE = {
+    Applied.NONLINEAR: "non-linear",
+    Applied.SHUFFLE: "local shuffling",
+    Applied.INPAINT: "in-painting",
+    Applied.OUTPAINT: "out-painting",
+}
+
+#: One picture: a slice [across, down] of voxels, and the lines under it.
+_Picture = tuple[NDArray[Any], str]
+
+
+def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
+    """Draw a contact sheet, one row a cube, cubes taken evenly through the store.
+
+    Of a cube store: the middle slice across each axis. Of a pair store: the middle axial slice of the
+    original, each degradation alone as the store's recipe draws it, and the degraded twin as stored.
+
+    Args:
+        store: opened.
+        png: the file to write.
+        rows: how many cubes to show.
+    """
+    count = len(store.table)
+    chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int)).tolist()
+    if isinstance(store, CubeStore):
+        headings = [f"across {axis}" for axis in reversed(AXES)]
+        pictures = [_cube_row(store, cube) for cube in chosen]
+    else:
+        headings = ["original", *(f"{name} alone" for name in _ALONE.values()), "as stored"]
+        pictures = [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
+    window = store.window
+    title = f"{store.path.name}: {len(store):,} {'cubes' if isinstance(store, CubeStore) else 'pairs'}, "
+    title += (
+        f"{' x '.join(map(str, store.size))} voxels, {window.low} .. {window.high} {store.attributes['unit']}"
+    )
+    _draw(png, title, headings, pictures, window.low, window.high)
+
+
+def _cube_row(store: CubeStore, cube: int) -> list[_Picture]:
+    voxels = np.empty(store.size, store.cubes.dtype)
+    store.cubes.read(cube, voxels)
+    x, y, z = (edge // 2 for edge in store.size)
+    where = (
+        f"cube {cube}, scan {store.table.scan[cube]}\ncorner {', '.join(map(str, store.table.corner[cube]))}"
+    )
+    tissue = f"tissue {store.table.tissue[cube]:.3f}"
+    # The patient's feet are at the first slice: turned over, so that they are at the foot of the picture.
+    return [
+        (voxels[:, :, z], where),
+        (voxels[:, y, ::-1], tissue),
+        (voxels[x, :, ::-1], ""),
+    ]
+
+
+def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
+    original = np.empty((1, *store.size), store.original.dtype)
+    store.original.read(cube, original[0])
+    pair = variant * len(store.table) + cube
+    stored = np.empty_like(original)
+    store.degraded.read(pair, stored[0])
+    flip, applied = int(store.pairs.flip[pair]), int(store.pairs.applied[pair])
+    middle = store.size[2] // 2
+    recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
+    row: list[_Picture] = [(original[0, :, :, middle], f"cube {cube}")]
+    for member in _ALONE:
+        alone = np.empty_like(original)
+        bits = np.zeros(1, np.uint8)
+        stream, number = store.streams()[[cube]], store.table.number[[cube]]
+        degrader = Degrader(only(recipe, member), store.size, store.window, store.seed)
+        degrader(original, stream, number, variant, alone, bits, bits.copy())
+        row.append((alone[0, :, :, middle], ""))
+    label = f"variant {variant}, flip {flip_names(flip)}\n{applied_names(applied)}"
+    return [*row, (stored[0, :, :, middle], label)]
+
+
+def _draw(
+    png: Path, title: str, headings: list[str], pictures: list[list[_Picture]], low: int, high: int
+) -> None:
+    figure = Figure(
+        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=9)
+    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
+    for row, line in enumerate(pictures):
+        for column, (voxels, label) in enumerate(line):
+            cell = cells[row, column]
+            cell.imshow(voxels.T, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_xlabel(label, fontsize=6)
+            if row == 0:
+                cell.set_title(headings[column], fontsize=8)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    write_whole(png, drawn.getvalue())

@@ -1,0 +1,88 @@
+"""Small scans written the way the world writes them, and the stores made from them."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+import pipeline
+from pipeline.extract import ExtractParameters
+from pipeline.ledger import unfinished
+
+#: Parameters that suit scans of some forty voxels.
+SMALL = ExtractParameters(cubes_per_scan=6, size=(16, 16, 16), border=(2, 2, 2), max_tissue=0.4)
+
+
+def pytest_report_header() -> str:
+    return f"genesis-toolkit {pipeline.__version__} from {Path(pipeline.__file__).parent}"
+
+
+def lungs(seed: int, shape: tuple[int, int, int] = (40, 38, 36)) -> NDArray[np.int16]:
+    """A scan [x, y, z] of smooth blobs around -500 HU, some of it tissue, padded with -2000 in one corner."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(-500, 350, tuple(edge // 4 + 2 for edge in shape))
+    fine = coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2)[: shape[0], : shape[1], : shape[2]]
+    voxels = (fine + rng.normal(0, 30, shape)).round().astype(np.int16)
+    voxels[:3, :3] = -2000
+    return voxels
+
+
+def write_scan(path: Path, voxels: NDArray[np.generic], spacing: tuple[float, ...] = (0.7, 0.7, 1.5)) -> Path:
+    """Write voxels [x, y, z] in whatever format the name asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image.SetSpacing(spacing)
+    image.SetOrigin((-100.5, -80.25, 30.0))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def kill_after(call: list[str], target: Path, pieces: int) -> bool:
+    """Start a command, kill it and its children once that many pieces of work are recorded.
+
+    Returns:
+        Whether it was still at work.
+    """
+    done = unfinished(target) / "done"
+    run = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while run.poll() is None:
+        if done.is_dir() and sum(1 for _ in done.glob("[!.]*.json")) >= pieces:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            return True
+        time.sleep(0.001)
+    return False
+
+
+@pytest.fixture
+def luna16(tmp_path: Path) -> Path:
+    """Three scans in LUNA16's layout: two that give cubes, one too flat."""
+    folder = tmp_path / "luna16"
+    write_scan(folder / "subset0" / "1.2.3.mhd", lungs(0))
+    write_scan(folder / "subset1" / "1.2.4.mhd", lungs(1, (40, 38, 20)))
+    write_scan(folder / "subset5" / "1.2.5.mhd", lungs(2))
+    return folder
+
+
+@pytest.fixture
+def cube_store(luna16: Path, tmp_path: Path) -> Path:
+    """A cube store of the three scans."""
+    from pipeline.extract import extract_cubes
+
+    extract_cubes(luna16, tmp_path / "cubes.zarr", SMALL, workers=1)
+    return tmp_path / "cubes.zarr"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans that GENESIS_REAL_DATA names."""
+    named = os.environ.get("GENESIS_REAL_DATA")
+    if not named:
+        pytest.skip("GENESIS_REAL_DATA names no folder of real scans")
+    return Path(named)

@@ -1,0 +1,126 @@
+"""The commands as a user types them: exit codes, one sentence on stderr, a table or one JSON object."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import lungs, write_scan
+
+from cli.prep import main
+
+SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6 --workers 1".split()
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def assert_refused(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    for word in words:
+        assert word in result.stderr
+
+
+def test_the_journey(luna16: Path, tmp_path: Path) -> None:
+    cubes, pairs = tmp_path / "cubes.zarr", tmp_path / "pairs.zarr"
+    done = call("extract-cubes", luna16, cubes, *SMALL)
+    assert done.exit_code == 0, done.output
+    assert "20 slices, 24 needed" in done.stdout
+    assert "12 cubes of 2 of 3 scans." in done.stdout
+    assert f"Next: genesis-prep degrade {cubes}" in done.stdout
+    assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 100 + len(str(tmp_path))
+    assert "was finished before" in call("extract-cubes", luna16, cubes, *SMALL).stdout
+    done = call("degrade", cubes, pairs, "--variants", 2)
+    assert done.exit_code == 0, done.output
+    assert "24 pairs, 2 for each of 12 cubes" in done.stdout
+    for store in (cubes, pairs):
+        assert call("info", store).exit_code == 0
+        facts = json.loads(call("info", store, "--json").stdout)
+        assert facts["cubes"] == 12
+        assert facts["cubes_by_subset"] == {"0": 6, "5": 6}
+        picture = tmp_path / f"{store.stem}.png"
+        assert call("preview", store, picture, "--rows", 2).exit_code == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sum(facts["combinations"].values()) == facts["pairs"] == 24
+
+
+def test_json_is_one_object(luna16: Path, tmp_path: Path) -> None:
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL, "--json")
+    facts = json.loads(done.stdout)
+    assert facts["cubes"] == 12
+    assert [scan["status"] for scan in facts["scans"]] == ["used", "skipped", "used"]
+    degraded = json.loads(call("degrade", tmp_path / "c.zarr", tmp_path / "p.zarr", "--json").stdout)
+    assert degraded["pairs"] == 12
+
+
+def test_held_out_subsets_are_mentioned_once(luna16: Path, tmp_path: Path) -> None:
+    write_scan(luna16 / "subset8" / "1.2.8.mhd", lungs(8))
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+    assert done.stderr.count("Subset 8 not taken") == 1
+    assert "1.2.8" not in done.stdout
+    assert call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL).stderr == ""
+
+
+def test_a_failed_scan_is_named_and_the_exit_code_is_1(luna16: Path, tmp_path: Path) -> None:
+    raw = luna16 / "subset0" / "1.2.3.raw"
+    raw.write_bytes(raw.read_bytes()[:99])
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+    assert done.exit_code == 1
+    assert "cut short: 99 bytes" in " ".join(done.stdout.split())
+    assert "6 cubes of 1 of 3 scans" in done.stdout
+    assert call("degrade", tmp_path / "c.zarr", tmp_path / "p.zarr").exit_code == 0
+
+
+def test_wrong_calls_exit_with_2(luna16: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    assert_refused(call("extract-cubes", tmp_path / "absent", out), 2, "There is no folder")
+    (tmp_path / "empty").mkdir()
+    assert_refused(call("extract-cubes", tmp_path / "empty", out), 2, "No scan lies in")
+    assert_refused(call("extract-cubes", luna16, out, "--size", "64,64"), 2, "--size 64,64")
+    assert_refused(call("extract-cubes", luna16, out, "--size", "big"), 2, "'big'")
+    assert_refused(call("extract-cubes", luna16, out, "--hu", "1000,-1000"), 2, "1000,-1000")
+    assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-10"), 2, "0 to 9")
+    assert_refused(call("extract-cubes", luna16, out, "--max-tissue", "2"), 2, "--max-tissue 2")
+    (tmp_path / "notes").write_text("mine")
+    assert_refused(call("extract-cubes", luna16, tmp_path / "notes", *SMALL), 2, "left alone")
+    assert_refused(call("degrade", luna16, out), 2, "no store of this toolkit")
+    assert_refused(call("info", tmp_path / "absent"), 2, "There is no store")
+    assert not out.exists()
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_wrong_degradations_exit_with_2(cube_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.zarr"
+    assert_refused(
+        call("degrade", cube_store, out, "--recipe", "nature"), 2, "nature", "genesis", "official-2019"
+    )
+    assert_refused(call("degrade", cube_store, out, "--variants", 0), 2, "--variants 0")
+    assert_refused(call("degrade", cube_store, out, "--recipe", "official-2019"), 2, "16", "26")
+    assert not out.exists()
+
+
+def test_no_cube_at_all_exits_with_1(luna16: Path, tmp_path: Path) -> None:
+    result = call("extract-cubes", luna16, tmp_path / "c.zarr", "--workers", 1)
+    assert_refused(result, 1, "No scan gave a cube", "265 x 265 needed")
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_a_disk_that_is_full_is_one_sentence(
+    luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        result = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+        assert_refused(result, 1, "No space left on device", "the same command goes on")
+    assert call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL).exit_code == 0
+
+
+def test_version() -> None:
+    assert call("--version").stdout.startswith("genesis-prep, version 0.1")

@@ -1,0 +1,178 @@
+"""Scans to a cube store: the right voxels, whoever does the work, however often it is stopped."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import SMALL, kill_after, lungs, write_scan
+
+from pipeline.errors import CallError, DataError
+from pipeline.extract import ExtractParameters, extract_cubes
+from pipeline.ledger import read_manifest, unfinished
+from pipeline.scans import read_scan
+from pipeline.stores import open_cubes
+
+
+def brute_score(voxels: np.ndarray, corner: np.ndarray, size: tuple[int, ...]) -> float:
+    """The tissue rule as METHOD.md states it, by plain slices."""
+    x, y, z = corner
+    first, second, third = (
+        voxels[x : x + size[0], y : y + size[1], z + k : z + k + size[2]] >= -150 for k in range(3)
+    )
+    return float(np.where(first, 1.0, np.where(second, 0.5, np.where(third, 0.0, 0.0))).mean())
+
+
+def test_plain_zarr_reads_cubes_that_lie_in_the_scans(luna16: Path, cube_store: Path) -> None:
+    group = zarr.open_group(cube_store, mode="r")
+    cubes = np.asarray(group["cubes"][...])
+    assert cubes.shape == (12, 16, 16, 16)
+    assert cubes.dtype == np.int16
+    assert (cubes.min() >= -1000) & (cubes.max() <= 1000)
+    paths, scan, corner = group["scans/path"][...], group["scan"][...], group["corner"][...]
+    for cube, row, place, tissue in zip(cubes, scan, corner, group["tissue"][...], strict=True):
+        voxels = read_scan(luna16 / str(paths[row])).voxels
+        box = tuple(slice(start, start + 16) for start in place)
+        np.testing.assert_array_equal(cube, np.clip(voxels[box], -1000, 1000))
+        assert tissue == pytest.approx(brute_score(voxels, place, (16, 16, 16)))
+        assert tissue <= 0.4
+        assert (place >= 2).all()
+
+
+def test_what_the_store_says_of_scans_and_itself(cube_store: Path) -> None:
+    store = open_cubes(cube_store)
+    assert store.scans.status.tolist() == ["used", "skipped", "used"]
+    assert store.scans.reason.tolist() == ["", "20 slices, 24 needed", ""]
+    assert store.scans.subset.tolist() == [0, 1, 5]
+    assert store.scans.cubes.tolist() == [6, 0, 6]
+    assert store.scans.spacing[0] == pytest.approx([0.7, 0.7, 1.5])
+    assert store.table.number.tolist() == [*range(6)] * 2
+    assert store.attributes["parameters"]["subsets"] == [0, 1, 2, 3, 4, 5, 6]
+    array = zarr.open_group(cube_store, mode="r")["cubes"]
+    assert isinstance(array, zarr.Array)
+    assert array.metadata.dimension_names == ("cube", "x", "y", "z")  # type: ignore[union-attr]
+    assert array.fill_value == -32768
+
+
+def test_xarray_opens_it_without_a_warning(cube_store: Path) -> None:
+    import xarray
+
+    with xarray.open_zarr(cube_store) as dataset:
+        assert dataset["cubes"].dims == ("cube", "x", "y", "z")
+        assert dataset["corner"].dims == ("cube", "axis")
+    with xarray.open_zarr(cube_store, group="scans") as scans:
+        assert scans["identifier"].values.tolist() == ["1.2.3", "1.2.4", "1.2.5"]
+
+
+@pytest.mark.full
+def test_workers_and_order_do_not_show(luna16: Path, cube_store: Path, tmp_path: Path) -> None:
+    extract_cubes(luna16, tmp_path / "two.zarr", SMALL, workers=2)
+    assert read_manifest(tmp_path / "two.zarr") == read_manifest(cube_store)
+
+
+def test_a_scan_gives_the_same_cubes_in_other_company(luna16: Path, cube_store: Path, tmp_path: Path) -> None:
+    only_subset_5 = dataclasses.replace(SMALL, subsets=(5,))
+    extract_cubes(luna16, tmp_path / "five.zarr", only_subset_5, workers=1)
+    alone = zarr.open_group(tmp_path / "five.zarr", mode="r")["cubes"][...]
+    np.testing.assert_array_equal(alone, zarr.open_group(cube_store, mode="r")["cubes"][6:])
+
+
+def test_finished_work_is_left_alone_and_other_parameters_refused(luna16: Path, cube_store: Path) -> None:
+    before = read_manifest(cube_store), cube_store.stat().st_mtime_ns
+    assert extract_cubes(luna16, cube_store, SMALL).done_before
+    other = dataclasses.replace(SMALL, seed=1)
+    with pytest.raises(CallError, match=r"made with seed 0 \(asked for now: 1\).*--overwrite"):
+        extract_cubes(luna16, cube_store, other)
+    assert (read_manifest(cube_store), cube_store.stat().st_mtime_ns) == before
+    assert not extract_cubes(luna16, cube_store, other, workers=1, overwrite=True).done_before
+    assert read_manifest(cube_store) != before[0]
+
+
+def test_changed_sources_are_refused_by_name(luna16: Path, cube_store: Path) -> None:
+    write_scan(luna16 / "subset2" / "1.2.9.mhd", lungs(9))
+    with pytest.raises(CallError, match=r"from 3 scans, the source holds 4 now \(subset2/1.2.9.mhd is new\)"):
+        extract_cubes(luna16, cube_store, SMALL)
+
+
+def test_a_failed_scan_stops_no_other(luna16: Path, tmp_path: Path) -> None:
+    raw = luna16 / "subset0" / "1.2.3.raw"
+    raw.write_bytes(raw.read_bytes()[:99])
+    store = extract_cubes(luna16, tmp_path / "c.zarr", SMALL, workers=1).store
+    assert store.scans.status.tolist() == ["failed", "skipped", "used"]
+    assert "cut short: 99 bytes" in str(store.scans.reason[0])
+    assert len(store) == 6
+
+
+def test_no_cube_at_all_leaves_no_store(luna16: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"(?s)No scan gave a cube.*1\.2\.4\.mhd: skipped, .*265 x 265 needed"
+    ):
+        extract_cubes(luna16, tmp_path / "c.zarr", ExtractParameters(), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["luna16"]
+
+
+def test_what_is_not_ours_is_never_replaced(luna16: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(CallError, match="is no genesis-cubes store, so it is left alone"):
+            extract_cubes(luna16, tmp_path / "thesis", SMALL, overwrite=overwrite)
+    assert (tmp_path / "thesis" / "chapter1").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hu": (1000, -1000)}, "1000,-1000 is empty"),
+        ({"hu": (0, 40000)}, "--hu 0,40000"),
+        ({"cubes_per_scan": 0}, "--cubes-per-scan 0"),
+        ({"size": (64, 64)}, "--size 64,64"),
+        ({"seed": -1}, "-1"),
+    ],
+)
+def test_wrong_parameters_are_refused_with_the_value(values: dict[str, object], words: str) -> None:
+    with pytest.raises(CallError, match=words):
+        ExtractParameters(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.full
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(luna16: Path, tmp_path: Path) -> None:
+    for number in range(3, 9):
+        write_scan(luna16 / "subset3" / f"1.3.{number}.mhd", lungs(number))
+
+    def call(target: Path) -> list[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "cli.prep",
+            "extract-cubes",
+            str(luna16),
+            str(target),
+            "--workers",
+            "2",
+        ]
+        return [*command, *"--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6".split()]
+
+    subprocess.run(call(tmp_path / "whole.zarr"), check=True, capture_output=True)
+    target = tmp_path / "killed.zarr"
+    assert [kill_after(call(target), target, pieces) for pieces in (0, 1, 4, 8, 9)] == [True] * 5
+    assert not target.exists()
+    subprocess.run(call(target), check=True, capture_output=True)
+    assert read_manifest(target) == read_manifest(tmp_path / "whole.zarr")
+    assert not unfinished(target).exists()
+
+
+def test_the_real_scan_gives_what_the_rule_allows(real_data: Path, tmp_path: Path) -> None:
+    store = extract_cubes(real_data / "luna16", tmp_path / "c.zarr", ExtractParameters()).store
+    assert len(store) == 32
+    assert store.scans.reason.tolist() == ["", "64 slices, 96 needed", "16 slices, 96 needed"]
+    voxels = read_scan(real_data / "luna16" / str(store.scans.path[0])).voxels
+    out = np.empty((64, 64, 32), np.int16)
+    for cube, corner in enumerate(store.table.corner):
+        store.cubes.read(cube, out)
+        box = tuple(slice(start, start + edge) for start, edge in zip(corner, (64, 64, 32), strict=True))
+        np.testing.assert_array_equal(out, np.clip(voxels[box], -1000, 1000))
+        assert brute_score(voxels, corner, (64, 64, 32)) <= 0.15

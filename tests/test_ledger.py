@@ -1,0 +1,82 @@
+"""Unfinished work stays apart, is continued by the same call only, and is never shared by two runs."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CallError
+from pipeline.ledger import MANIFEST, first_difference, hold, read_manifest, unfinished, write_whole
+
+
+def test_finished_work_takes_its_name_with_a_true_manifest(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with hold(target, {"seed": 0}, overwrite=False) as ledger:
+        write_whole(ledger.store / "a" / "b", b"hello")
+        write_whole(ledger.store / "c", b"world")
+        assert not target.exists()
+        ledger.finish({"c": hashlib.sha256(b"world").hexdigest()}, {})
+    assert not unfinished(target).exists()
+    assert set(read_manifest(target)) == {"a/b", "c"}
+    check = subprocess.run(["sha256sum", "--check", MANIFEST], cwd=target, capture_output=True, check=False)
+    assert check.returncode == 0
+
+
+def test_work_goes_on_only_with_the_same_parameters(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with hold(target, {"seed": 0, "size": (1, 2)}, overwrite=False) as ledger:
+        ledger.record("x", {"n": 1})
+    with hold(target, {"seed": 0, "size": (1, 2)}, overwrite=False) as ledger:
+        assert ledger.recorded("x") == {"n": 1}
+        assert ledger.recorded("y") is None
+    with (
+        pytest.raises(CallError, match=r"begun with seed 0 \(asked for now: 1\).*--overwrite"),
+        hold(target, {"seed": 1, "size": (1, 2)}, overwrite=False),
+    ):
+        pass
+    with hold(target, {"seed": 1, "size": (1, 2)}, overwrite=True) as ledger:
+        assert ledger.recorded("x") is None
+
+
+def test_a_second_run_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with hold(target, {}, overwrite=False):
+        with pytest.raises(CallError, match="Another run"), hold(target, {}, overwrite=True):
+            pass
+        with pytest.raises(CallError, match="Another run"), hold(target, {"other": 1}, overwrite=False):
+            pass
+
+
+def test_overwriting_keeps_the_old_store_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    write_whole(target / "old", b"1")
+    with hold(target, {}, overwrite=True) as ledger:
+        write_whole(ledger.store / "new", b"2")
+        assert (target / "old").exists()
+        ledger.finish({}, {})
+    assert not (target / "old").exists()
+    assert (target / "new").read_bytes() == b"2"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "file", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_difference_is_told_in_words() -> None:
+    assert first_difference({"a": 1}, {"a": 1}) is None
+    assert (
+        first_difference({"max_tissue": 0.15}, {"max_tissue": 0.2}) == "max tissue 0.15 (asked for now: 0.2)"
+    )
+    assert first_difference({"size": [1, 2]}, {"size": [1, 3]}) == "size 1,2 (asked for now: 1,3)"
+    recipe = {"recipe": {"name": "genesis", "rate": 0.9}}
+    assert (
+        first_difference(recipe, {"recipe": {"name": "genesis", "rate": 0.8}})
+        == "rate 0.9 (asked for now: 0.8)"
+    )

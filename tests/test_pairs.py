@@ -1,0 +1,132 @@
+"""Cube store to pair store: what is stored, that it can be derived again, and that nothing else shows."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import kill_after
+
+from pipeline.degrade.compose import Applied, Degrader
+from pipeline.degrade.pairs import DegradeParameters, degrade
+from pipeline.degrade.recipes import Recipe, named
+from pipeline.errors import CallError, DataError
+from pipeline.ledger import read_manifest, unfinished
+from pipeline.stores import PairStore, open_cubes, open_store
+
+TWICE = DegradeParameters(named("genesis"), variants=2)
+
+
+@pytest.fixture
+def pair_store(cube_store: Path, tmp_path: Path) -> Path:
+    degrade(cube_store, tmp_path / "pairs.zarr", TWICE, workers=1)
+    return tmp_path / "pairs.zarr"
+
+
+def test_plain_zarr_reads_what_the_degrader_makes(cube_store: Path, pair_store: Path) -> None:
+    group = zarr.open_group(pair_store, mode="r")
+    original, degraded = np.asarray(group["original"][...]), np.asarray(group["degraded"][...])
+    np.testing.assert_array_equal(original, zarr.open_group(cube_store, mode="r")["cubes"][...])
+    assert degraded.shape == (24, 16, 16, 16)
+    assert group["cube"][...].tolist() == [*range(12)] * 2
+    assert group["variant"][...].tolist() == [0] * 12 + [1] * 12
+    cubes = open_cubes(cube_store)
+    degrader = Degrader(named("genesis"), (16, 16, 16), cubes.window, 0)
+    for variant in range(2):
+        out = np.empty_like(original)
+        flip, applied = np.empty(12, np.uint8), np.empty(12, np.uint8)
+        degrader(original, cubes.streams(), cubes.table.number, variant, out, flip, applied)
+        rows = slice(12 * variant, 12 * variant + 12)
+        np.testing.assert_array_equal(degraded[rows], out)
+        np.testing.assert_array_equal(group["flip"][rows], flip)
+        np.testing.assert_array_equal(group["applied"][rows], applied)
+
+
+def test_the_store_says_how_it_was_made(cube_store: Path, pair_store: Path) -> None:
+    store = open_store(pair_store)
+    assert isinstance(store, PairStore)
+    parameters = store.attributes["parameters"]
+    assert Recipe.from_json(parameters["recipe"]) == named("genesis")
+    assert parameters["recipe_sha256"] == named("genesis").digest()
+    assert (store.variants, store.seed, len(store)) == (2, 0, 24)
+    assert store.attributes["cubes"] == open_cubes(cube_store).attributes["parameters"]
+    assert store.scans.identifier.tolist() == ["1.2.3", "1.2.4", "1.2.5"]
+    applied = zarr.open_group(pair_store, mode="r")["applied"].attrs
+    meanings = str(applied["flag_meanings"]).split()
+    assert dict(zip(meanings, applied["flag_masks"], strict=True)) == {m.name.lower(): m for m in Applied}  # type: ignore[union-attr,arg-type]
+
+
+def test_xarray_opens_it_without_a_warning(pair_store: Path) -> None:
+    import xarray
+
+    with xarray.open_zarr(pair_store) as dataset:
+        assert dataset["degraded"].dims == ("pair", "x", "y", "z")
+        assert dataset["flip"].dims == ("pair",)
+
+
+def test_workers_do_not_show(cube_store: Path, pair_store: Path, tmp_path: Path) -> None:
+    degrade(cube_store, tmp_path / "four.zarr", TWICE, workers=4)
+    assert read_manifest(tmp_path / "four.zarr") == read_manifest(pair_store)
+
+
+def test_finished_work_is_left_alone_and_other_parameters_refused(cube_store: Path, pair_store: Path) -> None:
+    assert degrade(cube_store, pair_store, TWICE).done_before
+    for parameters, words in (
+        (DegradeParameters(named("genesis"), 3), r"variants 2 \(asked for now: 3\)"),
+        (DegradeParameters(named("genesis"), 2, 7), r"seed 0 \(asked for now: 7\)"),
+        (DegradeParameters(named("paper"), 2), "inpaint fill noise|name genesis"),
+    ):
+        with pytest.raises(CallError, match=words):
+            degrade(cube_store, pair_store, parameters)
+
+
+def test_a_damaged_original_is_not_passed_on(cube_store: Path, tmp_path: Path) -> None:
+    shard = cube_store / "cubes" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        degrade(cube_store, tmp_path / "pairs.zarr", TWICE, workers=1)
+    assert not (tmp_path / "pairs.zarr").exists()
+
+
+def test_stores_that_are_none(cube_store: Path, pair_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(CallError, match="There is no store at"):
+        degrade(tmp_path / "absent.zarr", tmp_path / "p.zarr", TWICE)
+    with pytest.raises(CallError, match="is a pair store"):
+        degrade(pair_store, tmp_path / "p.zarr", TWICE)
+    with pytest.raises(CallError, match="no genesis-pairs store, so it is left alone"):
+        degrade(cube_store, cube_store, TWICE, overwrite=True)
+    shutil.move(cube_store, unfinished(tmp_path / "later.zarr"))
+    with pytest.raises(CallError, match="not finished"):
+        open_store(tmp_path / "later.zarr")
+
+
+def test_another_version_and_missing_parts_are_named(pair_store: Path) -> None:
+    metadata = pair_store / "zarr.json"
+    text = metadata.read_text()
+    metadata.write_text(text.replace('"version": 1', '"version": 2'))
+    with pytest.raises(DataError, match="of format version 2, this program reads version 1"):
+        open_store(pair_store)
+    metadata.write_text(text)
+    shutil.rmtree(pair_store / "flip" / "c")
+    store = open_store(pair_store)
+    assert isinstance(store, PairStore)
+
+
+@pytest.mark.full
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(cube_store: Path, tmp_path: Path) -> None:
+    def call(target: Path) -> list[str]:
+        command = [sys.executable, "-m", "cli.prep", "degrade", str(cube_store), str(target)]
+        return [*command, "--variants", "200", "--workers", "2"]
+
+    subprocess.run(call(tmp_path / "whole.zarr"), check=True, capture_output=True)
+    target = tmp_path / "killed.zarr"
+    assert [kill_after(call(target), target, pieces) for pieces in (0, 1, 3, 5)] == [True] * 4
+    assert not target.exists()
+    subprocess.run(call(target), check=True, capture_output=True)
+    assert read_manifest(target) == read_manifest(tmp_path / "whole.zarr")
+    assert not unfinished(target).exists()
