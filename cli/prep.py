@@ -45,7 +45,7 @@ def main() -> None:
     help="Voxels. [default: 320,320,128]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other patients.")
-def phantom(folder: Path, scans: int, shape: tuple[int, ...], seed: int) -> None:
+def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) -> None:
     """Write practice chest CT scans into DIR, laid out as LUNA16, with nodules and their tables.
 
     \b

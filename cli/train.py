@@ -98,19 +98,23 @@ def pretrain(store: str, out: Path, device: str, overwrite: bool, as_json: bool,
             device=device,
             overwrite=overwrite,
             report=progress,
-            say=lambda sentence: click.echo(sentence, err=True),
+            say=progress.say,
         )
     _show(outcome, as_json=as_json)
 
 
 class TrainingProgress(Progress):
-    """One bar for all epochs: its text, with the loss in it, changes at every step."""
+    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of the epoch's `total` steps are done."""
         if not self._tasks:
             self._tasks["steps"] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)
+
+    def say(self, sentence: str) -> None:
+        """Print a line above the bar, or plainly where there is none."""
+        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _library() -> "Callable[..., PretrainOutcome]":

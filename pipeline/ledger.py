@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,9 +79,17 @@ class Ledger:
             left.unlink()
         write_whole(self.store / LOG, json.dumps(log, indent=1).encode())
         write_whole(self.store / MANIFEST, _manifest(self.store, hashes).encode())
+        self.publish(hashes)
+
+    def publish(self, flushed: Collection[str] = ()) -> None:
+        """Flush what is not known to be on the disk, and give the store its name.
+
+        Args:
+            flushed: paths, relative to the store, of files that were flushed when they were written.
+        """
         for folder, _, names in os.walk(self.store):
             for name in names:
-                if f"{Path(folder, name).relative_to(self.store)}" not in hashes:
+                if f"{Path(folder, name).relative_to(self.store)}" not in flushed:
                     _flush(Path(folder, name))
             _flush(Path(folder))
         replaced = self.work / "replaced"

@@ -8,20 +8,28 @@ nobody; a network that is trained on them has learned nothing about people.
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.anatomy import SHAPE_LIMITS, Chest, draw_chest, stream
+from pipeline.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
+from pipeline.engine import Report, cores, run, silent
 from pipeline.errors import CallError
+from pipeline.ledger import Ledger, hold, write_whole
 
 #: LUNA16's ten folds.
 SUBSETS = 10
 
 _SCANS_LIMIT = 10_000
 _SEED_LIMIT = 2**63 - 1
+_TABLES = {
+    "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
+    "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
+}
 _AXIS_CODES = {1.0: "RAI", -1.0: "LPI"}
 
 
@@ -78,14 +86,17 @@ def series_uid(parameters: PhantomParameters, index: int) -> str:
 
 
 def write_luna16(
-    folder: Path, parameters: PhantomParameters, *, report: Callable[[str, int, int], None] | None = None
+    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Report = silent
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
+
+    Interrupted, it goes on when it is called again.
 
     Args:
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many scans, how large, which seed.
-        report: called with ("scans", done, total) before the first scan and after each.
+        workers: processes at work; None takes one a core. They do not show in the bytes.
+        report: told as scans are finished.
 
     Returns:
         The `.mhd` headers, in the order of the scans' numbers.
@@ -93,34 +104,47 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
-    _claim(folder)
-    headers: list[Path] = []
-    annotations: list[tuple[object, ...]] = []
-    candidates: list[tuple[object, ...]] = []
-    for number in range(SUBSETS):
-        (folder / f"subset{number}").mkdir()
-    for index in range(parameters.scans):
-        if report is not None:
-            report("scans", index, parameters.scans)
-        uid = series_uid(parameters, index)
-        chest = draw_chest(parameters.shape, parameters.seed, index)
-        headers.append(_write_scan(folder / f"subset{index % SUBSETS}", uid, chest))
-        found, offered = _rows(uid, chest, stream(parameters.seed, index, "tables"))
-        annotations += found
-        candidates += offered
-    _write_table(
-        folder / "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), annotations
-    )
-    _write_table(
-        folder / "candidates_V2.csv", ("seriesuid", "coordX", "coordY", "coordZ", "class"), candidates
-    )
-    if report is not None:
-        report("scans", parameters.scans, parameters.scans)
-    return headers
+    _check_free(folder)
+    with hold(folder, asdict(parameters), overwrite=False) as ledger:
+        for number in range(SUBSETS):
+            (ledger.store / f"subset{number}").mkdir(exist_ok=True)
+        left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
+        done = parameters.scans - len(left)
+        report("scans", done, parameters.scans)
+
+        def finished(_: None) -> None:
+            nonlocal done
+            done += 1
+            report("scans", done, parameters.scans)
+
+        draw = partial(_draw_scan, ledger, parameters)
+        run(draw, left, workers=workers or cores(), pool="processes", finished=finished)
+        records = [ledger.recorded(str(index)) or {} for index in range(parameters.scans)]
+        for name, columns in _TABLES.items():
+            rows = [row for record in records for row in record[name]]
+            write_whole(ledger.store / name, _table(columns, rows).encode("ascii"))
+        ledger.publish()
+    return [folder / record["header"] for record in records]
 
 
-def _claim(folder: Path) -> None:
-    """Make the folder, or refuse it."""
+def _draw_scan(ledger: Ledger, parameters: PhantomParameters, index: int) -> None:
+    """Draw and write one scan; its rows of the tables go into its record."""
+    uid = series_uid(parameters, index)
+    chest = draw_chest(parameters.shape, parameters.seed, index)
+    header = _write_scan(ledger.store / f"subset{index % SUBSETS}", uid, chest)
+    annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
+    ledger.record(
+        str(index),
+        {
+            "header": header.relative_to(ledger.store).as_posix(),
+            "annotations.csv": annotations,
+            "candidates_V2.csv": candidates,
+        },
+    )
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder that is a file or holds something."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise CallError(f"{path} is a file: give a folder that does not exist yet, or an empty one.")
@@ -129,14 +153,13 @@ def _claim(folder: Path) -> None:
             f"{folder} is not empty, and a phantom is not mixed with other files: give a folder that does "
             "not exist yet, or empty this one."
         )
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write_scan(folder: Path, uid: str, chest: Chest) -> Path:
     """Write one scan: voxels first, so that a header never points at a file that is not whole."""
     raw, header = folder / f"{uid}.raw", folder / f"{uid}.mhd"
     # MetaImage stores x fastest: the transpose of (x, y, z) in C order.
-    _write_whole(raw, np.ascontiguousarray(chest.hu.transpose(2, 1, 0), dtype="<i2").data)
+    write_whole(raw, np.ascontiguousarray(chest.hu.transpose(2, 1, 0), dtype="<i2").tobytes())
     fields = {
         "ObjectType": "Image",
         "NDims": "3",
@@ -152,18 +175,8 @@ def _write_scan(folder: Path, uid: str, chest: Chest) -> Path:
         "ElementType": "MET_SHORT",
         "ElementDataFile": raw.name,
     }
-    _write_whole(header, "".join(f"{key} = {value}\n" for key, value in fields.items()).encode("ascii"))
+    write_whole(header, "".join(f"{key} = {value}\n" for key, value in fields.items()).encode("ascii"))
     return header
-
-
-def _write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under another name, then give it its own."""
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _rows(
@@ -183,11 +196,10 @@ def _rows(
     return annotations, [candidates[int(row)] for row in order]
 
 
-def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    """Write a table as LUNA16 does: comma separated, one line of column names."""
-    unfinished = path.with_name(f".{path.name}.partial")
-    with unfinished.open("w", newline="", encoding="ascii") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    unfinished.replace(path)
+def _table(columns: tuple[str, ...], rows: Iterable[Sequence[object]]) -> str:
+    """A table as LUNA16 writes it: comma separated, one line of column names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from pipeline.anatomy import SHAPE_LIMITS, Chest, draw_chest
+from pipeline.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest
 from pipeline.errors import CallError
 from pipeline.hounsfield import TISSUE_HU
 from pipeline.phantom import PhantomParameters, write_luna16

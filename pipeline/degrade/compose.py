@@ -25,7 +25,7 @@ from pipeline.degrade.paint import (
     fill_noise_box,
 )
 from pipeline.degrade.recipes import Applied, Recipe
-from pipeline.degrade.seeds import Operation, checked_seed, philox, scan_key, threshold
+from pipeline.degrade.seeds import Operation, block, checked_seed, scan_key, threshold
 from pipeline.degrade.shuffle import Offsets, ShuffleScratch, shuffle, shuffle_offsets, shuffle_scratch
 from pipeline.errors import CallError
 from pipeline.hounsfield import Window
@@ -83,7 +83,7 @@ class _Scratch(NamedTuple):
 @kernel
 def _draw_which(k0, k1, variant, cube, plan):  # type: ignore[no-untyped-def]
     """Which degradations one pair gets: uint64, bits as `Applied`."""
-    w0, w1, w2, w3 = philox(_ZERO, _WHICH, variant, cube, k0, k1)
+    w0, w1, w2, w3 = block(_ZERO, _WHICH, variant, cube, k0, k1)
     applied = _ZERO
     if w0 < plan.shuffle_below:
         applied |= _SHUFFLE
@@ -178,7 +178,14 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
     for i in range(cubes.shape[0]):
         k0, k1 = scan_key(plan.seed[0], streams[i])
         flip[i], applied[i] = _degrade(
-            cubes[i], k0, k1, np.uint64(variants[i]) & _LOW, np.uint64(numbers[i]) & _LOW, plan, scratch, out[i]
+            cubes[i],
+            k0,
+            k1,
+            np.uint64(variants[i]) & _LOW,
+            np.uint64(numbers[i]) & _LOW,
+            plan,
+            scratch,
+            out[i],
         )
 
 
@@ -230,22 +237,16 @@ class Degrader:
             CallError: shapes or dtypes do not fit together, or the dtype does not hold the window.
         """
         n = len(cubes)
-        self._check(cubes, out)
-        self._plan_fits(cubes.dtype)
-        variants = np.broadcast_to(np.asarray(variant, np.int64), (n,))
+        streams = np.ascontiguousarray(stream, np.uint64)
+        numbers = np.ascontiguousarray(number, np.int64)
+        variants = np.ascontiguousarray(np.broadcast_to(np.asarray(variant, np.int64), (n,)))
+        self._check(cubes, out, {"stream": streams, "number": numbers, "flip": flip, "applied": applied})
+        self._check_window(cubes.dtype)
         _degrade_all(
-            cubes,
-            np.ascontiguousarray(stream, np.uint64),
-            np.ascontiguousarray(number, np.int64),
-            np.ascontiguousarray(variants),
-            self._plan,
-            self._scratch(cubes.dtype),
-            out,
-            flip,
-            applied,
+            cubes, streams, numbers, variants, self._plan, self._scratch(cubes.dtype), out, flip, applied
         )
 
-    def _check(self, cubes: NDArray[Any], out: NDArray[Any]) -> None:
+    def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
         """Refuse arrays that the kernels would read or write out of bounds."""
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
@@ -254,8 +255,11 @@ class Degrader:
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
             raise CallError("The cubes or the buffer for their twins are strided: give C-contiguous arrays.")
+        for name, row in rows.items():
+            if row.shape != (len(cubes),):
+                raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")
 
-    def _plan_fits(self, dtype: np.dtype[Any]) -> None:
+    def _check_window(self, dtype: np.dtype[Any]) -> None:
         """Refuse a dtype that the kernels do not know or that does not hold the window."""
         if dtype not in (np.int16, np.uint8, np.uint16):
             raise CallError(f"The cubes are {dtype}, but they must be int16, uint8 or uint16.")

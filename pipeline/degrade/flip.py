@@ -7,7 +7,7 @@ so what is kept is the net flip: one bit an axis.
 import numpy as np
 
 from pipeline.degrade.compiling import kernel
-from pipeline.degrade.seeds import Operation, bounded, philox
+from pipeline.degrade.seeds import Operation, block, bounded
 
 #: The bits of a net flip: axis x is 1, y is 2, z is 4.
 FLIP_X, FLIP_Y, FLIP_Z = 1, 2, 4
@@ -39,8 +39,8 @@ def draw_flip(k0, k1, variant, cube, below, axes):  # type: ignore[no-untyped-de
         uint64, bits as FLIP_X, FLIP_Y, FLIP_Z.
     """
     n = np.uint64(axes.size)
-    a0, a1, b0, b1 = philox(_ZERO, _OPERATION, variant, cube, k0, k1)
-    c0, c1, _, _ = philox(_ONE, _OPERATION, variant, cube, k0, k1)
+    a0, a1, b0, b1 = block(_ZERO, _OPERATION, variant, cube, k0, k1)
+    c0, c1, _, _ = block(_ONE, _OPERATION, variant, cube, k0, k1)
     bits = _ZERO
     if a0 < below:
         bits ^= axes[bounded(a1, n)[0]]

@@ -8,7 +8,7 @@ table with one entry a whole number: about 2,001 small equations instead of one 
 import numpy as np
 
 from pipeline.degrade.compiling import kernel
-from pipeline.degrade.seeds import Operation, philox
+from pipeline.degrade.seeds import Operation, block
 
 _OPERATION = np.uint64(Operation.CURVE)
 _ZERO = np.uint64(0)
@@ -31,8 +31,8 @@ def draw_curve(k0, k1, variant, cube, inverted_below):  # type: ignore[no-untype
     Returns:
         (P1x, P1y, P2x, P2y, inverted): float64 in [0, 1), and a truth value.
     """
-    w0, w1, w2, w3 = philox(_ZERO, _OPERATION, variant, cube, k0, k1)
-    v0, _, _, _ = philox(_ONE, _OPERATION, variant, cube, k0, k1)
+    w0, w1, w2, w3 = block(_ZERO, _OPERATION, variant, cube, k0, k1)
+    v0, _, _, _ = block(_ONE, _OPERATION, variant, cube, k0, k1)
     return w0 * _UNIT, w1 * _UNIT, w2 * _UNIT, w3 * _UNIT, v0 < inverted_below
 
 

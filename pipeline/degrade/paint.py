@@ -8,7 +8,7 @@ window: word i of the stream is for voxel i, so windows may overlap and be fille
 import numpy as np
 
 from pipeline.degrade.compiling import kernel
-from pipeline.degrade.seeds import Operation, bounded, extent, philox
+from pipeline.degrade.seeds import Operation, block, bounded, extent, philox
 
 #: Windows stay this many voxels from the border (METHOD.md section 3).
 MARGIN = 3
@@ -43,7 +43,7 @@ def draw_boxes(k0, k1, variant, cube, shape, edges, sure, most, below, start, st
     """
     n = _ZERO
     for w in range(most):
-        words = philox(w, _PAINT, variant, cube, k0, k1)
+        words = block(w, _PAINT, variant, cube, k0, k1)
         if w >= sure and words[3] >= below:
             break
         start[w, 0], stop[w, 0] = extent(words[0], edges[0, 0], edges[0, 1], np.uint64(shape[0]), _MARGIN)
@@ -56,7 +56,7 @@ def draw_boxes(k0, k1, variant, cube, shape, edges, sure, most, below, start, st
 @kernel
 def draw_constant(k0, k1, variant, cube, window, low, count):  # type: ignore[no-untyped-def]
     """The constant of one window: low + a whole number below count; all uint64 (low wraps when negative)."""
-    words = philox(window >> _TWO, _CONSTANT, variant, cube, k0, k1)
+    words = block(window >> _TWO, _CONSTANT, variant, cube, k0, k1)
     word = words[0]
     if window & _THREE == _ONE:
         word = words[1]
@@ -93,7 +93,7 @@ def fill_noise(k0, k1, variant, cube, low, count, out):  # type: ignore[no-untyp
 def _noise_run(k0, k1, variant, cube, low, count, begin, end, flat):  # type: ignore[no-untyped-def]
     """Noise in voxels begin .. end - 1 of a flat cube."""
     for b in range(begin // _FOUR, (end + _THREE) // _FOUR):
-        w0, w1, w2, w3 = philox(b, _NOISE, variant, cube, k0, k1)
+        w0, w1, w2, w3 = block(b, _NOISE, variant, cube, k0, k1)
         i = b * _FOUR
         if begin <= i and i < end:
             flat[i] = low + ((w0 * count) >> _THIRTY_TWO)

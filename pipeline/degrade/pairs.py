@@ -6,7 +6,7 @@ variant alone, so neither workers nor order nor an interruption show in the resu
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.degrade.compose import Degrader
-from pipeline.degrade.recipes import Recipe, check_size, named
+from pipeline.degrade.recipes import Recipe, check_size
 from pipeline.degrade.seeds import checked_seed
 from pipeline.engine import Report, cores, run, silent
 from pipeline.errors import CallError, DataError
@@ -57,7 +57,7 @@ class DegradeParameters:
         CallError: a value out of range.
     """
 
-    recipe: Recipe = named("genesis")
+    recipe: Recipe = field(default_factory=Recipe)
     variants: int = 1
     seed: int = 0
 
@@ -113,7 +113,8 @@ def degrade(
         difference = first_difference(present["parameters"], job)
         if difference:
             raise CallError(
-                f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
+                f"{target} was made with {difference}: choose another name, or give --overwrite to make it "
+                "again."
             )
         return Degradation(_open_pairs(target), done_before=True)
     if target.resolve() == cubes.resolve():
@@ -139,7 +140,9 @@ def _write_shards(
         tasks[name] = partial(_copy, ledger, name, store, shard, manifest)
     for shard in range(-(-len(store) * parameters.variants // length)):
         name = f"degraded-{shard}"
-        tasks[name] = partial(_degrade_shard, ledger, name, store, degrader, parameters.variants, shard, length)
+        tasks[name] = partial(
+            _degrade_shard, ledger, name, store, degrader, parameters.variants, shard, length
+        )
     left = [task for name, task in tasks.items() if ledger.recorded(name) is None]
     done = len(tasks) - len(left)
     report("shards", done, len(tasks))

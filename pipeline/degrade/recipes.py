@@ -157,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def named(name: str, **overrides: Any) -> Recipe:
+def named(name: str, /, **overrides: Any) -> Recipe:
     """A recipe by name, with single parameters replaced.
 
     Args:

@@ -85,7 +85,13 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@inlined
+@kernel
+def block(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+    """`philox` by a call, for single draws: compiled once, not into every place that draws."""
+    return philox(c0, c1, c2, c3, k0, k1)
+
+
+@kernel
 def scan_key(seed, stream):  # type: ignore[no-untyped-def]
     """The key (k0, k1) of one scan under one seed: a block of its own, so no arithmetic makes two collide.
 
@@ -96,7 +102,7 @@ def scan_key(seed, stream):  # type: ignore[no-untyped-def]
     Returns:
         Two uint64 holding 32 bits each.
     """
-    k0, k1, _, _ = philox(stream & LOW, stream >> HALF, _KEY, _ZERO, seed & LOW, seed >> HALF)
+    k0, k1, _, _ = block(stream & LOW, stream >> HALF, _KEY, _ZERO, seed & LOW, seed >> HALF)
     return k0, k1
 
 

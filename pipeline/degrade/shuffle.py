@@ -186,9 +186,7 @@ def _permute(source, at, size, offsets, where, words, first, voxels, out):  # ty
 
 
 @kernel
-def shuffle(
-    source, k0, k1, variant, cube, windows, edges, offsets, box_start, box_stop, boxes, scratch, out
-):  # type: ignore[no-untyped-def]
+def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, box_stop, boxes, scratch, out):  # type: ignore[no-untyped-def]
     """Shuffle one cube.
 
     Args:

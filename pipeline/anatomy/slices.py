@@ -4,13 +4,15 @@ Every structure is a signed distance in mm, negative inside, and is blended in w
 voxel, which is how a scanner averages two substances in one voxel. HU of substances: METHOD.md section 1.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anatomy_patient import ANGLES, Capsule, Patient, Plane
+from pipeline.anatomy.patient import ANGLES, Capsule, Patient, Plane
 from pipeline.hounsfield import SUBSTANCES
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]  # float32; numpy's types do not follow it through a product with a number
 
 _AIR = -1000.0
 _FAT = float(np.mean(SUBSTANCES["fat"]))
@@ -269,7 +271,8 @@ def _ellipsoid(
     at: tuple[Floats, Floats, np.float32], centre: tuple[float, ...], radii: tuple[float, ...]
 ) -> Floats:
     """About the signed distance to an ellipsoid whose long axis points left, forward, down, as a heart's."""
-    dx, dy, dz = (axis - np.float32(middle) for axis, middle in zip(at, centre, strict=True))
+    dx, dy = at[0] - np.float32(centre[0]), at[1] - np.float32(centre[1])
+    dz = at[2] - np.float32(centre[2])
     long = 0.74 * dx - 0.46 * dy - 0.49 * dz
     across = 0.53 * dx + 0.85 * dy
     up = 0.417 * dx - 0.26 * dy + 0.872 * dz
@@ -301,7 +304,7 @@ def _draw_mediastinum(hu: Floats, patient: Patient, plane: Plane, z: np.float32)
     x, y = plane.x[:, plane.middle[1]], plane.y[plane.middle[0]]
     core = np.hypot((x - 2 * s) / (15 * s), (y + 8 * s) / (42 * s)) - 1
     # In front of the large vessels the two lungs almost touch.
-    pleura = np.minimum(
+    pleura: Floats = np.minimum(
         core * np.float32(15 * s), np.maximum(np.abs(x - 2 * s) - np.float32(2 * s), y + 15 * s)
     )
 
@@ -373,4 +376,5 @@ def _parenchyma(patient: Patient, plane: Plane, z: np.float32, coarse: Floats, f
     rise = np.float32(0.9) * (z - np.float32(0.5 * patient.length))
     fissure = np.abs(plane.y - 10 - rise + 5 * coarse - 0.1 * plane.x) * np.float32(0.74)
     hu += 90 * np.clip(1 - fissure / np.float32(0.9 * plane.edge), 0, 1)
-    return np.clip(hu, -950, -640)
+    clipped: Floats = np.clip(hu, -950, -640)
+    return clipped

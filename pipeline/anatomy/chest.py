@@ -1,7 +1,7 @@
 """A chest-like CT phantom as plain arrays: one patient, drawn from a seed and a number.
 
-The parts: `anatomy_patient` draws the patient's proportions, `anatomy_slices` what fills the thorax slice by
-slice (wall, bones, mediastinum, lungs), `anatomy_trees` what branches or lies in the lungs (airways, vessels,
+The parts: `patient` draws the patient's proportions, `slices` what fills the thorax slice by
+slice (wall, bones, mediastinum, lungs), `trees` what branches or lies in the lungs (airways, vessels,
 nodules), and this module puts the whole together and adds the scanner.
 Everything is pure: no file is read or written here.
 
@@ -16,9 +16,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anatomy_patient import Patient, Plane
-from pipeline.anatomy_slices import draw_slice, draw_table
-from pipeline.anatomy_trees import Canvas, Nodule, draw_airways, draw_nodules, draw_vessels, tempting_places
+from pipeline.anatomy.patient import Patient, Plane
+from pipeline.anatomy.slices import draw_slice, draw_table
+from pipeline.anatomy.trees import Canvas, Nodule, draw_airways, draw_nodules, draw_vessels, tempting_places
 
 Floats = NDArray[np.float32]
 Part = Literal["patient", "trees", "nodules", "noise", "tables"]

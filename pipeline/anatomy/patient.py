@@ -284,7 +284,8 @@ def _part(
 def _weave(positions: Floats, points: int, step: float) -> Floats:
     """(n, points) weights of linear interpolation from a grid, `step` mm apart, around position 0."""
     where = np.clip(positions / step + 0.5 * points, 0, points - 1.001)
-    return np.clip(1 - np.abs(where[:, None] - np.arange(points)[None]), 0, 1).astype(np.float32)
+    weights: Floats = np.clip(1 - np.abs(where[:, None] - np.arange(points)[None]), 0, 1).astype(np.float32)
+    return weights
 
 
 def _chain(patient: Patient, *points: Knot) -> tuple[Capsule, ...]:

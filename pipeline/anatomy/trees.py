@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anatomy_patient import Capsule, Patient, windpipe
-from pipeline.anatomy_slices import blend
+from pipeline.anatomy.patient import Capsule, Patient, windpipe
+from pipeline.anatomy.slices import blend
 
 Floats = NDArray[np.float32]
 Place = NDArray[np.float64]
@@ -66,12 +66,14 @@ class Canvas:
     def voxel(self, place: Place) -> Place:
         """From mm in the patient's frame to voxels along x, y, z."""
         shift = np.array([self.middle[0], self.middle[1], -0.5 * self.spacing[2]])
-        return (place + shift) / np.array(self.spacing)
+        voxel: Place = (place + shift) / np.array(self.spacing)
+        return voxel
 
     def place(self, voxel: Place) -> Place:
         """From voxels along x, y, z to mm in the patient's frame."""
         shift = np.array([self.middle[0], self.middle[1], -0.5 * self.spacing[2]])
-        return voxel * np.array(self.spacing) - shift
+        place: Place = voxel * np.array(self.spacing) - shift
+        return place
 
     def below(self, place: Place) -> float:
         """How far a place lies below the surface of the lung, mm; negative outside."""
@@ -109,7 +111,8 @@ def _drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.
     x, y, z = voxels.astype(int).T
     places = canvas.place(voxels.astype(int).astype(np.float64))
     inside = (canvas.depth[z, y, x] >= 2 * least) & (places[:, 0] * side > 0)
-    return places[inside][:count]
+    chosen: Place = places[inside][:count]
+    return chosen
 
 
 @dataclass(frozen=True)
