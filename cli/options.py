@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[int, ...]]):
     """Whole numbers with commas between them, as in `64,64,32`."""
 
     def __init__(self, name: str) -> None:
@@ -25,7 +25,7 @@ class Numbers(click.ParamType):
             )
 
 
-class Subsets(click.ParamType):
+class Subsets(click.ParamType[tuple[int, ...]]):
     """LUNA16 subsets, as in `0-6` or `0,3,8-9`."""
 
     name = "LIST"

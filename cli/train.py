@@ -1,6 +1,7 @@
 """`genesis-train`: from a finished store to a network."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,9 @@ def _library() -> "Callable[..., PretrainOutcome]":
     Raises:
         CallError: torch is not installed.
     """
+    # torch's threads wait by spinning, and where others work on the same cores every wait becomes a long one:
+    # epochs took ten times as long beside two busy processes. Must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from training.pretrain import pretrain
     except ModuleNotFoundError as error:

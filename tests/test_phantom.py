@@ -1,11 +1,14 @@
 import csv
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import kill_after
 
 from pipeline.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest
 from pipeline.errors import CallError
@@ -251,3 +254,20 @@ def test_a_folder_in_use_is_refused(tmp_path):
     with pytest.raises(CallError, match="is a file"):
         write_luna16(tmp_path / "mine.txt" / "below", parameters)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.full
+def test_killed_it_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
+    def call(folder: Path) -> list[str]:
+        return [
+            sys.executable, "-m", "cli.prep", "phantom", str(folder), "--scans", "4", "--shape", "48,48,32",
+        ]  # fmt: skip
+
+    subprocess.run(call(tmp_path / "whole"), check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    assert kill_after(call(killed), killed, 1)
+    assert not killed.exists()
+    subprocess.run(call(killed), check=True, capture_output=True)
+    files = sorted(path.relative_to(killed) for path in killed.rglob("*") if path.is_file())
+    assert len(files) == 4 * 2 + 2
+    assert all((killed / file).read_bytes() == (tmp_path / "whole" / file).read_bytes() for file in files)

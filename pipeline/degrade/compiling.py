@@ -7,6 +7,7 @@ all kernel modules together, so a stale kernel can never give yesterday's bits.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -30,7 +31,7 @@ def _sources_digest(folders: frozenset[Path]) -> str:
     return digest.hexdigest()
 
 
-class _SourcesCache(FunctionCache):  # type: ignore[misc] # numba has no types
+class _SourcesCache(FunctionCache):
     """numba's compile cache, kept apart by the sources of all kernels; losing it never stops a run."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -50,13 +51,15 @@ class _SourcesCache(FunctionCache):  # type: ignore[misc] # numba has no types
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # a torn file can raise anything while it is unpickled; compiling mends it
+            with suppress(OSError):
+                self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep compiled code; a full disk or a folder that turned read-only costs the cache, not the run."""
         try:
             super().save_overload(sig, data)
-        except OSError:
+        except Exception:  # likewise: a torn index is read before it is written
             self.disable()
 
 
@@ -85,8 +88,6 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
 
 def _cached(function: Callable[P, R], compiled: Any) -> Callable[P, R]:
     """Give a compiled function its cache, where a folder for it can be written."""
-    try:
+    with suppress(RuntimeError, OSError):  # no locator: neither the package nor the home is writable
         compiled._cache = _SourcesCache(function)
-    except (RuntimeError, OSError):  # no locator: neither the package nor the home is writable
-        pass
     return compiled  # type: ignore[no-any-return]

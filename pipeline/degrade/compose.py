@@ -198,7 +198,7 @@ class Degrader:
 
     Args:
         recipe: what is drawn; see `recipes.named`, or `recipes.only` to force degradations.
-        size: edges of the cubes in voxels, x, y, z.
+        size: the three edges of the cubes in voxels, x, y, z.
         window: the whole numbers that the cubes hold.
         seed: 0 .. 2^63 - 1.
 
@@ -206,7 +206,9 @@ class Degrader:
         CallError: the cubes are too small for a degradation of the recipe, or the seed is out of range.
     """
 
-    def __init__(self, recipe: Recipe, size: tuple[int, int, int], window: Window, seed: int) -> None:
+    def __init__(self, recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> None:
+        if len(size) != 3:
+            raise CallError(f"The size {size} has {len(size)} edges, but cubes have three: x, y, z.")
         recipes.check_size(recipe, size)
         self.recipe, self.size, self.window, self.seed = recipe, size, window, seed
         self._plan = _plan(recipe, size, window, seed)
@@ -229,7 +231,7 @@ class Degrader:
             stream: uint64 [n], the stream key of each cube's scan.
             number: integers [n], the cube's number within its scan, 0 .. 2^32 - 1.
             variant: 0 .. 2^32 - 1, one for all or integers [n].
-            out: [n, x, y, z], the dtype of `cubes`, C-contiguous, not overlapping them: filled with the twins.
+            out: [n, x, y, z], the dtype of `cubes`, C-contiguous, no part of them: filled with the twins.
             flip: uint8 [n], filled with the net flip: bit 0 is x, bit 1 is y, bit 2 is z.
             applied: uint8 [n], filled with the bits of `Applied`.
 
@@ -283,7 +285,7 @@ class Degrader:
         return sum(a.nbytes for a in (*parts[:-1], *parts.shuffle))
 
 
-def _plan(recipe: Recipe, size: tuple[int, int, int], window: Window, seed: int) -> _Plan:
+def _plan(recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> _Plan:
     """The recipe for one size, as the kernels take it. A degradation that never happens gets edges of 1."""
 
     def edges(degradation: Applied) -> NDArray[np.uint64]:
@@ -317,7 +319,7 @@ def _plan(recipe: Recipe, size: tuple[int, int, int], window: Window, seed: int)
     )
 
 
-def _make_scratch(plan: _Plan, size: tuple[int, int, int], dtype: np.dtype[Any]) -> _Scratch:
+def _make_scratch(plan: _Plan, size: tuple[int, ...], dtype: np.dtype[Any]) -> _Scratch:
     """Buffers for one thread. The table begins as the identity, so values outside the window stay."""
     boxes = int(max(plan.inpaint_windows, plan.outpaint_windows))
     table = np.arange(np.iinfo(dtype).max - np.iinfo(dtype).min + 1).astype(dtype)

@@ -25,6 +25,7 @@ from pipeline.errors import CallError, DataError
 REFERENCE_SIZE = (64, 64, 32)
 
 _RULE = re.compile(r"(?:([1-9]\d*)?L//([1-9]\d*)|([1-9]\d*))", re.ASCII)
+_SHARES = ("_rate", "_continue", "_share")
 _LONGEST = 1024  # edges up to here are tried when the smallest edge of a rule is looked for
 
 
@@ -73,7 +74,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_value(field.name, getattr(self, field.name))
+            value = getattr(self, field.name)
+            _check_value(field.name, value)
+            if field.name.endswith(_SHARES):  # 1 and 1.0 are one recipe, so they must have one digest
+                object.__setattr__(self, field.name, float(value))
 
     def to_json(self) -> dict[str, Any]:
         """Every parameter by name, as JSON takes it: tuples are lists."""
@@ -93,8 +97,9 @@ class Recipe:
                 f"The recorded recipe {found} parameter {key!r}: the store was written by another version, "
                 "or is damaged."
             )
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()}
         try:
-            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in mapping.items()})
+            return cls(**values)
         except CallError as error:
             raise DataError(f"The recorded recipe is not valid: {error}") from error
 
@@ -107,7 +112,7 @@ class Recipe:
 def _check_value(key: str, value: Any) -> None:
     """Refuse a parameter outside its range."""
     option = "--" + key.replace("_", "-")
-    if key.endswith(("_rate", "_continue", "_share")):
+    if key.endswith(_SHARES):
         good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
         allowed = "a number from 0 to 1"
     elif key == "shuffle_windows":

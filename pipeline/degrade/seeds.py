@@ -182,7 +182,8 @@ def draw_words(
     """
     out = np.empty(n, np.uint32)
     key = np.array([checked_seed(seed), stream], np.uint64)
-    _fill_words(key, *(np.array([v], np.uint64) for v in (cube, variant, int(operation))), out)
+    at = [np.array([v], np.uint64) for v in (cube, variant, int(operation))]
+    _fill_words(key, at[0], at[1], at[2], out)
     return out
 
 
@@ -208,5 +209,5 @@ def stream_key(identifier: str) -> np.uint64:
 
 
 def threshold(rate: float) -> np.uint64:
-    """The whole number below which a 32-bit word means yes, for a decision `U < rate`; rate 1 means always."""
+    """The whole number below which a 32-bit word means yes in a decision `U < rate`; rate 1: always."""
     return np.uint64(round(rate * 2**32))

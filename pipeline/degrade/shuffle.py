@@ -111,7 +111,7 @@ def _draw_windows(k0, k1, variant, cube, begin, n, shape, edges, start, stop):  
 
 @kernel
 def _touch(start, stop, n, box_start, box_stop, boxes, touched):  # type: ignore[no-untyped-def]
-    """Mark the first `n` windows that share a voxel with one of the first `boxes` boxes; all, without boxes."""
+    """Mark those of `n` windows that share a voxel with one of the first `boxes` boxes, or all if 0 boxes."""
     for i in range(n):
         touched[i] = 0 if boxes else 1
     for b in range(boxes):
@@ -133,8 +133,8 @@ def _list_blocks(start, stop, touched, n, most, block, first, blocks):  # type: 
     """The random blocks of the touched windows.
 
     Returns (number listed, block where the next batch begins); `first[i]` is where window i's blocks lie.
-    Every window writes `most` numbers, the next one over those too many: a loop of fixed length, and no
-    branch on `touched`, cost 0.03 ms a cube where guessing wrong costs 0.1 ms.
+    Every window writes `most` numbers, the next one over those too many: a loop of fixed length and no
+    branch on `touched`, because the processor cannot guess either.
     """
     listed = _ZERO
     for i in range(n):
@@ -166,7 +166,7 @@ def _draw_words(k0, k1, variant, cube, blocks, n, words):  # type: ignore[no-unt
 
 @inlined
 def _permute(source, at, size, offsets, where, words, first, voxels, out):  # type: ignore[no-untyped-def]
-    """Permute one window, inside-out (Fisher-Yates): step k puts voxel k at a random place of the first k + 1.
+    """Permute one window, Fisher-Yates inside out: step k puts voxel k at one of the first k + 1 places.
 
     A word gives the places of two steps, biased by at most (k + 1)(k + 2) / 2^32: 3e-6 in a cube of
     64 x 64 x 32, whose windows have 108 voxels at most.

@@ -1,0 +1,53 @@
+"""Every item once, whatever runs it; an error in a task reaches the caller."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from pipeline.engine import Pool, run
+
+
+def square(number: int) -> tuple[int, int]:
+    return number, number * number
+
+
+def process_of(_: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def fail_at_3(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+@pytest.mark.parametrize("pool", ["threads", "processes"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_item_is_done_once(pool: Pool, workers: int) -> None:
+    records: list[tuple[int, int]] = []
+    run(square, range(7), workers=workers, pool=pool, finished=records.append)
+    assert sorted(records) == [(n, n * n) for n in range(7)]
+    run(square, [], workers=workers, pool=pool, finished=records.append)
+    assert len(records) == 7
+
+
+def test_processes_are_other_processes_and_records_arrive_here() -> None:
+    processes: set[int] = set()
+    threads: set[str] = set()
+
+    def finished(process: int) -> None:
+        processes.add(process)
+        threads.add(threading.current_thread().name)
+
+    run(process_of, range(4), workers=2, pool="processes", finished=finished)
+    assert os.getpid() not in processes
+    assert threads == {threading.current_thread().name}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_is_raised_here(workers: int) -> None:
+    with pytest.raises(ValueError, match="three"):
+        run(fail_at_3, range(5), workers=workers, pool="threads", finished=lambda _: None)
