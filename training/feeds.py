@@ -1,0 +1,151 @@
+"""Where pairs come from: a pair store as it lies there, or a cube store degraded on the fly.
+
+Both give the same bits for the same recipe and seed: what is drawn for a cube depends only on (seed, the
+scan's stream key, cube number, variant, operation), and an epoch is one variant of every cube.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.degrade.compose import Degrader
+from pipeline.degrade.flip import flip_into
+from pipeline.degrade.recipes import named
+from pipeline.hounsfield import Window
+from pipeline.stores import CubeStore, PairStore
+
+#: The recipe for cube stores; a pair store carries its own.
+RECIPE = "genesis"
+
+
+@dataclass(frozen=True)
+class PairBuffer:
+    """Room for one batch of pairs, filled again and again.
+
+    Attributes:
+        original: the store's dtype, `[cube, x, y, z]`, C-contiguous: what the network shall restore, flipped.
+        degraded: likewise: what the network sees.
+        flip: uint8 [cube], bit 0 = x, bit 1 = y, bit 2 = z.
+        applied: uint8 [cube], bits of `pipeline.degrade.recipes.Applied`.
+        scratch: one cube `[x, y, z]`.
+    """
+
+    original: NDArray[Any]
+    degraded: NDArray[Any]
+    flip: NDArray[np.uint8]
+    applied: NDArray[np.uint8]
+    scratch: NDArray[Any]
+
+
+class Feed(Protocol):
+    """What fills batches. `fill` may run in several threads at once, on different buffers."""
+
+    @property
+    def window(self) -> Window:
+        """The whole numbers that stand for 0 and 1."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Edges of a cube in voxels, (x, y, z)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the voxels."""
+
+    def variant(self, epoch: int) -> int:
+        """Which variant of every cube epoch number `epoch`, counted from 0, takes."""
+
+    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
+        """Write the pairs of `cubes` into the first rows of `room`.
+
+        Raises:
+            DataError: a cube cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class PairFeed:
+    """Pairs of a pair store: epoch e takes variant e mod K of its K variants."""
+
+    store: PairStore
+
+    @property
+    def window(self) -> Window:
+        """See `Feed`."""
+        return self.store.window
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """See `Feed`."""
+        return self.store.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """See `Feed`."""
+        return self.store.original.dtype
+
+    def variant(self, epoch: int) -> int:
+        """See `Feed`."""
+        return epoch % self.store.variants
+
+    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
+        """See `Feed`. The store keeps the original once, so it is flipped here."""
+        pairs = variant * len(self.store.table) + cubes
+        n = len(cubes)
+        room.flip[:n] = self.store.pairs.flip[pairs]
+        room.applied[:n] = self.store.pairs.applied[pairs]
+        for row, (cube, pair) in enumerate(zip(cubes, pairs, strict=True)):
+            self.store.degraded.read(int(pair), room.degraded[row])
+            if room.flip[row]:
+                self.store.original.read(int(cube), room.scratch)
+                flip_into(room.scratch, int(room.flip[row]), room.original[row])
+            else:
+                self.store.original.read(int(cube), room.original[row])
+
+
+class CubeFeed:
+    """Pairs made on the fly from a cube store: epoch e takes variant e.
+
+    Args:
+        store: the cubes.
+        seed: of the degradations. With the seed and the recipe of a pair store the pairs are the same bits.
+    """
+
+    def __init__(self, store: CubeStore, seed: int) -> None:
+        self.store = store
+        self.window = store.window
+        self.size = store.size
+        self.dtype: np.dtype[Any] = store.cubes.dtype
+        self._degrade = Degrader(named(RECIPE), store.size, store.window, seed)
+        self._stream = store.streams()
+
+    def variant(self, epoch: int) -> int:
+        """See `Feed`."""
+        return epoch
+
+    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
+        """See `Feed`. The degradation flips its output, so the original is flipped after it."""
+        n = len(cubes)
+        for row, cube in enumerate(cubes):
+            self.store.cubes.read(int(cube), room.original[row])
+        self._degrade(
+            room.original[:n],
+            self._stream[cubes],
+            self.store.table.number[cubes],
+            variant,
+            room.degraded[:n],
+            room.flip[:n],
+            room.applied[:n],
+        )
+        for row in range(n):
+            if not room.flip[row]:
+                continue
+            room.scratch[...] = room.original[row]
+            flip_into(room.scratch, int(room.flip[row]), room.original[row])
+
+
+def feed_of(store: CubeStore | PairStore, seed: int) -> Feed:
+    """The feed for either kind of store; `seed` decides the degradations where they are made on the fly."""
+    return PairFeed(store) if isinstance(store, PairStore) else CubeFeed(store, seed)

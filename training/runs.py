@@ -1,0 +1,205 @@
+"""The folder of a training run: what lies in it, who holds it, and whether a call may go on with it.
+
+run.json       what the run is made of: parameters, store, split, baselines
+losses.jsonl   the same as its first line, then one object a finished epoch
+last.pt        the checkpoint after the last finished epoch
+best.pt        the checkpoint of the epoch with the lowest validation loss
+restored.png   what that network makes of some validation cubes
+lock           held by the process at work
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CallError, DataError
+from pipeline.ledger import write_whole
+from training.parameters import STOPPING_RULES, option
+
+FORMAT = "genesis-pretrain-run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
+
+    Attributes:
+        epoch: counted from 1.
+        variant: of every training pair in it.
+        lr: the learning rate.
+        train_loss: mean over the training cubes, each as it was when its batch came.
+        validation_loss: mean over the validation pairs, after the epoch.
+        copy_loss: what taking the degraded cube for its restoration gives on them.
+        constant_loss: what the best single value gives on them.
+        best: whether no earlier epoch validated as well.
+        seconds: the epoch took, validation included.
+        cubes_per_second: in training.
+    """
+
+    epoch: int
+    variant: int
+    lr: float
+    train_loss: float
+    validation_loss: float
+    copy_loss: float
+    constant_loss: float
+    best: bool
+    seconds: float
+    cubes_per_second: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
+            f"(copying {self.copy_loss:.4f}, constant {self.constant_loss:.4f}), lr {self.lr:g}, "
+            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s{', best' if self.best else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run, held by this process. Made by `hold_run`."""
+
+    folder: Path
+
+    @property
+    def description(self) -> Path:
+        """What the run is made of."""
+        return self.folder / "run.json"
+
+    @property
+    def losses(self) -> Path:
+        """One JSON object a line: the description, then the epochs."""
+        return self.folder / "losses.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.folder / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint to use."""
+        return self.folder / "best.pt"
+
+    @property
+    def picture(self) -> Path:
+        """Original, degraded and restored cubes."""
+        return self.folder / "restored.png"
+
+    def described(self) -> dict[str, Any] | None:
+        """What `run.json` says; None where the run has not begun.
+
+        Raises:
+            DataError: the file is damaged or of another version.
+        """
+        try:
+            described = json.loads(self.description.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise DataError(
+                f"{self.description} is damaged: give --overwrite to begin the run again."
+            ) from None
+        if described.get("format") != FORMAT or described.get("version") != VERSION:
+            raise DataError(
+                f"{self.description} is of another version: use the one that wrote it, or --overwrite."
+            )
+        return dict(described)
+
+    def begin(self, description: Mapping[str, Any], finished: int) -> None:
+        """Write what the run is made of, and drop from the losses every epoch that no checkpoint has.
+
+        Args:
+            description: `parameters`, `store` and whatever else is to be kept, plain JSON values.
+            finished: epochs that the last checkpoint has; 0 at the start.
+        """
+        header = {"format": FORMAT, "version": VERSION, **description}
+        lines = self.losses.read_text().splitlines()[1 : finished + 1] if self.losses.exists() else []
+        if len(lines) < finished:
+            raise DataError(
+                f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
+            )
+        write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
+        write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
+
+    def append(self, record: EpochRecord) -> None:
+        """Add one finished epoch to the losses, before its checkpoint is written."""
+        with self.losses.open("a") as file:
+            file.write(f"{json.dumps(asdict(record))}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def clear(self) -> None:
+        """Throw away what an earlier run left; nothing else in the folder is touched."""
+        for path in (self.description, self.last, self.best, self.losses, self.picture):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_run(folder: Path) -> Iterator[Run]:
+    """Take hold of the folder of a run, new or begun.
+
+    Raises:
+        CallError: another process holds it, it is something else, or it cannot be written.
+    """
+    run = Run(folder)
+    if folder.exists():
+        if not folder.is_dir():
+            raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
+        foreign = [path.name for path in folder.iterdir() if not _ours(path.name)]
+        if foreign and not run.description.exists():
+            raise CallError(
+                f"{folder} exists and is no run (it holds {min(foreign)}), so it is left alone: give another "
+                "--out."
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise CallError(f"{folder} cannot be written ({error.strerror}): give another --out.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CallError(
+                f"Another process is training in {folder}: wait for it, or give another --out."
+            ) from None
+        yield run
+
+
+def check_same(run: Run, described: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Whether the call may go on with a run that was begun earlier.
+
+    Args:
+        run: for the sentence.
+        described: what the run was begun with; `parameters` and `store` are read.
+        asked: the same of this call.
+
+    Raises:
+        CallError: a parameter other than `epochs` and `patience` differs, or the store holds other data.
+    """
+    again = "to continue, give another --out, or --overwrite to begin again."
+    for name, now in asked["parameters"].items():
+        before = described["parameters"].get(name)
+        if name not in STOPPING_RULES and before != now:
+            raise CallError(
+                f"{run.folder} was begun with {option(name)} {before}, this call asks for {option(name)} "
+                f"{now}: repeat the first {again}"
+            )
+    before, now = described["store"], asked["store"]
+    if before["fingerprint"] != now["fingerprint"]:
+        raise CallError(
+            f"{run.folder} was begun with the store {before['path']}, and {now['path']} holds other data: "
+            f"name the first {again}"
+        )
+
+
+def _ours(name: str) -> bool:
+    names = {"run.json", "losses.jsonl", "last.pt", "best.pt", "restored.png", "lock"}
+    return name in names or (name.startswith(".") and name.endswith(".part"))
