@@ -54,4 +54,4 @@ bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_degrade.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist docs/_build
+	rm -rf $(VENV) $(DEMO) build dist docs/_build docs/_pictures

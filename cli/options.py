@@ -1,8 +1,56 @@
 """The kinds of values that options take."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
+
+RATE = click.FloatRange(0, 1)
+COUNT = click.IntRange(min=1)
+FILL = click.Choice(["noise", "constant"])
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """Words with commas between them, as in `x,y,z` or `L//6,L//3`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The words, in order; what they may be is the library's to say."""
+        return value if isinstance(value, tuple) else tuple(value.split(","))
+
+
+#: Every parameter of a recipe that can be given in its place: option, kind, meaning (METHOD.md section 3).
+RECIPE_OPTIONS: tuple[tuple[str, click.ParamType[Any], str], ...] = (
+    ("--flip-rate", RATE, "How often a turn of the flip is taken, three turns at most."),
+    ("--flip-axes", Words("AXES"), "Axes a turn draws from, as in x,y,z; the axis channel flips nothing."),
+    ("--shuffle-rate", RATE, "Share of pairs with local shuffling."),
+    ("--shuffle-windows", COUNT, "Windows in a cube of 64 x 64 x 32."),
+    ("--shuffle-keeps", click.Choice(["coverage", "number"]), "What stays the same at other sizes."),
+    ("--shuffle-edges", Words("RULES"), "Least and largest edge of a window, as in 1,L//10."),
+    ("--nonlinear-rate", RATE, "Share of pairs with a non-linear curve."),
+    ("--invert-rate", RATE, "Share of the curves that are inverted."),
+    ("--paint-rate", RATE, "Share of pairs that are painted, in or out."),
+    ("--inpaint-share", RATE, "Share of in-painting among the painted."),
+    ("--inpaint-windows", COUNT, "Windows of in-painting, at most."),
+    ("--inpaint-continue", RATE, "How often there is one more of them."),
+    ("--inpaint-edges", Words("RULES"), "Least and largest edge of a window, as in L//6,L//3."),
+    ("--inpaint-fill", FILL, "What a window of in-painting is filled with."),
+    ("--outpaint-windows", COUNT, "Windows that out-painting keeps, at most."),
+    ("--outpaint-continue", RATE, "How often there is one more of them."),
+    ("--outpaint-margins", Words("RULES"), "A kept edge is L less r, r between these, as in 3L//7,4L//7."),
+    ("--outpaint-fill", FILL, "What out-painting fills with."),
+)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take every parameter of a recipe; those not given are None."""
+    for name, kind, meaning in reversed(RECIPE_OPTIONS):
+        command = click.option(name, type=kind, help=meaning)(command)
+    return command
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):

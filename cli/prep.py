@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.failures import BAD_DATA, GenesisGroup
-from cli.options import Numbers, Subsets
+from cli.options import Numbers, Subsets, recipe_options
 from cli.progress import Progress
 from cli.tables import shortened, show_table
 
@@ -151,6 +151,7 @@ def extract_cubes(
 @click.option("--workers", type=click.IntRange(min=1), help="Threads at work. [default: one a core]")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+@recipe_options
 def degrade(
     cubes: Path,
     pairs: Path,
@@ -160,10 +161,12 @@ def degrade(
     workers: int | None,
     overwrite: bool,
     as_json: bool,
+    **changes: Any,
 ) -> None:
     """Give every cube of CUBES its degraded twins, in the pair store PAIRS.
 
-    Interrupted, the same command goes on; finished, it does nothing.
+    Interrupted, the same command goes on; finished, it does nothing. Recipes: genesis, official-2020,
+    official-2019, paper; any parameter of one can be given in its place, as in --nonlinear-rate 0.5.
 
     \b
     Example:
@@ -174,7 +177,8 @@ def degrade(
     from pipeline.degrade.recipes import named
     from pipeline.info import describe
 
-    parameters = DegradeParameters(named(recipe), variants, seed)
+    given = {name: value for name, value in changes.items() if value is not None}
+    parameters = DegradeParameters(named(recipe, **given), variants, seed)
     with Progress() as progress:
         result = run(cubes, pairs, parameters, workers=workers, overwrite=overwrite, report=progress)
     facts = describe(result.store)
@@ -304,6 +308,7 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_value(item)}" for name, item in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
 
 if __name__ == "__main__":
     main()

@@ -30,7 +30,7 @@ from pipeline.scans import (
     read_geometry,
     read_scan,
 )
-from pipeline.shards import build_shard, encode_cube, shard_length, shard_path
+from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import (
     CUBES,
     CubeStore,
@@ -236,7 +236,7 @@ def _stage(task: _Task, scan: Scan) -> dict[str, Any]:
             "reason": f"no place for a cube has a tissue score up to {parameters.max_tissue:g}",
         }
     chunks = [encode_cube(cube) for cube in cubes]
-    write_whole(task.ledger.staged(_name(task.source)), b"".join(chunks))
+    write_whole(task.ledger.staged(_name(task.source)), *chunks)
     sizes = [len(chunk) for chunk in chunks]
     return {"status": "used", "corners": corners.tolist(), "tissue": tissue, "chunks": sizes}
 
@@ -269,10 +269,10 @@ def _pack(
     shards = -(-len(where) // length)
     report("shards", 0, shards)
     for shard in range(shards):
-        data = build_shard(_staged_chunks(ledger, where[shard * length : (shard + 1) * length]), length)
+        chunks = _staged_chunks(ledger, where[shard * length : (shard + 1) * length])
         path = shard_path(ledger.store / "cubes", shard, 1 + len(parameters.size))
-        write_whole(path, data)
-        hashes[path.relative_to(ledger.store).as_posix()] = sha256_of(data)
+        digest = write_whole(path, *shard_parts(chunks, length))
+        hashes[path.relative_to(ledger.store).as_posix()] = digest
         report("shards", shard + 1, shards)
     ledger.finish(hashes, run_log(started, workers))
 

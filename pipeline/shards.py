@@ -68,8 +68,8 @@ def encode_cube(cube: NDArray[Any]) -> bytes:
     return compressed + _crc32c(compressed)
 
 
-def build_shard(chunks: Sequence[bytes], length: int) -> bytes:
-    """The bytes of one shard file.
+def shard_parts(chunks: Sequence[bytes], length: int) -> list[bytes]:
+    """The bytes of one shard file, in parts to be written one after the other.
 
     Args:
         chunks: encoded cubes in order, at most `length`; the last shard of an array may hold fewer.
@@ -81,7 +81,7 @@ def build_shard(chunks: Sequence[bytes], length: int) -> bytes:
         index[position] = offset, len(chunk)
         offset += len(chunk)
     table = index.tobytes()
-    return b"".join([*chunks, table, _crc32c(table)])
+    return [*chunks, table, _crc32c(table)]
 
 
 class ShardReader:

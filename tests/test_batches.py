@@ -15,7 +15,7 @@ from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import DataError
 from pipeline.hounsfield import Window
 from pipeline.ledger import hold
-from pipeline.shards import build_shard, encode_cube, shard_length, shard_path
+from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import CubeStore, CubeTable, PairStore, ScanTable, open_cubes, write_cube_store
 from training.batches import (
     Batches,
@@ -68,7 +68,7 @@ def make_cube_store(path: Path, cubes: NDArray[np.int16]) -> CubeStore:
     with hold(path, {}, overwrite=False) as ledger:
         shard = shard_path(ledger.store / "cubes", 0, 4)
         shard.parent.mkdir(parents=True)
-        shard.write_bytes(build_shard([encode_cube(cube) for cube in cubes], length))
+        shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in cubes], length)))
         attributes = {
             "window": [-1000, 1000],
             "unit": "HU",

@@ -1,5 +1,6 @@
 """The commands as a user types them: exit codes, one sentence on stderr, a table or one JSON object."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import lungs, write_scan
 
+from cli.options import RECIPE_OPTIONS
 from cli.prep import main
+from pipeline.degrade.recipes import Recipe
 
 SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6 --workers 1".split()
 
@@ -124,3 +127,22 @@ def test_a_disk_that_is_full_is_one_sentence(
 
 def test_version() -> None:
     assert call("--version").stdout.startswith("genesis-prep, version 0.1")
+
+
+def test_every_parameter_of_a_recipe_can_be_given(cube_store: Path, tmp_path: Path) -> None:
+    assert {name for name, _, _ in RECIPE_OPTIONS} == {
+        f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Recipe) if field.name != "name"
+    }
+    pairs = tmp_path / "p.zarr"
+    done = call("degrade", cube_store, pairs, "--nonlinear-rate", 0, "--paint-rate", 1, "--inpaint-share", 1)
+    assert done.exit_code == 0, done.output
+    facts = json.loads(call("info", pairs, "--json").stdout)
+    assert facts["degradations"]["nonlinear"] == facts["degradations"]["outpaint"] == 0
+    assert facts["degradations"]["inpaint"] == 12
+    assert facts["parameters"]["recipe"]["nonlinear_rate"] == 0
+    out = tmp_path / "q.zarr"
+    assert_refused(call("degrade", cube_store, out, "--flip-rate", 2), 2, "2", "0<=x<=1")
+    assert_refused(
+        call("degrade", cube_store, out, "--flip-axes", "x,w"), 2, "--flip-axes", "channel, x, y, z"
+    )
+    assert_refused(call("degrade", cube_store, out, "--inpaint-edges", "L/2,L"), 2, "--inpaint-edges", "L//6")

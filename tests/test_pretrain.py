@@ -21,7 +21,7 @@ from cli.train import main
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import hold
-from pipeline.shards import build_shard, encode_cube, shard_length, shard_path
+from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import CubeTable, ScanTable, write_cube_store
 from training.batches import Batches, validation_works
 from training.data import open_data
@@ -77,7 +77,7 @@ def make_cube_store(path: Path, cubes: NDArray[np.int16], scans: int) -> Path:
     with hold(path, {}, overwrite=False) as ledger:
         shard = shard_path(ledger.store / "cubes", 0, 4)
         shard.parent.mkdir(parents=True)
-        shard.write_bytes(build_shard([encode_cube(cube) for cube in cubes], length))
+        shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in cubes], length)))
         write_cube_store(ledger.store, attributes, np.dtype(np.int16), table, rows)
         ledger.finish({}, {})
     return path

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import DataError
-from pipeline.shards import ShardReader, build_shard, encode_cube, shard_length, shard_path
+from pipeline.shards import ShardReader, encode_cube, shard_length, shard_parts, shard_path
 
 SIZE = (6, 5, 4)
 
@@ -39,7 +39,8 @@ def write_ours(folder: Path, values: NDArray[Any], length: int) -> None:
         path = shard_path(folder, shard, values.ndim)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = values[shard * length : (shard + 1) * length]
-        path.write_bytes(build_shard([encode_cube(np.ascontiguousarray(cube)) for cube in part], length))
+        chunks = [encode_cube(np.ascontiguousarray(cube)) for cube in part]
+        path.write_bytes(b"".join(shard_parts(chunks, length)))
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "uint16"])

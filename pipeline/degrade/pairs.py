@@ -29,7 +29,7 @@ from pipeline.ledger import (
     sha256_of,
     write_whole,
 )
-from pipeline.shards import build_shard, encode_cube, shard_length, shard_path
+from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import (
     PAIRS,
     CubeStore,
@@ -200,9 +200,9 @@ def _degrade_shard(
             applied[block],
         )
         chunks += [encode_cube(twin) for twin in degraded[:count]]
-    data = build_shard(chunks, length)
-    write_whole(shard_path(ledger.store / "degraded", shard, degraded.ndim), data)
-    ledger.record(name, {"sha256": sha256_of(data), "flip": flip.tolist(), "applied": applied.tolist()})
+    path = shard_path(ledger.store / "degraded", shard, degraded.ndim)
+    digest = write_whole(path, *shard_parts(chunks, length))
+    ledger.record(name, {"sha256": digest, "flip": flip.tolist(), "applied": applied.tolist()})
 
 
 def _finish(
