@@ -34,7 +34,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Write practice chest CT scans.")
 @click.argument("folder", type=_FOLDER, metavar="DIR")
 @click.option("--scans", type=int, default=10, show_default=True, help="How many, dealt to the ten subsets.")
 @click.option(
@@ -60,7 +60,7 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
     click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr")
 
 
-@main.command()
+@main.command(short_help="Scans -> cube store.")
 @click.argument("source", type=_FOLDER)
 @click.argument("cubes", type=_FOLDER)
 @click.option(
@@ -99,7 +99,7 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
 def extract_cubes(
     source: Path, cubes: Path, workers: int | None, overwrite: bool, as_json: bool, **options: Any
 ) -> None:
-    """Cut cubes out of the scans in SOURCE into the cube store CUBES.
+    """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
     Interrupted, the same command goes on; finished, it does nothing.
 
@@ -132,15 +132,17 @@ def extract_cubes(
         click.echo(json.dumps(facts | {"failed": failed, "passed_over": result.passed_over, "scans": rows}))
     else:
         _show_scans(rows)
-        word = " (was finished before, nothing done)" if result.done_before else ""
+        word = "; it was finished before, nothing done" if result.done_before else ""
         used = sum(row["status"] == "used" for row in rows)
-        click.echo(f"{cubes}: {len(result.store)} cubes of {used} of {len(rows)} scans{word}.")
+        others = [f"{count} {what}" for what, count in _not_used(rows).items() if count]
+        rest = f" ({', '.join(others)})" if others else ""
+        click.echo(f"{cubes}: {len(result.store)} cubes of {used} of {len(rows)} scans{rest}{word}.")
         click.echo(f"Next: genesis-prep degrade {cubes} pairs.zarr")
     if failed:
         raise SystemExit(BAD_DATA)
 
 
-@main.command()
+@main.command(short_help="Cube store -> pair store.")
 @click.argument("cubes", type=_FOLDER)
 @click.argument("pairs", type=_FOLDER)
 @click.option(
@@ -186,12 +188,12 @@ def degrade(
         click.echo(json.dumps({"store": str(pairs), "done_before": result.done_before, **facts}))
         return
     show_table(["degradation", "pairs"], _shares(facts["degradations"], facts["pairs"]))
-    word = " (was finished before, nothing done)" if result.done_before else ""
+    word = "; it was finished before, nothing done" if result.done_before else ""
     click.echo(f"{pairs}: {facts['pairs']} pairs, {variants} for each of {facts['cubes']} cubes{word}.")
     click.echo(f"Next: genesis-train pretrain {pairs} --out run")
 
 
-@main.command()
+@main.command(short_help="What a store holds.")
 @click.argument("store", type=_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 def info(store: Path, as_json: bool) -> None:
@@ -219,7 +221,7 @@ def info(store: Path, as_json: bool) -> None:
     click.echo(f"Next: genesis-prep preview {store} sheet.png")
 
 
-@main.command()
+@main.command(short_help="Draw a contact sheet of a store.")
 @click.argument("store", type=_FOLDER)
 @click.argument("png", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
@@ -255,6 +257,12 @@ def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
     ]
 
 
+def _not_used(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """How many scans gave nothing, by why."""
+    statuses = [row["status"] for row in rows]
+    return {"skipped": statuses.count("skipped"), "could not be read": statuses.count("failed")}
+
+
 def _show_scans(rows: list[dict[str, Any]]) -> None:
     """All scans where they are few, else only those that gave nothing."""
     shown = rows if len(rows) <= _MOST_ROWS else [row for row in rows if row["status"] != "used"]
@@ -262,7 +270,7 @@ def _show_scans(rows: list[dict[str, Any]]) -> None:
         cells = [
             [
                 shortened(row["path"]),
-                " x ".join(map(str, row["shape"])),
+                " x ".join(map(str, row["shape"])) if any(row["shape"]) else "-",
                 row["status"],
                 row["cubes"],
                 row["reason"],
@@ -299,9 +307,21 @@ def _facts_rows(facts: dict[str, Any]) -> list[list[str]]:
         ["cubes by subset", subsets],
         ["spacing x, y, z", f"{', '.join(spacing)} mm"],
         ["tissue score", f"{tissue['least']:.3f} .. {tissue['most']:.3f}, median {tissue['median']:.3f}"],
-        *[[name.replace("_", " "), _value(value)] for name, value in facts["parameters"].items()],
+        *[[name.replace("_", " "), _value(value)] for name, value in _shown(facts["parameters"]).items()],
         ["made with", ", ".join(f"{name} {value}" for name, value in facts["run"].items())],
     ]
+
+
+def _shown(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
+    from pipeline.degrade.recipes import RECIPES
+
+    shown = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
+    if "recipe" in shown:
+        named = RECIPES[shown["recipe"]["name"]].to_json()
+        changes = {name: value for name, value in shown["recipe"].items() if value != named[name]}
+        shown["recipe"] = shown["recipe"]["name"] + (f" with {_value(changes)}" if changes else "")
+    return shown
 
 
 def _value(value: Any) -> str:

@@ -100,7 +100,7 @@ class Extraction:
 
     Attributes:
         store: the finished store.
-        passed_over: LUNA16 subsets that are there but were not asked for.
+        passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
         done_before: the store was finished already, and nothing was done.
     """
 

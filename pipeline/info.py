@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.degrade.compose import Applied
+from pipeline.degrade.recipes import Applied
 from pipeline.ledger import LOG
 from pipeline.stores import AXES, NO_SUBSET, CubeStore, PairStore
+
+# What each degradation makes of a cube, in the order in which they are done.
+_WORDS = {
+    Applied.SHUFFLE: "shuffled",
+    Applied.NONLINEAR: "non-linear",
+    Applied.INPAINT: "in-painted",
+    Applied.OUTPAINT: "out-painted",
+}
 
 
 def describe(store: CubeStore | PairStore) -> dict[str, Any]:
@@ -58,28 +66,27 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
     return facts | (_pairs(store) if isinstance(store, PairStore) else {})
 
 
-def applied_names(applied: int) -> str:
-    """Which degradations these bits are, in words: `shuffle + outpaint`, or `none`."""
-    names = [member.name.lower() for member in Applied if applied & member and member.name]
-    return " + ".join(names) or "none"
+def applied_words(applied: int) -> list[str]:
+    """What these bits did to a cube, in the order in which it was done: `shuffled`, `out-painted`."""
+    return [word for member, word in _WORDS.items() if applied & member]
 
 
-def flip_names(flip: int) -> str:
-    """Which axes these bits flip: `xz`, or `none`."""
-    return "".join(axis for bit, axis in enumerate(AXES) if flip >> bit & 1) or "none"
+def flip_axes(flip: int) -> str:
+    """The axes that these bits flip: `x, z`; empty for none."""
+    return ", ".join(axis for bit, axis in enumerate(AXES) if flip >> bit & 1)
 
 
 def _pairs(store: PairStore) -> dict[str, Any]:
     pairs = store.pairs
-    combinations = Counter(applied_names(bits) for bits in pairs.applied.tolist())
+    combinations = Counter(", ".join(applied_words(bits)) or "none" for bits in pairs.applied.tolist())
     return {
         "pairs": len(store),
         "variants": store.variants,
         "degradations": {
-            str(member.name).lower(): int(np.count_nonzero(pairs.applied & member)) for member in Applied
+            word: int(np.count_nonzero(pairs.applied & member)) for member, word in _WORDS.items()
         },
         "combinations": dict(combinations.most_common()),
-        "flips": dict(Counter(flip_names(bits) for bits in pairs.flip.tolist()).most_common()),
+        "flips": dict(Counter(flip_axes(bits) or "none" for bits in pairs.flip.tolist()).most_common()),
     }
 
 

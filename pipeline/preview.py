@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pipeline.degrade.compose import Applied, Degrader
 from pipeline.degrade.recipes import Recipe, only
-from pipeline.info import applied_names, flip_names
+from pipeline.info import applied_words, flip_axes
 from pipeline.ledger import write_whole
-from pipeline.stores import AXES, CubeStore, PairStore
+from pipeline.stores import CubeStore, PairStore
 
 _CELL = 1.7  # inches a picture
 _ALONE = {
@@ -30,8 +30,8 @@ _Picture = tuple[NDArray[Any], str]
 def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
     """Draw a contact sheet, one row a cube, cubes taken evenly through the store.
 
-    Of a cube store: the middle slice across each axis. Of a pair store: the middle axial slice of the
-    original, each degradation alone as the store's recipe draws it, and the degraded twin as stored.
+    Of a cube store: the middle axial, coronal and sagittal slice. Of a pair store: the middle axial slice of
+    the original, each degradation alone as the store's recipe draws it, and the degraded twin as stored.
 
     Args:
         store: opened.
@@ -41,7 +41,7 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
     count = len(store.table)
     chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int)).tolist()
     if isinstance(store, CubeStore):
-        headings = [f"across {axis}" for axis in reversed(AXES)]
+        headings = ["axial", "coronal", "sagittal"]
         pictures = [_cube_row(store, cube) for cube in chosen]
     else:
         headings = ["original", *(f"{name} alone" for name in _ALONE.values()), "as stored"]
@@ -87,7 +87,8 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
         degrader = Degrader(only(recipe, member), store.size, store.window, store.seed)
         degrader(original, stream, number, variant, alone, bits, bits.copy())
         row.append((alone[0, :, :, middle], ""))
-    label = f"variant {variant}, flip {flip_names(flip)}\n{applied_names(applied)}"
+    done = [f"flipped {flip_axes(flip)}"] if flip else []
+    label = f"variant {variant}\n" + ", ".join([*done, *(applied_words(applied) or ["unchanged"])])
     return [*row, (stored[0, :, :, middle], label)]
 
 

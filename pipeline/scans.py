@@ -58,7 +58,7 @@ class Found:
         root: the folder that the paths are relative to.
         layout: how it is laid out.
         sources: the scans, by subset and identifier.
-        passed_over: LUNA16 subsets that are there but were not asked for.
+        passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
     """
 
     root: Path
@@ -118,7 +118,7 @@ def find_scans(source: Path, layout: Layout = "auto", subsets: Collection[int] |
     if layout == "luna16" and not folders:
         raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
     if folders and layout != "files":
-        return _found_luna16(source, folders, PRETRAINING_SUBSETS if subsets is None else frozenset(subsets))
+        return _found_luna16(source, folders, subsets)
     return _found_files(source, sorted(_walk(source)), subsets)
 
 
@@ -181,24 +181,29 @@ def _subset_folders(source: Path) -> Iterator[tuple[Path, re.Match[str]]]:
             yield path, match
 
 
-def _found_luna16(source: Path, folders: dict[int, Path], wanted: frozenset[int]) -> Found:
+def _found_luna16(source: Path, folders: dict[int, Path], subsets: Collection[int] | None) -> Found:
+    wanted = PRETRAINING_SUBSETS if subsets is None else frozenset(subsets)
     missing = sorted(wanted - folders.keys())
     if not wanted & folders.keys():
         raise CallError(
             f"{source} has no subset {', '.join(map(str, missing))}; there are "
             f"{', '.join(map(str, sorted(folders)))}: choose with --subsets."
         )
-    sources = []
-    for subset in sorted(wanted & folders.keys()):
-        paths = [path for path in folders[subset].iterdir() if path.suffix == ".mhd" and path.is_file()]
-        sources += [
-            Source(path.stem, subset, f"{folders[subset].name}/{path.name}") for path in sorted(paths)
-        ]
+    present = sorted(wanted & folders.keys())
+    sources = [
+        Source(path.stem, subset, f"{folders[subset].name}/{path.name}")
+        for subset in present
+        for path in _headers(folders[subset])
+    ]
     if not sources:
-        taken = ", ".join(map(str, sorted(wanted & folders.keys())))
-        raise CallError(f"No scan (.mhd) lies in subset {taken} of {source}.")
-    passed_over = sorted(set(folders) - wanted)
-    return Found(source, "luna16", _told_apart(sources), tuple(passed_over))
+        raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
+    left_out = sorted(folders.keys() - wanted) if subsets is None else []
+    passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
+    return Found(source, "luna16", _told_apart(sources), passed_over)
+
+
+def _headers(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix == ".mhd" and path.is_file())
 
 
 def _found_files(root: Path, paths: list[Path], subsets: Collection[int] | None) -> Found:

@@ -32,11 +32,11 @@ def test_the_journey(luna16: Path, tmp_path: Path) -> None:
     done = call("extract-cubes", luna16, cubes, *SMALL)
     assert done.exit_code == 0, done.output
     assert "20 slices, 24 needed" in done.stdout
-    assert "12 cubes of 2 of 3 scans." in done.stdout
+    assert "12 cubes of 2 of 3 scans (1 skipped)." in done.stdout
     assert f"Next: genesis-prep degrade {cubes}" in done.stdout
     assert done.stderr == ""
     assert max(map(len, done.stdout.splitlines())) <= 100 + len(str(tmp_path))
-    assert "was finished before" in call("extract-cubes", luna16, cubes, *SMALL).stdout
+    assert "it was finished before" in call("extract-cubes", luna16, cubes, *SMALL).stdout
     done = call("degrade", cubes, pairs, "--variants", 2)
     assert done.exit_code == 0, done.output
     assert "24 pairs, 2 for each of 12 cubes" in done.stdout
@@ -74,7 +74,7 @@ def test_a_failed_scan_is_named_and_the_exit_code_is_1(luna16: Path, tmp_path: P
     done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
     assert done.exit_code == 1
     assert "cut short: 99 bytes" in " ".join(done.stdout.split())
-    assert "6 cubes of 1 of 3 scans" in done.stdout
+    assert "6 cubes of 1 of 3 scans (1 skipped, 1 could not be read)." in done.stdout
     assert call("degrade", tmp_path / "c.zarr", tmp_path / "p.zarr").exit_code == 0
 
 
@@ -137,8 +137,8 @@ def test_every_parameter_of_a_recipe_can_be_given(cube_store: Path, tmp_path: Pa
     done = call("degrade", cube_store, pairs, "--nonlinear-rate", 0, "--paint-rate", 1, "--inpaint-share", 1)
     assert done.exit_code == 0, done.output
     facts = json.loads(call("info", pairs, "--json").stdout)
-    assert facts["degradations"]["nonlinear"] == facts["degradations"]["outpaint"] == 0
-    assert facts["degradations"]["inpaint"] == 12
+    assert facts["degradations"]["non-linear"] == facts["degradations"]["out-painted"] == 0
+    assert facts["degradations"]["in-painted"] == 12
     assert facts["parameters"]["recipe"]["nonlinear_rate"] == 0
     out = tmp_path / "q.zarr"
     assert_refused(call("degrade", cube_store, out, "--flip-rate", 2), 2, "2", "0<=x<=1")

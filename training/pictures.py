@@ -10,21 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.degrade.flip import FLIP_X, FLIP_Y, FLIP_Z
-from pipeline.degrade.recipes import Applied
+from pipeline.info import applied_words, flip_axes
 from pipeline.ledger import write_whole
 
-# In the order in which they are done.
-_DEGRADATIONS = {
-    Applied.SHUFFLE: "shuffled",
-    Applied.NONLINEAR: "non-linear",
-    Applied.INPAINT: "in-painted",
-    Applied.OUTPAINT: "out-painted",
-}
 # Inches: one image, the labels left of it, the titles above.
 _EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.6
-
-_AXES = {FLIP_X: "x", FLIP_Y: "y", FLIP_Z: "z"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +41,8 @@ def describe_pair(flip: int, applied: int) -> str:
         flip: bit 0 = x, bit 1 = y, bit 2 = z.
         applied: bits of `Applied`.
     """
-    axes = ", ".join(axis for bit, axis in _AXES.items() if flip & bit)
-    done = [word for bit, word in _DEGRADATIONS.items() if applied & bit] or ["unchanged"]
-    return "\n".join(([f"flipped {axes}"] if axes else []) + done)
+    axes = flip_axes(flip)
+    return "\n".join(([f"flipped {axes}"] if axes else []) + (applied_words(applied) or ["unchanged"]))
 
 
 def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> None:
