@@ -24,10 +24,10 @@ $(VENV)/develop: $(VENV)/run
 
 demo: $(VENV)/run
 	rm -rf $(DEMO)
-	$(BIN)/genesis-prep phantom $(DEMO)/scans --scans 10 --shape 300,300,112
-	$(BIN)/genesis-prep extract-cubes $(DEMO)/scans $(DEMO)/cubes.zarr --cubes-per-scan 16
+	$(BIN)/genesis-prep phantom $(DEMO)/scans --scans 7 --shape 300,300,112
+	$(BIN)/genesis-prep extract-cubes $(DEMO)/scans $(DEMO)/cubes.zarr --cubes-per-scan 12
 	$(BIN)/genesis-prep degrade $(DEMO)/cubes.zarr $(DEMO)/pairs.zarr --variants 2
-	$(BIN)/genesis-train pretrain $(DEMO)/pairs.zarr --out $(DEMO)/run --width 4 --epochs 2
+	$(BIN)/genesis-train pretrain $(DEMO)/pairs.zarr --out $(DEMO)/run --width 4 --epochs 3
 	$(BIN)/genesis-prep preview $(DEMO)/pairs.zarr $(DEMO)/pairs.png
 	@echo
 	@echo "Practice scans        $(DEMO)/scans"
@@ -52,6 +52,7 @@ docs: $(VENV)/develop
 
 bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_degrade.py
+	$(BIN)/python benchmarks/bench_pipeline.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist docs/_build docs/_pictures

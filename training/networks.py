@@ -1,5 +1,7 @@
 """The 3D U-Net of Models Genesis, under the names its weights were published with (METHOD.md section 4)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,6 +94,19 @@ class RestorationHead(nn.Module):
     def __init__(self, channels_in: int) -> None:
         super().__init__()
         self.final_conv = nn.Conv3d(channels_in, 1, kernel_size=1)
+
+    def start_at(self, constant: float) -> None:
+        """Let the untrained head give about one value: the bias becomes the logit of `constant`.
+
+        From torch's first weights the output is near 0.5, while a cube of lung is near 0.07. At the published
+        learning rate of 1.0 the first steps then overshoot, and the sigmoid saturates at 0: on a real scan
+        the validation loss was above the best constant for 14 epochs; with this start, below it after 6.
+
+        Args:
+            constant: in [0, 1]; kept a thousandth away from both ends.
+        """
+        inside = min(max(constant, 0.001), 0.999)
+        nn.init.constant_(self.final_conv.bias, math.log(inside / (1 - inside)))  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `[batch, 1, x, y, z]` in [0, 1]."""

@@ -25,7 +25,10 @@ from training.devices import choose_device, steady
 from training.parameters import PretrainParameters
 from training.pictures import draw_restored
 from training.runs import EpochRecord, Run, check_same, hold_run
-from training.validation import Baselines, Validation, measure_baselines, validate
+from training.validation import Baselines, Validation, mean_original, measure_baselines, validate
+
+# Batches that are looked at for the mean voxel, from which the network starts.
+_FIRST_LOOK = 64
 
 #: Told in sentences what a person should know: an epoch's figures, a warning.
 Say = Callable[[str], None]
@@ -127,6 +130,8 @@ def pretrain(
         else:
             tick = _counter(report, "before epoch 1: ", len(data.validation))
             baselines = measure_baselines(batches, data.validation, tick)
+        if not state.epoch:
+            state.model.out_tr.start_at(mean_original(batches, data.training(0)[:_FIRST_LOOK]))
         if not finished:
             run.begin({**description, "baselines": asdict(baselines)}, state.epoch)
             _train(run, state, data, batches, baselines, report, say)

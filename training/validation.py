@@ -77,6 +77,17 @@ def measure_baselines(batches: Batches, works: Sequence[Work], tick: Callable[[s
     return Baselines(copy=errors / voxels / span**2, constant=variance / span**2)
 
 
+def mean_original(batches: Batches, works: Sequence[Work]) -> float:
+    """The mean voxel of the originals, in [0, 1]: the best constant for them."""
+    voxels = total = 0
+    with closing(batches.stream(works)) as stream:
+        for batch in stream:
+            voxels += batch.original.numel()
+            total += int(batch.original.sum(dtype=torch.int64))
+    window = batches.feed.window
+    return (total / voxels - window.low) / window.span
+
+
 @torch.inference_mode()
 def validate(
     model: nn.Module,
