@@ -68,6 +68,7 @@ def main() -> None:
 @click.option(
     "--seed", default=_PUBLISHED.seed, show_default=True, help="Of the first weights and of the order."
 )
+@click.option("--recipe", help="Of degradations on the fly, for a cube store only.  [default: genesis]")
 @click.option(
     "--device",
     default="auto",

@@ -31,15 +31,8 @@ from pipeline.scans import (
     read_scan,
 )
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
-from pipeline.stores import (
-    CUBES,
-    CubeStore,
-    CubeTable,
-    ScanTable,
-    check_target,
-    open_cubes,
-    write_cube_store,
-)
+from pipeline.stores import CUBES, CubeStore, check_target, open_cubes, write_cube_store
+from pipeline.tables import CubeTable, ScanTable
 
 _DTYPE = np.dtype(np.int16)
 _TRIES = 64  # random corners drawn for each one wanted

@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.degrade.recipes import Applied
 from pipeline.ledger import LOG
-from pipeline.stores import AXES, NO_SUBSET, CubeStore, PairStore
+from pipeline.stores import AXES, CubeStore, PairStore
+from pipeline.tables import NO_SUBSET
 
 # What each degradation makes of a cube, in the order in which they are done.
 _WORDS = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CallError, DataError
 from pipeline.formats import META_IMAGE, NIFTI, check_meta_image, check_nifti, files_of, inflate_meta_image
-from pipeline.stores import NO_SUBSET
+from pipeline.tables import NO_SUBSET
 
 Layout = Literal["auto", "luna16", "files"]
 

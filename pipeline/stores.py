@@ -18,134 +18,24 @@ made again from its bits when the original is read.
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
 from pipeline.ledger import unfinished
-from pipeline.shards import COMPRESSION_LEVEL, COMPRESSOR, ShardReader, shard_length
+from pipeline.shards import ShardReader, shard_length
+from pipeline.tables import CubeTable, PairTable, ScanTable, array_of, codecs, read_table, write_table
 
 VERSION = 1
 CUBES = "genesis-cubes"
 PAIRS = "genesis-pairs"
 AXES = ("x", "y", "z")
-NO_SUBSET = -1
-_TABLE_ROWS = 65536  # rows in a chunk of a table
-
-
-@dataclass(frozen=True)
-class ScanTable:
-    """One row a scan, found, skipped or failed.
-
-    Attributes:
-        identifier: of the scan, the SeriesInstanceUID in LUNA16.
-        subset: int16 [scan], the LUNA16 subset, -1 where there is none.
-        path: relative to the source.
-        sha256: of the scan's files, in hexadecimal; empty where they were not read.
-        shape: int32 [scan, 3], voxels in x, y, z.
-        spacing: float64 [scan, 3], mm.
-        origin: float64 [scan, 3], mm.
-        direction: float64 [scan, 9], the direction cosines, row by row.
-        status: `used`, `skipped` (the rule leaves nothing to cut) or `failed` (it cannot be read).
-        reason: why it was skipped or failed, else empty.
-        cubes: int32 [scan], how many cubes it gave.
-        stream: uint64 [scan], made of the identifier; the random streams of its cubes hang on it.
-    """
-
-    identifier: NDArray[Any]
-    subset: NDArray[np.int16]
-    path: NDArray[Any]
-    sha256: NDArray[Any]
-    shape: NDArray[np.int32]
-    spacing: NDArray[np.float64]
-    origin: NDArray[np.float64]
-    direction: NDArray[np.float64]
-    status: NDArray[Any]
-    reason: NDArray[Any]
-    cubes: NDArray[np.int32]
-    stream: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        return len(self.identifier)
-
-
-@dataclass(frozen=True)
-class CubeTable:
-    """One row a cube.
-
-    Attributes:
-        scan: int32 [cube], its row in the scan table.
-        number: int32 [cube], its number within its scan, from 0.
-        corner: int32 [cube, 3], the first voxel in the scan's x, y, z.
-        tissue: float64 [cube], the tissue rule's score in 0..1 (METHOD.md section 2).
-    """
-
-    scan: NDArray[np.int32]
-    number: NDArray[np.int32]
-    corner: NDArray[np.int32]
-    tissue: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.scan)
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """One row a pair.
-
-    Attributes:
-        cube: int32 [pair], its original.
-        variant: int32 [pair], which of the degradations of that cube.
-        flip: uint8 [pair], bit 0 flips x, bit 1 y, bit 2 z; both members of the pair.
-        applied: uint8 [pair], bits of `pipeline.degrade.compose.Applied`.
-    """
-
-    cube: NDArray[np.int32]
-    variant: NDArray[np.int32]
-    flip: NDArray[np.uint8]
-    applied: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.cube)
-
-
-# dtype and second dimension of every table column, as stored.
-_COLUMNS: dict[str, tuple[str, str | None]] = {
-    "identifier": ("string", None),
-    "subset": ("int16", None),
-    "path": ("string", None),
-    "sha256": ("string", None),
-    "shape": ("int32", "axis"),
-    "spacing": ("float64", "axis"),
-    "origin": ("float64", "axis"),
-    "direction": ("float64", "cosine"),
-    "status": ("string", None),
-    "reason": ("string", None),
-    "cubes": ("int32", None),
-    "stream": ("uint64", None),
-    "scan": ("int32", None),
-    "number": ("int32", None),
-    "corner": ("int32", "axis"),
-    "tissue": ("float64", None),
-    "cube": ("int32", None),
-    "variant": ("int32", None),
-    "flip": ("uint8", None),
-    "applied": ("uint8", None),
-}
-_WIDTH = {"axis": 3, "cosine": 9}
-
-# What the bits mean, in the words of the CF conventions.
-_FLAGS: dict[str, Any] = {
-    "flip": {"flag_masks": [1, 2, 4], "flag_meanings": "x y z"},
-    "applied": {"flag_masks": [1, 2, 4, 8], "flag_meanings": "nonlinear shuffle inpaint outpaint"},
-}
 
 
 @dataclass(frozen=True)
@@ -215,27 +105,38 @@ def write_cube_store(
         scans: one row a scan.
     """
     group = _create_group(folder, CUBES, attributes)
-    _create_voxels(group, "cubes", len(table), "cube", attributes["size"], dtype)
-    _write_table(group, table, "cube")
-    _write_table(group.create_group("scans"), scans, "scan")
+    size = attributes["size"]
+    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
+    write_table(group, table, "cube")
+    write_table(group.create_group("scans"), scans, "scan")
     _consolidate(folder)
 
 
 def write_pair_store(
     folder: Path,
     attributes: Mapping[str, Any],
-    dtype: np.dtype[Any],
+    cubes: ShardReader,
     table: CubeTable,
     pairs: PairTable,
     scans: ScanTable,
 ) -> None:
-    """Write everything of a pair store but the shards, which lie in `folder` already."""
+    """Write everything of a pair store but the shards, which lie in `folder` already.
+
+    Args:
+        folder: the store under construction.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        cubes: the cubes of the cube store, whose shards were taken over as they are.
+        table: one row a cube.
+        pairs: one row a pair.
+        scans: one row a scan.
+    """
+    size, dtype = attributes["size"], cubes.dtype
     group = _create_group(folder, PAIRS, attributes)
-    _create_voxels(group, "original", len(table), "cube", attributes["size"], dtype)
-    _create_voxels(group, "degraded", len(pairs), "pair", attributes["size"], dtype)
-    _write_table(group, table, "cube")
-    _write_table(group, pairs, "pair")
-    _write_table(group.create_group("scans"), scans, "scan")
+    _create_voxels(group, "original", len(table), "cube", size, dtype, cubes.length)
+    _create_voxels(group, "degraded", len(pairs), "pair", size, dtype, shard_length(size, dtype.itemsize))
+    write_table(group, table, "cube")
+    write_table(group, pairs, "pair")
+    write_table(group.create_group("scans"), scans, "scan")
     _consolidate(folder)
 
 
@@ -250,11 +151,11 @@ def open_store(path: str | Path) -> CubeStore | PairStore:
     attributes = read_attributes(path)
     try:
         group = zarr.open_group(path, mode="r")
-        table = CubeTable(**_read_table(group, CubeTable))
-        scans = ScanTable(**_read_table(_subgroup(group, "scans"), ScanTable))
+        table = CubeTable(**read_table(group, CubeTable))
+        scans = ScanTable(**read_table(_subgroup(group, "scans"), ScanTable))
         if attributes["format"] == CUBES:
             return CubeStore(path, attributes, table, scans, _reader(path, group, "cubes"))
-        pairs = PairTable(**_read_table(group, PairTable))
+        pairs = PairTable(**read_table(group, PairTable))
         voxels = (_reader(path, group, "original"), _reader(path, group, "degraded"))
         return PairStore(path, attributes, table, scans, *voxels, pairs)
     except (KeyError, ValueError, RuntimeError, OSError) as error:
@@ -328,46 +229,24 @@ def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zar
 
 
 def _create_voxels(
-    group: zarr.Group, name: str, count: int, dimension: str, size: Sequence[int], dtype: np.dtype[Any]
+    group: zarr.Group,
+    name: str,
+    count: int,
+    dimension: str,
+    size: Sequence[int],
+    dtype: np.dtype[Any],
+    length: int,
 ) -> None:
     group.create_array(
         name,
         shape=(count, *size),
         chunks=(1, *size),
-        shards=(shard_length(size, dtype.itemsize), *size),
+        shards=(length, *size),
         dtype=dtype,
         fill_value=-32768 if dtype == np.int16 else 0,
-        compressors=_codecs(dtype),
+        compressors=codecs(dtype),
         dimension_names=(dimension, *AXES[: len(size)]),
     )
-
-
-def _write_table(group: zarr.Group, table: CubeTable | PairTable | ScanTable, dimension: str) -> None:
-    for field in fields(table):
-        values = getattr(table, field.name)
-        kind, second = _COLUMNS[field.name]
-        width = (_WIDTH[second],) if second else ()
-        dtype = None if kind == "string" else np.dtype(kind)
-        array = group.create_array(
-            field.name,
-            shape=(len(values), *width),
-            chunks=(max(1, min(len(values), _TABLE_ROWS)), *width),
-            dtype=str if dtype is None else dtype,
-            compressors=_codecs(dtype),
-            dimension_names=(dimension, second) if second else (dimension,),
-            attributes=_FLAGS.get(field.name, {}),
-        )
-        array[...] = np.asarray(values, dtype=object) if dtype is None else np.asarray(values, dtype=dtype)
-
-
-def _codecs(dtype: np.dtype[Any] | None) -> tuple[BloscCodec, Crc32cCodec]:
-    blosc = BloscCodec(
-        typesize=dtype.itemsize if dtype else 1,
-        cname=COMPRESSOR,
-        clevel=COMPRESSION_LEVEL,
-        shuffle="bitshuffle" if dtype else "noshuffle",
-    )
-    return blosc, Crc32cCodec()
 
 
 def _consolidate(folder: Path) -> None:
@@ -378,17 +257,6 @@ def _consolidate(folder: Path) -> None:
         zarr.consolidate_metadata(str(folder))
 
 
-def _read_table(group: zarr.Group, table: type[CubeTable | PairTable | ScanTable]) -> dict[str, Any]:
-    return {field.name: np.asarray(_array(group, field.name)[...]) for field in fields(table)}
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise ValueError(f"{name} is no array")
-    return array
-
-
 def _subgroup(group: zarr.Group, name: str) -> zarr.Group:
     found = group[name]
     if not isinstance(found, zarr.Group):
@@ -397,7 +265,7 @@ def _subgroup(group: zarr.Group, name: str) -> zarr.Group:
 
 
 def _reader(path: Path, group: zarr.Group, name: str) -> ShardReader:
-    array = _array(group, name)
+    array = array_of(group, name)
     if not array.shards:
         raise ValueError(f"{name} has no shards")
     return ShardReader(path / name, array.shape, np.dtype(array.dtype), array.shards[0])

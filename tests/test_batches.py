@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.errors import DataError
+from pipeline.degrade.recipes import named
+from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
 from pipeline.ledger import hold
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
-from pipeline.stores import CubeStore, CubeTable, PairStore, ScanTable, open_cubes, write_cube_store
+from pipeline.stores import CubeStore, PairStore, open_cubes, write_cube_store
+from pipeline.tables import CubeTable, ScanTable
 from training.batches import (
     Batches,
     Work,
@@ -305,7 +307,7 @@ def epochs(feed: PairFeed | CubeFeed, chosen: NDArray[np.int64], count: int) -> 
 def test_a_pair_store_gives_originals_flipped_like_their_twins(
     pairs: PairStore, originals: NDArray[np.int16]
 ) -> None:
-    feed = feed_of(pairs, 0)
+    feed = feed_of(pairs, None, 0)
     assert [feed.variant(epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
     seen = 0
     twin = np.empty(SIZE, np.int16)
@@ -323,9 +325,26 @@ def test_a_pair_store_gives_originals_flipped_like_their_twins(
     assert pairs.pairs.flip.any()
 
 
-def test_on_the_fly_gives_the_bits_of_the_pair_store(cubes: CubeStore, pairs: PairStore) -> None:
+def test_a_recipe_is_for_degrading_on_the_fly(cubes: CubeStore, pairs: PairStore) -> None:
+    feed = feed_of(cubes, "paper", 0)
+    assert isinstance(feed, CubeFeed)
+    with pytest.raises(CallError, match="There is no recipe 'nature'"):
+        feed_of(cubes, "nature", 0)
+    with pytest.raises(
+        CallError, match=r"--recipe paper is for degrading on the fly.*degraded by recipe genesis"
+    ):
+        feed_of(pairs, "paper", 0)
+
+
+@pytest.mark.parametrize("recipe", ["genesis", "official-2020", "paper"])
+def test_on_the_fly_gives_the_bits_of_the_pair_store(cubes: CubeStore, tmp_path: Path, recipe: str) -> None:
+    pairs = degrade(
+        cubes.path, tmp_path / "pairs.zarr", DegradeParameters(named(recipe), 3, 7), workers=1
+    ).store
     chosen = np.arange(11)
-    stored, made = epochs(PairFeed(pairs), chosen, 3), epochs(CubeFeed(cubes, pairs.seed), chosen, 3)
+    feed = feed_of(cubes, recipe, pairs.seed)
+    assert isinstance(feed, CubeFeed)
+    stored, made = epochs(PairFeed(pairs), chosen, 3), epochs(feed, chosen, 3)
     assert len(stored) == len(made) == 9
     for (ours, *left), (theirs, *right) in zip(stored, made, strict=True):
         assert ours == theirs
@@ -341,4 +360,4 @@ def test_a_damaged_cube_is_named(tmp_path: Path, originals: NDArray[np.int16]) -
     data[20] ^= 1
     shard.write_bytes(data)
     with pytest.raises(DataError, match="damaged"):
-        list(Batches(feed_of(store, 0), 4).stream([Work(np.arange(4), 0)]))
+        list(Batches(feed_of(store, None, 0), 4).stream([Work(np.arange(4), 0)]))

@@ -13,8 +13,9 @@ from conftest import kill_after
 from pipeline.degrade.compose import Applied, Degrader
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.degrade.recipes import Recipe, named
+from pipeline.engine import run
 from pipeline.errors import CallError, DataError
-from pipeline.ledger import read_manifest, unfinished
+from pipeline.ledger import read_manifest, sha256_of, unfinished
 from pipeline.stores import PairStore, open_cubes, open_store
 
 TWICE = DegradeParameters(named("genesis"), variants=2)
@@ -130,3 +131,55 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(cube_store: Path, tmp_
     subprocess.run(call(target), check=True, capture_output=True)
     assert read_manifest(target) == read_manifest(tmp_path / "whole.zarr")
     assert not unfinished(target).exists()
+
+
+def arrays_of(store: Path) -> dict[str, str]:
+    """The sha256 of every array's values, whatever the chunks they lie in."""
+    group = zarr.open_group(store, mode="r")
+    names = (
+        "original",
+        "degraded",
+        "cube",
+        "variant",
+        "flip",
+        "applied",
+        "scan",
+        "number",
+        "corner",
+        "tissue",
+    )
+    return {name: sha256_of(np.ascontiguousarray(group[name][...]).tobytes()) for name in names}
+
+
+@pytest.mark.parametrize("most", [1, 5, 8])
+def test_the_size_of_shards_does_not_show(
+    cube_store: Path, pair_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("pipeline.shards._MOST_CUBES", most)
+    degrade(cube_store, tmp_path / "small.zarr", TWICE, workers=2)
+    assert len(list((tmp_path / "small.zarr" / "degraded" / "c").iterdir())) == -(-24 // most)
+    assert arrays_of(tmp_path / "small.zarr") == arrays_of(pair_store)
+
+
+def twin(task: tuple[Path, int]) -> tuple[int, str]:
+    """Degrade one pair of a store, in whatever process this runs."""
+    path, pair = task
+    store = open_cubes(path)
+    variant, cube = divmod(pair, len(store))
+    original, out = np.empty((2, 1, *store.size), store.cubes.dtype)
+    store.cubes.read(cube, original[0])
+    bits = np.empty(1, np.uint8)
+    degrader = Degrader(named("genesis"), (16, 16, 16), store.window, 0)
+    degrader(original, store.streams()[[cube]], store.table.number[[cube]], variant, out, bits, bits.copy())
+    return pair, sha256_of(out.tobytes())
+
+
+@pytest.mark.full
+def test_processes_threads_and_order_do_not_show(cube_store: Path, pair_store: Path) -> None:
+    degraded = np.asarray(zarr.open_group(pair_store, mode="r")["degraded"][...])
+    stored = {pair: sha256_of(np.ascontiguousarray(twin).tobytes()) for pair, twin in enumerate(degraded)}
+    backwards = [(cube_store, pair) for pair in reversed(range(24))]
+    for pool in ("processes", "threads"):
+        made: dict[int, str] = {}
+        run(twin, backwards, workers=2, pool=pool, finished=lambda record, made=made: made.update([record]))
+        assert made == stored

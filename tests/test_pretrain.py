@@ -22,7 +22,8 @@ from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import hold
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
-from pipeline.stores import CubeTable, ScanTable, write_cube_store
+from pipeline.stores import write_cube_store
+from pipeline.tables import CubeTable, ScanTable
 from training.batches import Batches, validation_works
 from training.data import open_data
 from training.parameters import PretrainParameters

@@ -73,8 +73,9 @@ def open_data(path: str | Path, parameters: PretrainParameters) -> PretrainData:
     check_size(store.size)
     split = split_cubes(store.scans, store.table)
     validation = validation_works(split.validation, parameters.batch_size)
-    feed = feed_of(store, parameters.seed)
-    data = PretrainData(feed, split, validation, _facts(store), parameters)
+    feed = feed_of(store, parameters.recipe, parameters.seed)
+    facts = _facts(store, parameters.recipe or RECIPE)
+    data = PretrainData(feed, split, validation, facts, parameters)
     deepest = math.prod(edge // EDGE_MULTIPLE for edge in store.size)
     if deepest * min(smallest(data.training(0)), smallest(validation)) < 2:
         raise CallError(
@@ -85,7 +86,7 @@ def open_data(path: str | Path, parameters: PretrainParameters) -> PretrainData:
     return data
 
 
-def _facts(store: CubeStore | PairStore) -> dict[str, Any]:
+def _facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(store.attributes, sort_keys=True).encode())
     for column in (store.streams(), store.table.number, store.table.corner):
         digest.update(np.ascontiguousarray(column).tobytes())
@@ -93,6 +94,6 @@ def _facts(store: CubeStore | PairStore) -> dict[str, Any]:
     return {
         "path": str(store.path),
         "format": store.attributes["format"],
-        "recipe": named(RECIPE).to_json() if made_here else store.attributes["parameters"]["recipe"],
+        "recipe": named(recipe).to_json() if made_here else store.attributes["parameters"]["recipe"],
         "fingerprint": digest.hexdigest(),
     }

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.flip import flip_into
-from pipeline.degrade.recipes import named
+from pipeline.degrade.recipes import Recipe, named
+from pipeline.errors import CallError
 from pipeline.hounsfield import Window
 from pipeline.stores import CubeStore, PairStore
 
-#: The recipe for cube stores; a pair store carries its own.
+#: The recipe for cube stores where none is given; a pair store carries its own.
 RECIPE = "genesis"
 
 
@@ -110,15 +111,16 @@ class CubeFeed:
 
     Args:
         store: the cubes.
-        seed: of the degradations. With the seed and the recipe of a pair store the pairs are the same bits.
+        recipe: of the degradations. With the recipe and the seed of a pair store the pairs are the same bits.
+        seed: of the degradations.
     """
 
-    def __init__(self, store: CubeStore, seed: int) -> None:
+    def __init__(self, store: CubeStore, recipe: Recipe, seed: int) -> None:
         self.store = store
         self.window = store.window
         self.size = store.size
         self.dtype: np.dtype[Any] = store.cubes.dtype
-        self._degrade = Degrader(named(RECIPE), store.size, store.window, seed)
+        self._degrade = Degrader(recipe, store.size, store.window, seed)
         self._stream = store.streams()
 
     def variant(self, epoch: int) -> int:
@@ -146,6 +148,23 @@ class CubeFeed:
             flip_into(room.scratch, int(room.flip[row]), room.original[row])
 
 
-def feed_of(store: CubeStore | PairStore, seed: int) -> Feed:
-    """The feed for either kind of store; `seed` decides the degradations where they are made on the fly."""
-    return PairFeed(store) if isinstance(store, PairStore) else CubeFeed(store, seed)
+def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed:
+    """The feed for either kind of store.
+
+    Args:
+        store: where the cubes are.
+        recipe: by name, of degradations made on the fly; `genesis` when left out. None for a pair store.
+        seed: of degradations made on the fly.
+
+    Raises:
+        CallError: the recipe is unknown, or given for a pair store.
+    """
+    if isinstance(store, CubeStore):
+        return CubeFeed(store, named(recipe or RECIPE), seed)
+    if recipe is not None:
+        its_own = store.attributes["parameters"]["recipe"]["name"]
+        raise CallError(
+            f"--recipe {recipe} is for degrading on the fly, but {store.path} is a pair store, degraded by "
+            f"recipe {its_own}: leave --recipe out, or give the cube store."
+        )
+    return PairFeed(store)

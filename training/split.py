@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.stores import CubeTable, ScanTable
+from pipeline.tables import CubeTable, ScanTable
 
 #: LUNA16's folds (METHOD.md section 2): the last three are the test set of the nodule task.
 TRAIN_SUBSETS = range(5)

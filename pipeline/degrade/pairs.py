@@ -34,12 +34,12 @@ from pipeline.stores import (
     PAIRS,
     CubeStore,
     PairStore,
-    PairTable,
     check_target,
     open_cubes,
     open_store,
     write_pair_store,
 )
+from pipeline.tables import PairTable
 
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
 
@@ -214,8 +214,13 @@ def _finish(
 ) -> None:
     """Tables, manifest, and the store's own name."""
     hashes, flip, applied = {}, [], []
-    for array, count in (("original", len(store)), ("degraded", len(store) * parameters.variants)):
-        for shard in range(-(-count // shard_length(store.size, store.cubes.dtype.itemsize))):
+    length = shard_length(store.size, store.cubes.dtype.itemsize)
+    shards = {
+        "original": -(-len(store) // store.cubes.length),
+        "degraded": -(-len(store) * parameters.variants // length),
+    }
+    for array, count in shards.items():
+        for shard in range(count):
             record = ledger.recorded(f"{array}-{shard}")
             if record is None:
                 raise RuntimeError(f"shard {shard} of {array} was never finished")
@@ -230,7 +235,7 @@ def _finish(
     kept = {name: store.attributes[name] for name in ("window", "unit", "size")}
     attributes = {**kept, "parameters": job, "cubes": store.attributes["parameters"]}
     _clear_but_shards(ledger.store)
-    write_pair_store(ledger.store, attributes, store.cubes.dtype, store.table, pairs, store.scans)
+    write_pair_store(ledger.store, attributes, store.cubes, store.table, pairs, store.scans)
     ledger.finish(hashes, log)
 
 
