@@ -24,8 +24,8 @@ class PretrainParameters:
         lr_factor: see `lr_step`.
         width: channels of the first convolution; 32 is the published network.
         seed: of the first weights and of the order of the cubes; from a cube store also of the degradations.
-        recipe: of the degradations that are made on the fly from a cube store, `genesis` when left out. A pair
-            store has its own.
+        recipe: of the degradations that are made on the fly from a cube store, `genesis` when left out. A
+            pair store has its own.
 
     Raises:
         CallError: a value is out of range; the sentence names it.
