@@ -1,11 +1,15 @@
-"""The one place that knows dask: it runs one task for each item, on threads or processes, and reports.
+"""The one place that knows dask: it runs one task for each item, on threads, processes or a cluster.
 
 What is computed never depends on where: a task is a plain function of its item, writes its own files, and
-returns a small record.
+returns a small record. An interruption reaches the caller at once; what was under way is dropped.
 """
 
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 Item = TypeVar("Item")
@@ -24,6 +28,18 @@ def cores() -> int:
 
 def silent(what: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+def counting(report: Report, what: str, total: int, done: int) -> Callable[[object], None]:
+    """A `finished` for `run` that reports one more piece done each time; `done` were done before."""
+    report(what, done, total)
+
+    def finished(_: object) -> None:
+        nonlocal done
+        done += 1
+        report(what, done, total)
+
+    return finished
 
 
 def run(
@@ -45,9 +61,7 @@ def run(
             (SimpleITK reads with the GIL held: two threads took 1.1 times the time of one after the other).
         finished: called in this process and thread.
     """
-    if not items:
-        return
-    if workers == 1 or len(items) == 1:
+    if workers == 1 or len(items) <= 1:
         for item in items:
             finished(task(item))
         return
@@ -63,5 +77,33 @@ def run(
         if key in ours:
             finished(result)
 
-    with Callback(posttask=posttask):
-        compute(*tasks, scheduler=pool, num_workers=min(workers, len(items)), optimize_graph=False)
+    with _executor(pool, min(workers, len(items))) as executor, Callback(posttask=posttask):
+        # dask hands six tasks at a time to a process, so that six scans would be cut one after the other.
+        compute(*tasks, scheduler=pool, pool=executor, optimize_graph=False, chunksize=1)
+
+
+@contextmanager
+def _executor(pool: Pool, workers: int) -> Iterator[Executor]:
+    """Threads or processes that are gone when the block is left, at once where it is left by an error.
+
+    Processes do not hear Ctrl-C, which a terminal sends to all of them: this process does, and ends them.
+    """
+    if pool == "threads":
+        executor: Executor = ThreadPoolExecutor(workers, thread_name_prefix="genesis")
+    else:
+        before = set(multiprocessing.active_children())
+        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        executor = ProcessPoolExecutor(workers, spawn, initializer=_ignore_interrupts)
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        if pool == "processes":
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+        raise
+    executor.shutdown()
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

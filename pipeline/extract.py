@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.degrade.seeds import Operation, checked_seed, draw_words, stream_key
-from pipeline.engine import Report, cores, run, silent
+from pipeline.engine import Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
 from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of, write_whole
@@ -186,14 +186,8 @@ def _cut_all(
         for source in found.sources
         if ledger.recorded(_name(source)) is None
     ]
-    total, done = len(found.sources), len(found.sources) - len(tasks)
-    report("scans", done, total)
-
-    def finished(_: None) -> None:
-        nonlocal done
-        done += 1
-        report("scans", done, total)
-
+    total = len(found.sources)
+    finished = counting(report, "scans", total, total - len(tasks))
     run(_cut, tasks, workers=workers, pool="processes", finished=finished)
 
 

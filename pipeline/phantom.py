@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
-from pipeline.engine import Report, cores, run, silent
+from pipeline.engine import Report, cores, counting, run, silent
 from pipeline.errors import CallError
 from pipeline.ledger import Ledger, hold, write_whole
 
@@ -109,14 +109,7 @@ def write_luna16(
         for number in range(SUBSETS):
             (ledger.store / f"subset{number}").mkdir(exist_ok=True)
         left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
-        done = parameters.scans - len(left)
-        report("scans", done, parameters.scans)
-
-        def finished(_: None) -> None:
-            nonlocal done
-            done += 1
-            report("scans", done, parameters.scans)
-
+        finished = counting(report, "scans", parameters.scans, parameters.scans - len(left))
         draw = partial(_draw_scan, ledger, parameters)
         run(draw, left, workers=workers or cores(), pool="processes", finished=finished)
         records = [ledger.recorded(str(index)) or {} for index in range(parameters.scans)]

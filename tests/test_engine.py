@@ -1,5 +1,6 @@
 """Every item once, whatever runs it; an error in a task reaches the caller."""
 
+import multiprocessing
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ def square(number: int) -> tuple[int, int]:
 
 
 def process_of(_: int) -> int:
-    time.sleep(0.05)
+    time.sleep(1)
     return os.getpid()
 
 
@@ -43,6 +44,7 @@ def test_processes_are_other_processes_and_records_arrive_here() -> None:
         threads.add(threading.current_thread().name)
 
     run(process_of, range(4), workers=2, pool="processes", finished=finished)
+    assert len(processes) == 2, "two processes share four tasks"
     assert os.getpid() not in processes
     assert threads == {threading.current_thread().name}
 
@@ -51,3 +53,20 @@ def test_processes_are_other_processes_and_records_arrive_here() -> None:
 def test_an_error_is_raised_here(workers: int) -> None:
     with pytest.raises(ValueError, match="three"):
         run(fail_at_3, range(5), workers=workers, pool="threads", finished=lambda _: None)
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_an_interruption_ends_the_workers_at_once() -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(nap, [0.0, 30.0, 30.0], workers=2, pool="processes", finished=interrupt)
+    for process in multiprocessing.active_children():
+        process.join(5)
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - begin < 25

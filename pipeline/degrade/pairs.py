@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.recipes import Recipe, check_size
 from pipeline.degrade.seeds import checked_seed
-from pipeline.engine import Report, cores, run, silent
+from pipeline.engine import Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import (
     MANIFEST,
@@ -144,14 +144,7 @@ def _write_shards(
             _degrade_shard, ledger, name, store, degrader, parameters.variants, shard, length
         )
     left = [task for name, task in tasks.items() if ledger.recorded(name) is None]
-    done = len(tasks) - len(left)
-    report("shards", done, len(tasks))
-
-    def finished(_: None) -> None:
-        nonlocal done
-        done += 1
-        report("shards", done, len(tasks))
-
+    finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
     run(_call, left, workers=workers, pool="threads", finished=finished)
 
 
