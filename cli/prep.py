@@ -9,7 +9,7 @@ import click
 from cli.failures import BAD_DATA, GenesisGroup
 from cli.options import Numbers, Subsets, recipe_options
 from cli.progress import Progress
-from cli.tables import shortened, show_table
+from cli.tables import counted, shortened, show_table
 
 if TYPE_CHECKING:
     from pipeline.stores import CubeStore
@@ -53,10 +53,16 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
       genesis-prep phantom scans --scans 10
     """
     from pipeline.phantom import PhantomParameters, write_luna16
+    from pipeline.place import PlaceRule
 
     with Progress() as progress:
         write_luna16(folder, PhantomParameters(scans=scans, shape=shape, seed=seed), report=progress)
-    click.echo(f"{scans} scans of {' x '.join(map(str, shape))} voxels are in {folder}.")
+    made = f"{counted(scans, 'scan')} of {' x '.join(map(str, shape))} voxels"
+    click.echo(f"{made} {'is' if scans == 1 else 'are'} in {folder}.")
+    if any(edge < least for edge, least in zip(shape, PlaceRule().least_shape, strict=True)):
+        click.echo(
+            "They are smaller than the published rule needs: extract with a smaller --border.", err=True
+        )
     click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr")
 
 
@@ -73,7 +79,11 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
 @click.option("--subsets", type=Subsets(), help="LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]")
 @click.option("--cubes-per-scan", type=int, default=32, show_default=True, help="Cubes drawn in every scan.")
 @click.option(
-    "--size", type=Numbers("X,Y,Z"), default=(64, 64, 32), metavar="X,Y,Z", help="Voxels. [default: 64,64,32]"
+    "--size",
+    type=Numbers("X,Y,Z"),
+    default=(64, 64, 32),
+    metavar="X,Y,Z",
+    help="Edges of a cube in voxels. [default: 64,64,32]",
 )
 @click.option(
     "--hu",
@@ -90,7 +100,7 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
     help="Voxels at each side that no cube touches. [default: 100,100,30]",
 )
 @click.option(
-    "--max-tissue", type=float, default=0.15, show_default=True, help="Tissue score a cube may have."
+    "--max-tissue", type=float, default=0.15, show_default=True, help="Highest tissue score of a cube, 0..1."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other cubes.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes at work. [default: one a core]")
@@ -101,7 +111,8 @@ def extract_cubes(
 ) -> None:
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
-    Interrupted, the same command goes on; finished, it does nothing.
+    A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. Interrupted, the same command goes
+    on; finished, it does nothing.
 
     \b
     Example:
@@ -136,7 +147,9 @@ def extract_cubes(
         used = sum(row["status"] == "used" for row in rows)
         others = [f"{count} {what}" for what, count in _not_used(rows).items() if count]
         rest = f" ({', '.join(others)})" if others else ""
-        click.echo(f"{cubes}: {len(result.store)} cubes of {used} of {len(rows)} scans{rest}{word}.")
+        of = f"{used} of {counted(len(rows), 'scan')}"
+        click.echo(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
+        _say_what_would_fit(result.store, rows)
         click.echo(f"Next: genesis-prep degrade {cubes} pairs.zarr")
     if failed:
         raise SystemExit(BAD_DATA)
@@ -146,7 +159,11 @@ def extract_cubes(
 @click.argument("cubes", type=_FOLDER)
 @click.argument("pairs", type=_FOLDER)
 @click.option(
-    "--recipe", default="genesis", show_default=True, help="Which degradations, how often, how large."
+    "--recipe",
+    default="genesis",
+    show_default=True,
+    metavar="NAME",
+    help="genesis, official-2020, official-2019 or paper.",
 )
 @click.option("--variants", type=int, default=1, show_default=True, help="Degraded twins of every cube.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other degradations.")
@@ -189,7 +206,8 @@ def degrade(
         return
     show_table(["degradation", "pairs"], _shares(facts["degradations"], facts["pairs"]))
     word = "; it was finished before, nothing done" if result.done_before else ""
-    click.echo(f"{pairs}: {facts['pairs']} pairs, {variants} for each of {facts['cubes']} cubes{word}.")
+    of = f"{variants} for each of {counted(facts['cubes'], 'cube')}"
+    click.echo(f"{pairs}: {counted(facts['pairs'], 'pair')}, {of}{word}.")
     click.echo(f"Next: genesis-train pretrain {pairs} --out run")
 
 
@@ -225,7 +243,11 @@ def info(store: Path, as_json: bool) -> None:
 @click.argument("store", type=_FOLDER)
 @click.argument("png", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "--rows", type=click.IntRange(1, 50), default=6, show_default=True, help="How many cubes to show."
+    "--rows",
+    type=click.IntRange(1, 50),
+    default=6,
+    show_default=True,
+    help="How many cubes to show, taken evenly.",
 )
 def preview(store: Path, png: Path, rows: int) -> None:
     """Draw a contact sheet of STORE into PNG: of pairs, each degradation alone and their combination.
@@ -255,6 +277,23 @@ def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
         }
         for row in range(len(scans))
     ]
+
+
+def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
+    """The way out for scans that were too small or too dense, once for all of them."""
+    from pipeline.place import PlaceRule
+
+    reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
+    asked = store.attributes["parameters"]
+    if any("needed" in reason for reason in reasons):
+        least = PlaceRule(tuple(asked["size"]), tuple(asked["border"]), asked["max_tissue"]).least_shape
+        border = ",".join(map(str, asked["border"]))
+        click.echo(
+            f"With --border {border} a scan needs {' x '.join(map(str, least))} voxels; a smaller --border "
+            "or --size takes smaller scans."
+        )
+    if any("tissue score" in reason for reason in reasons):
+        click.echo("A larger --max-tissue takes denser scans; the rule is meant for lungs.")
 
 
 def _not_used(rows: list[dict[str, Any]]) -> dict[str, int]:

@@ -16,7 +16,15 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_column(heading, overflow="fold", no_wrap=number + 1 < len(headings))
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    Console(width=WIDTH, highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    # Where stdout is no terminal rich takes 80 columns; a file has room for more.
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console.print(table)
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what it counts: `1 cube`, `2,848 cubes`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def shortened(text: str, width: int = 34) -> str:

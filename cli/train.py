@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +90,7 @@ def pretrain(store: str, out: Path, device: str, overwrite: bool, as_json: bool,
       genesis-train pretrain pairs.zarr --out small --width 8 --epochs 40
     """
     run = _library()
-    with _terminated_as_interrupted(), TrainingProgress() as progress:
+    with TrainingProgress() as progress:
         outcome = run(
             store,
             out,
@@ -139,34 +137,21 @@ def _library() -> "Callable[..., PretrainOutcome]":
     return pretrain
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM, as a batch system sends it, for an interruption: the run stops cleanly and can go on."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
     """The result on stdout, and on stderr what can be done next."""
     if as_json:
         click.echo(json.dumps(asdict(outcome)))
         return
-    from cli.tables import show_table
+    from cli.tables import counted, show_table
 
+    worse = outcome.validation_loss >= outcome.constant_loss
     rows = [
-        ("status", f"{outcome.status}, after {outcome.epochs} epochs (stopped by {outcome.stopped_by})"),
+        ("status", f"{outcome.status}, after {counted(outcome.epochs, 'epoch')} (by --{outcome.stopped_by})"),
         ("network", f"3D U-Net, {outcome.weights:,} parameters"),
         ("cubes", f"{outcome.train_cubes} train, {outcome.validation_cubes} validate ({outcome.split})"),
         ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
         ("  copying the input", f"{outcome.copy_loss:.5f}"),
-        ("  best constant", f"{outcome.constant_loss:.5f}"),
+        ("  best constant", f"{outcome.constant_loss:.5f}{' (not reached yet)' if worse else ''}"),
         ("checkpoint", outcome.checkpoint),
         ("losses", outcome.losses),
         ("picture", outcome.picture),

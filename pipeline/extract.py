@@ -220,7 +220,7 @@ def _stage(task: _Task, scan: Scan) -> dict[str, Any]:
     if not cubes:
         return {
             "status": "skipped",
-            "reason": f"no place for a cube has a tissue score up to {parameters.max_tissue:g}",
+            "reason": f"no place for a cube has a tissue score of {parameters.max_tissue:g} or less",
         }
     chunks = [encode_cube(cube) for cube in cubes]
     write_whole(task.ledger.staged(_name(task.source)), *chunks)

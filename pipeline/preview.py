@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.degrade.compose import Applied, Degrader
 from pipeline.degrade.recipes import Recipe, only
+from pipeline.errors import CallError
 from pipeline.info import applied_words, flip_axes
 from pipeline.ledger import write_whole
 from pipeline.stores import CubeStore, PairStore
@@ -37,7 +38,12 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
         store: opened.
         png: the file to write.
         rows: how many cubes to show.
+
+    Raises:
+        CallError: the file's name does not end in `.png`.
     """
+    if png.suffix.lower() != ".png":
+        raise CallError(f"{png} is to be a picture: give it a name that ends in .png.")
     count = len(store.table)
     chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int)).tolist()
     if isinstance(store, CubeStore):

@@ -122,7 +122,7 @@ def test_another_version_and_missing_parts_are_named(pair_store: Path) -> None:
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(cube_store: Path, tmp_path: Path) -> None:
     def call(target: Path) -> list[str]:
         command = [sys.executable, "-m", "cli.prep", "degrade", str(cube_store), str(target)]
-        return [*command, "--variants", "200", "--workers", "2"]
+        return [*command, "--variants", "500", "--workers", "2"]
 
     subprocess.run(call(tmp_path / "whole.zarr"), check=True, capture_output=True)
     target = tmp_path / "killed.zarr"

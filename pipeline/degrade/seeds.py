@@ -203,7 +203,7 @@ def checked_seed(seed: int) -> np.uint64:
 def stream_key(identifier: str) -> np.uint64:
     """The stream key of a scan: the first 8 bytes, little-endian, of the sha256 of its identifier in UTF-8.
 
-    It is stored with the scan, so renaming or anonymising later changes no draw (DESIGN.md section 4).
+    It is stored with the scan, so renaming or anonymising later changes no draw.
     """
     return np.uint64(int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little"))
 
