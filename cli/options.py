@@ -89,7 +89,8 @@ class Subsets(click.ParamType[tuple[int, ...]]):
             first, dash, last = part.partition("-")
             if not (first.isdecimal() and (not dash or last.isdecimal())):
                 self.fail(f"{value!r}: subsets are given as in 0-6 or 0,3,8-9.", param, ctx)
-            subsets.update(range(int(first), int(last if dash else first) + 1))
-        if not subsets or max(subsets) > 9:
-            self.fail(f"{value!r}: LUNA16 has the subsets 0 to 9.", param, ctx)
+            low, high = int(first), int(last if dash else first)
+            if not low <= high <= 9:
+                self.fail(f"{value!r}: LUNA16 has the subsets 0 to 9.", param, ctx)
+            subsets.update(range(low, high + 1))
         return tuple(sorted(subsets))

@@ -7,6 +7,7 @@ returns a small record. An interruption reaches the caller at once; what was und
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def _executor(pool: Pool, workers: int) -> Iterator[Executor]:
     else:
         before = set(multiprocessing.active_children())
         spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        executor = ProcessPoolExecutor(workers, spawn, initializer=_ignore_interrupts)
+        executor = ProcessPoolExecutor(workers, spawn, initializer=_follow_parent)
     try:
         yield executor
     except BaseException:
@@ -105,5 +106,15 @@ def _executor(pool: Pool, workers: int) -> Iterator[Executor]:
     executor.shutdown()
 
 
-def _ignore_interrupts() -> None:
+def _follow_parent() -> None:
+    """In a worker: leave interruptions to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)  # a killed parent leaves its workers waiting for ever
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -4,10 +4,10 @@ A finished scan is staged, encoded; when all are done their cubes are packed int
 bytes do not depend on which scan was finished first. METHOD.md section 2.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pipeline.degrade.seeds import Operation, checked_seed, draw_words, stream_key
 from pipeline.engine import Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
+from pipeline.formats import files_of
 from pipeline.hounsfield import Window
-from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of, write_whole
+from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of, sweep, write_whole
 from pipeline.place import PlaceRule, Triple, draw_corners, passing_corners, tissue_score, too_small
 from pipeline.scans import (
     PRETRAINING_SUBSETS,
@@ -35,6 +36,7 @@ from pipeline.stores import CUBES, CubeStore, check_target, open_cubes, write_cu
 from pipeline.tables import CubeTable, ScanTable
 
 _DTYPE = np.dtype(np.int16)
+_MOST_CUBES = 10_000
 _TRIES = 64  # random corners drawn for each one wanted
 
 
@@ -66,8 +68,10 @@ class ExtractParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.cubes_per_scan < 1:
-            raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: at least 1 is wanted, as in 32.")
+        if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
+            )
         checked_seed(self.seed)
         window = self.window
         if window.low <= -32768 or window.high > 32767:
@@ -104,9 +108,13 @@ class Extraction:
 
 @dataclass(frozen=True)
 class _Task:
+    """One scan to cut: where it is, how many bytes it has, and the name of its record in the ledger."""
+
     ledger: Ledger
-    root: Path
+    path: Path
     source: Source
+    bytes: int
+    name: str
     parameters: ExtractParameters
 
 
@@ -136,7 +144,7 @@ def extract_cubes(
         CallError: no scans, something in the way, other parameters than the store's.
         DataError: no scan gave a cube; the reasons are in the message.
     """
-    present = check_target(target, CUBES, overwrite=overwrite)
+    present = check_target(target, CUBES, overwrite=overwrite, inputs=[source])
     found = find_scans(source, parameters.layout, parameters.subsets)
     job = _job(parameters, found)
     if present is not None:
@@ -144,8 +152,11 @@ def extract_cubes(
     started = datetime.now(UTC)
     workers = workers or cores()
     with hold(target, job, overwrite=overwrite) as ledger:
-        _cut_all(ledger, found, parameters, workers, report)
-        records = [_record_of(ledger, scan) for scan in found.sources]
+        tasks = [_task(ledger, found, scan, parameters) for scan in found.sources]
+        left = [task for task in tasks if ledger.recorded(task.name) is None]
+        finished = counting(report, "scans", len(tasks), len(tasks) - len(left))
+        run(_cut, left, workers=workers, pool="processes", finished=finished)
+        records = [{**(ledger.recorded(task.name) or {}), "name": task.name} for task in tasks]
         if not any(record["chunks"] for record in records):
             ledger.abandon()
             raise DataError(_nothing(records))
@@ -178,39 +189,48 @@ def cut_cubes(
     return corners, tissue, cubes
 
 
-def _cut_all(
-    ledger: Ledger, found: Found, parameters: ExtractParameters, workers: int, report: Report
-) -> None:
-    tasks = [
-        _Task(ledger, found.root, source, parameters)
-        for source in found.sources
-        if ledger.recorded(_name(source)) is None
-    ]
-    total = len(found.sources)
-    finished = counting(report, "scans", total, total - len(tasks))
-    run(_cut, tasks, workers=workers, pool="processes", finished=finished)
+def _task(ledger: Ledger, found: Found, source: Source, parameters: ExtractParameters) -> _Task:
+    """The task of one scan. One that changed since an earlier run gets another name, and so is cut again."""
+    path = found.root / source.path
+    size, when = _state(path)
+    name = sha256_of(f"{source.path} {size} {when}".encode(errors="surrogateescape"))[:32]
+    return _Task(ledger, path, source, size, name, parameters)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told."""
+    try:
+        states = [file.stat() for file in files_of(path)]
+    except (DataError, OSError):
+        return 0, 0
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
 def _cut(task: _Task) -> None:
     """One scan, from its file to its staged cubes and its record."""
-    source, parameters = task.source, task.parameters
-    record: dict[str, Any] = {**asdict(source), "sha256": "", "corners": [], "tissue": [], "chunks": []}
+    record: dict[str, Any] = {**asdict(task.source), "bytes": task.bytes, "sha256": "", "status": "failed"}
+    record |= {"corners": [], "tissue": [], "chunks": [], "reason": record.pop("problem")}
     record |= {"shape": [0] * 3, "spacing": [0.0] * 3, "origin": [0.0] * 3, "direction": [0.0] * 9}
-    record |= {"status": "failed", "reason": record.pop("problem")}
-    if not record["reason"]:
-        try:
-            path = task.root / source.path
-            geometry = read_geometry(path)
-            record |= asdict(geometry)
-            reason = too_small(geometry.shape, parameters.rule)
-            if reason:
-                record |= {"status": "skipped", "reason": reason}
-            else:
-                scan = read_scan(path)
-                record |= {"sha256": scan.sha256, **_stage(task, scan)}
-        except DataError as error:
-            record["reason"] = str(error)
-    task.ledger.record(_name(source), record)
+    scan = None if record["reason"] else _read(task, record)
+    if scan is not None:
+        record |= {"sha256": scan.sha256, **_stage(task, scan)}
+    task.ledger.record(task.name, record)
+
+
+def _read(task: _Task, record: dict[str, Any]) -> Scan | None:
+    """The scan, if it can be read and is large enough; else None, and the record says why."""
+    try:
+        geometry = read_geometry(task.path)
+        record |= asdict(geometry)
+        reason = too_small(geometry.shape, task.parameters.rule)
+        if reason is None:
+            return read_scan(task.path)
+        record |= {"status": "skipped", "reason": reason}
+    except DataError as error:
+        record["reason"] = str(error)
+    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
+        record["reason"] = f"it cannot be read: {error}"
+    return None
 
 
 def _stage(task: _Task, scan: Scan) -> dict[str, Any]:
@@ -223,7 +243,7 @@ def _stage(task: _Task, scan: Scan) -> dict[str, Any]:
             "reason": f"no place for a cube has a tissue score of {parameters.max_tissue:g} or less",
         }
     chunks = [encode_cube(cube) for cube in cubes]
-    write_whole(task.ledger.staged(_name(task.source)), *chunks)
+    write_whole(task.ledger.staged(task.name), *chunks)
     sizes = [len(chunk) for chunk in chunks]
     return {"status": "used", "corners": corners.tolist(), "tissue": tissue, "chunks": sizes}
 
@@ -238,7 +258,7 @@ def _pack(
     started: datetime,
 ) -> None:
     """Staged scans -> shards, tables, manifest, and the store's own name."""
-    shutil.rmtree(ledger.store)  # packing is copying: cheaper to do again than to trust what a kill left
+    ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
     attributes = {
         "window": list(parameters.hu),
         "unit": "HU",
@@ -247,9 +267,9 @@ def _pack(
     }
     write_cube_store(ledger.store, attributes, _DTYPE, _cube_table(records), _scan_table(records))
     where = [
-        (_name_of_record(record), sum(record["chunks"][:number]), size)
+        (record["name"], offset - size, size)
         for record in records
-        for number, size in enumerate(record["chunks"])
+        for offset, size in zip(accumulate(record["chunks"]), record["chunks"], strict=True)
     ]
     length = shard_length(parameters.size, _DTYPE.itemsize)
     hashes = {}
@@ -291,6 +311,7 @@ def _scan_table(records: Sequence[dict[str, Any]]) -> ScanTable:
         identifier=column("identifier", object),
         subset=column("subset", np.int16),
         path=column("path", object),
+        bytes=column("bytes", np.int64),
         sha256=column("sha256", object),
         shape=column("shape", np.int32),
         spacing=column("spacing", np.float64),
@@ -324,6 +345,13 @@ def _unchanged(target: Path, present: dict[str, Any], job: dict[str, Any], found
             f"{target} was made from {len(before)} scans, the source holds {len(now)} now ({changed[0]} "
             f"{'is new' if changed[0] in now else 'is gone'}): choose another name, or give --overwrite."
         )
+    for path, size in zip(store.scans.path.tolist(), store.scans.bytes.tolist(), strict=True):
+        if _state(found.root / path)[0] != size:
+            raise CallError(
+                f"{path} has changed since {target} was made from it: choose another name, or give "
+                "--overwrite."
+            )
+    sweep(target)
     return store
 
 
@@ -331,18 +359,3 @@ def _nothing(records: Sequence[dict[str, Any]]) -> str:
     reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in records[:20]]
     more = [f"  and {len(records) - 20} more"] if len(records) > 20 else []
     return "\n".join(["No scan gave a cube, so no store was made.", *reasons, *more])
-
-
-def _record_of(ledger: Ledger, source: Source) -> dict[str, Any]:
-    record = ledger.recorded(_name(source))
-    if record is None:
-        raise RuntimeError(f"{source.path} was never finished")
-    return record
-
-
-def _name(source: Source) -> str:
-    return sha256_of(source.path.encode())[:32]
-
-
-def _name_of_record(record: dict[str, Any]) -> str:
-    return sha256_of(record["path"].encode())[:32]

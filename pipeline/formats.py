@@ -48,6 +48,8 @@ def check_meta_image(path: Path) -> None:
     header = _meta_header(path)
     if not header.get("ElementDataFile"):
         raise DataError("its header names no ElementDataFile")
+    if header["ElementDataFile"].startswith("LIST") or "%" in header["ElementDataFile"]:
+        raise DataError("its voxels lie in a list of files, which is not read: write it as one file")
     data = _data_file(path, header)
     if data is None:
         return
@@ -78,9 +80,10 @@ def inflate_meta_image(path: Path) -> NDArray[Any] | None:
     order = (
         ">" if _is_true(header, "BinaryDataByteOrderMSB") or _is_true(header, "ElementByteOrderMSB") else "<"
     )
+    needed = int(np.prod(shape, dtype=object)) * int(dtype[1])
+    if not shape or len(inflated) != needed:
+        raise DataError(f"it holds {len(inflated)} bytes of voxels, its header asks for {needed}")
     values = np.frombuffer(inflated, order + dtype)
-    if values.size != np.prod(shape):
-        raise DataError(f"it holds {values.size} voxels, its header asks for {np.prod(shape)}")
     return values.reshape(shape).astype(dtype, copy=False)
 
 
@@ -144,7 +147,7 @@ def _stored_bytes(header: dict[str, str]) -> int | None:
     """How many bytes of voxels the header asks for; None where it does not say."""
     if _is_true(header, "CompressedData"):
         said = header.get("CompressedDataSize", "")
-        return int(said) if said.isdigit() else None
+        return int(said) if _is_number(said) else None
     dtype = _TYPES.get(header.get("ElementType", ""))
     edges = _edges(header)
     if dtype is None or not edges:
@@ -154,12 +157,16 @@ def _stored_bytes(header: dict[str, str]) -> int | None:
 
 def _edges(header: dict[str, str]) -> tuple[int, ...]:
     edges = header.get("DimSize", "").split()
-    return tuple(int(edge) for edge in edges) if all(edge.isdigit() for edge in edges) else ()
+    return tuple(int(edge) for edge in edges) if all(_is_number(edge) for edge in edges) else ()
 
 
 def _channels(header: dict[str, str]) -> int:
     said = header.get("ElementNumberOfChannels", "1")
-    return int(said) if said.isdigit() else 1
+    return int(said) if _is_number(said) else 1
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _is_true(header: dict[str, str], key: str) -> bool:

@@ -30,6 +30,7 @@ from pipeline import __version__
 from pipeline.errors import CallError
 
 SUFFIX = ".unfinished"
+FORMAT = "genesis-unfinished"
 MANIFEST = "manifest-sha256.txt"
 LOG = "log.json"  # facts of the run: times, versions, workers. No hash covers it.
 _UNHASHED = {MANIFEST, LOG}
@@ -37,9 +38,15 @@ _UNHASHED = {MANIFEST, LOG}
 
 @dataclass(frozen=True)
 class Ledger:
-    """The unfinished work on one store, held by this run. Made by `hold`."""
+    """The unfinished work on one store, held by this run. Made by `hold`.
+
+    Attributes:
+        target: where the store will lie, absolute.
+        overwrite: whether what an earlier run finished there may be replaced.
+    """
 
     target: Path
+    overwrite: bool = False
 
     @property
     def work(self) -> Path:
@@ -92,12 +99,28 @@ class Ledger:
                 if f"{Path(folder, name).relative_to(self.store)}" not in flushed:
                     _flush(Path(folder, name))
             _flush(Path(folder))
-        replaced = self.work / "replaced"
         if self.target.exists():
-            self.target.rename(replaced)
-        self.store.rename(self.target)
+            self._make_way()
+        self.store.rename(
+            self.target
+        )  # from here on there is no `store`, which tells `hold` that all is done
         _flush(self.target.parent)
         shutil.rmtree(self.work)
+
+    def _make_way(self) -> None:
+        """Move what may be replaced away; it is deleted when the new store has its name."""
+        empty = self.target.is_dir() and not any(self.target.iterdir())
+        if not empty and not (self.overwrite and (self.target / MANIFEST).is_file()):
+            raise CallError(
+                f"{self.target} has come into being while this run was at work, so it is left alone: move it "
+                "away and give the same command again."
+            )
+        self.target.rename(self.work / "replaced")
+
+    def clear_store(self) -> None:
+        """Throw away what lies in the store under construction; the folder stays."""
+        for path in self.store.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def abandon(self) -> None:
         """Throw the unfinished work away."""
@@ -106,7 +129,15 @@ class Ledger:
 
 def unfinished(target: Path) -> Path:
     """The name under which work on `target` lies until it is done."""
+    target = target.resolve()
     return target.with_name(target.name + SUFFIX)
+
+
+def sweep(target: Path) -> None:
+    """Remove what a run left that was killed after its store had got its name."""
+    work = unfinished(target)
+    if _begun(work) is not None and not (work / "store").exists():
+        shutil.rmtree(work)
 
 
 @contextmanager
@@ -124,9 +155,10 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
     """
     work = unfinished(target)
     job = json.loads(json.dumps(job))
+    _check_ours(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("w")
+        lock = (work / "lock").open("a")
     except OSError as error:
         raise CallError(f"{work} cannot be written ({error.strerror}): choose another place.") from None
     with lock:
@@ -136,20 +168,43 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
             raise CallError(
                 f"Another run is working on {target}: wait for it, or choose another name."
             ) from None
-        begun = work / "job.json"
-        if begun.exists():
-            difference = first_difference(json.loads(begun.read_text()), job)
+        begun = _begun(work)
+        if begun is not None:
+            difference = first_difference(begun, job)
             if difference and not overwrite:
                 raise CallError(
                     f"{work} holds work begun with {difference}: repeat that call to continue it, or give "
                     "--overwrite to begin again."
                 )
-            if difference:
+            if difference or not (work / "store").exists():
                 _empty(work)
+        write_whole(work / "job.json", json.dumps({"format": FORMAT, "job": job}, indent=1).encode())
         for folder in ("done", "stage", "store"):
             (work / folder).mkdir(exist_ok=True)
-        write_whole(begun, json.dumps(job, indent=1).encode())
-        yield Ledger(target)
+        yield Ledger(target.resolve(), overwrite)
+
+
+def _begun(work: Path) -> dict[str, Any] | None:
+    """The job that unfinished work was begun with; None where there is none of ours."""
+    try:
+        noted = json.loads((work / "job.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(noted, dict) or noted.get("format") != FORMAT or not isinstance(noted.get("job"), dict):
+        return None
+    job: dict[str, Any] = noted["job"]
+    return job
+
+
+def _check_ours(work: Path) -> None:
+    """Refuse a folder, or anything else, that happens to have the name of our unfinished work."""
+    if not work.exists() or _begun(work) is not None:
+        return
+    if not work.is_dir() or any(path.name != "lock" and path.suffix != ".part" for path in work.iterdir()):
+        raise CallError(
+            f"{work} is in the way and is no unfinished work of this toolkit, so it is left alone: move it "
+            "away, or choose another name."
+        )
 
 
 def run_log(started: datetime, workers: int) -> dict[str, Any]:
@@ -221,6 +276,9 @@ def read_manifest(store: Path) -> dict[str, str]:
 
 def _manifest(store: Path, hashes: Mapping[str, str]) -> str:
     """The text of the manifest, in the format that `sha256sum --check` reads."""
+    missing = [path for path in hashes if not (store / path).is_file()]
+    if missing:
+        raise RuntimeError(f"{missing[0]} is gone from {store}")
     paths = sorted(
         path.relative_to(store).as_posix()
         for path in store.rglob("*")

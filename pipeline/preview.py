@@ -14,8 +14,9 @@ from pipeline.degrade.recipes import Recipe, only
 from pipeline.errors import CallError
 from pipeline.info import applied_words, flip_axes
 from pipeline.ledger import write_whole
-from pipeline.stores import CubeStore, PairStore
+from pipeline.stores import CubeStore, PairStore, check_place
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _CELL = 1.7  # inches a picture
 _ALONE = {
     Applied.NONLINEAR: "non-linear",
@@ -40,17 +41,16 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
         rows: how many cubes to show.
 
     Raises:
-        CallError: the file's name does not end in `.png`.
+        CallError: the file's name does not end in `.png`, or it would replace what is no picture.
     """
-    if png.suffix.lower() != ".png":
-        raise CallError(f"{png} is to be a picture: give it a name that ends in .png.")
+    check_picture(png)
     count = len(store.table)
     chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int)).tolist()
     if isinstance(store, CubeStore):
         headings = ["axial", "coronal", "sagittal"]
         pictures = [_cube_row(store, cube) for cube in chosen]
     else:
-        headings = ["original", *(f"{name} alone" for name in _ALONE.values()), "as stored"]
+        headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
         pictures = [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
     window = store.window
     title = f"{store.path.name}: {len(store):,} {'cubes' if isinstance(store, CubeStore) else 'pairs'}, "
@@ -58,6 +58,19 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
         f"{' x '.join(map(str, store.size))} voxels, {window.low} .. {window.high} {store.attributes['unit']}"
     )
     _draw(png, title, headings, pictures, window.low, window.high)
+
+
+def check_picture(png: Path) -> None:
+    """Refuse to draw over anything but a picture, or into a store.
+
+    Raises:
+        CallError: which it would be.
+    """
+    if png.suffix.lower() != ".png":
+        raise CallError(f"{png} is to be a picture: give it a name that ends in .png.")
+    if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
+        raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
+    check_place(png)
 
 
 def _cube_row(store: CubeStore, cube: int) -> list[_Picture]:
@@ -76,6 +89,18 @@ def _cube_row(store: CubeStore, cube: int) -> list[_Picture]:
     ]
 
 
+def _drawn(store: PairStore) -> list[Applied]:
+    """The degradations that the store's recipe makes at all."""
+    recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
+    rates = {
+        Applied.NONLINEAR: recipe.nonlinear_rate,
+        Applied.SHUFFLE: recipe.shuffle_rate,
+        Applied.INPAINT: recipe.paint_rate * recipe.inpaint_share,
+        Applied.OUTPAINT: recipe.paint_rate * (1 - recipe.inpaint_share),
+    }
+    return [member for member in _ALONE if rates[member] > 0]
+
+
 def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
     original = np.empty((1, *store.size), store.original.dtype)
     store.original.read(cube, original[0])
@@ -86,7 +111,7 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
     middle = store.size[2] // 2
     recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
     row: list[_Picture] = [(original[0, :, :, middle], f"cube {cube}")]
-    for member in _ALONE:
+    for member in _drawn(store):
         alone = np.empty_like(original)
         bits = np.zeros(1, np.uint8)
         stream, number = store.streams()[[cube]], store.table.number[[cube]]

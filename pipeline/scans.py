@@ -1,29 +1,35 @@
 """What a scan is; the scans of a folder; reading one.
 
 Two layouts: LUNA16 (`subset0` .. `subset9`, one `.mhd` with its `.raw` or `.zraw` a scan) and `files` (any
-folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz` and `.nrrd`). Finding looks at names
-only; a header is read when a scan's turn comes.
+folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz`, `.nrrd` and DICOM series). Finding looks
+at names only, and a header is read when a scan's turn comes; only DICOM tells its series in the headers.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dicom import DICOM_SUFFIXES, Series, group_series, is_dicom, read_planes, stack
 from pipeline.errors import CallError, DataError
+from pipeline.files import NAMED_LIKE_A_SCAN, Aside, bad_name, check_file, listed, not_opened, shown, walk
 from pipeline.formats import META_IMAGE, NIFTI, check_meta_image, check_nifti, files_of, inflate_meta_image
+from pipeline.grid import Geometry as Geometry
+from pipeline.grid import Scan as Scan
 from pipeline.tables import NO_SUBSET
 
 Layout = Literal["auto", "luna16", "files"]
 
 #: What a scan's file may be called.
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
+_NO_DICOM = (".raw", ".zraw")  # they lie beside headers by the hundred, so they are not looked into
 
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
@@ -38,16 +44,19 @@ class Source:
     """A scan that was found, not yet opened.
 
     Attributes:
-        identifier: the SeriesInstanceUID in LUNA16, else the path without its suffix.
+        identifier: the SeriesInstanceUID in LUNA16 and DICOM, else the path without its suffix.
         subset: of LUNA16, -1 where there is none.
-        path: relative to the folder searched, with `/`.
-        problem: why it cannot be taken, known from its name already; else empty.
+        path: relative to the folder searched, with `/`. Of a DICOM series its folder, followed by `#` and
+            the end of its SeriesInstanceUID where the folder holds several.
+        problem: why it cannot be taken though it should be, known from finding it already; else empty.
+        skip: why it is passed over, as a DICOM localizer is, which is no failure; else empty.
     """
 
     identifier: str
     subset: int
     path: str
     problem: str = ""
+    skip: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Found:
     Attributes:
         root: the folder that the paths are relative to.
         layout: how it is laid out.
-        sources: the scans, by subset and identifier.
+        sources: the scans, by subset and path, and what is passed over by name.
         passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
     """
 
@@ -65,38 +74,6 @@ class Found:
     layout: Literal["luna16", "files"]
     sources: tuple[Source, ...]
     passed_over: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a scan's voxels lie in the patient.
-
-    Attributes:
-        shape: voxels in x, y, z.
-        spacing: mm between voxel centres in x, y, z.
-        origin: mm, the centre of voxel (0, 0, 0).
-        direction: the direction cosines, row by row, nine numbers.
-    """
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
-    direction: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A scan, read.
-
-    Attributes:
-        voxels: int16 [x, y, z], HU, x fastest in memory; not clipped to any window.
-        geometry: where they lie.
-        sha256: over the bytes of its files, header first, in hexadecimal.
-    """
-
-    voxels: NDArray[np.int16]
-    geometry: Geometry
-    sha256: str
 
 
 def find_scans(source: Path, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
@@ -113,23 +90,27 @@ def find_scans(source: Path, layout: Layout = "auto", subsets: Collection[int] |
     if not source.exists():
         raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
     if source.is_file():
-        return _found_files(source.parent, [source], subsets)
+        return _found_files(source.parent, ([source], {}), subsets)
     folders = {int(match[1]): path for path, match in _subset_folders(source)}
     if layout == "luna16" and not folders:
         raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
     if folders and layout != "files":
         return _found_luna16(source, folders, subsets)
-    return _found_files(source, sorted(_walk(source)), subsets)
+    return _found_files(source, walk(source, SUFFIXES), subsets)
 
 
 def read_geometry(path: Path) -> Geometry:
-    """Read a scan's header only.
+    """Read a scan's header only; of a DICOM series, given as in `Source.path`, those of all its slices.
 
     Raises:
         DataError: it cannot be read, or is no volume of one number a voxel.
     """
     import SimpleITK as sitk
 
+    series = _series_at(path)
+    if series:
+        return stack(series.slices).geometry
+    check_file(path)
     if path.suffix.lower() in META_IMAGE:
         check_meta_image(path)
     reader = sitk.ImageFileReader()
@@ -146,6 +127,8 @@ def read_geometry(path: Path) -> Geometry:
         raise DataError(f"it has {dimensions} dimensions ({' x '.join(map(str, shape))}), 3 wanted")
     if components != 1:
         raise DataError(f"it has {components} numbers a voxel (colour?), 1 wanted")
+    if min(shape) < 1:
+        raise DataError(f"it has no voxels ({' x '.join(map(str, shape))})")
     spacing = tuple(float(edge) for edge in reader.GetSpacing())
     if not all(np.isfinite(edge) and edge > 0 for edge in spacing):
         raise DataError(f"its spacing {spacing} is not positive")
@@ -164,6 +147,9 @@ def read_scan(path: Path) -> Scan:
     """
     import SimpleITK as sitk
 
+    series = _series_at(path)
+    if series:
+        return _read_series(series)
     geometry = read_geometry(path)
     values = inflate_meta_image(path) if path.suffix.lower() in META_IMAGE else None
     if values is None:
@@ -174,8 +160,18 @@ def read_scan(path: Path) -> Scan:
     return Scan(_as_int16(values).T, geometry, _hash_files(files_of(path)))
 
 
+def scan_files(path: Path) -> list[Path]:
+    """The files that a scan is made of: header first, or the slices of a DICOM series by name.
+
+    Raises:
+        DataError: there is no such series, or the header points outside its own folder.
+    """
+    series = _series_at(path)
+    return [one.path for one in series.slices] if series else files_of(path)
+
+
 def _subset_folders(source: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in source.iterdir():
+    for path in listed(source):
         match = _SUBSET.fullmatch(path.name)
         if match and path.is_dir():
             yield path, match
@@ -190,11 +186,12 @@ def _found_luna16(source: Path, folders: dict[int, Path], subsets: Collection[in
             f"{', '.join(map(str, sorted(folders)))}: choose with --subsets."
         )
     present = sorted(wanted & folders.keys())
-    sources = [
-        Source(path.stem, subset, f"{folders[subset].name}/{path.name}")
-        for subset in present
-        for path in _headers(folders[subset])
-    ]
+    sources = []
+    for subset in present:
+        for path in _headers(folders[subset]):
+            name, skip = shown(Path(path.name)), NAMED_LIKE_A_SCAN if path.is_dir() else ""
+            place = f"{folders[subset].name}/{name}"
+            sources.append(Source(name.removesuffix(".mhd"), subset, place, bad_name(path), skip))
     if not sources:
         raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
     left_out = sorted(folders.keys() - wanted) if subsets is None else []
@@ -203,22 +200,122 @@ def _found_luna16(source: Path, folders: dict[int, Path], subsets: Collection[in
 
 
 def _headers(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix == ".mhd" and path.is_file())
+    return sorted(path for path in listed(folder) if path.suffix == ".mhd")
 
 
-def _found_files(root: Path, paths: list[Path], subsets: Collection[int] | None) -> Found:
+def _found_files(
+    root: Path, walked: tuple[list[Path], dict[Path, Aside]], subsets: Collection[int] | None
+) -> Found:
     if subsets is not None:
         raise CallError(
             f"--subsets chooses among the subsets of LUNA16, but {root} has no folder subset0 .. 9."
         )
-    paths = [path for path in paths if path.name.lower().endswith(SUFFIXES)]
-    if not paths:
-        raise CallError(f"No scan lies in {root}: looked for {', '.join(SUFFIXES)}, in all its folders.")
-    sources = []
+    paths, aside = walked
+    sources: list[Source] = []
+    others: dict[Path, list[Path]] = {}
     for path in paths:
-        relative = path.relative_to(root).as_posix()
-        sources.append(Source(_without_suffix(relative), NO_SUBSET, relative))
-    return Found(root, "files", _told_apart(sources))
+        if path.name.lower().endswith(SUFFIXES):
+            name = shown(path.relative_to(root))
+            sources.append(Source(_without_suffix(name), NO_SUBSET, name, bad_name(path)))
+        else:
+            others.setdefault(path.parent, []).append(path)
+    for folder, files in others.items():
+        sources += _found_dicom(root, folder, files)
+    taken = {source.path for source in sources}
+    for path, why in aside.items():
+        name = shown(path.relative_to(root))
+        if name not in taken:
+            sources.append(Source(name, NO_SUBSET, name, why.problem, why.skip))
+    if not sources:
+        raise CallError(
+            f"No scan lies in {root}: looked for {', '.join(SUFFIXES)} and DICOM, in all its folders."
+        )
+    return Found(root, "files", _told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
+
+
+def _found_dicom(root: Path, folder: Path, files: list[Path]) -> list[Source]:
+    """The DICOM series of a folder, and the files that should be DICOM but cannot be taken."""
+    chosen, problems = _dicom_among(files)
+    series, damaged = group_series(chosen)
+    sources = []
+    for label, one in _labelled(series).items():
+        name = shown(folder.relative_to(root)) + label
+        identifier = one.identifier or (name if folder != root else shown(Path(root.resolve().name)) + label)
+        sources.append(Source(identifier, NO_SUBSET, name, bad_name(folder), one.skip))
+    for path, problem in (problems | damaged).items():
+        name = shown(path.relative_to(root))
+        sources.append(Source(name, NO_SUBSET, name, problem))
+    return sources
+
+
+def _dicom_among(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Which files are DICOM by their first bytes, and why others that should be cannot be taken."""
+    chosen, problems = [], {}
+    for path in files:
+        if path.name.lower().endswith(_NO_DICOM):
+            continue
+        named = path.name.lower().endswith(DICOM_SUFFIXES)
+        try:
+            check_file(path)
+        except DataError as error:
+            if named or (path.is_file() and not os.access(path, os.R_OK)):
+                problems[path] = str(error)
+            continue
+        begins = is_dicom(path)
+        if begins and not bad_name(path):
+            chosen.append(path)
+        elif begins or named:
+            problems[path] = bad_name(path) or "it is named as DICOM but is of another format"
+    return chosen, problems
+
+
+def _labelled(series: list[Series]) -> dict[str, Series]:
+    """The series of a folder by what is put after the folder's name, so that each has a path of its own."""
+    if len(series) == 1:
+        return {"": series[0]}
+    ends = [one.identifier[-8:] for one in series]
+    if len(set(ends)) < len(ends):
+        ends = [one.identifier for one in series]
+    return {f"#{end}": one for end, one in zip(ends, series, strict=True)}
+
+
+def _series_at(path: Path) -> Series | None:
+    """The DICOM series that a path names: a folder, or a folder, `#` and a label; None where it is a file."""
+    folder, label = path, ""
+    if not path.is_dir():
+        name, mark, end = path.name.rpartition("#")
+        folder, label = path.parent / name, mark + end
+        if not mark or path.exists() or not folder.is_dir():
+            return None
+    states = []
+    try:
+        for entry in os.scandir(folder):
+            if not entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                status = entry.stat()
+                states.append((entry.name, status.st_size, status.st_mtime_ns))
+    except OSError as error:
+        raise DataError(not_opened(error)) from None
+    series = _series_in(folder, tuple(sorted(states)))
+    if label not in series:
+        holds = ", ".join(folder.name + other for other in series) or "none"
+        raise DataError(f"there is no such DICOM series; the folder holds {holds}")
+    if series[label].skip:
+        raise DataError(f"it cannot be taken: {series[label].skip}")
+    return series[label]
+
+
+@lru_cache(maxsize=2)
+def _series_in(folder: Path, states: tuple[tuple[str, int, int], ...]) -> dict[str, Series]:
+    """The series of a folder, kept while no file changes: a folder of many is read once, not once each."""
+    return _labelled(group_series(_dicom_among([folder / name for name, _, _ in states])[0])[0])
+
+
+def _read_series(series: Series) -> Scan:
+    stacked = stack(series.slices)
+    voxels = np.empty(stacked.geometry.shape[::-1], np.int16)
+    for plane, values in zip(voxels, read_planes(stacked), strict=True):
+        plane[...] = _as_int16(values)
+    return Scan(voxels.T, stacked.geometry, _hash_files(stacked.files))
 
 
 def _told_apart(sources: list[Source]) -> tuple[Source, ...]:
@@ -226,15 +323,12 @@ def _told_apart(sources: list[Source]) -> tuple[Source, ...]:
     first: dict[str, str] = {}
     marked = []
     for source in sources:
-        other = first.setdefault(source.identifier, source.path)
-        problem = "" if other == source.path else f"its identifier is that of {other} as well"
-        marked.append(Source(source.identifier, source.subset, source.path, problem))
+        if not source.problem and not source.skip:
+            other = first.setdefault(source.identifier, source.path)
+            if other != source.path:
+                source = replace(source, problem=f"its identifier is that of {other} as well")
+        marked.append(source)
     return tuple(marked)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names)
 
 
 def _without_suffix(path: str) -> str:
@@ -253,7 +347,7 @@ def _as_int16(values: NDArray[Any]) -> NDArray[np.int16]:
     return (np.rint(clipped) if clipped.dtype.kind == "f" else clipped).astype(np.int16)
 
 
-def _hash_files(paths: list[Path]) -> str:
+def _hash_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
-from pipeline.ledger import unfinished
+from pipeline.ledger import MANIFEST, read_manifest, sha256_of, unfinished
 from pipeline.shards import ShardReader, shard_length
 from pipeline.tables import CubeTable, PairTable, ScanTable, array_of, codecs, read_table, write_table
 
@@ -36,6 +36,7 @@ VERSION = 1
 CUBES = "genesis-cubes"
 PAIRS = "genesis-pairs"
 AXES = ("x", "y", "z")
+_SHARDED = ("cubes", "original", "degraded")
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def write_pair_store(
 
 
 def open_store(path: str | Path) -> CubeStore | PairStore:
-    """Open a finished store.
+    """Open a finished store, once its tables and metadata are known to be those that were written.
+
+    Every file but the shards is compared with the manifest; the shards are looked at when they are read.
 
     Raises:
         CallError: there is nothing at `path`, it is still being made, or it is something else.
@@ -149,7 +152,9 @@ def open_store(path: str | Path) -> CubeStore | PairStore:
     """
     path = Path(path)
     attributes = read_attributes(path)
+    _check_files(path)
     try:
+        _check_attributes(attributes)
         group = zarr.open_group(path, mode="r")
         table = CubeTable(**read_table(group, CubeTable))
         scans = ScanTable(**read_table(_subgroup(group, "scans"), ScanTable))
@@ -158,7 +163,7 @@ def open_store(path: str | Path) -> CubeStore | PairStore:
         pairs = PairTable(**read_table(group, PairTable))
         voxels = (_reader(path, group, "original"), _reader(path, group, "degraded"))
         return PairStore(path, attributes, table, scans, *voxels, pairs)
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
+    except (LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
         raise DataError(f"The store {path} is damaged: {_first_line(error)}.") from None
 
 
@@ -186,7 +191,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
     except (OSError, ValueError, KeyError, TypeError):
         raise CallError(f"{path} is no store of this toolkit (its zarr.json does not say so).") from None
-    if name not in (CUBES, PAIRS):
+    if name not in (CUBES, PAIRS) or not isinstance(attributes, dict):
         raise CallError(f"{path} is a {name} store; allowed here: {CUBES}, {PAIRS}.")
     if version != VERSION:
         raise DataError(
@@ -198,20 +203,25 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return dict(attributes)
 
 
-def check_target(path: Path, kind: str, *, overwrite: bool) -> dict[str, Any] | None:
+def check_target(path: Path, kind: str, *, overwrite: bool, inputs: Sequence[Path]) -> dict[str, Any] | None:
     """Whether a store may be written at `path`.
 
     Args:
         path: where it is to lie.
         kind: `CUBES` or `PAIRS`.
         overwrite: whether a finished store of that kind may be replaced; anything else never is.
+        inputs: what it is made from; neither may lie in the other.
 
     Returns:
         The attributes of the finished store that is there and is to stay; None where there is none.
 
     Raises:
-        CallError: something else is in the way.
+        CallError: something else is in the way, or the store would lie in its input or in another store.
     """
+    check_place(path)
+    for source in inputs:
+        if path.resolve() in source.resolve().parents:
+            raise CallError(f"{source} lies inside {path}, which would be replaced: choose another name.")
     if not path.exists() and not path.is_symlink():
         return None
     try:
@@ -221,6 +231,51 @@ def check_target(path: Path, kind: str, *, overwrite: bool) -> dict[str, Any] | 
     if attributes["format"] != kind:
         raise CallError(f"{path} exists and is no {kind} store, so it is left alone: choose another name.")
     return None if overwrite else attributes
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write anything inside a finished store, whose manifest would no longer be true.
+
+    Raises:
+        CallError: `path` lies inside a store.
+    """
+    for parent in path.resolve().parents:
+        if (parent / MANIFEST).is_file() and (parent / "zarr.json").is_file():
+            raise CallError(f"{path} lies inside the store {parent}: choose another place.")
+
+
+def _check_files(path: Path) -> None:
+    """Compare all files but the shards with the manifest.
+
+    Raises:
+        DataError: a file is missing, or is not as it was written.
+    """
+    try:
+        manifest = read_manifest(path)
+    except (OSError, ValueError):
+        raise DataError(f"The store {path} is damaged: it has no {MANIFEST} that can be read.") from None
+    for name, digest in manifest.items():
+        shard = name.split("/")[0] in _SHARDED and "/c/" in name
+        try:
+            right = (path / name).is_file() if shard else sha256_of((path / name).read_bytes()) == digest
+        except OSError:
+            right = False
+        if not right:
+            raise DataError(f"The store {path} is damaged: {name} is missing or not as it was written.")
+
+
+def _check_attributes(attributes: Mapping[str, Any]) -> None:
+    """Refuse attributes that no store of ours has.
+
+    Raises:
+        ValueError: which one, and what it is.
+    """
+    window, size = attributes["window"], attributes["size"]
+    whole = all(isinstance(number, int) for number in [*window, *size])
+    if not whole or len(window) != 2 or len(size) != len(AXES) or min(size) < 1 or window[0] >= window[1]:
+        raise ValueError(f"its window is {window}, its size {size}")
+    if not isinstance(attributes["parameters"], dict) or not isinstance(attributes["unit"], str):
+        raise ValueError("its parameters are not readable")
 
 
 def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:

@@ -22,6 +22,7 @@ class ScanTable:
         identifier: of the scan, the SeriesInstanceUID in LUNA16.
         subset: int16 [scan], the LUNA16 subset, -1 where there is none.
         path: relative to the source.
+        bytes: int64 [scan], of its files together.
         sha256: of the scan's files, in hexadecimal; empty where they were not read.
         shape: int32 [scan, 3], voxels in x, y, z.
         spacing: float64 [scan, 3], mm.
@@ -36,6 +37,7 @@ class ScanTable:
     identifier: NDArray[Any]
     subset: NDArray[np.int16]
     path: NDArray[Any]
+    bytes: NDArray[np.int64]
     sha256: NDArray[Any]
     shape: NDArray[np.int32]
     spacing: NDArray[np.float64]
@@ -95,6 +97,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "identifier": ("string", None),
     "subset": ("int16", None),
     "path": ("string", None),
+    "bytes": ("int64", None),
     "sha256": ("string", None),
     "shape": ("int32", "axis"),
     "spacing": ("float64", "axis"),

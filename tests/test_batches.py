@@ -43,6 +43,7 @@ def scan_table(subset: list[int], stream: list[int]) -> ScanTable:
         identifier=words,
         subset=np.array(subset, np.int16),
         path=words,
+        bytes=np.zeros(n, np.int64),
         sha256=words,
         shape=threes.astype(np.int32),
         spacing=threes,

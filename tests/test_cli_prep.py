@@ -146,3 +146,33 @@ def test_every_parameter_of_a_recipe_can_be_given(cube_store: Path, tmp_path: Pa
         call("degrade", cube_store, out, "--flip-axes", "x,w"), 2, "--flip-axes", "channel, x, y, z"
     )
     assert_refused(call("degrade", cube_store, out, "--inpaint-edges", "L/2,L"), 2, "--inpaint-edges", "L//6")
+
+
+def test_pictures_replace_nothing_but_pictures(cube_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("mine")
+    assert_refused(call("preview", cube_store, tmp_path / "notes.png"), 2, "left alone")
+    assert_refused(call("preview", cube_store, tmp_path / "sheet.txt"), 2, "ends in .png")
+    assert_refused(call("preview", cube_store, cube_store / "sheet.png"), 2, "inside the store")
+    assert (tmp_path / "notes.png").read_text() == "mine"
+    for _ in range(2):
+        assert call("preview", cube_store, tmp_path / "sheet.png", "--rows", 1).exit_code == 0
+
+
+def test_a_recipe_without_some_degradation_can_be_drawn(cube_store: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "p.zarr"
+    assert call("degrade", cube_store, pairs, "--shuffle-rate", 0, "--paint-rate", 0).exit_code == 0
+    assert call("preview", pairs, tmp_path / "p.png").exit_code == 0
+
+
+def test_absurd_numbers_are_refused(luna16: Path, cube_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.zarr"
+    assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-9999999999"), 2, "0 to 9")
+    assert_refused(call("extract-cubes", luna16, out, "--cubes-per-scan", 10**8), 2, "from 1 to 10000")
+    assert_refused(call("degrade", cube_store, out, "--variants", 10**20), 2, "from 1 to 10000")
+
+
+def test_an_empty_folder_may_be_given_as_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert call("phantom", ".", "--scans", 1, "--shape", "32,32,32").exit_code == 0
+    assert (tmp_path / "here" / "subset0").is_dir()

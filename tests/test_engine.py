@@ -6,23 +6,9 @@ import threading
 import time
 
 import pytest
+from tasks import fail_at_3, nap, process_of, square
 
 from pipeline.engine import Pool, run
-
-
-def square(number: int) -> tuple[int, int]:
-    return number, number * number
-
-
-def process_of(_: int) -> int:
-    time.sleep(1)
-    return os.getpid()
-
-
-def fail_at_3(number: int) -> int:
-    if number == 3:
-        raise ValueError("three")
-    return number
 
 
 @pytest.mark.parametrize("pool", ["threads", "processes"])
@@ -53,10 +39,6 @@ def test_processes_are_other_processes_and_records_arrive_here() -> None:
 def test_an_error_is_raised_here(workers: int) -> None:
     with pytest.raises(ValueError, match="three"):
         run(fail_at_3, range(5), workers=workers, pool="threads", finished=lambda _: None)
-
-
-def nap(seconds: float) -> None:
-    time.sleep(seconds)
 
 
 def test_an_interruption_ends_the_workers_at_once() -> None:

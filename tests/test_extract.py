@@ -11,9 +11,9 @@ import zarr
 from conftest import SMALL, kill_after, lungs, write_scan
 
 from pipeline.errors import CallError, DataError
-from pipeline.extract import ExtractParameters, extract_cubes
-from pipeline.ledger import read_manifest, unfinished
-from pipeline.scans import read_scan
+from pipeline.extract import ExtractParameters, _cut, _job, _task, extract_cubes
+from pipeline.ledger import hold, read_manifest, unfinished
+from pipeline.scans import find_scans, read_scan
 from pipeline.stores import open_cubes
 
 
@@ -176,3 +176,22 @@ def test_the_real_scan_gives_what_the_rule_allows(real_data: Path, tmp_path: Pat
         box = tuple(slice(start, start + edge) for start, edge in zip(corner, (64, 64, 32), strict=True))
         np.testing.assert_array_equal(out, np.clip(voxels[box], -1000, 1000))
         assert brute_score(voxels, corner, (64, 64, 32)) <= 0.15
+
+
+def test_another_source_with_the_same_names_is_noticed(
+    luna16: Path, cube_store: Path, tmp_path: Path
+) -> None:
+    path = luna16 / "subset0" / "1.2.3.mhd"
+    write_scan(path, lungs(77, (44, 38, 36)))
+    with pytest.raises(CallError, match=r"subset0/1.2.3.mhd has changed since"):
+        extract_cubes(luna16, cube_store, SMALL)
+    # begun with other files of these names: their cubes are not taken over
+    target = tmp_path / "mixed.zarr"
+    with hold(target, _job(SMALL, find_scans(luna16)), overwrite=False) as ledger:
+        task = _task(ledger, find_scans(luna16), find_scans(luna16).sources[0], SMALL)
+        _cut(task)
+        assert ledger.recorded(task.name) is not None
+    write_scan(path, lungs(78, (48, 38, 36)))
+    extract_cubes(luna16, target, SMALL, workers=1)
+    extract_cubes(luna16, tmp_path / "plain.zarr", SMALL, workers=1)
+    assert read_manifest(target) == read_manifest(tmp_path / "plain.zarr")

@@ -51,6 +51,7 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
 def test_overwriting_keeps_the_old_store_until_the_new_one_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "store"
     write_whole(target / "old", b"1")
+    write_whole(target / MANIFEST, b"")
     with hold(target, {}, overwrite=True) as ledger:
         write_whole(ledger.store / "new", b"2")
         assert (target / "old").exists()
@@ -80,3 +81,36 @@ def test_the_first_difference_is_told_in_words() -> None:
         first_difference(recipe, {"recipe": {"name": "genesis", "rate": 0.8}})
         == "rate 0.9 (asked for now: 0.8)"
     )
+
+
+def test_somebody_elses_folder_of_that_name_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    thesis = unfinished(target) / "mine" / "thesis.txt"
+    write_whole(thesis, b"years of work")
+    write_whole(unfinished(target) / "job.json", b'{"job": 1}')
+    for overwrite in (False, True):
+        with pytest.raises(CallError, match="left alone"), hold(target, {}, overwrite=overwrite):
+            pass
+    assert thesis.read_bytes() == b"years of work"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_comes_into_being_meanwhile_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    target = tmp_path / "store"
+    with hold(target, {}, overwrite=overwrite) as ledger:
+        write_whole(ledger.store / "new", b"2")
+        write_whole(target / "thesis.txt", b"years of work")
+        with pytest.raises(CallError, match="left alone"):
+            ledger.finish({}, {})
+    assert (target / "thesis.txt").read_bytes() == b"years of work"
+    (target / "thesis.txt").unlink()
+    with hold(target, {}, overwrite=overwrite) as ledger:
+        ledger.finish({}, {})
+    assert (target / "new").read_bytes() == b"2"
+
+
+def test_a_lost_piece_is_noticed_before_the_store_gets_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with pytest.raises(RuntimeError, match="a/b is gone"), hold(target, {}, overwrite=False) as ledger:
+        ledger.finish({"a/b": "0" * 64}, {})
+    assert not target.exists()

@@ -1,5 +1,6 @@
 """Cube store to pair store: what is stored, that it can be derived again, and that nothing else shows."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import zarr
 from conftest import kill_after
+from tasks import twin
 
 from pipeline.degrade.compose import Applied, Degrader
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.degrade.recipes import Recipe, named
 from pipeline.engine import run
 from pipeline.errors import CallError, DataError
-from pipeline.ledger import read_manifest, sha256_of, unfinished
+from pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished
 from pipeline.stores import PairStore, open_cubes, open_store
 
 TWICE = DegradeParameters(named("genesis"), variants=2)
@@ -114,8 +116,61 @@ def test_another_version_and_missing_parts_are_named(pair_store: Path) -> None:
         open_store(pair_store)
     metadata.write_text(text)
     shutil.rmtree(pair_store / "flip" / "c")
-    store = open_store(pair_store)
-    assert isinstance(store, PairStore)
+    with pytest.raises(DataError, match="flip/c/0 is missing or not as it was written"):
+        open_store(pair_store)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"window": [\n', '"window": [[], \n'),
+        ('"size": [\n', '"sizes": [\n'),
+        ('"unit": "HU"', '"unit": 7'),
+        ('"parameters": {', '"parameter": {'),
+    ],
+)
+def test_attributes_that_no_store_has_are_named(cube_store: Path, old: str, new: str) -> None:
+    metadata, manifest = cube_store / "zarr.json", cube_store / MANIFEST
+    before = metadata.read_bytes()
+    after = before.decode().replace(old, new, 1).encode()
+    assert after != before
+    metadata.write_bytes(after)
+    with pytest.raises(DataError, match=r"zarr.json is missing or not as it was written"):
+        open_store(cube_store)
+    forged = manifest.read_text().replace(
+        hashlib.sha256(before).hexdigest(), hashlib.sha256(after).hexdigest()
+    )
+    manifest.write_text(forged)
+    with pytest.raises(DataError, match="is damaged"):
+        open_store(cube_store)
+
+
+def test_stores_do_not_nest(cube_store: Path, pair_store: Path) -> None:
+    with pytest.raises(CallError, match="lies inside the store"):
+        degrade(cube_store, cube_store / "pairs.zarr", TWICE)
+    moved = pair_store / "cubes.zarr"
+    shutil.move(cube_store, moved)
+    with pytest.raises(CallError, match="which would be replaced"):
+        degrade(moved, pair_store, TWICE, overwrite=True)
+    assert moved.exists()
+
+
+def test_work_left_after_the_store_got_its_name_is_harmless(cube_store: Path, pair_store: Path) -> None:
+    """A run killed between the rename and the end of cleaning up."""
+    job = open_store(pair_store).attributes["parameters"]
+    with hold(pair_store, job, overwrite=True) as ledger:
+        ledger.record("original-0", {"sha256": "x"})
+    shutil.rmtree(ledger.store)
+    again = degrade(cube_store, pair_store, TWICE)
+    assert again.done_before
+    assert not unfinished(pair_store).exists()
+    with hold(pair_store, job, overwrite=True) as ledger:
+        ledger.record("original-0", {"sha256": "x"})
+        ledger.record("degraded-0", {"sha256": "x", "flip": [0] * 24, "applied": [0] * 24})
+    shutil.rmtree(ledger.store)
+    before = arrays_of(pair_store)
+    assert not degrade(cube_store, pair_store, TWICE, overwrite=True).done_before
+    assert arrays_of(pair_store) == before
 
 
 @pytest.mark.full
@@ -159,19 +214,6 @@ def test_the_size_of_shards_does_not_show(
     degrade(cube_store, tmp_path / "small.zarr", TWICE, workers=2)
     assert len(list((tmp_path / "small.zarr" / "degraded" / "c").iterdir())) == -(-24 // most)
     assert arrays_of(tmp_path / "small.zarr") == arrays_of(pair_store)
-
-
-def twin(task: tuple[Path, int]) -> tuple[int, str]:
-    """Degrade one pair of a store, in whatever process this runs."""
-    path, pair = task
-    store = open_cubes(path)
-    variant, cube = divmod(pair, len(store))
-    original, out = np.empty((2, 1, *store.size), store.cubes.dtype)
-    store.cubes.read(cube, original[0])
-    bits = np.empty(1, np.uint8)
-    degrader = Degrader(named("genesis"), (16, 16, 16), store.window, 0)
-    degrader(original, store.streams()[[cube]], store.table.number[[cube]], variant, out, bits, bits.copy())
-    return pair, sha256_of(out.tobytes())
 
 
 @pytest.mark.full

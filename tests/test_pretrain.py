@@ -58,6 +58,7 @@ def make_cube_store(path: Path, cubes: NDArray[np.int16], scans: int) -> Path:
         identifier=words,
         subset=np.full(scans, -1, np.int16),
         path=words,
+        bytes=np.zeros(scans, np.int64),
         sha256=words,
         shape=threes.astype(np.int32),
         spacing=threes,

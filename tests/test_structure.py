@@ -22,7 +22,7 @@ FORBIDDEN = {"pipeline": {"torch", "click"}, "training": {"click"}, "cli": set()
 
 def imported(source: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -6,6 +6,8 @@ from typing import Any
 
 from pipeline.errors import CallError
 
+_MOST_BATCH, _MOST_WIDTH = 4096, 512
+
 #: Rules of stopping: a run may go on with others, for they change no step that was taken.
 STOPPING_RULES = ("epochs", "patience")
 
@@ -48,6 +50,9 @@ class PretrainParameters:
                 raise CallError(
                     f"{option(name)} {getattr(self, name)} is out of range: it must be at least 1."
                 )
+        for name, most in (("batch_size", _MOST_BATCH), ("width", _MOST_WIDTH)):
+            if getattr(self, name) > most:
+                raise CallError(f"{option(name)} {getattr(self, name)} is out of range: at most {most}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise CallError(f"--lr {self.lr:g} is out of range: it must be above 0, as in --lr 1.0.")
         if not 0 <= self.momentum < 1:

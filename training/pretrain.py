@@ -119,6 +119,10 @@ def pretrain(
             check_same(run, begun, description)
             if run.last.exists():
                 restore(state, read_checkpoint(run.last), run.last)
+            elif run.best.exists():
+                raise DataError(
+                    f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
+                )
         if data.split.warning:
             say(f"Warning: {data.split.warning}")
         finished = stopped_by(state, parameters) is not None

@@ -19,10 +19,12 @@ from typing import Any
 
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import write_whole
+from pipeline.stores import check_place
 from training.parameters import STOPPING_RULES, option
 
 FORMAT = "genesis-pretrain-run"
 VERSION = 1
+_KEYS = {"parameters", "store", "baselines"}
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ class Run:
             raise DataError(
                 f"{self.description} is damaged: give --overwrite to begin the run again."
             ) from None
-        if described.get("format") != FORMAT or described.get("version") != VERSION:
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
+            raise CallError(f"{self.description} is of no run of this toolkit: give another --out.")
+        if described.get("version") != VERSION or not described.keys() >= _KEYS:
             raise DataError(
                 f"{self.description} is of another version: use the one that wrote it, or --overwrite."
             )
-        return dict(described)
+        return described
 
     def begin(self, description: Mapping[str, Any], finished: int) -> None:
         """Write what the run is made of, and drop from the losses every epoch that no checkpoint has.
@@ -120,7 +124,8 @@ class Run:
             finished: epochs that the last checkpoint has; 0 at the start.
         """
         header = {"format": FORMAT, "version": VERSION, **description}
-        lines = self.losses.read_text().splitlines()[1 : finished + 1] if self.losses.exists() else []
+        text = self.losses.read_text(errors="replace") if self.losses.exists() else ""
+        lines = text.splitlines()[1 : finished + 1]
         if len(lines) < finished:
             raise DataError(
                 f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
@@ -152,15 +157,16 @@ def hold_run(folder: Path) -> Iterator[Run]:
     if folder.exists():
         if not folder.is_dir():
             raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
-        foreign = [path.name for path in folder.iterdir() if not _ours(path.name)]
-        if foreign and not run.description.exists():
+        foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
+        if foreign and not _is_run(run.description):
             raise CallError(
                 f"{folder} exists and is no run (it holds {min(foreign)}), so it is left alone: give another "
                 "--out."
             )
+    check_place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / "lock").open("a")
     except OSError as error:
         raise CallError(f"{folder} cannot be written ({error.strerror}): give another --out.") from None
     with lock:
@@ -200,6 +206,10 @@ def check_same(run: Run, described: Mapping[str, Any], asked: Mapping[str, Any])
         )
 
 
-def _ours(name: str) -> bool:
-    names = {"run.json", "losses.jsonl", "last.pt", "best.pt", "restored.png", "lock"}
-    return name in names or (name.startswith(".") and name.endswith(".part"))
+def _is_run(description: Path) -> bool:
+    """Whether a run's own `run.json` lies there, be it of another version."""
+    try:
+        described = json.loads(description.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(described, dict) and described.get("format") == FORMAT

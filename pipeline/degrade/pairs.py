@@ -27,6 +27,7 @@ from pipeline.ledger import (
     read_manifest,
     run_log,
     sha256_of,
+    sweep,
     write_whole,
 )
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
@@ -41,6 +42,7 @@ from pipeline.stores import (
 )
 from pipeline.tables import PairTable
 
+_MOST_VARIANTS = 10_000
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
 
 
@@ -62,8 +64,11 @@ class DegradeParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.variants < 1:
-            raise CallError(f"--variants {self.variants}: at least 1 is wanted.")
+        if not 1 <= self.variants <= _MOST_VARIANTS:
+            raise CallError(
+                f"--variants {self.variants}: a number from 1 to {_MOST_VARIANTS} is wanted; without a limit "
+                "are those that genesis-train pretrain makes on the fly from the cube store."
+            )
         checked_seed(self.seed)
 
 
@@ -108,7 +113,7 @@ def degrade(
     store = open_cubes(cubes)
     check_size(parameters.recipe, store.size)
     job = _job(store, parameters)
-    present = check_target(target, PAIRS, overwrite=overwrite)
+    present = check_target(target, PAIRS, overwrite=overwrite, inputs=[cubes])
     if present is not None:
         difference = first_difference(present["parameters"], job)
         if difference:
@@ -116,9 +121,8 @@ def degrade(
                 f"{target} was made with {difference}: choose another name, or give --overwrite to make it "
                 "again."
             )
+        sweep(target)
         return Degradation(_open_pairs(target), done_before=True)
-    if target.resolve() == cubes.resolve():
-        raise CallError(f"{target} is the cube store itself: give the pair store another name.")
     started = datetime.now(UTC)
     workers = workers or cores()
     with hold(target, job, overwrite=overwrite) as ledger:
