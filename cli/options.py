@@ -73,6 +73,23 @@ class Numbers(click.ParamType[tuple[int, ...]]):
             )
 
 
+class Millimetres(click.ParamType[tuple[float, ...]]):
+    """Lengths in mm with commas between them, as in `1,1,2.5`."""
+
+    name = "X,Y,Z"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """The lengths, in order; what they may be is the library's to say."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: three lengths in mm are wanted, as in 1,1,2.5.", param, ctx)
+
+
 class Subsets(click.ParamType[tuple[int, ...]]):
     """LUNA16 subsets, as in `0-6` or `0,3,8-9`."""
 

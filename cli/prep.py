@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.failures import BAD_DATA, GenesisGroup
-from cli.options import Numbers, Subsets, recipe_options
+from cli.look import explain
+from cli.options import Millimetres, Numbers, Subsets, recipe_options
 from cli.progress import Progress
 from cli.tables import counted, shortened, show_table
 
@@ -102,7 +103,19 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
 @click.option(
     "--max-tissue", type=float, default=0.15, show_default=True, help="Highest tissue score of a cube, 0..1."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other cubes.")
+@click.option(
+    "--min-tissue", type=float, default=0.0, show_default=True, help="Lowest tissue score of a cube."
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["uniform", "official"]),
+    default="uniform",
+    show_default=True,
+    help="official replays the authors' own draws, cube for cube.",
+)
+@click.option("--seed", type=int, help="Another seed draws other cubes. [default: 0; official: 1]")
+@click.option("--spacing", type=Millimetres(), metavar="X,Y,Z", help="Resample to this spacing in mm first.")
+@click.option("--orient", metavar="AXES", help="Turn to these axes first, as in LPS.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes at work. [default: one a core]")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
@@ -261,6 +274,9 @@ def preview(store: Path, png: Path, rows: int) -> None:
 
     draw_sheet(open_store(store), png, rows)
     click.echo(f"The contact sheet is {png}.")
+
+
+main.add_command(explain)
 
 
 def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:

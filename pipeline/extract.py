@@ -4,12 +4,12 @@ A finished scan is staged, encoded; when all are done their cubes are packed int
 bytes do not depend on which scan was finished first. METHOD.md section 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,20 @@ from numpy.typing import NDArray
 from pipeline.degrade.seeds import Operation, checked_seed, draw_words, stream_key
 from pipeline.engine import Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
-from pipeline.formats import files_of
+from pipeline.grid import (
+    Geometry,
+    check_orientation,
+    check_spacing,
+    reorient,
+    reoriented,
+    resample,
+    resampled,
+)
 from pipeline.hounsfield import Window
-from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of, sweep, write_whole
-from pipeline.place import PlaceRule, Triple, draw_corners, passing_corners, tissue_score, too_small
+from pipeline.ledger import Ledger, first_difference, hold, sha256_of, sweep, write_whole
+from pipeline.official import OFFICIAL_SEED, OfficialCorners
+from pipeline.pack import pack
+from pipeline.place import Corners, PlaceRule, Triple, draw_corners, passing_corners, tissue_score, too_small
 from pipeline.scans import (
     PRETRAINING_SUBSETS,
     Found,
@@ -30,12 +40,14 @@ from pipeline.scans import (
     find_scans,
     read_geometry,
     read_scan,
+    scan_files,
 )
-from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
-from pipeline.stores import CUBES, CubeStore, check_target, open_cubes, write_cube_store
-from pipeline.tables import CubeTable, ScanTable
+from pipeline.shards import encode_cube
+from pipeline.stores import CUBES, CubeStore, check_target, open_cubes
 
-_DTYPE = np.dtype(np.int16)
+#: Chooses corners: the decision for a scan and how many are wanted -> int32 [corner, 3].
+Draw = Callable[[Corners, int], NDArray[np.int32]]
+
 _MOST_CUBES = 10_000
 _TRIES = 64  # random corners drawn for each one wanted
 
@@ -52,7 +64,11 @@ class ExtractParameters:
         hu: the HU window, lowest and highest value kept.
         border: voxels in x, y, z that no cube may touch, on either side.
         max_tissue: a cube is refused when its tissue score exceeds this share of its voxels.
-        seed: of the corners.
+        min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
+        sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator.
+        seed: of the corners; None takes 0, or 1 with the official sampler, as the authors did.
+        spacing: mm in x, y, z to resample every scan to; None keeps its own.
+        orient: axes to turn every scan to, such as LPS; None keeps its own.
 
     Raises:
         CallError: a value out of range.
@@ -65,20 +81,36 @@ class ExtractParameters:
     hu: tuple[int, int] = (-1000, 1000)
     border: Triple = (100, 100, 30)
     max_tissue: float = 0.15
-    seed: int = 0
+    min_tissue: float = 0.0
+    sampler: Literal["uniform", "official"] = "uniform"
+    seed: int | None = None
+    spacing: tuple[float, float, float] | None = None
+    orient: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             raise CallError(
                 f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
             )
-        checked_seed(self.seed)
+        object.__setattr__(self, "seed", self.first_seed)
+        checked_seed(self.first_seed)
+        if self.spacing is not None:
+            check_spacing(self.spacing)
+        if self.orient is not None:
+            object.__setattr__(self, "orient", check_orientation(self.orient))
         window = self.window
         if window.low <= -32768 or window.high > 32767:
             raise CallError(
                 f"--hu {window.low},{window.high}: both must lie in -32767..32767, as in -1000,1000."
             )
         _ = self.rule
+
+    @property
+    def first_seed(self) -> int:
+        """The seed, with the sampler's own where none was given."""
+        if self.seed is not None:
+            return self.seed
+        return OFFICIAL_SEED if self.sampler == "official" else 0
 
     @property
     def window(self) -> Window:
@@ -88,7 +120,7 @@ class ExtractParameters:
     @property
     def rule(self) -> PlaceRule:
         """Where cubes may lie."""
-        return PlaceRule(self.size, self.border, self.max_tissue)
+        return PlaceRule(self.size, self.border, self.max_tissue, self.min_tissue)
 
 
 @dataclass(frozen=True)
@@ -153,25 +185,23 @@ def extract_cubes(
     workers = workers or cores()
     with hold(target, job, overwrite=overwrite) as ledger:
         tasks = [_task(ledger, found, scan, parameters) for scan in found.sources]
-        left = [task for task in tasks if ledger.recorded(task.name) is None]
-        finished = counting(report, "scans", len(tasks), len(tasks) - len(left))
-        run(_cut, left, workers=workers, pool="processes", finished=finished)
+        _cut_all(tasks, parameters, workers, report)
         records = [{**(ledger.recorded(task.name) or {}), "name": task.name} for task in tasks]
         if not any(record["chunks"] for record in records):
             ledger.abandon()
             raise DataError(_nothing(records))
-        _pack(ledger, job, parameters, records, workers, report, started)
+        pack(ledger, job, parameters.window, parameters.size, records, workers, report, started)
     return Extraction(open_cubes(target), found.passed_over, done_before=False)
 
 
 def cut_cubes(
-    scan: Scan, stream: np.uint64, parameters: ExtractParameters
+    scan: Scan, draw: Draw, parameters: ExtractParameters
 ) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.int16]]]:
     """Draw corners in a scan that is large enough, and cut the cubes. Pure.
 
     Args:
         scan: the scan.
-        stream: its random stream key.
+        draw: chooses among the corners that pass; see `uniform`.
         parameters: what to cut.
 
     Returns:
@@ -179,14 +209,25 @@ def cut_cubes(
         tissue : the rule's score of each, 0..1.
         cubes : int16 [x, y, z] each, HU in the window.
     """
-    words = draw_words(parameters.seed, stream, 0, 0, Operation.PLACE, 2 * _TRIES * parameters.cubes_per_scan)
-    corners = draw_corners(passing_corners(scan.voxels, parameters.rule), parameters.cubes_per_scan, words)
+    corners = draw(
+        passing_corners(scan.voxels, parameters.rule, parameters.window), parameters.cubes_per_scan
+    )
     tissue, cubes = [], []
     for corner in corners:
         box = tuple(slice(start, start + edge) for start, edge in zip(corner, parameters.size, strict=True))
-        tissue.append(tissue_score(scan.voxels, corner, parameters.size))
+        tissue.append(tissue_score(scan.voxels, corner, parameters.size, parameters.window))
         cubes.append(np.ascontiguousarray(parameters.window.clip(scan.voxels[box])))
     return corners, tissue, cubes
+
+
+def uniform(identifier: str, seed: int) -> Draw:
+    """Draw distinct corners uniformly, from the random stream of the scan of this identifier."""
+
+    def draw(corners: Corners, count: int) -> NDArray[np.int32]:
+        words = draw_words(seed, stream_key(identifier), 0, 0, Operation.PLACE, 2 * _TRIES * count)
+        return draw_corners(corners, count, words)
+
+    return draw
 
 
 def _task(ledger: Ledger, found: Found, source: Source, parameters: ExtractParameters) -> _Task:
@@ -200,31 +241,72 @@ def _task(ledger: Ledger, found: Found, source: Source, parameters: ExtractParam
 def _state(path: Path) -> tuple[int, int]:
     """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told."""
     try:
-        states = [file.stat() for file in files_of(path)]
+        states = [file.stat() for file in scan_files(path)]
     except (DataError, OSError):
         return 0, 0
     return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
-def _cut(task: _Task) -> None:
+def _cut_all(tasks: Sequence[_Task], parameters: ExtractParameters, workers: int, report: Report) -> None:
+    """Cut every scan that an earlier run has not finished."""
+    left = [task for task in tasks if task.ledger.recorded(task.name) is None]
+    finished = counting(report, "scans", len(tasks), len(tasks) - len(left))
+    if parameters.sampler == "uniform":
+        run(_cut, left, workers=workers, pool="processes", finished=finished)
+        return
+    # The official draws run on through a subset, so its scans are cut in order; subsets side by side.
+    subsets = [list(group) for _, group in groupby(tasks, key=lambda task: task.source.subset)]
+
+    def finished_subset(count: int) -> None:
+        for _ in range(count):
+            finished(None)
+
+    run(_cut_subset, subsets, workers=workers, pool="processes", finished=finished_subset)
+
+
+def _cut_subset(tasks: Sequence[_Task]) -> int:
+    """Cut the scans of one subset in order, each going on with the draws of the one before; how many were."""
+    used = count = 0
+    for task in tasks:
+        record = task.ledger.recorded(task.name)
+        if record is None or "used" not in record:
+            generator = OfficialCorners(task.parameters.first_seed, used)
+            record = _cut(task, generator.draw)
+            task.ledger.record(task.name, record | {"used": generator.used})
+            count += 1
+            used = generator.used
+        else:
+            used = record["used"]
+    return count
+
+
+def _cut(task: _Task, draw: Draw | None = None) -> dict[str, Any]:
     """One scan, from its file to its staged cubes and its record."""
-    record: dict[str, Any] = {**asdict(task.source), "bytes": task.bytes, "sha256": "", "status": "failed"}
-    record |= {"corners": [], "tissue": [], "chunks": [], "reason": record.pop("problem")}
+    record: dict[str, Any] = {**asdict(task.source), "bytes": task.bytes, "sha256": ""}
+    skip, problem = record.pop("skip"), record.pop("problem")
+    record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
+    record |= {"corners": [], "tissue": [], "chunks": []}
     record |= {"shape": [0] * 3, "spacing": [0.0] * 3, "origin": [0.0] * 3, "direction": [0.0] * 9}
     scan = None if record["reason"] else _read(task, record)
     if scan is not None:
-        record |= {"sha256": scan.sha256, **_stage(task, scan)}
-    task.ledger.record(task.name, record)
+        draw_here = draw or uniform(task.source.identifier, task.parameters.first_seed)
+        record |= {"sha256": scan.sha256, **_stage(task, scan, draw_here)}
+    if draw is None:
+        task.ledger.record(task.name, record)
+    return record
 
 
 def _read(task: _Task, record: dict[str, Any]) -> Scan | None:
     """The scan, if it can be read and is large enough; else None, and the record says why."""
+    orient, spacing = task.parameters.orient, task.parameters.spacing
     try:
-        geometry = read_geometry(task.path)
+        geometry = _turned(read_geometry(task.path), task.parameters)
         record |= asdict(geometry)
         reason = too_small(geometry.shape, task.parameters.rule)
         if reason is None:
-            return read_scan(task.path)
+            scan = read_scan(task.path)
+            scan = reorient(scan, orient) if orient else scan
+            return resample(scan, spacing) if spacing else scan
         record |= {"status": "skipped", "reason": reason}
     except DataError as error:
         record["reason"] = str(error)
@@ -233,95 +315,25 @@ def _read(task: _Task, record: dict[str, Any]) -> Scan | None:
     return None
 
 
-def _stage(task: _Task, scan: Scan) -> dict[str, Any]:
+def _turned(geometry: Geometry, parameters: ExtractParameters) -> Geometry:
+    """Where the voxels will lie once the scan has been turned and resampled."""
+    if parameters.orient:
+        geometry = reoriented(geometry, parameters.orient)
+    return resampled(geometry, parameters.spacing) if parameters.spacing else geometry
+
+
+def _stage(task: _Task, scan: Scan, draw: Draw) -> dict[str, Any]:
     """Cut and stage the cubes of one scan; what its record says of them."""
     parameters = task.parameters
-    corners, tissue, cubes = cut_cubes(scan, stream_key(task.source.identifier), parameters)
+    corners, tissue, cubes = cut_cubes(scan, draw, parameters)
     if not cubes:
-        return {
-            "status": "skipped",
-            "reason": f"no place for a cube has a tissue score of {parameters.max_tissue:g} or less",
-        }
+        low = f"{parameters.min_tissue:g} to " if parameters.min_tissue else ""
+        found = f"{low}{parameters.max_tissue:g}{'' if low else ' or less'}"
+        return {"status": "skipped", "reason": f"no place for a cube has a tissue score of {found}"}
     chunks = [encode_cube(cube) for cube in cubes]
     write_whole(task.ledger.staged(task.name), *chunks)
     sizes = [len(chunk) for chunk in chunks]
     return {"status": "used", "corners": corners.tolist(), "tissue": tissue, "chunks": sizes}
-
-
-def _pack(
-    ledger: Ledger,
-    job: dict[str, Any],
-    parameters: ExtractParameters,
-    records: Sequence[dict[str, Any]],
-    workers: int,
-    report: Report,
-    started: datetime,
-) -> None:
-    """Staged scans -> shards, tables, manifest, and the store's own name."""
-    ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
-    attributes = {
-        "window": list(parameters.hu),
-        "unit": "HU",
-        "size": list(parameters.size),
-        "parameters": job,
-    }
-    write_cube_store(ledger.store, attributes, _DTYPE, _cube_table(records), _scan_table(records))
-    where = [
-        (record["name"], offset - size, size)
-        for record in records
-        for offset, size in zip(accumulate(record["chunks"]), record["chunks"], strict=True)
-    ]
-    length = shard_length(parameters.size, _DTYPE.itemsize)
-    hashes = {}
-    shards = -(-len(where) // length)
-    report("shards", 0, shards)
-    for shard in range(shards):
-        chunks = _staged_chunks(ledger, where[shard * length : (shard + 1) * length])
-        path = shard_path(ledger.store / "cubes", shard, 1 + len(parameters.size))
-        digest = write_whole(path, *shard_parts(chunks, length))
-        hashes[path.relative_to(ledger.store).as_posix()] = digest
-        report("shards", shard + 1, shards)
-    ledger.finish(hashes, run_log(started, workers))
-
-
-def _staged_chunks(ledger: Ledger, where: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    chunks, open_name, data = [], "", b""
-    for name, offset, size in where:
-        if name != open_name:
-            open_name, data = name, ledger.staged(name).read_bytes()
-        chunks.append(data[offset : offset + size])
-    return chunks
-
-
-def _cube_table(records: Sequence[dict[str, Any]]) -> CubeTable:
-    counts = [len(record["chunks"]) for record in records]
-    return CubeTable(
-        scan=np.repeat(np.arange(len(records), dtype=np.int32), counts),
-        number=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
-        corner=np.array([corner for record in records for corner in record["corners"]], dtype=np.int32),
-        tissue=np.array([score for record in records for score in record["tissue"]], dtype=np.float64),
-    )
-
-
-def _scan_table(records: Sequence[dict[str, Any]]) -> ScanTable:
-    def column(name: str, dtype: Any) -> NDArray[Any]:
-        return np.array([record[name] for record in records], dtype=dtype)
-
-    return ScanTable(
-        identifier=column("identifier", object),
-        subset=column("subset", np.int16),
-        path=column("path", object),
-        bytes=column("bytes", np.int64),
-        sha256=column("sha256", object),
-        shape=column("shape", np.int32),
-        spacing=column("spacing", np.float64),
-        origin=column("origin", np.float64),
-        direction=column("direction", np.float64),
-        status=column("status", object),
-        reason=column("reason", object),
-        cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
-        stream=np.array([stream_key(record["identifier"]) for record in records], dtype=np.uint64),
-    )
 
 
 def _job(parameters: ExtractParameters, found: Found) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Scans to a cube store: the right voxels, whoever does the work, however often it is stopped."""
 
 import dataclasses
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import SMALL, kill_after, lungs, write_scan
 
 from pipeline.errors import CallError, DataError
 from pipeline.extract import ExtractParameters, _cut, _job, _task, extract_cubes
+from pipeline.grid import reorient, resample
 from pipeline.ledger import hold, read_manifest, unfinished
 from pipeline.scans import find_scans, read_scan
 from pipeline.stores import open_cubes
@@ -195,3 +197,51 @@ def test_another_source_with_the_same_names_is_noticed(
     extract_cubes(luna16, target, SMALL, workers=1)
     extract_cubes(luna16, tmp_path / "plain.zarr", SMALL, workers=1)
     assert read_manifest(target) == read_manifest(tmp_path / "plain.zarr")
+
+
+def by_the_authors(folder: Path, subset: int, parameters: ExtractParameters) -> list[tuple[int, ...]]:
+    """METHOD.md section 2 with Python's own generator, a subset from its start: the corners, scan by scan."""
+    random.seed(1)
+    found = []
+    size, border = parameters.size, parameters.border
+    for path in sorted((folder / f"subset{subset}").glob("*.mhd")):
+        voxels = read_scan(path).voxels
+        if any(edge < least for edge, least in zip(voxels.shape, parameters.rule.least_shape, strict=True)):
+            continue
+        cubes = attempts = 0
+        while cubes < parameters.cubes_per_scan and attempts < 50 * parameters.cubes_per_scan:
+            attempts += 1
+            beyond = (1, 1, 4)
+            corner = tuple(
+                random.randint(border[a], voxels.shape[a] - size[a] - beyond[a] - border[a]) for a in range(3)
+            )
+            if brute_score(voxels, np.array(corner), size) <= parameters.max_tissue:
+                found.append(corner)
+                cubes += 1
+    return found
+
+
+def test_the_official_sampler_cuts_the_authors_cubes(luna16: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        write_scan(luna16 / "subset0" / f"1.9.{number}.mhd", lungs(20 + number))
+    (luna16 / "subset0" / "1.9.1.raw").write_bytes(b"cut short")
+    official = dataclasses.replace(SMALL, sampler="official", seed=None)
+    assert official.seed == 1
+    store = extract_cubes(luna16, tmp_path / "o.zarr", official, workers=1).store
+    (luna16 / "subset0" / "1.9.1.mhd").unlink()
+    expected = by_the_authors(luna16, 0, official) + by_the_authors(luna16, 5, official)
+    assert store.table.corner.tolist() == [list(corner) for corner in expected]
+
+
+def test_scans_are_turned_and_resampled_first(luna16: Path, tmp_path: Path) -> None:
+    turned = dataclasses.replace(SMALL, orient="ras", spacing=(1.0, 1.0, 1.5), border=(0, 0, 0))
+    store = extract_cubes(luna16, tmp_path / "t.zarr", turned, workers=1).store
+    assert store.attributes["parameters"]["orient"] == "RAS"
+    assert store.scans.shape[0].tolist() == [28, 26, 36]
+    assert store.scans.spacing[0].tolist() == [1.0, 1.0, 1.5]
+    scan = resample(reorient(read_scan(luna16 / "subset0" / "1.2.3.mhd"), "RAS"), (1.0, 1.0, 1.5))
+    cube = np.empty((16, 16, 16), np.int16)
+    store.cubes.read(0, cube)
+    x, y, z = store.table.corner[0]
+    box = scan.voxels[x : x + 16, y : y + 16, z : z + 16]
+    np.testing.assert_array_equal(cube, np.clip(box, -1000, 1000))

@@ -1,0 +1,168 @@
+"""Why a scan gives the cubes it gives: the counts against brute force, the picture, the command."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import lungs, write_scan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli.failures import GenesisGroup
+from cli.look import explain
+from pipeline.explain import Explanation, Shortage, draw_map, explain_scan
+from pipeline.place import PlaceRule, passing_corners, tissue_score, too_small
+
+Triple = tuple[int, int, int]
+SPACING = (0.7, 0.7, 1.5)
+SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4".split()
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(GenesisGroup(commands={"explain": explain}), ["explain", *map(str, words)])
+
+
+def passing(voxels: np.ndarray, rule: PlaceRule) -> tuple[int, int]:
+    if too_small(voxels.shape, rule):
+        return 0, 0
+    corners = passing_corners(voxels, rule)
+    return corners.candidates, corners.count
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(st.integers(4, 14), st.integers(4, 14), st.integers(4, 16)),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
+    border=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)),
+    bounds=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_the_counts_are_those_of_the_rule(
+    seed: int, shape: Triple, size: Triple, border: Triple, bounds: tuple[float, float]
+) -> None:
+    rule = PlaceRule(size, border, max(bounds), min(bounds))
+    voxels = np.asfortranarray(np.random.default_rng(seed).integers(-250, -100, shape).astype(np.int16))
+    found = explain_scan(voxels, SPACING, rule)
+    assert (found.candidates, found.passing) == passing(voxels, rule)
+    removed = sum(found.lost_to_border) + found.lost_to_max_tissue + found.lost_to_min_tissue
+    assert found.places_whole == removed + found.passing
+    assert min(found.lost_to_border) >= 0
+    assert found.places_whole == np.prod(np.maximum(np.subtract(shape, size) + 1, 0))
+    assert bool(found.shortages) == (too_small(shape, rule) is not None)
+    for shortage in found.shortages:
+        axis = "xyz".index(shortage.axis)
+        if shortage.largest_border is not None:
+            for more, fits in ((0, True), (1, False)):
+                changed = list(border)
+                changed[axis] = shortage.largest_border + more
+                least = PlaceRule(size, tuple(changed)).least_shape[axis]  # type: ignore[arg-type]
+                assert (shape[axis] >= least) == fits
+        else:
+            assert shape[axis] < PlaceRule(size, (0, 0, 0)).least_shape[axis]
+    for other in found.alternatives:
+        option, value = other.option.split()
+        values = {"size": size, "border": border, "max_tissue": max(bounds), "min_tissue": min(bounds)}
+        values[option[2:].replace("-", "_")] = (
+            tuple(map(int, value.split(","))) if option == "--border" else float(value)
+        )
+        assert (other.candidates, other.passing) == passing(voxels, PlaceRule(**values))  # type: ignore[arg-type]
+    json.dumps(asdict(found))
+
+
+def test_the_scores_are_quantiles_of_all_candidates() -> None:
+    rule = PlaceRule((5, 4, 3), (2, 2, 2), 0.4)
+    voxels = np.asfortranarray(lungs(3, (16, 14, 15)))
+    found = explain_scan(voxels, SPACING, rule)
+    corners = passing_corners(voxels, rule)
+    scores = [
+        tissue_score(voxels, np.add(place, corners.first), rule.size)
+        for place in np.ndindex(*corners.passing.shape)
+    ]
+    for name, share in {
+        "least": 0,
+        "5 %": 0.05,
+        "25 %": 0.25,
+        "median": 0.5,
+        "95 %": 0.95,
+        "most": 1,
+    }.items():
+        assert found.scores[name] == np.quantile(scores, share, method="inverted_cdf")
+
+
+def test_a_scan_too_small_names_the_axes_and_the_border_that_fits() -> None:
+    found = explain_scan(lungs(0, (300, 200, 64)), SPACING, PlaceRule())
+    assert found.shortages == (Shortage("y", 200, 265, 67), Shortage("z", 64, 96, 14))
+    assert (found.candidates, found.passing, found.share, found.scores) == (0, 0, 0.0, {})
+    assert found.alternatives[0].option == "--border 100,67,14"
+    assert found.alternatives[0].candidates == 36 * 2 * 1
+    found = explain_scan(lungs(0, (300, 300, 30)), SPACING, PlaceRule())
+    assert found.shortages == (Shortage("z", 30, 96, None),)
+    assert [other.option for other in found.alternatives] == ["--border 50,50,15", "--border 0,0,0"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"),
+    [((40, 38, 36), 0.4), ((40, 38, 36), 0.0), ((40, 38, 18), 0.4), ((40, 10, 36), 0.4)],
+    ids=["cubes", "no place", "too flat", "too narrow"],
+)
+def test_the_map_is_a_png_that_is_whole_and_repeats(tmp_path: Path, shape: Triple, share: float) -> None:
+    rule = PlaceRule((16, 16, 16), (2, 2, 2), share)
+    voxels = np.asfortranarray(lungs(0, shape))
+    for name in ("a.png", "b.png"):
+        draw_map(voxels, SPACING, rule, tmp_path / name, title="a scan")
+    data = (tmp_path / "a.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert data.endswith(b"IEND\xaeB`\x82")
+    assert data == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_the_command_explains(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0))
+    png = tmp_path / "map.png"
+    done = call(scan, *SMALL, "--png", png)
+    assert done.exit_code == 0, done.output
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "This scan has places enough" in done.stdout
+    assert "40 x 38 x 36, 28 x 27 x 54 mm" in done.stdout
+    assert f"Next: genesis-prep extract-cubes {scan} cubes.zarr --size 16,16,16 --border 2,2,2" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 100
+    facts = json.loads(call(scan, *SMALL, "--json").stdout)
+    assert set(facts) == {"scan", "map", *Explanation.__dataclass_fields__}
+    assert facts["places_whole"] == 25 * 23 * 21
+    assert facts["candidates"] == 20 * 18 * 13
+
+
+def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "flat.mhd", lungs(0, (40, 38, 22)))
+    said = call(scan, *SMALL).stdout
+    assert "z has 22 voxels and needs 24 (the largest border that fits is 1)." in said
+    assert said.rstrip().endswith("--size 16,16,16 --max-tissue 0.4 --border 2,2,1")
+    scan = write_scan(tmp_path / "dense.mhd", np.full((24, 24, 26), 40, np.int16))
+    said = call(scan, *SMALL).stdout
+    assert "no place inside the border has a tissue score from 0 to 0.4" in said
+    assert "the scores run from 1.000 to 1.000" in said
+    assert "none of these settings gives a cube" in said
+
+
+def test_the_command_refuses(tmp_path: Path) -> None:
+    assert call(tmp_path / "none.mhd").exit_code == 2
+    broken = tmp_path / "broken.mhd"
+    broken.write_text("nothing")
+    done = call(broken)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {broken}: ")
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0))
+    for words, said in (
+        (["--min-tissue", "0.5"], "--min-tissue 0.5"),
+        (["--size", "4,4"], "--size 4,4"),
+        (["--hu", "0"], "--hu 0"),
+        (["--hu", "0,0"], "window 0,0 is empty"),
+    ):
+        done = call(scan, *words)
+        assert done.exit_code == 2
+        assert said in done.stderr
