@@ -85,7 +85,8 @@ def find_scans(source: Path, layout: Layout = "auto", subsets: Collection[int] |
         subsets: the LUNA16 subsets to take; None takes those for pre-training, 0-6.
 
     Raises:
-        CallError: no such folder, no scan in it, or subsets of a folder that has none.
+        CallError: no such folder, no scan in it, subsets of a folder that has none, or a folder one level off
+            from LUNA16's.
     """
     if not source.exists():
         raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
@@ -96,7 +97,26 @@ def find_scans(source: Path, layout: Layout = "auto", subsets: Collection[int] |
         raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
     if folders and layout != "files":
         return _found_luna16(source, folders, subsets)
-    return _found_files(source, walk(source, SUFFIXES), subsets)
+    found = _found_files(source, walk(source, SUFFIXES), subsets)
+    if layout == "auto":
+        _check_no_subset(found)
+    return found
+
+
+def _check_no_subset(found: Found) -> None:
+    """Refuse a folder one level off from LUNA16's: its test subsets would be taken without a word.
+
+    Raises:
+        CallError: a path leads through a folder `subset0` .. `subset9`.
+    """
+    for scan in found.sources:
+        parts = [found.root.resolve(), *(found.root.resolve() / part for part in Path(scan.path).parents)]
+        inside = next((part for part in parts if _SUBSET.fullmatch(part.name)), None)
+        if inside is not None:
+            raise CallError(
+                f"{found.root} is not LUNA16's own folder, but {inside} looks like a subset of it: give "
+                f"{inside.parent}, or --layout files to take all scans, those of the test subsets 7-9 too."
+            )
 
 
 def read_geometry(path: Path) -> Geometry:

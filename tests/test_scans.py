@@ -311,3 +311,12 @@ def test_big_endian_compressed_voxels(tmp_path: Path) -> None:
 def test_the_header_alone_gives_the_geometry(tmp_path: Path) -> None:
     path = write_scan(tmp_path / "s.mhd", lungs(0))
     assert read_geometry(path) == read_scan(path).geometry
+
+
+def test_a_folder_one_level_off_is_refused(luna16: Path, tmp_path: Path) -> None:
+    write_scan(luna16 / "subset8" / "1.2.8.mhd", lungs(8))
+    for wrong in (tmp_path, luna16 / "subset8"):
+        with pytest.raises(CallError, match=rf"looks like a subset of it: give {luna16}, or --layout files"):
+            find_scans(wrong)
+    assert len(find_scans(tmp_path, "files").sources) == 4
+    assert len(find_scans(luna16 / "subset8" / "1.2.8.mhd").sources) == 1, "one file is somebody's own choice"
