@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 SOURCES := $(shell find pipeline cli training -name '*.py')
 
 .PHONY: demo test quick lint bench docs clean
@@ -15,7 +15,6 @@ SOURCES := $(shell find pipeline cli training -name '*.py')
 $(VENV)/run: pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) '.[train]'
-	$(PIP) --no-deps --force-reinstall .
 	touch $@
 
 $(VENV)/develop: $(VENV)/run
@@ -25,7 +24,7 @@ $(VENV)/develop: $(VENV)/run
 demo: $(VENV)/run
 	rm -rf $(DEMO)
 	$(BIN)/genesis-prep phantom $(DEMO)/scans --scans 7 --shape 300,300,112
-	$(BIN)/genesis-prep extract-cubes $(DEMO)/scans $(DEMO)/cubes.zarr --cubes-per-scan 12
+	$(BIN)/genesis-prep extract-cubes $(DEMO)/scans $(DEMO)/cubes.zarr --cubes-per-scan 8
 	$(BIN)/genesis-prep degrade $(DEMO)/cubes.zarr $(DEMO)/pairs.zarr --variants 2
 	$(BIN)/genesis-train pretrain $(DEMO)/pairs.zarr --out $(DEMO)/run --width 4 --epochs 3
 	$(BIN)/genesis-prep preview $(DEMO)/pairs.zarr $(DEMO)/pairs.png
