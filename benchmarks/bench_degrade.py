@@ -138,7 +138,7 @@ def first_calls() -> tuple[list[float], list[float]]:
                 env=environment,
                 check=True,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
             )
             runs.append([float(v) for v in done.stdout.split()])
     return runs[0], runs[1]

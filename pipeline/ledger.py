@@ -270,7 +270,7 @@ def read_manifest(store: Path) -> dict[str, str]:
     Raises:
         OSError: there is no manifest.
     """
-    lines = (store / MANIFEST).read_text().splitlines()
+    lines = (store / MANIFEST).read_text(encoding="utf-8").splitlines()
     return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
 
 

@@ -59,7 +59,7 @@ class Block:
 
 def read_page(page: Path) -> tuple[list[Block], list[str]]:
     """The blocks of a page, and the practice data that it wants."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     blocks, data, said = [], [], {"not run": "", "run with": ""}
     for piece in _PIECE.finditer(text):
         if piece["key"] == "practice data":
@@ -89,7 +89,7 @@ def run(words: list[str], folder: Path) -> str:
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, f"{words[-1]}\ngave exit code {done.returncode}:\n{done.stdout}"
     return done.stdout
@@ -128,7 +128,7 @@ def test_the_blocks_run(page: Path, practice: Path, tmp_path: Path) -> None:
             continue
         if block.language == "python":
             script = tmp_path / f"block_{block.line}.py"
-            script.write_text(block.code)
+            script.write_text(block.code, encoding="utf-8")
             run([sys.executable, "-W", "error", script.name], tmp_path)
         elif block.language == "bash":
             first, rest = block.code.split("\n", 1)
@@ -154,7 +154,7 @@ def run_console(block: Block, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_options_exist(page: Path) -> None:
     """In a command line the option belongs to that command; in running text, to any of them."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for program, command, rest in _CALL.findall(text):
         assert command in PROGRAMS[program].commands, f"{program} {command}"
         assert set(_OPTION.findall(rest)) <= options_of(PROGRAMS[program].commands[command]) | OTHERS, rest
@@ -170,7 +170,7 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def test_every_command_is_told_of() -> None:
-    said = "".join(page.read_text() for page in PAGES)
+    said = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for program, group in PROGRAMS.items():
         for command in group.commands:
             assert f"{program} {command}" in said, f"{program} {command} stands on no page"
@@ -180,21 +180,22 @@ def test_few_blocks_are_left_out_each_with_its_reason() -> None:
     left_out = [block for page in PAGES for block in read_page(page)[0] if block.not_run]
     assert len(left_out) <= MOST_NOT_RUN
     fences = sum(
-        len(re.findall(r"^```(bash|console|python)$", page.read_text(), re.MULTILINE)) for page in PAGES
+        len(re.findall(r"^```(bash|console|python)$", page.read_text(encoding="utf-8"), re.MULTILINE))
+        for page in PAGES
     )
     assert fences == sum(len(read_page(page)[0]) for page in PAGES)  # no fence escapes the reader of blocks
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_to_files_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / name).read_text()):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
 
 
 def test_the_licence_sentence_stands_in_front() -> None:
     """NOTICE, the README and the front page of the docs say the same of licence and patent."""
     for path in ("NOTICE", "README.md", "docs/index.md"):
-        text = " ".join((ROOT / path).read_text().split())
+        text = " ".join((ROOT / path).read_text(encoding="utf-8").split())
         assert "non-commercial use only" in text
         assert "US patent 11,922,628 B2 (issued 2024-03-05)" in text
         assert "grants no right under that patent" in text

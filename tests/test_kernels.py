@@ -272,7 +272,7 @@ def run(folder, code, **environment):
         cwd=folder,
         env={**kept, "PYTHONPATH": str(folder), **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -259,7 +259,9 @@ def losses_so_far(folder: Path) -> list[str]:
 def test_a_killed_run_goes_on_to_the_bit(pairs: Path, tmp_path: Path) -> None:
     subprocess.run(command(pairs, tmp_path / "whole"), check=True, capture_output=True)
     for epoch in (1, 4):
-        process = subprocess.Popen(command(pairs, tmp_path / "killed"), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(pairs, tmp_path / "killed"), stderr=subprocess.PIPE, encoding="utf-8"
+        )
         wait_for_epoch(tmp_path / "killed", epoch, process)
         time.sleep(0.05)
         process.kill()
@@ -274,7 +276,7 @@ def test_a_killed_run_goes_on_to_the_bit(pairs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_command_in_a_sentence(pairs: Path, tmp_path: Path, sent: signal.Signals) -> None:
     call = command(pairs, tmp_path / "run", "--epochs", "9999", "--patience", "9999")
-    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, encoding="utf-8")
     wait_for_epoch(tmp_path / "run", 2, process)  # then the checkpoint of epoch 1 is there
     second = CliRunner().invoke(main, call[3:])
     assert second.exit_code == 2
@@ -486,7 +488,7 @@ def test_without_torch_the_command_says_what_to_install(
         "import sys; sys.modules['torch'] = None\n"
         f"from cli.train import main; main(['pretrain', {str(pairs)!r}, '--out', {str(tmp_path / 'run')!r}])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert result.returncode == 2
     assert 'pip install "genesis-toolkit[train]"' in result.stderr
     assert "Traceback" not in result.stderr
@@ -500,5 +502,15 @@ def test_help_needs_no_heavy_library() -> None:
         "    except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'zarr', 'numba', 'numpy', 'rich'} & set(sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert "genesis-train pretrain pairs.zarr --out run" in result.stdout
+
+
+def test_a_lost_checkpoint_does_not_begin_the_run_again(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain(pairs, out, PretrainParameters(epochs=2, batch_size=4, lr=0.5, width=4))
+    (out / "last.pt").unlink()
+    losses = (out / "losses.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"last\.pt, from which the run would go on, is gone"):
+        pretrain(pairs, out, PretrainParameters(epochs=3, batch_size=4, lr=0.5, width=4))
+    assert (out / "losses.jsonl").read_bytes() == losses

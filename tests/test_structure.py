@@ -46,6 +46,6 @@ def test_help_imports_nothing_heavy(program: str) -> None:
         "try: main(['--help'])\n"
         f"except SystemExit: print('HEAVY', sorted({heavy!r} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
     assert "Try it" in done.stdout or "Example" in done.stdout

@@ -119,7 +119,7 @@ def pretrain(
             check_same(run, begun, description)
             if run.last.exists():
                 restore(state, read_checkpoint(run.last), run.last)
-            elif run.best.exists():
+            elif run.epochs_told() > 1:  # the first may be told and its checkpoint not yet written
                 raise DataError(
                     f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
                 )

@@ -124,14 +124,21 @@ class Run:
             finished: epochs that the last checkpoint has; 0 at the start.
         """
         header = {"format": FORMAT, "version": VERSION, **description}
-        text = self.losses.read_text(errors="replace") if self.losses.exists() else ""
-        lines = text.splitlines()[1 : finished + 1]
+        lines = self._told()[:finished]
         if len(lines) < finished:
             raise DataError(
                 f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
             )
         write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
         write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
+
+    def epochs_told(self) -> int:
+        """How many epochs stand in the losses; the last may have no checkpoint yet."""
+        return len(self._told())
+
+    def _told(self) -> list[str]:
+        text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
+        return text.splitlines()[1:]
 
     def append(self, record: EpochRecord) -> None:
         """Add one finished epoch to the losses, before its checkpoint is written."""
