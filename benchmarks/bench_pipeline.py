@@ -22,9 +22,8 @@ from bench_degrade import scan_like
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.degrade.recipes import named
-from pipeline.degrade.seeds import stream_key
 from pipeline.engine import cores
-from pipeline.extract import ExtractParameters, cut_cubes, extract_cubes
+from pipeline.extract import ExtractParameters, cut_cubes, extract_cubes, uniform
 from pipeline.ledger import write_whole
 from pipeline.scans import Geometry, Scan
 from pipeline.shards import encode_cube, shard_parts
@@ -108,11 +107,11 @@ def measure_placing(folder: Path, rounds: int) -> None:
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T
     scan = Scan(voxels, Geometry(voxels.shape, (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)), "")
     parameters = ExtractParameters()
-    stream = stream_key("chest")
-    assert len(cut_cubes(scan, stream, parameters)[0]) == 32
+    draw = uniform("chest", 0)
+    assert len(cut_cubes(scan, draw, parameters)[0]) == 32
     cutting, reading = [], []
     for _ in range(rounds * 3):
-        cutting.append(timed(lambda: cut_cubes(scan, stream, parameters)))
+        cutting.append(timed(lambda: cut_cubes(scan, draw, parameters)))
         reading.append(timed(lambda: sitk.ReadImage(str(path))))
     cut, read = statistics.median(cutting), statistics.median(reading)
     print(f"\nplacing and cutting 32 cubes of 512 x 512 x 250: {cut * 1e3:.1f} ms")
