@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Numbers
+from cli.options import rule_options
 
 if TYPE_CHECKING:
     from pipeline.explain import Explanation
@@ -16,29 +16,7 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
 @click.command(short_help="Why a scan gives the cubes it gives.")
 @click.argument("scan", type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "--size", type=Numbers("X,Y,Z"), default=(64, 64, 32), metavar="X,Y,Z", help="Voxels. [default: 64,64,32]"
-)
-@click.option(
-    "--border",
-    type=Numbers("X,Y,Z"),
-    default=(100, 100, 30),
-    metavar="X,Y,Z",
-    help="Voxels at each side that no cube touches. [default: 100,100,30]",
-)
-@click.option(
-    "--max-tissue", type=float, default=0.15, show_default=True, help="Largest tissue score a cube may have."
-)
-@click.option(
-    "--min-tissue", type=float, default=0.0, show_default=True, help="Smallest tissue score a cube may have."
-)
-@click.option(
-    "--hu",
-    type=Numbers("LOW,HIGH"),
-    default=(-1000, 1000),
-    metavar="LOW,HIGH",
-    help="HU window: grey levels of the map. [default: -1000,1000]",
-)
+@rule_options
 @click.option(
     "--png",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -46,6 +46,44 @@ RECIPE_OPTIONS: tuple[tuple[str, click.ParamType[Any], str], ...] = (
 )
 
 
+def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take what says where a scan may be cut (METHOD.md section 2)."""
+    options = [
+        click.option(
+            "--size",
+            type=Numbers("X,Y,Z"),
+            default=(64, 64, 32),
+            metavar="X,Y,Z",
+            help="Edges of a cube in voxels. [default: 64,64,32]",
+        ),
+        click.option(
+            "--hu",
+            type=Numbers("LOW,HIGH"),
+            default=(-1000, 1000),
+            metavar="LOW,HIGH",
+            help="HU window to clip to. [default: -1000,1000]",
+        ),
+        click.option(
+            "--border",
+            type=Numbers("X,Y,Z"),
+            default=(100, 100, 30),
+            metavar="X,Y,Z",
+            help="Voxels at each side that no cube touches. [default: 100,100,30]",
+        ),
+        click.option(
+            "--max-tissue",
+            type=float,
+            default=0.15,
+            show_default=True,
+            help="Highest tissue score of a cube, 0..1.",
+        ),
+        click.option("--min-tissue", type=float, default=0.0, show_default=True, help="Lowest tissue score."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take every parameter of a recipe; those not given are None."""
     for name, kind, meaning in reversed(RECIPE_OPTIONS):

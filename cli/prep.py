@@ -8,7 +8,7 @@ import click
 
 from cli.failures import BAD_DATA, GenesisGroup
 from cli.look import explain
-from cli.options import Millimetres, Numbers, Subsets, recipe_options
+from cli.options import Millimetres, Numbers, Subsets, recipe_options, rule_options
 from cli.progress import Progress
 from cli.tables import counted, shortened, show_table
 
@@ -79,33 +79,7 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
 )
 @click.option("--subsets", type=Subsets(), help="LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]")
 @click.option("--cubes-per-scan", type=int, default=32, show_default=True, help="Cubes drawn in every scan.")
-@click.option(
-    "--size",
-    type=Numbers("X,Y,Z"),
-    default=(64, 64, 32),
-    metavar="X,Y,Z",
-    help="Edges of a cube in voxels. [default: 64,64,32]",
-)
-@click.option(
-    "--hu",
-    type=Numbers("LOW,HIGH"),
-    default=(-1000, 1000),
-    metavar="LOW,HIGH",
-    help="HU window to clip to. [default: -1000,1000]",
-)
-@click.option(
-    "--border",
-    type=Numbers("X,Y,Z"),
-    default=(100, 100, 30),
-    metavar="X,Y,Z",
-    help="Voxels at each side that no cube touches. [default: 100,100,30]",
-)
-@click.option(
-    "--max-tissue", type=float, default=0.15, show_default=True, help="Highest tissue score of a cube, 0..1."
-)
-@click.option(
-    "--min-tissue", type=float, default=0.0, show_default=True, help="Lowest tissue score of a cube."
-)
+@rule_options
 @click.option(
     "--sampler",
     type=click.Choice(["uniform", "official"]),

@@ -156,18 +156,7 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
     work = unfinished(target)
     job = json.loads(json.dumps(job))
     _check_ours(work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("a")
-    except OSError as error:
-        raise CallError(f"{work} cannot be written ({error.strerror}): choose another place.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CallError(
-                f"Another run is working on {target}: wait for it, or choose another name."
-            ) from None
+    with locked(work, f"Another run is working on {target}: wait for it, or choose another name."):
         begun = _begun(work)
         if begun is not None:
             difference = first_difference(begun, job)
@@ -182,6 +171,26 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
         for folder in ("done", "stage", "store"):
             (work / folder).mkdir(exist_ok=True)
         yield Ledger(target.resolve(), overwrite)
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder, made where there is none, against every other process; a kill lets go of it.
+
+    Raises:
+        CallError: `busy`, where another process holds it; or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise CallError(f"{folder} cannot be written ({error.strerror}): choose another place.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CallError(busy) from None
+        yield
 
 
 def _begun(work: Path) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ not depend on one another.
 """
 
 import random
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,25 +78,6 @@ class OfficialCorners:
             if corners.passing[x - first_x, y - first_y, z - first_z]:
                 found.append((x, y, z))
         return np.array(found, dtype=np.int32).reshape(-1, 3)
-
-
-def draw_subset(
-    scans: Iterable[Corners | None], count: int, seed: int = OFFICIAL_SEED
-) -> Iterator[NDArray[np.int32]]:
-    """Draw the corners of every scan of one subset; lazy, so that one scan's decision is held at a time.
-
-    Args:
-        scans: the decision for each scan, in sorted file order; None for one that cannot be read or is too
-            small.
-        count: how many cubes are asked for of each.
-        seed: of the subset.
-
-    Yields:
-        int32 [corner, 3] for each scan, as `OfficialCorners.draw`; empty for None.
-    """
-    generator = OfficialCorners(seed)
-    for corners in scans:
-        yield np.empty((0, 3), dtype=np.int32) if corners is None else generator.draw(corners, count)
 
 
 class _Counted(random.Random):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
+from pipeline.ledger import write_whole
 from training import checkpoints
 from training.checkpoints import (
     TrainingState,
@@ -16,7 +17,6 @@ from training.checkpoints import (
     pack,
     read_checkpoint,
     restore,
-    save_checkpoint,
 )
 from training.parameters import PretrainParameters
 
@@ -42,7 +42,7 @@ def trained(epochs: int) -> TrainingState:
 
 def test_a_state_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
     state = trained(3)
-    save_checkpoint(tmp_path / "last.pt", state, PARAMETERS)
+    write_whole(tmp_path / "last.pt", pack(state, PARAMETERS))
     ahead = [step(state) for _ in range(3)]
 
     again = new_state(PretrainParameters(width=2, seed=99), torch.device("cpu"))
@@ -59,7 +59,7 @@ def test_a_state_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
 
 def test_the_file_is_plain_tensors_and_numbers(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    save_checkpoint(path, trained(1), PARAMETERS)
+    write_whole(path, pack(trained(1), PARAMETERS))
     assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["parameters"] == PARAMETERS.as_dict()
@@ -89,14 +89,14 @@ def test_first_weights_depend_on_the_seed_and_leave_torchs_generator_alone() -> 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
-    save_checkpoint(path, trained(1), PARAMETERS)
+    write_whole(path, pack(trained(1), PARAMETERS))
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, trained(2), PARAMETERS)
+        write_whole(path, pack(trained(2), PARAMETERS))
     assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
     assert read_checkpoint(path)["epoch"] == 1
 

@@ -1,6 +1,7 @@
 """The authors' generator, replayed, against METHOD.md section 2 written as loops over Python's functions."""
 
 import random
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -10,11 +11,20 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CallError
 from pipeline.hounsfield import Window
-from pipeline.official import OFFICIAL_SEED, OfficialCorners, draw_subset
+from pipeline.official import OFFICIAL_SEED, OfficialCorners
 from pipeline.place import Corners, PlaceRule, passing_corners, too_small
 
 RULE = PlaceRule((4, 3, 2), (2, 1, 3), 0.3)
 COUNT = 5
+
+
+def draw_subset(
+    scans: Iterable[Corners | None], count: int, seed: int = OFFICIAL_SEED
+) -> Iterator[NDArray[np.int32]]:
+    """The corners of every scan of one subset; None is one that cannot be read or is too small."""
+    generator = OfficialCorners(seed)
+    for corners in scans:
+        yield np.empty((0, 3), dtype=np.int32) if corners is None else generator.draw(corners, count)
 
 
 def scan(seed: int, shape: tuple[int, int, int], share: float = 0.35) -> NDArray[np.int16]:

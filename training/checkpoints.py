@@ -20,7 +20,6 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 from pipeline.errors import DataError
-from pipeline.ledger import write_whole
 from training.networks import UNet3D
 from training.parameters import PretrainParameters
 
@@ -103,11 +102,6 @@ def pack(state: TrainingState, parameters: PretrainParameters) -> bytes:
         buffer,
     )
     return buffer.getvalue()
-
-
-def save_checkpoint(path: Path, state: TrainingState, parameters: PretrainParameters) -> None:
-    """Write a checkpoint; whatever kills the run, `path` is whole: the old one or the new one."""
-    write_whole(path, pack(state, parameters))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ restored.png   what that network makes of some validation cubes
 lock           held by the process at work
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CallError, DataError
-from pipeline.ledger import write_whole
+from pipeline.ledger import locked, write_whole
 from pipeline.stores import check_place
 from training.parameters import STOPPING_RULES, option
 
@@ -171,18 +170,7 @@ def hold_run(folder: Path) -> Iterator[Run]:
                 "--out."
             )
     check_place(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a")
-    except OSError as error:
-        raise CallError(f"{folder} cannot be written ({error.strerror}): give another --out.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CallError(
-                f"Another process is training in {folder}: wait for it, or give another --out."
-            ) from None
+    with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
         yield run
 
 
