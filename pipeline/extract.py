@@ -370,5 +370,5 @@ def _unchanged(target: Path, present: dict[str, Any], job: dict[str, Any], found
 def _nothing(records: Sequence[dict[str, Any]]) -> str:
     reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in records[:20]]
     more = [f"  and {len(records) - 20} more"] if len(records) > 20 else []
-    advice = "A smaller --border or --size takes smaller scans; genesis-prep explain SCAN says what would help."
+    advice = "A smaller --border or --size takes smaller scans; genesis-prep explain SCAN says what helps."
     return "\n".join(["No scan gave a cube, so no store was made.", *reasons, *more, advice])
