@@ -72,10 +72,6 @@ class PretrainParameters:
         """Plain numbers by name."""
         return asdict(self)
 
-    def identity(self) -> dict[str, Any]:
-        """The parameters that make a run this run and no other: all but the rules of stopping."""
-        return {name: value for name, value in self.as_dict().items() if name not in STOPPING_RULES}
-
 
 def option(name: str) -> str:
     """A parameter as it is written on the command line: `batch_size` is `--batch-size`."""

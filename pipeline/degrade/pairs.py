@@ -126,37 +126,34 @@ def degrade(
     started = datetime.now(UTC)
     workers = workers or cores()
     with hold(target, job, overwrite=overwrite) as ledger:
-        _compile(store, parameters, report)
-        _write_shards(ledger, store, parameters, workers, report)
+        degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
+        _compile(store, degrader, report)
+        _write_shards(ledger, store, degrader, parameters.variants, workers, report)
         _finish(ledger, store, parameters, job, run_log(started, workers))
     return Degradation(_open_pairs(target), done_before=False)
 
 
-def _compile(store: CubeStore, parameters: DegradeParameters, report: Report) -> None:
+def _compile(store: CubeStore, degrader: Degrader, report: Report) -> None:
     """Let the kernels be compiled before the first shard waits for them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
     cube, bits = np.zeros((1, *store.size), store.cubes.dtype), np.zeros(1, np.uint8)
-    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     degrader(cube, np.zeros(1, np.uint64), np.zeros(1, np.int32), 0, cube.copy(), bits, bits.copy())
     report("compiling", 1, 1)
 
 
 def _write_shards(
-    ledger: Ledger, store: CubeStore, parameters: DegradeParameters, workers: int, report: Report
+    ledger: Ledger, store: CubeStore, degrader: Degrader, variants: int, workers: int, report: Report
 ) -> None:
     """Run a task for every shard that an earlier run has not finished."""
     manifest = read_manifest(store.path)
-    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     tasks: dict[str, Callable[[], None]] = {}
     for shard in range(-(-len(store) // store.cubes.length)):
         name = f"original-{shard}"
         tasks[name] = partial(_copy, ledger, name, store, shard, manifest)
-    for shard in range(-(-len(store) * parameters.variants // length)):
+    for shard in range(-(-len(store) * variants // length)):
         name = f"degraded-{shard}"
-        tasks[name] = partial(
-            _degrade_shard, ledger, name, store, degrader, parameters.variants, shard, length
-        )
+        tasks[name] = partial(_degrade_shard, ledger, name, store, degrader, variants, shard, length)
     left = [task for name, task in tasks.items() if ledger.recorded(name) is None]
     finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
     run(_call, left, workers=workers, pool="threads", finished=finished)
