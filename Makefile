@@ -18,7 +18,7 @@ $(VENV)/run: pyproject.toml constraints.txt $(SOURCES)
 	touch $@
 
 $(VENV)/develop: $(VENV)/run
-	$(PIP) '.[train,dev,docs,bench]'
+	$(PIP) '.[train,nnunet,dev,docs,bench]'
 	touch $@
 
 demo: $(VENV)/run
@@ -52,6 +52,7 @@ docs: $(VENV)/develop
 bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_degrade.py
 	$(BIN)/python benchmarks/bench_pipeline.py
+	$(BIN)/python benchmarks/bench_extract.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist docs/_build docs/_pictures

@@ -15,7 +15,7 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
 
 @click.command(short_help="Why a scan gives the cubes it gives.")
-@click.argument("scan", type=click.Path(path_type=Path, exists=True))
+@click.argument("scan", type=click.Path())
 @rule_options
 @click.option(
     "--png",
@@ -25,7 +25,7 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 def explain(
-    scan: Path,
+    scan: str,
     size: tuple[int, int, int],
     border: tuple[int, int, int],
     max_tissue: float,
@@ -35,6 +35,9 @@ def explain(
     as_json: bool,
 ) -> None:
     """Say why SCAN gives the cubes it gives, and what other settings would give.
+
+    SCAN is a file, the folder of a DICOM series, or folder#label as tables show it where a folder holds
+    several series.
 
     \b
     Example:
@@ -46,24 +49,25 @@ def explain(
     from pipeline.explain import draw_map, explain_scan
     from pipeline.hounsfield import Window
     from pipeline.place import PlaceRule
-    from pipeline.scans import read_scan
+    from pipeline.scans import read_scan, scan_path
 
     if len(hu) != 2:
         raise CallError(f"--hu {','.join(map(str, hu))}: two numbers low,high are wanted, as in -1000,1000.")
     rule, window = PlaceRule(size, border, max_tissue, min_tissue), Window(*hu)
     try:
-        read = read_scan(scan)
+        path = scan_path(scan)
+        read = read_scan(path)
     except DataError as error:
         raise DataError(f"{scan}: {error}.") from None
     spacing = read.geometry.spacing
     found = explain_scan(read.voxels, spacing, rule, window)
     if png is not None:
-        title = f"{scan.name}: {found.passing:,} of {found.candidates:,} places for a cube pass"
+        title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for a cube pass"
         draw_map(read.voxels, spacing, rule, png, title=title, window=window)
     if as_json:
-        click.echo(json.dumps({"scan": str(scan), **asdict(found), "map": str(png) if png else None}))
+        click.echo(json.dumps({"scan": str(path), **asdict(found), "map": str(png) if png else None}))
         return
-    _show(scan, found, hu, png)
+    _show(path, found, hu, png)
 
 
 def _show(scan: Path, found: "Explanation", hu: tuple[int, int], png: Path | None) -> None:
@@ -98,7 +102,7 @@ def _facts(scan: Path, found: "Explanation") -> list[list[str]]:
         return " x ".join(lengths)
 
     return [
-        ["scan", scan.name],
+        ["scan", _name(scan)],
         ["voxels x, y, z", f"{_by(found.shape)}, {millimetres(found.shape)} mm"],
         ["a cube", f"{_by(found.size)} voxels, {millimetres(found.size)} mm"],
         ["border", f"{_by(found.border)} voxels at each side that no cube touches"],
@@ -177,7 +181,8 @@ def _next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> str:
         if not helpful:
             return "Next: none of these settings gives a cube; try a smaller --size with a smaller --border."
         options = f" {helpful[0]}"
-    return f"Next: genesis-prep extract-cubes {scan} cubes.zarr{_given(found, hu, options)}{options}"
+    source = scan if scan.exists() else scan.parent / scan.name.rpartition("#")[0]  # with its other series
+    return f"Next: genesis-prep extract-cubes {source} cubes.zarr{_given(found, hu, options)}{options}"
 
 
 def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
@@ -194,6 +199,10 @@ def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
         for option, (value, default) in settings.items()
         if value != default and option not in replaced
     )
+
+
+def _name(scan: Path) -> str:
+    return scan.name or scan.resolve().name  # the folder at work in has no name as given
 
 
 def _share(part: int, whole: int) -> str:

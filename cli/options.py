@@ -84,6 +84,30 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def work_options(workers: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a command take what says who does the work, and how it is told; `workers` is that option's help."""
+    options = [
+        click.option("--workers", type=click.IntRange(min=1), help=workers),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Work on a dask cluster: its scheduler's address or scheduler file.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what it would come to, and write nothing."),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs."),
+    ]
+
+    def take(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return take
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take every parameter of a recipe; those not given are None."""
     for name, kind, meaning in reversed(RECIPE_OPTIONS):

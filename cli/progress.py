@@ -1,4 +1,4 @@
-"""Progress bars on stderr, none where stderr is no terminal."""
+"""Progress bars on stderr, none where stderr is no terminal; what was done, where a run is interrupted."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -29,6 +29,7 @@ class Progress:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._last = ""
         self._bars.start()
         return self
 
@@ -36,9 +37,12 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._last:
+            self._bars.console.print(self._last, markup=False, highlight=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` pieces of `what` are done."""
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
+        self._last = f"{what}: {done:,} of {total:,} done"

@@ -10,6 +10,9 @@ from pipeline.errors import CallError, DataError
 #: Said of a folder that has a scan's suffix.
 NAMED_LIKE_A_SCAN = "a folder named like a scan; what lies in it is taken by itself"
 
+#: The path of a folder relative to itself.
+HERE = "."
+
 
 @dataclass(frozen=True)
 class Aside:
@@ -24,58 +27,84 @@ class Aside:
     skip: str = ""
 
 
-def walk(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict[Path, Aside]]:
+def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], dict[str, Aside]]:
     """All files below a folder, and the folders to be named.
 
-    Links to folders are not followed, so none can lead in a circle.
+    Links to folders are not followed, so none can lead in a circle. A folder costs one listing and a file
+    nothing more: what is a folder and what is a link stands in the listing. Paths are text, since `Path`
+    objects cost ten times what listing a file does.
 
     Args:
-        folder: where to begin.
+        root: where to begin.
         suffixes: of scans, small letters.
 
     Returns:
-        files: sorted.
+        files: the names in each folder that holds any, by the folder's path relative to `root`, with `/`.
         aside: folders that cannot be opened, links to folders, and folders named like scans (which are
-            looked into).
+            looked into), by their path relative to `root`.
     """
-    files: list[Path] = []
-    aside: dict[Path, Aside] = {}
-
-    def closed(error: OSError) -> None:
-        aside[Path(error.filename)] = Aside(problem=not_opened(error))
-
-    for parent, folders, names in os.walk(folder, onerror=closed):
-        files += (Path(parent, name) for name in names)
-        for path in (Path(parent, name) for name in folders):
-            if path.is_symlink():
+    files: dict[str, list[str]] = {}
+    aside: dict[str, Aside] = {}
+    base, waiting = os.fspath(root), [HERE]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(f"{base}/{folder}") as entries:
+                listing = list(entries)
+        except OSError as error:
+            aside[folder] = Aside(problem=not_opened(error))
+            continue
+        names = []
+        for entry in listing:
+            if not is_folder(entry):
+                names.append(entry.name)
+                continue
+            path = within(folder, entry.name)
+            if entry.is_symlink():
                 aside[path] = Aside(skip="a link to a folder, which is not followed: it may lead in a circle")
-            elif path.name.lower().endswith(suffixes):
+                continue
+            if entry.name.lower().endswith(suffixes):
                 aside[path] = Aside(skip=NAMED_LIKE_A_SCAN)
-    return sorted(files), aside
+            waiting.append(path)
+        if names:
+            files[folder] = names
+    return files, aside
 
 
-def listed(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder.
 
     Raises:
         CallError: it cannot be opened.
     """
     try:
-        return list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError as error:
         raise CallError(f"{folder} cannot be opened: {error.strerror}.") from None
 
 
-def check_file(path: Path) -> None:
-    """Refuse what may not be read, and what is no file with something in it: a pipe would wait for ever.
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def within(folder: str, name: str) -> str:
+    """The path of what lies in a folder, both relative to the same root."""
+    return name if folder == HERE else f"{folder}/{name}"
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file with something in it, without opening it: a pipe would wait for ever.
 
     Raises:
         DataError: why, to go after the scan's name.
     """
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            path.open("rb").close()
     except OSError as error:
         raise DataError(not_opened(error)) from None
     if not stat.S_ISREG(status.st_mode):
@@ -84,17 +113,30 @@ def check_file(path: Path) -> None:
         raise DataError("it is an empty file")
 
 
+def check_file(path: Path) -> None:
+    """Refuse what may not be read, and what is no file with something in it.
+
+    Raises:
+        DataError: why, to go after the scan's name.
+    """
+    check_regular(path)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(not_opened(error)) from None
+
+
 def not_opened(error: OSError) -> str:
     """The sentence for a file that the system does not open."""
     return f"it cannot be opened: {error.strerror}"
 
 
-def bad_name(path: Path) -> str:
+def bad_name(path: str) -> str:
     """Why a path cannot be stored as text; empty where it can."""
-    sound = os.fsencode(path).decode("utf-8", errors="replace") == str(path)
+    sound = os.fsencode(path).decode("utf-8", errors="replace") == path
     return "" if sound else "its name is not valid UTF-8: rename it"
 
 
-def shown(path: Path) -> str:
-    """A path as it can be printed and stored, with `/`, and `\\xff` for a byte that is not UTF-8."""
-    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
+def shown(path: str) -> str:
+    """A path as it can be printed and stored, with `\\xff` for a byte that is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")

@@ -1,4 +1,5 @@
-"""What SimpleITK does not notice in a file of scans: that it is cut short, damaged, or points elsewhere.
+"""What SimpleITK does not notice in a file of scans: that it is cut short, damaged, or points elsewhere, or
+that its header says nothing certain.
 
 Tried with each format cut in half and with a byte turned: a short `.nii` or `.nii.gz` is read without a word,
 with what memory held in place of the missing voxels; a damaged `.zraw` likewise, with a quarter of the voxels
@@ -7,20 +8,30 @@ uncompressed file cannot be noticed by anyone; that is what the sha256 in the st
 """
 
 import gzip
+import math
+import os
+import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.files import not_opened
 
 META_IMAGE = (".mhd", ".mha")
 NIFTI = (".nii", ".nii.gz")
 
-_HEADER_BYTES = 65536  # a MetaImage header is a few hundred bytes of text
+#: What a scan's file may be called.
+SUFFIXES = (*META_IMAGE, *NIFTI, ".nrrd")
+
+_HEADER_BYTES = (4096, 65536)  # a MetaImage header is a few hundred bytes of text; how much is read of one
+_NIFTI_1, _NIFTI_2 = 348, 540  # bytes of a NIfTI header, with which it begins
 _BLOCK = 1 << 20
+_MOST_DEFLATED = 1100  # no stream of zlib inflates to more times its bytes
 _TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -70,21 +81,62 @@ def inflate_meta_image(path: Path) -> NDArray[Any] | None:
     dtype = _TYPES.get(header.get("ElementType", ""))
     if not _is_true(header, "CompressedData") or dtype is None or _channels(header) != 1:
         return None
-    data = _data_file(path, header)
-    stored = path.read_bytes().partition(b"LOCAL")[2].lstrip(b"\r\n") if data is None else data.read_bytes()
-    try:
-        inflated = zlib.decompress(stored)
-    except zlib.error:
-        raise DataError("its voxels cannot be read: the file is damaged or cut short") from None
     shape = _edges(header)[::-1]
     order = (
         ">" if _is_true(header, "BinaryDataByteOrderMSB") or _is_true(header, "ElementByteOrderMSB") else "<"
     )
     needed = int(np.prod(shape, dtype=object)) * int(dtype[1])
-    if not shape or len(inflated) != needed:
-        raise DataError(f"it holds {len(inflated)} bytes of voxels, its header asks for {needed}")
-    values = np.frombuffer(inflated, order + dtype)
-    return values.reshape(shape).astype(dtype, copy=False)
+    data = _data_file(path, header)
+    with (data or path).open("rb") as file:
+        if data is None:
+            head = file.read(_HEADER_BYTES[1])
+            file.seek(head.index(b"\n", head.index(b"ElementDataFile")) + 1)
+        believable = needed <= _MOST_DEFLATED * os.fstat(file.fileno()).st_size
+        values = np.empty(needed if believable else 0, np.uint8)
+        found = _inflate(file, values)
+    if not shape or found != needed:
+        raise DataError(f"it holds {found} bytes of voxels, its header asks for {needed}")
+    return values.view(order + dtype).reshape(shape).astype(dtype, copy=False)
+
+
+def _inflate(file: BinaryIO, room: NDArray[np.uint8]) -> int:
+    """Inflate a file into an array by blocks; how many bytes there are, those it has no room for too."""
+    packed, count = zlib.decompressobj(), 0
+    with suppress(zlib.error):  # after one there is no end
+        while not packed.eof and (block := file.read(_BLOCK // 4)):
+            piece = np.frombuffer(packed.decompress(block), np.uint8)
+            room[count : count + piece.size] = piece[: max(room.size - count, 0)]
+            count += piece.size
+    if not packed.eof:
+        raise DataError("its voxels cannot be read: the file is damaged or cut short")
+    return count
+
+
+def check_nifti_header(path: Path) -> None:
+    """Refuse a NIfTI file whose header leaves open how large its voxels are, or how their values are scaled.
+
+    SimpleITK takes a spacing of 0 or NaN for 1 without a word, and a slope of 0 or NaN for 1 together with
+    any intercept, where nibabel, to the letter of the standard, leaves the intercept out.
+
+    Raises:
+        DataError: why, to go after the scan's name.
+    """
+    head = _nifti_head(path)
+    order = next((order for order in "<>" if head[:4] == struct.pack(order + "i", _NIFTI_1)), "")
+    if head[:4] in (struct.pack("<i", _NIFTI_2), struct.pack(">i", _NIFTI_2)):
+        raise DataError("it is of NIfTI's second version, which is not read: write it as NIfTI-1")
+    if not order or len(head) < _NIFTI_1:
+        return  # SimpleITK says what is wrong with it
+    spacing = tuple(float(f"{edge:g}") for edge in struct.unpack_from(order + "3f", head, 80))
+    if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
+        raise DataError(f"its spacing {spacing} is not positive")
+    slope, intercept = struct.unpack_from(order + "2f", head, 112)
+    scaled = math.isfinite(slope) and slope != 0
+    if not (math.isfinite(intercept) if scaled else intercept == 0 or math.isnan(intercept)):
+        raise DataError(
+            f"its header has slope {slope:g} and intercept {intercept:g}, which programs take in different "
+            "ways: write it with a slope that is not 0, and an intercept"
+        )
 
 
 def check_nifti(path: Path, reader: Any) -> None:
@@ -106,6 +158,14 @@ def check_nifti(path: Path, reader: Any) -> None:
         raise DataError(f"it is cut short: {found} bytes, {needed} needed")
 
 
+def _nifti_head(path: Path) -> bytes:
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            return file.read(_NIFTI_2)
+    except (EOFError, OSError, zlib.error):
+        raise DataError("its header cannot be read: it is damaged or of another format") from None
+
+
 def _inflated_bytes(path: Path) -> int:
     count = 0
     try:
@@ -119,12 +179,14 @@ def _inflated_bytes(path: Path) -> int:
 
 def _meta_header(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as file:
-            text = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
+        with path.open("rb", buffering=0) as file:
+            text = file.read(_HEADER_BYTES[0])
+            if b"\n" not in text.partition(b"ElementDataFile")[2]:
+                text += file.read(_HEADER_BYTES[1])
     except OSError as error:
-        raise DataError(f"it cannot be opened: {error.strerror}") from None
+        raise DataError(not_opened(error)) from None
     header: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.decode("utf-8", errors="replace").splitlines():
         key, mark, value = line.partition("=")
         if mark:
             header[key.strip()] = value.strip()

@@ -5,11 +5,13 @@ back, z to the head, in mm.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CallError
+from pipeline.place import Voxels
 
 _LETTERS = "LRPASI"  # towards which an axis runs: the letters of +x, -x, +y, -y, +z, -z
 _SLAB = 32  # slices resampled at a time, so that little memory is used beside the scan and its result
@@ -37,12 +39,13 @@ class Scan:
     """A scan, read.
 
     Attributes:
-        voxels: int16 [x, y, z], HU, x fastest in memory; not clipped to any window.
+        voxels: int16 [x, y, z], or float32 or float64 where some are not whole; HU, x fastest in memory; in
+            the range of int16, not clipped to any window.
         geometry: where they lie.
         sha256: over the bytes of its files, header first, in hexadecimal.
     """
 
-    voxels: NDArray[np.int16]
+    voxels: Voxels
     geometry: Geometry
     sha256: str
 
@@ -95,8 +98,8 @@ def reorient(scan: Scan, code: str) -> Scan:
     if axes == (0, 1, 2) and not any(flipped):
         return scan
     flips = tuple(slice(None, None, -1 if flip else 1) for flip in flipped)
-    voxels = np.asfortranarray(scan.voxels.transpose(axes)[flips])
-    return Scan(voxels, reoriented(scan.geometry, code), scan.sha256)
+    turned: NDArray[Any] = scan.voxels.transpose(axes)[flips]
+    return Scan(np.asfortranarray(turned), reoriented(scan.geometry, code), scan.sha256)
 
 
 def reoriented(geometry: Geometry, code: str) -> Geometry:
@@ -123,11 +126,11 @@ def reoriented(geometry: Geometry, code: str) -> Geometry:
 
 
 def resample(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
-    """Resample a scan to another spacing, linearly in HU, rounded to whole HU, halves to even.
+    """Resample a scan to another spacing, linearly in HU; int16 is rounded to whole HU, halves to even.
 
-    The first voxel stays where it is; the last lies at or before the last one of old, so nothing outside
-    the scan is ever asked for. One core works on it, on slabs, so that the memory beside the scan and the
-    result is a copy of the scan and 32 slices.
+    Real numbers stay what they come out as, in their own type. The first voxel stays where it is; the last
+    lies at or before the last one of old, so nothing outside the scan is ever asked for. One core works on
+    it, on slabs, so that the memory beside the scan and the result is a copy of the scan and 32 slices.
 
     Args:
         scan: the scan.
@@ -151,16 +154,18 @@ def resample(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
     sampler = sitk.ResampleImageFilter()
     sampler.SetNumberOfThreads(1)
     sampler.SetInterpolator(sitk.sitkLinear)
-    sampler.SetOutputPixelType(sitk.sitkFloat32)  # int16 would be cut off, not rounded
+    whole, double = scan.voxels.dtype == np.int16, scan.voxels.dtype == np.float64
+    sampler.SetOutputPixelType(sitk.sitkFloat64 if double else sitk.sitkFloat32)  # int16 would be cut off
     sampler.SetOutputSpacing(geometry.spacing)
     x, y, z = geometry.shape
-    values = np.empty((z, y, x), np.int16)
+    values: NDArray[Any] = np.empty((z, y, x), scan.voxels.dtype)
     for start in range(0, z, _SLAB):
         slab = values[start : start + _SLAB]
         sampler.SetSize((x, y, len(slab)))
         sampler.SetOutputOrigin((0.0, 0.0, start * geometry.spacing[2]))
         part = sampler.Execute(image)  # the view below does not keep its image alive
-        slab[...] = np.rint(sitk.GetArrayViewFromImage(part))
+        found = sitk.GetArrayViewFromImage(part)
+        slab[...] = np.rint(found) if whole else found
     return Scan(values.T, geometry, scan.sha256)
 
 

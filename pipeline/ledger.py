@@ -9,7 +9,8 @@ While a store is made, everything lies in `NAME.unfinished` beside its place:
     store/       the store itself, shard by shard
 
 Every file is written under a temporary name, flushed to the disk and renamed, so a file that is there is
-whole, whatever killed the run. When all is there, `store` is renamed to the store's own name.
+whole, whatever killed the run. When all is there, `store` is renamed to the store's own name; what was there
+before is moved to `replaced` first, and moved back should a kill come between the two.
 """
 
 import fcntl
@@ -19,34 +20,38 @@ import os
 import platform
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pipeline import __version__
-from pipeline.errors import CallError
+from pipeline.errors import CallError, DataError
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
 MANIFEST = "manifest-sha256.txt"
 LOG = "log.json"  # facts of the run: times, versions, workers. No hash covers it.
 _UNHASHED = {MANIFEST, LOG}
+_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The unfinished work on one store, held by this run. Made by `hold`.
+    """The unfinished work on one store, held by this run. Made by `hold`, and sent to other processes.
 
     Attributes:
         target: where the store will lie, absolute.
-        overwrite: whether what an earlier run finished there may be replaced.
+        run: of this run alone.
+        replace: whether the finished store that lies there may be replaced.
     """
 
     target: Path
-    overwrite: bool = False
+    run: str
+    replace: bool = False
 
     @property
     def work(self) -> Path:
@@ -62,9 +67,27 @@ class Ledger:
         """Where a finished piece waits until it is packed into the store."""
         return self.work / "stage" / name
 
+    def write(self, path: Path, *parts: bytes) -> str:
+        """Write a piece of this work as `write_whole` does, so long as this run holds it.
+
+        A worker of a cluster may still be at a task of a run that was interrupted, or taken for dead: what it
+        made must not come into the work of the next run, nor bring finished work's folder back.
+
+        Raises:
+            DataError: another run holds the work now, or it is not to be seen here.
+        """
+        begun = _begun(self.work)
+        if begun is None or begun.run != self.run:
+            raise DataError(f"{self.work} does not lie here, or belongs to another run now.")
+        return write_whole(path, *parts)
+
     def record(self, name: str, facts: Mapping[str, Any]) -> None:
         """Note that a piece of work is done. Call it after the piece itself is on the disk."""
-        write_whole(self.work / "done" / f"{name}.json", json.dumps(facts).encode())
+        self.write(self.work / "done" / f"{name}.json", json.dumps(facts).encode())
+
+    def names(self) -> set[str]:
+        """The names of all pieces of work that are done."""
+        return {path.stem for path in (self.work / "done").glob("[!.]*.json")}
 
     def recorded(self, name: str) -> dict[str, Any] | None:
         """What was noted of a finished piece of work; None while it is not done."""
@@ -110,12 +133,12 @@ class Ledger:
     def _make_way(self) -> None:
         """Move what may be replaced away; it is deleted when the new store has its name."""
         empty = self.target.is_dir() and not any(self.target.iterdir())
-        if not empty and not (self.overwrite and (self.target / MANIFEST).is_file()):
+        if not empty and not (self.replace and (self.target / MANIFEST).is_file()):
             raise CallError(
                 f"{self.target} has come into being while this run was at work, so it is left alone: move it "
                 "away and give the same command again."
             )
-        self.target.rename(self.work / "replaced")
+        self.target.rename(self.work / _REPLACED)
 
     def clear_store(self) -> None:
         """Throw away what lies in the store under construction; the folder stays."""
@@ -133,22 +156,32 @@ def unfinished(target: Path) -> Path:
     return target.with_name(target.name + SUFFIX)
 
 
-def sweep(target: Path) -> None:
-    """Remove what a run left that was killed after its store had got its name."""
+def settle(target: Path) -> None:
+    """Put in order what a run left that was killed while its store was given its name.
+
+    A store that was moved out of the way comes back where the new one did not get its name; where it did, the
+    rest of the work is removed.
+    """
     work = unfinished(target)
-    if _begun(work) is not None and not (work / "store").exists():
-        shutil.rmtree(work)
+    if _begun(work) is None:
+        return
+    with suppress(CallError), locked(work, ""):  # a run at work puts its own things in order
+        if (work / _REPLACED).exists() and not target.exists():
+            (work / _REPLACED).rename(target)
+        elif not (work / "store").exists():
+            shutil.rmtree(work)
 
 
 @contextmanager
-def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Ledger]:
+def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool, grow: bool = False) -> Iterator[Ledger]:
     """Take hold of the unfinished work on `target`: begin it, or go on with what an earlier run left.
 
     Args:
         target: where the finished store will lie.
         job: the parameters, plain JSON values. Work that was begun with other parameters is refused, or
             thrown away with `overwrite`.
-        overwrite: begin again where the parameters differ.
+        overwrite: begin again where the parameters differ, and replace a finished store.
+        grow: replace a finished store, of which this work is the continuation.
 
     Raises:
         CallError: another run holds the work, or it was begun with other parameters.
@@ -159,7 +192,7 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
     with locked(work, f"Another run is working on {target}: wait for it, or choose another name."):
         begun = _begun(work)
         if begun is not None:
-            difference = first_difference(begun, job)
+            difference = first_difference(begun.job, job)
             if difference and not overwrite:
                 raise CallError(
                     f"{work} holds work begun with {difference}: repeat that call to continue it, or give "
@@ -167,10 +200,12 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
                 )
             if difference or not (work / "store").exists():
                 _empty(work)
-        write_whole(work / "job.json", json.dumps({"format": FORMAT, "job": job}, indent=1).encode())
+        run = uuid4().hex
+        begun_now = {"format": FORMAT, "run": run, "job": job}
+        write_whole(work / "job.json", json.dumps(begun_now, indent=1).encode())
         for folder in ("done", "stage", "store"):
             (work / folder).mkdir(exist_ok=True)
-        yield Ledger(target.resolve(), overwrite)
+        yield Ledger(target.resolve(), run, overwrite or grow)
 
 
 @contextmanager
@@ -193,16 +228,23 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         yield
 
 
-def _begun(work: Path) -> dict[str, Any] | None:
-    """The job that unfinished work was begun with; None where there is none of ours."""
+@dataclass(frozen=True)
+class _Begun:
+    """What `job.json` says: the parameters, and the run that holds the work or held it last."""
+
+    job: dict[str, Any]
+    run: str
+
+
+def _begun(work: Path) -> _Begun | None:
+    """What unfinished work was begun with; None where there is none of ours."""
     try:
         noted = json.loads((work / "job.json").read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(noted, dict) or noted.get("format") != FORMAT or not isinstance(noted.get("job"), dict):
         return None
-    job: dict[str, Any] = noted["job"]
-    return job
+    return _Begun(noted["job"], str(noted.get("run")))
 
 
 def _check_ours(work: Path) -> None:
@@ -218,9 +260,9 @@ def _check_ours(work: Path) -> None:
 
 def run_log(started: datetime, workers: int) -> dict[str, Any]:
     """The facts of a run that no hash covers: when, how wide, with which versions."""
-    libraries = ("numpy", "numba", "numcodecs", "zarr", "SimpleITK", "dask")
+    libraries = ("numpy", "numba", "numcodecs", "zarr", "SimpleITK")
     return {
-        "started": started.isoformat(timespec="seconds"),
+        "started": started.isoformat(timespec="microseconds"),  # files changed later are looked at again
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "workers": workers,
         "python": platform.python_version(),
@@ -253,7 +295,8 @@ def write_whole(path: Path, *parts: bytes) -> str:
     """
     digest = hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A process id is not enough: on a cluster two machines may write the same piece, under one id.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         with temporary.open("wb") as file:
             for part in parts:
@@ -262,8 +305,10 @@ def write_whole(path: Path, *parts: bytes) -> str:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file was the one too many
         raise
     return digest.hexdigest()
 

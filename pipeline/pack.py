@@ -1,23 +1,25 @@
-"""Staged scans -> a finished cube store: shards in scan order, tables, manifest, name.
+"""Staged scans -> the shards, tables and metadata of a cube store, in scan order.
 
-Packing is copying, so it is done anew after an interruption, by one process, at the speed of the disk.
+Packing is copying, so it is done anew after an interruption, by one process, at the speed of the disk. Where
+a store grows, its full shards are linked, and what is new comes behind its last cube.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
-from itertools import accumulate
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import accumulate, count, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cut import ExtractParameters
 from pipeline.degrade.seeds import stream_key
 from pipeline.engine import Report
-from pipeline.hounsfield import Window
-from pipeline.ledger import Ledger, run_log, write_whole
-from pipeline.place import Triple
+from pipeline.growth import Growth
+from pipeline.ledger import Ledger, read_manifest, write_whole
 from pipeline.shards import shard_length, shard_parts, shard_path
-from pipeline.stores import write_cube_store
+from pipeline.stores import CubeStore, write_cube_store
 from pipeline.tables import CubeTable, ScanTable
 
 _DTYPE = np.dtype(np.int16)
@@ -26,25 +28,25 @@ _DTYPE = np.dtype(np.int16)
 def pack(
     ledger: Ledger,
     job: dict[str, Any],
-    window: Window,
-    size: Triple,
-    records: Sequence[dict[str, Any]],
-    workers: int,
+    parameters: ExtractParameters,
+    names: Sequence[str],
+    growth: Growth | None,
     report: Report,
-    started: datetime,
-) -> None:
-    """Staged scans -> shards, tables, manifest, and the store's own name.
+) -> dict[str, str]:
+    """Staged scans -> everything of a cube store but its manifest and its name.
 
     Args:
-        ledger: holds the staged cubes of every record.
+        ledger: holds the record and the staged cubes of every scan.
         job: the parameters, as they stand in the store.
-        window: of the voxels.
-        size: edges of a cube.
-        records: one a scan, in the order of the scans.
-        workers: for the log.
+        parameters: what was cut.
+        names: of the records, in the order of the scans.
+        growth: the store that these scans are added to; None makes one of them alone.
         report: told as shards are finished.
-        started: for the log.
+
+    Returns:
+        The sha256 of every shard by its path in the store.
     """
+    window, size = parameters.window, parameters.size
     ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
     attributes = {
         "window": [window.low, window.high],
@@ -52,49 +54,87 @@ def pack(
         "size": list(size),
         "parameters": job,
     }
-    write_cube_store(ledger.store, attributes, _DTYPE, _cube_table(records), _scan_table(records))
-    where = [
-        (record["name"], offset - size, size)
-        for record in records
-        for offset, size in zip(accumulate(record["chunks"]), record["chunks"], strict=True)
-    ]
+    records = [_compact(ledger.recorded(name)) for name in names]
+    cubes, scans = _cube_table(records, growth), _scan_table(records, growth)
+    write_cube_store(ledger.store, attributes, _DTYPE, cubes, scans)
     length = shard_length(size, _DTYPE.itemsize)
-    hashes = {}
-    shards = -(-len(where) // length)
-    report("shards", 0, shards)
-    for shard in range(shards):
-        chunks = _staged_chunks(ledger, where[shard * length : (shard + 1) * length])
+    hashes = _link_shards(ledger, growth.store, length) if growth else {}
+    shards, first = -(-len(cubes) // length), len(hashes)
+    report("shards", first, shards)
+    chunks = _chunks(ledger, names, records, growth, first * length)
+    for shard in count(first):
+        parts = list(islice(chunks, length))
+        if not parts:
+            break
         path = shard_path(ledger.store / "cubes", shard, 1 + len(size))
-        digest = write_whole(path, *shard_parts(chunks, length))
+        digest = write_whole(path, *shard_parts(parts, length))
         hashes[path.relative_to(ledger.store).as_posix()] = digest
         report("shards", shard + 1, shards)
-    ledger.finish(hashes, run_log(started, workers))
+    return hashes
 
 
-def _staged_chunks(ledger: Ledger, where: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    chunks, open_name, data = [], "", b""
-    for name, offset, size in where:
-        if name != open_name:
-            open_name, data = name, ledger.staged(name).read_bytes()
-        chunks.append(data[offset : offset + size])
-    return chunks
+def _compact(record: dict[str, Any] | None) -> dict[str, Any]:
+    """A record with its lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
+    if record is None:
+        raise RuntimeError("a scan was never finished")
+    corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
+    tissue, chunks = np.array(record["tissue"], np.float64), np.array(record["chunks"], np.int64)
+    return record | {"corners": corners, "tissue": tissue, "chunks": chunks}
 
 
-def _cube_table(records: Sequence[dict[str, Any]]) -> CubeTable:
+def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str]:
+    """Take the full shards of a store over, without copying where the file system has links; their sha256."""
+    manifest, hashes = read_manifest(store.path), {}
+    for shard in range(len(store) // length):
+        source = shard_path(store.path / "cubes", shard, len(store.cubes.shape))
+        name = source.relative_to(store.path).as_posix()
+        path = ledger.store / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, path)
+        except OSError:
+            write_whole(path, source.read_bytes())
+        hashes[name] = manifest[name]
+    return hashes
+
+
+def _chunks(
+    ledger: Ledger,
+    names: Sequence[str],
+    records: Sequence[dict[str, Any]],
+    growth: Growth | None,
+    first: int,
+) -> Iterator[bytes]:
+    """The encoded cubes from number `first` on: those of the store that grows, then the staged ones."""
+    if growth:
+        yield from (growth.store.cubes.encoded(position) for position in range(first, len(growth.store)))
+    for name, record in zip(names, records, strict=True):
+        if len(record["chunks"]):
+            data = ledger.staged(name).read_bytes()
+            for end, size in zip(accumulate(record["chunks"]), record["chunks"], strict=True):
+                yield data[end - size : end]
+
+
+def _cube_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> CubeTable:
     counts = [len(record["chunks"]) for record in records]
-    return CubeTable(
-        scan=np.repeat(np.arange(len(records), dtype=np.int32), counts),
-        number=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
-        corner=np.array([corner for record in records for corner in record["corners"]], dtype=np.int32),
-        tissue=np.array([score for record in records for score in record["tissue"]], dtype=np.float64),
-    )
+    rows = growth.rows if growth else range(len(records))
+    new = {
+        "scan": np.repeat(np.array(rows, np.int32), counts),
+        "number": np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts]),
+        "corner": np.concatenate([record["corners"] for record in records]),
+        "tissue": np.concatenate([record["tissue"] for record in records]),
+    }
+    if growth is None:
+        return CubeTable(**new)
+    old = growth.store.table
+    return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
 
 
-def _scan_table(records: Sequence[dict[str, Any]]) -> ScanTable:
+def _scan_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> ScanTable:
     def column(name: str, dtype: Any) -> NDArray[Any]:
         return np.array([record[name] for record in records], dtype=dtype)
 
-    return ScanTable(
+    new = ScanTable(
         identifier=column("identifier", object),
         subset=column("subset", np.int16),
         path=column("path", object),
@@ -109,3 +149,15 @@ def _scan_table(records: Sequence[dict[str, Any]]) -> ScanTable:
         cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
         stream=np.array([stream_key(record["identifier"]) for record in records], dtype=np.uint64),
     )
+    return _added(growth, new) if growth else new
+
+
+def _added(growth: Growth, new: ScanTable) -> ScanTable:
+    """The scan table of a store with new rows behind it, and those of scans that were cut again replaced."""
+    again, columns = len(growth.again), {}
+    for field in fields(ScanTable):
+        before, values = getattr(growth.store.scans, field.name), getattr(new, field.name)
+        column = np.concatenate([before.astype(values.dtype), values[again:]])
+        column[list(growth.again)] = values[:again]
+        columns[field.name] = column
+    return ScanTable(**columns)

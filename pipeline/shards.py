@@ -118,6 +118,14 @@ class ShardReader:
         Raises:
             DataError: the shard is missing or cut short, or the cube does not fit its checksum.
         """
+        numcodecs.blosc.decompress(memoryview(self.encoded(position))[:-_CRC_BYTES], out)
+
+    def encoded(self, position: int) -> bytes:
+        """Cube number `position` as `encode_cube` gave it, once it is known to fit its checksum.
+
+        Raises:
+            DataError: as `read`.
+        """
         if not 0 <= position < len(self):
             raise IndexError(f"cube {position} of {len(self)}")
         shard, place = divmod(position, self.length)
@@ -127,10 +135,10 @@ class ShardReader:
             raise DataError(f"{path} holds no cube {position}, though the store counts it.")
         with _opened(path) as file:
             file.seek(offset)
-            chunk = file.read(size)
+            chunk: bytes = file.read(size)
         if len(chunk) < size or _crc32c(chunk[:-_CRC_BYTES]) != chunk[-_CRC_BYTES:]:
             raise DataError(f"Cube {position} in {path} is damaged: its checksum does not fit.")
-        numcodecs.blosc.decompress(memoryview(chunk)[:-_CRC_BYTES], out)
+        return chunk
 
     def read_many(self, positions: Sequence[int] | NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         """Decode several cubes, in the order given, into the rows of `out` [cube, x, y, z]."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
-from pipeline.ledger import MANIFEST, read_manifest, sha256_of, unfinished
+from pipeline.ledger import MANIFEST, read_manifest, settle, sha256_of, unfinished
 from pipeline.shards import ShardReader, shard_length
 from pipeline.tables import CubeTable, PairTable, ScanTable, array_of, codecs, read_table, write_table
 
@@ -219,6 +219,7 @@ def check_target(path: Path, kind: str, *, overwrite: bool, inputs: Sequence[Pat
         CallError: something else is in the way, or the store would lie in its input or in another store.
     """
     check_place(path)
+    settle(path)
     for source in inputs:
         if path.resolve() in source.resolve().parents:
             raise CallError(f"{source} lies inside {path}, which would be replaced: choose another name.")

@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +45,15 @@ def write_scan(path: Path, voxels: NDArray[np.generic], spacing: tuple[float, ..
     return path
 
 
-def kill_after(call: list[str], target: Path, pieces: int) -> bool:
-    """Start a command, kill it and its children once that many pieces of work are recorded.
+def extract_call(source: Path, target: Path, *options: str) -> list[str]:
+    """The command that extracts cubes as `SMALL` says, with two workers."""
+    call = [sys.executable, "-m", "cli.prep", "extract-cubes", str(source), str(target), "--workers", "2"]
+    small = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6"
+    return [*call, *small.split(), *options]
+
+
+def kill_after(call: list[str], target: Path, pieces: int, seconds: float = 0) -> bool:
+    """Start a command, kill it and its children so long after that many pieces of work are recorded.
 
     Returns:
         Whether it was still at work.
@@ -53,9 +62,12 @@ def kill_after(call: list[str], target: Path, pieces: int) -> bool:
     run = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while run.poll() is None:
         if done.is_dir() and sum(1 for _ in done.glob("[!.]*.json")) >= pieces:
-            os.killpg(run.pid, signal.SIGKILL)
+            time.sleep(seconds)
+            at_work = run.poll() is None
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-            return True
+            return at_work
         time.sleep(0.001)
     return False
 

@@ -1,6 +1,7 @@
 """Tasks for worker processes, which import them by name."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def fail_at_3(number: int) -> int:
     if number == 3:
         raise ValueError("three")
     return number
+
+
+def die_at_3(number: int) -> tuple[int, int]:
+    """As a segmentation fault or the kernel's out-of-memory killer would have it."""
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number, number * number
 
 
 def nap(seconds: float) -> None:

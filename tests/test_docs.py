@@ -35,6 +35,8 @@ PAGES = [
 PROGRAMS = {"genesis-prep": cli.prep.main, "genesis-train": cli.train.main}
 #: Options of other programs that pages mention, and those that every command has.
 OTHERS = {"--help", "--version", "--check", "--quiet"}
+OTHERS |= {"--host", "--port", "--no-dashboard", "--scheduler-file", "--nthreads", "--memory-limit"}  # dask
+OTHERS |= {"--job-name", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--time", "--signal"}  # SLURM
 MOST_NOT_RUN = 6
 
 _PIECE = re.compile(
@@ -108,6 +110,9 @@ def practice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sitk.WriteImage(second[:, :, :16], folder / "my-scans" / "p03" / "ct.mha")
     whole = (folder / "my-scans" / "p01" / "ct.nii.gz").read_bytes()
     (folder / "my-scans" / "p04" / "ct.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "archives").mkdir()
+    for path in sorted((folder / "LUNA16").glob("subset[01]")):
+        shutil.make_archive(str(folder / "archives" / path.name), "zip", folder / "LUNA16", path.name)
     small = "--cubes-per-scan 8 --size 32,32,32".split()
     run(["genesis-prep", "extract-cubes", "LUNA16", "cubes.zarr", *small], folder)
     run(["genesis-prep", "degrade", "cubes.zarr", "pairs.zarr", "--variants", "2"], folder)

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from conftest import lungs, write_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_dicom import write_series
 
 from cli.failures import GenesisGroup
 from cli.look import explain
@@ -149,8 +150,60 @@ def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> Non
     assert "none of these settings gives a cube" in said
 
 
+def test_real_numbers_are_explained_before_they_are_rounded(tmp_path: Path) -> None:
+    near = np.array([-150.6, -150.4, -150.1, -149.9, -149.6, -1000], np.float32)
+    voxels = np.random.default_rng(4).choice(near, (20, 19, 18))
+    scan = write_scan(tmp_path / "scan.nrrd", voxels)
+    png = tmp_path / "map.png"
+    words = "--size 3,3,3 --border 1,1,1 --max-tissue 0.6 --json --png".split()
+    done = call(scan, *words, png)
+    assert done.exit_code == 0, done.output
+    assert png.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(done.stdout)
+    counts = {}
+    for name, tissue in (("real", voxels >= -150), ("rounded", np.rint(voxels) >= -150)):
+        score = np.where(tissue[:, :, :-1], 1.0, np.where(tissue[:, :, 1:], 0.5, 0.0))
+        boxes = np.lib.stride_tricks.sliding_window_view(score, (3, 3, 3))[1:16, 1:15, 1:11]
+        counts[name] = int((boxes.sum(axis=(3, 4, 5)) <= 0.6 * 27).sum())
+    assert found["candidates"] == 15 * 14 * 10
+    assert found["passing"] == counts["real"] != counts["rounded"]
+
+
+def test_a_series_is_given_as_the_tables_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "both"
+    for name, depth in (("11111111", 24), ("22222222", 36)):
+        series = write_series(tmp_path / name, lungs(0, (40, 38, depth)), t0020_000e=f"1.2.840.{name}")
+        folder.mkdir(exist_ok=True)
+        for path in series:
+            path.rename(folder / f"{name}_{path.name}")
+    for named in (folder / ".#22222222", f"{folder}#22222222"):
+        done = call(named, *SMALL)
+        assert done.exit_code == 0, done.output
+        assert "40 x 38 x 36" in done.stdout
+        assert f"Next: genesis-prep extract-cubes {folder} cubes.zarr --size" in done.stdout
+    monkeypatch.chdir(folder)
+    assert json.loads(call(".#11111111", *SMALL, "--json").stdout)["shape"] == [40, 38, 24]
+    ways = f"give {folder}#11111111, {folder}#22222222."
+    for wrong in (folder, f"{folder}#3"):
+        done = call(wrong)
+        assert done.exit_code == 2
+        assert done.stderr == f"Error: {wrong} is no DICOM series: {ways}\n"
+
+
 def test_the_command_refuses(tmp_path: Path) -> None:
-    assert call(tmp_path / "none.mhd").exit_code == 2
+    for none, said in (
+        (tmp_path / "none.mhd", f"There is no scan {tmp_path / 'none.mhd'}: give a file, or the folder of"),
+        (tmp_path / "none#1", f"There is no scan {tmp_path / 'none#1'}: give a file, or the folder of"),
+        (
+            tmp_path,
+            f"{tmp_path} is no DICOM series: {tmp_path} holds none; give a file, or a folder that does.",
+        ),
+        ("", "'' is no path: give a scan."),
+    ):
+        done = call(none)
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"Error: {said}")
+        assert done.stderr.count("\n") == 1
     broken = tmp_path / "broken.mhd"
     broken.write_text("nothing")
     done = call(broken)

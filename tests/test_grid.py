@@ -102,6 +102,32 @@ def test_resampling_is_linear_interpolation(
     assert np.abs(new.voxels - truth).max() <= 0.5 + 1e-3  # rounding, and float32 before it
 
 
+@DIRECTIONS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_real_numbers_are_turned_and_resampled_without_rounding(
+    dtype: type, direction: tuple[float, ...]
+) -> None:
+    whole = scan_of(direction, (12, 11, 10))
+    rng = np.random.default_rng(2)
+    real = np.asfortranarray((whole.voxels + rng.uniform(-0.5, 0.5, whole.voxels.shape)).astype(dtype))
+    scan = Scan(real, whole.geometry, "abc")
+    turned = reorient(scan, "RAI")
+    assert turned.voxels.dtype == dtype
+    np.testing.assert_array_equal(
+        turned.voxels, sitk.GetArrayFromImage(sitk.DICOMOrient(image_of(scan), "RAI")).T
+    )
+    spacing = (0.7, 0.5, 2.5)
+    new = resample(scan, spacing)
+    assert new.voxels.dtype == dtype
+    assert new.voxels.flags.f_contiguous
+    truth = real.astype(np.float64)
+    at = np.arange(new.geometry.shape[1]) * 0.5 / 0.8
+    below = at.astype(int)
+    share = (at - below)[None, :, None]
+    truth = truth[:, below] * (1 - share) + truth[:, np.minimum(below + 1, 10)] * share
+    np.testing.assert_allclose(new.voxels, truth, rtol=0, atol=1e-3 if dtype == np.float32 else 1e-9)
+
+
 def test_a_spacing_that_it_has_already_changes_nothing() -> None:
     scan = scan_of(OBLIQUE)
     assert resample(scan, scan.geometry.spacing) is scan

@@ -5,15 +5,15 @@ variant alone, so neither workers nor order nor an interruption show in the resu
 """
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.cluster import connect
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.recipes import Recipe, check_size
 from pipeline.degrade.seeds import checked_seed
@@ -27,8 +27,6 @@ from pipeline.ledger import (
     read_manifest,
     run_log,
     sha256_of,
-    sweep,
-    write_whole,
 )
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import (
@@ -91,6 +89,7 @@ def degrade(
     parameters: DegradeParameters,
     *,
     workers: int | None = None,
+    scheduler: str | None = None,
     overwrite: bool = False,
     report: Report = silent,
 ) -> Degradation:
@@ -103,6 +102,7 @@ def degrade(
         target: the pair store to make.
         parameters: how to degrade.
         workers: threads at work; None takes one a core.
+        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as shards are finished.
 
@@ -110,79 +110,129 @@ def degrade(
         CallError: no cube store, something in the way, cubes too small for the recipe, other parameters.
         DataError: the cube store is damaged.
     """
+    started = datetime.now(UTC)
+    store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
+    if present:
+        return Degradation(_open_pairs(target), done_before=True)
+    workers = workers or cores()
+    with (
+        connect(scheduler, cubes, target, report) as cluster,
+        hold(target, job, overwrite=overwrite) as ledger,
+    ):
+        tasks = _tasks(ledger, store, parameters, job)
+        done = ledger.names()
+        left = [task for task in tasks if task.name not in done]
+        if cluster is None:
+            compile_kernels(store, parameters, report)
+        finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
+        run(_make, left, finished=finished, workers=workers, pool="threads", cluster=cluster)
+        _finish(ledger, store, parameters, job, run_log(started, cluster.workers if cluster else workers))
+    return Degradation(_open_pairs(target), done_before=False)
+
+
+def check_job(
+    cubes: Path, target: Path, parameters: DegradeParameters, *, overwrite: bool
+) -> tuple[CubeStore, dict[str, Any], bool]:
+    """Find out what is to be done, doing none of it.
+
+    Returns:
+        The cube store, the parameters as they stand in the pair store, and whether that is there already.
+
+    Raises:
+        CallError: as `degrade`.
+    """
     store = open_cubes(cubes)
     check_size(parameters.recipe, store.size)
     job = _job(store, parameters)
     present = check_target(target, PAIRS, overwrite=overwrite, inputs=[cubes])
-    if present is not None:
-        difference = first_difference(present["parameters"], job)
-        if difference:
-            raise CallError(
-                f"{target} was made with {difference}: choose another name, or give --overwrite to make it "
-                "again."
-            )
-        sweep(target)
-        return Degradation(_open_pairs(target), done_before=True)
-    started = datetime.now(UTC)
-    workers = workers or cores()
-    with hold(target, job, overwrite=overwrite) as ledger:
-        degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
-        _compile(store, degrader, report)
-        _write_shards(ledger, store, degrader, parameters.variants, workers, report)
-        _finish(ledger, store, parameters, job, run_log(started, workers))
-    return Degradation(_open_pairs(target), done_before=False)
+    difference = first_difference(present["parameters"], job) if present is not None else None
+    if difference:
+        raise CallError(
+            f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
+        )
+    return store, job, present is not None
 
 
-def _compile(store: CubeStore, degrader: Degrader, report: Report) -> None:
+def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Report) -> None:
     """Let the kernels be compiled before the first shard waits for them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
+    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     cube, bits = np.zeros((1, *store.size), store.cubes.dtype), np.zeros(1, np.uint8)
     degrader(cube, np.zeros(1, np.uint64), np.zeros(1, np.int32), 0, cube.copy(), bits, bits.copy())
     report("compiling", 1, 1)
 
 
-def _write_shards(
-    ledger: Ledger, store: CubeStore, degrader: Degrader, variants: int, workers: int, report: Report
-) -> None:
-    """Run a task for every shard that an earlier run has not finished."""
-    manifest = read_manifest(store.path)
+@dataclass(frozen=True)
+class _Task:
+    """One shard to make, of `original` or `degraded`."""
+
+    ledger: Ledger
+    cubes: Path
+    manifest_sha256: str
+    parameters: DegradeParameters
+    array: Literal["original", "degraded"]
+    shard: int
+
+    @property
+    def name(self) -> str:
+        """Of its record in the ledger."""
+        return f"{self.array}-{self.shard}"
+
+
+def _tasks(
+    ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
+) -> list[_Task]:
+    """A task for every shard of the pair store."""
+    task = partial(_Task, ledger, store.path.resolve(), job["cubes_sha256"], parameters)
+    counts = _shards(store, parameters.variants)
+    return [task(array, shard) for array, count in counts.items() for shard in range(count)]
+
+
+def _shards(store: CubeStore, variants: int) -> dict[Literal["original", "degraded"], int]:
+    """How many shards each array has; the originals keep those of the cube store."""
     length = shard_length(store.size, store.cubes.dtype.itemsize)
-    tasks: dict[str, Callable[[], None]] = {}
-    for shard in range(-(-len(store) // store.cubes.length)):
-        name = f"original-{shard}"
-        tasks[name] = partial(_copy, ledger, name, store, shard, manifest)
-    for shard in range(-(-len(store) * variants // length)):
-        name = f"degraded-{shard}"
-        tasks[name] = partial(_degrade_shard, ledger, name, store, degrader, variants, shard, length)
-    left = [task for name, task in tasks.items() if ledger.recorded(name) is None]
-    finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
-    run(_call, left, workers=workers, pool="threads", finished=finished)
+    return {"original": -(-len(store) // store.cubes.length), "degraded": -(-len(store) * variants // length)}
 
 
-def _call(task: Callable[[], None]) -> None:
-    task()
+def _make(task: _Task) -> None:
+    """Make one shard, in whatever process this runs."""
+    store, manifest = _opened(task.cubes, task.manifest_sha256)
+    make = _copy if task.array == "original" else _degrade
+    path = shard_path(task.ledger.store / task.array, task.shard, len(store.cubes.shape))
+    parts, facts = make(task, store, manifest)
+    task.ledger.record(task.name, {"sha256": task.ledger.write(path, *parts), **facts})
 
 
-def _copy(ledger: Ledger, name: str, store: CubeStore, shard: int, manifest: dict[str, str]) -> None:
-    """Take one shard of originals over as it is, once its sha256 is known to be right."""
-    source = shard_path(store.path / "cubes", shard, len(store.cubes.shape))
-    path = source.relative_to(store.path).as_posix()
+@lru_cache(maxsize=1)
+def _opened(cubes: Path, manifest_sha256: str) -> tuple[CubeStore, dict[str, str]]:
+    """A cube store and its manifest, opened once in every process.
+
+    Raises:
+        DataError: it is not the store that the run began with.
+    """
+    if sha256_of((cubes / MANIFEST).read_bytes()) != manifest_sha256:
+        raise DataError(f"{cubes} has been replaced since this run began: give the same command again.")
+    return open_cubes(cubes), read_manifest(cubes)
+
+
+def _copy(task: _Task, store: CubeStore, manifest: dict[str, str]) -> tuple[list[bytes], dict[str, Any]]:
+    """One shard of originals as it is, once its sha256 is known to be right."""
+    source = shard_path(store.path / "cubes", task.shard, len(store.cubes.shape))
     try:
         data = source.read_bytes()
     except OSError as error:
         raise DataError(f"The shard {source} cannot be read: {error.strerror}.") from None
-    digest = sha256_of(data)
-    if manifest.get(path) != digest:
+    if manifest.get(source.relative_to(store.path).as_posix()) != sha256_of(data):
         raise DataError(f"The shard {source} is damaged: its sha256 is not the one in the manifest.")
-    write_whole(shard_path(ledger.store / "original", shard, len(store.cubes.shape)), data)
-    ledger.record(name, {"sha256": digest})
+    return [data], {}
 
 
-def _degrade_shard(
-    ledger: Ledger, name: str, store: CubeStore, degrader: Degrader, variants: int, shard: int, length: int
-) -> None:
-    """Read, degrade, encode and write one shard of degraded twins."""
-    pairs = np.arange(shard * length, min((shard + 1) * length, len(store) * variants))
+def _degrade(task: _Task, store: CubeStore, _: dict[str, str]) -> tuple[list[bytes], dict[str, Any]]:
+    """Read, degrade and encode one shard of degraded twins."""
+    length = shard_length(store.size, store.cubes.dtype.itemsize)
+    parameters = task.parameters
+    pairs = np.arange(task.shard * length, min((task.shard + 1) * length, len(store) * parameters.variants))
+    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     flip = np.zeros(len(pairs), dtype=np.uint8)
     applied = np.zeros(len(pairs), dtype=np.uint8)
     originals = np.empty((_BLOCK, *store.size), dtype=store.cubes.dtype)
@@ -204,9 +254,7 @@ def _degrade_shard(
             applied[block],
         )
         chunks += [encode_cube(twin) for twin in degraded[:count]]
-    path = shard_path(ledger.store / "degraded", shard, degraded.ndim)
-    digest = write_whole(path, *shard_parts(chunks, length))
-    ledger.record(name, {"sha256": digest, "flip": flip.tolist(), "applied": applied.tolist()})
+    return shard_parts(chunks, length), {"flip": flip.tolist(), "applied": applied.tolist()}
 
 
 def _finish(
@@ -218,12 +266,7 @@ def _finish(
 ) -> None:
     """Tables, manifest, and the store's own name."""
     hashes, flip, applied = {}, [], []
-    length = shard_length(store.size, store.cubes.dtype.itemsize)
-    shards = {
-        "original": -(-len(store) // store.cubes.length),
-        "degraded": -(-len(store) * parameters.variants // length),
-    }
-    for array, count in shards.items():
+    for array, count in _shards(store, parameters.variants).items():
         for shard in range(count):
             record = ledger.recorded(f"{array}-{shard}")
             if record is None:

@@ -1,0 +1,282 @@
+"""One scan -> its cubes: read it, decide where it may be cut, cut, and stage what came of it.
+
+METHOD.md section 2. A task writes its scan's cubes, encoded, and its record into the ledger, and gives back a
+few words; it runs anywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.degrade.seeds import Operation, checked_seed, draw_words, stream_key
+from pipeline.errors import CallError, DataError
+from pipeline.grid import (
+    Geometry,
+    check_orientation,
+    check_spacing,
+    reorient,
+    reoriented,
+    resample,
+    resampled,
+)
+from pipeline.hounsfield import Window
+from pipeline.ledger import Ledger
+from pipeline.official import OFFICIAL_SEED, OfficialCorners
+from pipeline.place import Corners, PlaceRule, Triple, draw_corners, passing_corners, tissue_score, too_small
+from pipeline.scans import Layout, Scan, Source, read_geometry, read_scan, scan_files
+from pipeline.shards import encode_cube
+
+#: Chooses corners: the decision for a scan and how many are wanted -> int32 [corner, 3].
+Draw = Callable[[Corners, int], NDArray[np.int32]]
+
+_MOST_CUBES = 10_000
+_TRIES = 64  # random corners drawn for each one wanted
+
+
+@dataclass(frozen=True)
+class ExtractParameters:
+    """What is cut, from where (METHOD.md section 2; the published values as defaults).
+
+    Attributes:
+        layout: of the source; `auto` looks.
+        subsets: of LUNA16; None takes those for pre-training, 0-6.
+        cubes_per_scan: how many corners are drawn in a scan.
+        size: edges of a cube in voxels, x, y, z.
+        hu: the HU window, lowest and highest value kept.
+        border: voxels in x, y, z that no cube may touch, on either side.
+        max_tissue: a cube is refused when its tissue score exceeds this share of its voxels.
+        min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
+        sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator.
+        seed: of the corners; None takes 0, or 1 with the official sampler, as the authors did.
+        spacing: mm in x, y, z to resample every scan to; None keeps its own.
+        orient: axes to turn every scan to, such as LPS; None keeps its own.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    layout: Layout = "auto"
+    subsets: tuple[int, ...] | None = None
+    cubes_per_scan: int = 32
+    size: Triple = (64, 64, 32)
+    hu: tuple[int, int] = (-1000, 1000)
+    border: Triple = (100, 100, 30)
+    max_tissue: float = 0.15
+    min_tissue: float = 0.0
+    sampler: Literal["uniform", "official"] = "uniform"
+    seed: int | None = None
+    spacing: tuple[float, float, float] | None = None
+    orient: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
+            )
+        object.__setattr__(self, "seed", self.first_seed)
+        checked_seed(self.first_seed)
+        if self.spacing is not None:
+            check_spacing(self.spacing)
+        if self.orient is not None:
+            object.__setattr__(self, "orient", check_orientation(self.orient))
+        window = self.window
+        if window.low <= -32768 or window.high > 32767:
+            raise CallError(
+                f"--hu {window.low},{window.high}: both must lie in -32767..32767, as in -1000,1000."
+            )
+        _ = self.rule
+
+    @property
+    def first_seed(self) -> int:
+        """The seed, with the sampler's own where none was given."""
+        if self.seed is not None:
+            return self.seed
+        return OFFICIAL_SEED if self.sampler == "official" else 0
+
+    @property
+    def window(self) -> Window:
+        """The HU window."""
+        return Window(*self.hu)
+
+    @property
+    def rule(self) -> PlaceRule:
+        """Where cubes may lie."""
+        return PlaceRule(self.size, self.border, self.max_tissue, self.min_tissue)
+
+
+@dataclass(frozen=True)
+class CutTask:
+    """One scan to cut: where it is, and the name of its record in the ledger."""
+
+    ledger: Ledger
+    path: Path
+    source: Source
+    name: str
+    parameters: ExtractParameters
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one scan, in a few words: `used`, `skipped` or `failed`, and why."""
+
+    path: str
+    status: str
+    reason: str
+
+
+def cut_cubes(
+    scan: Scan, draw: Draw, parameters: ExtractParameters
+) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.int16]]]:
+    """Draw corners in a scan that is large enough, and cut the cubes. Pure.
+
+    Args:
+        scan: the scan.
+        draw: chooses among the corners that pass; see `uniform`.
+        parameters: what to cut.
+
+    Returns:
+        corners : int32 [cube, 3], voxels in x, y, z, in the order drawn; empty where no corner passes.
+        tissue : the rule's score of each, 0..1.
+        cubes : int16 [x, y, z] each, HU in the window.
+    """
+    corners = draw(
+        passing_corners(scan.voxels, parameters.rule, parameters.window), parameters.cubes_per_scan
+    )
+    tissue, cubes = [], []
+    for corner in corners:
+        box = tuple(slice(start, start + edge) for start, edge in zip(corner, parameters.size, strict=True))
+        tissue.append(tissue_score(scan.voxels, corner, parameters.size, parameters.window))
+        cubes.append(np.ascontiguousarray(parameters.window.clip(scan.voxels[box])))
+    return corners, tissue, cubes
+
+
+def uniform(identifier: str, seed: int) -> Draw:
+    """Draw distinct corners uniformly, from the random stream of the scan of this identifier."""
+
+    def draw(corners: Corners, count: int) -> NDArray[np.int32]:
+        words = draw_words(seed, stream_key(identifier), 0, 0, Operation.PLACE, 2 * _TRIES * count)
+        return draw_corners(corners, count, words)
+
+    return draw
+
+
+def cut_scans(tasks: Sequence[CutTask]) -> list[Outcome]:
+    """Cut scans, each from its file to its staged cubes and its record."""
+    return [
+        _recorded(task, _cut(task, uniform(task.source.identifier, task.parameters.first_seed)))
+        for task in tasks
+    ]
+
+
+def cut_subset(tasks: Sequence[CutTask]) -> list[Outcome]:
+    """Cut the scans of one subset in order, each going on with the official draws of the one before.
+
+    A scan that has its record keeps it, so long as the draws before it are those that it went on with.
+
+    Returns:
+        What came of those that were cut now.
+    """
+    used, outcomes = 0, []
+    for task in tasks:
+        record = task.ledger.recorded(task.name)
+        if record is None or record["draws_before"] != used or record_is_old(record, task.path):
+            generator = OfficialCorners(task.parameters.first_seed, used)
+            record = _cut(task, generator.draw) | {"draws_before": used, "draws": generator.used}
+            outcomes.append(_recorded(task, record))
+        used = record["draws"]
+    return outcomes
+
+
+def lost_scans(tasks: Sequence[CutTask]) -> list[Outcome]:
+    """The records of scans that end the process which works on them."""
+    reason = "the process that worked on it died, alone as well: the file is broken, or memory is too short"
+    return [_recorded(task, _blank(task) | {"status": "failed", "reason": reason}) for task in tasks]
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told."""
+    try:
+        states = [file.stat() for file in scan_files(path)]
+    except (DataError, OSError):
+        return 0, 0
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+
+
+def record_is_old(record: dict[str, Any], path: Path) -> bool:
+    """Whether a scan's files have changed since it was recorded."""
+    return (record["bytes"], record["modified"]) != file_state(path)
+
+
+def turned(geometry: Geometry, parameters: ExtractParameters) -> Geometry:
+    """Where the voxels will lie once the scan has been turned and resampled."""
+    if parameters.orient:
+        geometry = reoriented(geometry, parameters.orient)
+    return resampled(geometry, parameters.spacing) if parameters.spacing else geometry
+
+
+def read_turned(path: Path, parameters: ExtractParameters) -> Scan:
+    """Read a scan, turn it and resample it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    scan = read_scan(path)
+    scan = reorient(scan, parameters.orient) if parameters.orient else scan
+    return resample(scan, parameters.spacing) if parameters.spacing else scan
+
+
+def _blank(task: CutTask) -> dict[str, Any]:
+    """The record of a scan of which nothing is known but where it lies."""
+    size, when = file_state(task.path)
+    record: dict[str, Any] = {**asdict(task.source), "bytes": size, "modified": when, "sha256": ""}
+    skip, problem = record.pop("skip"), record.pop("problem")
+    record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
+    record |= {"corners": [], "tissue": [], "chunks": []}
+    return record | {"shape": [0] * 3, "spacing": [0.0] * 3, "origin": [0.0] * 3, "direction": [0.0] * 9}
+
+
+def _cut(task: CutTask, draw: Draw) -> dict[str, Any]:
+    record = _blank(task)
+    scan = None if record["reason"] else _read(task, record)
+    if scan is not None:
+        record |= {"sha256": scan.sha256, **_stage(task, scan, draw)}
+    return record
+
+
+def _recorded(task: CutTask, record: dict[str, Any]) -> Outcome:
+    task.ledger.record(task.name, record)
+    return Outcome(task.source.path, record["status"], record["reason"])
+
+
+def _read(task: CutTask, record: dict[str, Any]) -> Scan | None:
+    """The scan, if it can be read and is large enough; else None, and the record says why."""
+    try:
+        geometry = turned(read_geometry(task.path), task.parameters)
+        record |= asdict(geometry)
+        reason = too_small(geometry.shape, task.parameters.rule)
+        if reason is None:
+            return read_turned(task.path, task.parameters)
+        record |= {"status": "skipped", "reason": reason}
+    except DataError as error:
+        record["reason"] = str(error)
+    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
+        record["reason"] = f"it cannot be read: {error}"
+    return None
+
+
+def _stage(task: CutTask, scan: Scan, draw: Draw) -> dict[str, Any]:
+    """Cut and stage the cubes of one scan; what its record says of them."""
+    parameters = task.parameters
+    corners, tissue, cubes = cut_cubes(scan, draw, parameters)
+    if not cubes:
+        low = f"{parameters.min_tissue:g} to " if parameters.min_tissue else ""
+        found = f"{low}{parameters.max_tissue:g}{'' if low else ' or less'}"
+        return {"status": "skipped", "reason": f"no place for a cube has a tissue score of {found}"}
+    chunks = [encode_cube(cube) for cube in cubes]
+    task.ledger.write(task.ledger.staged(task.name), *chunks)
+    sizes = [len(chunk) for chunk in chunks]
+    return {"status": "used", "corners": corners.tolist(), "tissue": tissue, "chunks": sizes}

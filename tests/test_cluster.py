@@ -1,0 +1,222 @@
+"""A real dask scheduler with real workers on loopback gives the bytes of one process, whoever dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, extract_call, lungs, write_scan
+
+from pipeline import cluster
+from pipeline.degrade.pairs import DegradeParameters, degrade
+from pipeline.errors import CallError, DataError
+from pipeline.extract import extract_cubes
+from pipeline.ledger import read_manifest, unfinished
+
+pytest.importorskip("distributed")
+
+
+class Dask:
+    """A scheduler and its workers, each a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "scheduler.json"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        # `interface` of the scheduler file is loopback's, so nothing leaves the machine.
+        words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)]
+        self.scheduler = self.start("dask_scheduler", *words)
+        self.wait(self.file.exists)
+
+    def start(self, module: str, *words: str, **environment: str) -> "subprocess.Popen[bytes]":
+        call = [sys.executable, "-m", f"distributed.cli.{module}", *words]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment}
+        with (self.folder / f"{module}-{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                call, cwd=self.folder, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def work(self, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start a worker with one thread, which is not restarted when it dies."""
+        words = ["--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        return self.start(
+            "dask_worker", *words, "--host", "127.0.0.1", "--local-directory", str(self.folder), **environment
+        )
+
+    def wait(self, condition: object) -> None:
+        while not condition():  # type: ignore[operator] # any callable
+            assert all(process.poll() is None for process in self.processes), self.logs()
+            time.sleep(0.05)
+
+    def logs(self) -> str:
+        return "".join(path.read_text(errors="replace") for path in self.folder.glob("*.log"))
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def running(folder: Path, workers: int) -> Iterator[Dask]:
+    folder.mkdir()
+    dask = Dask(folder)
+    try:
+        for _ in range(workers):
+            dask.work()
+        dask.wait(lambda: cluster.workers_of(str(dask.file)) == max(1, workers))
+        yield dask
+    finally:
+        dask.end()
+
+
+@pytest.fixture
+def twelve_scans(luna16: Path) -> Path:
+    for number in range(3, 12):
+        write_scan(luna16 / "subset3" / f"1.3.{number}.mhd", lungs(number))
+    return luna16
+
+
+def recorded(target: Path) -> int:
+    return len(list((unfinished(target) / "done").glob("[!.]*.json")))
+
+
+@pytest.mark.full
+def test_a_cluster_gives_the_bytes_that_one_process_gives(twelve_scans: Path, tmp_path: Path) -> None:
+    alone, pairs = tmp_path / "alone.zarr", tmp_path / "pairs.zarr"
+    extract_cubes(twelve_scans, alone, SMALL, workers=1)
+    degrade(alone, pairs, DegradeParameters(variants=3), workers=1)
+    with running(tmp_path / "dask", 2) as dask:
+        there = tmp_path / "there.zarr"
+        address = json.loads(dask.file.read_text())["address"]
+        extract_cubes(twelve_scans, there, SMALL, scheduler=address)
+        assert read_manifest(there) == read_manifest(alone)
+        # the command, by the scheduler file
+        words = extract_call(twelve_scans, tmp_path / "command.zarr", "--scheduler", str(dask.file))
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "", "dask keeps its notes to itself"
+        assert read_manifest(tmp_path / "command.zarr") == read_manifest(alone)
+        degrade(there, tmp_path / "p.zarr", DegradeParameters(variants=3), scheduler=address)
+        assert read_manifest(tmp_path / "p.zarr") == read_manifest(pairs)
+    assert not list(tmp_path.glob(".genesis*"))
+
+
+@pytest.mark.full
+def test_a_worker_that_is_killed_costs_its_scan_only_time(twelve_scans: Path, tmp_path: Path) -> None:
+    alone, there = tmp_path / "alone.zarr", tmp_path / "there.zarr"
+    extract_cubes(twelve_scans, alone, SMALL, workers=1)
+    with running(tmp_path / "dask", 2) as dask:
+        words = extract_call(twelve_scans, there, "--scheduler", str(dask.file))
+        run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+        while recorded(there) < 2:
+            assert run.poll() is None, run.communicate()[1]
+            time.sleep(0.001)
+        os.killpg(dask.processes[1].pid, signal.SIGKILL)
+        error = run.communicate()[1]
+        assert run.returncode == 0, error
+    assert read_manifest(there) == read_manifest(alone)
+
+
+@pytest.mark.full
+def test_a_cluster_that_is_gone_ends_the_run_with_a_sentence_and_it_goes_on(
+    twelve_scans: Path, tmp_path: Path
+) -> None:
+    alone, there = tmp_path / "alone.zarr", tmp_path / "there.zarr"
+    extract_cubes(twelve_scans, alone, SMALL, workers=1)
+    with running(tmp_path / "dask", 1) as dask:
+        words = extract_call(twelve_scans, there, "--scheduler", str(dask.file))
+        run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+        while recorded(there) < 1:
+            assert run.poll() is None, run.communicate()[1]
+            time.sleep(0.001)
+        os.killpg(dask.scheduler.pid, signal.SIGKILL)
+        error = run.communicate()[1]
+        assert run.returncode == 1, error
+        assert error.splitlines()[-1].startswith("Error: The dask scheduler does not answer any more.")
+        assert "Traceback" not in error
+    extract_cubes(twelve_scans, there, SMALL, workers=1)
+    assert read_manifest(there) == read_manifest(alone)
+
+
+@pytest.mark.full
+def test_a_scan_that_every_worker_dies_of_is_named_and_stops_no_other(
+    twelve_scans: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "import pipeline.cut as cut\n"
+        "read = cut.read_scan\n"
+        "def read_scan(path):\n"
+        "    if path.name == '1.3.4.mhd': os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    return read(path)\n"
+        "cut.read_scan = read_scan\n",
+        encoding="utf-8",
+    )
+    with running(tmp_path / "dask", 0) as dask:
+        for _ in range(6):  # a scan is given up after it took four
+            dask.work(PYTHONPATH=str(tmp_path))
+        dask.wait(lambda: cluster.workers_of(str(dask.file)) == 6)
+        there = tmp_path / "there.zarr"
+        store = extract_cubes(twelve_scans, there, SMALL, scheduler=str(dask.file)).store
+    assert store.scans.status.tolist().count("used") == 10
+    assert store.scans.status[5] == "failed"
+    assert "the process that worked on it died" in str(store.scans.reason[5])
+
+
+@pytest.mark.full
+def test_workers_that_cannot_do_the_work_are_named_before_it_begins(
+    luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "c.zarr"
+    with running(tmp_path / "dask", 1) as dask:
+        monkeypatch.setattr(cluster, "__version__", "9.9")
+        with pytest.raises(CallError, match=r"has genesis-toolkit 0\..*, this is 9\.9: install"):
+            extract_cubes(luna16, target, SMALL, scheduler=str(dask.file))
+        monkeypatch.undo()
+        with (
+            pytest.raises(CallError, match=r"does not see /no/such: scans and store must lie"),
+            cluster.connect(str(dask.file), Path("/no/such"), target, lambda *_: None),
+        ):
+            pass
+    assert not target.exists()
+    assert not unfinished(target).exists()
+
+
+def test_where_no_scheduler_answers_the_call_was_wrong(
+    luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_SECONDS_TO_ANSWER", 0.5)
+    target = tmp_path / "c.zarr"
+    for words in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:nonsense", "nonsense://"):
+        with pytest.raises(CallError, match="no dask scheduler answers there"):
+            extract_cubes(luna16, target, SMALL, scheduler=words)
+    (tmp_path / "broken.json").write_text("{")
+    for name in ("none.json", "broken.json"):
+        with pytest.raises(CallError, match=r"json: that is no scheduler file\. Give"):
+            extract_cubes(luna16, target, SMALL, scheduler=str(tmp_path / name))
+    assert not unfinished(target).exists()
+
+
+def test_a_worker_of_another_run_writes_nothing_into_this_one(luna16: Path, tmp_path: Path) -> None:
+    from pipeline.ledger import hold
+
+    target = tmp_path / "c.zarr"
+    with hold(target, {}, overwrite=False) as before:
+        before.record("a", {})
+    with hold(target, {}, overwrite=False) as now:
+        with pytest.raises(DataError, match="belongs to another run now"):
+            before.record("b", {})
+        assert now.names() == {"a"}
+        now.abandon()
+    with pytest.raises(DataError, match="does not lie here"):
+        now.record("c", {})
+    assert not unfinished(target).exists(), "late work brings no folder back"
