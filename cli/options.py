@@ -1,6 +1,7 @@
 """The kinds of values that options take."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,6 +9,30 @@ import click
 RATE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
 FILL = click.Choice(["noise", "constant"])
+
+
+class Folder(click.ParamType[Path]):
+    """A file or folder on this machine."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """A `Path`."""
+        if isinstance(value, Path):
+            return value
+        if not value:
+            self.fail("an empty name was given; '.' is the folder you are in.", param, ctx)
+        if "://" in value:
+            self.fail(f"{value} is an address; a path on this machine is wanted.", param, ctx)
+        return Path(value)
+
+
+class Store(Folder):
+    """A store to read: a folder, an archive, or an address, which stays the text it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A `Path`, or a URL."""
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
 
 
 class Words(click.ParamType[tuple[str, ...]]):

@@ -2,21 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.failures import GenesisGroup
 from cli.look import explain
-from cli.options import Numbers
+from cli.options import Folder, Numbers, Store
 from cli.progress import Progress
-from cli.tables import counted, shares, shortened, show_table
+from cli.tables import counted, shares, shortened, show_table, size_of
 from cli.work import degrade, extract_cubes
 
-if TYPE_CHECKING:
-    pass
-
-_FOLDER = click.Path(path_type=Path)
 _MOST_ROWS = 20
 
 
@@ -37,7 +33,7 @@ def main() -> None:
 
 
 @main.command(short_help="Write practice chest CT scans.")
-@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.argument("folder", type=Folder(), metavar="DIR")
 @click.option("--scans", type=int, default=10, show_default=True, help="How many, dealt to the ten subsets.")
 @click.option(
     "--shape",
@@ -69,9 +65,9 @@ def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) ->
 
 
 @main.command(short_help="What a store holds.")
-@click.argument("store", type=_FOLDER)
+@click.argument("store", type=Store())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
-def info(store: Path, as_json: bool) -> None:
+def info(store: Path | str, as_json: bool) -> None:
     """Say what STORE holds, in one screen.
 
     \b
@@ -97,7 +93,7 @@ def info(store: Path, as_json: bool) -> None:
 
 
 @main.command(short_help="Draw a contact sheet of a store.")
-@click.argument("store", type=_FOLDER)
+@click.argument("store", type=Store())
 @click.argument("png", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--rows",
@@ -106,7 +102,7 @@ def info(store: Path, as_json: bool) -> None:
     show_default=True,
     help="How many cubes to show, taken evenly.",
 )
-def preview(store: Path, png: Path, rows: int) -> None:
+def preview(store: Path | str, png: Path, rows: int) -> None:
     """Draw a contact sheet of STORE into PNG: of pairs, each degradation alone and their combination.
 
     \b
@@ -118,6 +114,25 @@ def preview(store: Path, png: Path, rows: int) -> None:
 
     draw_sheet(open_store(store), png, rows)
     click.echo(f"The contact sheet is {png}.")
+
+
+@main.command(short_help="A store in one file.")
+@click.argument("store", type=Folder())
+@click.argument("archive", type=Folder(), metavar="ARCHIVE.zip")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+def pack(store: Path, archive: Path, overwrite: bool) -> None:
+    """Put STORE into one archive, which every command reads as it reads the folder. Nothing is unpacked.
+
+    \b
+    Example:
+      genesis-prep pack pairs.zarr pairs.zip
+    """
+    from pipeline.archive import pack as run
+
+    with Progress() as progress:
+        size = run(store, archive, overwrite=overwrite, report=progress)
+    click.echo(f"{archive} holds {store}, {size_of(size)}.")
+    click.echo(f"Next: genesis-prep info {archive}")
 
 
 for command in (extract_cubes, degrade, explain):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.failures import BAD_DATA
-from cli.options import Millimetres, Subsets, recipe_options, rule_options, work_options
+from cli.options import Folder, Millimetres, Store, Subsets, recipe_options, rule_options, work_options
 from cli.progress import Progress
 from cli.tables import counted, duration, shares, shortened, show_table, size_of
 
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from pipeline.plan import DegradationPlan, ExtractionPlan
     from pipeline.stores import CubeStore
 
-_FOLDER = click.Path(path_type=Path)
 _MOST_ROWS = 20
 
 
 @click.command(short_help="Scans -> cube store.")
-@click.argument("source", type=_FOLDER)
-@click.argument("cubes", type=_FOLDER)
+@click.argument("source", type=Folder())
+@click.argument("cubes", type=Folder())
 @click.option(
     "--layout",
     type=click.Choice(["auto", "luna16", "files"]),
@@ -108,8 +107,8 @@ def extract_cubes(
 
 
 @click.command(short_help="Cube store -> pair store.")
-@click.argument("cubes", type=_FOLDER)
-@click.argument("pairs", type=_FOLDER)
+@click.argument("cubes", type=Store())
+@click.argument("pairs", type=Folder())
 @click.option(
     "--recipe",
     default="genesis",
@@ -122,7 +121,7 @@ def extract_cubes(
 @work_options("Threads at work. [default: one a core]")
 @recipe_options
 def degrade(
-    cubes: Path,
+    cubes: Path | str,
     pairs: Path,
     recipe: str,
     variants: int,
@@ -223,7 +222,7 @@ def _extraction_rows(plan: "ExtractionPlan") -> list[list[str]]:
 
 
 def _plan_degradation(
-    cubes: Path,
+    cubes: Path | str,
     pairs: Path,
     parameters: Any,
     workers: int | None,

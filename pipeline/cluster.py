@@ -22,13 +22,15 @@ _SECONDS_TO_ANSWER = 20
 
 
 @contextmanager
-def connect(scheduler: str | None, source: Path, target: Path, report: Report) -> Iterator[Cluster | None]:
+def connect(
+    scheduler: str | None, source: Path | None, target: Path, report: Report
+) -> Iterator[Cluster | None]:
     """Connect to a dask.distributed scheduler and its workers while the block runs.
 
     Args:
         scheduler: its address, as in `tcp://node17:8786`, or the path of its scheduler file. None: there is
             no cluster to connect to, and None is given back.
-        source: what the workers will read.
+        source: what the workers will read; None where that is on a server.
         target: where they will write; its folder is tried with a file that is removed again.
         report: told while the first worker is waited for.
 
@@ -41,7 +43,7 @@ def connect(scheduler: str | None, source: Path, target: Path, report: Report) -
     client = _client(scheduler)
     try:
         _wait_for_one(client, report)
-        workers = _check_workers(client, source.resolve(), target.resolve().parent)
+        workers = _check_workers(client, source and source.resolve(), target.resolve().parent)
         from distributed import KilledWorker
 
         yield Cluster(client.get_executor(pure=False), workers, _AHEAD, KilledWorker)
@@ -104,7 +106,7 @@ def _wait_for_one(client: Any, report: Report) -> None:
     report("waiting for a dask worker", 1, 1)
 
 
-def _check_workers(client: Any, source: Path, folder: Path) -> int:
+def _check_workers(client: Any, source: Path | None, folder: Path) -> int:
     """Let every worker look at the source, and at a file written beside the target; how many there are."""
     probe = folder / f".genesis-{uuid4().hex}.part"
     try:
@@ -113,7 +115,7 @@ def _check_workers(client: Any, source: Path, folder: Path) -> int:
     except OSError as error:
         raise CallError(f"{folder} cannot be written ({error.strerror}): choose another place.") from None
     try:
-        answers = client.run(_look, [source, probe])
+        answers = client.run(_look, [path for path in (source, probe) if path])
     except ImportError:
         raise CallError(
             'The dask workers lack this toolkit: pip install "genesis-toolkit[cluster]" where they run.'
@@ -127,7 +129,7 @@ def _check_workers(client: Any, source: Path, folder: Path) -> int:
                 "the same version everywhere, or the voxels may differ."
             )
         if missing:
-            place = source if missing == [source] else folder
+            place = folder if probe in missing else source
             raise CallError(
                 f"The dask worker on {host} does not see {place}: scans and store must lie on a file system "
                 "that this machine and all workers share."

@@ -227,8 +227,8 @@ def _follow_parent() -> None:
     """In a worker: leave interruptions to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # numcodecs makes a lock when it is imported. A spawned process has it looked after, which ends in a warning
-    # about a leak where the process is terminated; a forked one does not. No worker starts another process.
+    # numcodecs makes a lock when it is imported. A spawned process has it looked after, which ends in a
+    # warning about a leak where the process is terminated; a forked one does not. No worker starts another.
     multiprocessing.set_start_method("fork", force=True)
     parent = multiprocessing.parent_process()
 

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.degrade.recipes import Applied
 from pipeline.ledger import LOG
+from pipeline.storage import Storage
 from pipeline.stores import AXES, CubeStore, PairStore
 from pipeline.tables import NO_SUBSET
 
@@ -34,14 +34,14 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
     voxels = len(table) if isinstance(store, CubeStore) else len(table) + len(store)
     raw = voxels * int(np.prod(store.size)) * _voxel_bytes(store)
     facts: dict[str, Any] = {
-        "path": str(store.path),
+        "path": store.storage.place,
         "format": store.attributes["format"],
         "version": store.attributes["version"],
         "cubes": len(table),
         "size": list(store.size),
         "window": [store.window.low, store.window.high],
         "unit": store.attributes["unit"],
-        "bytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
+        "bytes": sum(store.storage.size(path) for path in store.manifest),
         "bytes_uncompressed": raw,
         "scans": dict(sorted(Counter(scans.status.tolist()).items())),
         "cubes_by_subset": _by_subset(store),
@@ -62,7 +62,7 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
             if status != "used"
         ],
         "parameters": store.attributes["parameters"],
-        "run": _log(store.path),
+        "run": _log(store.storage),
     }
     return facts | (_pairs(store) if isinstance(store, PairStore) else {})
 
@@ -104,9 +104,9 @@ def _voxel_bytes(store: CubeStore | PairStore) -> int:
     return reader.dtype.itemsize
 
 
-def _log(path: Path) -> dict[str, Any]:
+def _log(storage: Storage) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads((path / LOG).read_bytes())
+        facts: dict[str, Any] = json.loads(storage.read(LOG))
     except (OSError, ValueError):
         return {}
     return facts

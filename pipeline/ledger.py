@@ -19,7 +19,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,10 +140,19 @@ class Ledger:
             )
         self.target.rename(self.work / _REPLACED)
 
-    def clear_store(self) -> None:
-        """Throw away what lies in the store under construction; the folder stays."""
+    def clear_store(self, keep: Collection[str] = ()) -> None:
+        """Throw away what lies in the store under construction; the folder stays.
+
+        Args:
+            keep: names of arrays whose shards stay.
+        """
         for path in self.store.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name in keep:
+                (path / "zarr.json").unlink(missing_ok=True)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def abandon(self) -> None:
         """Throw the unfinished work away."""
@@ -293,6 +302,11 @@ def write_whole(path: Path, *parts: bytes) -> str:
     Returns:
         The sha256 of the content, in hexadecimal.
     """
+    return write_parts(path, parts)
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+    """Write a file as `write_whole` does, of parts that are made as they are written."""
     digest = hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
     # A process id is not enough: on a cluster two machines may write the same piece, under one id.
@@ -324,8 +338,16 @@ def read_manifest(store: Path) -> dict[str, str]:
     Raises:
         OSError: there is no manifest.
     """
-    lines = (store / MANIFEST).read_text(encoding="utf-8").splitlines()
-    return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+    return parse_manifest((store / MANIFEST).read_bytes())
+
+
+def parse_manifest(data: bytes) -> dict[str, str]:
+    """The sha256 of every file of a store, by path relative to it, as its manifest says.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    return {path: digest for digest, _, path in (line.partition("  ") for line in data.decode().splitlines())}
 
 
 def _manifest(store: Path, hashes: Mapping[str, str]) -> str:

@@ -140,7 +140,7 @@ def plan_extraction(
 
 
 def plan_degradation(
-    cubes: Path,
+    cubes: str | Path,
     target: Path,
     parameters: DegradeParameters,
     *,
@@ -164,7 +164,8 @@ def plan_degradation(
     degrader(originals, store.streams()[chosen], store.table.number[chosen], 0, twins, bits, bits.copy())
     encoded = sum(len(encode_cube(twin)) for twin in twins) / len(chosen)
     seconds = (perf_counter() - begun) / len(chosen)
-    copied = sum(path.stat().st_size for path in (store.path / "cubes" / "c").rglob("*") if path.is_file())
+    shards = range(-(-len(store) // store.cubes.length))
+    copied = sum(store.storage.size(store.cubes.path(shard)) for shard in shards)
     pairs = 0 if present else len(store) * parameters.variants
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     return DegradationPlan(

@@ -1,7 +1,7 @@
 """Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
 
 import io
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
         headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
         pictures = [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
     window = store.window
-    title = f"{store.path.name}: {len(store):,} {'cubes' if isinstance(store, CubeStore) else 'pairs'}, "
+    what = "cubes" if isinstance(store, CubeStore) else "pairs"
+    title = f"{PurePath(store.storage.place).name}: {len(store):,} {what}, "
     title += (
         f"{' x '.join(map(str, store.size))} voxels, {window.low} .. {window.high} {store.attributes['unit']}"
     )

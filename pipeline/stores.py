@@ -18,6 +18,7 @@ made again from its bits when the original is read.
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,26 +26,42 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
-from pipeline.ledger import MANIFEST, read_manifest, settle, sha256_of, unfinished
+from pipeline.ledger import MANIFEST, parse_manifest, settle, sha256_of, unfinished
 from pipeline.shards import ShardReader, shard_length
+from pipeline.storage import Folder, Storage, is_url, open_storage
 from pipeline.tables import CubeTable, PairTable, ScanTable, array_of, codecs, read_table, write_table
 
 VERSION = 1
 CUBES = "genesis-cubes"
 PAIRS = "genesis-pairs"
 AXES = ("x", "y", "z")
+_AT_ONCE = 8  # files asked for at the same time
 _SHARDED = ("cubes", "original", "degraded")
 
 
 @dataclass(frozen=True)
 class _Store:
-    path: Path
+    storage: Storage
+    manifest: dict[str, str]
+    manifest_sha256: str
     attributes: dict[str, Any]
     table: CubeTable
     scans: ScanTable
+
+    @property
+    def path(self) -> Path:
+        """The store's folder, for what is done to it on the disk.
+
+        Raises:
+            CallError: it lies in an archive or on a server.
+        """
+        if not isinstance(self.storage, Folder):
+            raise CallError(f"{self.storage.place} is no folder: unpack or fetch it first.")
+        return Path(self.storage.place)
 
     @property
     def window(self) -> Window:
@@ -141,69 +158,90 @@ def write_pair_store(
     _consolidate(folder)
 
 
-def open_store(path: str | Path) -> CubeStore | PairStore:
+def open_store(place: str | Path) -> CubeStore | PairStore:
     """Open a finished store, once its tables and metadata are known to be those that were written.
 
-    Every file but the shards is compared with the manifest; the shards are looked at when they are read.
+    Every file but the shards is compared with the manifest, and the tables are taken from the very bytes that
+    were compared; the shards are looked at when they are read.
+
+    Args:
+        place: a folder, an archive that `pack` made, or a URL of either's folder.
 
     Raises:
-        CallError: there is nothing at `path`, it is still being made, or it is something else.
+        CallError: there is nothing at `place`, it is still being made, or it is something else.
         DataError: it is of another format version, or a part is missing or damaged.
     """
-    path = Path(path)
-    attributes = read_attributes(path)
-    _check_files(path)
+    storage = _storage(place)
+    attributes = _attributes(storage)
+    try:
+        data = storage.read(MANIFEST)
+        manifest = parse_manifest(data)
+    except (OSError, ValueError):
+        raise DataError(f"The store {place} is damaged: it has no {MANIFEST} that can be read.") from None
+    files = _verified(storage, manifest)
     try:
         _check_attributes(attributes)
-        group = zarr.open_group(path, mode="r")
+        held = (storage, manifest, sha256_of(data))
+        group = _group(files)
         table = CubeTable(**read_table(group, CubeTable))
         scans = ScanTable(**read_table(_subgroup(group, "scans"), ScanTable))
         if attributes["format"] == CUBES:
-            return CubeStore(path, attributes, table, scans, _reader(path, group, "cubes"))
+            return CubeStore(*held, attributes, table, scans, _reader(storage, group, "cubes"))
         pairs = PairTable(**read_table(group, PairTable))
-        voxels = (_reader(path, group, "original"), _reader(path, group, "degraded"))
-        return PairStore(path, attributes, table, scans, *voxels, pairs)
+        voxels = (_reader(storage, group, "original"), _reader(storage, group, "degraded"))
+        return PairStore(*held, attributes, table, scans, *voxels, pairs)
     except (LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
-        raise DataError(f"The store {path} is damaged: {_first_line(error)}.") from None
+        raise DataError(f"The store {storage.place} is damaged: {_first_line(error)}.") from None
 
 
-def open_cubes(path: str | Path) -> CubeStore:
+def open_cubes(place: str | Path) -> CubeStore:
     """Open a finished cube store; a pair store is a CallError."""
-    store = open_store(path)
+    store = open_store(place)
     if not isinstance(store, CubeStore):
-        raise CallError(f"{path} is a pair store; a cube store is wanted, as extract-cubes writes it.")
+        raise CallError(f"{place} is a pair store; a cube store is wanted, as extract-cubes writes it.")
     return store
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def read_attributes(place: str | Path) -> dict[str, Any]:
     """What a store says of itself, `attrs["genesis"]`, once format and version are known to be ours.
 
     Raises:
         CallError: nothing there, still being made, or something else.
         DataError: another format version.
     """
-    if not path.exists():
-        if unfinished(path).exists():
-            raise CallError(f"{path} is not finished: repeat the command that makes it, and it goes on.")
-        raise CallError(f"There is no store at {path}: make one with genesis-prep extract-cubes.")
+    return _attributes(_storage(place))
+
+
+def _storage(place: str | Path) -> Storage:
+    if not is_url(place) and not Path(place).exists():
+        if unfinished(Path(place)).exists():
+            raise CallError(f"{place} is not finished: repeat the command that makes it, and it goes on.")
+        raise CallError(f"There is no store at {place}: make one with genesis-prep extract-cubes.")
+    return open_storage(place)
+
+
+def _attributes(storage: Storage) -> dict[str, Any]:
+    place = storage.place
     try:
-        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]["genesis"]
+        attributes = json.loads(storage.read("zarr.json"))["attributes"]["genesis"]
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise CallError(f"{path} is no store of this toolkit (its zarr.json does not say so).") from None
+        raise CallError(f"{place} is no store of this toolkit (its zarr.json does not say so).") from None
     if name not in (CUBES, PAIRS) or not isinstance(attributes, dict):
-        raise CallError(f"{path} is a {name} store; allowed here: {CUBES}, {PAIRS}.")
+        raise CallError(f"{place} is a {name} store; allowed here: {CUBES}, {PAIRS}.")
     if version != VERSION:
         raise DataError(
-            f"{path} is of format version {version}, this program reads version {VERSION}: use the "
+            f"{place} is of format version {version}, this program reads version {VERSION}: use the "
             "version of genesis-toolkit that wrote it."
         )
     if not finalised:
-        raise CallError(f"{path} is not finished: repeat the command that makes it.")
+        raise CallError(f"{place} is not finished: repeat the command that makes it.")
     return dict(attributes)
 
 
-def check_target(path: Path, kind: str, *, overwrite: bool, inputs: Sequence[Path]) -> dict[str, Any] | None:
+def check_target(
+    path: Path, kind: str, *, overwrite: bool, inputs: Sequence[str | Path]
+) -> dict[str, Any] | None:
     """Whether a store may be written at `path`.
 
     Args:
@@ -221,7 +259,7 @@ def check_target(path: Path, kind: str, *, overwrite: bool, inputs: Sequence[Pat
     check_place(path)
     settle(path)
     for source in inputs:
-        if path.resolve() in source.resolve().parents:
+        if not is_url(source) and path.resolve() in Path(source).resolve().parents:
             raise CallError(f"{source} lies inside {path}, which would be replaced: choose another name.")
     if not path.exists() and not path.is_symlink():
         return None
@@ -245,24 +283,48 @@ def check_place(path: Path) -> None:
             raise CallError(f"{path} lies inside the store {parent}: choose another place.")
 
 
-def _check_files(path: Path) -> None:
-    """Compare all files but the shards with the manifest.
+def is_shard(path: str) -> bool:
+    """Whether a file of a store, by its path in it, is a shard of voxels."""
+    return path.split("/")[0] in _SHARDED and "/c/" in path
+
+
+def _verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
+    """All files but the shards, by path, once each is known to be as it was written.
 
     Raises:
         DataError: a file is missing, or is not as it was written.
     """
-    try:
-        manifest = read_manifest(path)
-    except (OSError, ValueError):
-        raise DataError(f"The store {path} is damaged: it has no {MANIFEST} that can be read.") from None
-    for name, digest in manifest.items():
-        shard = name.split("/")[0] in _SHARDED and "/c/" in name
+    tables = {path: digest for path, digest in manifest.items() if not is_shard(path)}
+    shards = [path for path in manifest if is_shard(path)] if storage.near else []
+
+    def read(path: str) -> bytes:
         try:
-            right = (path / name).is_file() if shard else sha256_of((path / name).read_bytes()) == digest
+            data = storage.read(path)
+        except OSError as error:
+            if storage.near or isinstance(error, FileNotFoundError):
+                raise damaged(path) from None
+            raise DataError(f"{storage.place}/{path} cannot be read: {error.strerror}.") from None
+        if sha256_of(data) != tables[path]:
+            raise damaged(path)
+        return data
+
+    def damaged(path: str) -> DataError:
+        return DataError(f"The store {storage.place} is damaged: {path} is missing or not as it was written.")
+
+    for path in shards:
+        try:
+            storage.size(path)
         except OSError:
-            right = False
-        if not right:
-            raise DataError(f"The store {path} is damaged: {name} is missing or not as it was written.")
+            raise damaged(path) from None
+    with ThreadPoolExecutor(_AT_ONCE) as threads:  # of a server, one after the other takes seconds
+        return dict(zip(tables, threads.map(read, tables), strict=True))
+
+
+def _group(files: Mapping[str, bytes]) -> zarr.Group:
+    """The group that these files are, in memory."""
+    buffer = default_buffer_prototype().buffer
+    held = {path: buffer.from_bytes(data) for path, data in files.items()}
+    return zarr.open_group(zarr.storage.MemoryStore(held, read_only=True), mode="r")
 
 
 def _check_attributes(attributes: Mapping[str, Any]) -> None:
@@ -320,11 +382,11 @@ def _subgroup(group: zarr.Group, name: str) -> zarr.Group:
     return found
 
 
-def _reader(path: Path, group: zarr.Group, name: str) -> ShardReader:
+def _reader(storage: Storage, group: zarr.Group, name: str) -> ShardReader:
     array = array_of(group, name)
     if not array.shards:
         raise ValueError(f"{name} has no shards")
-    return ShardReader(path / name, array.shape, np.dtype(array.dtype), array.shards[0])
+    return ShardReader(storage, name, array.shape, np.dtype(array.dtype), array.shards[0])
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import DataError
 from pipeline.shards import ShardReader, encode_cube, shard_length, shard_parts, shard_path
+from pipeline.storage import Folder
 
 SIZE = (6, 5, 4)
 
@@ -57,7 +58,7 @@ def test_we_read_what_zarr_writes(tmp_path: Path, dtype: str) -> None:
     array = zarr_array(tmp_path / "a", 7, 4, dtype)
     values = cubes(7, dtype)
     array[...] = values
-    reader = ShardReader(tmp_path / "a", values.shape, values.dtype, 4)
+    reader = ShardReader(Folder(tmp_path), "a", values.shape, values.dtype, 4)
     out = np.empty((3, *SIZE), dtype)
     reader.read_many([6, 0, 3], out)
     np.testing.assert_array_equal(out, values[[6, 0, 3]])
@@ -73,7 +74,7 @@ def test_any_flipped_bit_is_seen(tmp_path_factory: pytest.TempPathFactory, place
     data = bytearray(path.read_bytes())
     data[int(place * len(data))] ^= 1 << bit
     path.write_bytes(data)
-    reader = ShardReader(folder, values.shape, values.dtype, 4)
+    reader = ShardReader(Folder(folder.parent), folder.name, values.shape, values.dtype, 4)
     out = np.empty_like(values)
     with pytest.raises(DataError, match="damaged"):
         reader.read_many(range(3), out)
@@ -81,7 +82,7 @@ def test_any_flipped_bit_is_seen(tmp_path_factory: pytest.TempPathFactory, place
 
 def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
     values = cubes(3, "int16")
-    reader = ShardReader(tmp_path, values.shape, values.dtype, 4)
+    reader = ShardReader(Folder(tmp_path.parent), tmp_path.name, values.shape, values.dtype, 4)
     with pytest.raises(DataError, match=r"c/0/0/0/0 cannot be read: No such file"):
         reader.read(0, np.empty(SIZE, "int16"))
     write_ours(tmp_path, values, 4)

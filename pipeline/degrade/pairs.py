@@ -20,15 +20,14 @@ from pipeline.degrade.seeds import checked_seed
 from pipeline.engine import Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import (
-    MANIFEST,
     Ledger,
     first_difference,
     hold,
-    read_manifest,
     run_log,
     sha256_of,
 )
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
+from pipeline.storage import absolute, is_url
 from pipeline.stores import (
     PAIRS,
     CubeStore,
@@ -84,7 +83,7 @@ class Degradation:
 
 
 def degrade(
-    cubes: Path,
+    cubes: str | Path,
     target: Path,
     parameters: DegradeParameters,
     *,
@@ -98,7 +97,7 @@ def degrade(
     Interrupted, it goes on when it is called again; finished, it does nothing.
 
     Args:
-        cubes: the cube store.
+        cubes: the cube store: a folder, an archive or a URL.
         target: the pair store to make.
         parameters: how to degrade.
         workers: threads at work; None takes one a core.
@@ -116,7 +115,7 @@ def degrade(
         return Degradation(_open_pairs(target), done_before=True)
     workers = workers or cores()
     with (
-        connect(scheduler, cubes, target, report) as cluster,
+        connect(scheduler, None if is_url(cubes) else Path(cubes), target, report) as cluster,
         hold(target, job, overwrite=overwrite) as ledger,
     ):
         tasks = _tasks(ledger, store, parameters, job)
@@ -131,7 +130,7 @@ def degrade(
 
 
 def check_job(
-    cubes: Path, target: Path, parameters: DegradeParameters, *, overwrite: bool
+    cubes: str | Path, target: Path, parameters: DegradeParameters, *, overwrite: bool
 ) -> tuple[CubeStore, dict[str, Any], bool]:
     """Find out what is to be done, doing none of it.
 
@@ -167,7 +166,7 @@ class _Task:
     """One shard to make, of `original` or `degraded`."""
 
     ledger: Ledger
-    cubes: Path
+    cubes: str | Path
     manifest_sha256: str
     parameters: DegradeParameters
     array: Literal["original", "degraded"]
@@ -183,7 +182,7 @@ def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
 ) -> list[_Task]:
     """A task for every shard of the pair store."""
-    task = partial(_Task, ledger, store.path.resolve(), job["cubes_sha256"], parameters)
+    task = partial(_Task, ledger, absolute(store.storage.place), job["cubes_sha256"], parameters)
     counts = _shards(store, parameters.variants)
     return [task(array, shard) for array, count in counts.items() for shard in range(count)]
 
@@ -196,38 +195,41 @@ def _shards(store: CubeStore, variants: int) -> dict[Literal["original", "degrad
 
 def _make(task: _Task) -> None:
     """Make one shard, in whatever process this runs."""
-    store, manifest = _opened(task.cubes, task.manifest_sha256)
+    store = _opened(task.cubes, task.manifest_sha256)
     make = _copy if task.array == "original" else _degrade
     path = shard_path(task.ledger.store / task.array, task.shard, len(store.cubes.shape))
-    parts, facts = make(task, store, manifest)
+    parts, facts = make(task, store)
     task.ledger.record(task.name, {"sha256": task.ledger.write(path, *parts), **facts})
 
 
 @lru_cache(maxsize=1)
-def _opened(cubes: Path, manifest_sha256: str) -> tuple[CubeStore, dict[str, str]]:
-    """A cube store and its manifest, opened once in every process.
+def _opened(cubes: str | Path, manifest_sha256: str) -> CubeStore:
+    """A cube store, opened once in every process.
 
     Raises:
         DataError: it is not the store that the run began with.
     """
-    if sha256_of((cubes / MANIFEST).read_bytes()) != manifest_sha256:
+    store = open_cubes(cubes)
+    if store.manifest_sha256 != manifest_sha256:
         raise DataError(f"{cubes} has been replaced since this run began: give the same command again.")
-    return open_cubes(cubes), read_manifest(cubes)
+    return store
 
 
-def _copy(task: _Task, store: CubeStore, manifest: dict[str, str]) -> tuple[list[bytes], dict[str, Any]]:
+def _copy(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
     """One shard of originals as it is, once its sha256 is known to be right."""
-    source = shard_path(store.path / "cubes", task.shard, len(store.cubes.shape))
+    path = store.cubes.path(task.shard)
     try:
-        data = source.read_bytes()
+        data = store.storage.read(path)
     except OSError as error:
-        raise DataError(f"The shard {source} cannot be read: {error.strerror}.") from None
-    if manifest.get(source.relative_to(store.path).as_posix()) != sha256_of(data):
-        raise DataError(f"The shard {source} is damaged: its sha256 is not the one in the manifest.")
+        raise DataError(f"The shard {store.storage.place}/{path} cannot be read: {error.strerror}.") from None
+    if store.manifest[path] != sha256_of(data):
+        raise DataError(
+            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
+        )
     return [data], {}
 
 
-def _degrade(task: _Task, store: CubeStore, _: dict[str, str]) -> tuple[list[bytes], dict[str, Any]]:
+def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
     """Read, degrade and encode one shard of degraded twins."""
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     parameters = task.parameters
@@ -304,7 +306,7 @@ def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
         "recipe_sha256": parameters.recipe.digest(),
         "variants": parameters.variants,
         "seed": parameters.seed,
-        "cubes_sha256": sha256_of((store.path / MANIFEST).read_bytes()),
+        "cubes_sha256": store.manifest_sha256,
     }
 
 
