@@ -56,6 +56,7 @@ SIZE = (64, 64, 32)
 WANTED = 32
 LARGE = (512, 512, 160)
 ONE_CUBE = (65, 65, 36)  # the smallest scan with a corner, without a border
+SCANS = 40
 PATIENTS = 4  # phantoms drawn; the other scans are their copies under other names
 PLACINGS = 3  # turns of placing and of reading a round
 LOOPS = 5  # the loops have one turn in this many
@@ -269,14 +270,13 @@ def wait_for_all(number: int) -> int:
 
 
 def measure_command(folder: Path, rounds: int, count: int) -> list[bool]:
-    source, single, target = phantom_scans(folder, count), single_cubes(folder), folder / "cubes.zarr"
+    source, single = phantom_scans(folder, count), single_cubes(folder)
+    target, small = folder / "cubes.zarr", folder / "small.zarr"
     paths = sorted((source / "subset0").glob("*.mhd"))
     times: dict[str, list[float]] = {"start-up": [], "command": [], "finished": [], "reading": []}
 
     def start_up() -> None:
-        shutil.rmtree(target, ignore_errors=True)
-        assert cubes_made(started(single, target, "--border", "0,0,0")) == WORKERS
-        shutil.rmtree(target)
+        assert cubes_made(started(single, small, "--border", "0,0,0")) == WORKERS
 
     def command() -> None:
         assert cubes_made(started(source, target)) == count * WANTED
@@ -287,9 +287,15 @@ def measure_command(folder: Path, rounds: int, count: int) -> list[bool]:
         def reading() -> None:
             assert len(list(pool.imap_unordered(read_and_hash, paths))) == count
 
-        for work in (start_up, reading):
-            work()
+        def clear() -> None:
+            for store in (target, small):
+                shutil.rmtree(store, ignore_errors=True)
+
+        clear()
+        reading()
+        start_up()
         for _ in range(rounds):
+            clear()
             times["start-up"].append(seconds(start_up))
             times["command"].append(seconds(command))
             times["finished"].append(seconds(command))
@@ -309,7 +315,11 @@ def measure_command(folder: Path, rounds: int, count: int) -> list[bool]:
     harder = ratio_after(times["command"], times["finished"], times["reading"])
     print(f"     the command less what it takes with nothing to do, times reading and hashing: {harder:.2f}")
     after = ratio_after(times["command"], times["start-up"], times["reading"])
-    return [gate("the command after start-up, times reading and hashing", after, 1.5)]
+    words = "the command after start-up, times reading and hashing"
+    if count < SCANS:
+        print(f"     {words}: {after:.2f} (no gate: under {SCANS} scans the start-up is too large a part)")
+        return []
+    return [gate(words, after, 1.5)]
 
 
 def ratio_after(whole: list[float], before: list[float], reading: list[float]) -> float:
@@ -351,7 +361,7 @@ def session(leader: int) -> Iterator[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scans", type=int, default=40, help="for the whole command; 84 MB each")
+    parser.add_argument("--scans", type=int, default=SCANS, help="for the whole command; 84 MB each")
     parser.add_argument("--folder", type=Path, help="keep the scans here for the next run")
     options = parser.parse_args()
     with ExitStack() as stack:

@@ -28,6 +28,7 @@ from pipeline.formats import (
     check_nifti_header,
     files_of,
     inflate_meta_image,
+    read_plain,
 )
 from pipeline.grid import Geometry as Geometry
 from pipeline.grid import Scan as Scan
@@ -119,6 +120,9 @@ def read_scan(path: Path) -> Scan:
         stacked = stack(series.slices)
         return Scan(_read_series(stacked).T, stacked.geometry, _sha256(stacked.files))
     geometry = read_geometry(path)
+    plain = read_plain(path) if path.suffix.lower() == ".mhd" else None
+    if plain is not None:
+        return Scan(plain[0].reshape(geometry.shape[::-1]).T, geometry, plain[1])
     return Scan(_read_file(path, geometry).T, geometry, _sha256(files_of(path)))
 
 
