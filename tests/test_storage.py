@@ -220,6 +220,23 @@ def test_a_server_is_read_as_the_folder_is(
     assert sheet.exit_code == 0, sheet.output
 
 
+def test_a_bucket_is_read_as_the_folder_is(
+    pair_store: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Path-style addresses without a signature, as a public bucket has them; the endpoint is the server."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = pair_store.parent / "bucket" / "stores"
+    bucket.mkdir(parents=True)
+    pair_store.rename(bucket / "pairs.zarr")
+    same(open_store(bucket / "pairs.zarr"), open_store("s3://bucket/stores/pairs.zarr"))
+
+
 def test_only_the_bytes_of_a_cube_are_fetched(cube_store: Path, server: str) -> None:
     store = open_cubes(f"{server}/cubes.zarr")
     out = np.empty((2, *store.size), np.int16)
