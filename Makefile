@@ -52,6 +52,7 @@ docs: $(VENV)/develop
 bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_degrade.py
 	$(BIN)/python benchmarks/bench_pipeline.py
+	$(BIN)/python benchmarks/bench_train.py
 	$(BIN)/python benchmarks/bench_extract.py
 
 clean:

@@ -3,22 +3,31 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.exchange import export
 from cli.failures import GenesisGroup
 from cli.progress import Progress
 from pipeline import __version__
 from pipeline.errors import CallError
-from training.parameters import PretrainParameters
+from training.parameters import (
+    NETWORKS,
+    OPTIMISERS,
+    PRECISIONS,
+    SCHEDULES,
+    Execution,
+    PretrainParameters,
+    option,
+)
 
 if TYPE_CHECKING:
-    from training.pretrain import PretrainOutcome
+    from training.outcome import PretrainOutcome
 
-_PUBLISHED = PretrainParameters()
+_PUBLISHED, _HERE = PretrainParameters(), Execution()
 
 
 @click.group(
@@ -48,14 +57,48 @@ def main() -> None:
     show_default=True,
     help="Stop after so many epochs without a better validation loss.",
 )
+@click.option("--max-steps", type=int, help="At most so many steps, the last epoch cut short.")
+@click.option("--overfit", type=int, metavar="N", help="Train and validate on N fixed cubes, as a check.")
 @click.option(
     "--batch-size", default=_PUBLISHED.batch_size, show_default=True, help="Cubes a batch, at most."
 )
 @click.option(
-    "--lr",
-    default=_PUBLISHED.lr,
+    "--optimiser",
+    default=_PUBLISHED.optimiser,
     show_default=True,
-    help="Learning rate of SGD, halved every 40 epochs; take 0.1 where the network gives one value only.",
+    type=click.Choice(OPTIMISERS),
+    help="SGD has momentum 0.9.",
+)
+@click.option(
+    "--lr",
+    type=float,
+    help="Learning rate; take 0.1 where SGD gives one value only.  [default: 1.0, or 0.001 with Adam]",
+)
+@click.option(
+    "--schedule",
+    default=_PUBLISHED.schedule,
+    show_default=True,
+    type=click.Choice(SCHEDULES),
+    help="Halve it every 40 epochs, or a cosine to the last step.",
+)
+@click.option(
+    "--warmup", default=_PUBLISHED.warmup, show_default=True, help="Let it rise over so many steps."
+)
+@click.option("--clip-norm", type=float, help="Scale longer gradients down to this length.")
+@click.option("--ema", type=float, metavar="DECAY", help="Judge and keep a moving average of the weights.")
+@click.option(
+    "--precision",
+    default=_PUBLISHED.precision,
+    show_default=True,
+    type=click.Choice(PRECISIONS),
+    help="bf16 and fp16 are mixed precision.",
+)
+@click.option(
+    "--network",
+    default=_PUBLISHED.network,
+    show_default=True,
+    type=click.Choice(NETWORKS),
+    help="The 3D U-Net of the papers, or one of nnU-Net's.",
 )
 @click.option(
     "--width",
@@ -69,38 +112,56 @@ def main() -> None:
 @click.option("--recipe", help="Of degradations on the fly, for a cube store only.  [default: genesis]")
 @click.option(
     "--device",
-    default="auto",
+    default=_HERE.device,
     show_default=True,
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="Where to train; auto takes CUDA where there is one.",
 )
+@click.option(
+    "--devices", default=_HERE.devices, show_default=True, help="Processes, one a GPU, to share each batch."
+)
+@click.option("--compile", is_flag=True, help="Let torch compile the network first.")
+@click.option(
+    "--channels-last/--no-channels-last",
+    default=None,
+    help="Order of the voxels in memory.  [default: channels last on the CPU]",
+)
+@click.option("--save-steps", type=int, help="Write last.pt after every so many steps as well.")
+@click.option(
+    "--save-seconds", default=_HERE.save_seconds, show_default=True, help="And after so many seconds."
+)
+@click.option("--tensorboard", is_flag=True, help="Write events for TensorBoard into RUN.")
+@click.option("--profile", is_flag=True, help="Write where the time of a few steps goes into RUN.")
 @click.option("--overwrite", is_flag=True, help="Begin again, and throw an earlier run in --out away.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def pretrain(store: str, out: Path, device: str, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Train a 3D U-Net to restore the degraded cubes of STORE.
+def pretrain(store: str, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+    """Train a network to restore the degraded cubes of STORE.
 
     STORE is a pair store, or a cube store, whose cubes are then degraded on the fly. RUN gets the
     checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl) and a picture of restored cubes
-    (restored.png). The same command again goes on after the last finished epoch; a larger --epochs goes on
-    with a finished run.
+    (restored.png). The same command again goes on where it stopped; a larger --epochs goes on with a
+    finished run. Several GPUs: --devices, or torchrun, on one node or more.
 
     \b
     Example:
       genesis-train pretrain pairs.zarr --out run
       genesis-train pretrain pairs.zarr --out small --width 8 --epochs 40
+      torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     run = _library()
+    execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     with TrainingProgress() as progress:
         outcome = run(
             store,
             out,
             PretrainParameters(**options),
-            device=device,
+            execution,
             overwrite=overwrite,
             report=progress,
             say=progress.say,
         )
-    _show(outcome, as_json=as_json)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+        _show(outcome, as_json=as_json)
 
 
 class TrainingProgress(Progress):
@@ -146,8 +207,11 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
 
     worse = outcome.validation_loss >= outcome.constant_loss
     rows = [
-        ("status", f"{outcome.status}, after {counted(outcome.epochs, 'epoch')} (by --{outcome.stopped_by})"),
-        ("network", f"3D U-Net, {outcome.weights:,} parameters"),
+        (
+            "status",
+            f"{outcome.status}, after {counted(outcome.epochs, 'epoch')} (by {option(outcome.stopped_by)})",
+        ),
+        ("network", f"{outcome.network}, {outcome.weights:,} parameters"),
         ("cubes", f"{outcome.train_cubes} train, {outcome.validation_cubes} validate ({outcome.split})"),
         ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
         ("  copying the input", f"{outcome.copy_loss:.5f}"),
@@ -157,9 +221,23 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
         ("picture", outcome.picture),
     ]
     show_table(("pre-training", ""), rows)
+    show_table(
+        ("validation loss of the best epoch", "pairs", "network", "copying", "constant"),
+        [
+            (name, f"{of['pairs']:.0f}", f"{of['loss']:.5f}", f"{of['copy']:.5f}", f"{of['constant']:.5f}")
+            for name, of in outcome.by_degradation.items()
+        ],
+    )
     if outcome.status == "already finished":
         click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
     click.echo(
         f"Next: look at {outcome.picture}; to train on, repeat the command with more --epochs or --patience.",
         err=True,
     )
+
+
+main.add_command(export)
+
+
+if __name__ == "__main__":
+    main()

@@ -123,10 +123,10 @@ def read_plain(path: Path) -> tuple[NDArray[np.int16], str] | None:
     if "HeaderSize" in header or needed is None or data.stat().st_size != needed:
         return None
     values = np.empty(needed // 2, np.dtype("<i2"))
-    digest, room, done = hashlib.sha256(path.read_bytes()), memoryview(values).cast("B"), 0
+    digest, room, done = hashlib.sha256(path.read_bytes()), values.view(np.uint8), 0
     with data.open("rb", buffering=0) as file:
-        while count := file.readinto(room[done : done + _CACHED]):
-            digest.update(room[done : done + count])
+        while count := file.readinto(room[done : done + _CACHED].data):
+            digest.update(room[done : done + count].data)
             done += count
     if done != needed:
         raise DataError(f"its data file {data.name} was cut short while it was read")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import CallError
-from training.networks import BatchStatisticsNorm3d, UNet3D
+from training.networks import UNet3D
+from training.norms import BatchStatisticsNorm3d
 
 # Convolutions of the published network: name -> shape of the weight.
 CONVOLUTIONS = {

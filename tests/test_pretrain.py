@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,74 +16,19 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from numpy.typing import NDArray
+from training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store
 
 from cli.train import main
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError, DataError
-from pipeline.ledger import hold
-from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
-from pipeline.stores import write_cube_store
-from pipeline.tables import CubeTable, ScanTable
 from training.batches import Batches, validation_works
 from training.data import open_data
-from training.parameters import PretrainParameters
+from training.outcome import PretrainOutcome
+from training.parameters import Execution, PretrainParameters
 from training.pictures import describe_pair
-from training.pretrain import PretrainOutcome, pretrain
+from training.pretrain import pretrain
 from training.runs import hold_run
 from training.validation import Baselines, Validation, measure_baselines
-
-SMALL = PretrainParameters(width=4, epochs=3, batch_size=4, lr=0.5)
-TIMES = ("seconds", "cubes_per_second")
-
-
-def blobs(count: int, size: tuple[int, int, int]) -> NDArray[np.int16]:
-    """Smooth blobs of tissue in air: something a small network can learn to restore."""
-    rng = np.random.default_rng(2)
-    grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in size), indexing="ij"), -1)
-    cubes = np.full((count, *size), -900.0)
-    for cube in cubes:
-        for _ in range(4):
-            distance = np.square(grid - rng.uniform(0, size, 3)).sum(-1)
-            cube += rng.uniform(300, 900) * np.exp(-distance / rng.uniform(10, 60))
-    return np.clip(np.rint(cubes), -1000, 1000).astype(np.int16)
-
-
-def make_cube_store(path: Path, cubes: NDArray[np.int16], scans: int) -> Path:
-    """A finished cube store, written by the library's own pieces."""
-    scan = np.sort(np.arange(len(cubes)) % scans).astype(np.int32)
-    number = np.concatenate([np.arange(count) for count in np.bincount(scan)]).astype(np.int32)
-    table = CubeTable(scan, number, np.zeros((len(cubes), 3), np.int32), np.zeros(len(cubes)))
-    words, threes = np.array([f"scan-{i}" for i in range(scans)], dtype=object), np.ones((scans, 3))
-    rows = ScanTable(
-        identifier=words,
-        subset=np.full(scans, -1, np.int16),
-        path=words,
-        bytes=np.zeros(scans, np.int64),
-        sha256=words,
-        shape=threes.astype(np.int32),
-        spacing=threes,
-        origin=threes,
-        direction=np.ones((scans, 9)),
-        status=np.full(scans, "used", dtype=object),
-        reason=np.full(scans, "", dtype=object),
-        cubes=np.bincount(scan).astype(np.int32),
-        stream=np.arange(10, 10 + scans).astype(np.uint64),
-    )
-    length = shard_length(cubes.shape[1:], 2)
-    attributes = {
-        "window": [-1000, 1000],
-        "unit": "HU",
-        "size": list(cubes.shape[1:]),
-        "parameters": {"seed": 0},
-    }
-    with hold(path, {}, overwrite=False) as ledger:
-        shard = shard_path(ledger.store / "cubes", 0, 4)
-        shard.parent.mkdir(parents=True)
-        shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in cubes], length)))
-        write_cube_store(ledger.store, attributes, np.dtype(np.int16), table, rows)
-        ledger.finish({}, {})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -101,23 +47,6 @@ def pairs(cubes: Path) -> Path:
 def run(pairs: Path) -> tuple[Path, PretrainOutcome, list[str]]:
     folder, said = pairs.with_name("run"), list[str]()
     return folder, pretrain(pairs, folder, SMALL, say=said.append), said
-
-
-def losses(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a run, without what the clock decides."""
-    records = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()][1:]
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
-
-
-def assert_equal_weights(ours: Path, theirs: Path) -> None:
-    ours_state, theirs_state = weights(ours), weights(theirs)
-    assert ours_state.keys() == theirs_state.keys()
-    assert all(torch.equal(ours_state[key], theirs_state[key]) for key in ours_state)
 
 
 # ---------------------------------------------------------------------------------------------- a run
@@ -378,11 +307,24 @@ def test_cubes_that_do_not_fit_the_network_leave_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_stores_that_cannot_be_trained_from_leave_no_run(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "half.zarr.unfinished").mkdir()
+    with pytest.raises(CallError, match="not finished: repeat the command that makes it"):
+        pretrain(tmp_path / "half.zarr", tmp_path / "run", SMALL)
+    newer = Path(shutil.copytree(pairs, tmp_path / "newer.zarr"))
+    described = json.loads((newer / "zarr.json").read_text(encoding="utf-8"))
+    described["attributes"]["genesis"]["version"] = 99
+    (newer / "zarr.json").write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(DataError, match="format version 99, this program reads version 1"):
+        pretrain(newer, tmp_path / "run", SMALL)
+    assert not (tmp_path / "run").exists()
+
+
 def test_devices_that_are_not_there(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device, words in (("cuda", "no CUDA device"), ("tpu", "unknown")):
         with pytest.raises(CallError, match=words):
-            pretrain(pairs, tmp_path / "run", SMALL, device=device)
+            pretrain(pairs, tmp_path / "run", SMALL, Execution(device=device))
 
 
 # ---------------------------------------------------------------------------------------------- judging
@@ -418,11 +360,11 @@ def test_baselines_against_plain_numpy(pairs: Path) -> None:
 
 
 def test_a_collapse_is_named(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    baselines = Baselines(copy=0.3, constant=0.1)
-    assert Validation(0.0995, 0.001, []).collapsed(baselines)
-    assert Validation(0.4, 0.0, []).collapsed(baselines)
-    assert not Validation(0.0995, 0.2, []).collapsed(baselines)
-    assert not Validation(0.05, 0.001, []).collapsed(baselines)
+    baselines = Baselines(copy=0.3, constant=0.1, by_degradation={})
+    assert Validation(0.0995, {}, 0.001, []).collapsed(baselines)
+    assert Validation(0.4, {}, 0.0, []).collapsed(baselines)
+    assert not Validation(0.0995, {}, 0.2, []).collapsed(baselines)
+    assert not Validation(0.05, {}, 0.001, []).collapsed(baselines)
 
     said: list[str] = []
     monkeypatch.setattr("training.networks.RestorationHead.forward", _flat)

@@ -5,6 +5,7 @@
 `split` says which cubes train and which validate. `batches` streams them, shuffled, as whole numbers: from a
 pair store as they lie there, from a cube store degraded on the fly, the same bits either way. `networks` is
 the 3D U-Net of the papers under its published names, `pretrain` the loop in view, `parameters` what a run is
-made of. `checkpoints` writes and reads the weights, `runs` keeps the folder of a run, and `pictures` draws
-what the network restores. Nothing here imports click, and nothing here prints.
+made of, `optimisers` its steps, `validation` what it is judged by. `processes` lets several processes train
+as one. `checkpoints` writes and reads where a run is, `runs` keeps its folder, `exchange` writes the weights
+for others. `watch` and `pictures` show what is going on. Nothing here imports click, and nothing here prints.
 """

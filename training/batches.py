@@ -1,20 +1,23 @@
 """Shuffled batches of pairs, filled by threads while the network works (METHOD.md section 4).
 
 Whole numbers travel; `normalise` makes [0, 1] of them on the device that trains. The order is a pure function
-of (seed, epoch): one global order, dealt into batches, so that several processes can each take their part of
-every batch.
+of (seed, epoch): one global order, dealt into batches, of each of which every one of several processes takes
+its part. So the pairs of an epoch, and of a step, are the same however many processes share them.
 """
 
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.degrade.compiling import kernel
 from pipeline.degrade.seeds import Operation, draw_words
 from pipeline.hounsfield import Window
 from training.feeds import Feed, PairBuffer
@@ -58,19 +61,35 @@ class Batch:
         return len(self.cubes)
 
 
-def epoch_order(seed: int, epoch: int, cubes: NDArray[np.int64]) -> NDArray[np.int64]:
+def epoch_order(
+    seed: int, epoch: int, cubes: NDArray[np.int64], scan: NDArray[np.integer[Any]]
+) -> NDArray[np.int64]:
     """The order in which one epoch takes the training cubes: a permutation that depends on nothing else.
+
+    The cubes of each scan, in random order, are spread over the epoch: of n cubes one falls at random into
+    each n-th of it. So a batch has cubes of many scans, which its batch norm wants: where scans have about
+    as many cubes each, a batch of B holds cubes of at least B/2 scans, or of all. A plain permutation gives
+    no such promise.
 
     Args:
         seed: 0 .. 2^63 - 1.
         epoch: counted from 0.
         cubes: int64 [cube], indices into the store.
+        scan: [cube], integers: the scan of each.
 
     Returns:
         int64 [cube]: every one of `cubes`, once.
     """
-    words = draw_words(seed, np.uint64(0), 0, epoch, Operation.ORDER, 2 * len(cubes)).astype(np.uint64)
-    return cubes[np.argsort(words[0::2] << np.uint64(32) | words[1::2], kind="stable")]
+    words = draw_words(seed, np.uint64(0), 0, epoch, Operation.ORDER, 4 * len(cubes)).astype(np.uint64)
+    draws = words[0::2] << np.uint64(32) | words[1::2]
+    shuffle, shift = draws[: len(cubes)], draws[len(cubes) :]
+    by_scan = np.lexsort((shuffle, scan))
+    _, first, count = np.unique(scan[by_scan], return_index=True, return_counts=True)
+    place = np.arange(len(cubes)) - np.repeat(first, count)
+    # 53 bits of the draw are all that float64 holds in [0, 1).
+    inside = (shift >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    when = (place + inside) / np.repeat(count, count)
+    return cubes[by_scan[np.argsort(when, kind="stable")]]
 
 
 def deal(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
@@ -97,7 +116,12 @@ class Batches:
         batch_size: the largest batch that will be asked for.
         pin: page-locked memory, for the way to a CUDA device.
         threads: that fill.
+
+    Attributes:
+        waited: seconds that whoever takes batches has waited for them, all together.
     """
+
+    waited = 0.0
 
     def __init__(self, feed: Feed, batch_size: int, *, pin: bool = False, threads: int = THREADS) -> None:
         self.feed = feed
@@ -143,7 +167,9 @@ class Batches:
                 begin(slot)
             while filling:
                 slot, work, done = filling.popleft()
+                asked = perf_counter()
                 done.result()
+                self.waited += perf_counter() - asked
                 yield self._batch(slot, work)
                 begin(slot)
         finally:
@@ -155,12 +181,6 @@ class Batches:
         return Batch(original[:n], degraded[:n], work.cubes, work.variant, room.flip[:n], room.applied[:n])
 
 
-def epoch_works(feed: Feed, cubes: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Work]:
-    """The batches of one training epoch, counted from 0: every cube once, shuffled, in its variant."""
-    variant = feed.variant(epoch)
-    return [Work(part, variant) for part in deal(epoch_order(seed, epoch, cubes), batch_size)]
-
-
 def validation_works(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
     """The batches of validation: always variant 0 in the same order, so that epochs can be compared.
 
@@ -170,22 +190,49 @@ def validation_works(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
     return [Work(part, 0) for part in deal(cubes, batch_size)]
 
 
+def part_of(works: Iterable[Work], rank: int, world: int) -> Iterable[Work]:
+    """What process `rank` of `world` has of every batch: parts whose sizes differ by one at most."""
+    return (Work(np.array_split(work.cubes, world)[rank], work.variant) for work in works)
+
+
 def smallest(works: Sequence[Work]) -> int:
     """The number of cubes in the smallest batch."""
     return min(len(work.cubes) for work in works)
 
 
-def normalise(cubes: Tensor, window: Window) -> Tensor:
+def normalise(cubes: Tensor, window: Window, out: Tensor | None = None) -> Tensor:
     """Make [0, 1] of whole numbers, on the device they are on (METHOD.md section 2).
 
     Args:
-        cubes: integers in the window, `[cube, x, y, z]`.
+        cubes: integers in the window, `[cube, x, y, z]`, contiguous.
         window: `low` becomes 0, `high` becomes 1.
+        out: float32 `[cube, 1, x, y, z]` on the same device, to be written and returned: on the CPU memory
+            that is new to the process costs as much as the work. Made when left out.
 
     Returns:
         float32 `[cube, 1, x, y, z]`: the float32 nearest to (x - low) / span.
     """
+    if out is None:
+        out = torch.empty((len(cubes), 1, *cubes.shape[1:]), dtype=torch.float32, device=cubes.device)
+    if cubes.device.type == "cpu":
+        _normalise(
+            cubes.numpy().reshape(-1),
+            out.numpy().reshape(-1),
+            np.float32(window.low),
+            np.float32(window.span),
+        )
+        return out
     # Divided by a tensor on the device: dividing a CUDA tensor by a number multiplies by its float32
     # reciprocal, which is off by one bit for 1,181 of the 2,001 codes of the HU window.
     span = torch.tensor(window.span, dtype=torch.float32, device=cubes.device)
-    return ((cubes.to(torch.float32) - window.low) / span).unsqueeze(1)
+    out.copy_(cubes.unsqueeze(1)).sub_(window.low).div_(span)
+    return out
+
+
+@kernel
+def _normalise(
+    cubes: NDArray[np.integer[Any]], out: NDArray[np.float32], low: np.float32, span: np.float32
+) -> None:
+    """One pass over the voxels, in a quarter of the time of torch's three."""
+    for voxel in range(cubes.size):
+        out[voxel] = (np.float32(cubes[voxel]) - low) / span

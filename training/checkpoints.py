@@ -1,11 +1,24 @@
 """Checkpoints: everything a run needs to go on, as plain tensors and numbers, written whole or not at all.
 
-The file is a dict that `torch.load(..., weights_only=True)` reads: `format`, `version`, `epoch` (finished
-epochs), `best_epoch`, `best_loss`, `stale` (epochs since the best), `parameters`, `state_dict` under the
-published names (METHOD.md section 4), `optimizer_state_dict` and `schedule_state_dict`. There is no state of
-a random generator in it, because the order and the degradations are pure functions of seed and epoch.
+The file is a dict that `torch.load(..., weights_only=True)` reads:
+
+    format, version
+    epoch, step             the position: finished epochs, and finished steps of the one begun
+    loss_sum, loss_cubes    of those steps: the loss of every cube added up, and how many cubes
+    best_epoch, best_loss   the epoch with the lowest validation loss so far, counted from 1
+    stale                   epochs since then
+    parameters              of the run
+    state_dict              the weights, under the published names (METHOD.md section 4)
+    ema_state_dict          their moving average; None without one
+    optimizer_state_dict    of the optimiser
+    scaler_state_dict       of the loss scaling that fp16 needs; empty otherwise
+
+In `best.pt` the `state_dict` is what was validated: the moving average where there is one. The learning rate
+is a pure function of the position, and there is no state of a random generator, because the order and the
+degradations are pure functions of seed and epoch.
 """
 
+import copy
 import io
 import math
 import warnings
@@ -16,19 +29,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
+from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from pipeline.errors import DataError
-from training.networks import UNet3D
+from training import architectures
+from training.optimisers import make_optimiser
 from training.parameters import PretrainParameters
 
 FORMAT = "genesis-pretrain-checkpoint"
-VERSION = 1
+VERSION = 2
 
-_KEYS = {"epoch", "best_epoch", "best_loss", "stale", "parameters", "state_dict"} | {
+_POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")
+_KEYS = {*_POSITION, "parameters", "state_dict", "ema_state_dict"} | {
     "optimizer_state_dict",
-    "schedule_state_dict",
+    "scaler_state_dict",
 }
 
 
@@ -38,18 +53,28 @@ class TrainingState:
 
     Attributes:
         model: the network, on the device that trains.
-        optimiser: its SGD.
-        schedule: of the learning rate, stepped once an epoch.
+        optimiser: its optimiser.
+        scaler: of the loss; does nothing but in fp16.
+        ema: the moving average of the weights, as a network; None without one.
+        decay: of the moving average.
         epoch: how many epochs are finished.
+        step: how many steps of the next epoch are finished.
+        loss_sum: the loss of every cube in those steps, added up.
+        loss_cubes: how many cubes that were.
         best_epoch: the epoch, counted from 1, with the lowest validation loss so far; 0 before the first.
         best_loss: that loss; infinite before the first.
         stale: finished epochs since the best.
     """
 
-    model: UNet3D
-    optimiser: SGD
-    schedule: StepLR
+    model: nn.Module
+    optimiser: Optimizer
+    scaler: GradScaler
+    ema: nn.Module | None = None
+    decay: float = 0.0
     epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_cubes: int = 0
     best_epoch: int = 0
     best_loss: float = math.inf
     stale: int = 0
@@ -59,45 +84,103 @@ class TrainingState:
         """Where the network is."""
         return next(self.model.parameters()).device
 
+    @property
+    def judged(self) -> nn.Module:
+        """The network that validates: the moving average where there is one."""
+        return self.ema or self.model
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the epoch's cubes so far, each as it was when its batch came."""
+        return self.loss_sum / self.loss_cubes
+
+    def set_learning_rate(self, lr: float) -> None:
+        """For the steps to come."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+
+    def finish_step(self, loss: float, cubes: int) -> None:
+        """Count one more finished step, of so many cubes with this mean loss; the average follows."""
+        self.step += 1
+        self.loss_sum += loss * cubes
+        self.loss_cubes += cubes
+        if self.ema is not None:
+            # Not by the state dict, which names one tensor several times in nnU-Net's networks.
+            with torch.no_grad():
+                for ours, theirs in zip(_tensors(self.ema), _tensors(self.model), strict=True):
+                    if ours.is_floating_point():
+                        ours.lerp_(theirs, 1 - self.decay)
+                    else:
+                        ours.copy_(theirs)
+
     def finish_epoch(self, validation_loss: float) -> bool:
         """Count one more finished epoch; True when its validation loss is the best so far."""
-        self.schedule.step()
         self.epoch += 1
+        self.step, self.loss_sum, self.loss_cubes = 0, 0.0, 0
         self.stale += 1
         if validation_loss < self.best_loss:
             self.best_epoch, self.best_loss, self.stale = self.epoch, validation_loss, 0
         return self.stale == 0
 
 
-def new_state(parameters: PretrainParameters, device: torch.device) -> TrainingState:
-    """A network with its first weights, which depend on the seed only, not on the device."""
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    """Every weight and every buffer of a network, each once."""
+    return [*network.parameters(), *network.buffers()]
+
+
+def new_state(
+    parameters: PretrainParameters, device: torch.device, channels_last: bool | None = None
+) -> TrainingState:
+    """A network with its first weights, which depend on the seed only, not on the device.
+
+    Args:
+        parameters: of the run.
+        device: that trains.
+        channels_last: the order of the voxels in memory. None takes it on the CPU only, where a step takes
+            0.7 of the time: convolutions backward are most of it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(parameters.seed)
-        model = UNet3D(parameters.width)
-    # On the CPU a step takes 0.7 of the time with channels last: convolutions backward are most of it.
-    if device.type == "cpu":
+        model = architectures.build_network(parameters.network, parameters.width)
+    if channels_last or (channels_last is None and device.type == "cpu"):
         model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch leaves it out
     model.to(device)
-    optimiser = SGD(model.parameters(), lr=parameters.lr, momentum=parameters.momentum)
-    schedule = StepLR(optimiser, step_size=parameters.lr_step, gamma=parameters.lr_factor)
-    return TrainingState(model, optimiser, schedule)
+    return TrainingState(
+        model,
+        make_optimiser(model.parameters(), parameters),
+        GradScaler(device.type, enabled=parameters.precision == "fp16"),
+        copy.deepcopy(model) if parameters.ema else None,
+        parameters.ema or 0.0,
+    )
 
 
-def pack(state: TrainingState, parameters: PretrainParameters) -> bytes:
-    """The bytes of a checkpoint file."""
+def start_at(state: TrainingState, constant: float) -> None:
+    """Let the untrained network, and its average, give about one value, in [0, 1]."""
+    for network in (state.model, state.ema):
+        if network is not None:
+            architectures.start_at(network, constant)
+
+
+def pack(state: TrainingState, parameters: PretrainParameters, *, best: bool = False) -> bytes:
+    """The bytes of a checkpoint file.
+
+    Args:
+        state: of the run.
+        parameters: of the run.
+        best: to be used, not to go on from: its weights are those that were validated.
+    """
+    judged = state.judged if best else state.model
     buffer = io.BytesIO()
     torch.save(
         {
             "format": FORMAT,
             "version": VERSION,
-            "epoch": state.epoch,
-            "best_epoch": state.best_epoch,
-            "best_loss": state.best_loss,
-            "stale": state.stale,
+            **{name: getattr(state, name) for name in _POSITION},
             "parameters": parameters.as_dict(),
-            "state_dict": state.model.state_dict(),
+            "state_dict": judged.state_dict(),
+            "ema_state_dict": state.ema.state_dict() if state.ema and not best else None,
             "optimizer_state_dict": state.optimiser.state_dict(),
-            "schedule_state_dict": state.schedule.state_dict(),
+            "scaler_state_dict": state.scaler.state_dict(),
         },
         buffer,
     )
@@ -140,15 +223,16 @@ def restore(state: TrainingState, checkpoint: Mapping[str, Any], path: Path) -> 
         DataError: a tensor is missing, left over or of another shape; the sentence names it.
     """
     load_weights(state.model, checkpoint["state_dict"], path)
+    if state.ema is not None:
+        load_weights(state.ema, checkpoint["ema_state_dict"] or {}, path)
     try:
         state.optimiser.load_state_dict(checkpoint["optimizer_state_dict"])
-        state.schedule.load_state_dict(checkpoint["schedule_state_dict"])
-    except (KeyError, ValueError, TypeError) as error:
+        if state.scaler.is_enabled():
+            state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"The optimiser in {path} does not fit this network: {error}.") from None
-    state.epoch = int(checkpoint["epoch"])
-    state.best_epoch = int(checkpoint["best_epoch"])
-    state.best_loss = float(checkpoint["best_loss"])
-    state.stale = int(checkpoint["stale"])
+    for name in _POSITION:
+        setattr(state, name, type(getattr(state, name))(checkpoint[name]))
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -3,18 +3,21 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.degrade.recipes import named
 from pipeline.errors import CallError
 from pipeline.stores import CubeStore, PairStore, open_store
-from training.batches import Batches, Work, epoch_works, smallest, validation_works
+from training.architectures import check_cubes
+from training.batches import Batches, Work, deal, epoch_order, smallest, validation_works
+from training.cards import store_facts
 from training.feeds import RECIPE, Feed, feed_of
-from training.networks import EDGE_MULTIPLE, check_size
+from training.networks import EDGE_MULTIPLE
 from training.parameters import PretrainParameters
 from training.split import Split, split_cubes
 
@@ -26,21 +29,36 @@ class PretrainData:
     Attributes:
         feed: where they come from.
         split: which cubes train and which validate.
+        scan: [cube], the scan of every training cube.
         validation: the validation batches, the same every epoch.
         store: path, format, recipe and fingerprint, which tells other data apart wherever they lie.
-        parameters: of the run; batch size and seed are read.
+        parameters: of the run.
     """
 
     feed: Feed
     split: Split
+    scan: NDArray[np.int32]
     validation: list[Work]
     store: dict[str, Any]
     parameters: PretrainParameters
 
+    @property
+    def steps(self) -> int:
+        """Of every whole epoch."""
+        return -(-len(self.split.train) // self.parameters.batch_size)
+
     def training(self, epoch: int) -> list[Work]:
-        """The training batches of one epoch, counted from 0."""
-        batch_size, seed = self.parameters.batch_size, self.parameters.seed
-        return epoch_works(self.feed, self.split.train, batch_size, seed, epoch)
+        """The training batches of one epoch, counted from 0: every cube once, shuffled, in its variant.
+
+        The epoch in which `max_steps` are reached is cut short, and those after it are empty.
+        """
+        given = self.parameters
+        variant = 0 if given.overfit else self.feed.variant(epoch)
+        order = epoch_order(given.seed, epoch, self.split.train, self.scan)
+        works = [Work(part, variant) for part in deal(order, given.batch_size)]
+        if given.max_steps is not None:
+            works = works[: max(0, given.max_steps - epoch * self.steps)]
+        return works
 
     def batches(self, *, pin: bool) -> Batches:
         """Buffers and threads for both kinds of batches; `pin` for the way to a CUDA device."""
@@ -58,32 +76,50 @@ class PretrainData:
         }
 
 
-def open_data(path: str | Path, parameters: PretrainParameters) -> PretrainData:
+def open_data(path: str | Path, parameters: PretrainParameters, processes: int = 1) -> PretrainData:
     """Open a store and see whether the network can learn from it.
 
     Args:
         path: of a pair store, or of a cube store, whose cubes are then degraded on the fly.
-        parameters: batch size and seed are read.
+        parameters: of the run.
+        processes: that share every batch.
 
     Raises:
         CallError: there is no finished store, or its cubes do not fit the network.
         DataError: the store is damaged, or holds fewer than two cubes.
     """
     store = open_store(path)
-    check_size(store.size)
+    check_cubes(parameters.network, store.size)
     split = split_cubes(store.scans, store.table)
+    if parameters.overfit:
+        split = _few(split, parameters.overfit)
     validation = validation_works(split.validation, parameters.batch_size)
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = _facts(store, parameters.recipe or RECIPE)
-    data = PretrainData(feed, split, validation, facts, parameters)
-    deepest = math.prod(edge // EDGE_MULTIPLE for edge in store.size)
+    data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
+    deepest = math.prod(edge // EDGE_MULTIPLE for edge in store.size)  # at least 2 for nnU-Net's networks
     if deepest * min(smallest(data.training(0)), smallest(validation)) < 2:
         raise CallError(
             f"A batch of a single cube of {' x '.join(map(str, store.size))} voxels is one value at the "
             "deepest level, and batch norm needs two: extract larger cubes, or more and give a larger "
             "--batch-size."
         )
+    if smallest(data.training(0)) < processes:
+        raise CallError(
+            f"The smallest batch has {smallest(data.training(0))} cubes, too few for {processes} processes: "
+            "give a larger --batch-size, or fewer --devices."
+        )
     return data
+
+
+def _few(split: Split, count: int) -> Split:
+    """The same few cubes, spread over those that train, for both sides."""
+    most = len(split.train)
+    if count > most:
+        raise CallError(f"--overfit {count} is out of range: only {most} cubes train.")
+    few = split.train[np.linspace(0, most - 1, count).astype(np.int64)]
+    rule = f"{count} fixed cubes train and validate (--overfit)"
+    return replace(split, train=few, validation=few, rule=rule, warning=None)
 
 
 def _facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
@@ -92,8 +128,9 @@ def _facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
         digest.update(np.ascontiguousarray(column).tobytes())
     made_here = isinstance(store, CubeStore)
     return {
-        "path": str(store.path),
+        "path": store.storage.place,
         "format": store.attributes["format"],
         "recipe": named(recipe).to_json() if made_here else store.attributes["parameters"]["recipe"],
         "fingerprint": digest.hexdigest(),
+        **store_facts(store),
     }

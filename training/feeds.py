@@ -97,13 +97,9 @@ class PairFeed:
         n = len(cubes)
         room.flip[:n] = self.store.pairs.flip[pairs]
         room.applied[:n] = self.store.pairs.applied[pairs]
-        for row, (cube, pair) in enumerate(zip(cubes, pairs, strict=True)):
-            self.store.degraded.read(int(pair), room.degraded[row])
-            if room.flip[row]:
-                self.store.original.read(int(cube), room.scratch)
-                flip_into(room.scratch, int(room.flip[row]), room.original[row])
-            else:
-                self.store.original.read(int(cube), room.original[row])
+        self.store.degraded.read_many(pairs, room.degraded[:n])
+        self.store.original.read_many(cubes, room.original[:n])
+        _flip_originals(room, n)
 
 
 class CubeFeed:
@@ -130,8 +126,7 @@ class CubeFeed:
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
         """See `Feed`. The degradation flips its output, so the original is flipped after it."""
         n = len(cubes)
-        for row, cube in enumerate(cubes):
-            self.store.cubes.read(int(cube), room.original[row])
+        self.store.cubes.read_many(cubes, room.original[:n])
         self._degrade(
             room.original[:n],
             self._stream[cubes],
@@ -141,11 +136,14 @@ class CubeFeed:
             room.flip[:n],
             room.applied[:n],
         )
-        for row in range(n):
-            if not room.flip[row]:
-                continue
-            room.scratch[...] = room.original[row]
-            flip_into(room.scratch, int(room.flip[row]), room.original[row])
+        _flip_originals(room, n)
+
+
+def _flip_originals(room: PairBuffer, count: int) -> None:
+    """Turn the first `count` originals, by way of the scratch cube, as their degraded twins are turned."""
+    for row in np.flatnonzero(room.flip[:count]).tolist():
+        room.scratch[...] = room.original[row]
+        flip_into(room.scratch, int(room.flip[row]), room.original[row])
 
 
 def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed:
@@ -164,7 +162,7 @@ def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed
     if recipe is not None:
         its_own = store.attributes["parameters"]["recipe"]["name"]
         raise CallError(
-            f"--recipe {recipe} is for degrading on the fly, but {store.path} is a pair store, degraded by "
-            f"recipe {its_own}: leave --recipe out, or give the cube store."
+            f"--recipe {recipe} is for degrading on the fly, but {store.storage.place} is a pair store, "
+            f"degraded by recipe {its_own}: leave --recipe out, or give the cube store."
         )
     return PairFeed(store)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import CallError
+from training.norms import BatchStatisticsNorm3d
 
 #: Every edge of an input must be divisible by this: three poolings halve it three times.
 EDGE_MULTIPLE = 8
@@ -27,20 +28,6 @@ def check_size(size: tuple[int, ...]) -> None:
                 f"The cubes have {edge} voxels along {axis}; the 3D U-Net halves every edge three times, so "
                 f"it needs a multiple of {EDGE_MULTIPLE}, such as {edge + -edge % EDGE_MULTIPLE}."
             )
-
-
-class BatchStatisticsNorm3d(nn.BatchNorm3d):
-    """Batch norm that normalises by the statistics of the batch, in evaluation too (METHOD.md section 4).
-
-    The published network was trained and judged this way, so what comes out for one cube depends on the cubes
-    beside it. Running statistics are kept because the file format has them; only training changes them.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise `input`, float `[batch, channel, x, y, z]`, over batch and space; the same shape."""
-        if self.training:
-            return super().forward(input)
-        return functional.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
 class ConvolutionUnit(nn.Module):

@@ -6,10 +6,13 @@ from typing import Any
 
 from pipeline.errors import CallError
 
-_MOST_BATCH, _MOST_WIDTH = 4096, 512
+OPTIMISERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("step", "cosine")
+NETWORKS = ("unet3d", "resenc-l", "plainconv")  # as `training.architectures`, which needs torch, has them
+PRECISIONS = ("float32", "bf16", "fp16")
 
-#: Rules of stopping: a run may go on with others, for they change no step that was taken.
-STOPPING_RULES = ("epochs", "patience")
+_MOST = {"batch_size": 4096, "width": 512}
+_PUBLISHED_LR, _ADAM_LR = 1.0, 1e-3
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,23 @@ class PretrainParameters:
     Attributes:
         epochs: at most so many passes over the training cubes.
         patience: stop after so many epochs without a better validation loss.
-        batch_size: cubes a batch, at most.
-        lr: learning rate of SGD in the first epochs. At 1.0 the output can collapse to one value.
+        max_steps: at most so many steps, the last epoch cut short; None for no such limit.
+        overfit: train and validate on so many fixed cubes, to see that the loss goes down; None for all.
+        batch_size: cubes a batch, at most, all processes together.
+        optimiser: `sgd` as published, `adam` or `adamw` (weight decay 0.01).
+        lr: learning rate of the first epochs; when left out 1.0 for `sgd`, 0.001 for the others. With SGD at
+            1.0 the output can collapse to one value.
         momentum: of SGD.
-        lr_step: after every so many epochs the learning rate is multiplied by `lr_factor`.
-        lr_factor: see `lr_step`.
+        schedule: `step`, after every `lr_step` epochs times `lr_factor`, or `cosine`, down to 0 at the last
+            step that `epochs` and `max_steps` allow.
+        lr_step: see `schedule`.
+        lr_factor: see `schedule`.
+        warmup: over so many steps the learning rate rises to its first value.
+        clip_norm: the gradient, all weights together, is scaled down to this length; None leaves it.
+        ema: the decay of a moving average of the weights, which then is what validates and is kept as the
+            best; None for none.
+        precision: of the network's products: `float32`, or `bf16` or `fp16` where torch's autocast takes it.
+        network: `unet3d` of the papers, or one of nnU-Net's (`training.architectures`).
         width: channels of the first convolution; 32 is the published network.
         seed: of the first weights and of the order of the cubes; from a cube store also of the degradations.
         recipe: of the degradations that are made on the fly from a cube store, `genesis` when left out. A
@@ -35,26 +50,51 @@ class PretrainParameters:
 
     epochs: int = 10_000
     patience: int = 50
+    max_steps: int | None = None
+    overfit: int | None = None
     batch_size: int = 6
-    lr: float = 1.0
+    optimiser: str = "sgd"
+    lr: float = None  # type: ignore[assignment] # a number from __post_init__ on
     momentum: float = 0.9
+    schedule: str = "step"
     lr_step: int = 40
     lr_factor: float = 0.5
+    warmup: int = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    precision: str = "float32"
+    network: str = "unet3d"
     width: int = 32
     seed: int = 0
     recipe: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "lr_step", "width"):
-            if getattr(self, name) < 1:
-                raise CallError(
-                    f"{option(name)} {getattr(self, name)} is out of range: it must be at least 1."
-                )
-        for name, most in (("batch_size", _MOST_BATCH), ("width", _MOST_WIDTH)):
+        if self.lr is None:
+            object.__setattr__(self, "lr", _PUBLISHED_LR if self.optimiser == "sgd" else _ADAM_LR)
+        for name in ("epochs", "patience", "max_steps", "overfit", "batch_size", "lr_step", "width"):
+            _check_at_least(name, getattr(self, name), 1)
+        _check_at_least("warmup", self.warmup, 0)
+        for name, most in _MOST.items():
             if getattr(self, name) > most:
                 raise CallError(f"{option(name)} {getattr(self, name)} is out of range: at most {most}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise CallError(f"--lr {self.lr:g} is out of range: it must be above 0, as in --lr 1.0.")
+        for name, allowed in (
+            ("optimiser", OPTIMISERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("network", NETWORKS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise CallError(
+                    f"{option(name)} {getattr(self, name)} is unknown; allowed: {', '.join(allowed)}."
+                )
+        for name, value, example in (("lr", self.lr, "1.0"), ("clip_norm", self.clip_norm, "1.0")):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise CallError(
+                    f"{option(name)} {value:g} is out of range: it must be above 0, as in "
+                    f"{option(name)} {example}."
+                )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise CallError(f"--ema {self.ema:g} is out of range: it must be between 0 and 1, such as 0.999.")
         if not 0 <= self.momentum < 1:
             raise CallError(
                 f"The momentum {self.momentum:g} is out of range: it must be in [0, 1), such as 0.9."
@@ -68,11 +108,57 @@ class PretrainParameters:
                 f"--seed {self.seed} is out of range: it must be a whole number from 0 to 2^63 - 1."
             )
 
+    @property
+    def stopping_rules(self) -> tuple[str, ...]:
+        """The parameters with which a run may go on when they differ: they change no step that was taken."""
+        return ("patience",) if self.schedule == "cosine" else ("epochs", "patience")
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers by name."""
+        """Plain values by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out: nothing here changes what is learnt by more than rounding.
+
+    Attributes:
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        devices: so many processes on this machine, one a GPU; 1 also where `torchrun` has started more.
+        compile: let torch compile the network, which takes a minute or two at the start.
+        channels_last: the order of the voxels in memory; None takes it on the CPU only.
+        save_steps: write the checkpoint after every so many steps, beside every epoch; None for never.
+        save_seconds: likewise, whenever so many seconds have gone by.
+        tensorboard: write events for TensorBoard into the run's folder as well.
+        profile: write where the time of some early steps goes into the run's folder.
+
+    Raises:
+        CallError: a value is out of range; the sentence names it.
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    compile: bool = False
+    channels_last: bool | None = None
+    save_steps: int | None = None
+    save_seconds: float = 600.0
+    tensorboard: bool = False
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "save_steps"):
+            _check_at_least(name, getattr(self, name), 1)
+        if not self.save_seconds > 0:
+            raise CallError(
+                f"--save-seconds {self.save_seconds:g} is out of range: it must be above 0, such as 600."
+            )
 
 
 def option(name: str) -> str:
     """A parameter as it is written on the command line: `batch_size` is `--batch-size`."""
     return "--" + name.replace("_", "-")
+
+
+def _check_at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise CallError(f"{option(name)} {value} is out of range: it must be at least {least}.")

@@ -1,31 +1,41 @@
 """Pre-training: degraded cubes in, restored cubes out, mean squared error (METHOD.md section 4).
 
-The loop is `_train` with `_train_epoch`. Nothing in it is random: the first weights depend on the seed, the
-order and the degradations on (seed, epoch), so a run that was killed goes on from its last finished epoch as
-if nothing had happened.
+The loop is `Trainer.train` with `_train_epoch`. Nothing in it is random: the first weights depend on the
+seed, the order and the degradations on (seed, epoch), the learning rate on the position. So a run that was
+killed goes on from its last checkpoint, be it within an epoch, as if nothing had happened.
 """
 
 import math
+import signal
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any, cast
 
+import torch
+from torch import nn
 from torch.nn import functional
 
 from pipeline import __version__
 from pipeline.engine import Report, silent
-from pipeline.errors import DataError
+from pipeline.errors import CallError, DataError
 from pipeline.ledger import write_whole
-from training.batches import Batches, Work, normalise
-from training.checkpoints import TrainingState, new_state, pack, read_checkpoint, restore
+from training.batches import Batch, Batches, Work, normalise, part_of
+from training.checkpoints import TrainingState, new_state, pack, read_checkpoint, restore, start_at
 from training.data import PretrainData, open_data
-from training.devices import choose_device, steady
-from training.parameters import PretrainParameters
+from training.devices import autocast, choose_device, steady
+from training.norms import share_batches
+from training.optimisers import learning_rate
+from training.outcome import PretrainOutcome, outcome_of, stopped_by
+from training.parameters import Execution, PretrainParameters
 from training.pictures import draw_restored
+from training.processes import Group, joined, launched
 from training.runs import EpochRecord, Run, check_same, hold_run
+from training.stopping import Saving, Stop, stop_on_signals
 from training.validation import Baselines, Validation, mean_original, measure_baselines, validate
+from training.watch import Events, check_tensorboard, profiling, writing_events
 
 # Batches that are looked at for the mean voxel, from which the network starts.
 _FIRST_LOOK = 64
@@ -34,53 +44,12 @@ _FIRST_LOOK = 64
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class PretrainOutcome:
-    """What a call of `pretrain` came to. Losses are mean squared errors of values in [0, 1].
-
-    Attributes:
-        run: the folder.
-        status: `finished`, or `already finished` when there was nothing left to do.
-        stopped_by: `epochs` or `patience`.
-        epochs: finished ones.
-        best_epoch: counted from 1.
-        validation_loss: of the best epoch.
-        copy_loss: of taking the degraded cube for its restoration.
-        constant_loss: of the best single value.
-        train_cubes: how many cubes trained.
-        validation_cubes: how many validated.
-        split: the rule that told them apart.
-        warning: what to keep in mind about the figures; None where there is nothing.
-        weights: parameters of the network, counted.
-        checkpoint: the best one.
-        losses: the file with every epoch's losses.
-        picture: restored validation cubes.
-    """
-
-    run: str
-    status: str
-    stopped_by: str
-    epochs: int
-    best_epoch: int
-    validation_loss: float
-    copy_loss: float
-    constant_loss: float
-    train_cubes: int
-    validation_cubes: int
-    split: str
-    warning: str | None
-    weights: int
-    checkpoint: str
-    losses: str
-    picture: str
-
-
 def pretrain(
     store: str | Path,
     out: Path,
     parameters: PretrainParameters | None = None,
+    execution: Execution | None = None,
     *,
-    device: str = "auto",
     overwrite: bool = False,
     report: Report = silent,
     say: Say = lambda _: None,
@@ -92,7 +61,7 @@ def pretrain(
         out: the folder of the run. A run that is there goes on; one that is finished is left as it is, unless
             `epochs` or `patience` ask for more.
         parameters: of the run; the published ones when left out.
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        execution: how it is carried out.
         overwrite: begin again where a run is.
         report: told (what, done, total) after every step.
         say: told one sentence an epoch, and warnings.
@@ -100,157 +69,273 @@ def pretrain(
     Raises:
         CallError: the store, the run folder or a parameter does not fit; the sentence says what to change.
         DataError: a cube or a checkpoint cannot be read, or the loss is no number any more.
-        KeyboardInterrupt: when interrupted; the last finished epoch is on the disk.
+        KeyboardInterrupt: when interrupted. Where SIGTERM or Ctrl-C asked for it, the position is on the disk
+            to the step, otherwise the last checkpoint.
     """
-    parameters = parameters or PretrainParameters()
-    where = choose_device(device)
-    data = open_data(store, parameters)
-    description = {
-        "genesis_toolkit": __version__,
-        "parameters": parameters.as_dict(),
-        **data.describe(),
-    }
-    with hold_run(out) as run, steady():
-        if overwrite:
-            run.clear()
-        begun = run.described()
-        state = new_state(parameters, where)
-        if begun is not None:
-            check_same(run, begun, description)
-            if run.last.exists():
-                restore(state, read_checkpoint(run.last), run.last)
-            elif run.epochs_told() > 1:  # the first may be told and its checkpoint not yet written
-                raise DataError(
-                    f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
-                )
-        if data.split.warning:
-            say(f"Warning: {data.split.warning}")
-        finished = stopped_by(state, parameters) is not None
-        if state.epoch and not finished:
-            say(f"Continuing after epoch {state.epoch}.")
-        batches = data.batches(pin=where.type == "cuda")
-        if begun is not None:
-            baselines = Baselines(**begun["baselines"])
-        else:
-            tick = _counter(report, "before epoch 1: ", len(data.validation))
-            baselines = measure_baselines(batches, data.validation, tick)
-        if not state.epoch:
-            state.model.out_tr.start_at(mean_original(batches, data.training(0)[:_FIRST_LOOK]))
-        if not finished:
-            run.begin({**description, "baselines": asdict(baselines)}, state.epoch)
-            _train(run, state, data, batches, baselines, report, say)
-        return _outcome(run, state, data, baselines, "already finished" if finished else "finished")
+    parameters, execution = parameters or PretrainParameters(), execution or Execution()
+    if execution.tensorboard:
+        check_tensorboard()
+    with launched(execution.devices, _join_in, store, out, parameters, execution, overwrite):
+        return _take_part(store, out, parameters, execution, overwrite, report, say)
 
 
-def stopped_by(state: TrainingState, parameters: PretrainParameters) -> str | None:
-    """The rule by which a run stops where it is, `epochs` or `patience`; None while it goes on."""
-    if state.epoch >= parameters.epochs:
-        return "epochs"
-    if state.stale >= parameters.patience:
-        return "patience"
-    return None
+def _join_in(
+    store: str | Path, out: Path, parameters: PretrainParameters, execution: Execution, overwrite: bool
+) -> None:
+    """Be one of the further processes: without a word, unless it fails by itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C the first process tells the others
+    try:
+        _take_part(store, out, parameters, execution, overwrite, silent, lambda _: None)
+    except (CallError, DataError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
-def _train(
-    run: Run,
-    state: TrainingState,
-    data: PretrainData,
-    batches: Batches,
-    baselines: Baselines,
+def _take_part(
+    store: str | Path,
+    out: Path,
+    parameters: PretrainParameters,
+    execution: Execution,
+    overwrite: bool,
     report: Report,
     say: Say,
-) -> None:
-    """Epoch after epoch until a rule of stopping holds; after each, all it takes to go on is on the disk."""
-    while not stopped_by(state, data.parameters):
-        works = data.training(state.epoch)
-        lr = float(state.schedule.get_last_lr()[0])
-        tick = _counter(report, f"epoch {state.epoch + 1}: ", len(works) + len(data.validation))
-        begun = perf_counter()
-        try:
-            train_loss = _train_epoch(state, batches, works, tick)
-            trained = perf_counter()
-            validation = validate(state.model, batches, data.validation, tick)
-            _check_finite(validation.loss, "in validation")
-        except FloatingPointError as error:
-            raise DataError(_no_number(run, state, lr, str(error))) from None
-        best = state.finish_epoch(validation.loss)
-        record = EpochRecord(
-            epoch=state.epoch,
-            variant=works[0].variant,
-            lr=lr,
-            train_loss=train_loss,
-            validation_loss=validation.loss,
-            copy_loss=baselines.copy,
-            constant_loss=baselines.constant,
-            best=best,
-            seconds=round(perf_counter() - begun, 3),
-            cubes_per_second=round(len(data.split.train) / (trained - begun), 3),
-        )
-        run.append(record)
-        checkpoint = pack(state, data.parameters)
-        if best:
-            write_whole(run.best, checkpoint)
-            title = f"epoch {state.epoch}, validation loss {validation.loss:.4f}"
-            draw_restored(run.picture, validation.slices, title)
-        write_whole(run.last, checkpoint)
-        say(str(record))
-        if validation.collapsed(baselines):
-            say(_collapse(validation, lr))
-
-
-def _train_epoch(
-    state: TrainingState, batches: Batches, works: list[Work], tick: Callable[[str], None]
-) -> float:
-    """One pass over the training cubes; their mean loss, each as it was when its batch came.
-
-    Raises:
-        FloatingPointError: the loss is no finite number; that step has not touched the weights.
-    """
-    state.model.train()
-    window = batches.feed.window
-    total, seen = 0.0, 0
-    with closing(batches.stream(works)) as stream:
-        for step, batch in enumerate(stream, start=1):
-            original = normalise(batch.original.to(state.device), window)
-            degraded = normalise(batch.degraded.to(state.device), window)
-            loss = functional.mse_loss(state.model(degraded), original)
-            value = loss.item()
-            _check_finite(value, f"in step {step}")
-            state.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call] # torch leaves it without types
-            state.optimiser.step()
-            total += value * len(batch)
-            seen += len(batch)
-            tick(f"training, loss {total / seen:.4f}")
-    return total / seen
-
-
-def _outcome(
-    run: Run, state: TrainingState, data: PretrainData, baselines: Baselines, status: str
 ) -> PretrainOutcome:
-    return PretrainOutcome(
-        run=str(run.folder),
-        status=status,
-        stopped_by=stopped_by(state, data.parameters) or "",
-        epochs=state.epoch,
-        best_epoch=state.best_epoch,
-        validation_loss=state.best_loss,
-        copy_loss=baselines.copy,
-        constant_loss=baselines.constant,
-        train_cubes=len(data.split.train),
-        validation_cubes=len(data.split.validation),
-        split=data.split.rule,
-        warning=data.split.warning,
-        weights=sum(weights.numel() for weights in state.model.parameters()),
-        checkpoint=str(run.best),
-        losses=str(run.losses),
-        picture=str(run.picture),
-    )
+    """From the store to the outcome, in each of the processes; the leading one writes and speaks."""
+    device = choose_device(execution.device, execution.devices)
+    with ExitStack() as stack:
+        group = stack.enter_context(joined(device))
+        stack.enter_context(steady(group.local))
+        if not group.leads:
+            report, say = silent, lambda _: None
+        data = group.in_turn(lambda: open_data(store, parameters, group.world))
+        run = group.from_lead(lambda: stack.enter_context(hold_run(out)))
+        begun, checkpoint = group.from_lead(lambda: _found(run, data, overwrite))
+        state = new_state(parameters, device, execution.channels_last)
+        share_batches(state.model, group)
+        if checkpoint is not None:
+            group.in_turn(lambda: restore(state, checkpoint, run.last))
+        if data.split.warning:
+            say(f"Warning: {data.split.warning}")
+        finished = stopped_by(state, data) is not None
+        if checkpoint is not None and not finished:
+            say(f"Continuing after {_position(state)}.")
+        batches = data.batches(pin=device.type == "cuda")
+        if begun is not None:
+            baselines = Baselines.from_json(begun["baselines"])
+        else:
+            tick = _counter(report, "before epoch 1: ", len(data.validation))
+            baselines = group.from_lead(lambda: measure_baselines(batches, data.validation, tick))
+        if checkpoint is None:
+            start_at(state, mean_original(batches, data.training(0)[:_FIRST_LOOK]))
+        if not finished:
+            described = {"genesis_toolkit": __version__, "parameters": parameters.as_dict()}
+            described |= {**data.describe(), "baselines": asdict(baselines)}
+            group.from_lead(lambda: run.begin(described, state.epoch))
+            wanted = execution.tensorboard and group.leads
+            events = stack.enter_context(writing_events(run, wanted))
+            stop = stack.enter_context(stop_on_signals())
+            at_step = stack.enter_context(profiling(run, execution.profile and group.leads, say))
+            trainer = Trainer(
+                run, state, data, batches, baselines, group, execution, events, stop, at_step, report, say
+            )
+            trainer.train()
+        status = "already finished" if finished else "finished"
+        return group.from_lead(lambda: outcome_of(run, state, data, baselines, status))
 
 
-def _counter(report: Report, prefix: str, total: int) -> Callable[[str], None]:
-    done = 0
+def _found(
+    run: Run, data: PretrainData, overwrite: bool
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What an earlier call left: its description and its checkpoint, None where there is none."""
+    if overwrite:
+        run.clear()
+    begun = run.described()
+    if begun is None:
+        return None, None
+    check_same(run, begun, data.parameters, data.store)
+    if run.last.exists():
+        return begun, read_checkpoint(run.last)
+    if run.epochs_told() > 1:  # the first may be told and its checkpoint not yet written
+        raise DataError(
+            f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
+        )
+    return begun, None
 
+
+@dataclass
+class Trainer:
+    """The loop, and what it works with."""
+
+    run: Run
+    state: TrainingState
+    data: PretrainData
+    batches: Batches
+    baselines: Baselines
+    group: Group
+    execution: Execution
+    events: Events
+    stop: Stop
+    at_step: Callable[[], None]
+    report: Report
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.saving = Saving(self.execution)
+        self.saved = _position(self.state)
+        shape = (self.data.parameters.batch_size, 1, *self.batches.feed.size)
+        self.rooms = [torch.empty(shape, device=self.state.device) for _ in range(2)]
+        self.network: nn.Module = self.state.model
+        if self.execution.compile:
+            self.network = cast(nn.Module, torch.compile(self.network))
+
+    def train(self) -> None:
+        """Epoch after epoch until a rule of stopping holds; after each, all it takes to go on is on the disk.
+
+        Raises:
+            DataError: the loss is no number any more, or a cube cannot be read.
+            KeyboardInterrupt: the run was asked to stop; it has written where it is.
+        """
+        state = self.state
+        while not stopped_by(state, self.data):
+            works = self.data.training(state.epoch)
+            parts = -(-len(self.data.validation) // self.group.world)
+            tick = _counter(self.report, f"epoch {state.epoch + 1}: ", len(works) + parts, state.step)
+            begun, waited, before = perf_counter(), self.batches.waited, state.loss_cubes
+            try:
+                self._train_epoch(works, tick)
+                trained, waited = perf_counter() - begun, self.batches.waited - waited
+                validation = self._validate(tick)
+                _check_finite(validation.loss, "in validation")
+            except FloatingPointError as error:
+                raise DataError(self._no_number(str(error))) from None
+            train_loss, cubes = state.loss, state.loss_cubes - before
+            best = state.finish_epoch(validation.loss)
+            record = EpochRecord(
+                epoch=state.epoch,
+                variant=works[0].variant,
+                steps=len(works),
+                lr=self._learning_rate(state.epoch - 1, len(works) - 1),
+                train_loss=train_loss,
+                validation_loss=validation.loss,
+                copy_loss=self.baselines.copy,
+                constant_loss=self.baselines.constant,
+                by_degradation=validation.by_degradation,
+                best=best,
+                seconds=round(perf_counter() - begun, 3),
+                cubes_per_second=round(cubes / trained, 3),
+                waiting=round(waited / trained, 4),
+            )
+            if self.group.leads:
+                self._keep(record, validation)
+
+    def _train_epoch(self, works: list[Work], tick: Callable[[str], None]) -> None:
+        """The steps of one epoch that are left.
+
+        Raises:
+            FloatingPointError: the loss is no finite number; that step has not touched the weights.
+        """
+        state, given = self.state, self.data.parameters
+        left, begun, waited, seen = works[state.step :], perf_counter(), self.batches.waited, 0
+        self.network.train()
+        with closing(self.batches.stream(part_of(left, self.group.rank, self.group.world))) as stream:
+            for work, batch in zip(left, stream, strict=True):
+                lr = self._learning_rate(state.epoch, state.step)
+                state.set_learning_rate(lr)
+                original, degraded = self._on_device(batch)
+                with autocast(state.device, given.precision):
+                    restored = self.network(degraded)
+                # The mean over the whole batch, of which this process may have a part only.
+                loss = functional.mse_loss(restored.float(), original) * (len(batch) / len(work.cubes))
+                value, stopping = self._agree(loss)
+                _check_finite(value, f"in step {state.step + 1}")
+                state.optimiser.zero_grad()
+                state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call] # torch leaves it so
+                self.group.add_gradients(state.model)
+                state.scaler.unscale_(state.optimiser)
+                if given.clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(state.model.parameters(), given.clip_norm)
+                state.scaler.step(state.optimiser)
+                state.scaler.update()
+                state.finish_step(value, len(work.cubes))
+                self.events.tell_step(state.epoch * self.data.steps + state.step, value, lr)
+                self.at_step()
+                seen, seconds = seen + len(work.cubes), perf_counter() - begun
+                waiting = 100 * (self.batches.waited - waited) / seconds
+                tick(
+                    f"training, loss {state.loss:.4f}, {seen / seconds:.1f} cubes/s, {waiting:.1f} % waiting"
+                )
+                if stopping:
+                    self._leave()
+                if self.saving.due():
+                    self._save()
+
+    def _on_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Original and degraded cubes, float32 `[cube, 1, x, y, z]` in [0, 1], good until the next batch."""
+        window, n = self.batches.feed.window, len(batch)
+        whole = [cubes.to(self.state.device, non_blocking=True) for cubes in (batch.original, batch.degraded)]
+        original, degraded = (
+            normalise(cubes, window, room[:n]) for cubes, room in zip(whole, self.rooms, strict=True)
+        )
+        return original, degraded
+
+    def _validate(self, tick: Callable[[str], None]) -> Validation:
+        network = self.state.ema or self.network
+        data, batches = self.data, self.batches
+
+        def told(what: str) -> None:
+            tick(what)
+            # Several processes are not in step here, so they go on to the end.
+            if self.stop.asked and self.group.world == 1:
+                self._leave()
+
+        return validate(network, batches, data.validation, told, data.parameters.precision, self.group)
+
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        return learning_rate(self.data.parameters, epoch * self.data.steps + step, self.data.steps)
+
+    def _agree(self, loss: torch.Tensor) -> tuple[float, bool]:
+        """The loss of the whole batch, and whether anyone was asked to stop: the same in every process."""
+        told = torch.stack((loss.detach().double(), loss.new_tensor(self.stop.asked, dtype=torch.float64)))
+        value, asked = self.group.add_up(told).tolist()
+        return value, asked > 0
+
+    def _leave(self) -> None:
+        """Write where the run is, to the step, and end it."""
+        self._save()
+        raise KeyboardInterrupt
+
+    def _save(self) -> None:
+        if self.group.leads:
+            write_whole(self.run.last, pack(self.state, self.data.parameters))
+        self.saving.saved()
+        self.saved = _position(self.state)
+
+    def _keep(self, record: EpochRecord, validation: Validation) -> None:
+        """Write and tell a finished epoch, the checkpoint to go on from last of all."""
+        self.run.append(record)
+        if record.best:
+            write_whole(self.run.best, pack(self.state, self.data.parameters, best=True))
+            title = f"epoch {record.epoch}, validation loss {validation.loss:.4f}"
+            draw_restored(self.run.picture, validation.slices, title)
+        self._save()
+        self.events.tell_epoch(record)
+        self.say(str(record))
+        if validation.collapsed(self.baselines):
+            self.say(_collapse(validation, record.lr))
+
+    def _no_number(self, place: str) -> str:
+        kept = (
+            f"{self.run.last} keeps {self.saved}" if self.run.last.exists() else "there is no checkpoint yet"
+        )
+        return (
+            f"The loss is no number any more in epoch {self.state.epoch + 1}, {place}; {kept}. Begin again "
+            f"with a lower learning rate, such as --lr {self.data.parameters.lr / 10:g}, and another --out "
+            "or --overwrite."
+        )
+
+
+def _counter(report: Report, prefix: str, total: int, done: int = 0) -> Callable[[str], None]:
     def tick(what: str) -> None:
         nonlocal done
         done += 1
@@ -259,17 +344,13 @@ def _counter(report: Report, prefix: str, total: int) -> Callable[[str], None]:
     return tick
 
 
+def _position(state: TrainingState) -> str:
+    return f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"epoch {state.epoch}"
+
+
 def _check_finite(loss: float, place: str) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(place)
-
-
-def _no_number(run: Run, state: TrainingState, lr: float, place: str) -> str:
-    kept = f"{run.last} keeps epoch {state.epoch}" if state.epoch else "there is no checkpoint yet"
-    return (
-        f"The loss is no number any more in epoch {state.epoch + 1}, {place}; {kept}. Begin again with a "
-        f"lower learning rate, such as --lr {lr / 10:g}, and another --out or --overwrite."
-    )
 
 
 def _collapse(validation: Validation, lr: float) -> str:

@@ -2,9 +2,11 @@
 
 run.json       what the run is made of: parameters, store, split, baselines
 losses.jsonl   the same as its first line, then one object a finished epoch
-last.pt        the checkpoint after the last finished epoch
+last.pt        the checkpoint to go on from: after every epoch, and now and then within one
 best.pt        the checkpoint of the epoch with the lowest validation loss
 restored.png   what that network makes of some validation cubes
+tensorboard/   with --tensorboard: the same figures, and the loss of every few steps
+profile.txt    with --profile: where the time of some steps went; profile.json is the trace of it
 lock           held by the process at work
 """
 
@@ -19,10 +21,10 @@ from typing import Any
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import locked, write_whole
 from pipeline.stores import check_place
-from training.parameters import STOPPING_RULES, option
+from training.parameters import PretrainParameters, option
 
 FORMAT = "genesis-pretrain-run"
-VERSION = 1
+VERSION = 2
 _KEYS = {"parameters", "store", "baselines"}
 
 
@@ -33,32 +35,39 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         variant: of every training pair in it.
-        lr: the learning rate.
+        steps: it had.
+        lr: the learning rate of its last step.
         train_loss: mean over the training cubes, each as it was when its batch came.
         validation_loss: mean over the validation pairs, after the epoch.
         copy_loss: what taking the degraded cube for its restoration gives on them.
         constant_loss: what the best single value gives on them.
+        by_degradation: the validation loss of every combination of degradations that occurs.
         best: whether no earlier epoch validated as well.
-        seconds: the epoch took, validation included.
+        seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
         cubes_per_second: in training.
+        waiting: the share of the training time spent waiting for batches, in 0 .. 1.
     """
 
     epoch: int
     variant: int
+    steps: int
     lr: float
     train_loss: float
     validation_loss: float
     copy_loss: float
     constant_loss: float
+    by_degradation: dict[str, float]
     best: bool
     seconds: float
     cubes_per_second: float
+    waiting: float
 
     def __str__(self) -> str:
         return (
             f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
             f"(copying {self.copy_loss:.4f}, constant {self.constant_loss:.4f}), lr {self.lr:g}, "
-            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s{', best' if self.best else ''}"
+            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
+            f"{', best' if self.best else ''}"
         )
 
 
@@ -92,6 +101,16 @@ class Run:
     def picture(self) -> Path:
         """Original, degraded and restored cubes."""
         return self.folder / "restored.png"
+
+    @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.folder / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Where the time of some steps went; the trace has the same name and the suffix `.json`."""
+        return self.folder / "profile.txt"
 
     def described(self) -> dict[str, Any] | None:
         """What `run.json` says; None where the run has not begun.
@@ -135,6 +154,11 @@ class Run:
         """How many epochs stand in the losses; the last may have no checkpoint yet."""
         return len(self._told())
 
+    def record_of(self, epoch: int) -> dict[str, Any]:
+        """What the losses say of a finished epoch, counted from 1."""
+        record: dict[str, Any] = json.loads(self._told()[epoch - 1])
+        return record
+
     def _told(self) -> list[str]:
         text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
         return text.splitlines()[1:]
@@ -148,7 +172,8 @@ class Run:
 
     def clear(self) -> None:
         """Throw away what an earlier run left; nothing else in the folder is touched."""
-        for path in (self.description, self.last, self.best, self.losses, self.picture):
+        files = (self.description, self.last, self.best, self.losses, self.picture, self.profile)
+        for path in (*files, self.profile.with_suffix(".json"), *self.events.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
 
 
@@ -174,31 +199,38 @@ def hold_run(folder: Path) -> Iterator[Run]:
         yield run
 
 
-def check_same(run: Run, described: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_same(
+    run: Run, described: Mapping[str, Any], parameters: PretrainParameters, store: Mapping[str, Any]
+) -> None:
     """Whether the call may go on with a run that was begun earlier.
 
     Args:
         run: for the sentence.
         described: what the run was begun with; `parameters` and `store` are read.
-        asked: the same of this call.
+        parameters: of this call.
+        store: of this call, as `PretrainData.store` has it.
 
     Raises:
-        CallError: a parameter other than `epochs` and `patience` differs, or the store holds other data.
+        CallError: a parameter other than a rule of stopping differs, or the store holds other data.
     """
     again = "to continue, give another --out, or --overwrite to begin again."
-    for name, now in asked["parameters"].items():
+    for name, now in parameters.as_dict().items():
         before = described["parameters"].get(name)
-        if name not in STOPPING_RULES and before != now:
+        if name not in parameters.stopping_rules and before != now:
             raise CallError(
-                f"{run.folder} was begun with {option(name)} {before}, this call asks for {option(name)} "
-                f"{now}: repeat the first {again}"
+                f"{run.folder} was begun with {_words(name, before)}, this call asks for "
+                f"{_words(name, now)}: repeat the first {again}"
             )
-    before, now = described["store"], asked["store"]
-    if before["fingerprint"] != now["fingerprint"]:
+    begun = described["store"]
+    if begun["fingerprint"] != store["fingerprint"]:
         raise CallError(
-            f"{run.folder} was begun with the store {before['path']}, and {now['path']} holds other data: "
+            f"{run.folder} was begun with the store {begun['path']}, and {store['path']} holds other data: "
             f"name the first {again}"
         )
+
+
+def _words(name: str, value: Any) -> str:
+    return f"no {option(name)}" if value is None else f"{option(name)} {value}"
 
 
 def _is_run(description: Path) -> bool:

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
+from pipeline.info import applied_words
 from training.batches import Batch, Batches, Work, normalise
+from training.devices import autocast
 from training.pictures import RestoredSlice, describe_pair
+from training.processes import Group
 
 #: Rows in the picture of restored cubes.
 SHOWN = 6
@@ -19,6 +22,23 @@ SHOWN = 6
 # A network that gives one value is no better than the best constant, and what it gives hardly varies.
 _CONSTANT_LOSS = 0.99
 _CONSTANT_SPREAD = 0.05
+
+_VOXELS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class GroupBaselines:
+    """The baselines of the validation pairs that were degraded in one way.
+
+    Attributes:
+        pairs: how many there are.
+        copy: see `Baselines`.
+        constant: of the value that is best for all pairs together.
+    """
+
+    pairs: int
+    copy: float
+    constant: float
 
 
 @dataclass(frozen=True)
@@ -28,10 +48,18 @@ class Baselines:
     Attributes:
         copy: of the degraded cube itself, taken for its restoration.
         constant: of the best single value for all voxels, the mean of the originals: their variance.
+        by_degradation: the same of every combination of degradations that there is, by `degradation_name`.
     """
 
     copy: float
     constant: float
+    by_degradation: dict[str, GroupBaselines]
+
+    @classmethod
+    def from_json(cls, described: dict[str, Any]) -> "Baselines":
+        """What `dataclasses.asdict` gave."""
+        groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
+        return cls(described["copy"], described["constant"], groups)
 
 
 @dataclass(frozen=True)
@@ -40,11 +68,13 @@ class Validation:
 
     Attributes:
         loss: mean squared error over all voxels; values in [0, 1], squared.
+        by_degradation: the same of every combination of degradations, by `degradation_name`.
         spread: standard deviation of what the network gives, the mean over batches; in [0, 1].
         slices: some of the cubes, to be drawn.
     """
 
     loss: float
+    by_degradation: dict[str, float]
     spread: float
     slices: list[RestoredSlice]
 
@@ -52,6 +82,15 @@ class Validation:
         """Whether the network gives one value whatever it sees: a known trap of learning rate 1.0."""
         flat = self.spread <= _CONSTANT_SPREAD * float(np.sqrt(baselines.constant))
         return flat and self.loss >= _CONSTANT_LOSS * baselines.constant
+
+
+def degradation_name(applied: int) -> str:
+    """A combination of degradations in words, in the order in which they are done.
+
+    Args:
+        applied: bits of `pipeline.degrade.recipes.Applied`.
+    """
+    return ", ".join(applied_words(applied)) or "unchanged"
 
 
 def measure_baselines(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> Baselines:
@@ -62,19 +101,29 @@ def measure_baselines(batches: Batches, works: Sequence[Work], tick: Callable[[s
         works: the validation batches.
         tick: told after every batch.
     """
-    voxels = total = squares = errors = 0
+    applied, sums = [], []
     with closing(batches.stream(works)) as stream:
         for batch in stream:
-            original = batch.original.numpy().astype(np.int64)
-            error = batch.degraded.numpy() - original
-            voxels += original.size
-            total += int(original.sum())
-            squares += int(np.square(original, out=original).sum())
-            errors += int(np.square(error, out=error).sum())
+            original = batch.original.numpy().astype(np.int64).reshape(len(batch), -1)
+            error = batch.degraded.numpy().reshape(len(batch), -1) - original
+            both = np.square(error, out=error).sum(axis=1), np.square(original).sum(axis=1)
+            sums.append(np.stack((original.sum(axis=1), *both), axis=1))
+            applied.append(batch.applied.copy())
             tick("baselines")
+    table, kinds = np.concatenate(sums), np.concatenate(applied)
     span = batches.feed.window.span
-    variance = (voxels * squares - total**2) / voxels**2
-    return Baselines(copy=errors / voxels / span**2, constant=variance / span**2)
+    voxels = int(np.prod(batches.feed.size))
+    mean = int(table[:, 0].sum()) / (len(table) * voxels)
+
+    def baselines(rows: NDArray[np.int64]) -> GroupBaselines:
+        total, errors, squares = (int(number) for number in rows.sum(axis=0))
+        count = len(rows) * voxels
+        constant = squares / count - 2 * mean * (total / count) + mean * mean
+        return GroupBaselines(len(rows), errors / count / span**2, constant / span**2)
+
+    everything = baselines(table)
+    groups = {degradation_name(kind): baselines(table[kinds == kind]) for kind in np.unique(kinds).tolist()}
+    return Baselines(everything.copy, everything.constant, groups)
 
 
 def mean_original(batches: Batches, works: Sequence[Work]) -> float:
@@ -88,12 +137,24 @@ def mean_original(batches: Batches, works: Sequence[Work]) -> float:
     return (total / voxels - window.low) / window.span
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What came of one validation batch: float32 and uint8 `[cube]`, and its share of the slices."""
+
+    errors: NDArray[np.float32]
+    applied: NDArray[np.uint8]
+    spread: float
+    slices: list[RestoredSlice]
+
+
 @torch.inference_mode()
 def validate(
     model: nn.Module,
     batches: Batches,
     works: Sequence[Work],
     tick: Callable[[str], None],
+    precision: str = "float32",
+    group: Group | None = None,
 ) -> Validation:
     """Restore every validation pair once, in batches that never change (METHOD.md section 4).
 
@@ -101,31 +162,48 @@ def validate(
         model: the network; left in evaluation mode.
         batches: where the pairs come from.
         works: the validation batches.
-        tick: told after every batch.
+        tick: told after every batch of this process.
+        precision: of the network's products.
+        group: the processes that take whole batches in turn, so that the result is the same to the bit
+            however many there are.
     """
+    group = group or Group()
     model.eval()
     device = next(model.parameters()).device
     window = batches.feed.window
     shown = _evenly(np.concatenate([work.cubes for work in works]))
-    loss = spread = 0.0
-    seen = 0
-    slices: list[RestoredSlice] = []
-    with closing(batches.stream(works)) as stream:
+    judged: list[_Judged] = []
+    with closing(batches.stream(works[group.rank :: group.world])) as stream:
         for batch in stream:
             original = normalise(batch.original.to(device), window)
             degraded = normalise(batch.degraded.to(device), window)
-            restored = model(degraded)
-            loss += functional.mse_loss(restored, original).item() * len(batch)
-            spread += restored.std().item() * len(batch)
-            seen += len(batch)
-            middle = (
-                torch.cat((original, degraded, restored), dim=1)[..., restored.shape[-1] // 2].cpu().numpy()
-            )
-            slices += [
-                _slice(batch, int(row), middle[row]) for row in np.flatnonzero(np.isin(batch.cubes, shown))
-            ]
-            tick(f"validation, loss {loss / seen:.4f}")
-    return Validation(loss / seen, spread / seen, slices)
+            with autocast(device, precision):
+                restored = model(degraded)
+            judged.append(_judge(batch, shown, original, degraded, restored.float()))
+            tick("validation")
+    return _summary(group.gather(judged))
+
+
+def _judge(
+    batch: Batch, shown: NDArray[np.int64], original: Tensor, degraded: Tensor, restored: Tensor
+) -> _Judged:
+    errors = (restored - original).square().mean(_VOXELS).cpu().numpy()
+    middle = torch.cat((original, degraded, restored), dim=1)[..., restored.shape[-1] // 2].cpu().numpy()
+    rows = np.flatnonzero(np.isin(batch.cubes, shown))
+    slices = [_slice(batch, int(row), middle[row]) for row in rows]
+    return _Judged(errors, batch.applied.copy(), restored.std().item(), slices)
+
+
+def _summary(parts: list[list[_Judged]]) -> Validation:
+    """Put the batches of all processes back into their order, and add up in it."""
+    ordered = [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
+    errors = np.concatenate([one.errors for one in ordered]).astype(np.float64)
+    applied = np.concatenate([one.applied for one in ordered])
+    groups = {
+        degradation_name(kind): float(errors[applied == kind].mean()) for kind in np.unique(applied).tolist()
+    }
+    spread = sum(one.spread * len(one.errors) for one in ordered) / len(errors)
+    return Validation(float(errors.mean()), groups, spread, [row for one in ordered for row in one.slices])
 
 
 def _evenly(cubes: NDArray[np.int64]) -> NDArray[np.int64]:

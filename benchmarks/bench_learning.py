@@ -1,0 +1,95 @@
+"""Whether a small network learns to undo each degradation alone, in minutes on two cores.
+
+    python benchmarks/bench_learning.py [--epochs 4] [--picture restored.png]
+
+The phantom's cubes of 32 x 32 x 16, 8 variants degraded in one way only, `--width 8`, everything else as
+published. The validation loss is held against half of what copying the input gives; for shuffling, which
+copies well, against a mean filter of 5 x 5 x 5 voxels. Exit 1 when a gate is missed.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, before torch is loaded
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from pipeline.degrade.pairs import DegradeParameters, degrade
+from pipeline.degrade.recipes import named
+from pipeline.extract import ExtractParameters, extract_cubes
+from pipeline.phantom import PhantomParameters, write_luna16
+from training.checkpoints import load_weights, new_state, read_checkpoint
+from training.data import PretrainData, open_data
+from training.devices import choose_device
+from training.parameters import PretrainParameters
+from training.pictures import RestoredSlice, draw_restored
+from training.pretrain import pretrain
+from training.validation import validate
+
+ONLY = {
+    "non-linear": {"nonlinear_rate": 1.0, "shuffle_rate": 0.0, "paint_rate": 0.0},
+    "shuffling": {"nonlinear_rate": 0.0, "shuffle_rate": 1.0, "paint_rate": 0.0},
+    "in-painting": {"nonlinear_rate": 0.0, "shuffle_rate": 0.0, "paint_rate": 1.0, "inpaint_share": 1.0},
+    "out-painting": {"nonlinear_rate": 0.0, "shuffle_rate": 0.0, "paint_rate": 1.0, "inpaint_share": 0.0},
+}
+
+
+def mean_filtered(data: PretrainData) -> float:
+    """The mean squared error of a mean filter of 5 x 5 x 5 voxels on the validation pairs."""
+    window, errors = data.feed.window, []
+    for batch in data.batches(pin=False).stream(data.validation):
+        both = (batch.original.numpy(), batch.degraded.numpy())
+        originals, degraded = ((cubes - float(window.low)) / window.span for cubes in both)
+        pairs = zip(originals, degraded, strict=True)
+        errors += [np.square(uniform_filter(twin, 5) - cube).mean() for cube, twin in pairs]
+    return float(np.mean(errors))
+
+
+def restored(checkpoint: Path, data: PretrainData) -> RestoredSlice:
+    """One validation cube as the trained network restores it."""
+    state = new_state(data.parameters, choose_device("auto"))
+    load_weights(state.model, read_checkpoint(checkpoint)["state_dict"], checkpoint)
+    return validate(state.model, data.batches(pin=False), data.validation, lambda _: None).slices[2]
+
+
+def learn(folder: Path, epochs: int, picture: Path | None) -> Sequence[str]:
+    """Train all four and print their figures; the names of those that missed."""
+    write_luna16(folder / "scans", PhantomParameters(scans=7, shape=(300, 300, 112)))
+    extract_cubes(folder / "scans", folder / "cubes.zarr", ExtractParameters(size=(32, 32, 16)))
+    missed, rows = [], []
+    for name, rates in ONLY.items():
+        pairs, run = folder / f"{name}.zarr", folder / name
+        degrade(folder / "cubes.zarr", pairs, DegradeParameters(replace(named("genesis"), **rates), 8))
+        parameters = PretrainParameters(width=8, epochs=epochs)
+        outcome = pretrain(pairs, run, parameters, say=lambda line: print(f"  {line}", file=sys.stderr))
+        data = open_data(pairs, parameters)
+        filtered, loss, copying = mean_filtered(data), outcome.validation_loss, outcome.copy_loss
+        print(f"{name:<13} network {loss:.5f}   copying {copying:.5f}   mean filter {filtered:.5f}   "
+              f"constant {outcome.constant_loss:.5f}", flush=True)  # fmt: skip
+        if loss >= (filtered if name == "shuffling" else 0.5 * copying):
+            missed.append(name)
+        rows.append(restored(run / "best.pt", data))
+    if picture:
+        draw_restored(picture, rows, f"validation cubes after {epochs} epochs on one degradation, --width 8")
+    return missed
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--epochs", type=int, default=4)
+    options.add_argument("--picture", type=Path)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        missed = learn(Path(folder), given.epochs, given.picture)
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""What people watch: figures by degradation, the events of TensorBoard, the profile, and the checks."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, weights
+
+from pipeline.degrade.pairs import DegradeParameters, degrade
+from pipeline.errors import CallError
+from training.checkpoints import new_state, read_checkpoint
+from training.data import open_data
+from training.parameters import Execution, PretrainParameters
+from training.pretrain import pretrain
+from training.processes import Group
+from training.validation import degradation_name, measure_baselines, validate
+
+ONE = replace(SMALL, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    cubes = make_cube_store(folder / "cubes.zarr", blobs(40, (16, 16, 16)), 4)
+    degrade(cubes, folder / "pairs.zarr", DegradeParameters(variants=1, seed=1))
+    return folder / "pairs.zarr"
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def test_every_degradation_has_its_own_figures(pairs: Path) -> None:
+    """Recomputed from the batches one cube at a time, in float64."""
+    data = open_data(pairs, SMALL)
+    batches = data.batches(pin=False)
+    model = new_state(SMALL, torch.device("cpu")).model
+    found = validate(model, batches, data.validation, lambda _: None)
+    baselines = measure_baselines(batches, data.validation, lambda _: None)
+    errors: dict[str, list[tuple[float, float]]] = {}
+    everything, originals = [], []
+    for batch in batches.stream(data.validation):
+        original, degraded = ((t.double() + 1000) / 2000 for t in (batch.original, batch.degraded))
+        with torch.no_grad():
+            restored = model(degraded.float().unsqueeze(1)).squeeze(1).double()
+        for row in range(len(batch)):
+            one = ((restored[row] - original[row]) ** 2).mean(), ((degraded[row] - original[row]) ** 2).mean()
+            name = degradation_name(int(batch.applied[row]))
+            errors.setdefault(name, []).append((one[0].item(), one[1].item()))
+            everything.append(one[0].item())
+            originals.append((name, original[row].numpy().copy()))
+    mean = np.mean([cube for _, cube in originals])
+    assert len(errors) > 2
+    assert found.loss == pytest.approx(np.mean(everything), rel=1e-5)
+    assert set(found.by_degradation) == set(baselines.by_degradation) == set(errors)
+    for name, both in errors.items():
+        assert found.by_degradation[name] == pytest.approx(np.mean([one[0] for one in both]), rel=1e-4)
+        baseline = baselines.by_degradation[name]
+        assert baseline.pairs == len(both)
+        assert baseline.copy == pytest.approx(np.mean([one[1] for one in both]), rel=1e-9)
+        constant = np.mean([(cube - mean) ** 2 for its, cube in originals if its == name])
+        assert baseline.constant == pytest.approx(constant, rel=1e-9)
+
+
+def test_validation_is_the_same_to_the_bit_however_many_share_it(pairs: Path) -> None:
+    data = open_data(pairs, SMALL)
+    batches = data.batches(pin=False)
+    model = new_state(SMALL, torch.device("cpu")).model
+    alone = validate(model, batches, data.validation, lambda _: None)
+    pieces: list[list[object]] = []
+
+    class Collecting(Group):
+        def gather(self, piece):  # type: ignore[no-untyped-def]
+            pieces.append(piece)
+            return pieces if len(pieces) == self.world else [piece]
+
+    for rank in range(2):
+        together = validate(
+            model, batches, data.validation, lambda _: None, "float32", Collecting(rank, 2, 2)
+        )
+    assert [len(piece) for piece in pieces] == [2, 1]
+    assert (together.loss, together.by_degradation, together.spread) == (
+        alone.loss,
+        alone.by_degradation,
+        alone.spread,
+    )
+    assert [row.label for row in together.slices] == [row.label for row in alone.slices]
+
+
+def test_the_log_and_the_outcome_have_them(pairs: Path, tmp_path: Path) -> None:
+    outcome = pretrain(pairs, tmp_path / "run", ONE)
+    record = losses(tmp_path / "run")[0]
+    assert record["steps"] == 8
+    assert 0 <= json.loads((tmp_path / "run" / "losses.jsonl").read_text().splitlines()[1])["waiting"] < 1
+    assert {name: of["loss"] for name, of in outcome.by_degradation.items()} == record["by_degradation"]
+    assert sum(of["pairs"] for of in outcome.by_degradation.values()) == outcome.validation_cubes
+    weighted = sum(of["pairs"] * of["loss"] for of in outcome.by_degradation.values())
+    assert weighted / outcome.validation_cubes == pytest.approx(outcome.validation_loss)
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+@pytest.mark.full
+def test_max_steps_cuts_the_last_epoch_short(pairs: Path, tmp_path: Path) -> None:
+    limited = replace(SMALL, epochs=9, max_steps=11)
+    outcome = pretrain(pairs, tmp_path / "run", limited)
+    assert (outcome.stopped_by, outcome.epochs) == ("max_steps", 2)
+    assert [record["steps"] for record in losses(tmp_path / "run")] == [8, 3]
+    assert pretrain(pairs, tmp_path / "run", limited).status == "already finished"
+    with pytest.raises(CallError, match="begun with --max-steps 11, this call asks for no --max-steps"):
+        pretrain(pairs, tmp_path / "run", replace(limited, max_steps=None))
+
+
+def test_a_cosine_keeps_its_epochs(pairs: Path, tmp_path: Path) -> None:
+    cosine = replace(ONE, schedule="cosine")
+    pretrain(pairs, tmp_path / "run", cosine)
+    with pytest.raises(CallError, match="--epochs 1, this call asks for --epochs 2"):
+        pretrain(pairs, tmp_path / "run", replace(cosine, epochs=2))
+
+
+@pytest.mark.full
+def test_overfitting_goes_down_on_its_few_cubes(pairs: Path, tmp_path: Path) -> None:
+    few = PretrainParameters(width=4, batch_size=4, lr=0.5, epochs=25, overfit=3)
+    outcome = pretrain(pairs, tmp_path / "run", few)
+    assert (outcome.train_cubes, outcome.validation_cubes) == (3, 3)
+    records = losses(tmp_path / "run")
+    assert {record["variant"] for record in records} == {0}
+    assert outcome.validation_loss < 0.5 * records[0]["validation_loss"]
+    assert outcome.validation_loss < outcome.constant_loss
+    with pytest.raises(CallError, match="--overfit 99 is out of range: only 30 cubes train"):
+        pretrain(pairs, tmp_path / "more", replace(few, overfit=99))
+
+
+def test_the_moving_average_is_what_is_kept_as_the_best(pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "plain", ONE)
+    pretrain(pairs, tmp_path / "ema", replace(ONE, ema=0.5))
+    assert_equal_weights(tmp_path / "ema" / "last.pt", tmp_path / "plain" / "last.pt")
+    average = read_checkpoint(tmp_path / "ema" / "last.pt")["ema_state_dict"]
+    best = weights(tmp_path / "ema" / "best.pt")
+    assert all(torch.equal(value, average[key]) for key, value in best.items())
+    assert not torch.equal(
+        best["out_tr.final_conv.weight"],
+        weights(tmp_path / "plain" / "best.pt")["out_tr.final_conv.weight"],
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_learns_the_same_less_exactly(precision: str, pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "float32", ONE)
+    pretrain(pairs, tmp_path / "mixed", replace(ONE, precision=precision))
+    ours, theirs = losses(tmp_path / "mixed")[0], losses(tmp_path / "float32")[0]
+    assert ours["train_loss"] != theirs["train_loss"]
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "mixed" / "last.pt").values())
+
+
+@pytest.mark.full
+def test_networks_of_nnunet_train_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("dynamic_network_architectures")
+    cubes = make_cube_store(tmp_path / "cubes.zarr", blobs(4, (32, 32, 64)), 2)
+    given = replace(ONE, network="plainconv", width=2, batch_size=2, lr=0.1, ema=0.5)
+    outcome = pretrain(cubes, tmp_path / "run", given)
+    assert outcome.network == "plainconv"
+    assert "encoder.stages.0.0.convs.0.conv.weight" in weights(tmp_path / "run" / "best.pt")
+    assert pretrain(cubes, tmp_path / "run", replace(given, epochs=2)).epochs == 2
+
+
+def test_channels_last_changes_no_more_than_rounding(pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "last", replace(ONE, max_steps=2), Execution(channels_last=True))
+    pretrain(pairs, tmp_path / "first", replace(ONE, max_steps=2), Execution(channels_last=False))
+    ours, theirs = losses(tmp_path / "last")[0], losses(tmp_path / "first")[0]
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def test_without_tensorboard_one_sentence_and_no_run(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.watch.find_spec", lambda name: None)
+    with pytest.raises(CallError, match=r'pip install "genesis-toolkit\[tensorboard\]"'):
+        pretrain(pairs, tmp_path / "run", ONE, Execution(tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+def test_events_are_the_figures_of_the_log(pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pretrain(pairs, tmp_path / "run", SMALL, Execution(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    told = [event.value for event in events.Scalars("loss/validation")]
+    assert told == pytest.approx([record["validation_loss"] for record in losses(tmp_path / "run")])
+    assert [event.step for event in events.Scalars("step/loss")] == [20]
+    assert "degradation/non-linear_out-painted" in events.Tags()["scalars"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch profiles elsewhere with other names")
+def test_a_profile_is_told_and_kept(pairs: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    pretrain(pairs, tmp_path / "run", ONE, Execution(profile=True), say=said.append)
+    table = (tmp_path / "run" / "profile.txt").read_text(encoding="utf-8")
+    assert "convolution_backward" in table
+    assert any(table in sentence for sentence in said)
+    trace = json.loads((tmp_path / "run" / "profile.json").read_text(encoding="utf-8"))
+    assert trace["traceEvents"]

@@ -1,0 +1,84 @@
+"""Small stores to train from, a small run, and what runs are held against."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.ledger import hold
+from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
+from pipeline.stores import write_cube_store
+from pipeline.tables import CubeTable, ScanTable
+from training.parameters import PretrainParameters
+
+SMALL = PretrainParameters(width=4, epochs=3, batch_size=4, lr=0.5)
+TIMES = ("seconds", "cubes_per_second", "waiting")
+
+
+def blobs(count: int, size: tuple[int, int, int]) -> NDArray[np.int16]:
+    """Smooth blobs of tissue in air: something a small network can learn to restore."""
+    rng = np.random.default_rng(2)
+    grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in size), indexing="ij"), -1)
+    cubes = np.full((count, *size), -900.0)
+    for cube in cubes:
+        for _ in range(4):
+            distance = np.square(grid - rng.uniform(0, size, 3)).sum(-1)
+            cube += rng.uniform(300, 900) * np.exp(-distance / rng.uniform(10, 60))
+    return np.clip(np.rint(cubes), -1000, 1000).astype(np.int16)
+
+
+def make_cube_store(path: Path, cubes: NDArray[np.int16], scans: int) -> Path:
+    """A finished cube store, written by the library's own pieces."""
+    scan = np.sort(np.arange(len(cubes)) % scans).astype(np.int32)
+    number = np.concatenate([np.arange(count) for count in np.bincount(scan)]).astype(np.int32)
+    table = CubeTable(scan, number, np.zeros((len(cubes), 3), np.int32), np.zeros(len(cubes)))
+    words, threes = np.array([f"scan-{i}" for i in range(scans)], dtype=object), np.ones((scans, 3))
+    rows = ScanTable(
+        identifier=words,
+        subset=np.full(scans, -1, np.int16),
+        path=words,
+        bytes=np.zeros(scans, np.int64),
+        sha256=words,
+        shape=threes.astype(np.int32),
+        spacing=threes,
+        origin=threes,
+        direction=np.ones((scans, 9)),
+        status=np.full(scans, "used", dtype=object),
+        reason=np.full(scans, "", dtype=object),
+        cubes=np.bincount(scan).astype(np.int32),
+        stream=np.arange(10, 10 + scans).astype(np.uint64),
+    )
+    length = shard_length(cubes.shape[1:], 2)
+    attributes = {
+        "window": [-1000, 1000],
+        "unit": "HU",
+        "size": list(cubes.shape[1:]),
+        "parameters": {"seed": 0},
+    }
+    with hold(path, {}, overwrite=False) as ledger:
+        shard = shard_path(ledger.store / "cubes", 0, 4)
+        shard.parent.mkdir(parents=True)
+        shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in cubes], length)))
+        write_cube_store(ledger.store, attributes, np.dtype(np.int16), table, rows)
+        ledger.finish({}, {})
+    return path
+
+
+def losses(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run, without what the clock decides."""
+    records = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()][1:]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_equal_weights(ours: Path, theirs: Path) -> None:
+    ours_state, theirs_state = weights(ours), weights(theirs)
+    assert ours_state.keys() == theirs_state.keys()
+    assert all(torch.equal(ours_state[key], theirs_state[key]) for key in ours_state)
