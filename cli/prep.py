@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from cli.check import verify
 from cli.failures import GenesisGroup
 from cli.look import explain
 from cli.options import Folder, Numbers, Store
 from cli.progress import Progress
+from cli.share import export_npy, import_npy, merge
 from cli.tables import counted, shares, shortened, show_table, size_of
 from cli.work import degrade, extract_cubes
 
@@ -92,9 +94,9 @@ def info(store: Path | str, as_json: bool) -> None:
     click.echo(f"Next: genesis-prep preview {store} sheet.png")
 
 
-@main.command(short_help="Draw a contact sheet of a store.")
+@main.command(short_help="A contact sheet or a report of a store.")
 @click.argument("store", type=Store())
-@click.argument("png", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--rows",
     type=click.IntRange(1, 50),
@@ -102,18 +104,30 @@ def info(store: Path | str, as_json: bool) -> None:
     show_default=True,
     help="How many cubes to show, taken evenly.",
 )
-def preview(store: Path | str, png: Path, rows: int) -> None:
-    """Draw a contact sheet of STORE into PNG: of pairs, each degradation alone and their combination.
+def preview(store: Path | str, file: Path, rows: int) -> None:
+    """Draw a contact sheet of STORE into FILE.png, or write a report, one page in itself, into FILE.html.
+
+    Of pairs the sheet shows each degradation alone and their combination. The report shows it too, with the
+    values and the substances that they name, the spacing, the tissue scores, where cubes were cut, scans that
+    were not used, and all parameters.
 
     \b
-    Example:
+    Examples:
       genesis-prep preview pairs.zarr sheet.png
+      genesis-prep preview pairs.zarr report.html
     """
-    from pipeline.preview import draw_sheet
     from pipeline.stores import open_store
 
-    draw_sheet(open_store(store), png, rows)
-    click.echo(f"The contact sheet is {png}.")
+    if file.suffix.lower() == ".html":
+        from pipeline.report import write_report
+
+        write_report(open_store(store), file, rows)
+        click.echo(f"The report is {file}.")
+    else:
+        from pipeline.preview import draw_sheet
+
+        draw_sheet(open_store(store), file, rows)
+        click.echo(f"The contact sheet is {file}.")
 
 
 @main.command(short_help="A store in one file.")
@@ -135,7 +149,7 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     click.echo(f"Next: genesis-prep info {archive}")
 
 
-for command in (extract_cubes, degrade, explain):
+for command in (extract_cubes, degrade, explain, verify, import_npy, export_npy, merge):
     main.add_command(command)
 
 
@@ -158,7 +172,7 @@ def _facts_rows(facts: dict[str, Any]) -> list[list[str]]:
         ["on disk", f"{facts['bytes'] / 2**20:,.1f} MiB, {ratio:.2f} times smaller than raw"],
         ["scans", scans],
         ["cubes by subset", subsets],
-        ["spacing x, y, z", f"{', '.join(spacing)} mm"],
+        ["spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "not known"],
         ["tissue score", f"{tissue['least']:.3f} .. {tissue['most']:.3f}, median {tissue['median']:.3f}"],
         *[[name.replace("_", " "), _value(value)] for name, value in _shown(facts["parameters"]).items()],
         ["made with", ", ".join(f"{name} {value}" for name, value in facts["run"].items())],

@@ -13,6 +13,9 @@ from cli.progress import Progress
 from cli.tables import counted, duration, shares, shortened, show_table, size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.cut import Outcome
     from pipeline.plan import DegradationPlan, ExtractionPlan
     from pipeline.stores import CubeStore
 
@@ -42,11 +45,18 @@ _MOST_ROWS = 20
 @click.option("--seed", type=int, help="Another seed draws other cubes. [default: 0; official: 1]")
 @click.option("--spacing", type=Millimetres(), metavar="X,Y,Z", help="Resample to this spacing in mm first.")
 @click.option("--orient", metavar="AXES", help="Turn to these axes first, as in LPS.")
+@click.option(
+    "--anonymize",
+    type=Folder(),
+    metavar="KEYFILE",
+    help="Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first scan that fails.")
 @work_options("Processes at work. [default: one a core]")
 def extract_cubes(
     source: Path,
     cubes: Path,
+    anonymize: Path | None,
     strict: bool,
     workers: int | None,
     scheduler: str | None,
@@ -58,7 +68,8 @@ def extract_cubes(
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
     A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. Interrupted, the same command goes
-    on; finished, it takes in scans that were added to SOURCE, and else does nothing.
+    on; finished, it makes damaged files again, takes in scans that were added to SOURCE, and else does
+    nothing.
 
     \b
     Example:
@@ -69,7 +80,7 @@ def extract_cubes(
 
     parameters = ExtractParameters(**options)
     if dry_run:
-        _plan_extraction(source, cubes, parameters, workers, scheduler, overwrite, as_json)
+        _plan_extraction(source, cubes, parameters, workers, scheduler, anonymize, overwrite, as_json)
         return
     with Progress() as progress:
         result = extract(
@@ -78,23 +89,27 @@ def extract_cubes(
             parameters,
             workers=workers,
             scheduler=scheduler,
+            anonymize=anonymize,
             strict=strict,
             overwrite=overwrite,
             report=progress,
         )
     if not result.done_before:
         _say_passed_over(result.passed_over)
+    if anonymize:
+        _say_unused(result.unused)
     rows = _scan_rows(result.store)
     failed = sum(row["status"] == "failed" for row in rows)
     if as_json:
         facts = {"store": str(cubes), "done_before": result.done_before, "taken_in": result.taken_in}
-        facts |= {"cubes": len(result.store), "failed": failed, "passed_over": result.passed_over}
+        facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
+        facts |= {"passed_over": result.passed_over}
         click.echo(json.dumps(facts | {"scans": rows}))
     else:
         _show_scans(rows)
-        word = "; it was finished before, nothing done" if result.done_before else ""
+        word = _said_of(result.done_before, result.repaired)
         if result.taken_in:
-            word = f"; {counted(result.taken_in, 'scan')} taken in behind what was there"
+            word += f"; {counted(result.taken_in, 'scan')} taken in behind what was there"
         used = sum(row["status"] == "used" for row in rows)
         others = [f"{count} {what}" for what, count in _not_used(rows).items() if count]
         rest = f" ({', '.join(others)})" if others else ""
@@ -135,8 +150,9 @@ def degrade(
 ) -> None:
     """Give every cube of CUBES its degraded twins, in the pair store PAIRS.
 
-    Interrupted, the same command goes on; finished, it does nothing. Recipes: genesis, official-2020,
-    official-2019, paper; any parameter of one can be given in its place, as in --nonlinear-rate 0.5.
+    Interrupted, the same command goes on; finished, it makes damaged files again, and else does nothing.
+    Recipes: genesis, official-2020, official-2019, paper; any parameter of one can be given in its place, as
+    in --nonlinear-rate 0.5.
 
     \b
     Example:
@@ -164,13 +180,21 @@ def degrade(
         )
     facts = describe(result.store)
     if as_json:
-        click.echo(json.dumps({"store": str(pairs), "done_before": result.done_before, **facts}))
+        done = {"done_before": result.done_before, "repaired": result.repaired}
+        click.echo(json.dumps({"store": str(pairs), **done, **facts}))
         return
     show_table(["degradation", "pairs"], shares(facts["degradations"], facts["pairs"]))
-    word = "; it was finished before, nothing done" if result.done_before else ""
+    word = _said_of(result.done_before, result.repaired)
     of = f"{variants} for each of {counted(facts['cubes'], 'cube')}"
     click.echo(f"{pairs}: {counted(facts['pairs'], 'pair')}, {of}{word}.")
     click.echo(f"Next: genesis-train pretrain {pairs} --out run")
+
+
+def _said_of(done_before: bool, repaired: int) -> str:
+    """What a command did with a store that was finished already, to go after its counts."""
+    if repaired:
+        return f"; {counted(repaired, 'damaged file')} made again"
+    return "; it was finished before, nothing done" if done_before else ""
 
 
 def _plan_extraction(
@@ -179,6 +203,7 @@ def _plan_extraction(
     parameters: Any,
     workers: int | None,
     scheduler: str | None,
+    anonymize: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -189,7 +214,13 @@ def _plan_extraction(
     at_work = workers_of(scheduler) if scheduler else workers or cores()
     with Progress() as progress:
         plan = plan_extraction(
-            source, cubes, parameters, workers=at_work, overwrite=overwrite, report=progress
+            source,
+            cubes,
+            parameters,
+            workers=at_work,
+            anonymize=anonymize,
+            overwrite=overwrite,
+            report=progress,
         )
     _say_passed_over(plan.passed_over)
     if as_json:
@@ -265,6 +296,14 @@ def _say_passed_over(subsets: tuple[int, ...]) -> None:
             "pre-training on a test set leaks. Choose with --subsets.",
             err=True,
         )
+
+
+def _say_unused(unused: "Sequence[Outcome]") -> None:
+    """The scans that gave no cube, by their own names, which a store of pseudonyms does not tell."""
+    for outcome in unused[:_MOST_ROWS]:
+        click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
+    if len(unused) > _MOST_ROWS:
+        click.echo(f"... and {len(unused) - _MOST_ROWS} more scans that gave no cube.", err=True)
 
 
 def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:

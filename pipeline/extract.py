@@ -27,7 +27,9 @@ from pipeline.engine import Pool, Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
 from pipeline.growth import Growth, compare
 from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from pipeline.pack import pack
+from pipeline.pack import attributes_of, pack
+from pipeline.pseudonyms import Key, read_key
+from pipeline.repair import Damage, find_damage, repair_cubes
 from pipeline.scans import PRETRAINING_SUBSETS, Found, Source, find_scans
 from pipeline.stores import CUBES, CubeStore, check_target, open_cubes
 
@@ -45,12 +47,17 @@ class Extraction:
         passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
         done_before: the store was finished already, and nothing was done.
         taken_in: how many scans were added to a store that was finished already.
+        repaired: how many damaged files of a store that was finished already were made again.
+        unused: what came of the scans that were looked at now and gave no cube, by path, under their own
+            names whatever the store tells.
     """
 
     store: CubeStore
     passed_over: tuple[int, ...]
     done_before: bool = False
     taken_in: int = 0
+    repaired: int = 0
+    unused: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,13 @@ class Job:
         found: the scans of the source.
         description: the parameters as they stand in the store, with what was left to be found out put in.
         growth: what the finished store is to take in; None where a store is made.
+        key: of the pseudonyms in the store; None where it has none.
     """
 
     found: Found
     description: dict[str, Any]
     growth: Growth | None
+    key: Key | None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -81,15 +90,16 @@ def extract_cubes(
     workers: int | None = None,
     pool: Pool = "processes",
     scheduler: str | None = None,
+    anonymize: Path | None = None,
     strict: bool = False,
     overwrite: bool = False,
     report: Report = silent,
 ) -> Extraction:
     """Cut cubes out of every scan of a folder into one cube store.
 
-    Interrupted, it goes on when it is called again; finished, it takes in what scans were added, behind the
-    cubes that are there, or does nothing. A scan that cannot be read is noted in the store and stops no
-    other.
+    Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`) and
+    takes in what scans were added, behind the cubes that are there, or does nothing. A scan that cannot be
+    read is noted in the store and stops no other.
 
     Args:
         source: the folder of the scans.
@@ -98,54 +108,105 @@ def extract_cubes(
         workers: how many scans at a time on this machine; None takes one a core.
         pool: `threads` where processes cannot be started; scans are then read one at a time.
         scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        anonymize: a file with a key, made where there is none: the store tells pseudonyms made with it in
+            the place of identifiers, paths and sha256, and the voxels are the same.
         strict: stop at the first scan that fails.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as scans are finished.
 
     Raises:
         CallError: no scans, something in the way, other parameters than the store's, scans that changed.
-        DataError: no scan gave a cube, and the reasons are in the message; or a scan failed under `strict`.
+        DataError: no scan gave a cube, and the reasons are in the message; a scan failed under `strict`; or
+            the finished store is damaged and cannot be repaired.
     """
     started = datetime.now(UTC)
-    job = plan_job(source, target, parameters, overwrite=overwrite)
-    if job.growth and not job.sources:
-        return Extraction(job.growth.store, job.found.passed_over, done_before=True)
     workers = workers or cores()
+    damage = None if overwrite else find_damage(target, CUBES)
+    repaired = 0
+    if damage is not None:
+        with connect(scheduler, source, target, report) as cluster:
+            spread = partial(run, workers=workers, pool=pool, cluster=cluster)
+            repaired = _repair(damage, source, parameters, anonymize, spread, report)
+    job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
+    if job.growth and not job.sources:
+        return Extraction(job.growth.store, job.found.passed_over, done_before=True, repaired=repaired)
     grow = job.growth is not None
+    if job.key:
+        job.key.keep()
     with (
         connect(scheduler, source, target, report) as cluster,
         hold(target, job.description, overwrite=overwrite, grow=grow) as ledger,
     ):
         tasks = _tasks(ledger, job, parameters)
-        gave = _cut_all(
+        unused = _cut_all(
             tasks, parameters, partial(run, workers=workers, pool=pool, cluster=cluster), strict, report
         )
-        if not gave and not grow:
+        if len(unused) == len(tasks) and not grow:
             reasons = _nothing(tasks)
             ledger.abandon()
             raise DataError(reasons)
-        hashes = pack(ledger, job.description, parameters, [task.name for task in tasks], job.growth, report)
+        names = [task.name for task in tasks]
+        hashes = pack(ledger, job.description, parameters, names, job.growth, job.key, report)
         ledger.finish(hashes, run_log(started, cluster.workers if cluster else workers))
-    return Extraction(open_cubes(target), job.found.passed_over, taken_in=len(tasks) if grow else 0)
+    taken_in = len(tasks) if grow else 0
+    return Extraction(open_cubes(target), job.found.passed_over, False, taken_in, repaired, unused)
 
 
-def plan_job(source: Path, target: Path, parameters: ExtractParameters, *, overwrite: bool) -> Job:
-    """Find out what is to be done, doing none of it.
+def plan_job(
+    source: Path,
+    target: Path,
+    parameters: ExtractParameters,
+    *,
+    anonymize: Path | None = None,
+    overwrite: bool,
+) -> Job:
+    """Find out what is to be done, doing none of it: a key that is to be made is not yet written.
 
     Raises:
         CallError: as `extract_cubes`.
     """
     present = check_target(target, CUBES, overwrite=overwrite, inputs=[source])
     found = find_scans(source, parameters.layout, parameters.subsets)
-    description = _describe(parameters, found)
+    key = read_key(anonymize) if anonymize else None
+    description = _describe(parameters, found, key)
     if present is None:
-        return Job(found, description, None)
+        return Job(found, description, None, key)
+    if "imported" in present["parameters"]:
+        raise CallError(
+            f"{target} was imported, not extracted: choose another name, or give --overwrite to replace it."
+        )
     difference = first_difference(present["parameters"], description)
     if difference:
         raise CallError(
             f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
         )
-    return Job(found, description, compare(open_cubes(target), found))
+    return Job(found, description, compare(open_cubes(target), found, key), key)
+
+
+def _repair(
+    damage: Damage,
+    source: Path,
+    parameters: ExtractParameters,
+    anonymize: Path | None,
+    spread: Callable[..., None],
+    report: Report,
+) -> int:
+    """Make the damaged files of a finished store again; how many, none where it was made by another call."""
+    found = find_scans(source, parameters.layout, parameters.subsets)
+    key = read_key(anonymize) if anonymize else None
+    description = _describe(parameters, found, key)
+    said = damage.remains.attributes
+    if said is not None and said.get("parameters") != description:
+        return 0  # `plan_job` says what differs
+    with hold(damage.target, description, overwrite=False) as ledger:
+        attributes = attributes_of(parameters, description)
+        try:
+            repair_cubes(damage, source, parameters, attributes, key, ledger, spread, report)
+        finally:
+            ledger.clear_store()
+            if not ledger.names():  # of scans that were being taken in
+                ledger.abandon()
+    return len(damage.files) + damage.log
 
 
 def _tasks(ledger: Ledger, job: Job, parameters: ExtractParameters) -> list[CutTask]:
@@ -163,19 +224,19 @@ def _cut_all(
     spread: Callable[..., None],
     strict: bool,
     report: Report,
-) -> bool:
-    """Cut every scan that an earlier run has not finished; whether any scan gave a cube.
+) -> tuple[Outcome, ...]:
+    """Cut every scan that an earlier run has not finished; what came of those that gave no cube, by path.
 
     Raises:
         DataError: a scan failed, and `strict`.
     """
     done = _done_before(tasks)
     count = counting(report, "scans", len(tasks), len(done))
-    gave = False
+    unused: list[Outcome] = []
 
     def look(outcome: Outcome) -> None:
-        nonlocal gave
-        gave = gave or outcome.status == "used"
+        if outcome.status != "used":
+            unused.append(outcome)
         if strict and outcome.status == "failed":
             raise DataError(
                 f"{outcome.path}: {outcome.reason}. That is the first scan that failed, and --strict stops "
@@ -197,7 +258,7 @@ def _cut_all(
         groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.source.subset)]
         cut, lost = cut_subset, None
     spread(cut, groups, finished=finished, lost=lost)
-    return gave
+    return tuple(sorted(unused, key=lambda outcome: outcome.path))
 
 
 def _done_before(tasks: Sequence[CutTask]) -> dict[str, Outcome]:
@@ -211,10 +272,11 @@ def _done_before(tasks: Sequence[CutTask]) -> dict[str, Outcome]:
     return done
 
 
-def _describe(parameters: ExtractParameters, found: Found) -> dict[str, Any]:
+def _describe(parameters: ExtractParameters, found: Found, key: Key | None) -> dict[str, Any]:
     """The parameters as they stand in the store, with what was left to be found out put in."""
     subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
     values = asdict(parameters) | {"layout": found.layout, "subsets": subsets}
+    values |= {"anonymized_with": key.fingerprint} if key else {}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -30,11 +30,12 @@ from uuid import uuid4
 
 from pipeline import __version__
 from pipeline.errors import CallError, DataError
+from pipeline.seal import sealed_log
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
 MANIFEST = "manifest-sha256.txt"
-LOG = "log.json"  # facts of the run: times, versions, workers. No hash covers it.
+LOG = "log.json"  # facts of the run: times, versions, workers. The manifest leaves it out.
 _UNHASHED = {MANIFEST, LOG}
 _REPLACED = "replaced"
 
@@ -107,7 +108,7 @@ class Ledger:
         """
         for left in self.store.rglob(".*.part"):  # of a run that was killed while it wrote
             left.unlink()
-        write_whole(self.store / LOG, json.dumps(log, indent=1).encode())
+        write_whole(self.store / LOG, sealed_log(log))
         write_whole(self.store / MANIFEST, _manifest(self.store, hashes).encode())
         self.publish(hashes)
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import accumulate, count, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.degrade.seeds import stream_key
 from pipeline.engine import Report
 from pipeline.growth import Growth
 from pipeline.ledger import Ledger, read_manifest, write_whole
+from pipeline.pseudonyms import WITHHELD, Key
 from pipeline.shards import shard_length, shard_parts, shard_path
 from pipeline.stores import CubeStore, write_cube_store
 from pipeline.tables import CubeTable, ScanTable
@@ -31,6 +33,7 @@ def pack(
     parameters: ExtractParameters,
     names: Sequence[str],
     growth: Growth | None,
+    key: Key | None,
     report: Report,
 ) -> dict[str, str]:
     """Staged scans -> everything of a cube store but its manifest and its name.
@@ -41,22 +44,17 @@ def pack(
         parameters: what was cut.
         names: of the records, in the order of the scans.
         growth: the store that these scans are added to; None makes one of them alone.
+        key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
         report: told as shards are finished.
 
     Returns:
         The sha256 of every shard by its path in the store.
     """
-    window, size = parameters.window, parameters.size
+    size = parameters.size
     ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
-    attributes = {
-        "window": [window.low, window.high],
-        "unit": "HU",
-        "size": list(size),
-        "parameters": job,
-    }
-    records = [_compact(ledger.recorded(name)) for name in names]
+    records = [_compact(ledger.recorded(name), key) for name in names]
     cubes, scans = _cube_table(records, growth), _scan_table(records, growth)
-    write_cube_store(ledger.store, attributes, _DTYPE, cubes, scans)
+    write_cube_store(ledger.store, attributes_of(parameters, job), _DTYPE, cubes, scans)
     length = shard_length(size, _DTYPE.itemsize)
     hashes = _link_shards(ledger, growth.store, length) if growth else {}
     shards, first = -(-len(cubes) // length), len(hashes)
@@ -73,13 +71,34 @@ def pack(
     return hashes
 
 
-def _compact(record: dict[str, Any] | None) -> dict[str, Any]:
-    """A record with its lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
+def attributes_of(parameters: ExtractParameters, job: dict[str, Any]) -> dict[str, Any]:
+    """What a cube store says of itself, given what was cut and the parameters as they stand in the store."""
+    window = [parameters.window.low, parameters.window.high]
+    return {"window": window, "unit": "HU", "size": list(parameters.size), "parameters": job}
+
+
+def _compact(record: dict[str, Any] | None, key: Key | None) -> dict[str, Any]:
+    """A record as the store has it, its lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
     if record is None:
         raise RuntimeError("a scan was never finished")
+    record["stream"] = stream_key(record["identifier"])  # of the true one, so that no draw changes
+    if key:
+        record |= _pseudonymous(record, key)
     corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
     tissue, chunks = np.array(record["tissue"], np.float64), np.array(record["chunks"], np.int64)
     return record | {"corners": corners, "tissue": tissue, "chunks": chunks}
+
+
+def _pseudonymous(record: dict[str, Any], key: Key) -> dict[str, Any]:
+    """What stands in the place of all that tells whose a scan is."""
+    told = not record["reason"] or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
+    return {
+        "identifier": key.name(record["identifier"]),
+        "path": key.name(record["path"]),
+        "bytes": 0,  # those of a public scan are known, and no two compressed ones have as many
+        "sha256": key.digest(record["sha256"]),
+        "reason": record["reason"] if told else WITHHELD,
+    }
 
 
 def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str]:
@@ -88,14 +107,19 @@ def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str
     for shard in range(len(store) // length):
         source = shard_path(store.path / "cubes", shard, len(store.cubes.shape))
         name = source.relative_to(store.path).as_posix()
-        path = ledger.store / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:
-            write_whole(path, source.read_bytes())
+        link_shard(source, ledger.store / name)
         hashes[name] = manifest[name]
     return hashes
+
+
+def link_shard(source: Path, path: Path) -> None:
+    """Take a shard of a finished store over, without copying where the file system has links."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        os.link(source, path)
+    except OSError:
+        write_whole(path, source.read_bytes())
 
 
 def _chunks(
@@ -147,7 +171,7 @@ def _scan_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> Sca
         status=column("status", object),
         reason=column("reason", object),
         cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
-        stream=np.array([stream_key(record["identifier"]) for record in records], dtype=np.uint64),
+        stream=column("stream", np.uint64),
     )
     return _added(growth, new) if growth else new
 

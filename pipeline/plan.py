@@ -91,6 +91,7 @@ def plan_extraction(
     parameters: ExtractParameters,
     *,
     workers: int,
+    anonymize: Path | None = None,
     overwrite: bool = False,
     report: Report = silent,
 ) -> ExtractionPlan:
@@ -101,13 +102,13 @@ def plan_extraction(
         target: the store that would be made; nothing is written.
         parameters: what would be cut.
         workers: scans at a time.
-        overwrite: as for `extract_cubes`.
+        anonymize, overwrite: as for `extract_cubes`; no key is written.
         report: told as headers are read.
 
     Raises:
         CallError: as `extract_cubes`.
     """
-    job = plan_job(source, target, parameters, overwrite=overwrite)
+    job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     sound = [scan for scan in job.sources if not scan.problem and not scan.skip]
     looked_at = sound[:: -(-len(sound) // _MOST_HEADERS)] if sound else []
     unfit = _unfit(job.found, looked_at, parameters, report)

@@ -26,7 +26,7 @@ _ALONE = {
 }
 
 #: One picture: a slice [across, down] of voxels, and the lines under it.
-_Picture = tuple[NDArray[Any], str]
+Picture = tuple[NDArray[Any], str]
 
 
 def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
@@ -44,14 +44,7 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
         CallError: the file's name does not end in `.png`, or it would replace what is no picture.
     """
     check_picture(png)
-    count = len(store.table)
-    chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int)).tolist()
-    if isinstance(store, CubeStore):
-        headings = ["axial", "coronal", "sagittal"]
-        pictures = [_cube_row(store, cube) for cube in chosen]
-    else:
-        headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
-        pictures = [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
+    headings, pictures = contact_rows(store, rows)
     window = store.window
     what = "cubes" if isinstance(store, CubeStore) else "pairs"
     title = f"{PurePath(store.storage.place).name}: {len(store):,} {what}, "
@@ -61,6 +54,29 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
     _draw(png, title, headings, pictures, window.low, window.high)
 
 
+def contact_rows(store: CubeStore | PairStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
+    """The pictures of a contact sheet, one row a cube, cubes taken evenly through the store.
+
+    Args:
+        store: opened.
+        rows: how many cubes to show, at most.
+
+    Returns:
+        headings : of the columns.
+        pictures : by row and column, integers [across, down] in the store's window.
+    """
+    chosen = evenly(len(store.table), rows)
+    if isinstance(store, CubeStore):
+        return ["axial", "coronal", "sagittal"], [_cube_row(store, cube) for cube in chosen]
+    headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
+    return headings, [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers from 0 to `count` - 1, spread evenly from the first to the last."""
+    return [int(number) for number in np.unique(np.linspace(0, count - 1, min(most, count)).round())]
+
+
 def check_picture(png: Path) -> None:
     """Refuse to draw over anything but a picture, or into a store.
 
@@ -68,13 +84,13 @@ def check_picture(png: Path) -> None:
         CallError: which it would be.
     """
     if png.suffix.lower() != ".png":
-        raise CallError(f"{png} is to be a picture: give it a name that ends in .png.")
+        raise CallError(f"{png} is neither a picture nor a report: give a name that ends in .png or .html.")
     if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
         raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
     check_place(png)
 
 
-def _cube_row(store: CubeStore, cube: int) -> list[_Picture]:
+def _cube_row(store: CubeStore, cube: int) -> list[Picture]:
     voxels = np.empty(store.size, store.cubes.dtype)
     store.cubes.read(cube, voxels)
     x, y, z = (edge // 2 for edge in store.size)
@@ -102,7 +118,7 @@ def _drawn(store: PairStore) -> list[Applied]:
     return [member for member in _ALONE if rates[member] > 0]
 
 
-def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
+def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
     original = np.empty((1, *store.size), store.original.dtype)
     store.original.read(cube, original[0])
     pair = variant * len(store.table) + cube
@@ -111,7 +127,7 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
     flip, applied = int(store.pairs.flip[pair]), int(store.pairs.applied[pair])
     middle = store.size[2] // 2
     recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
-    row: list[_Picture] = [(original[0, :, :, middle], f"cube {cube}")]
+    row: list[Picture] = [(original[0, :, :, middle], f"cube {cube}")]
     for member in _drawn(store):
         alone = np.empty_like(original)
         bits = np.zeros(1, np.uint8)
@@ -125,13 +141,13 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[_Picture]:
 
 
 def _draw(
-    png: Path, title: str, headings: list[str], pictures: list[list[_Picture]], low: int, high: int
+    png: Path, title: str, headings: list[str], pictures: list[list[Picture]], low: int, high: int
 ) -> None:
     figure = Figure(
         figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
     )
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, parse_math=False)
     cells = figure.subplots(len(pictures), len(headings), squeeze=False)
     for row, line in enumerate(pictures):
         for column, (voxels, label) in enumerate(line):

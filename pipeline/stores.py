@@ -15,8 +15,6 @@ The pair of cube c and variant v is number v * cubes + c, so one epoch lies toge
 made again from its bits when the original is read.
 """
 
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,16 +28,27 @@ from zarr.core.buffer import default_buffer_prototype
 
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
-from pipeline.ledger import MANIFEST, parse_manifest, settle, sha256_of, unfinished
-from pipeline.shards import ShardReader, shard_length
+from pipeline.layout import AXES as AXES
+from pipeline.layout import CUBES as CUBES
+from pipeline.layout import (
+    MOST_CHUNK,
+    MOST_MANIFEST,
+    MOST_METADATA,
+    VERSION,
+    check_arrays,
+    parse_json,
+    strict_manifest,
+)
+from pipeline.layout import PAIRS as PAIRS
+from pipeline.ledger import LOG, MANIFEST, settle, sha256_of, unfinished
+from pipeline.shards import ShardReader
 from pipeline.storage import Folder, Storage, is_url, open_storage
-from pipeline.tables import CubeTable, PairTable, ScanTable, array_of, codecs, read_table, write_table
+from pipeline.tables import CubeTable, PairTable, ScanTable, array_of, read_table
+from pipeline.writing import write_cube_store as write_cube_store
+from pipeline.writing import write_pair_store as write_pair_store
 
-VERSION = 1
-CUBES = "genesis-cubes"
-PAIRS = "genesis-pairs"
-AXES = ("x", "y", "z")
 _AT_ONCE = 8  # files asked for at the same time
+_LONGEST_VERSION = 40
 _SHARDED = ("cubes", "original", "degraded")
 
 
@@ -110,54 +119,6 @@ class PairStore(_Store):
         return int(self.attributes["parameters"]["seed"])
 
 
-def write_cube_store(
-    folder: Path, attributes: Mapping[str, Any], dtype: np.dtype[Any], table: CubeTable, scans: ScanTable
-) -> None:
-    """Write everything of a cube store but the shards of `cubes`, which lie in `folder` already.
-
-    Args:
-        folder: the store under construction.
-        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
-        dtype: of the voxels.
-        table: one row a cube.
-        scans: one row a scan.
-    """
-    group = _create_group(folder, CUBES, attributes)
-    size = attributes["size"]
-    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
-    write_table(group, table, "cube")
-    write_table(group.create_group("scans"), scans, "scan")
-    _consolidate(folder)
-
-
-def write_pair_store(
-    folder: Path,
-    attributes: Mapping[str, Any],
-    cubes: ShardReader,
-    table: CubeTable,
-    pairs: PairTable,
-    scans: ScanTable,
-) -> None:
-    """Write everything of a pair store but the shards, which lie in `folder` already.
-
-    Args:
-        folder: the store under construction.
-        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
-        cubes: the cubes of the cube store, whose shards were taken over as they are.
-        table: one row a cube.
-        pairs: one row a pair.
-        scans: one row a scan.
-    """
-    size, dtype = attributes["size"], cubes.dtype
-    group = _create_group(folder, PAIRS, attributes)
-    _create_voxels(group, "original", len(table), "cube", size, dtype, cubes.length)
-    _create_voxels(group, "degraded", len(pairs), "pair", size, dtype, shard_length(size, dtype.itemsize))
-    write_table(group, table, "cube")
-    write_table(group, pairs, "pair")
-    write_table(group.create_group("scans"), scans, "scan")
-    _consolidate(folder)
-
-
 def open_store(place: str | Path) -> CubeStore | PairStore:
     """Open a finished store, once its tables and metadata are known to be those that were written.
 
@@ -174,13 +135,16 @@ def open_store(place: str | Path) -> CubeStore | PairStore:
     storage = _storage(place)
     attributes = _attributes(storage)
     try:
-        data = storage.read(MANIFEST)
-        manifest = parse_manifest(data)
-    except (OSError, ValueError):
+        data = _read(storage, MANIFEST, MOST_MANIFEST)
+    except OSError:
         raise DataError(f"The store {place} is damaged: it has no {MANIFEST} that can be read.") from None
+    manifest, problems = strict_manifest(data)
+    for problem in problems:
+        raise DataError(f"The store {place} is damaged: in its {MANIFEST} {problem}.")
     files = _verified(storage, manifest)
     try:
         _check_attributes(attributes)
+        check_arrays(attributes, files["zarr.json"], manifest)
         held = (storage, manifest, sha256_of(data))
         group = _group(files)
         table = CubeTable(**read_table(group, CubeTable))
@@ -223,7 +187,7 @@ def _storage(place: str | Path) -> Storage:
 def _attributes(storage: Storage) -> dict[str, Any]:
     place = storage.place
     try:
-        attributes = json.loads(storage.read("zarr.json"))["attributes"]["genesis"]
+        attributes = parse_json(_read(storage, "zarr.json", MOST_METADATA))["attributes"]["genesis"]
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
     except (OSError, ValueError, KeyError, TypeError):
         raise CallError(f"{place} is no store of this toolkit (its zarr.json does not say so).") from None
@@ -232,7 +196,7 @@ def _attributes(storage: Storage) -> dict[str, Any]:
     if version != VERSION:
         raise DataError(
             f"{place} is of format version {version}, this program reads version {VERSION}: use the "
-            "version of genesis-toolkit that wrote it."
+            f"genesis-toolkit that wrote it{_written_by(storage)}, or a later one."
         )
     if not finalised:
         raise CallError(f"{place} is not finished: repeat the command that makes it.")
@@ -299,7 +263,7 @@ def _verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]
 
     def read(path: str) -> bytes:
         try:
-            data = storage.read(path)
+            data = _read(storage, path, MOST_METADATA if path.endswith(".json") else MOST_CHUNK)
         except OSError as error:
             if storage.near or isinstance(error, FileNotFoundError):
                 raise damaged(path) from None
@@ -309,7 +273,10 @@ def _verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]
         return data
 
     def damaged(path: str) -> DataError:
-        return DataError(f"The store {storage.place} is damaged: {path} is missing or not as it was written.")
+        return DataError(
+            f"The store {storage.place} is damaged: {path} is missing or not as it was written. genesis-prep "
+            "verify says more."
+        )
 
     for path in shards:
         try:
@@ -318,6 +285,28 @@ def _verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]
             raise damaged(path) from None
     with ThreadPoolExecutor(_AT_ONCE) as threads:  # of a server, one after the other takes seconds
         return dict(zip(tables, threads.map(read, tables), strict=True))
+
+
+def _read(storage: Storage, path: str, most: int) -> bytes:
+    """A whole file of metadata or of a table.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it has more bytes than one of ours can have.
+    """
+    size = storage.size(path) if storage.near else 0  # a server's answer is measured as it comes
+    if size > most:
+        raise DataError(f"{storage.place}/{path} has {size:,} bytes, and no store's has more than {most:,}.")
+    return storage.read(path)
+
+
+def _written_by(storage: Storage) -> str:
+    """The version of this toolkit that wrote a store, in brackets, where its log tells."""
+    try:
+        version = parse_json(_read(storage, LOG, MOST_METADATA))["genesis-toolkit"]
+    except (OSError, DataError, ValueError, LookupError, TypeError):
+        return ""
+    return f" (version {version})" if isinstance(version, str) and len(version) < _LONGEST_VERSION else ""
 
 
 def _group(files: Mapping[str, bytes]) -> zarr.Group:
@@ -339,40 +328,6 @@ def _check_attributes(attributes: Mapping[str, Any]) -> None:
         raise ValueError(f"its window is {window}, its size {size}")
     if not isinstance(attributes["parameters"], dict) or not isinstance(attributes["unit"], str):
         raise ValueError("its parameters are not readable")
-
-
-def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    genesis = {"format": kind, "version": VERSION, "finalised": True, **attributes}
-    return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
-
-
-def _create_voxels(
-    group: zarr.Group,
-    name: str,
-    count: int,
-    dimension: str,
-    size: Sequence[int],
-    dtype: np.dtype[Any],
-    length: int,
-) -> None:
-    group.create_array(
-        name,
-        shape=(count, *size),
-        chunks=(1, *size),
-        shards=(length, *size),
-        dtype=dtype,
-        fill_value=-32768 if dtype == np.int16 else 0,
-        compressors=codecs(dtype),
-        dimension_names=(dimension, *AXES[: len(size)]),
-    )
-
-
-def _consolidate(folder: Path) -> None:
-    with (
-        warnings.catch_warnings()
-    ):  # zarr warns that the v3 specification does not have it yet; xarray wants it
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(str(folder))
 
 
 def _subgroup(group: zarr.Group, name: str) -> zarr.Group:

@@ -92,8 +92,8 @@ class PairTable:
         return len(self.cube)
 
 
-# dtype and second dimension of every table column, as stored.
-_COLUMNS: dict[str, tuple[str, str | None]] = {
+#: dtype and second dimension of every table column, as stored.
+COLUMNS: dict[str, tuple[str, str | None]] = {
     "identifier": ("string", None),
     "subset": ("int16", None),
     "path": ("string", None),
@@ -116,7 +116,8 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "flip": ("uint8", None),
     "applied": ("uint8", None),
 }
-_WIDTH = {"axis": 3, "cosine": 9}
+#: How long a second dimension is.
+WIDTH = {"axis": 3, "cosine": 9}
 
 # What the bits mean, in the words of the CF conventions.
 _FLAGS: dict[str, Any] = {
@@ -135,8 +136,8 @@ def write_table(group: zarr.Group, table: CubeTable | PairTable | ScanTable, dim
     """
     for field in fields(table):
         values = getattr(table, field.name)
-        kind, second = _COLUMNS[field.name]
-        width = (_WIDTH[second],) if second else ()
+        kind, second = COLUMNS[field.name]
+        width = (WIDTH[second],) if second else ()
         dtype = None if kind == "string" else np.dtype(kind)
         array = group.create_array(
             field.name,

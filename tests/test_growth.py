@@ -60,7 +60,7 @@ def test_a_new_scan_gives_the_cubes_that_it_gives_alone(
 def test_full_shards_are_linked_and_the_last_one_is_filled(
     luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("shards", "pack", "stores"):  # four cubes a shard, not 256
+    for module in ("shards", "pack", "writing"):  # four cubes a shard, not 256
         monkeypatch.setattr(f"pipeline.{module}.shard_length", lambda *_: 4)
     many = dataclasses.replace(SMALL, cubes_per_scan=5)
     path = tmp_path / "c.zarr"
@@ -86,7 +86,7 @@ def test_where_there_are_no_links_shards_are_copied(
         link(source, path)  # zarr makes its metadata by links
 
     link = os.link
-    for module in ("shards", "pack", "stores"):
+    for module in ("shards", "pack", "writing"):
         monkeypatch.setattr(f"pipeline.{module}.shard_length", lambda *_: 4)
     path = tmp_path / "c.zarr"
     old = voxels_of(extract_cubes(luna16, path, SMALL, workers=1).store)

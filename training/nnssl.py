@@ -87,10 +87,10 @@ def _adaptation_plan(
 
 def _pretrain_plan(run: Mapping[str, Any]) -> dict[str, Any]:
     store = run["store"]
-    if "spacing_mm" not in store:
+    if not all(store.get("spacing_mm", [0.0])):
         raise CallError(
-            "The run was begun with an earlier version, and its run.json does not tell the spacing of the "
-            "scans, which format nnssl has to: give --format state-dict, or train again."
+            "The run does not know the spacing of its scans, which format nnssl has to tell: its cubes were "
+            "imported, or it was begun with an earlier version. Give --format state-dict, or train again."
         )
     spacing = list(reversed(store["spacing_mm"]))
     name = "onemmiso" if spacing == [1.0, 1.0, 1.0] else "noresample"

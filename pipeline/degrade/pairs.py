@@ -5,13 +5,15 @@ variant alone, so neither workers nor order nor an interruption show in the resu
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.cluster import connect
 from pipeline.degrade.compose import Degrader
@@ -26,6 +28,7 @@ from pipeline.ledger import (
     run_log,
     sha256_of,
 )
+from pipeline.repair import Damage, find_damage, put_back
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.storage import absolute, is_url
 from pipeline.stores import (
@@ -40,6 +43,7 @@ from pipeline.stores import (
 from pipeline.tables import PairTable
 
 _MOST_VARIANTS = 10_000
+_AXES = 4  # cube, x, y, z
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
 
 
@@ -75,11 +79,13 @@ class Degradation:
 
     Attributes:
         store: the finished store.
-        done_before: the store was finished already, and nothing was done.
+        done_before: the store was finished already, and nothing was made but what was damaged.
+        repaired: how many damaged files of it were made again.
     """
 
     store: PairStore
     done_before: bool
+    repaired: int = 0
 
 
 def degrade(
@@ -94,7 +100,8 @@ def degrade(
 ) -> Degradation:
     """Degrade every cube of a store into a pair store of its own, which holds the originals too.
 
-    Interrupted, it goes on when it is called again; finished, it does nothing.
+    Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`), or
+    does nothing.
 
     Args:
         cubes: the cube store: a folder, an archive or a URL.
@@ -107,13 +114,15 @@ def degrade(
 
     Raises:
         CallError: no cube store, something in the way, cubes too small for the recipe, other parameters.
-        DataError: the cube store is damaged.
+        DataError: the cube store is damaged, or the finished pair store is and cannot be repaired.
     """
     started = datetime.now(UTC)
+    workers = workers or cores()
+    damage = None if overwrite else find_damage(target, PAIRS)
+    repaired = _repair(damage, cubes, parameters, workers, report) if damage else 0
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
-        return Degradation(_open_pairs(target), done_before=True)
-    workers = workers or cores()
+        return Degradation(_open_pairs(target), done_before=True, repaired=repaired)
     with (
         connect(scheduler, None if is_url(cubes) else Path(cubes), target, report) as cluster,
         hold(target, job, overwrite=overwrite) as ledger,
@@ -177,6 +186,11 @@ class _Task:
         """Of its record in the ledger."""
         return f"{self.array}-{self.shard}"
 
+    @property
+    def path(self) -> str:
+        """Of the shard in the store."""
+        return shard_path(PurePosixPath(self.array), self.shard, _AXES).as_posix()
+
 
 def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
@@ -197,9 +211,9 @@ def _make(task: _Task) -> None:
     """Make one shard, in whatever process this runs."""
     store = _opened(task.cubes, task.manifest_sha256)
     make = _copy if task.array == "original" else _degrade
-    path = shard_path(task.ledger.store / task.array, task.shard, len(store.cubes.shape))
     parts, facts = make(task, store)
-    task.ledger.record(task.name, {"sha256": task.ledger.write(path, *parts), **facts})
+    digest = task.ledger.write(task.ledger.store / task.path, *parts)
+    task.ledger.record(task.name, {"sha256": digest, **facts})
 
 
 @lru_cache(maxsize=1)
@@ -267,25 +281,77 @@ def _finish(
     log: dict[str, Any],
 ) -> None:
     """Tables, manifest, and the store's own name."""
-    hashes, flip, applied = {}, [], []
+    hashes, flip, applied = {}, list[int](), list[int]()
     for array, count in _shards(store, parameters.variants).items():
         for shard in range(count):
             record = ledger.recorded(f"{array}-{shard}")
             if record is None:
                 raise RuntimeError(f"shard {shard} of {array} was never finished")
-            path = shard_path(Path(array), shard, len(store.cubes.shape))
-            hashes[path.as_posix()] = record["sha256"]
+            hashes[shard_path(PurePosixPath(array), shard, _AXES).as_posix()] = record["sha256"]
             flip += record.get("flip", [])
             applied += record.get("applied", [])
+    _clear_but_shards(ledger.store)
+    _write_tables(ledger, store, job, np.array(flip, np.uint8), np.array(applied, np.uint8))
+    ledger.finish(hashes, log)
+
+
+def _write_tables(
+    ledger: Ledger,
+    store: CubeStore,
+    job: dict[str, Any],
+    flip: NDArray[np.uint8],
+    applied: NDArray[np.uint8],
+) -> None:
+    """Everything of a pair store but its shards."""
     variant, cube = np.divmod(np.arange(len(flip)), len(store))
-    pairs = PairTable(
-        cube.astype(np.int32), variant.astype(np.int32), np.array(flip, np.uint8), np.array(applied, np.uint8)
-    )
+    pairs = PairTable(cube.astype(np.int32), variant.astype(np.int32), flip, applied)
     kept = {name: store.attributes[name] for name in ("window", "unit", "size")}
     attributes = {**kept, "parameters": job, "cubes": store.attributes["parameters"]}
-    _clear_but_shards(ledger.store)
     write_pair_store(ledger.store, attributes, store.cubes, store.table, pairs, store.scans)
-    ledger.finish(hashes, log)
+
+
+def _repair(
+    damage: Damage, cubes: str | Path, parameters: DegradeParameters, workers: int, report: Report
+) -> int:
+    """Make the damaged files of a finished store again; how many, none where it was made by another call.
+
+    Originals come from the cube store as they are, twins are degraded again, and so are all of them where it
+    is their bits that are damaged.
+
+    Raises:
+        DataError: a file cannot be made as it was; the store is left as it is.
+    """
+    store = open_cubes(cubes)
+    job, said = _job(store, parameters), damage.remains.attributes
+    if said is not None and said.get("parameters") != job:
+        return 0  # `check_job` says what differs
+    columns = damage.remains.columns
+    bits = [columns[name] for name in ("flip", "applied") if name in columns]
+    lost = bool(damage.others) and len(bits) < 2
+    with hold(damage.target, job, overwrite=False) as ledger:
+        ledger.clear_store()
+        tasks = [
+            task
+            for task in _tasks(ledger, store, parameters, job)
+            if task.path in damage.files or (lost and task.array == "degraded")
+        ]
+        try:
+            finished = counting(report, "shards made again", len(tasks), 0)
+            run(_make, tasks, finished=finished, workers=workers, pool="threads")
+            if damage.others:
+                flip, applied = _bits(ledger, tasks) if lost else bits
+                _write_tables(ledger, store, job, flip, applied)
+            put_back(damage, ledger)
+        finally:
+            ledger.abandon()
+    return len(damage.files) + damage.log
+
+
+def _bits(ledger: Ledger, tasks: Sequence[_Task]) -> list[NDArray[np.uint8]]:
+    """The columns `flip` and `applied`, from the records of all shards of twins in order."""
+    records = [ledger.recorded(task.name) or {} for task in tasks if task.array == "degraded"]
+    columns = [[bit for record in records for bit in record[name]] for name in ("flip", "applied")]
+    return [np.array(column, np.uint8) for column in columns]
 
 
 def _clear_but_shards(folder: Path) -> None:

@@ -1,0 +1,172 @@
+"""Whether the tables and attributes of a store agree with one another. Pure: values in, sentences out.
+
+Each function gives pairs: the name of a table's column or of an attribute, and what is wrong, to go after it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.damage import named
+from pipeline.degrade.recipes import Applied, Recipe
+from pipeline.errors import DataError
+from pipeline.layout import PAIRS, words_of
+
+Problem = tuple[str, str]
+Columns = Mapping[str, NDArray[Any]]
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_STATUSES = ("used", "skipped", "failed")
+_FLIPS = 7
+_BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
+
+
+def attribute_problems(attributes: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with what a store says of itself.
+
+    Args:
+        attributes: of a store of this version, `attrs["genesis"]`; any JSON below that.
+    """
+    return [*_own_problems(attributes), *_parameter_problems(attributes)]
+
+
+def table_problems(columns: Columns, size: tuple[int, ...] | None) -> list[Problem]:
+    """What is wrong with the tables of scans and cubes.
+
+    Args:
+        columns: those that could be read, by name; all of one table have one length.
+        size: the edges of a cube in voxels, x, y, z; None where that is not known.
+    """
+    problems = [*_scan_problems(columns)]
+    scan, scans = columns.get("scan"), columns.get("scans/cubes")
+    if scan is not None and scans is not None:
+        outside = (scan < 0) | (scan >= len(scans))
+        problems += _where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
+        if not outside.any():
+            problems += _count_problems(columns, scan, scans, size)
+    if "tissue" in columns:
+        tissue = columns["tissue"]
+        problems += _where(~((tissue >= 0) & (tissue <= 1)), "tissue", "is not in 0..1", "cube")
+    return problems
+
+
+def pair_problems(columns: Columns, cubes: int, variants: int | None) -> list[Problem]:
+    """What is wrong with the table of pairs.
+
+    Args:
+        columns: those that could be read, by name.
+        cubes: how many cubes the store has.
+        variants: degraded twins of each; None where that is not known.
+    """
+    problems = []
+    pairs = max((len(columns[name]) for name in _PAIR_COLUMNS if name in columns), default=0)
+    if pairs and variants is not None and pairs != cubes * variants:
+        problems.append(("degraded", f"has {pairs:,} rows, and {cubes:,} cubes have {variants:,} twins each"))
+    variant, cube = np.divmod(np.arange(pairs), max(1, cubes))
+    for name, wanted in (("cube", cube), ("variant", variant)):
+        if name in columns:
+            problems += _where(columns[name] != wanted, name, "is not that of the pair's number", "pair")
+    if "flip" in columns:
+        problems += _where(columns["flip"] > _FLIPS, "flip", f"is not in 0..{_FLIPS}", "pair")
+    if "applied" in columns:
+        applied = columns["applied"]
+        wrong = (applied > sum(Applied)) | ((applied & _BOTH_PAINTED) == _BOTH_PAINTED)
+        problems += _where(wrong, "applied", "is no set of degradations", "pair")
+    return problems
+
+
+_PAIR_COLUMNS = ("cube", "variant", "flip", "applied")
+
+
+def _own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    window: Any = attributes.get("window")
+    size: Any = attributes.get("size")
+    if attributes.get("finalised") is not True:
+        yield "finalised", f"is {words_of(attributes.get('finalised'))}, true wanted"
+    if not _whole_numbers(window, 2) or window[0] >= window[1]:
+        yield "window", f"is {words_of(window)}, a lowest and a highest value wanted"
+    if not _whole_numbers(size, 3) or min(size) < 1:
+        yield "size", f"is {words_of(size)}, three edges in voxels wanted"
+    if not isinstance(attributes.get("unit"), str):
+        yield "unit", f"is {words_of(attributes.get('unit'))}, a name wanted"
+
+
+def _parameter_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    pairs = attributes.get("format") == PAIRS
+    for name in ("parameters", "cubes") if pairs else ("parameters",):
+        if not isinstance(attributes.get(name), dict) or not attributes[name]:
+            yield name, f"is {words_of(attributes.get(name))}, parameters by name wanted"
+            return
+    made = attributes["cubes" if pairs else "parameters"]
+    for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
+        if name in made and made[name] != kept:
+            yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
+    if pairs:
+        yield from _recipe_problems(attributes["parameters"])
+
+
+def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in ("variants", "seed"):
+        value = parameters.get(name)
+        if type(value) is not int or value < (name == "variants"):
+            yield f"parameters.{name}", f"is {words_of(value)}, a whole number wanted"
+    if not _is_sha256(parameters.get("cubes_sha256")):
+        yield "parameters.cubes_sha256", f"is {words_of(parameters.get('cubes_sha256'))}, no sha256"
+    recipe = parameters.get("recipe")
+    try:
+        digest = Recipe.from_json(recipe if isinstance(recipe, dict) else {}).digest()
+    except (DataError, TypeError, ValueError) as error:
+        yield "parameters.recipe", f"cannot be used: {error}"
+        return
+    if parameters.get("recipe_sha256") != digest:
+        yield "parameters.recipe_sha256", "is not the sha256 of the recipe"
+
+
+def _scan_problems(columns: Columns) -> Iterator[Problem]:
+    status, cubes = columns.get("scans/status"), columns.get("scans/cubes")
+    if cubes is not None:
+        yield from _where(cubes < 0, "scans/cubes", "is negative", "scan")
+    if status is not None:
+        unknown = ~np.isin(status, _STATUSES)
+        yield from _where(unknown, "scans/status", f"is none of {', '.join(_STATUSES)}", "scan")
+        if cubes is not None:
+            differs = (status == "used") != (cubes > 0)
+            yield from _where(differs, "scans/status", "does not go with the number of its cubes", "scan")
+    if "scans/sha256" in columns:
+        wrong = np.array([bool(text) and not _is_sha256(text) for text in columns["scans/sha256"]], bool)
+        yield from _where(wrong, "scans/sha256", "is no sha256", "scan")
+
+
+def _count_problems(
+    columns: Columns, scan: NDArray[Any], counts: NDArray[Any], size: tuple[int, ...] | None
+) -> Iterator[Problem]:
+    """Numbers within scans, and corners, of cubes whose scans are all known."""
+    given = np.bincount(scan, minlength=len(counts))
+    yield from _where(given != counts, "scans/cubes", "is not the number of its cubes", "scan")
+    if "number" in columns:
+        order = np.argsort(scan, kind="stable")
+        wanted = np.empty(len(scan), np.int64)
+        wanted[order] = np.arange(len(scan)) - np.repeat(np.cumsum(given) - given, given)
+        yield from _where(columns["number"] != wanted, "number", "does not count within its scan", "cube")
+    corner, shape = columns.get("corner"), columns.get("scans/shape")
+    if corner is not None and shape is not None and size is not None:
+        # Of cubes that came without their scans nothing is known; their scans have no shape.
+        known = (shape[scan] > 0).all(axis=1)
+        inside = (corner >= 0).all(axis=1) & (corner.astype(np.int64) + size <= shape[scan]).all(axis=1)
+        yield from _where(known & ~inside, "corner", "does not lie in its scan", "cube")
+
+
+def _where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Problem]:
+    numbers = np.flatnonzero(wrong).tolist()
+    return [(name, f"{what}: {row} {named(numbers)}")] if numbers else []
+
+
+def _whole_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(number) is int for number in value)
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and bool(_SHA256.fullmatch(value))

@@ -1,0 +1,191 @@
+"""Looks for damage in single files of a store: the sha256 of each, and every cube of a shard.
+
+A shard is read once, in pieces that stay in the processor's cache while they are hashed, held against their
+checksums, decoded and compared with the window.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.hounsfield import Window
+from pipeline.layout import Array
+from pipeline.shards import MISSING, decode_chunk, read_index
+from pipeline.storage import Storage
+
+_BLOCK = 2**20
+_FAR_BLOCK = 2**24  # of a server, where every question costs its time
+_MOST_PACKED = 64  # bytes that an encoded cube may be larger than its voxels
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found in one file.
+
+    Attributes:
+        path: of the file in the store.
+        bytes: of it.
+        sha256: in hexadecimal; empty where it could not be read to its end.
+        problems: what is wrong with what lies in it, each to go after its name; empty where nothing is.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """One shard of an array.
+
+    Attributes:
+        array: of voxels.
+        number: of the shard in it.
+        window: the values that voxels may have; None where that is not known.
+    """
+
+    array: Array
+    number: int
+    window: Window | None
+
+    @property
+    def first(self) -> int:
+        """The number of the first cube in it."""
+        return self.number * self.array.chunk
+
+    @property
+    def count(self) -> int:
+        """How many cubes it holds."""
+        return min(self.array.chunk, len(self.array) - self.first)
+
+
+def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Examined:
+    """Read one file to its end.
+
+    Args:
+        storage: of the store.
+        path: of the file in it.
+        place: which shard it is; None for other files, which are hashed and no more.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        size = storage.size(path)
+        if place is not None:
+            problems = _read_shard(storage, path, size, place, digest)
+            return Examined(path, size, digest.hexdigest(), tuple(problems))
+        for read in _stretch(0, size, _step(storage)):
+            digest.update(_bytes_of(storage, path, read))
+        return Examined(path, size, digest.hexdigest())
+    except FileNotFoundError:
+        return Examined(path, size, "", ("is missing",))
+    except (OSError, DataError) as error:
+        return Examined(path, size, "", (f"cannot be read: {reason_of(error)}",))
+
+
+def named(numbers: Sequence[int]) -> str:
+    """The first few of some numbers, and how many more there are."""
+    more = f" and {len(numbers) - _MOST_NAMED:,} more" if len(numbers) > _MOST_NAMED else ""
+    return ", ".join(map(str, numbers[:_MOST_NAMED])) + more
+
+
+def reason_of(error: Exception) -> str:
+    """Why, in the words of the system where it has any."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _read_shard(
+    storage: Storage, path: str, size: int, place: ShardPlace, digest: "hashlib._Hash"
+) -> list[str]:
+    """Hash a shard and decode its cubes; what is wrong with them."""
+    broken, wrong = "", dict[str, list[int]]()
+    try:
+        index = read_index(storage, path, place.array.chunk)
+        reads = _reads(index, place, size, _step(storage))
+        absent = np.flatnonzero(index[: place.count, 0] == MISSING) + place.first
+        if absent.size:
+            wrong["not in it, though the store counts it"] = absent.tolist()
+    except DataError as error:
+        broken, reads = f"{error}, so what lies in it cannot be told apart", _stretch(0, size, _step(storage))
+    out = np.empty(place.array.shape[1:], place.array.dtype)
+    for read in reads:
+        data = _bytes_of(storage, path, read)
+        digest.update(data)
+        for offset, length, number in read.cubes:
+            begin = offset - read.start
+            problem = _problem_of(memoryview(data)[begin : begin + length], out, place.window)
+            if problem:
+                wrong.setdefault(problem, []).append(place.first + number)
+    kind = "pair" if place.array.name == "degraded" else "cube"
+    found = [f"{kind} {named(numbers)}: {problem}" for problem, numbers in wrong.items()]
+    return [broken, *found] if broken else found
+
+
+@dataclass
+class _Read:
+    """A stretch of a shard that is read at once, and the whole cubes in it as (offset, length, number)."""
+
+    start: int
+    stop: int
+    cubes: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+def _reads(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) -> list[_Read]:
+    """All of a shard in order, every cube within one stretch.
+
+    Raises:
+        DataError: cubes lie over one another, or are too long for cubes, or the store does not count them.
+    """
+    array = place.array
+    most = math.prod(array.shape[1:]) * (array.dtype.itemsize if array.dtype else 1) + _MOST_PACKED
+    there = [(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]
+    there = sorted(cube for cube in there if cube[0] != int(MISSING))
+    if any(number >= place.count for _, _, number in there):
+        raise DataError(f"it holds more than the {place.count} that the store counts in it")
+    if any(length > most for _, length, _ in there):
+        raise DataError(f"its index gives more than {most:,} bytes to one cube")
+    reads, end = list[_Read](), 0
+    for cube in there:
+        offset, length, _ = cube
+        if offset < end:
+            raise DataError("its index lays one cube over another")
+        reads += _stretch(end, offset, step)
+        if not reads or not reads[-1].cubes or end - reads[-1].start >= step:
+            reads.append(_Read(offset, offset))
+        end = reads[-1].stop = offset + length
+        reads[-1].cubes.append(cube)
+    return reads + _stretch(end, size, step)
+
+
+def _stretch(start: int, stop: int, step: int) -> list[_Read]:
+    """What lies between cubes and behind them, to be hashed only."""
+    return [_Read(begin, min(begin + step, stop)) for begin in range(start, stop, step)]
+
+
+def _step(storage: Storage) -> int:
+    return _BLOCK if storage.near else _FAR_BLOCK
+
+
+def _bytes_of(storage: Storage, path: str, read: _Read) -> bytes:
+    data = storage.read_range(path, read.start, read.stop - read.start)
+    if len(data) < read.stop - read.start:
+        raise OSError(5, "it became shorter while it was read")
+    return data
+
+
+def _problem_of(chunk: memoryview, out: NDArray[Any], window: Window | None) -> str:
+    """What is wrong with one encoded cube; empty where nothing is."""
+    try:
+        decode_chunk(chunk, out)
+    except DataError as error:
+        return str(error)
+    if window is not None and not (window.low <= int(out.min()) and int(out.max()) <= window.high):
+        return f"values outside the window {window.low}..{window.high}"
+    return ""

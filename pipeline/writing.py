@@ -1,0 +1,111 @@
+"""Writing a store: its group, arrays, tables and card, around shards that lie there already."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from pipeline.layout import AXES, CUBES, PAIRS, VERSION
+from pipeline.shards import ShardReader, shard_length
+from pipeline.tables import CubeTable, PairTable, ScanTable, codecs, write_table
+
+
+def write_cube_store(
+    folder: Path, attributes: Mapping[str, Any], dtype: np.dtype[Any], table: CubeTable, scans: ScanTable
+) -> None:
+    """Write everything of a cube store but the shards of `cubes`, which lie in `folder` already.
+
+    Args:
+        folder: the store under construction.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        dtype: of the voxels.
+        table: one row a cube.
+        scans: one row a scan.
+    """
+    group = _create_group(folder, CUBES, attributes)
+    size = attributes["size"]
+    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
+    write_table(group, table, "cube")
+    write_table(group.create_group("scans"), scans, "scan")
+    _complete(folder, attributes, dtype, table, scans)
+
+
+def write_pair_store(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    cubes: ShardReader,
+    table: CubeTable,
+    pairs: PairTable,
+    scans: ScanTable,
+) -> None:
+    """Write everything of a pair store but the shards, which lie in `folder` already.
+
+    Args:
+        folder: the store under construction.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        cubes: the cubes of the cube store, whose shards were taken over as they are.
+        table: one row a cube.
+        pairs: one row a pair.
+        scans: one row a scan.
+    """
+    size, dtype = attributes["size"], cubes.dtype
+    group = _create_group(folder, PAIRS, attributes)
+    _create_voxels(group, "original", len(table), "cube", size, dtype, cubes.length)
+    _create_voxels(group, "degraded", len(pairs), "pair", size, dtype, shard_length(size, dtype.itemsize))
+    write_table(group, table, "cube")
+    write_table(group, pairs, "pair")
+    write_table(group.create_group("scans"), scans, "scan")
+    _complete(folder, attributes, dtype, table, scans, pairs)
+
+
+def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    genesis = {"format": kind, "version": VERSION, "finalised": True, **attributes}
+    return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
+
+
+def _create_voxels(
+    group: zarr.Group,
+    name: str,
+    count: int,
+    dimension: str,
+    size: Sequence[int],
+    dtype: np.dtype[Any],
+    length: int,
+) -> None:
+    group.create_array(
+        name,
+        shape=(count, *size),
+        chunks=(1, *size),
+        shards=(length, *size),
+        dtype=dtype,
+        fill_value=-32768 if dtype == np.int16 else 0,
+        compressors=codecs(dtype),
+        dimension_names=(dimension, *AXES[: len(size)]),
+    )
+
+
+def _complete(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    table: CubeTable,
+    scans: ScanTable,
+    pairs: PairTable | None = None,
+) -> None:
+    """Add what every store has besides its arrays: consolidated metadata, the card, the Croissant file."""
+    from pipeline.card import Contents  # they know the recipes, and with them the kernels: seconds to import
+    from pipeline.croissant import write_description
+
+    _consolidate(folder)
+    write_description(folder, Contents(attributes, table, scans, pairs), dtype.name)
+
+
+def _consolidate(folder: Path) -> None:
+    with (
+        warnings.catch_warnings()
+    ):  # zarr warns that the v3 specification does not have it yet; xarray wants it
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(str(folder))
