@@ -54,6 +54,7 @@ bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_pipeline.py
 	$(BIN)/python benchmarks/bench_train.py
 	$(BIN)/python benchmarks/bench_extract.py
+	$(BIN)/python benchmarks/bench_verify.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist docs/_build docs/_pictures

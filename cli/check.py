@@ -98,9 +98,15 @@ def _show(found: "Verification", note: Path | None) -> None:
         click.echo(f"Derived again: {counted(found.replayed, 'pair')}.")
     for what in found.left_out:
         click.echo(f"Not looked at: {what}.")
-    if note:
-        command = "degrade" if found.kind == "genesis-pairs" else "extract-cubes"
+    if found.damaged and found.maker == "import-npy":
+        click.echo("Next: the genesis-prep import-npy that made it, with --overwrite.")
+    elif note:
         click.echo(
-            f"Next: the genesis-prep {command} that made it, once more: it makes the damaged files again and "
-            f"leaves the others. {note.name}, beside the store, tells it which."
+            f"Next: the genesis-prep {found.maker} that made it, once more: it makes the damaged files again "
+            f"and leaves the others. {note.name}, beside the store, tells it which."
+        )
+    elif found.damaged and Path(found.place).is_dir():
+        click.echo(
+            "No note could be written beside the store. Once the damaged files are deleted, the command that "
+            "made it sees without one that they are missing, and makes them again."
         )

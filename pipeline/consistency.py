@@ -5,11 +5,13 @@ Each function gives pairs: the name of a table's column or of an attribute, and 
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cut import ExtractParameters
 from pipeline.damage import named
 from pipeline.degrade.recipes import Applied, Recipe
 from pipeline.errors import DataError
@@ -21,6 +23,8 @@ Columns = Mapping[str, NDArray[Any]]
 _SHA256 = re.compile("[0-9a-f]{64}")
 _STATUSES = ("used", "skipped", "failed")
 _FLIPS = 7
+_EXTRACTION = tuple(field.name for field in fields(ExtractParameters))
+_OF_EXTRACTION = tuple(name for name in _EXTRACTION if name not in ("size", "hu"))  # those every store has
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
@@ -81,6 +85,25 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None) -> list[Pr
 _PAIR_COLUMNS = ("cube", "variant", "flip", "applied")
 
 
+def extraction(made: Mapping[str, Any]) -> ExtractParameters:
+    """How cubes were cut from scans, as a store tells it.
+
+    Args:
+        made: the parameters of a cube store, any JSON.
+
+    Raises:
+        ValueError: they are not those of `extract-cubes`.
+    """
+    try:
+        given = {name: made[name] for name in _EXTRACTION}
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+        return ExtractParameters(**values)
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from None
+
+
 def _own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
     window: Any = attributes.get("window")
     size: Any = attributes.get("size")
@@ -104,6 +127,11 @@ def _parameter_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
     for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
         if name in made and made[name] != kept:
             yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
+    if any(name in made for name in _OF_EXTRACTION):
+        try:
+            extraction(made)
+        except ValueError as error:
+            yield "parameters", f"are not those of extract-cubes: {error}"
     if pairs:
         yield from _recipe_problems(attributes["parameters"])
 

@@ -6,9 +6,9 @@ checksums, decoded and compared with the window.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +81,8 @@ def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Exa
         if place is not None:
             problems = _read_shard(storage, path, size, place, digest)
             return Examined(path, size, digest.hexdigest(), tuple(problems))
-        for read in _stretch(0, size, _step(storage)):
-            digest.update(_bytes_of(storage, path, read))
+        for piece in _stretch(0, size, _step(storage)):
+            digest.update(_bytes_of(storage, path, [piece])[0])
         return Examined(path, size, digest.hexdigest())
     except FileNotFoundError:
         return Examined(path, size, "", ("is missing",))
@@ -105,82 +105,86 @@ def _read_shard(
     storage: Storage, path: str, size: int, place: ShardPlace, digest: "hashlib._Hash"
 ) -> list[str]:
     """Hash a shard and decode its cubes; what is wrong with them."""
-    broken, wrong = "", dict[str, list[int]]()
+    step, broken, wrong = _step(storage), "", dict[str, list[int]]()
     try:
         index = read_index(storage, path, place.array.chunk)
-        reads = _reads(index, place, size, _step(storage))
+        pieces = _pieces(index, place, size, step)
         absent = np.flatnonzero(index[: place.count, 0] == MISSING) + place.first
         if absent.size:
             wrong["not in it, though the store counts it"] = absent.tolist()
     except DataError as error:
-        broken, reads = f"{error}, so what lies in it cannot be told apart", _stretch(0, size, _step(storage))
+        broken, pieces = f"{error}, so what lies in it cannot be told apart", _stretch(0, size, step)
     out = np.empty(place.array.shape[1:], place.array.dtype)
-    for read in reads:
-        data = _bytes_of(storage, path, read)
-        digest.update(data)
-        for offset, length, number in read.cubes:
-            begin = offset - read.start
-            problem = _problem_of(memoryview(data)[begin : begin + length], out, place.window)
+    for batch in _batches(pieces, step):
+        for piece, data in zip(batch, _bytes_of(storage, path, batch), strict=True):
+            digest.update(data)
+            problem = "" if piece.number is None else _problem_of(data, out, place.window)
             if problem:
-                wrong.setdefault(problem, []).append(place.first + number)
+                wrong.setdefault(problem, []).append(place.first + (piece.number or 0))
     kind = "pair" if place.array.name == "degraded" else "cube"
     found = [f"{kind} {named(numbers)}: {problem}" for problem, numbers in wrong.items()]
     return [broken, *found] if broken else found
 
 
-@dataclass
-class _Read:
-    """A stretch of a shard that is read at once, and the whole cubes in it as (offset, length, number)."""
+class _Piece(NamedTuple):
+    """A stretch of a shard: one cube by its number in it, or what lies between cubes and behind them."""
 
     start: int
-    stop: int
-    cubes: list[tuple[int, int, int]] = field(default_factory=list)
+    length: int
+    number: int | None = None
 
 
-def _reads(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) -> list[_Read]:
-    """All of a shard in order, every cube within one stretch.
+def _pieces(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) -> list[_Piece]:
+    """All of a shard, in order.
 
     Raises:
         DataError: cubes lie over one another, or are too long for cubes, or the store does not count them.
     """
     array = place.array
     most = math.prod(array.shape[1:]) * (array.dtype.itemsize if array.dtype else 1) + _MOST_PACKED
-    there = [(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]
-    there = sorted(cube for cube in there if cube[0] != int(MISSING))
-    if any(number >= place.count for _, _, number in there):
+    there = [_Piece(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]
+    there = sorted(cube for cube in there if cube.start != int(MISSING))
+    if any((cube.number or 0) >= place.count for cube in there):
         raise DataError(f"it holds more than the {place.count} that the store counts in it")
-    if any(length > most for _, length, _ in there):
+    if any(cube.length > most for cube in there):
         raise DataError(f"its index gives more than {most:,} bytes to one cube")
-    reads, end = list[_Read](), 0
+    pieces, end = list[_Piece](), 0
     for cube in there:
-        offset, length, _ = cube
-        if offset < end:
+        if cube.start < end:
             raise DataError("its index lays one cube over another")
-        reads += _stretch(end, offset, step)
-        if not reads or not reads[-1].cubes or end - reads[-1].start >= step:
-            reads.append(_Read(offset, offset))
-        end = reads[-1].stop = offset + length
-        reads[-1].cubes.append(cube)
-    return reads + _stretch(end, size, step)
+        pieces += [*_stretch(end, cube.start, step), cube]
+        end = cube.start + cube.length
+    return pieces + _stretch(end, size, step)
 
 
-def _stretch(start: int, stop: int, step: int) -> list[_Read]:
-    """What lies between cubes and behind them, to be hashed only."""
-    return [_Read(begin, min(begin + step, stop)) for begin in range(start, stop, step)]
+def _stretch(start: int, stop: int, step: int) -> list[_Piece]:
+    return [_Piece(begin, min(step, stop - begin)) for begin in range(start, stop, step)]
+
+
+def _batches(pieces: list[_Piece], step: int) -> Iterator[list[_Piece]]:
+    """Pieces to ask for at once, of about `step` bytes together."""
+    batch = list[_Piece]()
+    for piece in pieces:
+        batch.append(piece)
+        if piece.start + piece.length - batch[0].start >= step:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _step(storage: Storage) -> int:
     return _BLOCK if storage.near else _FAR_BLOCK
 
 
-def _bytes_of(storage: Storage, path: str, read: _Read) -> bytes:
-    data = storage.read_range(path, read.start, read.stop - read.start)
-    if len(data) < read.stop - read.start:
+def _bytes_of(storage: Storage, path: str, pieces: list[_Piece]) -> list[bytes]:
+    found = storage.read_ranges(path, [(piece.start, piece.length) for piece in pieces])
+    if any(len(data) < piece.length for data, piece in zip(found, pieces, strict=True)):
         raise OSError(5, "it became shorter while it was read")
-    return data
+    return found
 
 
-def _problem_of(chunk: memoryview, out: NDArray[Any], window: Window | None) -> str:
+def _problem_of(chunk: bytes, out: NDArray[Any], window: Window | None) -> str:
     """What is wrong with one encoded cube; empty where nothing is."""
     try:
         decode_chunk(chunk, out)

@@ -122,11 +122,8 @@ def extract_cubes(
     started = datetime.now(UTC)
     workers = workers or cores()
     damage = None if overwrite else find_damage(target, CUBES)
-    repaired = 0
-    if damage is not None:
-        with connect(scheduler, source, target, report) as cluster:
-            spread = partial(run, workers=workers, pool=pool, cluster=cluster)
-            repaired = _repair(damage, source, parameters, anonymize, spread, report)
+    spread = partial(run, workers=workers, pool=pool)
+    repaired = _repair(damage, source, parameters, anonymize, scheduler, spread, report) if damage else 0
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     if job.growth and not job.sources:
         return Extraction(job.growth.store, job.found.passed_over, done_before=True, repaired=repaired)
@@ -138,9 +135,7 @@ def extract_cubes(
         hold(target, job.description, overwrite=overwrite, grow=grow) as ledger,
     ):
         tasks = _tasks(ledger, job, parameters)
-        unused = _cut_all(
-            tasks, parameters, partial(run, workers=workers, pool=pool, cluster=cluster), strict, report
-        )
+        unused = _cut_all(tasks, parameters, partial(spread, cluster=cluster), strict, report)
         if len(unused) == len(tasks) and not grow:
             reasons = _nothing(tasks)
             ledger.abandon()
@@ -188,6 +183,7 @@ def _repair(
     source: Path,
     parameters: ExtractParameters,
     anonymize: Path | None,
+    scheduler: str | None,
     spread: Callable[..., None],
     report: Report,
 ) -> int:
@@ -198,10 +194,15 @@ def _repair(
     said = damage.remains.attributes
     if said is not None and said.get("parameters") != description:
         return 0  # `plan_job` says what differs
-    with hold(damage.target, description, overwrite=False) as ledger:
-        attributes = attributes_of(parameters, description)
+    attributes = attributes_of(parameters, description)
+    with (
+        connect(scheduler, source, damage.target, report) as cluster,
+        hold(damage.target, description, overwrite=False) as ledger,
+    ):
         try:
-            repair_cubes(damage, source, parameters, attributes, key, ledger, spread, report)
+            repair_cubes(
+                damage, source, parameters, attributes, key, ledger, partial(spread, cluster=cluster), report
+            )
         finally:
             ledger.clear_store()
             if not ledger.names():  # of scans that were being taken in

@@ -4,7 +4,7 @@ Which cubes and pairs are looked at is drawn anew in every run, so that many run
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.consistency import extraction
 from pipeline.cut import ExtractParameters, read_turned
 from pipeline.damage import reason_of
 from pipeline.degrade.compose import Degrader
@@ -141,11 +142,9 @@ def extraction_of(remains: Remains) -> ExtractParameters:
         raise UnknownError("zarr.json cannot be read")
     made = attributes.get("parameters" if remains.kind == CUBES else "cubes")
     try:
-        given = {field.name: made[field.name] for field in fields(ExtractParameters)}  # type: ignore[index]
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-        return ExtractParameters(**values)
-    except (CallError, LookupError, TypeError, ValueError):
-        raise UnknownError("its cubes were not cut from scans by extract-cubes") from None
+        return extraction(made if isinstance(made, dict) else {})
+    except ValueError:
+        raise UnknownError("they were not cut from scans by extract-cubes") from None
 
 
 def places_of(

@@ -328,6 +328,10 @@ def _check_attributes(attributes: Mapping[str, Any]) -> None:
         raise ValueError(f"its window is {window}, its size {size}")
     if not isinstance(attributes["parameters"], dict) or not isinstance(attributes["unit"], str):
         raise ValueError("its parameters are not readable")
+    if attributes["format"] == PAIRS:
+        for name in ("variants", "seed"):
+            if type(attributes["parameters"][name]) is not int:
+                raise ValueError(f"its {name} is {attributes['parameters'][name]!r}")
 
 
 def _subgroup(group: zarr.Group, name: str) -> zarr.Group:

@@ -66,6 +66,7 @@ class Verification:
     Attributes:
         place: of the store.
         kind: `genesis-cubes` or `genesis-pairs`; None where not even that could be read.
+        maker: the command that makes such a store.
         files: how many were read.
         bytes: of them.
         cubes, pairs: how many the store has; None where that could not be read, or it has none.
@@ -79,6 +80,7 @@ class Verification:
 
     place: str
     kind: str | None
+    maker: str
     files: int
     bytes: int
     cubes: int | None
@@ -109,6 +111,24 @@ class _Told:
         before = len(self.findings)
         self.findings += [Finding(printable(name), printable(what)) for name, what in problems]
         return len(self.findings) > before
+
+    def of(self, remains: Remains) -> Verification:
+        """All of it, and what the store is."""
+        return Verification(
+            place=remains.storage.place,
+            kind=remains.kind,
+            maker=_maker(remains),
+            files=self.files,
+            bytes=self.bytes,
+            cubes=remains.count("cubes" if remains.kind == CUBES else "original"),
+            pairs=remains.count("degraded"),
+            findings=tuple(self.findings),
+            left_out=tuple(self.left_out),
+            damaged=tuple(self.damaged),
+            scans=self.scans,
+            cut_again=self.cut_again,
+            replayed=self.replayed,
+        )
 
 
 def verify(
@@ -155,24 +175,11 @@ def verify(
     inconsistent |= told.add(_consistency(remains))
     told.add(_log_problems(storage, told))
     if inconsistent and (source or pairs):
-        told.left_out.append("scans and pairs were not compared, since tables or attributes are wrong")
+        told.left_out.append("scans, and pairs derived again: tables or attributes are wrong")
     else:
         _recheck(remains, source, key, cubes, pairs, Work(workers, pool, report), told)
     told.left_out += _not_looked_at(remains)
-    return Verification(
-        place=storage.place,
-        kind=remains.kind,
-        files=told.files,
-        bytes=told.bytes,
-        cubes=remains.count("cubes" if remains.kind == CUBES else "original"),
-        pairs=remains.count("degraded"),
-        findings=tuple(told.findings),
-        left_out=tuple(told.left_out),
-        damaged=tuple(told.damaged),
-        scans=told.scans,
-        cut_again=told.cut_again,
-        replayed=told.replayed,
-    )
+    return told.of(remains)
 
 
 def printable(text: str) -> str:
@@ -188,10 +195,9 @@ def _opened(place: str | Path) -> Storage:
 
 def _read_manifest(storage: Storage, told: _Told) -> dict[str, str]:
     try:
-        if storage.near and storage.size(MANIFEST) > MOST_MANIFEST:
-            raise ValueError(
-                f"it has {storage.size(MANIFEST):,} bytes, and {MOST_MANIFEST:,} at most are read"
-            )
+        size = storage.size(MANIFEST)
+        if size > MOST_MANIFEST:
+            raise ValueError(f"it has {size:,} bytes, and {MOST_MANIFEST:,} at most are read")
         data = storage.read(MANIFEST)
     except (OSError, ValueError) as error:
         told.add([(MANIFEST, f"cannot be read, so no file can be held against it: {reason_of(error)}")])
@@ -336,6 +342,7 @@ def _recheck(
     told: _Told,
 ) -> None:
     """Compare with the scans, and derive pairs again, as far as the call asks for it."""
+    looked_at = "scans"
     try:
         if source is not None:
             parameters = extraction_of(remains) if key else None
@@ -345,16 +352,24 @@ def _recheck(
             told.add(wrong.values())
             told.scans = len(places) + len(gone)
             places = {row: path for row, path in places.items() if row not in wrong}
+            looked_at = "cubes of the scans"
             told.cut_again, problems = compare_cubes(remains, places, cubes, work)
             told.add(problems)
     except UnknownError as error:
-        told.left_out.append(f"scans were not all compared: {error}")
+        told.left_out.append(f"{looked_at}: {error}")
     try:
         if pairs:
             told.replayed, problems = replay(remains, pairs, work)
             told.add(problems)
     except UnknownError as error:
-        told.left_out.append(f"pairs were not derived again: {error}")
+        told.left_out.append(f"pairs derived again: {error}")
+
+
+def _maker(remains: Remains) -> str:
+    if remains.kind == PAIRS:
+        return "degrade"
+    made = (remains.attributes or {}).get("parameters")
+    return "import-npy" if isinstance(made, dict) and "imported" in made else "extract-cubes"
 
 
 def _not_looked_at(remains: Remains) -> list[str]:

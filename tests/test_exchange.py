@@ -619,7 +619,7 @@ def test_a_run_that_does_not_know_its_spacing_is_refused(
     described = json.loads((run / "run.json").read_bytes())
     del described["store"]["spacing_mm"], described["store"]["manifest"]
     (run / "run.json").write_text(json.dumps(described))
-    with pytest.raises(CallError, match="does not tell the spacing"):
+    with pytest.raises(CallError, match="does not know the spacing"):
         export(run, tmp_path / "out.pth", "nnssl")
     export(run, tmp_path / "out.pt", "state-dict")
 

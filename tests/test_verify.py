@@ -12,6 +12,7 @@ import shutil
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,8 @@ def set_attribute(*keys: str, value: Any) -> Callable[[Path], None]:
         (set_attribute("parameters", value=None), "parameters", "by name wanted"),
         (set_attribute("cubes", value=None), "cubes", "by name wanted"),
         (set_attribute("cubes", "size", value=[8, 8, 8]), "parameters.size", "the store has [16, 16, 16]"),
+        (set_attribute("cubes", "sampler", value=None), "parameters", "sampler is missing"),
+        (set_attribute("cubes", "orient", value=[1]), "parameters", "not those of extract-cubes"),
         (set_attribute("parameters", "variants", value=3), "degraded", "12 cubes have 3 twins each"),
         (set_attribute("parameters", "variants", value=True), "parameters.variants", "a whole number"),
         (set_attribute("parameters", "seed", value=-1), "parameters.seed", "a whole number"),
@@ -571,6 +574,49 @@ def test_json_of_a_hundred_megabytes_gets_a_sentence(stores: Path, name: str, te
         assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
     finally:
         tracemalloc.stop()
+
+
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    2**63,
+    10**400,
+    1e308,
+    "",
+    "x",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [2**50] * 4,
+    {"a": 1},
+]
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value in parsed JSON, keys and numbers."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places_in(inner, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["cubes.zarr", "pairs.zarr"])
+def test_whatever_stands_in_the_json_there_are_sentences(stores: Path, made: Path, name: str) -> None:
+    draw, whole = random.Random(8), (stores / name / "zarr.json").read_bytes()
+    ways = list(places_in(json.loads(whole)))
+    for way in draw.choices(ways[: len(ways) // 8], k=40) + draw.choices(ways, k=40):
+        root = place = json.loads(whole)
+        for key in way[:-1]:
+            place = place[key]
+        place[way[-1]] = draw.choice(JUNK)
+        (stores / name / "zarr.json").write_text(json.dumps(root), encoding="utf-8")
+        forge(stores / name)
+        replayed = 2 if name == "pairs.zarr" else 0
+        for read in (functools.partial(look, source=made / "scans", cubes=1, pairs=replayed), open_store):
+            with suppress(CallError, DataError):
+                read(stores / name)
 
 
 def packed(data: bytes, length: int | None = None) -> bytes:
