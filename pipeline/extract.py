@@ -233,21 +233,23 @@ def _cut_all(
     """
     done = _done_before(tasks)
     count = counting(report, "scans", len(tasks), len(done))
-    unused: list[Outcome] = []
+    # By path, since the official draws may cut a scan again that was done before.
+    outcomes: dict[str, Outcome] = {}
 
     def look(outcome: Outcome) -> None:
-        if outcome.status != "used":
-            unused.append(outcome)
+        outcomes[outcome.path] = outcome
         if strict and outcome.status == "failed":
             raise DataError(
                 f"{outcome.path}: {outcome.reason}. That is the first scan that failed, and --strict stops "
                 "there; what is done is kept, and the same command goes on."
             )
 
-    def finished(outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
+    def finished(cut_now: Sequence[Outcome]) -> None:
+        for outcome in cut_now:
+            known = outcome.path in outcomes
             look(outcome)
-            count(outcome)
+            if not known:
+                count(outcome)
 
     for outcome in done.values():
         look(outcome)
@@ -259,7 +261,7 @@ def _cut_all(
         groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.source.subset)]
         cut, lost = cut_subset, None
     spread(cut, groups, finished=finished, lost=lost)
-    return tuple(sorted(unused, key=lambda outcome: outcome.path))
+    return tuple(outcome for _, outcome in sorted(outcomes.items()) if outcome.status != "used")
 
 
 def _done_before(tasks: Sequence[CutTask]) -> dict[str, Outcome]:

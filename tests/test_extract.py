@@ -211,6 +211,29 @@ def test_the_official_sampler_cuts_the_authors_cubes(luna16: Path, tmp_path: Pat
     assert store.table.corner.tolist() == [list(corner) for corner in expected]
 
 
+def test_official_scans_that_are_drawn_again_are_counted_once(luna16: Path, tmp_path: Path) -> None:
+    """The first of a subset is flat between two runs, takes no draws, and the others are cut again.
+
+    Counted twice, three flat scans and the two of before would be more than there are scans at all.
+    """
+    official = dataclasses.replace(SMALL, sampler="official", seed=None, subsets=(0,))
+    for number in (4, 5):
+        write_scan(luna16 / "subset0" / f"1.2.{number}.mhd", lungs(number, (40, 38, 20)))
+    write_scan(luna16 / "subset0" / "1.2.6.mhd", lungs(6))
+    broken = luna16 / "subset0" / "9.mhd"
+    broken.write_text("nothing")
+    target = tmp_path / "o.zarr"
+    with pytest.raises(DataError, match="--strict"):
+        extract_cubes(luna16, target, official, workers=1, strict=True)
+    broken.unlink()
+    write_scan(luna16 / "subset0" / "1.2.3.mhd", lungs(3, (40, 38, 20)))
+    result = extract_cubes(luna16, target, official, workers=1)
+    assert [outcome.path for outcome in result.unused] == [f"subset0/1.2.{n}.mhd" for n in (3, 4, 5)]
+    assert result.store.scans.status.tolist() == ["skipped", "skipped", "skipped", "used"]
+    fresh = extract_cubes(luna16, tmp_path / "fresh.zarr", official, workers=1).store
+    assert fresh.manifest == result.store.manifest
+
+
 def test_scans_are_turned_and_resampled_first(luna16: Path, tmp_path: Path) -> None:
     turned = dataclasses.replace(SMALL, orient="ras", spacing=(1.0, 1.0, 1.5), border=(0, 0, 0))
     store = extract_cubes(luna16, tmp_path / "t.zarr", turned, workers=1).store
