@@ -1,17 +1,15 @@
 """Several processes train as one: the same pairs, the same statistics, the same losses."""
 
-import os
 import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from norm_process import norm_in_a_process
 from torch import multiprocessing, nn
 from training_runs import SMALL, blobs, losses, make_cube_store
 
@@ -19,10 +17,9 @@ from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError
 from training.batches import Work, deal, epoch_order, part_of
 from training.devices import choose_device
-from training.norms import BatchStatisticsNorm3d, share_batches
 from training.parameters import Execution
 from training.pretrain import pretrain
-from training.processes import Group, joined
+from training.processes import joined
 
 TWO = Execution(device="cpu", devices=2)
 
@@ -148,27 +145,6 @@ def test_every_process_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the norm
-
-
-def part(rank: int) -> slice:
-    return slice(0, 3) if rank == 0 else slice(3, 5)
-
-
-def norm_in_a_process(rank: int, port: int, folder: str) -> None:
-    """One of two processes with a part of the batch each, of 3 and 2 cubes."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    case: dict[str, Any] = torch.load(Path(folder) / "case.pt", weights_only=True)
-    norm = BatchStatisticsNorm3d(4)
-    norm.load_state_dict(case["norm"])
-    share_batches(norm, Group(rank, 2, 2))
-    input = case["input"][part(rank)].clone().requires_grad_()
-    output = norm(input)
-    (output * case["weights"][part(rank)]).sum().backward()
-    found = {"output": output.detach(), "input": input.grad, "norm": norm.state_dict()}
-    found |= {"weight": norm.weight.grad, "bias": norm.bias.grad}
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.full

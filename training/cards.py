@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import __version__
+from pipeline.card import PATENT
 from pipeline.ledger import MANIFEST
 from pipeline.stores import CubeStore, PairStore
-
-#: The sentence of NOTICE on licence and patent.
-PATENT = """\
-The authors' own program is licensed for non-commercial use only, and the Models Genesis method is covered by
-US patent 11,922,628 B2 (issued 2024-03-05); the licence of this software grants no right under that
-patent."""
 
 _OURS = """\
 from training.exchange import load_encoder, load_network

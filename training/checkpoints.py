@@ -187,6 +187,27 @@ def pack(state: TrainingState, parameters: PretrainParameters, *, best: bool = F
     return buffer.getvalue()
 
 
+def read_plain(path: Path) -> Any:
+    """What a file of torch holds, of any version, on the CPU, without running anything of what is in it.
+
+    Raises:
+        DataError: the file is missing, cut short, or holds more than plain tensors and numbers.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # a torn or foreign file raises almost anything: pickle, zip and key errors
+        raise DataError(
+            f"{path} is cut short, damaged, or no checkpoint of plain tensors and numbers; nothing else is "
+            "ever loaded."
+        ) from None
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
@@ -196,16 +217,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, cut short, or no checkpoint of this toolkit.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The checkpoint {path} cannot be read: {error.strerror}.") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
-            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # a torn or foreign file raises almost anything: pickle, zip and key errors
-        raise DataError(f"{path} is cut short, damaged, or no checkpoint that torch can load.") from None
+    checkpoint = read_plain(path)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise DataError(f"{path} is no checkpoint of genesis-train pretrain.")
     if checkpoint.get("version") != VERSION or not checkpoint.keys() >= _KEYS:

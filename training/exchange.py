@@ -7,7 +7,6 @@ Nothing but plain tensors and numbers is ever unpickled.
 
 import io
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.ledger import sha256_of, write_whole
 from pipeline.stores import check_place
 from training.architectures import ARCHITECTURES, MOST_WIDTH, Architecture, build_network
 from training.cards import CardFacts, model_card
-from training.checkpoints import FORMAT, load_weights, read_checkpoint
+from training.checkpoints import FORMAT, load_weights, read_checkpoint, read_plain
 from training.networks import UNet3D, check_size
 from training.nnssl import nnssl_checkpoint
 from training.runs import Run
@@ -266,7 +265,9 @@ def _file_of(path: Path) -> Path:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by their plain names, in whatever of the known formats it is."""
-    content = _read_plain(path)
+    content = read_plain(path)
+    if not isinstance(content, dict):
+        content = {"": content}
     if content.get("format") == FORMAT:
         content = read_checkpoint(path)  # it knows the versions
     weights = content.get("state_dict", content)
@@ -278,24 +279,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             "official format or a state dict is wanted."
         )
     return {key.removeprefix(_PREFIX): tensor for key, tensor in weights.items()}
-
-
-def _read_plain(path: Path) -> dict[Any, Any]:
-    """The dict in a file of torch, of any version, read without running anything of what is in it."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # a torn or foreign file raises almost anything: pickle, zip and key errors
-        raise DataError(
-            f"{path} is cut short or damaged, or holds more than plain tensors and numbers, which is never "
-            "loaded."
-        ) from None
-    return content if isinstance(content, dict) else {"": content}
 
 
 def _recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:

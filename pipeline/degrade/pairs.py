@@ -4,7 +4,6 @@ Each task writes one whole shard. What is drawn for a pair depends on the seed, 
 variant alone, so neither workers nor order nor an interruption show in the result.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -290,7 +289,7 @@ def _finish(
             hashes[shard_path(PurePosixPath(array), shard, _AXES).as_posix()] = record["sha256"]
             flip += record.get("flip", [])
             applied += record.get("applied", [])
-    _clear_but_shards(ledger.store)
+    ledger.clear_store(keep=("original", "degraded"))  # the tables of a run that was killed
     _write_tables(ledger, store, job, np.array(flip, np.uint8), np.array(applied, np.uint8))
     ledger.finish(hashes, log)
 
@@ -352,17 +351,6 @@ def _bits(ledger: Ledger, tasks: Sequence[_Task]) -> list[NDArray[np.uint8]]:
     records = [ledger.recorded(task.name) or {} for task in tasks if task.array == "degraded"]
     columns = [[bit for record in records for bit in record[name]] for name in ("flip", "applied")]
     return [np.array(column, np.uint8) for column in columns]
-
-
-def _clear_but_shards(folder: Path) -> None:
-    """Remove the tables and metadata that a run began before it was killed."""
-    for part in folder.iterdir():
-        if part.name in ("original", "degraded"):
-            (part / "zarr.json").unlink(missing_ok=True)
-        elif part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
 
 
 def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
