@@ -35,8 +35,9 @@ demo: $(VENV)/run
 	@echo "What was restored     $(DEMO)/run/restored.png"
 	@echo "The trained network   $(DEMO)/run/best.pt"
 
+# In two processes, which wait for one another's commands, kills and servers no longer.
 test: lint docs
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 quick: $(VENV)/develop
 	$(BIN)/pytest -m 'not full'
@@ -55,6 +56,7 @@ bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_train.py
 	$(BIN)/python benchmarks/bench_extract.py
 	$(BIN)/python benchmarks/bench_verify.py
+	$(BIN)/python benchmarks/bench_images.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist docs/_build docs/_pictures

@@ -71,7 +71,7 @@ def learn(folder: Path, epochs: int, picture: Path | None) -> Sequence[str]:
         data = open_data(pairs, parameters)
         filtered, loss, copying = mean_filtered(data), outcome.validation_loss, outcome.copy_loss
         print(f"{name:<13} network {loss:.5f}   copying {copying:.5f}   mean filter {filtered:.5f}   "
-              f"constant {outcome.constant_loss:.5f}", flush=True)  # fmt: skip
+              f"mean image {outcome.mean_image_loss:.5f}", flush=True)  # fmt: skip
         if loss >= (filtered if name == "shuffling" else 0.5 * copying):
             missed.append(name)
         rows.append(restored(run / "best.pt", data))

@@ -34,7 +34,12 @@ def small_scans(folder: Path) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(1)
     for number in range(7):
-        cubes = scan_like(rng).reshape(8, 8, 64, 64, 32).transpose(0, 2, 1, 3, 4).reshape(512, 512, 32)
+        cubes = (
+            scan_like(rng, 64, (64, 64, 32))
+            .reshape(8, 8, 64, 64, 32)
+            .transpose(0, 2, 1, 3, 4)
+            .reshape(512, 512, 32)
+        )
         voxels = np.concatenate([cubes, cubes[:, :, ::-1]], axis=2)
         sitk.WriteImage(sitk.GetImageFromArray(np.ascontiguousarray(voxels.T)), str(folder / f"{number}.mhd"))
     return folder

@@ -78,8 +78,13 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--size",
             type=Numbers("X,Y,Z"),
             default=(64, 64, 32),
-            metavar="X,Y,Z",
-            help="Edges of a cube in voxels. [default: 64,64,32]",
+            metavar="X,Y[,Z]",
+            help="Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
+        ),
+        click.option(
+            "--plane",
+            type=click.Choice(["axial", "coronal", "sagittal"]),
+            help="Of slices, where --size has two edges. [default: axial]",
         ),
         click.option(
             "--hu",
@@ -98,11 +103,11 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--max-tissue",
             type=float,
-            default=0.15,
-            show_default=True,
-            help="Highest tissue score of a cube, 0..1.",
+            help="Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7]",
         ),
-        click.option("--min-tissue", type=float, default=0.0, show_default=True, help="Lowest tissue score."),
+        click.option(
+            "--min-tissue", type=float, default=0.0, show_default=True, help="Lowest tissue score of a cube."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -131,6 +136,17 @@ def work_options(workers: str) -> Callable[[Callable[..., Any]], Callable[..., A
         return command
 
     return take
+
+
+def given_options() -> dict[str, Any]:
+    """The parameters of the command at work that were given, by name; none that stand at their default."""
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not default
+    }
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,5 @@
 """`genesis-prep`: practice data, cube stores, pair stores, and looks at them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,13 @@ import click
 
 from cli.check import verify
 from cli.failures import GenesisGroup
-from cli.look import explain
+from cli.look import explain, info
 from cli.options import Folder, Numbers, Store
 from cli.progress import Progress
 from cli.share import export_npy, import_npy, merge
-from cli.tables import counted, shares, shortened, show_table, size_of
+from cli.tables import counted, size_of
+from cli.targets import extract_targets
 from cli.work import degrade, extract_cubes
-
-_MOST_ROWS = 20
 
 
 @click.group(
@@ -34,64 +32,43 @@ def main() -> None:
     """
 
 
-@main.command(short_help="Write practice chest CT scans.")
+@main.command(short_help="Write practice chest CT scans or radiographs.")
 @click.argument("folder", type=Folder(), metavar="DIR")
-@click.option("--scans", type=int, default=10, show_default=True, help="How many, dealt to the ten subsets.")
+@click.option(
+    "--layout",
+    type=click.Choice(["luna16", "nih"]),
+    default="luna16",
+    show_default=True,
+    help="luna16: CT scans; nih: radiographs, laid out as NIH ChestX-ray14.",
+)
+@click.option("--scans", type=int, help="How many scans or images. [default: 10; nih: 100]")
 @click.option(
     "--shape",
-    type=Numbers("X,Y,Z"),
-    default=(320, 320, 128),
-    metavar="X,Y,Z",
-    help="Voxels. [default: 320,320,128]",
+    type=Numbers("X,Y[,Z]"),
+    metavar="X,Y[,Z]",
+    help="Voxels of a scan, pixels of an image. [default: 320,320,128; nih: 1024,1024]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other patients.")
-def phantom(folder: Path, scans: int, shape: tuple[int, int, int], seed: int) -> None:
+def phantom(folder: Path, layout: str, scans: int | None, shape: tuple[int, ...] | None, seed: int) -> None:
     """Write practice chest CT scans into DIR, laid out as LUNA16, with nodules and their tables.
 
+    Beside the ten subsets lie masks on the scans' grids, 1 inside and 0 outside: seg-lungs-LUNA16 of the
+    lungs, seg-nodules of the nodules.
+
+    With --layout nih: chest radiographs of 3.4 images a patient, the table with the findings that were put
+    in (seven of NIH's fourteen), and the lists of the two splits. The images are dealt to folders of 20.
+
     \b
-    Example:
+    Examples:
       genesis-prep phantom scans --scans 10
+      genesis-prep phantom xrays --layout nih
     """
-    from pipeline.phantom import PhantomParameters, write_luna16
-    from pipeline.place import PlaceRule
-
-    with Progress() as progress:
-        write_luna16(folder, PhantomParameters(scans=scans, shape=shape, seed=seed), report=progress)
-    made = f"{counted(scans, 'scan')} of {' x '.join(map(str, shape))} voxels"
-    click.echo(f"{made} {'is' if scans == 1 else 'are'} in {folder}.")
-    if any(edge < least for edge, least in zip(shape, PlaceRule().least_shape, strict=True)):
-        click.echo(
-            "They are smaller than the published rule needs: extract with a smaller --border.", err=True
-        )
-    click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr")
-
-
-@main.command(short_help="What a store holds.")
-@click.argument("store", type=Store())
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
-def info(store: Path | str, as_json: bool) -> None:
-    """Say what STORE holds, in one screen.
-
-    \b
-    Example:
-      genesis-prep info pairs.zarr
-    """
-    from pipeline.info import describe
-    from pipeline.stores import open_store
-
-    facts = describe(open_store(store))
-    if as_json:
-        click.echo(json.dumps(facts))
-        return
-    show_table(["what", "value"], _facts_rows(facts))
-    if "pairs" in facts:
-        show_table(["combination", "pairs"], shares(facts["combinations"], facts["pairs"]))
-    if facts["not_used"]:
-        rows = [
-            [shortened(row["path"]), row["status"], row["reason"]] for row in facts["not_used"][:_MOST_ROWS]
-        ]
-        show_table(["scan", "status", "reason"], rows)
-    click.echo(f"Next: genesis-prep preview {store} sheet.png")
+    given = {"scans": scans, "shape": shape, "seed": seed}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if layout == "nih":
+        _write_radiographs(folder, options)
+    else:
+        _write_scans(folder, options)
 
 
 @main.command(short_help="A contact sheet or a report of a store.")
@@ -149,52 +126,50 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     click.echo(f"Next: genesis-prep info {archive}")
 
 
-for command in (extract_cubes, degrade, explain, verify, import_npy, export_npy, merge):
+for command in (
+    extract_cubes,
+    degrade,
+    extract_targets,
+    info,
+    explain,
+    verify,
+    import_npy,
+    export_npy,
+    merge,
+):
     main.add_command(command)
 
 
-def _facts_rows(facts: dict[str, Any]) -> list[list[str]]:
-    least, most = facts["spacing_mm"]["least"], facts["spacing_mm"]["most"]
-    spacing = [
-        f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}"
-        for low, high in zip(least, most, strict=True)
-    ]
-    tissue = facts["tissue"]
-    ratio = facts["bytes_uncompressed"] / facts["bytes"]
-    scans = ", ".join(f"{count} {status}" for status, count in facts["scans"].items())
-    subsets = ", ".join(f"{subset}: {count}" for subset, count in facts["cubes_by_subset"].items())
-    pairs = [["pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"]] if "pairs" in facts else []
-    return [
-        ["store", f"{facts['path']} ({facts['format']}, version {facts['version']})"],
-        ["cubes", f"{facts['cubes']:,} of {' x '.join(map(str, facts['size']))} voxels"],
-        *pairs,
-        ["window", f"{facts['window'][0]} .. {facts['window'][1]} {facts['unit']}"],
-        ["on disk", f"{facts['bytes'] / 2**20:,.1f} MiB, {ratio:.2f} times smaller than raw"],
-        ["scans", scans],
-        ["cubes by subset", subsets],
-        ["spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "not known"],
-        ["tissue score", f"{tissue['least']:.3f} .. {tissue['most']:.3f}, median {tissue['median']:.3f}"],
-        *[[name.replace("_", " "), _value(value)] for name, value in _shown(facts["parameters"]).items()],
-        ["made with", ", ".join(f"{name} {value}" for name, value in facts["run"].items())],
-    ]
+def _write_scans(folder: Path, options: dict[str, Any]) -> None:
+    from pipeline.phantom import PhantomParameters, write_luna16
+    from pipeline.place import PlaceRule
+
+    parameters = PhantomParameters(**options)
+    with Progress() as progress:
+        write_luna16(folder, parameters, report=progress)
+    made = f"{counted(parameters.scans, 'scan')} of {' x '.join(map(str, parameters.shape))} voxels"
+    click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
+    if any(edge < least for edge, least in zip(parameters.shape, PlaceRule().least_shape, strict=True)):
+        click.echo(
+            "They are smaller than the published rule needs: extract with a smaller --border.", err=True
+        )
+    click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr")
 
 
-def _shown(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
-    from pipeline.degrade.recipes import RECIPES
+def _write_radiographs(folder: Path, options: dict[str, Any]) -> None:
+    from pipeline.phantom_nih import RadiographParameters, is_test, planned, write_nih
 
-    shown = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
-    if "recipe" in shown:
-        named = RECIPES[shown["recipe"]["name"]].to_json()
-        changes = {name: value for name, value in shown["recipe"].items() if value != named[name]}
-        shown["recipe"] = shown["recipe"]["name"] + (f" with {_value(changes)}" if changes else "")
-    return shown
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_value(item)}" for name, item in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    parameters = RadiographParameters(**options)
+    with Progress() as progress:
+        write_nih(folder, parameters, report=progress)
+    patients = list(planned(parameters))
+    test = sum(one.images for one in patients if is_test(one.patient))
+    made = f"{counted(parameters.scans, 'image')} of {' x '.join(map(str, parameters.shape))} pixels"
+    click.echo(
+        f"{made}, of {counted(len(patients), 'patient')}, {'is' if parameters.scans == 1 else 'are'} in "
+        f"{folder}, {test} of them on the test list."
+    )
+    click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr --layout nih")
 
 
 if __name__ == "__main__":

@@ -95,16 +95,19 @@ def main() -> None:
 )
 @click.option(
     "--network",
-    default=_PUBLISHED.network,
-    show_default=True,
     type=click.Choice(NETWORKS),
-    help="The 3D U-Net of the papers, or one of nnU-Net's.",
+    help="The U-Net of the papers or one of nnU-Net's.  [default: unet3d, or unet2d for a 2D store]",
 )
 @click.option(
     "--width",
-    default=_PUBLISHED.width,
-    show_default=True,
-    help="Channels of the first convolution; 32 is the published network.",
+    type=int,
+    help="Channels of the first convolution.  [default: the published 32, or 64 for unet2d: ResNet-18]",
+)
+@click.option(
+    "--initial-encoder",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Weights that the encoder of unet2d begins with: a ResNet-18 under torchvision's names.",
 )
 @click.option(
     "--seed", default=_PUBLISHED.seed, show_default=True, help="Of the first weights and of the order."
@@ -134,10 +137,13 @@ def main() -> None:
 @click.option("--profile", is_flag=True, help="Write where the time of a few steps goes into RUN.")
 @click.option("--overwrite", is_flag=True, help="Begin again, and throw an earlier run in --out away.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def pretrain(store: str, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+def pretrain(
+    store: str, out: Path, initial_encoder: Path | None, overwrite: bool, as_json: bool, **options: Any
+) -> None:
     """Train a network to restore the degraded cubes of STORE.
 
-    STORE is a pair store, or a cube store, whose cubes are then degraded on the fly. RUN gets the
+    STORE is a pair store, or a cube store, whose cubes are then degraded on the fly; of 3D cubes, or of 2D
+    slices and images. RUN gets the
     checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl) and a picture of restored cubes
     (restored.png). The same command again goes on where it stopped; a larger --epochs goes on with a
     finished run. Several GPUs: --devices, or torchrun, on one node or more.
@@ -156,6 +162,7 @@ def pretrain(store: str, out: Path, overwrite: bool, as_json: bool, **options: A
             out,
             PretrainParameters(**options),
             execution,
+            initial_encoder=initial_encoder,
             overwrite=overwrite,
             report=progress,
             say=progress.say,
@@ -205,7 +212,7 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
         return
     from cli.tables import counted, show_table
 
-    worse = outcome.validation_loss >= outcome.constant_loss
+    worse = outcome.validation_loss >= outcome.mean_image_loss
     rows = [
         (
             "status",
@@ -215,16 +222,16 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
         ("cubes", f"{outcome.train_cubes} train, {outcome.validation_cubes} validate ({outcome.split})"),
         ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
         ("  copying the input", f"{outcome.copy_loss:.5f}"),
-        ("  best constant", f"{outcome.constant_loss:.5f}{' (not reached yet)' if worse else ''}"),
+        ("  the mean image", f"{outcome.mean_image_loss:.5f}{' (not reached yet)' if worse else ''}"),
         ("checkpoint", outcome.checkpoint),
         ("losses", outcome.losses),
         ("picture", outcome.picture),
     ]
     show_table(("pre-training", ""), rows)
     show_table(
-        ("validation loss of the best epoch", "pairs", "network", "copying", "constant"),
+        ("validation loss of the best epoch", "pairs", "network", "copying", "mean image"),
         [
-            (name, f"{of['pairs']:.0f}", f"{of['loss']:.5f}", f"{of['copy']:.5f}", f"{of['constant']:.5f}")
+            (name, f"{of['pairs']:.0f}", f"{of['loss']:.5f}", f"{of['copy']:.5f}", f"{of['mean_image']:.5f}")
             for name, of in outcome.by_degradation.items()
         ],
     )

@@ -7,19 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.failures import BAD_DATA
-from cli.options import Folder, Millimetres, Store, Subsets, recipe_options, rule_options, work_options
+from cli.extraction import (
+    extraction_rows,
+    noun_of,
+    parameters_of,
+    said_of,
+    say_left_out,
+    show_extraction,
+)
+from cli.options import (
+    Folder,
+    Millimetres,
+    Store,
+    Subsets,
+    given_options,
+    recipe_options,
+    rule_options,
+    work_options,
+)
 from cli.progress import Progress
-from cli.tables import counted, duration, shares, shortened, show_table, size_of
+from cli.tables import counted, duration, shares, show_table, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pipeline.cut import Outcome
     from pipeline.plan import DegradationPlan, ExtractionPlan
-    from pipeline.stores import CubeStore
-
-_MOST_ROWS = 20
 
 
 @click.command(short_help="Scans -> cube store.")
@@ -27,13 +37,23 @@ _MOST_ROWS = 20
 @click.argument("cubes", type=Folder())
 @click.option(
     "--layout",
-    type=click.Choice(["auto", "luna16", "files"]),
+    type=click.Choice(["auto", "luna16", "files", "nih"]),
     default="auto",
     show_default=True,
-    help="luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders.",
+    help="luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
+    "the X-ray images of NIH ChestX-ray14.",
 )
 @click.option("--subsets", type=Subsets(), help="LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]")
-@click.option("--cubes-per-scan", type=int, default=32, show_default=True, help="Cubes drawn in every scan.")
+@click.option(
+    "--split",
+    type=click.Choice(["train_val", "test", "all"]),
+    help="NIH's official list to take. [default: train_val]",
+)
+@click.option(
+    "--cubes-per-scan",
+    type=int,
+    help="Cubes drawn in every scan; crops of an X-ray image. [default: 32; nih: the whole image, resized]",
+)
 @rule_options
 @click.option(
     "--sampler",
@@ -63,24 +83,38 @@ def extract_cubes(
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
-    **options: Any,
+    **_: Any,
 ) -> None:
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
-    A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. Interrupted, the same command goes
-    on; finished, it makes damaged files again, takes in scans that were added to SOURCE, and else does
-    nothing.
+    A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
+    cut. X-ray images of NIH's layout are taken whole, resized to 224 x 224 pixels or --size. Interrupted, the
+    same command goes on; finished, it makes damaged files again, takes in scans that were added to SOURCE,
+    and else does nothing.
 
     \b
-    Example:
+    Examples:
       genesis-prep extract-cubes LUNA16 cubes.zarr
+      genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
-    from pipeline.extract import ExtractParameters
     from pipeline.extract import extract_cubes as extract
 
-    parameters = ExtractParameters(**options)
+    parameters = parameters_of(source, given_options())
     if dry_run:
-        _plan_extraction(source, cubes, parameters, workers, scheduler, anonymize, overwrite, as_json)
+        from pipeline.plan import plan_extraction
+
+        with Progress() as progress:
+            plan = plan_extraction(
+                source,
+                cubes,
+                parameters,
+                workers=_at_work(workers, scheduler),
+                anonymize=anonymize,
+                overwrite=overwrite,
+                report=progress,
+            )
+        say_left_out(plan, parameters)
+        _show_plan(plan, extraction_rows(plan, noun_of(parameters)), as_json)
         return
     with Progress() as progress:
         result = extract(
@@ -94,31 +128,7 @@ def extract_cubes(
             overwrite=overwrite,
             report=progress,
         )
-    if not result.done_before:
-        _say_passed_over(result.passed_over)
-    if anonymize:
-        _say_unused(result.unused)
-    rows = _scan_rows(result.store)
-    failed = sum(row["status"] == "failed" for row in rows)
-    if as_json:
-        facts = {"store": str(cubes), "done_before": result.done_before, "taken_in": result.taken_in}
-        facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
-        facts |= {"passed_over": result.passed_over}
-        click.echo(json.dumps(facts | {"scans": rows}))
-    else:
-        _show_scans(rows)
-        word = _said_of(result.done_before, result.repaired)
-        if result.taken_in:
-            word += f"; {counted(result.taken_in, 'scan')} taken in behind what was there"
-        used = sum(row["status"] == "used" for row in rows)
-        others = [f"{count} {what}" for what, count in _not_used(rows).items() if count]
-        rest = f" ({', '.join(others)})" if others else ""
-        of = f"{used} of {counted(len(rows), 'scan')}"
-        click.echo(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
-        _say_what_would_fit(result.store, rows)
-        click.echo(f"Next: genesis-prep degrade {cubes} pairs.zarr")
-    if failed:
-        raise SystemExit(BAD_DATA)
+    show_extraction(result, cubes, parameters, as_json)
 
 
 @click.command(short_help="Cube store -> pair store.")
@@ -166,7 +176,12 @@ def degrade(
     given = {name: value for name, value in changes.items() if value is not None}
     parameters = DegradeParameters(named(recipe, **given), variants, seed)
     if dry_run:
-        _plan_degradation(cubes, pairs, parameters, workers, scheduler, overwrite, as_json)
+        from pipeline.plan import plan_degradation
+
+        options: dict[str, Any] = {"workers": _at_work(workers, scheduler), "overwrite": overwrite}
+        with Progress() as progress:
+            plan = plan_degradation(cubes, pairs, parameters, report=progress, **options)
+        _show_plan(plan, _degradation_rows(plan), as_json)
         return
     with Progress() as progress:
         result = run(
@@ -184,96 +199,25 @@ def degrade(
         click.echo(json.dumps({"store": str(pairs), **done, **facts}))
         return
     show_table(["degradation", "pairs"], shares(facts["degradations"], facts["pairs"]))
-    word = _said_of(result.done_before, result.repaired)
-    of = f"{variants} for each of {counted(facts['cubes'], 'cube')}"
-    click.echo(f"{pairs}: {counted(facts['pairs'], 'pair')}, {of}{word}.")
+    word = said_of(result.done_before, result.repaired)
+    each = f"{counted(facts['pairs'], 'pair')}, {variants} for each of {counted(facts['cubes'], 'cube')}"
+    click.echo(f"{pairs}: {each}{word}.")
     click.echo(f"Next: genesis-train pretrain {pairs} --out run")
 
 
-def _said_of(done_before: bool, repaired: int) -> str:
-    """What a command did with a store that was finished already, to go after its counts."""
-    if repaired:
-        return f"; {counted(repaired, 'damaged file')} made again"
-    return "; it was finished before, nothing done" if done_before else ""
-
-
-def _plan_extraction(
-    source: Path,
-    cubes: Path,
-    parameters: Any,
-    workers: int | None,
-    scheduler: str | None,
-    anonymize: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def _at_work(workers: int | None, scheduler: str | None) -> int:
+    """How many tasks there will be at a time."""
     from pipeline.cluster import workers_of
     from pipeline.engine import cores
-    from pipeline.plan import plan_extraction
 
-    at_work = workers_of(scheduler) if scheduler else workers or cores()
-    with Progress() as progress:
-        plan = plan_extraction(
-            source,
-            cubes,
-            parameters,
-            workers=at_work,
-            anonymize=anonymize,
-            overwrite=overwrite,
-            report=progress,
-        )
-    _say_passed_over(plan.passed_over)
+    return workers_of(scheduler) if scheduler else workers or cores()
+
+
+def _show_plan(plan: "DegradationPlan | ExtractionPlan", rows: list[list[str]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(plan)))
         return
-    show_table(["a dry run: nothing was written", ""], _extraction_rows(plan))
-    click.echo("Next: the same command without --dry-run.")
-
-
-def _extraction_rows(plan: "ExtractionPlan") -> list[list[str]]:
-    known = [["scans in the store already", f"{plan.known:,}"]] if plan.known else []
-    aside = [["passed over or unusable", f"{plan.set_aside:,}"]] if plan.set_aside else []
-    looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} looked at"
-    unfit = [["too small or unreadable", f"{plan.unfit:,}{looked}"]] if plan.unfit else []
-    store = "no scan that was tried gives a cube: genesis-prep explain SCAN says why"
-    time = "-"
-    if plan.store_bytes is not None and plan.seconds is not None and plan.example_seconds is not None:
-        store = f"about {size_of(plan.store_bytes)} in {counted(plan.files, 'shard')}"
-        time = f"about {duration(plan.seconds)} with {counted(plan.workers, 'worker')}"
-        time += f" ({shortened(plan.example)} took {plan.example_seconds:.2f} s)"
-    return [
-        *known,
-        ["scans to cut", f"{plan.scans:,}, {size_of(plan.bytes)}"],
-        *aside,
-        *unfit,
-        ["cubes, at most", f"{plan.cubes:,}"],
-        ["store", store],
-        ["time", time],
-    ]
-
-
-def _plan_degradation(
-    cubes: Path | str,
-    pairs: Path,
-    parameters: Any,
-    workers: int | None,
-    scheduler: str | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    from pipeline.cluster import workers_of
-    from pipeline.engine import cores
-    from pipeline.plan import plan_degradation
-
-    at_work = workers_of(scheduler) if scheduler else workers or cores()
-    with Progress() as progress:
-        plan = plan_degradation(
-            cubes, pairs, parameters, workers=at_work, overwrite=overwrite, report=progress
-        )
-    if as_json:
-        click.echo(json.dumps(asdict(plan)))
-        return
-    show_table(["a dry run: nothing was written", ""], _degradation_rows(plan))
+    show_table(["a dry run: nothing was written", ""], rows)
     click.echo("Next: the same command without --dry-run.")
 
 
@@ -286,79 +230,3 @@ def _degradation_rows(plan: "DegradationPlan") -> list[list[str]]:
         ["store", f"about {size_of(plan.store_bytes)} in {counted(plan.files, 'shard')}"],
         ["time", f"about {duration(plan.seconds)} with {counted(plan.workers, 'worker')}"],
     ]
-
-
-def _say_passed_over(subsets: tuple[int, ...]) -> None:
-    """Why LUNA16's test subsets were left out; nothing where none were."""
-    if subsets:
-        click.echo(
-            f"Subset {', '.join(map(str, subsets))} not taken: 7-9 are the test set of the nodule task, and "
-            "pre-training on a test set leaks. Choose with --subsets.",
-            err=True,
-        )
-
-
-def _say_unused(unused: "Sequence[Outcome]") -> None:
-    """The scans that gave no cube, by their own names, which a store of pseudonyms does not tell."""
-    for outcome in unused[:_MOST_ROWS]:
-        click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
-    if len(unused) > _MOST_ROWS:
-        click.echo(f"... and {len(unused) - _MOST_ROWS} more scans that gave no cube.", err=True)
-
-
-def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
-    scans = store.scans
-    return [
-        {
-            "identifier": str(scans.identifier[row]),
-            "subset": int(scans.subset[row]),
-            "path": str(scans.path[row]),
-            "shape": scans.shape[row].tolist(),
-            "status": str(scans.status[row]),
-            "cubes": int(scans.cubes[row]),
-            "reason": str(scans.reason[row]),
-        }
-        for row in range(len(scans))
-    ]
-
-
-def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
-    """The way out for scans that were too small or too dense, once for all of them."""
-    from pipeline.place import PlaceRule
-
-    reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
-    asked = store.attributes["parameters"]
-    if any("needed" in reason for reason in reasons):
-        least = PlaceRule(tuple(asked["size"]), tuple(asked["border"]), asked["max_tissue"]).least_shape
-        border = ",".join(map(str, asked["border"]))
-        click.echo(
-            f"With --border {border} a scan needs {' x '.join(map(str, least))} voxels; a smaller --border "
-            "or --size takes smaller scans."
-        )
-    if any("tissue score" in reason for reason in reasons):
-        click.echo("A larger --max-tissue takes denser scans; the rule is meant for lungs.")
-
-
-def _not_used(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many scans gave nothing, by why."""
-    statuses = [row["status"] for row in rows]
-    return {"skipped": statuses.count("skipped"), "could not be read": statuses.count("failed")}
-
-
-def _show_scans(rows: list[dict[str, Any]]) -> None:
-    """All scans where they are few, else only those that gave nothing."""
-    shown = rows if len(rows) <= _MOST_ROWS else [row for row in rows if row["status"] != "used"]
-    if shown:
-        cells = [
-            [
-                shortened(row["path"]),
-                " x ".join(map(str, row["shape"])) if any(row["shape"]) else "-",
-                row["status"],
-                row["cubes"],
-                row["reason"],
-            ]
-            for row in shown[:_MOST_ROWS]
-        ]
-        show_table(["scan", "shape", "status", "cubes", "reason"], cells)
-    if len(shown) > _MOST_ROWS:
-        click.echo(f"... and {len(shown) - _MOST_ROWS} more scans that gave no cube; --json lists all.")

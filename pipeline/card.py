@@ -5,17 +5,12 @@ machine, of a folder or of the store itself.
 """
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from pipeline.contents import KEY, Contents, description, parameter_rows, summary, value_words
 from pipeline.degrade.recipes import RECIPES
-from pipeline.info import applied_words
 from pipeline.ledger import MANIFEST
-from pipeline.tables import NO_SUBSET, CubeTable, PairTable, ScanTable
 
 CARD = "README.md"
 
@@ -25,12 +20,14 @@ The authors' own program is licensed for non-commercial use only, and the Models
 US patent 11,922,628 B2 (issued 2024-03-05); the licence of this software grants no right under that
 patent."""
 
-#: Parameters of a cube store that `genesis-prep extract-cubes` takes as options of the same names.
+#: Parameters of a cube store that `genesis-prep extract-cubes` takes as options of the same names; `plane`
+#: those of slices alone.
 EXTRACT_OPTIONS = (
     "layout",
     "subsets",
     "cubes_per_scan",
     "size",
+    "plane",
     "hu",
     "border",
     "max_tissue",
@@ -40,42 +37,10 @@ EXTRACT_OPTIONS = (
     "spacing",
     "orient",
 )
-_KEY = "anonymized_with"
-_MERGED = {"layout": "mixed", _KEY: "several keys"}  # of parts that one command could not have made
+#: Those of a store of X-ray images.
+IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
+_MERGED = {"layout": "mixed", KEY: "several keys"}  # of parts that one command could not have made
 _LONGEST_LINE = 96
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a store holds besides its voxels.
-
-    Attributes:
-        attributes: as `attrs["genesis"]`.
-        cubes: one row a cube.
-        scans: one row a scan.
-        pairs: one row a pair; None of a cube store.
-    """
-
-    attributes: Mapping[str, Any]
-    cubes: CubeTable
-    scans: ScanTable
-    pairs: PairTable | None = None
-
-    @property
-    def name(self) -> str:
-        """What the store is called in examples; its own name is for its owner to choose."""
-        return "cubes.zarr" if self.pairs is None else "pairs.zarr"
-
-    @property
-    def cutting(self) -> Mapping[str, Any]:
-        """The parameters with which the cubes were cut."""
-        parameters: Mapping[str, Any] = self.attributes["parameters" if self.pairs is None else "cubes"]
-        return parameters
-
-    @property
-    def title(self) -> str:
-        """What the store is, in three words."""
-        return f"Models Genesis {'cubes' if self.pairs is None else 'pairs'}"
 
 
 def dataset_card(contents: Contents) -> str:
@@ -100,72 +65,6 @@ def dataset_card(contents: Contents) -> str:
     )
 
 
-def description(contents: Contents) -> str:
-    """What the store is, in two sentences."""
-    cubes, scans = len(contents.cubes), int(np.count_nonzero(contents.scans.cubes))
-    what = "CT scan" if contents.attributes["unit"] == "HU" else "scan"
-    if "imported" in contents.cutting:
-        what = "imported file"
-    edges = " x ".join(map(str, contents.attributes["size"]))
-    source = f"{_count(cubes, 'cube')} of {edges} voxels out of {_count(scans, what)}, without labels"
-    if contents.pairs is None:
-        text = f"{source}."
-    else:
-        text = f"{_count(len(contents.pairs), 'pair')} of a cube and a degraded twin of it: {source}."
-    return f"{text} Made for pre-training as in Models Genesis: a network learns to restore degraded cubes."
-
-
-def summary(contents: Contents) -> list[tuple[str, str]]:
-    """What a store holds and by which rule and recipe, as rows of a name and a value, for people."""
-    attributes, scans, tissue = contents.attributes, contents.scans, contents.cubes.tissue
-    low, high = attributes["window"]
-    status = Counter(scans.status.tolist())
-    rows = [
-        (
-            "cubes",
-            f"{len(contents.cubes):,} of {' x '.join(map(str, attributes['size']))} voxels in x, y, z",
-        ),
-        *_pair_rows(contents),
-        ("values", f"whole numbers, {attributes['unit']}, clipped to {low} .. {high}"),
-        (
-            "scans",
-            ", ".join(f"{status.pop(word, 0):,} {word}" for word in ("used", "skipped", "failed")),
-        ),
-        ("spacing in mm", spacing_range(scans)),
-        ("tissue score", f"{tissue.min():.3f} .. {tissue.max():.3f}, median {np.median(tissue):.3f}"),
-    ]
-    subsets = scans.subset[contents.cubes.scan]
-    if (subsets != NO_SUBSET).any():
-        found = zip(*np.unique(subsets, return_counts=True), strict=True)
-        named = [f"{'none' if subset == NO_SUBSET else subset}: {count:,}" for subset, count in found]
-        rows.append(("cubes by subset", ", ".join(named)))
-    names = "pseudonyms" if _KEY in contents.cutting else "their own"
-    return [*rows, ("names of the scans", names)]
-
-
-def spacing_range(scans: ScanTable) -> str:
-    """The spacing of the scans that gave cubes, least and most in x, y, z; of imported cubes not known."""
-    known = scans.spacing[(scans.cubes > 0) & (scans.spacing > 0).all(axis=1)]
-    if not len(known):
-        return "not known"
-    ends = zip("xyz", known.min(axis=0), known.max(axis=0), strict=True)
-    return ", ".join(
-        f"{axis} {low:.3g}" if low == high else f"{axis} {low:.3g}-{high:.3g}" for axis, low, high in ends
-    )
-
-
-def parameter_rows(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Parameters as rows of a name and a value; what is nested follows the name it is nested in."""
-    rows = []
-    for name, value in parameters.items():
-        words = name.replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += [(f"{words}: {inner}", told) for inner, told in parameter_rows(value)]
-        elif value is not None:
-            rows.append((words, _value(value)))
-    return rows
-
-
 def commands(contents: Contents) -> list[str]:
     """The commands that make the store again; none where no command line can say what was done.
 
@@ -174,9 +73,9 @@ def commands(contents: Contents) -> list[str]:
     cutting = contents.cutting
     if "imported" in cutting:
         first = ["genesis-prep", "import-npy", "FILES", "cubes.zarr"]
-    elif set(cutting) - {_KEY} == set(EXTRACT_OPTIONS) and not _of_parts(cutting):
-        options = _options({name: cutting[name] for name in EXTRACT_OPTIONS})
-        key = ["--anonymize KEY"] if _KEY in cutting else []
+    elif (names := _options_of(cutting)) and not _of_parts(cutting):
+        options = _options({name: cutting[name] for name in names})
+        key = ["--anonymize KEY"] if KEY in cutting else []
         first = ["genesis-prep", "extract-cubes", "SOURCE", "cubes.zarr", *options, *key]
     else:
         return []
@@ -193,13 +92,22 @@ def commands(contents: Contents) -> list[str]:
     return [_wrapped(first), _wrapped(second)]
 
 
+def _options_of(cutting: Mapping[str, Any]) -> list[str]:
+    """The options that name every parameter of an extraction; none where some parameter has no option."""
+    for options in (EXTRACT_OPTIONS, IMAGE_OPTIONS):
+        names = [name for name in options if name in cutting or name != "plane"]
+        if set(names) == set(cutting) - {KEY}:
+            return names
+    return []
+
+
 def _of_parts(cutting: Mapping[str, Any]) -> bool:
     return any(cutting.get(name) == value for name, value in _MERGED.items())
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:
     return [
-        f"--{name.replace('_', '-')} {shlex.quote(_value(value))}"
+        f"--{name.replace('_', '-')} {shlex.quote(value_words(value))}"
         for name, value in values.items()
         if value is not None
     ]
@@ -217,8 +125,9 @@ def _wrapped(words: Sequence[str]) -> str:
 
 def _front_matter(contents: Contents) -> str:
     rows = len(contents.cubes if contents.pairs is None else contents.pairs)
-    tags = ["models-genesis", "self-supervised-learning", "medical", "3d", "zarr"]
+    tags = ["models-genesis", "self-supervised-learning", "medical", f"{contents.edges}d", "zarr"]
     tags += ["computed-tomography"] if contents.attributes["unit"] == "HU" else []
+    tags += ["chest-x-ray"] if contents.images is not None else []
     listed = "".join(f"- {tag}\n" for tag in tags)
     return f"""\
 ---
@@ -241,31 +150,14 @@ def _size_category(rows: int) -> str:
     return f"{names[place - 1]}<n<{names[place]}"
 
 
-def _pair_rows(contents: Contents) -> list[tuple[str, str]]:
-    if contents.pairs is None:
-        return []
-    parameters = contents.attributes["parameters"]
-    counts: Counter[str] = Counter()
-    for bits, count in zip(*np.unique(contents.pairs.applied, return_counts=True), strict=True):
-        for word in applied_words(int(bits)) or ["unchanged"]:
-            counts[word] += int(count)
-    flipped = int(np.count_nonzero(contents.pairs.flip))
-    told = ", ".join(f"{count:,} {word}" for word, count in [("flipped", flipped), *counts.most_common()])
-    recipe = f"{parameters['recipe']['name']}, seed {parameters['seed']}"
-    return [
-        ("pairs", f"{len(contents.pairs):,}, {_count(parameters['variants'], 'variant')} of every cube"),
-        ("recipe", recipe),
-        ("degradations", told),
-    ]
-
-
 def _loading(contents: Contents) -> str:
     voxels = "cubes" if contents.pairs is None else "degraded"
-    plain = _PLAIN_CUBES if contents.pairs is None else _PLAIN_PAIRS
+    plain = _PLAIN_CUBES if contents.pairs is None else _PLAIN_PAIRS.format(edges=contents.edges)
+    axes = ", ".join("xyz"[: contents.edges])
     return f"""\
 ## Load it
 
-The store is a Zarr v3 group, here under the name `{contents.name}`. With zarr alone, `[x, y, z]` in [0, 1]:
+The store is a Zarr v3 group, here under the name `{contents.name}`. With zarr alone, `[{axes}]` in [0, 1]:
 
 ```python
 {plain}```
@@ -304,9 +196,13 @@ import zarr
 store = zarr.open_group("pairs.zarr", mode="r")
 low, high = store.attrs["genesis"]["window"]
 degraded, original = store["degraded"][0], store["original"][int(store["cube"][0])]
-original = np.flip(original, [axis for axis in range(3) if int(store["flip"][0]) >> axis & 1])
+original = np.flip(original, [axis for axis in range({edges}) if int(store["flip"][0]) >> axis & 1])
 x, y = ((voxels.astype("float32") - low) / (high - low) for voxels in (degraded, original))
 """
+
+
+def _origin(contents: Contents) -> str:
+    return "scans" if contents.images is None else "images"
 
 
 def _making(contents: Contents) -> str:
@@ -314,7 +210,8 @@ def _making(contents: Contents) -> str:
     if again := commands(contents):
         calls = "\n".join(again)
         text += f"""\
-From the same scans this makes the same again; of scans that were added one after the other, in the order in
+From the same {_origin(contents)} this makes the same again; of {_origin(contents)} that were added one \
+after the other, in the order in
 which they are found:
 
 ```text
@@ -323,7 +220,7 @@ which they are found:
 """
     else:
         text += "No command line alone makes it again.\n"
-    tables = [("Cubes", contents.cutting)]
+    tables = [(contents.things.capitalize(), contents.cutting)]
     tables += [("Pairs", contents.attributes["parameters"])] if contents.pairs is not None else []
     for name, parameters in tables:
         rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in parameter_rows(parameters))
@@ -332,17 +229,14 @@ which they are found:
 
 
 def _licence(contents: Contents) -> str:
-    luna16 = ""
-    if contents.cutting.get("layout") == "luna16":
-        luna16 = """
-The scans were laid out as LUNA16. Those that are LUNA16's own come from LIDC-IDRI, which is under CC BY 3.0.
-"""
+    known = _SOURCES.get(str(contents.cutting.get("layout")), "")
     return f"""\
 ## Licence and patent
 
-The licence of the scans applies to what was cut out of them. The software that made this store does not know
+The licence of the {_origin(contents)} applies to what was cut out of them. The software that made this \
+store does not know
 it: those who hand the store on say which it is.
-{luna16}
+{known}
 The software, genesis-toolkit, is under the Apache License 2.0 and holds no code of the method's authors.
 {PATENT}
 
@@ -351,14 +245,19 @@ The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Med
 """
 
 
+# What is known of those who made the data, by its layout.
+_SOURCES = {
+    "luna16": """
+The scans were laid out as LUNA16. Those that are LUNA16's own come from LIDC-IDRI, which is under CC BY 3.0.
+""",
+    "nih": """
+The images were laid out as NIH ChestX-ray14. Those that are its own were made public by the NIH Clinical
+Center, which is to be named as their source: Wang et al., *ChestX-ray8: Hospital-scale Chest X-ray Database
+and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases* (CVPR 2017).
+""",
+}
+
+
 def _cell(text: str) -> str:
     """Text for a cell of a Markdown table, where it means nothing but itself."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def _value(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

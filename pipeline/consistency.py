@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cut import ExtractParameters
+from pipeline.cut_images import ImageParameters
 from pipeline.damage import named
 from pipeline.degrade.recipes import Applied, Recipe
 from pipeline.errors import DataError
-from pipeline.layout import PAIRS, words_of
+from pipeline.layout import EDGES, PAIRS, words_of
+from pipeline.sources import Parameters
 
 Problem = tuple[str, str]
 Columns = Mapping[str, NDArray[Any]]
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _STATUSES = ("used", "skipped", "failed")
-_FLIPS = 7
 _EXTRACTION = tuple(field.name for field in fields(ExtractParameters))
+_OF_IMAGES = tuple(field.name for field in fields(ImageParameters))
 _OF_EXTRACTION = tuple(name for name in _EXTRACTION if name not in ("size", "hu"))  # those every store has
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
@@ -37,12 +39,12 @@ def attribute_problems(attributes: Mapping[str, Any]) -> list[Problem]:
     return [*_own_problems(attributes), *_parameter_problems(attributes)]
 
 
-def table_problems(columns: Columns, size: tuple[int, ...] | None) -> list[Problem]:
+def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Problem]:
     """What is wrong with the tables of scans and cubes.
 
     Args:
         columns: those that could be read, by name; all of one table have one length.
-        size: the edges of a cube in voxels, x, y, z; None where that is not known.
+        box: what a cube takes up in its scan, voxels in x, y, z, see `box_of`; None where that is not known.
     """
     problems = [*_scan_problems(columns)]
     scan, scans = columns.get("scan"), columns.get("scans/cubes")
@@ -50,20 +52,21 @@ def table_problems(columns: Columns, size: tuple[int, ...] | None) -> list[Probl
         outside = (scan < 0) | (scan >= len(scans))
         problems += _where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
         if not outside.any():
-            problems += _count_problems(columns, scan, scans, size)
+            problems += _count_problems(columns, scan, scans, box)
     if "tissue" in columns:
         tissue = columns["tissue"]
         problems += _where(~((tissue >= 0) & (tissue <= 1)), "tissue", "is not in 0..1", "cube")
     return problems
 
 
-def pair_problems(columns: Columns, cubes: int, variants: int | None) -> list[Problem]:
+def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int) -> list[Problem]:
     """What is wrong with the table of pairs.
 
     Args:
         columns: those that could be read, by name.
         cubes: how many cubes the store has.
         variants: degraded twins of each; None where that is not known.
+        edges: how many a cube has.
     """
     problems = []
     pairs = max((len(columns[name]) for name in _PAIR_COLUMNS if name in columns), default=0)
@@ -74,7 +77,8 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None) -> list[Pr
         if name in columns:
             problems += _where(columns[name] != wanted, name, "is not that of the pair's number", "pair")
     if "flip" in columns:
-        problems += _where(columns["flip"] > _FLIPS, "flip", f"is not in 0..{_FLIPS}", "pair")
+        flips = 2**edges - 1
+        problems += _where(columns["flip"] > flips, "flip", f"is not in 0..{flips}", "pair")
     if "applied" in columns:
         applied = columns["applied"]
         wrong = (applied > sum(Applied)) | ((applied & _BOTH_PAINTED) == _BOTH_PAINTED)
@@ -85,8 +89,8 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None) -> list[Pr
 _PAIR_COLUMNS = ("cube", "variant", "flip", "applied")
 
 
-def extraction(made: Mapping[str, Any]) -> ExtractParameters:
-    """How cubes were cut from scans, as a store tells it.
+def extraction(made: Mapping[str, Any]) -> Parameters:
+    """How cubes were cut from scans or images, as a store tells it.
 
     Args:
         made: the parameters of a cube store, any JSON.
@@ -94,14 +98,39 @@ def extraction(made: Mapping[str, Any]) -> ExtractParameters:
     Raises:
         ValueError: they are not those of `extract-cubes`.
     """
+    kind, names = (
+        (ImageParameters, _OF_IMAGES) if made.get("layout") == "nih" else (ExtractParameters, _EXTRACTION)
+    )
     try:
-        given = {name: made[name] for name in _EXTRACTION}
+        given = {name: made[name] for name in names if name in made or name != "plane"}  # cubes have no plane
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-        return ExtractParameters(**values)
+        return kind(**values)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from None
+
+
+def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What a cube takes up in its scan, voxels in x, y, z.
+
+    Args:
+        made: the parameters of a cube store, any JSON.
+        size: the edges of a cube in voxels.
+
+    Returns:
+        Of a slice 1 across its plane; of an image that was taken whole, its first pixel. None where that is
+        not known.
+    """
+    if len(size) == 3:
+        return size
+    try:
+        found = extraction(made)
+    except ValueError:
+        return None
+    if isinstance(found, ExtractParameters):
+        return found.box
+    return (*size, 1) if found.cubes_per_scan else (1, 1, 1)
 
 
 def _own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
@@ -111,8 +140,8 @@ def _own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
         yield "finalised", f"is {words_of(attributes.get('finalised'))}, true wanted"
     if not _whole_numbers(window, 2) or window[0] >= window[1]:
         yield "window", f"is {words_of(window)}, a lowest and a highest value wanted"
-    if not _whole_numbers(size, 3) or min(size) < 1:
-        yield "size", f"is {words_of(size)}, three edges in voxels wanted"
+    if not any(_whole_numbers(size, edges) for edges in EDGES) or min(size) < 1:
+        yield "size", f"is {words_of(size)}, two or three edges in voxels wanted"
     if not isinstance(attributes.get("unit"), str):
         yield "unit", f"is {words_of(attributes.get('unit'))}, a name wanted"
 
@@ -129,11 +158,22 @@ def _parameter_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
             yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
     if any(name in made for name in _OF_EXTRACTION):
         try:
-            extraction(made)
+            found = extraction(made)
         except ValueError as error:
             yield "parameters", f"are not those of extract-cubes: {error}"
+        else:
+            yield from _window_problems(found, attributes)
     if pairs:
         yield from _recipe_problems(attributes["parameters"])
+
+
+def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether the store has the window and the unit of what was cut; those of CT stand in its parameters."""
+    window = [found.window.low, found.window.high]
+    if isinstance(found, ImageParameters) and attributes.get("window") != window:
+        yield "window", f"is {words_of(attributes.get('window'))}, and images have {window}"
+    if attributes.get("unit") != found.unit:
+        yield "unit", f"is {words_of(attributes.get('unit'))}, and {found.unit} was cut"
 
 
 def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
@@ -169,7 +209,7 @@ def _scan_problems(columns: Columns) -> Iterator[Problem]:
 
 
 def _count_problems(
-    columns: Columns, scan: NDArray[Any], counts: NDArray[Any], size: tuple[int, ...] | None
+    columns: Columns, scan: NDArray[Any], counts: NDArray[Any], box: tuple[int, ...] | None
 ) -> Iterator[Problem]:
     """Numbers within scans, and corners, of cubes whose scans are all known."""
     given = np.bincount(scan, minlength=len(counts))
@@ -180,10 +220,10 @@ def _count_problems(
         wanted[order] = np.arange(len(scan)) - np.repeat(np.cumsum(given) - given, given)
         yield from _where(columns["number"] != wanted, "number", "does not count within its scan", "cube")
     corner, shape = columns.get("corner"), columns.get("scans/shape")
-    if corner is not None and shape is not None and size is not None:
+    if corner is not None and shape is not None and box is not None:
         # Of cubes that came without their scans nothing is known; their scans have no shape.
         known = (shape[scan] > 0).all(axis=1)
-        inside = (corner >= 0).all(axis=1) & (corner.astype(np.int64) + size <= shape[scan]).all(axis=1)
+        inside = (corner >= 0).all(axis=1) & (corner.astype(np.int64) + box <= shape[scan]).all(axis=1)
         yield from _where(known & ~inside, "corner", "does not lie in its scan", "cube")
 
 

@@ -12,9 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.card import CARD, Contents, dataset_card, description
+from pipeline.card import CARD, dataset_card
+from pipeline.contents import Contents, description
 from pipeline.ledger import MANIFEST, sha256_of, write_whole
-from pipeline.tables import COLUMNS, WIDTH, CubeTable, PairTable, ScanTable
+from pipeline.tables import COLUMNS, WIDTH, CubeTable, ImageTable, PairTable, ScanTable, Table
 
 CROISSANT = "croissant.json"
 
@@ -104,6 +105,18 @@ _MEANINGS = {
     "scans/reason": "Why it was skipped or failed.",
     "scans/cubes": "Cubes that it gave.",
     "scans/stream": "Random stream key.",
+    "images/patient": "Whose image it is, or a pseudonym.",
+    "images/view": "View position, such as PA or AP.",
+    "images/labels": "Findings, joined by |.",
+}
+# Of patches of slices and of images.
+_MEANINGS_2D = _MEANINGS | {
+    "cubes": "Pixels of a patch or an image, columns first.",
+    "original": "Pixels of a patch or an image, columns first.",
+    "degraded": "Pixels of the degraded twin, flipped.",
+    "corner": "First pixel in the scan's x, y, z.",
+    "tissue": "Score of the tissue rule, 0..1; images have none, and 0.",
+    "flip": "Bits: the original is to be flipped along its first axis (1), its second (2).",
 }
 
 
@@ -124,8 +137,8 @@ def croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> st
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": contents.title,
         "description": description(contents),
-        "keywords": ["Models Genesis", "self-supervised learning", "computed tomography", "zarr"],
-        "license": f"The licence of the scans applies, see {CARD}.",
+        "keywords": ["Models Genesis", "self-supervised learning", _modality(contents), "zarr"],
+        "license": f"The licence of the {_source(contents)} applies, see {CARD}.",
         "distribution": _distribution(contents, digests),
         "recordSet": _record_sets(contents, voxels),
     }
@@ -145,16 +158,26 @@ def write_description(folder: Path, contents: Contents, voxels: str) -> None:
     write_whole(folder / CROISSANT, croissant(contents, voxels, digests).encode())
 
 
+def _modality(contents: Contents) -> str:
+    return "computed tomography" if contents.images is None else "chest X-ray"
+
+
+def _source(contents: Contents) -> str:
+    return "scans" if contents.images is None else "images"
+
+
 def _arrays(contents: Contents) -> dict[str, tuple[str, ...]]:
     """The arrays of every record set, by their paths in the store; the voxels come first."""
     tables = {"cubes": ("cubes", *_names(CubeTable)), "scans": tuple(f"scans/{n}" for n in _names(ScanTable))}
+    if contents.images is not None:
+        tables["images"] = tuple(f"images/{name}" for name in _names(ImageTable))
     if contents.pairs is None:
         return tables
     tables["cubes"] = ("original", *tables["cubes"][1:])
     return {**tables, "pairs": ("degraded", *_names(PairTable))}
 
 
-def _names(table: type[CubeTable | PairTable | ScanTable]) -> tuple[str, ...]:
+def _names(table: type[Table]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(table))
 
 
@@ -192,8 +215,9 @@ def _file_set(name: str, meaning: str, encoding: str, includes: Sequence[str]) -
 
 def _record_sets(contents: Contents, voxels: str) -> list[dict[str, Any]]:
     meanings = {
-        "cubes": f"{len(contents.cubes)} cubes.",
-        "scans": f"{len(contents.scans)} scans that were found, used or not.",
+        "cubes": f"{len(contents.cubes)} {contents.things}.",
+        "scans": f"{len(contents.scans)} {_source(contents)} that were found, used or not.",
+        "images": "What NIH's table says of each of them, row by row.",
         "pairs": "Degraded twins and the cubes that they are made of.",
     }
     if contents.pairs is not None:
@@ -224,7 +248,7 @@ def _array_field(record_set: str, path: str, contents: Contents, voxels: str) ->
         "@type": "cr:Field",
         "@id": f"{record_set}/{name}",
         "name": name,
-        "description": _MEANINGS[path],
+        "description": (_MEANINGS if contents.edges == 3 else _MEANINGS_2D)[path],
         "dataType": _TYPES[dtype],
         **array,
         "source": {"fileSet": {"@id": "zarr"}, "extract": {"column": path}},

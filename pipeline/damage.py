@@ -178,7 +178,7 @@ def _step(storage: Storage) -> int:
 
 
 def _bytes_of(storage: Storage, path: str, pieces: list[_Piece]) -> list[bytes]:
-    found = storage.read_ranges(path, [(piece.start, piece.length) for piece in pieces])
+    found = list(storage.read_ranges(path, [(piece.start, piece.length) for piece in pieces]))
     if any(len(data) < piece.length for data, piece in zip(found, pieces, strict=True)):
         raise OSError(5, "it became shorter while it was read")
     return found

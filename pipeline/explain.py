@@ -23,6 +23,7 @@ from pipeline.ledger import write_whole
 from pipeline.place import (
     Corners,
     PlaceRule,
+    Plane,
     Triple,
     Voxels,
     count_scores,
@@ -33,7 +34,8 @@ from pipeline.place import (
 
 _PUBLISHED = Window()
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
-_OTHER_SHARES = (0.1, 0.2, 0.3, 0.5)
+_CUBE_SHARES = (0.1, 0.2, 0.3, 0.5)
+_PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
 _EXAMPLES = 32  # cubes drawn as examples: what a scan gives by default
 _OUTLINED = 6  # of these in one slice: more would hide it
 _AXES = "xyz"
@@ -83,16 +85,18 @@ class Explanation:
     Attributes:
         shape: voxels in x, y, z.
         spacing: mm between voxel centres in x, y, z.
-        size: edges of a cube in voxels.
+        size: edges of a cube in voxels, or the two of a patch.
+        plane: of the slices that patches are cut from; None for cubes.
+        box: what is cut, edges in x, y, z: of a patch 1 across its plane.
         border: voxels at each side that no cube touches.
-        max_tissue: the largest share of tissue a cube may have.
-        min_tissue: the smallest.
+        max_tissue: the largest score a cube may have: its share of tissue, of a patch that of tissue and air.
+        min_tissue: the smallest; 0 for patches.
         shortages: the axes along which the scan is too small, so that it has no candidate.
         places_whole: places where a cube lies inside the scan.
         lost_to_border: of these, those lost along x, then y, then z.
         candidates: what is left, and is judged by the tissue rule.
-        lost_to_max_tissue: candidates with more tissue than max_tissue.
-        lost_to_min_tissue: candidates with less tissue than min_tissue.
+        lost_to_max_tissue: candidates with a score above max_tissue.
+        lost_to_min_tissue: candidates with a score below min_tissue.
         passing: places a cube may be cut at.
         share: passing of candidates, 0..1; 0 without candidates.
         scores: the score of the candidates, 0..1, by quantile; empty without candidates.
@@ -101,7 +105,9 @@ class Explanation:
 
     shape: Triple
     spacing: tuple[float, float, float]
-    size: Triple
+    size: tuple[int, ...]
+    plane: Plane | None
+    box: Triple
     border: Triple
     max_tissue: float
     min_tissue: float
@@ -129,7 +135,7 @@ def explain_scan(
         window: what real numbers are scaled by, see `place.tissue_from`.
     """
     shape: Triple = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
-    whole = [max(edge - cube + 1, 0) for edge, cube in zip(shape, rule.size, strict=True)]
+    whole = [max(edge - cube + 1, 0) for edge, cube in zip(shape, rule.box, strict=True)]
     inside = [max(edge - least + 1, 0) for edge, least in zip(shape, rule.least_shape, strict=True)]
     left = [int(np.prod(inside[:axis] + whole[axis:], dtype=np.int64)) for axis in range(4)]
     by_score = _scores(voxels, rule, window)
@@ -139,8 +145,10 @@ def explain_scan(
         shape=shape,
         spacing=spacing,
         size=rule.size,
+        plane=rule.plane,
+        box=rule.box,
         border=rule.border,
-        max_tissue=rule.max_tissue,
+        max_tissue=rule.most_tissue,
         min_tissue=rule.min_tissue,
         shortages=_shortages(shape, rule),
         places_whole=left[0],
@@ -204,8 +212,8 @@ def _alternatives(
     if rule.min_tissue:
         passing = _between(by_score, replace(rule, min_tissue=0.0))
         others.append(Alternative("--min-tissue 0", int(by_score.sum()), passing))
-    for share in _OTHER_SHARES:
-        if share != rule.max_tissue and share >= rule.min_tissue:
+    for share in _PATCH_SHARES if rule.plane else _CUBE_SHARES:
+        if share != rule.most_tissue and share >= rule.min_tissue:
             passing = _between(by_score, replace(rule, max_tissue=share))
             others.append(Alternative(f"--max-tissue {share:g}", int(by_score.sum()), passing))
     return tuple(others)
@@ -250,8 +258,10 @@ def draw_map(
     """Draw where cubes may lie, over one axial, one coronal and one sagittal slice of the scan.
 
     The slices are those that the most cubes are centred on; the middle ones where there is no place at all.
+    In the plane of patches it is the slice of an example.
     Colour: of the cubes that the slice cuts and whose centre lies there, the share that passes. Dashed: the
-    border. Outlined: examples that the slice cuts, of cubes as `extract-cubes` would draw them.
+    border. Outlined: examples that the slice cuts, of cubes as `extract-cubes` would draw them. Patches of
+    slices are boxes one voxel deep, and in two of the three pictures lines.
 
     Args:
         voxels: the scan, as for `explain_scan`.
@@ -275,16 +285,44 @@ def draw_map(
     figure = Figure(figsize=(13.5, min(max(tall, 4), 14)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title + (f"\ntoo small: {reason}" if reason else ""), fontsize=10)
-    figure.supxlabel("dashed: the border that no cube crosses; green: some of the cubes", fontsize=8)
+    one, many = ("patch", "patches") if rule.plane else ("cube", "cubes")
+    figure.supxlabel(f"dashed: the border that no {one} crosses; green: some of the {many}", fontsize=8)
     panels = figure.subplots(1, 3, width_ratios=widths)
     for panel, view in zip(panels, _VIEWS, strict=True):
         heat = _draw_view(panel, view, voxels, spacing, rule, corners, examples, window)
     if corners is not None:
         bar = figure.colorbar(heat, ax=list(panels), shrink=0.8, pad=0.01)
-        bar.set_label("of the cubes cut by this slice and centred here, share that passes", fontsize=8)
+        bar.set_label(f"of the {many} cut by this slice and centred here, share that passes", fontsize=8)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     write_whole(png, drawn.getvalue())
+
+
+def passing_share(
+    corners: Corners, box: Triple, shape: Triple, axis: int, number: int
+) -> NDArray[np.float64]:
+    """Of the boxes that a slice of the scan cuts and that are centred at a place, the share that passes.
+
+    Args:
+        corners: the decision for the scan.
+        box: edges in x, y, z of what is cut out.
+        shape: voxels of the scan in x, y, z.
+        axis: that the slice lies across, 0, 1 or 2.
+        number: of the slice along it; one that some candidate cuts.
+
+    Returns:
+        float64 [the two other axes, in order], 0..1; NaN where no candidate has its centre.
+    """
+    first, edge = corners.first[axis], box[axis]
+    cut = [slice(None)] * 3
+    cut[axis] = slice(max(number - edge + 1 - first, 0), number + 1 - first)
+    passing = corners.passing[tuple(cut)].mean(axis=axis)
+    others = [other for other in range(3) if other != axis]
+    share = np.full([shape[other] for other in others], np.nan)
+    starts = [corners.first[other] + box[other] // 2 for other in others]
+    places = tuple(slice(start, start + edge) for start, edge in zip(starts, passing.shape, strict=True))
+    share[places] = passing
+    return share
 
 
 def _draw_view(
@@ -299,24 +337,21 @@ def _draw_view(
 ) -> Any:
     """One slice with its heat, border and example cubes; gives the heat, for the colour bar."""
     number = _fullest(view.along, _shape(voxels), rule, corners)
+    if view.name == rule.plane and len(examples):
+        number = int(examples[0, view.along])
     grey = np.take(voxels, number, axis=view.along)
     panel.imshow(grey.T, cmap="gray", vmin=window.low, vmax=window.high, origin="upper")
     share = np.full(grey.shape, np.nan)
     if corners is not None:
-        first, edge = corners.first[view.along], rule.size[view.along]
-        cut = [slice(None)] * 3
-        cut[view.along] = slice(max(number - edge + 1 - first, 0), number + 1 - first)
-        start = [corners.first[axis] + rule.size[axis] // 2 for axis in (view.across, view.down)]
-        passing = corners.passing[tuple(cut)].mean(axis=view.along)
-        share[start[0] : start[0] + passing.shape[0], start[1] : start[1] + passing.shape[1]] = passing
+        share = passing_share(corners, rule.box, _shape(voxels), view.along, number)
     share[share == 0] = np.nan
     heat = panel.imshow(share.T, cmap="plasma", vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
     _outline(
         panel, view, rule.border, [_shape(voxels)[axis] - 2 * rule.border[axis] for axis in range(3)], "--"
     )
     past = number - examples[:, view.along]
-    for corner in examples[(past >= 0) & (past < rule.size[view.along])][:_OUTLINED]:
-        _outline(panel, view, corner, rule.size, "-")
+    for corner in examples[(past >= 0) & (past < rule.box[view.along])][:_OUTLINED]:
+        _outline(panel, view, corner, rule.box, "-")
     panel.set_aspect(spacing[view.down] / spacing[view.across])
     if view.upward:
         panel.invert_yaxis()
@@ -344,4 +379,4 @@ def _fullest(axis: int, shape: Triple, rule: PlaceRule, corners: Corners | None)
         return shape[axis] // 2
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(corners.passing, axis=others)
-    return int(np.argmax(counts)) + corners.first[axis] + rule.size[axis] // 2
+    return int(np.argmax(counts)) + corners.first[axis] + rule.box[axis] // 2

@@ -1,16 +1,17 @@
 """Which scans a folder holds.
 
-Two layouts: LUNA16 (`subset0` .. `subset9`, one `.mhd` with its `.raw` or `.zraw` a scan) and `files` (any
-folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz`, `.nrrd` and DICOM series). Finding looks
-at names only, and a header is read when a scan's turn comes; only DICOM tells its series in the headers.
+Two layouts of CT: LUNA16 (`subset0` .. `subset9`, one `.mhd` with its `.raw` or `.zraw` a scan) and `files`
+(any folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz`, `.nrrd` and DICOM series); X-ray
+images are found in `nih`. Finding looks at names only, and a header is read when a scan's turn comes; only
+DICOM tells its series in the headers.
 """
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pipeline.errors import CallError
 from pipeline.files import HERE, NAMED_LIKE_A_SCAN, Aside, bad_name, is_folder, listed, shown, walk, within
@@ -20,11 +21,16 @@ from pipeline.tables import NO_SUBSET
 
 Layout = Literal["auto", "luna16", "files"]
 
+OfSource = TypeVar("OfSource", bound="Source")
+
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
 
 _SUBSET = re.compile(r"subset(\d)")
 _INSIDE_SUBSET = re.compile(r"(?:.*/)?subset\d(?=/|$)")
+
+#: The table of NIH ChestX-ray14, as first published or corrected: `Data_Entry_2017_v2020.csv`.
+NIH_TABLE = re.compile(r"Data_Entry_2017.*\.csv")
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,27 @@ class Found:
         layout: how it is laid out.
         sources: the scans, by subset and path, and what is passed over by name.
         passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
+        other_list: how many of NIH's images are there, but on the list that was not asked for.
+        absent: how many of NIH's images are on the list, but not there: most downloads are a part.
     """
 
     root: Path
-    layout: Literal["luna16", "files"]
+    layout: Literal["luna16", "files", "nih"]
     sources: tuple[Source, ...]
     passed_over: tuple[int, ...] = ()
+    other_list: int = 0
+    absent: int = 0
+
+
+def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
+    """How a folder is laid out, by the names in it; `files` where it is none, or cannot be opened."""
+    try:
+        entries = listed(Path(source)) if source else []
+    except CallError:
+        return "files"
+    if _subset_folders(entries):
+        return "luna16"
+    return "nih" if any(NIH_TABLE.fullmatch(entry.name) for entry in entries) else "files"
 
 
 def find_scans(source: Path | str, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
@@ -74,7 +95,33 @@ def find_scans(source: Path | str, layout: Layout = "auto", subsets: Collection[
 
     Raises:
         CallError: no such folder, one that cannot be opened, no scan in it, subsets of a folder that has
-            none, or a folder one level off from LUNA16's.
+            none, a folder one level off from LUNA16's, or one of X-ray images.
+    """
+    source, alone = check_source(source)
+    if alone:
+        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets)
+    entries = listed(source)
+    folders = _subset_folders(entries)
+    if layout == "luna16" and not folders:
+        raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
+    if folders and layout != "files":
+        return _found_luna16(source, folders, subsets)
+    if layout == "auto" and any(NIH_TABLE.fullmatch(entry.name) for entry in entries):
+        raise CallError(
+            f"{source} is laid out as NIH ChestX-ray14, whose images are no CT scans: cut them with "
+            "ImageParameters, or give --layout files for the CT scans in it."
+        )
+    found = _found_files(source, *walk(source, SUFFIXES), subsets)
+    if layout == "auto":
+        _check_no_subset(found)
+    return found
+
+
+def check_source(source: Path | str) -> tuple[Path, bool]:
+    """The folder or file that is given to be searched, and whether it is a file.
+
+    Raises:
+        CallError: an empty text, nothing there, or it cannot be opened.
     """
     if source == "":  # which `Path` would take for the folder at work in
         raise CallError("'' is no path: give the folder that holds the scans.")
@@ -85,18 +132,13 @@ def find_scans(source: Path | str, layout: Layout = "auto", subsets: Collection[
         raise CallError(f"{source} cannot be opened: {error.strerror}.") from None
     if not present:
         raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
-    if alone:
-        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets)
-    folders = {int(match[1]): entry for entry in listed(source) if (match := _SUBSET.fullmatch(entry.name))}
-    folders = {subset: entry for subset, entry in folders.items() if is_folder(entry)}
-    if layout == "luna16" and not folders:
-        raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
-    if folders and layout != "files":
-        return _found_luna16(source, folders, subsets)
-    found = _found_files(source, *walk(source, SUFFIXES), subsets)
-    if layout == "auto":
-        _check_no_subset(found)
-    return found
+    return source, alone
+
+
+def _subset_folders(entries: list[os.DirEntry[str]]) -> dict[int, os.DirEntry[str]]:
+    """The folders `subset0` .. `subset9` of LUNA16, by number."""
+    named = {int(match[1]): entry for entry in entries if (match := _SUBSET.fullmatch(entry.name))}
+    return {subset: entry for subset, entry in named.items() if is_folder(entry)}
 
 
 def _check_no_subset(found: Found) -> None:
@@ -140,7 +182,7 @@ def _found_luna16(
         raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
     left_out = sorted(folders.keys() - wanted) if subsets is None else []
     passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
-    return Found(source, "luna16", _told_apart(sources), passed_over)
+    return Found(source, "luna16", told_apart(sources), passed_over)
 
 
 def _headers(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -177,7 +219,7 @@ def _found_files(
         raise CallError(
             f"No scan lies in {root}: looked for {', '.join(SUFFIXES)} and DICOM, in all its folders."
         )
-    return Found(root, "files", _told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
+    return Found(root, "files", told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
 
 
 def _found_dicom(root: Path, folder: str, names: list[str]) -> list[Source]:
@@ -194,7 +236,7 @@ def _found_dicom(root: Path, folder: str, names: list[str]) -> list[Source]:
     return sources
 
 
-def _told_apart(sources: list[Source]) -> tuple[Source, ...]:
+def told_apart(sources: Sequence[OfSource]) -> tuple[OfSource, ...]:
     """Mark scans that carry the identifier of an earlier one: their cubes would share random streams."""
     first: dict[str, str] = {}
     marked = []

@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.cut import file_state
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import LOG
 from pipeline.pseudonyms import Key
+from pipeline.records import file_state
 from pipeline.scans import Found, Source, scan_files, scan_sha256
 from pipeline.stores import CubeStore
 
@@ -82,7 +82,7 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Growth:
     again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
     new = tuple(_told_apart(source, taken, name) for path, source in here.items() if path not in rows)
     growth = Growth(store, again, new)
-    if store.attributes["parameters"]["sampler"] == "official":
+    if store.attributes["parameters"].get("sampler") == "official":
         _check_official(growth)
     return growth
 

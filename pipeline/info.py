@@ -10,7 +10,7 @@ from pipeline.degrade.recipes import Applied
 from pipeline.ledger import LOG
 from pipeline.storage import Storage
 from pipeline.stores import AXES, CubeStore, PairStore
-from pipeline.tables import NO_SUBSET
+from pipeline.tables import NO_SUBSET, ImageTable, ScanTable
 
 # What each degradation makes of a cube, in the order in which they are done.
 _WORDS = {
@@ -26,8 +26,9 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
 
     Returns:
         format, version, counts, window, size, bytes on disk and before compression, the scans by status and
-        by subset, the range of their spacing in mm, the tissue scores, the parameters, and for a pair store
-        how many pairs each degradation, combination and flip touches.
+        by subset, the range of their spacing in mm, the tissue scores, or of X-ray images their patients,
+        views and labels, the parameters, and for a pair store how many pairs each degradation, combination
+        and flip touches.
     """
     scans, table = store.scans, store.table
     used = scans.cubes > 0
@@ -49,11 +50,7 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
             "least": scans.spacing[used].min(axis=0).tolist(),
             "most": scans.spacing[used].max(axis=0).tolist(),
         },
-        "tissue": {
-            "least": float(table.tissue.min()),
-            "median": float(np.median(table.tissue)),
-            "most": float(table.tissue.max()),
-        },
+        **_tissue_or_images(store),
         "not_used": [
             {"path": path, "status": status, "reason": reason}
             for path, status, reason in zip(
@@ -65,6 +62,21 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
         "run": _log(store.storage),
     }
     return facts | (_pairs(store) if isinstance(store, PairStore) else {})
+
+
+def image_counts(images: ImageTable, scans: ScanTable) -> dict[str, Any]:
+    """The X-ray images that were used: how many patients, and how many images of every view and label.
+
+    Returns:
+        `patients`, `views` and `labels`, the most common first; an image counts for each of its labels.
+    """
+    used = scans.cubes > 0
+    labels = Counter(label for joined in images.labels[used].tolist() for label in joined.split("|"))
+    return {
+        "patients": len(set(images.patient[used].tolist())),
+        "views": _ordered(Counter(images.view[used].tolist())),
+        "labels": _ordered(labels),
+    }
 
 
 def applied_words(applied: int) -> list[str]:
@@ -89,6 +101,19 @@ def _pairs(store: PairStore) -> dict[str, Any]:
         "combinations": dict(combinations.most_common()),
         "flips": dict(Counter(flip_axes(bits) or "none" for bits in pairs.flip.tolist()).most_common()),
     }
+
+
+def _tissue_or_images(store: CubeStore | PairStore) -> dict[str, Any]:
+    if store.images is not None:
+        return {"images": image_counts(store.images, store.scans)}
+    tissue = store.table.tissue
+    median = float(np.median(tissue))
+    return {"tissue": {"least": float(tissue.min()), "median": median, "most": float(tissue.max())}}
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    """The most common first, those of one count by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _by_subset(store: CubeStore | PairStore) -> dict[str, int]:

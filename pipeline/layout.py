@@ -8,7 +8,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,18 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.shards import decode_chunk
-from pipeline.tables import COLUMNS, WIDTH, CubeTable, PairTable, ScanTable
+from pipeline.tables import COLUMNS, WIDTH, CubeTable, ImageTable, PairTable, ScanTable, TargetTable
 
-VERSION = 1
-#: The two kinds of stores.
+#: The kinds of stores, and the version of each one's format.
 CUBES = "genesis-cubes"
 PAIRS = "genesis-pairs"
+TARGETS = "genesis-targets"
+VERSION = 1
+TARGETS_VERSION = 1
+VERSIONS = {CUBES: VERSION, PAIRS: VERSION, TARGETS: TARGETS_VERSION}
 AXES = ("x", "y", "z")
+#: How many edges a cube may have: three, or two where it is a slice or an image.
+EDGES = (2, 3)
 
 #: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
 MOST_METADATA = 2**24
@@ -32,6 +37,7 @@ MOST_MANIFEST = 2**28
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # of a manifest
 _VOXELS = ("int16", "uint16", "uint8")
+_NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path
 _MOST_ROWS = 2**40
 _MOST_CHUNK_ROWS = 2**20
 _MOST_CUBE_BYTES = 2**31 - 17  # what blosc takes
@@ -81,7 +87,10 @@ class Array:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What an array has to be: the name of its rows, the type of its values, its other axes."""
+    """What an array has to be: the name of its rows, the type of its values, its other axes.
+
+    Of voxels `others` are all axes that there can be; a slice or an image has no z.
+    """
 
     dimension: str
     kind: str
@@ -90,12 +99,25 @@ class _Wanted:
 
 def voxel_arrays(kind: str) -> tuple[str, ...]:
     """The arrays of voxels in a store of this kind."""
-    return ("cubes",) if kind == CUBES else ("original", "degraded")
+    return {CUBES: ("cubes",), PAIRS: ("original", "degraded"), TARGETS: ("cubes", "masks")}[kind]
 
 
-def array_names(kind: str) -> tuple[str, ...]:
-    """All arrays of a store of this kind, by their paths in it."""
-    return tuple(_wanted(kind))
+def has_images(files: Iterable[str]) -> bool:
+    """Whether a store has the table of images, as those of X-ray images do, by the names of its files."""
+    return any(path.startswith("images/") for path in files)
+
+
+def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
+    """All arrays of a store of this kind, by their paths in it.
+
+    Args:
+        kind: `CUBES`, `PAIRS` or `TARGETS`.
+        files: the names of the store's files, which tell what it has of that not every store has: the table
+            of images, and of a target store either masks or labels.
+    """
+    there = {path.split("/")[0] for path in files}
+    tops = {name: name.split("/")[0] for name in _wanted(kind)}
+    return tuple(name for name, top in tops.items() if top not in _NOT_IN_ALL or top in there)
 
 
 def parse_json(data: bytes) -> Any:
@@ -120,7 +142,7 @@ def described(kind: str, name: str, metadata: Any) -> Array:
     """One array as its `zarr.json` describes it.
 
     Args:
-        kind: of the store, `CUBES` or `PAIRS`.
+        kind: of the store, `CUBES`, `PAIRS` or `TARGETS`.
         name: its path in the store.
         metadata: the parsed JSON.
 
@@ -138,6 +160,8 @@ def described(kind: str, name: str, metadata: Any) -> Array:
         encoding = metadata["chunk_key_encoding"].get("configuration", {})
         _among(encoding.get("separator", "/"), ("/",), "separator")
         _among(metadata["data_type"], kinds, "data_type")
+        if wanted.kind == "voxels" and isinstance(shape, list) and len(shape) - 1 in EDGES:
+            wanted = replace(wanted, others=wanted.others[: len(shape) - 1])
         _among(metadata["dimension_names"], ([wanted.dimension, *wanted.others],), "dimension_names")
         _check_shape(shape, chunk, wanted)
         _check_codecs(metadata["codecs"], wanted, shape, metadata["data_type"])
@@ -167,7 +191,7 @@ def check_arrays(attributes: Mapping[str, Any], metadata: bytes, files: Collecti
     """
     kind, held = attributes["format"], parse_json(metadata)["consolidated_metadata"]["metadata"]
     arrays, problems = {}, []
-    for name in array_names(kind):
+    for name in array_names(kind, files):
         try:
             arrays[name] = described(kind, name, held[name])
         except ValueError as error:
@@ -279,20 +303,22 @@ def _wanted(kind: str) -> dict[str, _Wanted]:
     found = {
         name: _Wanted("pair" if name == "degraded" else "cube", "voxels", AXES) for name in voxel_arrays(kind)
     }
-    tables: list[tuple[str, str, Any]] = [("", "cube", CubeTable), ("scans/", "scan", ScanTable)]
+    rows: Any = TargetTable if kind == TARGETS else CubeTable
+    tables: list[tuple[str, str, Any]] = [("", "cube", rows), ("scans/", "scan", ScanTable)]
+    tables += [("images/", "scan", ImageTable)]
     tables += [("", "pair", PairTable)] if kind == PAIRS else []
     for prefix, dimension, table in tables:
         for field in fields(table):
             dtype, second = COLUMNS[field.name]
             found[prefix + field.name] = _Wanted(dimension, dtype, (second,) if second else ())
-    return found
+    return found | ({"labels": _Wanted("cube", "uint8", ("class",))} if kind == TARGETS else {})
 
 
 #: By what the rows of a dimension are counted.
 _MEASURES = {"cube": ("cubes", "original"), "pair": ("degraded",), "scan": ("scans/identifier",)}
 
 #: The name of the rows of every array.
-_DIMENSIONS = {name: wanted.dimension for kind in (CUBES, PAIRS) for name, wanted in _wanted(kind).items()}
+_DIMENSIONS = {name: wanted.dimension for kind in VERSIONS for name, wanted in _wanted(kind).items()}
 
 
 def _check_shape(shape: Any, chunk: Any, wanted: _Wanted) -> None:
@@ -300,7 +326,7 @@ def _check_shape(shape: Any, chunk: Any, wanted: _Wanted) -> None:
         whole = isinstance(found, list) and all(type(edge) is int and edge >= 0 for edge in found)
         if not whole or len(found) != 1 + len(wanted.others):
             raise ValueError(f"its {what} is {words_of(found)}, {1 + len(wanted.others)} numbers wanted")
-    if wanted.kind != "voxels":
+    if wanted.kind != "voxels" and wanted.others != ("class",):
         _among(shape[1:], ([WIDTH[other] for other in wanted.others],), "shape of a row")
     elif min(shape[1:]) < 1:
         raise ValueError(f"its cubes are {words_of(shape[1:])}")

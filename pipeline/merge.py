@@ -5,12 +5,12 @@ others the encoded cubes are copied. What is taken over is compared with the man
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +22,14 @@ from pipeline.pack import link_shard
 from pipeline.shards import shard_length, shard_parts, shard_path
 from pipeline.storage import Folder
 from pipeline.stores import CUBES, CubeStore, check_target, open_cubes
-from pipeline.tables import CubeTable, ScanTable
+from pipeline.tables import CubeTable, ImageTable, ScanTable, Table
 from pipeline.writing import write_cube_store
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
 _MOST_NAMES = 5
 _SEVERAL_KEYS = "several keys"
+_Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
+_Tables = tuple[CubeTable, ScanTable, ImageTable | None]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -75,16 +77,16 @@ def merge(
     stores = _opened(places, target)
     attributes = _attributes(stores)
     _check_scans(stores)
-    cubes, scans = _tables(stores)
+    cubes, scans, images = _tables(stores)
     inputs = [Path(store.storage.place) for store in stores if isinstance(store.storage, Folder)]
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
-        return Merged(_made_of(target, attributes, cubes, scans), linked=0, done_before=True)
+        return Merged(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
     workers = workers or min(cores(), _MOST_WORKERS)
     with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
         _run_all(ledger, _checks(stores), "shards checked", workers, report)
         shards = _run_all(ledger, _shards(ledger, stores), "shards", workers, report)
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-        write_cube_store(ledger.store, attributes, stores[0].cubes.dtype, cubes, scans)
+        write_cube_store(ledger.store, attributes, stores[0].cubes.dtype, cubes, scans, images)
         hashes = {record["path"]: record["sha256"] for record in shards}
         ledger.finish(hashes, _log(stores, started, workers))
     return Merged(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
@@ -208,24 +210,27 @@ def _check_scans(stores: Sequence[CubeStore]) -> None:
         )
 
 
-def _tables(stores: Sequence[CubeStore]) -> tuple[CubeTable, ScanTable]:
+def _tables(stores: Sequence[CubeStore]) -> _Tables:
     """The tables of all stores one after the other, cubes pointing to the new rows of their scans."""
     rows = [0, *accumulate(len(store.scans) for store in stores)]
-    cubes: dict[str, Any] = {
-        field.name: np.concatenate([getattr(store.table, field.name) for store in stores])
-        for field in fields(CubeTable)
-    }
-    cubes["scan"] = np.concatenate(
+    cubes = _joined([store.table for store in stores])
+    scan = np.concatenate(
         [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
     )
-    scans = {
-        field.name: np.concatenate([getattr(store.scans, field.name) for store in stores])
-        for field in fields(ScanTable)
-    }
-    return CubeTable(**cubes), ScanTable(**scans)
+    images = [store.images for store in stores if store.images is not None]
+    together = _joined(images) if len(images) == len(stores) else None
+    return replace(cubes, scan=scan), _joined([store.scans for store in stores]), together
 
 
-def _made_of(target: Path, attributes: Mapping[str, Any], cubes: CubeTable, scans: ScanTable) -> CubeStore:
+def _joined(tables: Sequence[_Table]) -> _Table:
+    """The rows of tables of one kind, one after the other."""
+    kind = type(tables[0])
+    return kind(
+        **{f.name: np.concatenate([getattr(table, f.name) for table in tables]) for f in fields(kind)}
+    )
+
+
+def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:
     """The finished store, once it is known to hold what would be made.
 
     Raises:
@@ -233,16 +238,21 @@ def _made_of(target: Path, attributes: Mapping[str, Any], cubes: CubeTable, scan
     """
     store = open_cubes(target)
     same = all(store.attributes[name] == value for name, value in attributes.items())
-    pairs = ((store.table, cubes), (store.scans, scans))
-    columns = [(held, wanted, field.name) for held, wanted in pairs for field in fields(held)]
-    if not same or not all(
-        np.array_equal(getattr(held, name), getattr(wanted, name)) for held, wanted, name in columns
-    ):
+    pairs = zip((store.table, store.scans, store.images), tables, strict=True)
+    if not same or not all(_same_rows(held, wanted) for held, wanted in pairs):
         raise CallError(
             f"{target} exists and was not made of these stores: choose another name, or give --overwrite to "
             "make it again."
         )
     return store
+
+
+def _same_rows(held: Table | None, wanted: Table | None) -> bool:
+    if held is None or wanted is None:
+        return held is wanted
+    return all(
+        np.array_equal(getattr(held, field.name), getattr(wanted, field.name)) for field in fields(held)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.engine import Report, counting, silent
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import write_parts
 from pipeline.npy_files import WINDOW, head_of, values_of
-from pipeline.stores import CubeStore, check_place, open_cubes
+from pipeline.stores import AXES, CubeStore, check_place, open_cubes
 from pipeline.tables import NO_SUBSET
 
 _BLOCK_VOXELS = 1 << 22  # decoded at a time
@@ -60,10 +60,16 @@ def export_npy(
         report: told as cubes are written.
 
     Raises:
-        CallError: no cube store, one with another window, or a file of other content is in the way.
+        CallError: no cube store, one of patches or images, another window, or a file of other content is in
+            the way.
         DataError: the store is damaged.
     """
     store = open_cubes(cubes)
+    if len(store.size) != len(AXES):
+        raise CallError(
+            f"{cubes} holds patches or images of {' x '.join(map(str, store.size))} pixels, and the authors "
+            "published files of cubes alone: read them with zarr, as the store's README.md shows."
+        )
     if (store.window, store.attributes["unit"]) != (WINDOW, "HU"):
         raise CallError(
             f"{cubes} holds {store.window.low} .. {store.window.high} {store.attributes['unit']}, and the "

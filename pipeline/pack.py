@@ -9,28 +9,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import accumulate, count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cut import ExtractParameters
 from pipeline.degrade.seeds import stream_key
 from pipeline.engine import Report
 from pipeline.growth import Growth
 from pipeline.ledger import Ledger, read_manifest, write_whole
 from pipeline.pseudonyms import WITHHELD, Key
 from pipeline.shards import shard_length, shard_parts, shard_path
+from pipeline.sources import Parameters
 from pipeline.stores import CubeStore, write_cube_store
-from pipeline.tables import CubeTable, ScanTable
+from pipeline.tables import CubeTable, ImageTable, ScanTable
 
-_DTYPE = np.dtype(np.int16)
+#: A table with one row a scan.
+_Table = TypeVar("_Table", ScanTable, ImageTable)
 
 
 def pack(
     ledger: Ledger,
     job: dict[str, Any],
-    parameters: ExtractParameters,
+    parameters: Parameters,
     names: Sequence[str],
     growth: Growth | None,
     key: Key | None,
@@ -52,10 +53,12 @@ def pack(
     """
     size = parameters.size
     ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
-    records = [_compact(ledger.recorded(name), key) for name in names]
-    cubes, scans = _cube_table(records, growth), _scan_table(records, growth)
-    write_cube_store(ledger.store, attributes_of(parameters, job), _DTYPE, cubes, scans)
-    length = shard_length(size, _DTYPE.itemsize)
+    records = [compact(ledger.recorded(name), key) for name in names]
+    cubes, scans, images = _cube_table(records, growth), scan_table(records, growth), None
+    if "patient" in records[0]:
+        images = image_table(records, growth)
+    write_cube_store(ledger.store, attributes_of(parameters, job), parameters.dtype, cubes, scans, images)
+    length = shard_length(size, parameters.dtype.itemsize)
     hashes = _link_shards(ledger, growth.store, length) if growth else {}
     shards, first = -(-len(cubes) // length), len(hashes)
     report("shards", first, shards)
@@ -71,13 +74,13 @@ def pack(
     return hashes
 
 
-def attributes_of(parameters: ExtractParameters, job: dict[str, Any]) -> dict[str, Any]:
+def attributes_of(parameters: Parameters, job: dict[str, Any]) -> dict[str, Any]:
     """What a cube store says of itself, given what was cut and the parameters as they stand in the store."""
     window = [parameters.window.low, parameters.window.high]
-    return {"window": window, "unit": "HU", "size": list(parameters.size), "parameters": job}
+    return {"window": window, "unit": parameters.unit, "size": list(parameters.size), "parameters": job}
 
 
-def _compact(record: dict[str, Any] | None, key: Key | None) -> dict[str, Any]:
+def compact(record: dict[str, Any] | None, key: Key | None) -> dict[str, Any]:
     """A record as the store has it, its lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
     if record is None:
         raise RuntimeError("a scan was never finished")
@@ -92,7 +95,8 @@ def _compact(record: dict[str, Any] | None, key: Key | None) -> dict[str, Any]:
 def _pseudonymous(record: dict[str, Any], key: Key) -> dict[str, Any]:
     """What stands in the place of all that tells whose a scan is."""
     told = not record["reason"] or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
-    return {
+    of_images = {"patient": key.patient(record["patient"])} if "patient" in record else {}
+    return of_images | {
         "identifier": key.name(record["identifier"]),
         "path": key.name(record["path"]),
         "bytes": 0,  # those of a public scan are known, and no two compressed ones have as many
@@ -154,7 +158,9 @@ def _cube_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> Cub
     return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
 
 
-def _scan_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> ScanTable:
+def scan_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) -> ScanTable:
+    """The table of scans, one row a record, behind those of the store that grows."""
+
     def column(name: str, dtype: Any) -> NDArray[Any]:
         return np.array([record[name] for record in records], dtype=dtype)
 
@@ -173,15 +179,26 @@ def _scan_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> Sca
         cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
         stream=column("stream", np.uint64),
     )
-    return _added(growth, new) if growth else new
+    return _added(growth, growth.store.scans, new) if growth else new
 
 
-def _added(growth: Growth, new: ScanTable) -> ScanTable:
-    """The scan table of a store with new rows behind it, and those of scans that were cut again replaced."""
+def image_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) -> ImageTable:
+    """The table of images, one row a record, behind those of the store that grows."""
+    columns = {
+        field.name: np.array([record[field.name] for record in records], dtype=object)
+        for field in fields(ImageTable)
+    }
+    new = ImageTable(**columns)
+    before = growth.store.images if growth else None
+    return new if growth is None or before is None else _added(growth, before, new)
+
+
+def _added(growth: Growth, before: _Table, new: _Table) -> _Table:
+    """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
     again, columns = len(growth.again), {}
-    for field in fields(ScanTable):
-        before, values = getattr(growth.store.scans, field.name), getattr(new, field.name)
-        column = np.concatenate([before.astype(values.dtype), values[again:]])
+    for field in fields(new):
+        values = getattr(new, field.name)
+        column = np.concatenate([getattr(before, field.name).astype(values.dtype), values[again:]])
         column[list(growth.again)] = values[:again]
         columns[field.name] = column
-    return ScanTable(**columns)
+    return type(new)(**columns)

@@ -1,6 +1,10 @@
 """Practice data: chest-like CT phantoms in the layout of LUNA16.
 
-    DIR/subset0 .. subset9/<SeriesInstanceUID>.mhd + .raw, DIR/annotations.csv, DIR/candidates_V2.csv
+    DIR/subset0 .. subset9/<SeriesInstanceUID>.mhd + .raw, DIR/annotations.csv, DIR/candidates_V2.csv,
+    DIR/seg-lungs-LUNA16 and DIR/seg-nodules/<SeriesInstanceUID>.mhd + .zraw
+
+The masks of the lungs have LUNA16's name for them; LUNA16 has none of the nodules. Both lie outside the
+subsets, where scans of this layout are never looked for.
 
 The scans are drawn by `anatomy`; this module writes them down. They are made up from end to end and show
 nobody; a network that is trained on them has learned nothing about people.
@@ -9,12 +13,14 @@ nobody; a network that is trained on them has learned nothing about people.
 import csv
 import hashlib
 import io
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
 from pipeline.engine import Report, cores, counting, run, silent
@@ -24,8 +30,14 @@ from pipeline.ledger import Ledger, hold, write_whole
 #: LUNA16's ten folds.
 SUBSETS = 10
 
+#: Folders of the masks, on the scans' grids: uint8, 1 inside and 0 outside.
+LUNG_MASKS = "seg-lungs-LUNA16"
+NODULE_MASKS = "seg-nodules"
+
+#: The largest seed of a phantom.
+SEED_LIMIT = 2**63 - 1
+
 _SCANS_LIMIT = 10_000
-_SEED_LIMIT = 2**63 - 1
 _TABLES = {
     "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
     "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
@@ -64,9 +76,9 @@ class PhantomParameters:
                 f"The shape {found} cannot hold a chest: give three numbers of voxels, x, y and z, each from "
                 f"{low} to {high}, as in --shape 320,320,128."
             )
-        if not 0 <= self.seed <= _SEED_LIMIT:
+        if not 0 <= self.seed <= SEED_LIMIT:
             raise CallError(
-                f"The seed {self.seed} is out of range: give a whole number from 0 to {_SEED_LIMIT}, "
+                f"The seed {self.seed} is out of range: give a whole number from 0 to {SEED_LIMIT}, "
                 "as in --seed 0."
             )
 
@@ -104,10 +116,10 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
-    _check_free(folder)
+    check_free(folder)
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
-        for number in range(SUBSETS):
-            (ledger.store / f"subset{number}").mkdir(exist_ok=True)
+        for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
+            (ledger.store / name).mkdir(exist_ok=True)
         left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
         finished = counting(report, "scans", parameters.scans, parameters.scans - len(left))
         draw = partial(_draw_scan, ledger, parameters)
@@ -124,7 +136,9 @@ def _draw_scan(ledger: Ledger, parameters: PhantomParameters, index: int) -> Non
     """Draw and write one scan; its rows of the tables go into its record."""
     uid = series_uid(parameters, index)
     chest = draw_chest(parameters.shape, parameters.seed, index)
-    header = _write_scan(ledger.store / f"subset{index % SUBSETS}", uid, chest)
+    header = _write_image(ledger.store / f"subset{index % SUBSETS}", uid, chest, chest.hu)
+    for name, mask in ((LUNG_MASKS, chest.lung), (NODULE_MASKS, chest.nodule)):
+        _write_image(ledger.store / name, uid, chest, mask)
     annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
     ledger.record(
         str(index),
@@ -136,8 +150,12 @@ def _draw_scan(ledger: Ledger, parameters: PhantomParameters, index: int) -> Non
     )
 
 
-def _check_free(folder: Path) -> None:
-    """Refuse a folder that is a file or holds something."""
+def check_free(folder: Path) -> None:
+    """Refuse a folder that is a file or holds something.
+
+    Raises:
+        CallError: it is, or does.
+    """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise CallError(f"{path} is a file: give a folder that does not exist yet, or an empty one.")
@@ -148,24 +166,29 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _write_scan(folder: Path, uid: str, chest: Chest) -> Path:
-    """Write one scan: voxels first, so that a header never points at a file that is not whole."""
-    raw, header = folder / f"{uid}.raw", folder / f"{uid}.mhd"
+def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16] | NDArray[np.bool_]) -> Path:
+    """Write one scan, or a mask, compressed: voxels first, so that no header points at half a file."""
+    mask = values.dtype == np.bool_
     # MetaImage stores x fastest: the transpose of (x, y, z) in C order.
-    write_whole(raw, np.ascontiguousarray(chest.hu.transpose(2, 1, 0), dtype="<i2").tobytes())
+    data = np.ascontiguousarray(values.transpose(2, 1, 0), dtype="u1" if mask else "<i2").tobytes()
+    raw, header = folder / f"{uid}.{'zraw' if mask else 'raw'}", folder / f"{uid}.mhd"
+    if mask:
+        data = zlib.compress(data, 1)
+    write_whole(raw, data)
     fields = {
         "ObjectType": "Image",
         "NDims": "3",
         "BinaryData": "True",
         "BinaryDataByteOrderMSB": "False",
-        "CompressedData": "False",
+        "CompressedData": str(mask),
+        **({"CompressedDataSize": str(len(data))} if mask else {}),
         "TransformMatrix": " ".join(f"{value:g}" for value in np.reshape(chest.direction, (3, 3)).T.ravel()),
         "Offset": " ".join(repr(value) for value in chest.origin),
         "CenterOfRotation": "0 0 0",
         "AnatomicalOrientation": _AXIS_CODES[chest.direction[0]],
         "ElementSpacing": " ".join(repr(value) for value in chest.spacing),
-        "DimSize": " ".join(str(size) for size in chest.hu.shape),
-        "ElementType": "MET_SHORT",
+        "DimSize": " ".join(str(size) for size in values.shape),
+        "ElementType": "MET_UCHAR" if mask else "MET_SHORT",
         "ElementDataFile": raw.name,
     }
     write_whole(header, "".join(f"{key} = {value}\n" for key, value in fields.items()).encode("ascii"))

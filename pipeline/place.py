@@ -5,90 +5,150 @@ the slice after it is, else 0; a cube is refused when the sum of its scores exce
 voxels, or (no part of the published rule) falls below `min_tissue` of them. Counted in halves, a voxel gives
 a + (a or b) with a: it is tissue, b: the one after is, so the whole rule runs in whole numbers. (The rule's
 third look, two slices on, gives 0 whatever it finds.)
+
+For slices no rule was published. Ours counts what is not lung: a pixel's score is 1 where it is tissue or
+air, which is what lies below `_AIR_HU`, else 0. There is no look at the slice after, which a picture does
+not show, so a pixel gives two halves or none. The reasons, and the numbers behind `_AIR_HU` and
+`_PATCH_TISSUE`, are in docs/explanation/placement.md.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade.compiling import kernel
+from pipeline.box_sums import judge_corners
 from pipeline.errors import CallError
 from pipeline.hounsfield import TISSUE_HU, Window
 
 Triple = tuple[int, int, int]
 
+#: How a slice lies in the scan as it is stored: across z, y or x. `--orient` makes these the patient's.
+Plane = Literal["axial", "coronal", "sagittal"]
+
 #: A scan's voxels as they may be judged: whole HU, or HU as real numbers, not rounded.
 Voxels = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]
 
 _PUBLISHED = Window()
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
 
 #: How far past the cube a scan must reach: the published bounds leave one voxel in the plane and, for the
 #: look at the slices after, four in z, and are kept to the letter.
 _BEYOND: Triple = (1, 1, 4)
 
+#: The largest score by default: of a cube as published, of a patch ours.
+_CUBE_TISSUE = 0.15
+_PATCH_TISSUE = 0.7
+
+#: In a patch a pixel below this HU is air: outside the patient, or the padding around the field of view.
+_AIR_HU = -950
+
+_ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
+
 
 @dataclass(frozen=True)
 class PlaceRule:
-    """Which cubes a scan may give (METHOD.md section 2, the published values as defaults).
+    """Which cubes, or patches of slices, a scan may give: METHOD.md section 2, its cubes by default.
 
     Attributes:
-        size: edges of a cube in voxels, x, y, z.
+        size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice, in the order of the axes.
         border: voxels in x, y, z that no cube may touch, on either side.
-        max_tissue: a cube is refused when its score exceeds this share of its voxels.
+        max_tissue: a cube is refused when its score exceeds this share of its voxels; None takes 0.15, as
+            published, and 0.7 for patches, in which air counts like tissue.
         min_tissue: a cube is refused when its score is below this share of its voxels; the published rule has
-            no such bound, so 0.
+            no such bound, so 0. Patches have none.
+        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
 
     Raises:
         CallError: a value out of range.
     """
 
-    size: Triple = (64, 64, 32)
+    size: tuple[int, ...] = (64, 64, 32)
     border: Triple = (100, 100, 30)
-    max_tissue: float = 0.15
+    max_tissue: float | None = None
     min_tissue: float = 0.0
+    plane: Plane | None = None
 
     def __post_init__(self) -> None:
-        if len(self.size) != 3 or min(self.size) < 1:
+        if len(self.size) not in (2, 3) or min(self.size) < 1:
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: a cube needs three edges x,y,z of 1 or more, as "
-                "in --size 64,64,32."
+                f"--size {_typed(self.size)}: a cube needs three edges x,y,z of 1 or more, as in "
+                "--size 64,64,32, and a patch of a slice two, as in --size 224,224."
             )
+        self._check_plane()
         if len(self.border) != 3 or min(self.border) < 0:
             raise CallError(
-                f"--border {','.join(map(str, self.border))}: three numbers x,y,z from 0 on, as in "
-                "--border 100,100,30."
+                f"--border {_typed(self.border)}: three numbers x,y,z from 0 on, as in --border 100,100,30."
             )
-        if not 0 <= self.max_tissue <= 1:
-            raise CallError(f"--max-tissue {self.max_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
-        if not 0 <= self.min_tissue <= self.max_tissue:
+        object.__setattr__(self, "max_tissue", self.most_tissue)
+        if not 0 <= self.most_tissue <= 1:
+            raise CallError(f"--max-tissue {self.most_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
+        if self.plane and self.min_tissue:
             raise CallError(
-                f"--min-tissue {self.min_tissue}: a share from 0 to --max-tissue, {self.max_tissue}, is "
+                f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air counts like tissue, "
+                "so --max-tissue refuses those full of air as well. Leave --min-tissue out."
+            )
+        if not 0 <= self.min_tissue <= self.most_tissue:
+            raise CallError(
+                f"--min-tissue {self.min_tissue}: a share from 0 to --max-tissue, {self.most_tissue}, is "
                 "wanted; 0 asks for no tissue at all."
             )
 
+    def _check_plane(self) -> None:
+        if self.plane is not None and self.plane not in get_args(Plane):
+            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
+        if len(self.size) == 2:
+            object.__setattr__(self, "plane", self.plane or "axial")
+        elif self.plane is not None:
+            raise CallError(
+                f"--plane {self.plane} is for patches of slices, and --size {_typed(self.size)} asks for "
+                "cubes: give two edges, as in --size 224,224, or leave --plane out."
+            )
+
+    @property
+    def most_tissue(self) -> float:
+        """`max_tissue`, with the default of cubes or patches where none was given."""
+        if self.max_tissue is not None:
+            return self.max_tissue
+        return _CUBE_TISSUE if len(self.size) == 3 else _PATCH_TISSUE
+
+    @property
+    def box(self) -> Triple:
+        """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
+        edges = list(self.size)
+        if self.plane is not None:
+            edges.insert(_ACROSS[self.plane], 1)
+        x, y, z = edges
+        return x, y, z
+
+    @property
+    def look(self) -> int:
+        """How many slices after its own a voxel's score depends on: 1 in cubes, 0 in patches."""
+        return 0 if self.plane else 1
+
     @property
     def least_shape(self) -> Triple:
-        """The smallest scan with a corner to choose: 265, 265, 96 with the published values."""
+        """The smallest scan with a corner to choose: 265, 265, 96 with the published values.
+
+        A patch may lie at the border; a cube, by the published bounds, not quite.
+        """
+        beyond = (0, 0, 0) if self.plane else _BEYOND
         x, y, z = (
-            edge + beyond + 2 * border
-            for edge, beyond, border in zip(self.size, _BEYOND, self.border, strict=True)
+            edge + more + 2 * border for edge, more, border in zip(self.box, beyond, self.border, strict=True)
         )
         return x, y, z
 
     @property
     def voxels(self) -> int:
         """The number of voxels of a cube."""
-        return self.size[0] * self.size[1] * self.size[2]
+        return math.prod(self.size)
 
     @property
     def most_halves(self) -> int:
         """The largest sum of scores, counted in halves, that passes."""
-        halves = int(2 * self.max_tissue * self.voxels) + 1
-        while halves / 2 > self.max_tissue * self.voxels:
+        halves = int(2 * self.most_tissue * self.voxels) + 1
+        while halves / 2 > self.most_tissue * self.voxels:
             halves -= 1
         return halves
 
@@ -135,6 +195,9 @@ def too_small(shape: Triple, rule: PlaceRule) -> str | None:
         rule: what a cube needs.
     """
     (x, y, z), (least_x, least_y, least_z) = shape, rule.least_shape
+    if rule.plane:
+        fits = x >= least_x and y >= least_y and z >= least_z
+        return None if fits else f"{x} x {y} x {z} voxels, {least_x} x {least_y} x {least_z} needed"
     if x < least_x or y < least_y:
         return f"{x} x {y} voxels in the plane, {least_x} x {least_y} needed"
     if z < least_z:
@@ -163,6 +226,21 @@ def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
     while (float(below := np.nextafter(least, dtype.type(-np.inf))) - window.low) / window.span >= threshold:
         least = below
     return least
+
+
+def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
+    """The value of a dtype below which a pixel is air, as a number of that dtype.
+
+    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes air
+    does not count, so it is the lowest value that there is.
+
+    Args:
+        dtype: of the scan's voxels: a signed integer, float32 or float64.
+        plane: of the slices; None for cubes.
+    """
+    if plane:
+        return dtype.type(_AIR_HU)
+    return dtype.type(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min)
 
 
 def passing_corners(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED) -> Corners:
@@ -224,23 +302,34 @@ def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDA
 def tissue_score(
     voxels: Voxels,
     corner: NDArray[np.integer[Any]],
-    size: Triple,
+    size: tuple[int, ...],
     window: Window = _PUBLISHED,
+    plane: Plane | None = None,
 ) -> float:
-    """The tissue rule's score of one cube, as a share of its voxels in 0..1.
+    """The tissue rule's score of one cube or patch, as a share of its voxels in 0..1.
+
+    Of a patch it is the share of the pixels that are tissue or air, and so cannot be lung.
 
     Args:
         voxels: int16, float32 or float64 [x, y, z], HU, the whole scan; real numbers not rounded.
         corner: the first voxel of the cube.
-        size: edges of the cube.
+        size: edges of the cube, or the two of the patch.
         window: what real numbers are scaled by, see `tissue_from`.
+        plane: of a patch's slice, as for `PlaceRule`.
     """
+    rule = PlaceRule(tuple(size), plane=plane)
     x, y, z = (int(number) for number in corner)
-    box = voxels[x : x + size[0], y : y + size[1], z : z + size[2] + 1]
+    edge_x, edge_y, edge_z = rule.box
+    box = voxels[x : x + edge_x, y : y + edge_y, z : z + edge_z + rule.look]
     tissue: NDArray[np.bool_] = box >= tissue_from(voxels.dtype, window)
-    here, after = tissue[:, :, :-1], tissue[:, :, 1:]
+    counted: NDArray[np.bool_] = tissue | (box < air_below(voxels.dtype, plane))
+    here, after = counted[:, :, :edge_z], tissue[:, :, rule.look :]
     halves = int(np.count_nonzero(here)) + int(np.count_nonzero(here | after))
     return halves / (2 * here.size)
+
+
+def _typed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def _judged(voxels: Voxels, rule: PlaceRule, window: Window, bins: int) -> tuple[Corners, NDArray[np.uint32]]:
@@ -252,15 +341,18 @@ def _judged(voxels: Voxels, rule: PlaceRule, window: Window, bins: int) -> tuple
     least, most = rule.least_halves, rule.most_halves
     if least > most:  # no sum of scores lies between the bounds: take one that no cube reaches
         least = most = 2 * rule.voxels + 1
-    width, height = counts[0] + rule.size[0] - 1, counts[1] + rule.size[1] - 1
-    _judge(
+    edge_x, edge_y, edge_z = rule.box
+    width, height = counts[0] + edge_x - 1, counts[1] + edge_y - 1
+    judge_corners(
         np.ascontiguousarray(voxels.T),
         tissue_from(voxels.dtype, window),
+        air_below(voxels.dtype, rule.plane),
         tuple(np.uint64(edge) for edge in rule.border),
-        tuple(np.uint64(edge) for edge in rule.size),
+        tuple(np.uint64(edge) for edge in rule.box),
+        np.uint64(rule.look),
         np.int32(least),
         np.uint32(most - least),
-        np.zeros((rule.size[2], height, width), dtype=np.uint8),
+        np.zeros((edge_z, height, width), dtype=np.uint8),
         np.zeros((height, width), dtype=np.uint16),
         np.zeros(width, dtype=np.int32),
         np.zeros(width + 1, dtype=np.int32),
@@ -283,77 +375,3 @@ def _nth_passing(corners: Corners, ranks: NDArray[np.int64]) -> NDArray[np.int32
         flat = within[ranks[here] - (ends[z] - corners.by_slice[z])]
         found[here] = np.stack([flat % width, flat // width, np.full_like(flat, z)], axis=1)
     return found + np.array(corners.first, dtype=np.int32)
-
-
-@kernel
-def _judge(
-    voxels: NDArray[Any],
-    tissue: Any,
-    border: tuple[np.uint64, ...],
-    size: tuple[np.uint64, ...],
-    least: np.int32,
-    span: np.uint32,
-    ring: NDArray[np.uint8],
-    along_z: NDArray[np.uint16],
-    along_y: NDArray[np.int32],
-    along_x: NDArray[np.int32],
-    passing: NDArray[np.bool_],
-    by_slice: NDArray[np.int64],
-    by_score: NDArray[np.uint32],
-) -> None:
-    """Box sums over z, then y, then x, each running: a few additions a corner, all but one of them in SIMD.
-
-    voxels [z, y, x], `tissue` the least of these that is tissue; ring [slice of the cube, y, x]: scores in
-    halves of the slices now in the box; along_z [y, x], along_y [x], along_x [x + 1]: the sums so far;
-    passing [z, y, x]; by_score [halves], counted unless empty. A score passes from `least` to `least + span`:
-    one unsigned comparison does for both bounds. Indices are unsigned: with signed ones numba looks for
-    negative indices at every step, which cost four times the time.
-    """
-    depth, height, width = np.uint64(ring.shape[0]), np.uint64(ring.shape[1]), np.uint64(ring.shape[2])
-    corners_z, corners_x = np.uint64(passing.shape[0]), np.uint64(passing.shape[2])
-    first_x, first_y, first_z = border
-    edge_x, edge_y, _ = size
-    for step in range(_ZERO, corners_z + depth - _ONE):
-        z = first_z + step
-        slot = step % depth
-        for y in range(_ZERO, height):
-            here = voxels[z, first_y + y, first_x : first_x + width]
-            after = voxels[z + _ONE, first_y + y, first_x : first_x + width]
-            sums, kept = along_z[y], ring[slot, y]
-            for x in range(_ZERO, width):
-                a = np.uint8(here[x] >= tissue)
-                b = np.uint8(after[x] >= tissue)
-                score = np.uint8(a + (a | b))
-                sums[x] = np.uint16(sums[x] + np.uint16(score) - np.uint16(kept[x]))
-                kept[x] = score
-        if step + _ONE < depth:
-            continue
-        corner_z = step + _ONE - depth
-        count = np.int64(0)
-        for x in range(_ZERO, width):
-            along_y[x] = 0
-        for y in range(_ZERO, height):
-            new = along_z[y]
-            for x in range(_ZERO, width):
-                along_y[x] += new[x]
-            if y >= edge_y:
-                old = along_z[y - edge_y]
-                for x in range(_ZERO, width):
-                    along_y[x] -= old[x]
-            if y + _ONE < edge_y:
-                continue
-            total = np.int32(0)
-            for x in range(_ZERO, width):
-                total += along_y[x]
-                along_x[x + _ONE] = total
-            row = passing[corner_z, y + _ONE - edge_y]
-            passed = np.uint32(0)
-            for x in range(_ZERO, corners_x):
-                passes = np.uint32(along_x[x + edge_x] - along_x[x] - least) <= span
-                row[x] = passes
-                passed += np.uint32(passes)
-            count += passed
-            if by_score.size:
-                for x in range(_ZERO, corners_x):
-                    by_score[np.uint64(along_x[x + edge_x] - along_x[x])] += np.uint32(1)
-        by_slice[corner_z] = count

@@ -8,18 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.cut import ExtractParameters, cut_cubes, file_state, read_turned, turned, uniform
+from pipeline import cut_images
+from pipeline.cut import cut_cubes, read_turned, turned, uniform
+from pipeline.cut_images import ImageParameters, cut_image
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.pairs import DegradeParameters, check_job, compile_kernels
 from pipeline.engine import Report, counting, silent
 from pipeline.errors import DataError
 from pipeline.extract import plan_job
+from pipeline.images import read_image, read_image_size, resize
 from pipeline.place import PlaceRule, passing_corners, too_small
+from pipeline.records import file_state
 from pipeline.scans import Found, Source, read_geometry
 from pipeline.shards import encode_cube, shard_length
+from pipeline.sources import Parameters
 
 #: Headers that are read at most, to see how many scans are too small; taken evenly.
 _MOST_HEADERS = 1000
@@ -35,7 +42,7 @@ class ExtractionPlan:
         scans: to be cut, as far as finding them tells.
         known: scans that a finished store holds already.
         set_aside: found, but passed over or unusable, as finding them tells.
-        passed_over: LUNA16 subsets of the test set that are left out by default.
+        passed_over, other_list, absent: what is left out, as in `Found`.
         bytes: of the scans' files.
         headers: how many headers were read to see whether the scans are large enough.
         unfit: of these headers, those that cannot be read or are of scans too small for the rule.
@@ -52,6 +59,8 @@ class ExtractionPlan:
     known: int
     set_aside: int
     passed_over: tuple[int, ...]
+    other_list: int
+    absent: int
     bytes: int
     headers: int
     unfit: int
@@ -88,7 +97,7 @@ class DegradationPlan:
 def plan_extraction(
     source: Path,
     target: Path,
-    parameters: ExtractParameters,
+    parameters: Parameters,
     *,
     workers: int,
     anonymize: Path | None = None,
@@ -106,7 +115,7 @@ def plan_extraction(
         report: told as headers are read.
 
     Raises:
-        CallError: as `extract_cubes`.
+        CallError, DataError: as `extract_cubes`.
     """
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     sound = [scan for scan in job.sources if not scan.problem and not scan.skip]
@@ -116,7 +125,7 @@ def plan_extraction(
     sizes = {scan: file_state(job.found.root / scan.path)[0] for scan in sound}
     share = len(large) / len(looked_at) if looked_at else 0.0
     fit = round(len(sound) * share)
-    cubes = fit * parameters.cubes_per_scan
+    cubes = fit * (parameters.cubes_per_scan or 1)
     example = _cut_example(job.found, large, parameters)
     seconds = None
     if example:
@@ -127,12 +136,14 @@ def plan_extraction(
         known=len(job.growth.store.scans) if job.growth else 0,
         set_aside=len(job.sources) - len(sound),
         passed_over=job.found.passed_over,
+        other_list=job.found.other_list,
+        absent=job.found.absent,
         bytes=sum(sizes.values()),
         headers=len(looked_at),
         unfit=len(unfit),
         cubes=cubes,
         store_bytes=round(example.chunk_bytes * cubes) if example else None,
-        files=-(-cubes // shard_length(parameters.size, 2)),
+        files=-(-cubes // shard_length(parameters.size, parameters.dtype.itemsize)),
         example=example.scan.path if example else "",
         example_seconds=example.seconds if example else None,
         seconds=seconds,
@@ -188,40 +199,55 @@ class _Example:
     chunk_bytes: float
 
 
-def _unfit(
-    found: Found, scans: Sequence[Source], parameters: ExtractParameters, report: Report
-) -> list[Source]:
+def _unfit(found: Found, scans: Sequence[Source], parameters: Parameters, report: Report) -> list[Source]:
     unfit = []
     read = counting(report, "headers", len(scans), 0)
     for scan in scans:
-        try:
-            shape = turned(read_geometry(found.root / scan.path), parameters).shape
-            if too_small(shape, parameters.rule):
-                unfit.append(scan)
-        except DataError:
+        if not _fits(found.root / scan.path, parameters):
             unfit.append(scan)
         read(scan)
     return unfit
 
 
-def _cut_example(found: Found, scans: Sequence[Source], parameters: ExtractParameters) -> _Example | None:
+def _fits(path: Path, parameters: Parameters) -> bool:
+    """Whether a header can be read, and says that there is a place for a cube."""
+    try:
+        if isinstance(parameters, ImageParameters):
+            return cut_images.too_small(read_image_size(path), parameters) is None
+        return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
+    except DataError:
+        return False
+
+
+def _cut_example(found: Found, scans: Sequence[Source], parameters: Parameters) -> _Example | None:
     """Cut the scan in the middle, or the next ones where it gives no cube."""
     _compile()
     for scan in scans[len(scans) // 2 :][:_EXAMPLES]:
         begun = perf_counter()
         try:
-            read = read_turned(found.root / scan.path, parameters)
+            chunks = [len(encode_cube(cube)) for cube in _cubes_of(found.root / scan.path, scan, parameters)]
         except DataError:
             continue
-        _, _, cubes = cut_cubes(read, uniform(scan.identifier, parameters.first_seed), parameters)
-        chunks = [len(encode_cube(cube)) for cube in cubes]
         if chunks:
             seconds = perf_counter() - begun
             return _Example(scan, seconds, sum(chunks) / len(chunks))
     return None
 
 
+def _cubes_of(path: Path, scan: Source, parameters: Parameters) -> Sequence[NDArray[Any]]:
+    """The cubes of one scan or image.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(parameters, ImageParameters):
+        return cut_image(read_image(path).pixels, scan.identifier, parameters)[2]
+    draw = uniform(scan.identifier, parameters.first_seed)
+    return cut_cubes(read_turned(path, parameters), draw, parameters)[2]
+
+
 def _compile() -> None:
-    """Let the kernels of the rule be compiled, which the first scan would wait for."""
+    """Let the kernels be compiled, which the first scan or image would wait for."""
     rule = PlaceRule((1, 1, 1), (0, 0, 0))
     passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule)
+    resize(np.zeros((1, 1), np.uint8), (1, 1))

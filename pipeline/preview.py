@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path, PurePath
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from pipeline.stores import CubeStore, PairStore, check_place
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CELL = 1.7  # inches a picture
+_COLUMNS = 3  # of patches or images
+_MOST_LETTERS = 36  # of a line under a picture
 _ALONE = {
     Applied.NONLINEAR: "non-linear",
     Applied.SHUFFLE: "local shuffling",
@@ -32,8 +35,9 @@ Picture = tuple[NDArray[Any], str]
 def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
     """Draw a contact sheet, one row a cube, cubes taken evenly through the store.
 
-    Of a cube store: the middle axial, coronal and sagittal slice. Of a pair store: the middle axial slice of
-    the original, each degradation alone as the store's recipe draws it, and the degraded twin as stored.
+    Of a cube store: the middle axial, coronal and sagittal slice, or the patch or image itself. Of a pair
+    store: the middle axial slice of the original, or the original itself, each degradation alone as the
+    store's recipe draws it, and the degraded twin as stored.
 
     Args:
         store: opened.
@@ -48,9 +52,9 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
     window = store.window
     what = "cubes" if isinstance(store, CubeStore) else "pairs"
     title = f"{PurePath(store.storage.place).name}: {len(store):,} {what}, "
-    title += (
-        f"{' x '.join(map(str, store.size))} voxels, {window.low} .. {window.high} {store.attributes['unit']}"
-    )
+    points = "voxels" if len(store.size) == 3 else "pixels"
+    edges = " x ".join(map(str, store.size))
+    title += f"{edges} {points}, {window.low} .. {window.high} {store.attributes['unit']}"
     _draw(png, title, headings, pictures, window.low, window.high)
 
 
@@ -66,6 +70,8 @@ def contact_rows(store: CubeStore | PairStore, rows: int) -> tuple[list[str], li
         pictures : by row and column, integers [across, down] in the store's window.
     """
     chosen = evenly(len(store.table), rows)
+    if isinstance(store, CubeStore) and len(store.size) == 2:
+        return _flat_rows(store, rows)
     if isinstance(store, CubeStore):
         return ["axial", "coronal", "sagittal"], [_cube_row(store, cube) for cube in chosen]
     headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
@@ -94,16 +100,43 @@ def _cube_row(store: CubeStore, cube: int) -> list[Picture]:
     voxels = np.empty(store.size, store.cubes.dtype)
     store.cubes.read(cube, voxels)
     x, y, z = (edge // 2 for edge in store.size)
-    where = (
-        f"cube {cube}, scan {store.table.scan[cube]}\ncorner {', '.join(map(str, store.table.corner[cube]))}"
-    )
     tissue = f"tissue {store.table.tissue[cube]:.3f}"
     # The patient's feet are at the first slice: turned over, so that they are at the foot of the picture.
     return [
-        (voxels[:, :, z], where),
+        (voxels[:, :, z], _where(store, cube)),
         (voxels[:, y, ::-1], tissue),
         (voxels[x, :, ::-1], ""),
     ]
+
+
+def _where(store: CubeStore, cube: int) -> str:
+    corner = ", ".join(map(str, store.table.corner[cube]))
+    return f"cube {cube}, scan {store.table.scan[cube]}\ncorner {corner}"
+
+
+def _flat_rows(store: CubeStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
+    """Patches of slices, or images, as they are, three a row, with what is known of each."""
+    plane = store.attributes["parameters"].get("plane")
+    columns = min(_COLUMNS, len(store))
+    pictures: list[Picture] = []
+    for cube in evenly(len(store), columns * min(rows, len(store) // columns)):
+        pixels, row = np.empty(store.size, store.cubes.dtype), int(store.table.scan[cube])
+        store.cubes.read(cube, pixels)
+        if store.images is None:
+            told = f"{_where(store, cube)}\ntissue {store.table.tissue[cube]:.3f}"
+        else:
+            labels = fill(str(store.images.labels[row]).replace("|", ", "), _MOST_LETTERS)
+            told = f"cube {cube}, image {row}\n{store.images.view[row]}\n{labels}"
+        pictures.append((_upright(pixels, plane), told))
+    heading = "image" if store.images is not None else str(plane or "axial")
+    return [heading] * columns, [
+        pictures[start : start + columns] for start in range(0, len(pictures), columns)
+    ]
+
+
+def _upright(pixels: NDArray[Any], plane: object) -> NDArray[Any]:
+    """A patch, its patient's feet at the foot of the picture: they are at the first slice of a scan."""
+    return pixels[:, ::-1] if plane in ("coronal", "sagittal") else pixels
 
 
 def _drawn(store: PairStore) -> list[Applied]:
@@ -125,19 +158,25 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
     stored = np.empty_like(original)
     store.degraded.read(pair, stored[0])
     flip, applied = int(store.pairs.flip[pair]), int(store.pairs.applied[pair])
-    middle = store.size[2] // 2
     recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
-    row: list[Picture] = [(original[0, :, :, middle], f"cube {cube}")]
+    row: list[Picture] = [(_shown(store, original), f"cube {cube}")]
     for member in _drawn(store):
         alone = np.empty_like(original)
         bits = np.zeros(1, np.uint8)
         stream, number = store.streams()[[cube]], store.table.number[[cube]]
         degrader = Degrader(only(recipe, member), store.size, store.window, store.seed)
         degrader(original, stream, number, variant, alone, bits, bits.copy())
-        row.append((alone[0, :, :, middle], ""))
+        row.append((_shown(store, alone), ""))
     done = [f"flipped {flip_axes(flip)}"] if flip else []
     label = f"variant {variant}\n" + ", ".join([*done, *(applied_words(applied) or ["unchanged"])])
-    return [*row, (stored[0, :, :, middle], label)]
+    return [*row, (_shown(store, stored), label)]
+
+
+def _shown(store: PairStore, cubes: NDArray[Any]) -> NDArray[Any]:
+    """Of the first of some cubes the middle axial slice; of patches and images all."""
+    if len(store.size) == 3:
+        return cubes[0, :, :, store.size[2] // 2]
+    return _upright(cubes[0], store.attributes["cubes"].get("plane"))
 
 
 def _draw(

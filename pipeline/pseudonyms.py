@@ -47,6 +47,10 @@ class Key:
         """The pseudonym of an identifier or a path, part by part: `patient/series` becomes `4f../a0..`."""
         return "/".join(self._hash("name", part)[:_NAME_DIGITS] for part in text.split("/"))
 
+    def patient(self, text: str) -> str:
+        """The pseudonym of a patient, by which the images of one stay together; of none, none."""
+        return self._hash("patient", text)[:_NAME_DIGITS] if text else ""
+
     def digest(self, sha256: str) -> str:
         """What stands for the sha256 of files, by which anyone could look up a scan that is public."""
         return self._hash("file", sha256) if sha256 else ""

@@ -13,20 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.consistency import extraction
-from pipeline.cut import ExtractParameters, read_turned
+from pipeline.cut import read_turned
+from pipeline.cut_images import ImageParameters, cube_at
 from pipeline.damage import reason_of
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.recipes import Recipe
 from pipeline.engine import Pool, Report, counting, run
 from pipeline.errors import CallError, DataError
-from pipeline.find import find_scans
 from pipeline.hounsfield import Window
+from pipeline.images import read_image
 from pipeline.layout import CUBES, leads_outside
 from pipeline.pseudonyms import Key
 from pipeline.remains import Remains
 from pipeline.scans import scan_sha256
+from pipeline.sources import Parameters, find_sources
 
 Problem = tuple[str, str]
+Voxels = NDArray[np.int16] | NDArray[np.uint8]
 
 _BLOCK = 32  # pairs derived at a time
 
@@ -66,30 +69,34 @@ class Recut:
     path: Path
     numbers: tuple[int, ...]
     corners: tuple[tuple[int, ...], ...]
-    parameters: ExtractParameters
+    parameters: Parameters
 
 
-def cut_again(task: Recut) -> tuple[str, list[NDArray[np.int16]]]:
+def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
     """Cut cubes at corners that are known.
 
     Returns:
-        The sha256 of the scan's files, and the cubes: int16 [x, y, z] each, HU in the window.
+        The sha256 of the scan's files, and the cubes: int16 HU [x, y, z] each, or of a slice without the
+        axis across it, or uint8 grey levels [x, y] of an image.
 
     Raises:
         DataError: the scan cannot be read, or does not reach as far; goes after its name.
     """
-    size, window = task.parameters.size, task.parameters.window
+    parameters = task.parameters
     try:
-        scan = read_turned(task.path, task.parameters)
+        if isinstance(parameters, ImageParameters):
+            picture = read_image(task.path)
+            return picture.sha256, [cube_at(picture.pixels, corner, parameters) for corner in task.corners]
+        scan = read_turned(task.path, parameters)
     except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
         raise DataError(f"it cannot be read: {error}") from None
     cubes = []
     for corner in task.corners:
-        box = tuple(slice(start, start + edge) for start, edge in zip(corner, size, strict=True))
+        box = tuple(slice(start, start + edge) for start, edge in zip(corner, parameters.box, strict=True))
         voxels = scan.voxels[box]
-        if min(corner) < 0 or voxels.shape != size:
-            raise DataError(f"it has no cube of {' x '.join(map(str, size))} at {corner}")
-        cubes.append(np.ascontiguousarray(window.clip(voxels)))
+        if min(corner) < 0 or voxels.shape != parameters.box:
+            raise DataError(f"it has no cube of {' x '.join(map(str, parameters.box))} at {corner}")
+        cubes.append(np.ascontiguousarray(parameters.window.clip(voxels)).reshape(parameters.size))
     return scan.sha256, cubes
 
 
@@ -97,7 +104,7 @@ def recuts(
     remains: Remains,
     numbers: NDArray[np.integer[Any]],
     places: Mapping[int, Path],
-    parameters: ExtractParameters,
+    parameters: Parameters,
 ) -> list[Recut]:
     """The tasks that cut cubes of a store again, scan by scan.
 
@@ -131,7 +138,7 @@ def needed(remains: Remains, *names: str) -> list[NDArray[Any]]:
     return [remains.columns[name] for name in names]
 
 
-def extraction_of(remains: Remains) -> ExtractParameters:
+def extraction_of(remains: Remains) -> Parameters:
     """How the cubes of a store were cut.
 
     Raises:
@@ -148,7 +155,7 @@ def extraction_of(remains: Remains) -> ExtractParameters:
 
 
 def places_of(
-    remains: Remains, source: Path, parameters: ExtractParameters | None, key: Key | None
+    remains: Remains, source: Path, parameters: Parameters | None, key: Key | None
 ) -> tuple[dict[int, Path], list[Problem]]:
     """Where the scans of a store lie in its source, by row, of those that were read when it was made.
 
@@ -168,7 +175,7 @@ def places_of(
     rows = {row: str(path) for row, path in enumerate(paths) if digests[row]}
     root = source if source.is_dir() else source.parent
     if key is not None and parameters is not None:
-        found = find_scans(source, parameters.layout, parameters.subsets).sources
+        found = find_sources(source, parameters).sources
         here = {key.name(scan.path): root / scan.path for scan in found}
     else:
         here = {path: root / path for path in rows.values() if not leads_outside(path)}
@@ -228,7 +235,7 @@ def compare_cubes(
     compared, wrong = 0, list[Problem]()
     count = counting(work.report, "scans cut again", len(tasks), 0)
 
-    def finished(answer: tuple[Recut, str, list[NDArray[np.int16]]]) -> None:
+    def finished(answer: tuple[Recut, str, list[Voxels]]) -> None:
         nonlocal compared
         task, problem, cubes = answer
         if problem:
@@ -254,14 +261,14 @@ def _drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[A
     return np.sort(rng.choice(numbers, min(most, len(numbers)), replace=False))
 
 
-def _try(task: Recut) -> tuple[Recut, str, list[NDArray[np.int16]]]:
+def _try(task: Recut) -> tuple[Recut, str, list[Voxels]]:
     try:
         return task, "", cut_again(task)[1]
     except DataError as error:
         return _answer_of(task, str(error))
 
 
-def _answer_of(task: Recut, problem: str) -> tuple[Recut, str, list[NDArray[np.int16]]]:
+def _answer_of(task: Recut, problem: str) -> tuple[Recut, str, list[Voxels]]:
     return task, problem, []
 
 
@@ -338,7 +345,7 @@ class _Replayer:
         flip, applied = np.zeros((2, len(pairs)), np.uint8)
         streams = self.stream[self.scan[cube]]
         self.degrader(cubes[read], streams, self.number[cube], variant, twins, flip, applied)
-        same = (twins == stored[read]).all(axis=(1, 2, 3))
+        same = (twins == stored[read]).all(axis=tuple(range(1, twins.ndim)))
         bits = (flip == self.flip[pairs]) & (applied == self.applied[pairs])
         wrong = [("degraded", f"pair {pair} is not what its original gives") for pair in pairs[~same]]
         wrong += [("flip, applied", f"those of pair {pair} are not what was drawn") for pair in pairs[~bits]]

@@ -98,7 +98,7 @@ def read_remains(
     kind = (attributes or {}).get("format") or _kind_of(manifest)
     if kind not in (CUBES, PAIRS):
         return Remains(storage, manifest, None, attributes, {}, {}), problems
-    arrays = _arrays(storage, kind, root, sound, problems)
+    arrays = _arrays(storage, kind, manifest, root, sound, problems)
     size = (attributes or {}).get("size")
     for name in voxel_arrays(kind):
         if name in arrays and size is not None and list(arrays[name].shape[1:]) != size:
@@ -120,13 +120,18 @@ def read_remains(
 
 
 def _arrays(
-    storage: Storage, kind: str, root: Any, sound: Callable[[str], bool], problems: list[Problem]
+    storage: Storage,
+    kind: str,
+    files: Collection[str],
+    root: Any,
+    sound: Callable[[str], bool],
+    problems: list[Problem],
 ) -> dict[str, Array]:
     held = _consolidated(root)
     if root is not None and held is None:
         problems.append((ROOT, "holds no consolidated metadata"))
     arrays = {}
-    for name in array_names(kind):
+    for name in array_names(kind, files):
         own, again = _metadata(storage, f"{name}/{ROOT}", sound, problems), (held or {}).get(name)
         if own is not None and held is not None and own != again:
             problems.append((name, f"its zarr.json is not what that of the store says of {name}"))

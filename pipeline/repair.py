@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cut import ExtractParameters
 from pipeline.damage import examine
 from pipeline.engine import Report, counting
 from pipeline.errors import DataError
-from pipeline.layout import MOST_MANIFEST, parse_json, strict_manifest, voxel_arrays
+from pipeline.layout import MOST_MANIFEST, has_images, parse_json, strict_manifest, voxel_arrays
 from pipeline.ledger import LOG, MANIFEST, Ledger, run_log, sha256_of, write_whole
 from pipeline.pseudonyms import Key
 from pipeline.recheck import Recut, UnknownError, cut_again, needed, places_of, recuts
 from pipeline.remains import Remains, read_remains
 from pipeline.seal import log_is_whole, sealed_log
 from pipeline.shards import encode_cube, read_index, shard_parts
+from pipeline.sources import Parameters
 from pipeline.storage import Folder
 from pipeline.stores import is_shard
-from pipeline.tables import CubeTable, ScanTable
+from pipeline.tables import CubeTable, ImageTable, ScanTable
 from pipeline.writing import write_cube_store
 
 NOTE = ".damaged.json"
@@ -131,7 +131,7 @@ def find_damage(target: Path, kind: str) -> Damage | None:
 def repair_cubes(
     damage: Damage,
     source: Path,
-    parameters: ExtractParameters,
+    parameters: Parameters,
     attributes: dict[str, Any],
     key: Key | None,
     ledger: Ledger,
@@ -154,9 +154,10 @@ def repair_cubes(
         DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
     """
     ledger.clear_store()
+    tables = [*_TABLES, *_OF_IMAGES] if has_images(damage.remains.manifest) else _TABLES
     missing = [
         name
-        for table, prefix in _TABLES
+        for table, prefix in tables
         for name in _names(table, prefix)
         if name not in damage.remains.columns
     ]
@@ -164,8 +165,8 @@ def repair_cubes(
         raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
     try:
         if damage.others:
-            tables = [_table(damage.remains, table, prefix) for table, prefix in _TABLES]
-            write_cube_store(ledger.store, attributes, np.dtype(np.int16), *tables)
+            rows = [_table(damage.remains, table, prefix) for table, prefix in tables]
+            write_cube_store(ledger.store, attributes, parameters.dtype, *rows)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
     except UnknownError as error:
         raise damage.refuse(str(error)) from None
@@ -211,6 +212,7 @@ def put_back(damage: Damage, ledger: Ledger) -> None:
 
 
 _TABLES: tuple[tuple[Any, str], ...] = ((CubeTable, ""), (ScanTable, "scans/"))
+_OF_IMAGES: tuple[tuple[Any, str], ...] = ((ImageTable, "images/"),)
 _DIGESTS = ("scans/path", "scans/sha256")
 
 
@@ -251,7 +253,7 @@ def _lost(task: _Task) -> _Made:
 
 
 def _shard_tasks(
-    damage: Damage, source: Path, parameters: ExtractParameters, key: Key | None, ledger: Ledger
+    damage: Damage, source: Path, parameters: Parameters, key: Key | None, ledger: Ledger
 ) -> list[_Task]:
     """A task for every damaged shard.
 

@@ -13,16 +13,18 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.card import Contents, description, parameter_rows, summary
 from pipeline.charts import bar_chart, grey_picture, histogram_chart
+from pipeline.consistency import box_of
+from pipeline.contents import Contents, description, parameter_rows, summary
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import SUBSTANCES, Window
+from pipeline.info import image_counts
 from pipeline.layout import AXES
 from pipeline.ledger import write_whole
 from pipeline.preview import contact_rows, evenly
 from pipeline.shards import ShardReader
 from pipeline.stores import CubeStore, PairStore, check_place
-from pipeline.tables import CubeTable, ScanTable
+from pipeline.tables import CubeTable, ImageTable, ScanTable
 
 _BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'
 _MOST_CUBES = 512  # looked at for the histogram
@@ -30,6 +32,7 @@ _MOST_VOXELS = 2**27
 _BLOCK, _BLOCK_VOXELS = 32, 2**22  # cubes and voxels read at a time
 _BINS = 200  # or a few more
 _BARS = 40
+_PLANES = ("x, y", "x, z", "y, z")
 _GRID = 48  # cells along each side of the map of corners
 _MOST_EDGE = 96  # pixels of a picture
 _MOST_PIXELS = 900_000  # of all pictures together: 1.2 MB of noise
@@ -109,21 +112,22 @@ def check_report(html: Path) -> None:
 
 
 def report(store: CubeStore | PairStore, rows: int) -> str:
-    """The page of a store; see `write_report`."""
-    contents = Contents(
-        store.attributes, store.table, store.scans, store.pairs if isinstance(store, PairStore) else None
-    )
+    """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
+    pairs = store.pairs if isinstance(store, PairStore) else None
+    contents = Contents(store.attributes, store.table, store.scans, pairs, store.images)
     name = escape(PurePath(store.storage.place).name)
     body = "\n".join(
         (
             f"<h1>{name}</h1>\n<p>{escape(description(contents))}</p>",
             _section("What it holds", _table((), summary(contents))),
-            _section(f"Values in {store.attributes['unit']}", _values(store)),
-            _section("Spacing", _spacing(store.scans)),
-            _section("Tissue score", _tissue(store.table.tissue)),
-            _section("Where cubes were cut", _places(store.table, store.scans, store.size)),
+            _section(
+                "Grey levels" if store.images is not None else f"Values in {store.attributes['unit']}",
+                _values(store),
+            ),
+            *(_of_scans(store) if store.images is None else _of_images(store, store.images)),
+            *_cut(store, contents),
             _section("Contact sheet", _sheet(store, rows)),
-            _section("Scans not used", _unused(store.scans)),
+            _section(f"{'Scans' if store.images is None else 'Images'} not used", _unused(store)),
             _section("Parameters", _parameters(contents)),
         )
     )
@@ -163,13 +167,13 @@ def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> ND
     return counts
 
 
-def coverage(table: CubeTable, scans: ScanTable, size: Sequence[int]) -> NDArray[np.float64] | None:
+def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[np.float64] | None:
     """Where cubes lie in their scans, the extents of all scans scaled to one frame.
 
     Args:
         table: one row a cube.
         scans: one row a scan.
-        size: edges of a cube in voxels, x, y, z.
+        box: what a cube takes up in its scan, voxels in x, y, z.
 
     Returns:
         float64 [plane, across, down] in 0..1, the planes xy, xz and yz: of every cell the share of cubes that
@@ -181,7 +185,7 @@ def coverage(table: CubeTable, scans: ScanTable, size: Sequence[int]) -> NDArray
         return None
     corner, shape = table.corner[known], shape[known]
     first = np.clip(np.floor(corner / shape * _GRID), 0, _GRID - 1).astype(np.int64)
-    end = np.clip(np.ceil((corner + np.asarray(size)) / shape * _GRID), 1, _GRID).astype(np.int64)
+    end = np.clip(np.ceil((corner + np.asarray(box)) / shape * _GRID), 1, _GRID).astype(np.int64)
     planes = []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         changes = np.zeros((_GRID + 1, _GRID + 1))  # a box is four changes of its running sum
@@ -224,9 +228,10 @@ def _values(store: CubeStore | PairStore) -> str:
     lines = f"; the line: {', '.join(others)}" if others else ""
     caption = (
         f"Filled: {first}{lines}. From {sample.cubes:,} of {len(store.table):,} cubes, taken evenly; shares "
-        f"of voxels in bins of {width}, on a logarithmic scale. What lay outside the window stands at its "
-        "ends."
+        f"of voxels in bins of {width}, on a logarithmic scale."
     )
+    if marks:
+        caption += " What lay outside the window stands at its ends."
     return _figure(chart, caption) + (_substances(sample.counts[first], window) if marks else "")
 
 
@@ -238,6 +243,37 @@ def _substances(counts: NDArray[np.int64], window: Window) -> str:
         share = f"{inside.sum() / counts.sum():.2%}" if within else "outside the window"
         rows.append((name, f"{low}" if low == high else f"{low} .. {high}", share))
     return _table(("substance", "HU", "share of voxels"), rows)
+
+
+def _of_scans(store: CubeStore | PairStore) -> list[str]:
+    return [
+        _section("Spacing", _spacing(store.scans)),
+        _section("Tissue score", _tissue(store.table.tissue)),
+    ]
+
+
+def _of_images(store: CubeStore | PairStore, images: ImageTable) -> list[str]:
+    counts, used = image_counts(images, store.scans), int(np.count_nonzero(store.scans.cubes))
+    tables = [
+        _table((what, "images", "share"), [(name or "not told", *_share(count, used)) for name, count in of])
+        for what, of in (("view", counts["views"].items()), ("label", counts["labels"].items()))
+    ]
+    told = f"Of {used:,} images of {counts['patients']:,} patients; one image may have several labels."
+    return [_section("Patients, views and labels", "".join(tables) + _note(told))]
+
+
+def _share(count: int, total: int) -> tuple[str, str]:
+    return f"{count:,}", f"{count / total:.1%}"
+
+
+def _cut(store: CubeStore | PairStore, contents: Contents) -> list[str]:
+    """Where cubes were cut; of images that were taken whole there is nothing to tell."""
+    if contents.thing == "image":
+        return []
+    box = box_of(contents.cutting, store.size)
+    shown = _PLANES if contents.images is None else _PLANES[:1]  # an image has no z
+    where = _places(coverage(store.table, store.scans, box) if box else None, shown, contents.things)
+    return [_section(f"Where {contents.things} were cut", where)]
 
 
 def _spacing(scans: ScanTable) -> str:
@@ -262,26 +298,25 @@ def _tissue(tissue: NDArray[np.float64]) -> str:
     return _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
 
 
-def _places(table: CubeTable, scans: ScanTable, size: Sequence[int]) -> str:
-    planes = coverage(table, scans, size)
+def _places(planes: NDArray[np.float64] | None, shown: Sequence[str], things: str) -> str:
     if planes is None:
-        return _note("Where the cubes were cut is not known.")
+        return _note(f"Where the {things} were cut is not known.")
     figures = []
-    for plane, name in zip(planes, ("x, y", "x, z", "y, z"), strict=True):
+    for plane, name in zip(planes, shown, strict=False):
         # z grows towards the head, which stands at the top of a picture.
         turned = plane if name == "x, y" else plane[:, ::-1]
         uri = grey_picture((turned / plane.max() * 255).astype(np.int64), 0, 255, _GRID)
-        told = f"{name}: 0 to {plane.max():.0%} of the cubes"
+        told = f"{name}: 0 to {plane.max():.0%} of the {things}"
         figures.append(f'<figure><img src="{uri}" alt="{told}"><figcaption>{told}</figcaption></figure>')
     told = (
         "The extents of all scans scaled to one square, seen along an axis; the brighter a place, the more "
-        "cubes cover it."
+        f"{things} cover it."
     )
     return f'<div class="maps">{"".join(figures)}</div>{_note(told)}'
 
 
 def _sheet(store: CubeStore | PairStore, rows: int) -> str:
-    across, down = (min(edge, _MOST_EDGE) for edge in sorted(store.size)[1:])
+    across, down = (min(edge, _MOST_EDGE) for edge in sorted(store.size)[-2:])
     columns = 3 if isinstance(store, CubeStore) else 6
     shown = max(1, min(rows, _MOST_PIXELS // (columns * across * down)))
     headings, pictures = contact_rows(store, shown)
@@ -296,24 +331,27 @@ def _sheet(store: CubeStore | PairStore, rows: int) -> str:
             cells.append(f"<td><figure>{picture}<figcaption>{told}</figcaption></figure></td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    few = len(pictures) < min(rows, len(store.table))
+    flat = isinstance(store, CubeStore) and len(store.size) == 2  # several in a row
+    cubes = sum(map(len, pictures)) if flat else len(pictures)
+    few = cubes < min(rows, len(store.table))
     fewer = f" Fewer than the {rows} asked for, so that the page stays small." if few else ""
     return (
         f'<table class="sheet"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-        + _note(f"{len(pictures)} of {len(store.table):,} cubes, taken evenly.{fewer}")
+        + _note(f"{cubes} of {len(store.table):,} cubes, taken evenly.{fewer}")
     )
 
 
-def _unused(scans: ScanTable) -> str:
+def _unused(store: CubeStore | PairStore) -> str:
+    scans, what = store.scans, "scan" if store.images is None else "image"
     rows = np.flatnonzero(scans.status != "used")
     if not len(rows):
-        return _note("Every scan that was found gave cubes.")
+        return _note(f"Every {what} that was found gave cubes.")
     told = [
         (str(scans.path[row]), str(scans.status[row]), str(scans.reason[row])) for row in rows[:_MOST_ROWS]
     ]
     more = len(rows) - len(told)
     left = _note(f"And {more:,} more; genesis-prep info --json lists all.") if more else ""
-    return _table(("scan", "status", "reason"), told) + left
+    return _table((what, "status", "reason"), told) + left
 
 
 def _parameters(contents: Contents) -> str:

@@ -9,7 +9,7 @@ import stat
 import struct
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -46,11 +46,11 @@ class Storage(Protocol):
             OSError: as `read`.
         """
 
-    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several parts of a file, each as (start, length).
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterable[bytes]:
+        """Several parts of a file, each as (start, length): one after the other, where that costs nothing.
 
         Raises:
-            OSError: as `read`.
+            OSError: as `read`; also while they are gone through.
         """
 
     def size(self, path: str) -> int:
@@ -85,11 +85,12 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several parts of a file, opened once."""
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Several parts of a file, opened once, each read as it is asked for."""
         descriptor = os.open(self._prefix + path, os.O_RDONLY)
         try:
-            return [os.pread(descriptor, length, start) for start, length in parts]
+            for start, length in parts:
+                yield os.pread(descriptor, length, start)
         finally:
             os.close(descriptor)
 
@@ -143,9 +144,11 @@ class Archive:
         length = max(0, min(length, self.size(path) - start))
         return os.pread(self._file.fileno(), length, self._begin(path) + start)
 
-    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several parts of a file."""
-        return [self.read_range(path, start, length) for start, length in parts]
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Several parts of a file, each read as it is asked for."""
+        begin, end = self._begin(path), self.size(path)
+        for start, length in parts:
+            yield os.pread(self._file.fileno(), max(0, min(length, end - start)), begin + start)
 
     def size(self, path: str) -> int:
         """How many bytes a file has."""

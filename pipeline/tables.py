@@ -11,7 +11,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from pipeline.shards import COMPRESSION_LEVEL, COMPRESSOR
 
 NO_SUBSET = -1
-_TABLE_ROWS = 65536  # rows in a chunk of a table
+#: Rows in a chunk of a table.
+TABLE_ROWS = 65536
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,24 @@ class ScanTable:
 
 
 @dataclass(frozen=True)
+class ImageTable:
+    """One row a row of `ScanTable`, of stores of X-ray images: what the table beside the images says.
+
+    Attributes:
+        patient: whose image it is, as a string; empty where the table does not tell.
+        view: the view position, such as PA or AP.
+        labels: the findings, joined by `|` as in NIH's table (METHOD.md section 5).
+    """
+
+    patient: NDArray[Any]
+    view: NDArray[Any]
+    labels: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+
+@dataclass(frozen=True)
 class CubeTable:
     """One row a cube.
 
@@ -79,7 +98,7 @@ class PairTable:
     Attributes:
         cube: int32 [pair], its original.
         variant: int32 [pair], which of the degradations of that cube.
-        flip: uint8 [pair], bit 0 flips x, bit 1 y, bit 2 z; both members of the pair.
+        flip: uint8 [pair], bit 0 flips x, bit 1 y, bit 2 z, where there is one; both members of the pair.
         applied: uint8 [pair], bits of `pipeline.degrade.compose.Applied`.
     """
 
@@ -91,6 +110,30 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.cube)
 
+
+@dataclass(frozen=True)
+class TargetTable:
+    """One row a labelled cube.
+
+    Attributes:
+        scan: int32 [cube], its row in the scan table.
+        number: int32 [cube], its number within its scan, from 0.
+        corner: int32 [cube, 3], the first voxel in the scan's x, y, z; below 0 where the scan is smaller than
+            a cube, which then reaches beyond it on both sides.
+        fold: uint8 [cube], 0 train, 1 validation, 2 test.
+    """
+
+    scan: NDArray[np.int32]
+    number: NDArray[np.int32]
+    corner: NDArray[np.int32]
+    fold: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.scan)
+
+
+#: Any of the tables of a store.
+Table = ScanTable | ImageTable | CubeTable | PairTable | TargetTable
 
 #: dtype and second dimension of every table column, as stored.
 COLUMNS: dict[str, tuple[str, str | None]] = {
@@ -107,6 +150,9 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "reason": ("string", None),
     "cubes": ("int32", None),
     "stream": ("uint64", None),
+    "patient": ("string", None),
+    "view": ("string", None),
+    "labels": ("string", None),
     "scan": ("int32", None),
     "number": ("int32", None),
     "corner": ("int32", "axis"),
@@ -115,24 +161,23 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "variant": ("int32", None),
     "flip": ("uint8", None),
     "applied": ("uint8", None),
+    "fold": ("uint8", None),
 }
 #: How long a second dimension is.
 WIDTH = {"axis": 3, "cosine": 9}
 
 # What the bits mean, in the words of the CF conventions.
-_FLAGS: dict[str, Any] = {
-    "flip": {"flag_masks": [1, 2, 4], "flag_meanings": "x y z"},
-    "applied": {"flag_masks": [1, 2, 4, 8], "flag_meanings": "nonlinear shuffle inpaint outpaint"},
-}
+_FLAGS = {"flip": "x y z", "applied": "nonlinear shuffle inpaint outpaint"}
 
 
-def write_table(group: zarr.Group, table: CubeTable | PairTable | ScanTable, dimension: str) -> None:
+def write_table(group: zarr.Group, table: Table, dimension: str, edges: int = 3) -> None:
     """Write a table as one array a column.
 
     Args:
         group: where.
         table: the rows.
         dimension: the name of the row axis.
+        edges: how many a cube of the store has; the bits of flips are told for so many axes.
     """
     for field in fields(table):
         values = getattr(table, field.name)
@@ -142,16 +187,23 @@ def write_table(group: zarr.Group, table: CubeTable | PairTable | ScanTable, dim
         array = group.create_array(
             field.name,
             shape=(len(values), *width),
-            chunks=(max(1, min(len(values), _TABLE_ROWS)), *width),
+            chunks=(max(1, min(len(values), TABLE_ROWS)), *width),
             dtype=str if dtype is None else dtype,
             compressors=codecs(dtype),
             dimension_names=(dimension, second) if second else (dimension,),
-            attributes=_FLAGS.get(field.name, {}),
+            attributes=_flags(field.name, edges),
         )
         array[...] = np.asarray(values, dtype=object) if dtype is None else np.asarray(values, dtype=dtype)
 
 
-def read_table(group: zarr.Group, table: type[CubeTable | PairTable | ScanTable]) -> dict[str, Any]:
+def _flags(name: str, edges: int) -> dict[str, Any]:
+    if name not in _FLAGS:
+        return {}
+    words = _FLAGS[name].split()[: edges if name == "flip" else None]
+    return {"flag_masks": [1 << bit for bit in range(len(words))], "flag_meanings": " ".join(words)}
+
+
+def read_table(group: zarr.Group, table: type[Table]) -> dict[str, Any]:
     """The columns of a table by name.
 
     Raises:

@@ -11,11 +11,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.consistency import attribute_problems, pair_problems, table_problems
+from pipeline.consistency import attribute_problems, box_of, pair_problems, table_problems
 from pipeline.damage import Examined, ShardPlace, examine, reason_of
 from pipeline.engine import Pool, Report, cores, counting, run, silent
 from pipeline.errors import CallError
-from pipeline.layout import CUBES, MOST_MANIFEST, MOST_METADATA, PAIRS, array_names, strict_manifest
+from pipeline.layout import (
+    CUBES,
+    MOST_MANIFEST,
+    MOST_METADATA,
+    PAIRS,
+    array_names,
+    strict_manifest,
+    voxel_arrays,
+)
 from pipeline.ledger import LOG, MANIFEST
 from pipeline.pseudonyms import Key, read_key
 from pipeline.recheck import (
@@ -311,12 +319,15 @@ def _consistency(remains: Remains) -> list[Problem]:
         problems += attribute_problems(remains.attributes)
     if remains.kind is None:
         return problems
-    voxels = remains.arrays.get("cubes" if remains.kind == CUBES else "original")
-    problems += table_problems(remains.columns, voxels.shape[1:] if voxels else None)
+    voxels, attributes = remains.arrays.get(voxel_arrays(remains.kind)[0]), remains.attributes or {}
+    cut = attributes.get("parameters" if remains.kind == CUBES else "cubes")
+    box = box_of(cut if isinstance(cut, dict) else {}, voxels.shape[1:]) if voxels else None
+    problems += table_problems(remains.columns, box)
     if remains.kind == PAIRS and voxels:
-        made = (remains.attributes or {}).get("parameters")
+        made = attributes.get("parameters")
         variants = made.get("variants") if isinstance(made, dict) else None
-        problems += pair_problems(remains.columns, len(voxels), variants if type(variants) is int else None)
+        known = variants if type(variants) is int else None
+        problems += pair_problems(remains.columns, len(voxels), known, len(voxels.shape) - 1)
     return problems
 
 
@@ -381,7 +392,7 @@ def _not_looked_at(remains: Remains) -> list[str]:
         return [*left_out, "cubes and tables: what kind of store it is cannot be read"]
     if remains.window is None:
         left_out.append("the values of voxels and the parameters: zarr.json is damaged")
-    for name in array_names(remains.kind):
+    for name in array_names(remains.kind, remains.manifest):
         if name not in remains.arrays or (name not in remains.columns and name not in _VOXELS):
             left_out.append(f"{name}: it, or what tells its length, is damaged")
     return left_out

@@ -7,14 +7,29 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
-from pipeline.layout import AXES, CUBES, PAIRS, VERSION
+from pipeline.layout import AXES, CUBES, PAIRS, TARGETS, VERSIONS
 from pipeline.shards import ShardReader, shard_length
-from pipeline.tables import CubeTable, PairTable, ScanTable, codecs, write_table
+from pipeline.tables import (
+    TABLE_ROWS,
+    CubeTable,
+    ImageTable,
+    PairTable,
+    ScanTable,
+    TargetTable,
+    codecs,
+    write_table,
+)
 
 
 def write_cube_store(
-    folder: Path, attributes: Mapping[str, Any], dtype: np.dtype[Any], table: CubeTable, scans: ScanTable
+    folder: Path,
+    attributes: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    table: CubeTable,
+    scans: ScanTable,
+    images: ImageTable | None = None,
 ) -> None:
     """Write everything of a cube store but the shards of `cubes`, which lie in `folder` already.
 
@@ -24,13 +39,14 @@ def write_cube_store(
         dtype: of the voxels.
         table: one row a cube.
         scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
     """
     group = _create_group(folder, CUBES, attributes)
     size = attributes["size"]
     _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
     write_table(group, table, "cube")
-    write_table(group.create_group("scans"), scans, "scan")
-    _complete(folder, attributes, dtype, table, scans)
+    _write_scans(group, scans, images)
+    _complete(folder, dtype, attributes, table, scans, None, images)
 
 
 def write_pair_store(
@@ -40,6 +56,7 @@ def write_pair_store(
     table: CubeTable,
     pairs: PairTable,
     scans: ScanTable,
+    images: ImageTable | None = None,
 ) -> None:
     """Write everything of a pair store but the shards, which lie in `folder` already.
 
@@ -50,20 +67,66 @@ def write_pair_store(
         table: one row a cube.
         pairs: one row a pair.
         scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
     """
     size, dtype = attributes["size"], cubes.dtype
     group = _create_group(folder, PAIRS, attributes)
     _create_voxels(group, "original", len(table), "cube", size, dtype, cubes.length)
     _create_voxels(group, "degraded", len(pairs), "pair", size, dtype, shard_length(size, dtype.itemsize))
     write_table(group, table, "cube")
-    write_table(group, pairs, "pair")
-    write_table(group.create_group("scans"), scans, "scan")
-    _complete(folder, attributes, dtype, table, scans, pairs)
+    write_table(group, pairs, "pair", len(size))
+    _write_scans(group, scans, images)
+    _complete(folder, dtype, attributes, table, scans, pairs, images)
+
+
+def write_target_store(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    table: TargetTable,
+    labels: NDArray[np.uint8] | None,
+    scans: ScanTable,
+    images: ImageTable | None = None,
+) -> None:
+    """Write everything of a target store but the shards of `cubes` and `masks`.
+
+    Args:
+        folder: the store under construction, in which the shards lie already.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        dtype: of the voxels.
+        table: one row a labelled cube.
+        labels: uint8 [cube, class]; None where every cube has a mask.
+        scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
+    """
+    group, size, mask = _create_group(folder, TARGETS, attributes), attributes["size"], np.dtype(np.uint8)
+    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
+    if labels is None:
+        _create_voxels(group, "masks", len(table), "cube", size, mask, shard_length(size, mask.itemsize))
+    else:
+        array = group.create_array(
+            "labels",
+            shape=labels.shape,
+            chunks=(min(len(labels), TABLE_ROWS), labels.shape[1]),
+            dtype=mask,
+            compressors=codecs(mask),
+            dimension_names=("cube", "class"),
+        )
+        array[...] = labels
+    write_table(group, table, "cube")
+    _write_scans(group, scans, images)
+    _consolidate(folder)
 
 
 def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    genesis = {"format": kind, "version": VERSION, "finalised": True, **attributes}
+    genesis = {"format": kind, "version": VERSIONS[kind], "finalised": True, **attributes}
     return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
+
+
+def _write_scans(group: zarr.Group, scans: ScanTable, images: ImageTable | None) -> None:
+    write_table(group.create_group("scans"), scans, "scan")
+    if images is not None:
+        write_table(group.create_group("images"), images, "scan")
 
 
 def _create_voxels(
@@ -89,18 +152,21 @@ def _create_voxels(
 
 def _complete(
     folder: Path,
-    attributes: Mapping[str, Any],
     dtype: np.dtype[Any],
+    attributes: Mapping[str, Any],
     table: CubeTable,
     scans: ScanTable,
-    pairs: PairTable | None = None,
+    pairs: PairTable | None,
+    images: ImageTable | None,
 ) -> None:
     """Add what every store has besides its arrays: consolidated metadata, the card, the Croissant file."""
-    from pipeline.card import Contents  # they know the recipes, and with them the kernels: seconds to import
+    from pipeline.contents import (
+        Contents,
+    )  # they know the recipes, and with them the kernels: seconds to import
     from pipeline.croissant import write_description
 
     _consolidate(folder)
-    write_description(folder, Contents(attributes, table, scans, pairs), dtype.name)
+    write_description(folder, Contents(attributes, table, scans, pairs, images), dtype.name)
 
 
 def _consolidate(folder: Path) -> None:

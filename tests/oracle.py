@@ -81,7 +81,8 @@ class StreamDraws:
     def shuffle_windows(self, number, edges, shape):
         words = self.words(4, 4 * number).reshape(number, 4)
         for row in words:
-            yield [self.extent(w, *e, length, 0) for w, e, length in zip(row, edges, shape, strict=False)]
+            row = row[3 - len(shape) : 3]
+            yield [self.extent(w, *e, length, 0) for w, e, length in zip(row, edges, shape, strict=True)]
 
     def permutation(self, n):
         words = self.words(5, (n + 1) // 2, self.blocks_used)
@@ -99,7 +100,8 @@ class StreamDraws:
         for w, row in enumerate(self.words(6, 4 * most).reshape(most, 4)):
             if w >= sure and int(row[3]) / 2**32 >= more:
                 return
-            yield [self.extent(v, *e, length, 3) for v, e, length in zip(row, edges, shape, strict=False)]
+            row = row[3 - len(shape) : 3]
+            yield [self.extent(v, *e, length, 3) for v, e, length in zip(row, edges, shape, strict=True)]
 
     def noise(self, shape, low, high):
         words = self.words(7, int(np.prod(shape)))
@@ -226,7 +228,8 @@ def outpaint(cube, recipe, low, high, draws):
 
 def degrade(cube, recipe, windows, low, high, draws):
     """One pair: (degraded twin as int64, axes turned, names of the degradations applied)."""
-    turned = draws.flips(recipe.flip_rate, recipe.flip_axes)
+    axes = [axis for axis in recipe.flip_axes if axis in ("channel", *"xyz"[: cube.ndim])]
+    turned = draws.flips(recipe.flip_rate, axes)
     cube = flip(cube, turned).astype(np.int64)
     u_shuffle, u_nonlinear, u_paint, u_inside = draws.decisions()
     applied = []

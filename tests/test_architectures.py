@@ -47,13 +47,13 @@ def test_nnunets_networks_have_nnunets_arguments(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_network_restores_and_every_weight_that_learns_is_used(name: str) -> None:
-    if name != "unet3d":
+    if name in NNUNET:
         pytest.importorskip("dynamic_network_architectures")
     torch.manual_seed(1)
     network = build_network(name, 2)
     start_at(network, 0.07)
     edge = ARCHITECTURES[name].edge_multiple
-    cubes = torch.rand(2, 1, 2 * edge, edge, edge)
+    cubes = torch.rand(2, 1, *(2 * edge, edge, edge)[: ARCHITECTURES[name].axes])
     restored = network(cubes)
     assert restored.shape == cubes.shape
     assert 0 <= restored.min() < restored.max() <= 1
@@ -86,7 +86,9 @@ def test_networks_that_cannot_be_built_are_refused(monkeypatch: pytest.MonkeyPat
     check_cubes("unet3d", (8, 8, 16))
     with pytest.raises(CallError, match="12 voxels along z"):
         check_cubes("unet3d", (8, 8, 12))
-    with pytest.raises(CallError, match="--network resnet is unknown; allowed: unet3d, resenc-l, plainconv"):
+    with pytest.raises(
+        CallError, match="--network resnet is unknown; allowed: unet3d, unet2d, resenc-l, plainconv"
+    ):
         build_network("resnet")
     for width in (0, 513):
         with pytest.raises(CallError, match=f"width {width} is out of range: it must be from 1 to 512"):

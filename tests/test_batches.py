@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.hounsfield import Window
 from pipeline.ledger import hold
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import CubeStore, PairStore, open_cubes, write_cube_store
-from pipeline.tables import CubeTable, ScanTable
+from pipeline.tables import CubeTable, ImageTable, ScanTable
 from training.batches import (
     Batches,
     Work,
@@ -135,6 +136,33 @@ def test_luna16_subsets_decide_where_both_sides_have_cubes() -> None:
     assert split.validation.tolist() == [3, 4]
     assert "subsets 0-4 train" in split.rule
     assert split.warning is None
+
+
+def test_images_of_a_patient_are_on_one_side() -> None:
+    names = ["11", "11", "12", "13", "13", "", ""]
+    empty = np.full(len(names), "", dtype=object)
+    images = ImageTable(np.array(names, dtype=object), empty, empty)
+    scans = scan_table([-1] * len(names), [1, 2, 3, 4, 5, 20, 7])
+    split = split_cubes(scans, cube_table([0, 0, 1, 2, 3, 4, 5, 6]), images)
+    # The first eight bytes of the sha256 of the names, modulo ten: 6 of "11", 9 of "12", 2 of "13". An
+    # unknown patient has one image, and its scan's stream key.
+    keys = [int.from_bytes(sha256(name.encode()).digest()[:8], "little") for name in ("11", "12", "13")]
+    assert all(key % 10 for key in keys)
+    assert split.validation.tolist() == [6]
+    assert split.train.tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert "one patient in 10 validates" in split.rule
+
+    smallest = np.argmin(keys)
+    split = split_cubes(scan_table([-1] * 5, [10] * 5), cube_table(list(range(5))), _first(images, 5))
+    assert split.validation.tolist() == [[0, 1], [2], [3, 4]][smallest]
+
+    single = split_cubes(scan_table([-1, -1], [1, 2]), cube_table([0, 1]), _first(images, 2))
+    assert single.validation.tolist() == [0]
+    assert "All images are of one patient" in str(single.warning)
+
+
+def _first(images: ImageTable, count: int) -> ImageTable:
+    return ImageTable(images.patient[:count], images.view[:count], images.labels[:count])
 
 
 def test_without_validation_subsets_one_scan_in_ten_validates_and_the_test_subsets_stay_out() -> None:

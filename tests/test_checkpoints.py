@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, back to the bit, and refused with a sentence where they do not fit."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.amp import GradScaler
 
 from pipeline.errors import DataError
 from pipeline.ledger import write_whole
@@ -91,6 +94,41 @@ def test_the_moving_average_follows_every_step() -> None:
     assert state.judged is state.ema
     for key, value in state.ema.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
+
+
+class Shared(nn.Module):
+    """One layer under two names, as nnU-Net's decoders hold their encoder once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(3, 2)
+        self.decoder = nn.ModuleDict({"encoder": self.encoder, "head": nn.BatchNorm1d(2)})
+
+
+def test_the_moving_average_takes_a_shared_tensor_once(tmp_path: Path) -> None:
+    def shared() -> TrainingState:
+        model = Shared()
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
+        return TrainingState(model, optimiser, GradScaler("cpu", enabled=False), copy.deepcopy(model), 0.75)
+
+    state = shared()
+    assert state.ema is not None
+    before = {key: value.clone() for key, value in state.model.state_dict().items()}
+    assert before.keys() >= {"encoder.weight", "decoder.encoder.weight"}
+    with torch.no_grad():
+        for tensor in [*state.model.parameters(), *state.model.buffers()]:
+            tensor.add_(1)
+    state.finish_step(0.5, 2)
+    for key, value in state.ema.state_dict().items():
+        moved = 0.25 if value.is_floating_point() else 1
+        torch.testing.assert_close(value, before[key] + moved)
+    again = shared()
+    (tmp_path / "last.pt").write_bytes(pack(state, PARAMETERS))
+    restore(again, read_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
+    assert again.ema is not None
+    for ours, theirs in ((again.model, state.model), (again.ema, state.ema)):
+        for key, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[key], value), key
 
 
 def test_first_weights_depend_on_the_seed_and_leave_torchs_generator_alone() -> None:

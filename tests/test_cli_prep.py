@@ -83,7 +83,7 @@ def test_wrong_calls_exit_with_2(luna16: Path, tmp_path: Path) -> None:
     assert_refused(call("extract-cubes", tmp_path / "absent", out), 2, "There is no folder")
     (tmp_path / "empty").mkdir()
     assert_refused(call("extract-cubes", tmp_path / "empty", out), 2, "No scan lies in")
-    assert_refused(call("extract-cubes", luna16, out, "--size", "64,64"), 2, "--size 64,64")
+    assert_refused(call("extract-cubes", luna16, out, "--size", "64"), 2, "--size 64")
     assert_refused(call("extract-cubes", luna16, out, "--size", "big"), 2, "'big'")
     assert_refused(call("extract-cubes", luna16, out, "--hu", "1000,-1000"), 2, "1000,-1000")
     assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-10"), 2, "0 to 9")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, extract_call, lungs, write_scan
+from conftest import POISON, SMALL, extract_call
 
 from pipeline import cluster
 from pipeline.degrade.pairs import DegradeParameters, degrade
@@ -76,13 +76,6 @@ def running(folder: Path, workers: int) -> Iterator[Dask]:
         yield dask
     finally:
         dask.end()
-
-
-@pytest.fixture
-def twelve_scans(luna16: Path) -> Path:
-    for number in range(3, 12):
-        write_scan(luna16 / "subset3" / f"1.3.{number}.mhd", lungs(number))
-    return luna16
 
 
 def recorded(target: Path) -> int:
@@ -151,16 +144,7 @@ def test_a_cluster_that_is_gone_ends_the_run_with_a_sentence_and_it_goes_on(
 def test_a_scan_that_every_worker_dies_of_is_named_and_stops_no_other(
     twelve_scans: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal\n"
-        "import pipeline.cut as cut\n"
-        "read = cut.read_scan\n"
-        "def read_scan(path):\n"
-        "    if path.name == '1.3.4.mhd': os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "    return read(path)\n"
-        "cut.read_scan = read_scan\n",
-        encoding="utf-8",
-    )
+    (tmp_path / "sitecustomize.py").write_text(POISON, encoding="utf-8")
     with running(tmp_path / "dask", 0) as dask:
         for _ in range(6):  # a scan is given up after it took four
             dask.work(PYTHONPATH=str(tmp_path))

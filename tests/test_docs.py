@@ -102,7 +102,7 @@ def practice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small practice data under the names that the pages use: two scans, and stores of small cubes."""
     folder = tmp_path_factory.mktemp("practice")
     run(["genesis-prep", "phantom", "LUNA16", "--scans", "2", "--shape", "300,300,112"], folder)
-    first, second = (sitk.ReadImage(path) for path in sorted((folder / "LUNA16").rglob("*.mhd")))
+    first, second = (sitk.ReadImage(path) for path in sorted((folder / "LUNA16").glob("subset*/*.mhd")))
     for number in range(1, 5):
         (folder / "my-scans" / f"p0{number}").mkdir(parents=True)
     sitk.WriteImage(first, folder / "my-scans" / "p01" / "ct.nii.gz", useCompression=True, compressionLevel=1)

@@ -385,9 +385,9 @@ def test_the_card_tells_where_the_weights_come_from(run: Path, tmp_path: Path) -
         "- lr: 0.5",
         f"width 2, {written.weights:,} parameters",
         f"the best epoch, {checkpoint['epoch']}",
-        f"| all | {checkpoint['best_loss']:.6f} | {baselines['copy']:.6f} | {baselines['constant']:.6f} |",
+        f"| all | {checkpoint['best_loss']:.6f} | {baselines['copy']:.6f} | {baselines['mean_image']:.6f} |",
         *(
-            f"| {name} | {loss:.6f} | {of[name]['copy']:.6f} | {of[name]['constant']:.6f} |"
+            f"| {name} | {loss:.6f} | {of[name]['copy']:.6f} | {of[name]['mean_image']:.6f} |"
             for name, loss in told["by_degradation"].items()
         ),
     ):

@@ -138,6 +138,19 @@ def test_the_command_explains(tmp_path: Path) -> None:
     assert facts["candidates"] == 20 * 18 * 13
 
 
+def test_the_command_explains_patches(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0))
+    facts = json.loads(call(scan, *"--size 16,20 --plane sagittal --border 2,2,3 --json".split()).stdout)
+    assert (facts["size"], facts["plane"], facts["box"]) == ([16, 20], "sagittal", [1, 16, 20])
+    assert facts["max_tissue"] == 0.7
+    assert facts["places_whole"] == 40 * 23 * 17
+    assert facts["candidates"] == 36 * 19 * 11
+    said = call(scan, *"--size 16,20 --plane sagittal --border 2,2,3".split()).stdout
+    assert said.rstrip().endswith("cubes.zarr --size 16,20 --plane sagittal --border 2,2,3")
+    assert "from -150 HU on (soft tissue, bone), and below -950 HU (air)" in " ".join(said.split())
+    assert json.loads(call(scan, *SMALL, "--json").stdout)["plane"] is None
+
+
 def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "flat.mhd", lungs(0, (40, 38, 22)))
     said = call(scan, *SMALL).stdout
@@ -212,7 +225,9 @@ def test_the_command_refuses(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "scan.mhd", lungs(0))
     for words, said in (
         (["--min-tissue", "0.5"], "--min-tissue 0.5"),
-        (["--size", "4,4"], "--size 4,4"),
+        (["--size", "16,16", "--min-tissue", "0.1"], "--min-tissue 0.1 is for cubes"),
+        (["--size", "4"], "--size 4: a cube needs three edges"),
+        (["--size", "4,4,4,4"], "--size 4,4,4,4"),
         (["--hu", "0"], "--hu 0"),
         (["--hu", "0,0"], "window 0,0 is empty"),
     ):

@@ -127,7 +127,7 @@ def test_what_is_not_ours_is_never_replaced(luna16: Path, tmp_path: Path) -> Non
         ({"hu": (1000, -1000)}, "1000,-1000 is empty"),
         ({"hu": (0, 40000)}, "--hu 0,40000"),
         ({"cubes_per_scan": 0}, "--cubes-per-scan 0"),
-        ({"size": (64, 64)}, "--size 64,64"),
+        ({"size": (64,)}, "--size 64"),
         ({"seed": -1}, "-1"),
     ],
 )

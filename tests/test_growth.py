@@ -179,11 +179,11 @@ def test_killed_between_the_two_names_the_old_store_comes_back(luna16: Path, cub
 def test_killed_while_it_grows_it_ends_with_the_same_bytes(luna16: Path, tmp_path: Path) -> None:
     kept, killed = tmp_path / "kept.zarr", tmp_path / "killed.zarr"
     for path in (kept, killed):
-        subprocess.run(extract_call(luna16, path), check=True, capture_output=True)
+        extract_cubes(luna16, path, SMALL, workers=1)
     for number in range(5):
         add(luna16, f"subset3/1.3.{number}.mhd", 30 + number)
-    subprocess.run(extract_call(luna16, kept), check=True, capture_output=True)
+    extract_cubes(luna16, kept, SMALL, workers=1)
     assert [kill_after(extract_call(luna16, killed), killed, pieces) for pieces in (0, 1, 3, 5)] == [True] * 4
     assert len(open_cubes(killed)) == 12, "the old store is there until the new one is whole"
-    subprocess.run(extract_call(luna16, killed), check=True, capture_output=True)
+    extract_cubes(luna16, killed, SMALL, workers=1)
     assert read_manifest(killed) == read_manifest(kept)

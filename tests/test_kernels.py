@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.degrade import compiling
+from pipeline.degrade import shuffle as shuffling
 from pipeline.degrade.compose import Applied, Degrader, flip_into
 from pipeline.degrade.nonlinear import fill_table
 from pipeline.degrade.recipes import RECIPES, named, only, shuffle_windows
@@ -23,6 +24,7 @@ from pipeline.hounsfield import Window
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS = {np.int16: Window(), np.uint8: Window(0, 255), np.uint16: Window(100, 50_000)}
 SMALL = (28, 27, 30)
+SLICE = (40, 150)  # a row of three 64-bit words
 
 
 def cubes_of(n, size, dtype=np.int16, seed=0):
@@ -73,13 +75,22 @@ def test_pairs_equal_the_oracle(name, dtype):
     check_against_oracle(RECIPES[name], cubes, [1, 2**63 - 1, 2**63, 2**64 - 1], range(4), 3, 5)
 
 
-@pytest.mark.parametrize("size", [(64, 64, 32), (33, 40, 17), (14, 14, 14)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), list(zip(RECIPES, (np.int16, np.uint8, np.uint16, np.uint8), strict=True))
+)
+def test_pairs_in_two_dimensions_equal_the_oracle(name, dtype):
+    """Windows lie 2 layers deep in genesis and paper, 29 in official-2020: both ways of shuffling."""
+    cubes = cubes_of(4, (28, 37), dtype)
+    check_against_oracle(RECIPES[name], cubes, [1, 2**63 - 1, 2**63, 2**64 - 1], range(4), 3, 5)
+
+
+@pytest.mark.parametrize("size", [(64, 64, 32), (33, 40, 17), (14, 14, 14), SLICE, (64, 64), (15, 14)])
 def test_other_sizes_equal_the_oracle(size):
     check_against_oracle(RECIPES["genesis"], cubes_of(2, size), [7, 8], [0, 2**32 - 1], 0, 2**63 - 1)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("size", [(96, 96, 96), (128, 128, 64)])
+@pytest.mark.parametrize("size", [(96, 96, 96), (128, 128, 64), (224, 224), (512, 512)])
 def test_large_sizes_equal_the_oracle(size):
     check_against_oracle(RECIPES["genesis"], cubes_of(2, size), [7, 12], [0, 1], 0, 1)
 
@@ -94,21 +105,48 @@ def test_each_of_the_twelve_combinations_equals_the_oracle(name, applied):
     assert degrade(recipe, cubes_of(1, SMALL), [applied], [0], 0)[2][0] == applied
 
 
+@pytest.mark.parametrize("applied", [2, 6, 10, 11])
+def test_shuffling_many_layers_deep_equals_the_oracle(applied):
+    """Alone, painted in, and with windows left over: 9 layers in rows that are longer than a 64-bit word."""
+    recipe = only(named("official-2020", shuffle_windows=3000), Applied(applied))
+    check_against_oracle(recipe, cubes_of(1, (130, 70)), [applied], [0], 0, 0)
+
+
+@pytest.mark.parametrize("size", [SMALL, (20, 30, 70), SLICE, (64, 65), (130, 63)])
+@pytest.mark.parametrize("applied", [2, 10])
+def test_looking_for_buried_windows_does_not_show(monkeypatch, size, applied):
+    """4 cubes, 3,000 windows, 0.5 to 10 layers: the same bits whether buried windows are shuffled or not."""
+    recipe = only(named("official-2020", shuffle_windows=3000), Applied(applied))
+    cubes = cubes_of(4, size)
+    twins = []
+    for layers, looks in ((np.inf, False), (0.0, True)):
+        monkeypatch.setattr(shuffling, "_LAYERS", layers)
+        degrader = Degrader(recipe, size, Window(), 0)
+        assert bool(degrader._scratch(cubes.dtype).shuffle.covered.size) == looks
+        twins.append(degrade(recipe, cubes, range(4), range(4), 0)[0])
+    assert np.array_equal(*twins)
+    assert (twins[0] != cubes).any()
+
+
 @given(
     st.integers(0, 2**63 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)
 )
 @settings(max_examples=5, deadline=None)
 def test_any_address_equals_the_oracle(seed, stream, number, variant):
-    check_against_oracle(RECIPES["genesis"], cubes_of(1, (14, 15, 16)), [stream], [number], variant, seed)
+    for size in ((14, 15, 16), (16, 15)):
+        check_against_oracle(RECIPES["genesis"], cubes_of(1, size), [stream], [number], variant, seed)
 
 
-@given(st.integers(0, 7), st.sampled_from([np.int16, np.uint8, np.float32]))
-@settings(max_examples=30, deadline=None)
-def test_flipping_equals_numpy(bits, dtype):
-    cube = cubes_of(1, (5, 6, 7))[0]
+@given(
+    st.integers(0, 7), st.sampled_from([np.int16, np.uint8, np.float32]), st.sampled_from([(5, 6, 7), (6, 7)])
+)
+@settings(max_examples=40, deadline=None)
+def test_flipping_equals_numpy(bits, dtype, size):
+    cube = cubes_of(1, size)[0]
     out = np.zeros(cube.shape, dtype)
+    bits %= 2 ** len(size)
     flip_into(cube, bits, out)
-    axes = tuple(axis for axis in range(3) if bits >> axis & 1)
+    axes = tuple(axis for axis in range(len(size)) if bits >> axis & 1)
     assert np.array_equal(out, np.flip(cube, axes).astype(dtype))
 
 
@@ -176,8 +214,22 @@ def test_the_identity_copies():
     assert not applied.any()
 
 
-def test_a_pair_depends_on_nothing_around_it():
-    cubes = cubes_of(8, SMALL)
+@pytest.mark.parametrize("size", [SMALL, SLICE])
+def test_the_dtype_does_not_show(size):
+    """With one window, the twins of 4 cubes are the same numbers in every dtype."""
+    cubes = cubes_of(4, size, np.uint8)
+    twins = [
+        degrade(RECIPES["genesis"], cubes.astype(dtype), range(4), range(4), 0, window=Window(0, 255))
+        for dtype in WINDOWS
+    ]
+    for other in twins[1:]:
+        for one, two in zip(twins[0], other, strict=True):
+            assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("size", [SMALL, SLICE])
+def test_a_pair_depends_on_nothing_around_it(size):
+    cubes = cubes_of(8, size)
     streams, numbers = np.arange(8, dtype=np.uint64) * np.uint64(2**61), np.arange(8)
     together = degrade(RECIPES["genesis"], cubes, streams, numbers, 2)
     order = np.random.default_rng(1).permutation(8)
@@ -188,10 +240,11 @@ def test_a_pair_depends_on_nothing_around_it():
     assert np.array_equal(alone[0][0], together[0][3])
 
 
-def test_four_threads_give_the_same_bits():
-    cubes = cubes_of(24, SMALL)
+@pytest.mark.parametrize(("name", "size"), [("genesis", SMALL), ("official-2020", SLICE)])
+def test_four_threads_give_the_same_bits(name, size):
+    cubes = cubes_of(24, size)
     streams, numbers = np.arange(24, dtype=np.uint64), np.arange(24)
-    degrader = Degrader(RECIPES["genesis"], SMALL, Window(), 1)
+    degrader = Degrader(RECIPES[name], size, Window(), 1)
     expected, flip, applied = np.zeros_like(cubes), np.zeros(24, np.uint8), np.zeros(24, np.uint8)
     degrader(cubes, streams, numbers, 0, expected, flip, applied)
     results = [np.zeros_like(cubes) for _ in range(4)]
@@ -239,6 +292,11 @@ def test_arrays_that_do_not_fit_are_refused():
         degrader(good, rest[0][:1], rest[1], 0, good.copy(), bits, bits.copy())
     with pytest.raises(CallError, match="applied"):
         degrader(good, *rest, good.copy(), bits, bits[:1])
+    with pytest.raises(CallError, match=r"must be \[n, x, y\] of one dtype with x, y = \(40, 150\)"):
+        Degrader(RECIPES["genesis"], SLICE, Window(), 0)(good, *rest, good.copy(), bits, bits.copy())
+    for size in ((64,), (64, 64, 32, 1)):
+        with pytest.raises(CallError, match=f"has {len(size)} edges"):
+            Degrader(RECIPES["genesis"], size, Window(), 0)
     with pytest.raises(CallError, match="seed is -1"):
         Degrader(RECIPES["genesis"], SMALL, Window(), -1)
 

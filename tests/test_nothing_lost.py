@@ -11,26 +11,26 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import extract_call, kill_after, lungs, write_scan
+from conftest import POISON, SMALL, extract_call, kill_after, lungs, write_scan
 
+from pipeline.extract import extract_cubes
 from pipeline.ledger import read_manifest, unfinished
 
 KILLS = 20
 
 
 @pytest.fixture
-def twelve_scans(luna16: Path) -> Path:
-    for number in range(3, 12):
-        write_scan(luna16 / "subset3" / f"1.3.{number}.mhd", lungs(number))
-    return luna16
+def whole(twelve_scans: Path, tmp_path: Path) -> dict[str, str]:
+    """What a run that nothing stops makes of the twelve scans: the sha256 of every file."""
+    store = extract_cubes(twelve_scans, tmp_path / "whole.zarr", SMALL, workers=1).store
+    return read_manifest(store.path)
 
 
 @pytest.mark.full
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
-    twelve_scans: Path, tmp_path: Path
+    twelve_scans: Path, tmp_path: Path, whole: dict[str, str]
 ) -> None:
-    whole, target = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
-    subprocess.run(extract_call(twelve_scans, whole), check=True, capture_output=True)
+    target = tmp_path / "killed.zarr"
     moments, kills, stores = random.Random(20), 0, 0
     while kills < KILLS:
         done = unfinished(target) / "done"
@@ -39,33 +39,34 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
         if kill_after(extract_call(twelve_scans, target), target, pieces, moments.uniform(0, 0.1)):
             kills += 1
         else:  # it was faster: begin another store
-            assert read_manifest(target) == read_manifest(whole)
+            assert read_manifest(target) == whole
             shutil.rmtree(target)
             stores += 1
-    subprocess.run(extract_call(twelve_scans, target), check=True, capture_output=True)
-    assert read_manifest(target) == read_manifest(whole)
+    extract_cubes(twelve_scans, target, SMALL, workers=1)
+    assert read_manifest(target) == whole
     assert not unfinished(target).exists()
     assert stores < KILLS
 
 
-def go_on_after(error: "subprocess.CompletedProcess[str]", source: Path, target: Path, whole: Path) -> None:
+def go_on_after(
+    error: "subprocess.CompletedProcess[str]", source: Path, target: Path, whole: dict[str, str]
+) -> None:
     """What must hold after a run that the disk stopped: one sentence, no store, and the same bytes later."""
     assert error.returncode == 1, error.stderr
     assert error.stderr.count("\n") == 1
     assert "the same command goes on from there" in error.stderr
     assert not target.exists()
-    subprocess.run(extract_call(source, target), check=True, capture_output=True)
-    assert read_manifest(target) == read_manifest(whole)
+    extract_cubes(source, target, SMALL, workers=1)
+    assert read_manifest(target) == whole
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("limit", [1_200, 20_000, 200_000])
 def test_a_file_that_may_not_grow_stops_it_with_a_sentence(
-    twelve_scans: Path, tmp_path: Path, limit: int
+    twelve_scans: Path, tmp_path: Path, whole: dict[str, str], limit: int
 ) -> None:
     """As a full disk does, anywhere: RLIMIT_FSIZE. A record, a staged scan and a shard are what fails."""
-    whole, target = tmp_path / "whole.zarr", tmp_path / "full.zarr"
-    subprocess.run(extract_call(twelve_scans, whole), check=True, capture_output=True)
+    target = tmp_path / "full.zarr"
     call = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     call += "import runpy; sys.argv = sys.argv[1:]; runpy.run_module('cli.prep', run_name='__main__')"
     words = extract_call(twelve_scans, target)
@@ -76,8 +77,10 @@ def test_a_file_that_may_not_grow_stops_it_with_a_sentence(
 
 
 @pytest.mark.full
-def test_a_disk_that_is_full_stops_it_with_a_sentence(twelve_scans: Path, tmp_path: Path) -> None:
-    whole, disk = tmp_path / "whole.zarr", tmp_path / "disk"
+def test_a_disk_that_is_full_stops_it_with_a_sentence(
+    twelve_scans: Path, tmp_path: Path, whole: dict[str, str]
+) -> None:
+    disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
@@ -85,7 +88,6 @@ def test_a_disk_that_is_full_stops_it_with_a_sentence(twelve_scans: Path, tmp_pa
     if mounted.returncode:
         pytest.skip("a tmpfs cannot be mounted here; RLIMIT_FSIZE stands for it")
     try:
-        subprocess.run(extract_call(twelve_scans, whole), check=True, capture_output=True)
         target = disk / "full.zarr"
         words = extract_call(twelve_scans, target)
         done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
@@ -121,9 +123,7 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     assert second == "Error: Interrupted. What is done is kept: the same command goes on from there."
     kept = len(list(done.glob("[!.]*.json")))
     assert int(words[1]) <= kept
-    assert (
-        subprocess.run(extract_call(twelve_scans, target), capture_output=True, check=False).returncode == 0
-    )
+    extract_cubes(twelve_scans, target, SMALL, workers=1)
 
 
 @pytest.mark.full
@@ -161,16 +161,7 @@ def test_a_scan_that_ends_its_process_stops_no_other(twelve_scans: Path, tmp_pat
     )
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
-    (tmp_path / "poison.py").write_text(
-        "import os, signal\n"
-        "import pipeline.cut as cut\n"
-        "read = cut.read_scan\n"
-        "def read_scan(path):\n"
-        "    if path.name == '1.3.4.mhd': os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "    return read(path)\n"
-        "cut.read_scan = read_scan\n",
-        encoding="utf-8",
-    )
+    (tmp_path / "poison.py").write_text(POISON, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent}"}
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, encoding="utf-8", check=False

@@ -12,6 +12,7 @@ from conftest import kill_after
 
 from pipeline.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest
 from pipeline.errors import CallError
+from pipeline.find import find_scans
 from pipeline.hounsfield import TISSUE_HU
 from pipeline.phantom import PhantomParameters, write_luna16
 
@@ -44,23 +45,25 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path],
 
 @pytest.fixture(scope="module")
 def chests() -> list[Chest]:
-    return [draw_chest(SMALL, SEED, index, with_lung=True) for index in range(3)]
+    return [draw_chest(SMALL, SEED, index) for index in range(3)]
 
 
 @pytest.fixture(scope="module")
 def large() -> Chest:
-    return draw_chest((300, 300, 112), 0, 0, with_lung=True)
+    return draw_chest((300, 300, 112), 0, 0)
 
 
 def test_layout_is_that_of_luna16(written):
     folder, headers, calls = written
     assert {path.name for path in folder.iterdir()} == {
         *(f"subset{number}" for number in range(10)),
+        "seg-lungs-LUNA16",
+        "seg-nodules",
         "annotations.csv",
         "candidates_V2.csv",
     }
     assert [header.parent.name for header in headers] == ["subset0", "subset1", "subset2"]
-    assert len(digests(folder)) == 3 * 2 + 2, "nothing unfinished is left behind"
+    assert len(digests(folder)) == 3 * 6 + 2, "nothing unfinished is left behind"
     assert len({header.stem for header in headers}) == 3
     for header in headers:
         assert len(header.stem) <= 64
@@ -112,6 +115,47 @@ def test_another_reader_reads_what_was_drawn(written, chests):
         assert image.GetSpacing() == chest.spacing
         assert image.GetOrigin() == chest.origin
         assert image.GetDirection() == chest.direction
+
+
+@pytest.mark.parametrize("name", ["seg-lungs-LUNA16", "seg-nodules"])
+def test_masks_lie_on_the_grids_of_their_scans(written, chests, name):
+    folder, headers, _ = written
+    assert {path.stem for path in (folder / name).iterdir()} == {header.stem for header in headers}
+    for header, chest in zip(headers, chests, strict=True):
+        scan, mask = sitk.ReadImage(str(header)), sitk.ReadImage(str(folder / name / header.name))
+        assert mask.GetPixelID() == sitk.sitkUInt8
+        for grid in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(mask, grid)() == getattr(scan, grid)()
+        values = sitk.GetArrayFromImage(mask).transpose(2, 1, 0)
+        assert set(np.unique(values)) == {0, 1}
+        np.testing.assert_array_equal(values == 1, chest.lung if "lung" in name else chest.nodule)
+
+
+def test_masks_hold_what_they_say(chests, large):
+    for chest in (*chests, large):
+        inside = chest.hu[chest.lung]
+        assert (inside < -400).mean() > 0.85
+        air = (chest.hu < -400) & (chest.hu > -950)
+        assert chest.lung[air].mean() > 0.5, "most of what looks like lung is marked"
+        assert not (chest.nodule & ~chest.lung).any()
+        assert chest.hu[chest.nodule].mean() > inside.mean() + 200
+        marked = np.argwhere(chest.nodule)
+        claimed = np.zeros(len(marked), dtype=bool)
+        for nodule in chest.nodules:
+            assert chest.nodule[tuple(np.rint(nodule.centre).astype(int))]
+            away = np.linalg.norm((marked - nodule.centre) * chest.spacing, axis=1)
+            near = away <= 0.8 * nodule.diameter_mm
+            if nodule.attached != "wall" and nodule.diameter_mm > 3 * max(chest.spacing):
+                volume = near.sum() * np.prod(chest.spacing)
+                assert volume == pytest.approx(np.pi / 6 * nodule.diameter_mm**3, rel=0.35)
+            claimed |= near
+        assert claimed.all(), "nothing is marked away from the nodules"
+
+
+def test_masks_are_not_taken_for_scans(written):
+    folder, headers, _ = written
+    found = find_scans(folder)
+    assert [scan.path for scan in found.sources] == [str(path.relative_to(folder)) for path in headers]
 
 
 def test_values_are_those_of_a_scanner(chests, large):
@@ -200,7 +244,7 @@ def test_substances_are_plausible(large):
 
 @pytest.mark.parametrize("shape", [(32, 32, 32), (48, 40, 33), (40, 64, 32)])
 def test_the_smallest_shapes_hold_a_body_with_lungs(shape):
-    chest = draw_chest(shape, 0, 0, with_lung=True)
+    chest = draw_chest(shape, 0, 0)
     assert chest.hu.shape == chest.lung.shape == shape
     assert 0.03 < chest.lung.mean() < 0.3
     assert np.median(chest.hu[chest.lung]) < -400
@@ -269,5 +313,5 @@ def test_killed_it_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
     assert not killed.exists()
     subprocess.run(call(killed), check=True, capture_output=True)
     files = sorted(path.relative_to(killed) for path in killed.rglob("*") if path.is_file())
-    assert len(files) == 4 * 2 + 2
+    assert len(files) == 4 * 6 + 2
     assert all((killed / file).read_bytes() == (tmp_path / "whole" / file).read_bytes() for file in files)

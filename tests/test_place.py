@@ -226,7 +226,8 @@ def test_few_places_give_few_cubes() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"size": (64, 64)}, "--size 64,64"),
+        ({"size": (64,)}, "--size 64: "),
+        ({"size": (64, 64, 32), "plane": "axial"}, "--plane axial"),
         ({"size": (64, 64, 0)}, "--size 64,64,0"),
         ({"border": (1, 1, -1)}, "--border 1,1,-1"),
         ({"max_tissue": 1.5}, "--max-tissue 1.5"),

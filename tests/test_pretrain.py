@@ -73,7 +73,7 @@ def test_the_folder_holds_what_a_run_is_made_of(run: tuple[Path, PretrainOutcome
         "best.pt", "last.pt", "lock", "losses.jsonl", "restored.png", "run.json",
     ]  # fmt: skip
     described = json.loads((folder / "run.json").read_text())
-    assert described["parameters"] == SMALL.as_dict()
+    assert described["parameters"] == SMALL.as_dict() | {"network": "unet3d"}
     assert described["split"] == outcome.split
     assert described["store"]["recipe"]["name"] == "genesis"
     assert json.loads((folder / "losses.jsonl").read_text().splitlines()[0]) == described
@@ -293,11 +293,11 @@ def test_parameters_out_of_range(wrong: dict[str, Any], words: str) -> None:
         PretrainParameters(**wrong)
 
 
-def test_the_published_values_are_the_defaults() -> None:
-    published = PretrainParameters()
+def test_the_published_values_are_the_defaults(pairs: Path) -> None:
+    published = open_data(pairs, PretrainParameters()).parameters
     assert (published.epochs, published.patience, published.batch_size) == (10_000, 50, 6)
     assert (published.lr, published.momentum, published.lr_step, published.lr_factor) == (1.0, 0.9, 40, 0.5)
-    assert published.width == 32
+    assert (published.network, published.width) == ("unet3d", 32)
 
 
 def test_cubes_that_do_not_fit_the_network_leave_no_run(tmp_path: Path) -> None:
@@ -354,13 +354,15 @@ def test_baselines_against_plain_numpy(pairs: Path) -> None:
     works = validation_works(data.split.validation, 4)
     both = [(b.original.numpy().copy(), b.degraded.numpy().copy()) for b in batches.stream(works)]
     original, degraded = (np.concatenate(part).astype(float) / 2000 for part in zip(*both, strict=True))
-    baselines = measure_baselines(batches, works, lambda _: None)
+    mean = np.random.default_rng(0).integers(-1000, 1001, batches.feed.size).astype(float)
+    baselines = measure_baselines(batches, works, mean, lambda _: None)
     assert baselines.copy == pytest.approx(np.mean((original - degraded) ** 2), rel=1e-12)
+    assert baselines.mean_image == pytest.approx(np.mean((original - mean / 2000) ** 2), rel=1e-12)
     assert baselines.constant == pytest.approx(np.var(original), rel=1e-9)
 
 
 def test_a_collapse_is_named(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    baselines = Baselines(copy=0.3, constant=0.1, by_degradation={})
+    baselines = Baselines(copy=0.3, mean_image=0.09, constant=0.1, by_degradation={})
     assert Validation(0.0995, {}, 0.001, []).collapsed(baselines)
     assert Validation(0.4, {}, 0.0, []).collapsed(baselines)
     assert not Validation(0.0995, {}, 0.2, []).collapsed(baselines)

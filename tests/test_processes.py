@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from torch import multiprocessing, nn
 from training_runs import SMALL, blobs, losses, make_cube_store
 
 from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.errors import CallError
+from pipeline.errors import CallError, DataError
 from training.batches import Work, deal, epoch_order, part_of
 from training.devices import choose_device
 from training.parameters import Execution
 from training.pretrain import pretrain
-from training.processes import joined
+from training.processes import joined, launched
 
 TWO = Execution(device="cpu", devices=2)
 
@@ -112,6 +113,20 @@ def test_a_process_that_dies_ends_the_run_in_a_sentence(pairs: Path, tmp_path: P
     assert "Another process of this run has ended" in done.stderr
     assert "Traceback" not in done.stderr
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.full
+def test_a_process_that_cannot_begin_ends_the_run_before_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its part is of a module that only this process has, so what it shall do cannot be imported there."""
+    here_only = types.ModuleType("here_only")
+    exec("def take_part(): pass", vars(here_only))
+    monkeypatch.setitem(sys.modules, "here_only", here_only)
+    with pytest.raises(DataError, match="could not begin"), launched(2, here_only.take_part):
+        pytest.fail("it went on, and would wait for the other one")
+    assert "No module named 'here_only'" in capfd.readouterr().err
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.full

@@ -1,6 +1,7 @@
 """A run that was stopped at any step goes on as if nothing had happened, to the bit."""
 
-import random
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,11 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store
+from training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, position
 
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from training.parameters import Execution, PretrainParameters
@@ -98,10 +98,26 @@ def test_every_option_has_its_state_in_the_checkpoint(
 
 
 @pytest.mark.full
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 @pytest.mark.parametrize("kind", ["pairs", "cubes"])
-def test_kills_at_ten_random_steps(kind: str, stores: dict[str, Path], tmp_path: Path, steps: Steps) -> None:
-    draw = random.Random(kind)
-    go_through_twice(stores[kind], tmp_path, RUN, [draw.randint(1, 2) for _ in range(10)], 1, steps)
+def test_sigkill_at_ten_random_moments(kind: str, stores: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever was going on then: a step, the writing of a checkpoint, validation."""
+    call = [sys.executable, Path(__file__).with_name("kills.py"), stores[kind], tmp_path, kind, "10"]
+    done = subprocess.run(list(map(str, call)), check=True, capture_output=True, encoding="utf-8")
+    told = json.loads(done.stdout)
+    assert told["codes"] == [0, *[-signal.SIGKILL] * 10, 0]
+    assert told["positions"] == sorted(told["positions"])
+    assert len({tuple(position) for position in told["positions"]}) >= 5
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    for name in ("last.pt", "best.pt"):
+        assert_equal_weights(tmp_path / "killed" / name, tmp_path / "whole" / name)
+    # Some steps were taken twice, with the same loss to the bit.
+    whole, killed = (
+        [line.rsplit(" ", 1) for line in (tmp_path / f"{name}.steps").read_text().splitlines()]
+        for name in ("whole", "killed")
+    )
+    assert len(killed) > len(whole) == 30
+    assert {(step, loss) for step, loss in killed} == {(step, loss) for step, loss in whole}
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
@@ -156,21 +172,10 @@ def command(store: Path, folder: Path, *more: str) -> list[str]:
     return [sys.executable, "-c", code, "pretrain", str(store), "--out", str(folder), *options, *more]
 
 
-def position(folder: Path) -> tuple[int, int]:
-    """Epoch and step of the last checkpoint; it is there whole whenever it is read."""
-    try:
-        checkpoint: dict[str, Any] = torch.load(folder / "last.pt", weights_only=True)
-    except FileNotFoundError:
-        return (0, 0)
-    return checkpoint["epoch"], checkpoint["step"]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("kind", "more"), [("pairs", ()), ("cubes", ()), ("pairs", ("--devices", "2"))], ids=str
-)
-def test_sigkill(kind: str, more: tuple[str, ...], stores: dict[str, Path], tmp_path: Path) -> None:
-    """SIGKILL whenever two more steps or so are on the disk, then the same command."""
+def test_sigkill_of_two_processes(stores: dict[str, Path], tmp_path: Path) -> None:
+    """SIGKILL of the leading one whenever two more steps or so are on the disk, then the same command."""
+    kind, more = "pairs", ("--devices", "2")
     subprocess.run(command(stores[kind], tmp_path / "whole", *more), check=True, capture_output=True)
     folder = tmp_path / "killed"
     for _ in range(3):

@@ -1,7 +1,5 @@
 """A store is the same store in a folder, in an archive and on a server."""
 
-import functools
-import http.server
 import json
 import pickle
 import subprocess
@@ -10,18 +8,22 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from servers import Ranges, installed, moto, nginx, ranges
 
 from cli.prep import main
 from pipeline.archive import pack
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import LOG, MANIFEST, read_manifest
+from pipeline.shards import ShardReader, encode_cube, shard_parts, shard_path
 from pipeline.storage import Archive, Folder, open_storage
 from pipeline.stores import CubeStore, PairStore, open_cubes, open_store
+from pipeline.verify import verify
 
 
 @pytest.fixture
@@ -30,64 +32,11 @@ def pair_store(cube_store: Path, tmp_path: Path) -> Path:
     return tmp_path / "pairs.zarr"
 
 
-class Ranges(http.server.SimpleHTTPRequestHandler):
-    """A static server with byte ranges, which Python's own has not; it counts the bytes that it sends."""
-
-    protocol_version = "HTTP/1.1"
-    sent = 0
-    wrong = ""  # how it misbehaves
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if self.wrong == "redirects":
-            self.send_response(302)
-            self.send_header("Location", self.path)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if not path.is_file():
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        first, last = 0, len(data) - 1
-        if "Range" in self.headers:
-            begin, end = self.headers["Range"].removeprefix("bytes=").split("-")
-            first, last = int(begin), min(int(end or last), last)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-        else:
-            self.send_response(200)
-        part = data[first : last + 1]
-        type(self).sent += len(part)
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        if self.wrong == "stops":
-            self.wfile.write(part[: len(part) // 2])
-            self.close_connection = True
-            return
-        self.wfile.write(part[::-1] if self.wrong == "lies" else part)
-
-    def do_HEAD(self) -> None:
-        path = Path(self.translate_path(self.path))
-        self.send_response(200 if path.is_file() else 404)
-        self.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     pytest.importorskip("obstore")
-    handler = functools.partial(Ranges, directory=str(tmp_path))
-    Ranges.sent, Ranges.wrong = 0, ""
-    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=served.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{served.server_port}"
-    served.shutdown()
-    served.server_close()
+    with ranges(tmp_path) as address:
+        yield address
 
 
 def same(first: CubeStore | PairStore, second: CubeStore | PairStore) -> None:
@@ -220,21 +169,68 @@ def test_a_server_is_read_as_the_folder_is(
     assert sheet.exit_code == 0, sheet.output
 
 
+def keys(endpoint: str, **more: str) -> dict[str, str]:
+    return {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1", **more}
+
+
 def test_a_bucket_is_read_as_the_folder_is(
     pair_store: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Path-style addresses without a signature, as a public bucket has them; the endpoint is the server."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_SKIP_SIGNATURE": "true",
-        "AWS_REGION": "us-east-1",
-    }.items():
+    for name, value in keys(server, AWS_SKIP_SIGNATURE="true").items():
         monkeypatch.setenv(name, value)
     bucket = pair_store.parent / "bucket" / "stores"
     bucket.mkdir(parents=True)
     pair_store.rename(bucket / "pairs.zarr")
     same(open_store(bucket / "pairs.zarr"), open_store("s3://bucket/stores/pairs.zarr"))
+
+
+@pytest.mark.skipif(not installed("nginx"), reason="nginx is not there; our own server stands in")
+def test_nginx_serves_a_store(pair_store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    with nginx(tmp_path, tmp_path / "nginx") as address:
+        same(open_store(pair_store), open_store(f"{address}/pairs.zarr"))
+        assert verify(f"{address}/pairs.zarr").findings == ()
+
+
+@pytest.mark.skipif(
+    not installed("moto_server"), reason="moto is not installed; the tests' own server stands in"
+)
+def test_motos_bucket_holds_a_store(pair_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With signatures, and a prefix below the bucket."""
+    obstore = pytest.importorskip("obstore")
+    with moto() as address:
+        signed = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
+        for name, value in keys(address, **signed).items():
+            monkeypatch.setenv(name, value)
+        urlopen(Request(f"{address}/bucket", method="PUT")).close()
+        bucket = obstore.store.from_url("s3://bucket", client_options={"allow_http": True})
+        for path in [MANIFEST, *read_manifest(pair_store)]:
+            obstore.put(bucket, f"stores/pairs.zarr/{path}", pair_store / path)
+        same(open_store(pair_store), open_store("s3://bucket/stores/pairs.zarr"))
+        assert verify("s3://bucket/stores/pairs.zarr").findings == ()
+
+
+@pytest.mark.full
+def test_training_is_the_same_to_the_bit_wherever_the_store_lies(
+    pair_store: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain = pytest.importorskip("training.pretrain").pretrain
+    from training_runs import assert_equal_weights, losses
+
+    from training.parameters import PretrainParameters
+
+    for name, value in keys(server, AWS_SKIP_SIGNATURE="true").items():
+        monkeypatch.setenv(name, value)
+    pack(pair_store, tmp_path / "pairs.zip")
+    (tmp_path / "bucket").symlink_to(tmp_path)
+    places = [pair_store, tmp_path / "pairs.zip", f"{server}/pairs.zarr", "s3://bucket/pairs.zarr"]
+    given = PretrainParameters(width=2, epochs=2, batch_size=4, lr=0.1)
+    for number, place in enumerate(places):
+        pretrain(place, tmp_path / f"run{number}", given)
+        assert losses(tmp_path / f"run{number}") == losses(tmp_path / "run0"), place
+        for name in ("last.pt", "best.pt"):
+            assert_equal_weights(tmp_path / f"run{number}" / name, tmp_path / "run0" / name)
 
 
 def test_only_the_bytes_of_a_cube_are_fetched(cube_store: Path, server: str) -> None:
@@ -245,6 +241,25 @@ def test_only_the_bytes_of_a_cube_are_fetched(cube_store: Path, server: str) -> 
     store.cubes.read(5, out[0])
     local = open_cubes(cube_store)
     assert Ranges.sent - before == len(local.cubes.encoded(5))
+
+
+def test_several_shards_are_asked_for_at_once(tmp_path: Path, server: str) -> None:
+    cubes = np.random.default_rng(0).integers(-1000, 1001, (6, 4, 4, 4)).astype(np.int16)
+    chunks = [encode_cube(cube) for cube in cubes]
+    for shard in range(3):
+        path = shard_path(tmp_path / "store" / "cubes", shard, 4)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"".join(shard_parts(chunks[2 * shard : 2 * shard + 2], 2)))
+    reader = ShardReader(open_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)
+    Ranges.meeting = threading.Barrier(3)
+    out = np.empty((3, 4, 4, 4), np.int16)
+    reader.read_many([4, 1, 2], out)
+    np.testing.assert_array_equal(out, cubes[[4, 1, 2]])
+    Ranges.meeting = None
+    (tmp_path / "store" / reader.path(1)).unlink()
+    reader = ShardReader(open_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)
+    with pytest.raises(DataError, match="c/1/0/0/0 cannot be read"):
+        reader.read_many([4, 1, 2], out)
 
 
 def test_what_was_fetched_is_kept_where_a_cache_is_named(

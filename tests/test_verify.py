@@ -23,7 +23,7 @@ import pytest
 import zarr
 from click.testing import CliRunner, Result
 from conftest import SMALL, lungs, write_scan
-from test_storage import Ranges
+from servers import Ranges
 
 from cli.prep import main
 from pipeline.archive import pack
@@ -738,7 +738,7 @@ def test_a_golden_store_of_version_1_reads(tmp_path: Path) -> None:
 def test_tables_are_read_as_zarr_reads_them(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr("pipeline.tables._TABLE_ROWS", rows)
+    monkeypatch.setattr("pipeline.tables.TABLE_ROWS", rows)
     extract_cubes(made / "scans", tmp_path / "cubes.zarr", SMALL, workers=1)
     degrade(tmp_path / "cubes.zarr", tmp_path / "pairs.zarr", DegradeParameters(variants=2), workers=1)
     for kind, name in ((CUBES, "cubes.zarr"), (PAIRS, "pairs.zarr")):

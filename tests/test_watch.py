@@ -12,12 +12,13 @@ from training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_
 
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError
+from training import validation
 from training.checkpoints import new_state, read_checkpoint
 from training.data import open_data
 from training.parameters import Execution, PretrainParameters
 from training.pretrain import pretrain
 from training.processes import Group
-from training.validation import degradation_name, measure_baselines, validate
+from training.validation import degradation_name, measure_baselines, validate, works_to_average
 
 ONE = replace(SMALL, epochs=1)
 
@@ -39,7 +40,11 @@ def test_every_degradation_has_its_own_figures(pairs: Path) -> None:
     batches = data.batches(pin=False)
     model = new_state(SMALL, torch.device("cpu")).model
     found = validate(model, batches, data.validation, lambda _: None)
-    baselines = measure_baselines(batches, data.validation, lambda _: None)
+    training = [row for batch in batches.stream(data.training(0)) for row in batch.original.double().clone()]
+    mean_image = (torch.stack(training).mean(0).numpy() + 1000) / 2000
+    mean = validation.mean_image(batches, works_to_average(data.split.train, 3), lambda _: None)
+    np.testing.assert_allclose((mean + 1000) / 2000, mean_image, rtol=1e-12)
+    baselines = measure_baselines(batches, data.validation, mean, lambda _: None)
     errors: dict[str, list[tuple[float, float]]] = {}
     everything, originals = [], []
     for batch in batches.stream(data.validation):
@@ -52,8 +57,8 @@ def test_every_degradation_has_its_own_figures(pairs: Path) -> None:
             errors.setdefault(name, []).append((one[0].item(), one[1].item()))
             everything.append(one[0].item())
             originals.append((name, original[row].numpy().copy()))
-    mean = np.mean([cube for _, cube in originals])
     assert len(errors) > 2
+    assert baselines.constant == pytest.approx(np.var([cube for _, cube in originals]), rel=1e-9)
     assert found.loss == pytest.approx(np.mean(everything), rel=1e-5)
     assert set(found.by_degradation) == set(baselines.by_degradation) == set(errors)
     for name, both in errors.items():
@@ -61,8 +66,29 @@ def test_every_degradation_has_its_own_figures(pairs: Path) -> None:
         baseline = baselines.by_degradation[name]
         assert baseline.pairs == len(both)
         assert baseline.copy == pytest.approx(np.mean([one[1] for one in both]), rel=1e-9)
-        constant = np.mean([(cube - mean) ** 2 for its, cube in originals if its == name])
-        assert baseline.constant == pytest.approx(constant, rel=1e-9)
+        expected = np.mean([(cube - mean_image) ** 2 for its, cube in originals if its == name])
+        assert baseline.mean_image == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_mean_image_is_of_so_many_cubes_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "AVERAGED", 7)
+    assert [work.cubes.tolist() for work in works_to_average(np.arange(5), 3)] == [[0, 1, 2], [3, 4]]
+    many = works_to_average(np.arange(100, 200), 4)
+    assert [work.cubes.tolist() for work in many] == [[100, 116, 133, 149], [166, 182, 199]]
+    assert {work.variant for work in many} == {0}
+
+
+def test_the_mean_image_of_images_on_the_fly(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32), dtype=np.uint8)
+    data = open_data(make_cube_store(tmp_path / "images.zarr", images, 12), PretrainParameters(batch_size=5))
+    batches = data.batches(pin=False)
+    mean = validation.mean_image(batches, works_to_average(data.split.train, 3), lambda _: None)
+    flipped = [row.clone() for batch in batches.stream(data.training(0)) for row in batch.original]
+    np.testing.assert_allclose(mean, torch.stack(flipped).double().mean(0).numpy(), rtol=1e-12)
+    baselines = measure_baselines(batches, data.validation, mean, lambda _: None)
+    # Of voxels that are drawn alike, the mean image is hardly better than the best constant.
+    assert baselines.constant == pytest.approx((256**2 - 1) / 12 / 255**2, rel=0.05)
+    assert baselines.constant < baselines.mean_image < 1.2 * baselines.constant
 
 
 def test_validation_is_the_same_to_the_bit_however_many_share_it(pairs: Path) -> None:
@@ -130,7 +156,7 @@ def test_overfitting_goes_down_on_its_few_cubes(pairs: Path, tmp_path: Path) -> 
     records = losses(tmp_path / "run")
     assert {record["variant"] for record in records} == {0}
     assert outcome.validation_loss < 0.5 * records[0]["validation_loss"]
-    assert outcome.validation_loss < outcome.constant_loss
+    assert outcome.validation_loss < outcome.mean_image_loss
     with pytest.raises(CallError, match="--overfit 99 is out of range: only 30 cubes train"):
         pretrain(pairs, tmp_path / "more", replace(few, overfit=99))
 

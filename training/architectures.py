@@ -1,4 +1,4 @@
-"""The networks that can be trained, by name: the 3D U-Net of the papers, and two that nnU-Net builds.
+"""The networks that can be trained, by name: the U-Nets of the papers, 3D and 2D, and two of nnU-Net's.
 
 All take one channel with values in [0, 1] and give one, through a sigmoid. The two of nnU-Net are classes of
 the package dynamic-network-architectures, which only they need; their weights keep the names of that package.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import CallError
 from training.networks import EDGE_MULTIPLE, UNet3D, check_size
+from training.networks_2d import EDGE_MULTIPLE_2D, UNet2D, check_image
 
 PACKAGE = "dynamic_network_architectures"
 
@@ -36,7 +37,9 @@ class Architecture:
         words: for people.
         first_weight: the key of the first convolution's weight; the length of its first axis is the width.
         edge_multiple: every edge of a cube must be divisible by this, in voxels.
-        class_name: the class of dynamic-network-architectures; empty for the network of the papers.
+        published_width: of the papers, or of nnU-Net.
+        first_kernel: edges of the first convolution's kernel, as many as a cube has axes.
+        class_name: the class of dynamic-network-architectures; empty for the networks of the papers.
         depth: how many convolutions or residual blocks a stage has, as an argument of that class.
     """
 
@@ -44,8 +47,20 @@ class Architecture:
     words: str
     first_weight: str
     edge_multiple: int
+    published_width: int = 32
+    first_kernel: tuple[int, ...] = (3, 3, 3)
     class_name: str = ""
     depth: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def axes(self) -> int:
+        """How many axes a cube has: 3, or 2 for images."""
+        return len(self.first_kernel)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The order in memory that torch calls channels last."""
+        return torch.channels_last if self.axes == 2 else torch.channels_last_3d
 
     def arguments(self, width: int) -> dict[str, Any]:
         """The arguments of nnU-Net's class but the numbers of channels in and out, as plain JSON values.
@@ -80,20 +95,28 @@ ARCHITECTURES = {
     for each in (
         Architecture("unet3d", "3D U-Net of Models Genesis", "down_tr64.ops.0.conv1.weight", EDGE_MULTIPLE),
         Architecture(
+            "unet2d",
+            "2D U-Net with a ResNet-18 encoder",
+            "encoder.conv1.weight",
+            EDGE_MULTIPLE_2D,
+            published_width=64,
+            first_kernel=(7, 7),
+        ),
+        Architecture(
             "resenc-l",
             "residual encoder U-Net L of nnU-Net",
             "encoder.stem.convs.0.conv.weight",
             2 ** (_STAGES - 1),
-            "ResidualEncoderUNet",
-            (("n_blocks_per_stage", (1, 3, 4, 6, 6, 6)), ("n_conv_per_stage_decoder", (1,) * 5)),
+            class_name="ResidualEncoderUNet",
+            depth=(("n_blocks_per_stage", (1, 3, 4, 6, 6, 6)), ("n_conv_per_stage_decoder", (1,) * 5)),
         ),
         Architecture(
             "plainconv",
             "plain U-Net of nnU-Net",
             "encoder.stages.0.0.convs.0.conv.weight",
             2 ** (_STAGES - 1),
-            "PlainConvUNet",
-            (("n_conv_per_stage", (2,) * 6), ("n_conv_per_stage_decoder", (2,) * 5)),
+            class_name="PlainConvUNet",
+            depth=(("n_conv_per_stage", (2,) * 6), ("n_conv_per_stage_decoder", (2,) * 5)),
         ),
     )
 }
@@ -110,34 +133,44 @@ class RestorationConvolution(nn.Conv3d):
         return torch.sigmoid(super().forward(input))
 
 
-def architecture(name: str) -> Architecture:
-    """The architecture of that name.
+#: What is trained where no network is named, by the number of axes that a cube has.
+OF_THE_PAPERS = {3: "unet3d", 2: "unet2d"}
+
+
+def architecture(name: str | None) -> Architecture:
+    """The architecture of that name; None means the 3D U-Net of the papers.
 
     Raises:
         CallError: there is none; the sentence lists the names.
     """
+    name = name or OF_THE_PAPERS[3]
     if name not in ARCHITECTURES:
         raise CallError(f"--network {name} is unknown; allowed: {', '.join(ARCHITECTURES)}.")
     return ARCHITECTURES[name]
 
 
-def build_network(name: str, width: int = 32) -> nn.Module:
+def build_network(name: str | None = None, width: int | None = None) -> nn.Module:
     """A network with first weights from torch's random generator.
 
     Args:
-        name: `unet3d`, `resenc-l` or `plainconv`.
-        width: channels of the first convolution. 32 gives the published 3D U-Net, and nnU-Net's own numbers.
+        name: `unet3d`, `unet2d`, `resenc-l` or `plainconv`; the first of them when left out.
+        width: channels of the first convolution; when left out 32, which gives the published 3D U-Net and
+            nnU-Net's own numbers, or 64 for `unet2d`, which gives ResNet-18.
 
     Returns:
-        A module from float32 `[batch, 1, x, y, z]` in [0, 1] to the same shape and range.
+        A module from float32 `[batch, 1, x, y, z]` in [0, 1], for `unet2d` `[batch, 1, x, y]`, to the same
+        shape and range.
 
     Raises:
         CallError: the name is unknown, the width out of range, or nnU-Net's package is not installed.
     """
     kind = architecture(name)
+    width = kind.published_width if width is None else width
     if not 1 <= width <= MOST_WIDTH:
         raise CallError(f"The width {width} is out of range: it must be from 1 to {MOST_WIDTH} channels.")
-    return _build_nnunet(kind, width) if kind.class_name else UNet3D(width)
+    if kind.class_name:
+        return _build_nnunet(kind, width)
+    return UNet2D(width) if kind.name == "unet2d" else UNet3D(width)
 
 
 def start_at(network: nn.Module, constant: float) -> None:
@@ -147,7 +180,7 @@ def start_at(network: nn.Module, constant: float) -> None:
         network: changed in the bias of its last convolution only.
         constant: in [0, 1]; kept a thousandth away from both ends.
     """
-    if isinstance(network, UNet3D):
+    if isinstance(network, UNet3D | UNet2D):
         network.out_tr.start_at(constant)
     else:
         bias = network.get_parameter(f"decoder.seg_layers.{_STAGES - 2}.bias")
@@ -159,14 +192,20 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
 
     Args:
         name: of the architecture.
-        size: edges of a cube in voxels, axis order (x, y, z).
+        size: edges of a cube in voxels, axis order (x, y, z), or of an image in pixels, (x, y).
 
     Raises:
-        CallError: an edge is no multiple of 8 or 32, or the deepest level would be a single voxel.
+        CallError: the network is for another number of axes, an edge is no multiple of 8 or 32, or the
+            deepest level would be a single voxel.
     """
     kind = architecture(name)
+    if len(size) != kind.axes:
+        raise CallError(
+            f"--network {name} takes {kind.axes}D cubes, and those of the store are {len(size)}D, "
+            f"{' x '.join(map(str, size))}: leave --network out, and {OF_THE_PAPERS[len(size)]} is taken."
+        )
     if not kind.class_name:
-        check_size(size)
+        (check_image if kind.name == "unet2d" else check_size)(size)
         return
     multiple = kind.edge_multiple
     for axis, edge in zip("xyz", size, strict=True):

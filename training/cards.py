@@ -72,8 +72,8 @@ def store_facts(store: CubeStore | PairStore) -> dict[str, Any]:
 
     Returns:
         Plain JSON values: `manifest`, the sha256 of the store's manifest, which covers every file of it;
-        `scans`, how many gave cubes; `spacing_mm`, the median of their spacing in x, y, z; and of a pair
-        store `variants` and `seed`.
+        `scans`, how many gave cubes; `spacing_mm`, the median of their spacing in x, y, z, 0 where it is not
+        known; and of a pair store `variants` and `seed`.
     """
     used = store.scans.cubes > 0
     facts = {
@@ -101,11 +101,12 @@ def model_card(facts: CardFacts, run: Mapping[str, Any], by_degradation: Mapping
 
 def _heading(facts: CardFacts, run: Mapping[str, Any]) -> str:
     low, high = run["window"]
-    axes = "z, y, x" if facts.kind == "nnssl" else "x, y, z"
+    axes = "z, y, x" if facts.kind == "nnssl" else ", ".join("xyz"[: len(run["size"])])
+    learnt_on = f"{_cubes(run)} of unlabelled scans"
     return f"""\
 # {facts.file}
 
-A {facts.network}, pre-trained on cubes of unlabelled scans: they were degraded, and
+A {facts.network}, pre-trained on {learnt_on}: they were degraded, and
 it learnt to restore them (Models Genesis). Trained with genesis-toolkit {run["genesis_toolkit"]}, exported
 with {__version__}.
 
@@ -114,7 +115,7 @@ with {__version__}.
 - network: width {facts.width}, {facts.weights:,} parameters
 - input: float32 `[batch, 1, {axes}]` in [0, 1]: voxels (HU in CT) clipped to [{low}, {high}] and scaled;
   every edge is a multiple of {facts.edge_multiple}
-- output: the restored cubes, of the same shape and range
+- output: the restored {_cubes(run)}, of the same shape and range
 """
 
 
@@ -124,37 +125,39 @@ def _data(run: Mapping[str, Any]) -> str:
     if "manifest" in store:  # a run that was begun before it was kept does not have it
         lines += [
             f"sha256 of the store's `{MANIFEST}`: `{store['manifest']}`",
-            f"scans: {store['scans']}, of {_times(store['spacing_mm'])} mm in x, y, z (median)",
+            f"scans: {store['scans']}, of {_spacing(store['spacing_mm'])}",
         ]
     if "seed" in store:
         lines.append(f"pairs: {store['variants']} variants of every cube, degraded with seed {store['seed']}")
     lines += [
         f"fingerprint of its tables and parameters: `{store['fingerprint']}`",
-        f"cubes of {_times(run['size'])} voxels: {run['train_cubes']} train, {run['validation_cubes']} "
-        f"validate ({run['split']})",
+        f"{_cubes(run)} of {_times(run['size'])} voxels: {run['train_cubes']} train, "
+        f"{run['validation_cubes']} validate ({run['split']})",
     ]
     told = "".join(f"- {line}\n" for line in lines)
     return f"## Data\n\n{told}\n## Degradations\n\n{_listed(store['recipe'])}"
 
 
 def _training(run: Mapping[str, Any]) -> str:
-    return f"## Training\n\n{_listed(run['parameters'])}"
+    first = run.get("initial_encoder")
+    begun = f"- the encoder began with `{first['file']}`, sha256 `{first['sha256']}`\n" if first else ""
+    return f"## Training\n\n{_listed(run['parameters'])}{begun}"
 
 
 def _losses(facts: CardFacts, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
     rows = [("all", facts.validation_loss, baselines)]
     rows += [(name, loss, baselines["by_degradation"][name]) for name, loss in by_degradation.items()]
     listed = "".join(
-        f"| {name} | {loss:.6f} | {beside['copy']:.6f} | {beside['constant']:.6f} |\n"
+        f"| {name} | {loss:.6f} | {beside['copy']:.6f} | {beside['mean_image']:.6f} |\n"
         for name, loss, beside in rows
     )
     return f"""\
 ## Losses
 
 Mean squared errors on the validation pairs, of values in [0, 1], after the best epoch, {facts.epoch}; beside
-the network, the degraded cube taken for its restoration, and the best single value for all voxels.
+the network, the degraded cube taken for its restoration, and the mean image of the training originals.
 
-| pairs | network | copy | constant |
+| pairs | network | copy | mean image |
 |---|---|---|---|
 {listed}"""
 
@@ -185,6 +188,16 @@ def _listed(parameters: Mapping[str, Any]) -> str:
         for name, value in parameters.items()
         if value is not None
     )
+
+
+def _cubes(run: Mapping[str, Any]) -> str:
+    """What the network restores: cubes, or in 2D slices and images."""
+    return "cubes" if len(run["size"]) == len("xyz") else "images"
+
+
+def _spacing(millimetres: Sequence[float]) -> str:
+    known = f"{_times(millimetres)} mm in x, y, z (median)"
+    return known if all(millimetres) else "unknown spacing"
 
 
 def _times(edges: Sequence[float]) -> str:

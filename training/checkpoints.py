@@ -143,7 +143,8 @@ def new_state(
         torch.manual_seed(parameters.seed)
         model = architectures.build_network(parameters.network, parameters.width)
     if channels_last or (channels_last is None and device.type == "cpu"):
-        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch leaves it out
+        order = architectures.architecture(parameters.network).memory_format
+        model.to(memory_format=order)  # type: ignore[call-overload] # torch leaves it out
     model.to(device)
     return TrainingState(
         model,

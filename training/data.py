@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from pipeline.degrade.recipes import named
 from pipeline.errors import CallError
 from pipeline.stores import CubeStore, PairStore, open_store
-from training.architectures import check_cubes
+from training.architectures import OF_THE_PAPERS, Architecture, architecture, check_cubes
 from training.batches import Batches, Work, deal, epoch_order, smallest, validation_works
 from training.cards import store_facts
 from training.feeds import RECIPE, Feed, feed_of
-from training.networks import EDGE_MULTIPLE
 from training.parameters import PretrainParameters
 from training.split import Split, split_cubes
 
@@ -32,7 +31,7 @@ class PretrainData:
         scan: [cube], the scan of every training cube.
         validation: the validation batches, the same every epoch.
         store: path, format, recipe and fingerprint, which tells other data apart wherever they lie.
-        parameters: of the run.
+        parameters: of the run; the network and its width are known.
     """
 
     feed: Feed
@@ -41,6 +40,11 @@ class PretrainData:
     validation: list[Work]
     store: dict[str, Any]
     parameters: PretrainParameters
+
+    @property
+    def network(self) -> Architecture:
+        """What is trained."""
+        return architecture(self.parameters.network)
 
     @property
     def steps(self) -> int:
@@ -81,7 +85,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
 
     Args:
         path: of a pair store, or of a cube store, whose cubes are then degraded on the fly.
-        parameters: of the run.
+        parameters: of the run. Where no network or no width is given, the store's number of axes decides.
         processes: that share every batch.
 
     Raises:
@@ -89,15 +93,17 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
         DataError: the store is damaged, or holds fewer than two cubes.
     """
     store = open_store(path)
-    check_cubes(parameters.network, store.size)
-    split = split_cubes(store.scans, store.table)
+    network = architecture(parameters.network or OF_THE_PAPERS[len(store.size)])
+    check_cubes(network.name, store.size)
+    parameters = replace(parameters, network=network.name, width=parameters.width or network.published_width)
+    split = split_cubes(store.scans, store.table, store.images)
     if parameters.overfit:
         split = _few(split, parameters.overfit)
     validation = validation_works(split.validation, parameters.batch_size)
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = _facts(store, parameters.recipe or RECIPE)
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
-    deepest = math.prod(edge // EDGE_MULTIPLE for edge in store.size)  # at least 2 for nnU-Net's networks
+    deepest = math.prod(edge // network.edge_multiple for edge in store.size)  # nnU-Net's: at least 2
     if deepest * min(smallest(data.training(0)), smallest(validation)) < 2:
         raise CallError(
             f"A batch of a single cube of {' x '.join(map(str, store.size))} voxels is one value at the "

@@ -19,7 +19,7 @@ from torch.nn import functional
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import sha256_of, write_whole
 from pipeline.stores import check_place
-from training.architectures import ARCHITECTURES, MOST_WIDTH, Architecture, build_network
+from training.architectures import ARCHITECTURES, MOST_WIDTH, OF_THE_PAPERS, Architecture, build_network
 from training.cards import CardFacts, model_card
 from training.checkpoints import FORMAT, load_weights, read_checkpoint, read_plain
 from training.networks import UNet3D, check_size
@@ -102,7 +102,7 @@ def load_network(path: str | Path) -> nn.Module:
 
     Returns:
         A module on the CPU, in training mode, from float32 `[batch, 1, x, y, z]` in [0, 1] to the same shape
-        and range: `UNet3D`, or one of nnU-Net's networks.
+        and range: `UNet3D`, or one of nnU-Net's networks; or `UNet2D`, for `[batch, 1, x, y]`.
 
     Raises:
         CallError: there is nothing at `path`, or nnU-Net's package is needed and not installed.
@@ -125,7 +125,8 @@ def load_encoder(path: str | Path) -> nn.Module:
         A module on the CPU, in training mode, from float32 `[batch, 1, x, y, z]` in [0, 1] to a list of
         features by level, float32 `[batch, channel, x, y, z]`. Its `output_channels` lists their channels:
         64, 128, 256, 512 at 1, 1/2, 1/4, 1/8 of the edges for the published network; nnU-Net's have six
-        levels.
+        levels. Of `UNet2D` it is a `ResNet18Encoder`, from `[batch, 1, x, y]` to levels of 64, 64, 128, 256,
+        512 channels at 1/2 .. 1/32 of the edges, whose weights carry torchvision's names.
 
     Raises:
         CallError, DataError: as `load_network`.
@@ -198,10 +199,10 @@ def _official(kind: Architecture, checkpoint: Mapping[str, Any]) -> dict[str, An
     Raises:
         CallError: it is no network of theirs.
     """
-    if kind.class_name:
+    if kind.name != OF_THE_PAPERS[3]:
+        others = "--format nnssl or --format state-dict" if kind.class_name else "--format state-dict"
         raise CallError(
-            f"The official format holds the 3D U-Net only, and this run trained {kind.name}: give --format "
-            "nnssl or --format state-dict."
+            f"The official format holds the 3D U-Net only, and this run trained {kind.name}: give {others}."
         )
     return {
         "epoch": checkpoint["epoch"],
@@ -290,8 +291,8 @@ def _recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture,
         shape = tuple(weights[key].shape)
         if len(shape) < 1 or not 1 <= shape[0] <= MOST_WIDTH:
             raise DataError(
-                f"{path} has {key} of shape {shape}, the network needs (width, 1, 3, 3, 3), width at least 1 "
-                f"and at most {MOST_WIDTH}."
+                f"{path} has {key} of shape {shape}, the network needs (width, 1, "
+                f"{', '.join(map(str, kind.first_kernel))}), width at least 1 and at most {MOST_WIDTH}."
             )
         return kind, shape[0]
     firsts = ", ".join(f"{kind.first_weight} ({kind.name})" for kind in ARCHITECTURES.values())

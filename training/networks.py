@@ -76,11 +76,16 @@ class UpLevel(nn.Module):
 
 
 class RestorationHead(nn.Module):
-    """A 1x1x1 convolution to one channel and a sigmoid: values in [0, 1]."""
+    """A convolution of single voxels to one channel and a sigmoid: values in [0, 1].
 
-    def __init__(self, channels_in: int) -> None:
+    Args:
+        channels_in: features of every voxel.
+        convolution: in 3D or 2D.
+    """
+
+    def __init__(self, channels_in: int, convolution: type[nn.Conv2d | nn.Conv3d] = nn.Conv3d) -> None:
         super().__init__()
-        self.final_conv = nn.Conv3d(channels_in, 1, kernel_size=1)
+        self.final_conv = convolution(channels_in, 1, kernel_size=1)
 
     def start_at(self, constant: float) -> None:
         """Let the untrained head give about one value: the bias becomes the logit of `constant`.
@@ -96,7 +101,7 @@ class RestorationHead(nn.Module):
         nn.init.constant_(self.final_conv.bias, math.log(inside / (1 - inside)))  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `[batch, 1, x, y, z]` in [0, 1]."""
+        """Return `[batch, 1, x, y, z]`, or `[batch, 1, x, y]`, in [0, 1]."""
         return torch.sigmoid(self.final_conv(features))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.errors import CallError
-from training.architectures import CLASS_ARGUMENTS, Architecture
+from training.architectures import CLASS_ARGUMENTS, OF_THE_PAPERS, Architecture
 
 _PLANS = "genesis-toolkit"
 _VOLUME = 5  # axes of a kernel: channel out, channel in, x, y, z
@@ -42,8 +42,8 @@ def nnssl_checkpoint(
     """
     if not kind.class_name:
         raise CallError(
-            f"nnU-Net has no {kind.words}, which this run trained ({kind.name}): give --format official or "
-            "--format state-dict."
+            f"nnU-Net has no {kind.words}, which this run trained ({kind.name}): give "
+            f"{'--format official or ' if kind.name == OF_THE_PAPERS[3] else ''}--format state-dict."
         )
     turned = copy.deepcopy(network)
     for weights in turned.parameters():  # every tensor once, also where it has several names

@@ -20,9 +20,9 @@ class PretrainOutcome:
         best_epoch: counted from 1.
         validation_loss: of the best epoch.
         copy_loss: of taking the degraded cube for its restoration.
-        constant_loss: of the best single value.
+        mean_image_loss: of the mean of training originals, voxel by voxel.
         by_degradation: of every combination of degradations that occurs: `pairs`, and the `loss` of the best
-            epoch beside `copy` and `constant`.
+            epoch beside `copy` and `mean_image`.
         train_cubes: how many cubes trained.
         validation_cubes: how many validated.
         split: the rule that told them apart.
@@ -41,7 +41,7 @@ class PretrainOutcome:
     best_epoch: int
     validation_loss: float
     copy_loss: float
-    constant_loss: float
+    mean_image_loss: float
     by_degradation: dict[str, dict[str, float]]
     train_cubes: int
     validation_cubes: int
@@ -81,7 +81,7 @@ def outcome_of(
         best_epoch=state.best_epoch,
         validation_loss=state.best_loss,
         copy_loss=baselines.copy,
-        constant_loss=baselines.constant,
+        mean_image_loss=baselines.mean_image,
         by_degradation={
             name: {**asdict(baselines.by_degradation[name]), "loss": loss} for name, loss in losses.items()
         },
@@ -89,7 +89,7 @@ def outcome_of(
         validation_cubes=len(data.split.validation),
         split=data.split.rule,
         warning=data.split.warning,
-        network=data.parameters.network,
+        network=data.network.name,
         weights=sum(weights.numel() for weights in state.model.parameters()),
         checkpoint=str(run.best),
         losses=str(run.losses),

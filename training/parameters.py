@@ -8,7 +8,7 @@ from pipeline.errors import CallError
 
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine")
-NETWORKS = ("unet3d", "resenc-l", "plainconv")  # as `training.architectures`, which needs torch, has them
+NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # those of `training.architectures`, without torch
 PRECISIONS = ("float32", "bf16", "fp16")
 
 _MOST = {"batch_size": 4096, "width": 512}
@@ -38,8 +38,10 @@ class PretrainParameters:
         ema: the decay of a moving average of the weights, which then is what validates and is kept as the
             best; None for none.
         precision: of the network's products: `float32`, or `bf16` or `fp16` where torch's autocast takes it.
-        network: `unet3d` of the papers, or one of nnU-Net's (`training.architectures`).
-        width: channels of the first convolution; 32 is the published network.
+        network: `unet3d` or `unet2d` of the papers, or one of nnU-Net's (`training.architectures`). None
+            until the store is open, whose number of axes then decides between the first two.
+        width: channels of the first convolution. None until the store is open, then the published one: 32,
+            or 64 for `unet2d`.
         seed: of the first weights and of the order of the cubes; from a cube store also of the degradations.
         recipe: of the degradations that are made on the fly from a cube store, `genesis` when left out. A
             pair store has its own.
@@ -63,8 +65,8 @@ class PretrainParameters:
     clip_norm: float | None = None
     ema: float | None = None
     precision: str = "float32"
-    network: str = "unet3d"
-    width: int = 32
+    network: str | None = None
+    width: int | None = None
     seed: int = 0
     recipe: str | None = None
 
@@ -75,17 +77,18 @@ class PretrainParameters:
             _check_at_least(name, getattr(self, name), 1)
         _check_at_least("warmup", self.warmup, 0)
         for name, most in _MOST.items():
-            if getattr(self, name) > most:
+            if (getattr(self, name) or 0) > most:
                 raise CallError(f"{option(name)} {getattr(self, name)} is out of range: at most {most}.")
         for name, allowed in (
             ("optimiser", OPTIMISERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
-            ("network", NETWORKS),
+            ("network", (None, *NETWORKS)),
         ):
             if getattr(self, name) not in allowed:
                 raise CallError(
-                    f"{option(name)} {getattr(self, name)} is unknown; allowed: {', '.join(allowed)}."
+                    f"{option(name)} {getattr(self, name)} is unknown; allowed: "
+                    f"{', '.join(filter(None, allowed))}."
                 )
         for name, value, example in (("lr", self.lr, "1.0"), ("clip_norm", self.clip_norm, "1.0")):
             if value is not None and not (math.isfinite(value) and value > 0):

@@ -19,7 +19,7 @@ _EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.6
 
 @dataclass(frozen=True)
 class RestoredSlice:
-    """The middle slice of one cube; arrays are float32 `[x, y]` in [0, 1].
+    """The middle slice of one cube, or a whole image; arrays are float32 `[x, y]` in [0, 1].
 
     Attributes:
         original: what shall be restored.

@@ -7,7 +7,7 @@ killed goes on from its last checkpoint, be it within an epoch, as if nothing ha
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from training.batches import Batch, Batches, Work, normalise, part_of
 from training.checkpoints import TrainingState, new_state, pack, read_checkpoint, restore, start_at
 from training.data import PretrainData, open_data
 from training.devices import autocast, choose_device, steady
+from training.initial import InitialEncoder, read_initial_encoder
 from training.norms import share_batches
 from training.optimisers import learning_rate
 from training.outcome import PretrainOutcome, outcome_of, stopped_by
@@ -34,11 +35,15 @@ from training.pictures import draw_restored
 from training.processes import Group, joined, launched
 from training.runs import EpochRecord, Run, check_same, hold_run
 from training.stopping import Saving, Stop, stop_on_signals
-from training.validation import Baselines, Validation, mean_original, measure_baselines, validate
+from training.validation import (
+    Baselines,
+    Validation,
+    mean_image,
+    measure_baselines,
+    validate,
+    works_to_average,
+)
 from training.watch import Events, check_tensorboard, profiling, writing_events
-
-# Batches that are looked at for the mean voxel, from which the network starts.
-_FIRST_LOOK = 64
 
 #: Told in sentences what a person should know: an epoch's figures, a warning.
 Say = Callable[[str], None]
@@ -50,11 +55,12 @@ def pretrain(
     parameters: PretrainParameters | None = None,
     execution: Execution | None = None,
     *,
+    initial_encoder: Path | None = None,
     overwrite: bool = False,
     report: Report = silent,
     say: Say = lambda _: None,
 ) -> PretrainOutcome:
-    """Train a 3D U-Net to restore degraded cubes, or go on with a run that was begun.
+    """Train a U-Net to restore degraded cubes, 3D or 2D, or go on with a run that was begun.
 
     Args:
         store: a pair store, or a cube store, whose cubes are then degraded on the fly.
@@ -62,6 +68,7 @@ def pretrain(
             `epochs` or `patience` ask for more.
         parameters: of the run; the published ones when left out.
         execution: how it is carried out.
+        initial_encoder: a file of weights for the encoder of the 2D U-Net to begin with (`training.initial`).
         overwrite: begin again where a run is.
         report: told (what, done, total) after every step.
         say: told one sentence an epoch, and warnings.
@@ -75,43 +82,49 @@ def pretrain(
     parameters, execution = parameters or PretrainParameters(), execution or Execution()
     if execution.tensorboard:
         check_tensorboard()
-    with launched(execution.devices, _join_in, store, out, parameters, execution, overwrite):
-        return _take_part(store, out, parameters, execution, overwrite, report, say)
+    call = _Call(store, out, parameters, execution, initial_encoder, overwrite)
+    with launched(execution.devices, _join_in, call):
+        return _take_part(call, report, say)
 
 
-def _join_in(
-    store: str | Path, out: Path, parameters: PretrainParameters, execution: Execution, overwrite: bool
-) -> None:
+@dataclass(frozen=True)
+class _Call:
+    """What every process of a run is called with; see `pretrain`."""
+
+    store: str | Path
+    out: Path
+    parameters: PretrainParameters
+    execution: Execution
+    initial_encoder: Path | None
+    overwrite: bool
+
+
+def _join_in(call: _Call) -> None:
     """Be one of the further processes: without a word, unless it fails by itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C the first process tells the others
     try:
-        _take_part(store, out, parameters, execution, overwrite, silent, lambda _: None)
+        _take_part(call, silent, lambda _: None)
     except (CallError, DataError) as error:
         raise SystemExit(f"Error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def _take_part(
-    store: str | Path,
-    out: Path,
-    parameters: PretrainParameters,
-    execution: Execution,
-    overwrite: bool,
-    report: Report,
-    say: Say,
-) -> PretrainOutcome:
+def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
     """From the store to the outcome, in each of the processes; the leading one writes and speaks."""
+    execution = call.execution
     device = choose_device(execution.device, execution.devices)
     with ExitStack() as stack:
         group = stack.enter_context(joined(device))
         stack.enter_context(steady(group.local))
         if not group.leads:
             report, say = silent, lambda _: None
-        data = group.in_turn(lambda: open_data(store, parameters, group.world))
-        run = group.from_lead(lambda: stack.enter_context(hold_run(out)))
-        begun, checkpoint = group.from_lead(lambda: _found(run, data, overwrite))
-        state = new_state(parameters, device, execution.channels_last)
+        data = group.in_turn(lambda: open_data(call.store, call.parameters, group.world))
+        state = new_state(data.parameters, device, execution.channels_last)
+        first = group.in_turn(lambda: _begin_with(state, call.initial_encoder))
+        run = group.from_lead(lambda: stack.enter_context(hold_run(call.out)))
+        described = _described(data, first)
+        begun, checkpoint = group.from_lead(lambda: _found(run, described, data, call.overwrite))
         share_batches(state.model, group)
         if checkpoint is not None:
             group.in_turn(lambda: restore(state, checkpoint, run.last))
@@ -121,16 +134,13 @@ def _take_part(
         if checkpoint is not None and not finished:
             say(f"Continuing after {_position(state)}.")
         batches = data.batches(pin=device.type == "cuda")
-        if begun is not None:
+        if begun is not None and checkpoint is not None:
             baselines = Baselines.from_json(begun["baselines"])
         else:
-            tick = _counter(report, "before epoch 1: ", len(data.validation))
-            baselines = group.from_lead(lambda: measure_baselines(batches, data.validation, tick))
-        if checkpoint is None:
-            start_at(state, mean_original(batches, data.training(0)[:_FIRST_LOOK]))
+            baselines, mean = group.from_lead(lambda: _first_look(batches, data, report))
+            start_at(state, mean)
         if not finished:
-            described = {"genesis_toolkit": __version__, "parameters": parameters.as_dict()}
-            described |= {**data.describe(), "baselines": asdict(baselines)}
+            described["baselines"] = asdict(baselines)
             group.from_lead(lambda: run.begin(described, state.epoch))
             wanted = execution.tensorboard and group.leads
             events = stack.enter_context(writing_events(run, wanted))
@@ -144,8 +154,34 @@ def _take_part(
         return group.from_lead(lambda: outcome_of(run, state, data, baselines, status))
 
 
+def _begin_with(state: TrainingState, path: Path | None) -> InitialEncoder | None:
+    """Let the encoder begin with the weights of a file, where there is one."""
+    if path is None:
+        return None
+    first = read_initial_encoder(path)
+    for network in (state.model, state.ema):
+        if network is not None:
+            first.begin(network)
+    return first
+
+
+def _first_look(batches: Batches, data: PretrainData, report: Report) -> tuple[Baselines, float]:
+    """The baselines, and the mean voxel of training originals, in [0, 1], from which the network starts."""
+    works = works_to_average(data.split.train, data.parameters.batch_size)
+    tick = _counter(report, "before epoch 1: ", len(works) + len(data.validation))
+    mean, window = mean_image(batches, works, tick), batches.feed.window
+    baselines = measure_baselines(batches, data.validation, mean, tick)
+    return baselines, (float(mean.mean()) - window.low) / window.span
+
+
+def _described(data: PretrainData, first: InitialEncoder | None) -> dict[str, Any]:
+    """What `run.json` says of the run, but for the baselines."""
+    begun = {"parameters": data.parameters.as_dict(), "initial_encoder": first.describe() if first else None}
+    return {"genesis_toolkit": __version__, **begun, **data.describe()}
+
+
 def _found(
-    run: Run, data: PretrainData, overwrite: bool
+    run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """What an earlier call left: its description and its checkpoint, None where there is none."""
     if overwrite:
@@ -153,7 +189,7 @@ def _found(
     begun = run.described()
     if begun is None:
         return None, None
-    check_same(run, begun, data.parameters, data.store)
+    check_same(run, begun, described, data.parameters.stopping_rules)
     if run.last.exists():
         return begun, read_checkpoint(run.last)
     if run.epochs_told() > 1:  # the first may be told and its checkpoint not yet written
@@ -219,7 +255,7 @@ class Trainer:
                 train_loss=train_loss,
                 validation_loss=validation.loss,
                 copy_loss=self.baselines.copy,
-                constant_loss=self.baselines.constant,
+                mean_image_loss=self.baselines.mean_image,
                 by_degradation=validation.by_degradation,
                 best=best,
                 seconds=round(perf_counter() - begun, 3),

@@ -12,7 +12,7 @@ lock           held by the process at work
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import Any
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import locked, write_whole
 from pipeline.stores import check_place
-from training.parameters import PretrainParameters, option
+from training.parameters import option
 
 FORMAT = "genesis-pretrain-run"
-VERSION = 2
+VERSION = 3
 _KEYS = {"parameters", "store", "baselines"}
 
 
@@ -40,7 +40,7 @@ class EpochRecord:
         train_loss: mean over the training cubes, each as it was when its batch came.
         validation_loss: mean over the validation pairs, after the epoch.
         copy_loss: what taking the degraded cube for its restoration gives on them.
-        constant_loss: what the best single value gives on them.
+        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
         by_degradation: the validation loss of every combination of degradations that occurs.
         best: whether no earlier epoch validated as well.
         seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
@@ -55,7 +55,7 @@ class EpochRecord:
     train_loss: float
     validation_loss: float
     copy_loss: float
-    constant_loss: float
+    mean_image_loss: float
     by_degradation: dict[str, float]
     best: bool
     seconds: float
@@ -65,7 +65,7 @@ class EpochRecord:
     def __str__(self) -> str:
         return (
             f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
-            f"(copying {self.copy_loss:.4f}, constant {self.constant_loss:.4f}), lr {self.lr:g}, "
+            f"(copying {self.copy_loss:.4f}, mean image {self.mean_image_loss:.4f}), lr {self.lr:g}, "
             f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
             f"{', best' if self.best else ''}"
         )
@@ -200,32 +200,40 @@ def hold_run(folder: Path) -> Iterator[Run]:
 
 
 def check_same(
-    run: Run, described: Mapping[str, Any], parameters: PretrainParameters, store: Mapping[str, Any]
+    run: Run, begun: Mapping[str, Any], described: Mapping[str, Any], stopping_rules: Sequence[str]
 ) -> None:
     """Whether the call may go on with a run that was begun earlier.
 
     Args:
         run: for the sentence.
-        described: what the run was begun with; `parameters` and `store` are read.
-        parameters: of this call.
-        store: of this call, as `PretrainData.store` has it.
+        begun: what the run was begun with; `parameters`, `store` and `initial_encoder` are read.
+        described: the same of this call.
+        stopping_rules: parameters that may differ.
 
     Raises:
-        CallError: a parameter other than a rule of stopping differs, or the store holds other data.
+        CallError: a parameter other than a rule of stopping differs, or the store or the file of first
+            weights holds other data.
     """
     again = "to continue, give another --out, or --overwrite to begin again."
-    for name, now in parameters.as_dict().items():
-        before = described["parameters"].get(name)
-        if name not in parameters.stopping_rules and before != now:
+    for name, now in described["parameters"].items():
+        before = begun["parameters"].get(name)
+        if name not in stopping_rules and before != now:
             raise CallError(
                 f"{run.folder} was begun with {_words(name, before)}, this call asks for "
                 f"{_words(name, now)}: repeat the first {again}"
             )
-    begun = described["store"]
-    if begun["fingerprint"] != store["fingerprint"]:
+    store, given = begun["store"], described["store"]
+    if store["fingerprint"] != given["fingerprint"]:
         raise CallError(
-            f"{run.folder} was begun with the store {begun['path']}, and {store['path']} holds other data: "
+            f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
             f"name the first {again}"
+        )
+    first, asked = begun.get("initial_encoder"), described["initial_encoder"]
+    if first != asked:
+        before, now = (_words("initial_encoder", one and one["file"]) for one in (first, asked))
+        other = " (another content)" if before == now else ""
+        raise CallError(
+            f"{run.folder} was begun with {before}, this call asks for {now}{other}: repeat the first {again}"
         )
 
 

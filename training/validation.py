@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.info import applied_words
-from training.batches import Batch, Batches, Work, normalise
+from training.batches import Batch, Batches, Work, normalise, validation_works
 from training.devices import autocast
 from training.pictures import RestoredSlice, describe_pair
 from training.processes import Group
@@ -19,11 +19,14 @@ from training.processes import Group
 #: Rows in the picture of restored cubes.
 SHOWN = 6
 
+#: Training originals that the mean image is of, at most. So many raise its error by a thousandth.
+AVERAGED = 1024
+
 # A network that gives one value is no better than the best constant, and what it gives hardly varies.
 _CONSTANT_LOSS = 0.99
 _CONSTANT_SPREAD = 0.05
 
-_VOXELS = (1, 2, 3, 4)
+_VOLUME = 5  # axes of a batch of cubes: cube, channel, x, y, z
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,12 @@ class GroupBaselines:
     Attributes:
         pairs: how many there are.
         copy: see `Baselines`.
-        constant: of the value that is best for all pairs together.
+        mean_image: see `Baselines`.
     """
 
     pairs: int
     copy: float
-    constant: float
+    mean_image: float
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,15 @@ class Baselines:
 
     Attributes:
         copy: of the degraded cube itself, taken for its restoration.
-        constant: of the best single value for all voxels, the mean of the originals: their variance.
-        by_degradation: the same of every combination of degradations that there is, by `degradation_name`.
+        mean_image: of the mean of training originals, voxel by voxel, given for every cube.
+        constant: of the best single value for all voxels, the mean of the originals: their variance. A
+            network that has collapsed is known by it.
+        by_degradation: the first two of every combination of degradations that there is, by
+            `degradation_name`.
     """
 
     copy: float
+    mean_image: float
     constant: float
     by_degradation: dict[str, GroupBaselines]
 
@@ -59,7 +66,7 @@ class Baselines:
     def from_json(cls, described: dict[str, Any]) -> "Baselines":
         """What `dataclasses.asdict` gave."""
         groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
-        return cls(described["copy"], described["constant"], groups)
+        return cls(**{**described, "by_degradation": groups})
 
 
 @dataclass(frozen=True)
@@ -93,48 +100,96 @@ def degradation_name(applied: int) -> str:
     return ", ".join(applied_words(applied)) or "unchanged"
 
 
-def measure_baselines(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> Baselines:
-    """Both baselines, in whole numbers and so without rounding.
+def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
+    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans.
+
+    Args:
+        cubes: int64 [cube], indices into the store of those that train, ascending.
+        batch_size: cubes a batch, at most.
+    """
+    return validation_works(_evenly(cubes, AVERAGED), batch_size)
+
+
+def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> NDArray[np.float64]:
+    """The mean of originals, voxel by voxel, flipped as the network shall restore them.
+
+    Added up in whole numbers, so without rounding.
+
+    Args:
+        batches: where the originals come from.
+        works: of training cubes.
+        tick: told after every batch.
+
+    Returns:
+        float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
+    """
+    total = np.zeros(batches.feed.size, np.int64)
+    with closing(batches.stream(works)) as stream:
+        for batch in stream:
+            total += batch.original.numpy().sum(axis=0, dtype=np.int64)
+            tick("mean image")
+    return total / sum(len(work.cubes) for work in works)
+
+
+def measure_baselines(
+    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Callable[[str], None]
+) -> Baselines:
+    """The errors on the validation pairs of what needs no network.
 
     Args:
         batches: where the pairs come from.
         works: the validation batches.
+        mean: of `mean_image`.
         tick: told after every batch.
     """
-    applied, sums = [], []
+    measured: list[_Measured] = []
     with closing(batches.stream(works)) as stream:
         for batch in stream:
-            original = batch.original.numpy().astype(np.int64).reshape(len(batch), -1)
-            error = batch.degraded.numpy().reshape(len(batch), -1) - original
-            both = np.square(error, out=error).sum(axis=1), np.square(original).sum(axis=1)
-            sums.append(np.stack((original.sum(axis=1), *both), axis=1))
-            applied.append(batch.applied.copy())
+            pairs = zip(batch.original.numpy(), batch.degraded.numpy(), batch.applied.tolist(), strict=True)
+            measured += [_measure(original, degraded, mean, applied) for original, degraded, applied in pairs]
             tick("baselines")
-    table, kinds = np.concatenate(sums), np.concatenate(applied)
-    span = batches.feed.window.span
-    voxels = int(np.prod(batches.feed.size))
-    mean = int(table[:, 0].sum()) / (len(table) * voxels)
+    # Of one voxel, in [0, 1] squared.
+    scale = batches.feed.window.span**2 * mean.size
 
-    def baselines(rows: NDArray[np.int64]) -> GroupBaselines:
-        total, errors, squares = (int(number) for number in rows.sum(axis=0))
-        count = len(rows) * voxels
-        constant = squares / count - 2 * mean * (total / count) + mean * mean
-        return GroupBaselines(len(rows), errors / count / span**2, constant / span**2)
+    def group(pairs: Sequence[_Measured]) -> GroupBaselines:
+        copy, mean_image = sum(one.copy for one in pairs), sum(one.mean_image for one in pairs)
+        return GroupBaselines(len(pairs), copy / len(pairs) / scale, mean_image / len(pairs) / scale)
 
-    everything = baselines(table)
-    groups = {degradation_name(kind): baselines(table[kinds == kind]) for kind in np.unique(kinds).tolist()}
-    return Baselines(everything.copy, everything.constant, groups)
+    everything, total = group(measured), sum(one.total for one in measured)
+    squares, voxels = sum(one.squares for one in measured), len(measured) * mean.size
+    variance = (squares * voxels - total**2) / voxels**2
+    by_kind = {
+        kind: [one for one in measured if one.applied == kind] for kind in {one.applied for one in measured}
+    }
+    return Baselines(
+        copy=everything.copy,
+        mean_image=everything.mean_image,
+        constant=variance / batches.feed.window.span**2,
+        by_degradation={degradation_name(kind): group(by_kind[kind]) for kind in sorted(by_kind)},
+    )
 
 
-def mean_original(batches: Batches, works: Sequence[Work]) -> float:
-    """The mean voxel of the originals, in [0, 1]: the best constant for them."""
-    voxels = total = 0
-    with closing(batches.stream(works)) as stream:
-        for batch in stream:
-            voxels += batch.original.numel()
-            total += int(batch.original.sum(dtype=torch.int64))
-    window = batches.feed.window
-    return (total / voxels - window.low) / window.span
+class _Measured(NamedTuple):
+    """Sums over the voxels of one pair, in the store's unit; whole numbers but for `mean_image`."""
+
+    applied: int
+    total: int
+    squares: int
+    copy: int
+    mean_image: float
+
+
+def _measure(
+    original: NDArray[Any], degraded: NDArray[Any], mean: NDArray[np.float64], applied: int
+) -> _Measured:
+    whole = original.astype(np.int64)
+    return _Measured(
+        applied,
+        total=int(whole.sum()),
+        squares=int(np.square(whole).sum()),
+        copy=int(np.square(degraded - whole).sum()),
+        mean_image=float(np.square(whole - mean).sum()),
+    )
 
 
 @dataclass(frozen=True)
@@ -171,7 +226,7 @@ def validate(
     model.eval()
     device = next(model.parameters()).device
     window = batches.feed.window
-    shown = _evenly(np.concatenate([work.cubes for work in works]))
+    shown = _evenly(np.concatenate([work.cubes for work in works]), SHOWN)
     judged: list[_Judged] = []
     with closing(batches.stream(works[group.rank :: group.world])) as stream:
         for batch in stream:
@@ -187,10 +242,11 @@ def validate(
 def _judge(
     batch: Batch, shown: NDArray[np.int64], original: Tensor, degraded: Tensor, restored: Tensor
 ) -> _Judged:
-    errors = (restored - original).square().mean(_VOXELS).cpu().numpy()
-    middle = torch.cat((original, degraded, restored), dim=1)[..., restored.shape[-1] // 2].cpu().numpy()
+    errors = (restored - original).square().mean(tuple(range(1, restored.ndim))).cpu().numpy()
+    together = torch.cat((original, degraded, restored), dim=1)
+    middle = together[..., restored.shape[-1] // 2] if restored.ndim == _VOLUME else together
     rows = np.flatnonzero(np.isin(batch.cubes, shown))
-    slices = [_slice(batch, int(row), middle[row]) for row in rows]
+    slices = [_slice(batch, int(row), middle[row].cpu().numpy()) for row in rows]
     return _Judged(errors, batch.applied.copy(), restored.std().item(), slices)
 
 
@@ -206,8 +262,8 @@ def _summary(parts: list[list[_Judged]]) -> Validation:
     return Validation(float(errors.mean()), groups, spread, [row for one in ordered for row in one.slices])
 
 
-def _evenly(cubes: NDArray[np.int64]) -> NDArray[np.int64]:
-    return cubes[np.linspace(0, len(cubes) - 1, min(len(cubes), SHOWN)).astype(np.int64)]
+def _evenly(cubes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    return cubes[np.linspace(0, len(cubes) - 1, min(len(cubes), most)).astype(np.int64)]
 
 
 def _slice(batch: Batch, row: int, middle: NDArray[np.float32]) -> RestoredSlice:

@@ -44,7 +44,7 @@ class Events:
             "loss/train": record.train_loss,
             "loss/validation": record.validation_loss,
             "loss/copying": record.copy_loss,
-            "loss/constant": record.constant_loss,
+            "loss/mean_image": record.mean_image_loss,
             "lr": record.lr,
             "speed/cubes_per_second": record.cubes_per_second,
             "speed/waiting": record.waiting,

@@ -1,5 +1,7 @@
-"""A made-up chest, drawn in HU: what `phantom` writes as practice scans.
+"""A made-up chest, drawn in HU: what `phantom` writes as practice scans and radiographs.
 
 `patient` draws a patient's proportions, `slices` what fills the thorax slice by slice, `trees` what branches
-or lies in the lungs, and `chest` puts a scan together and adds the noise of the scanner.
+or lies in the lungs, and `chest` puts a scan together and adds the noise of the scanner. For radiographs
+`torso` sums the same chest along the rays, `findings` puts in what is wrong, `film` makes the grey picture,
+and `radiograph` says who is X-rayed, when and how.
 """

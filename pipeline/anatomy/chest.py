@@ -47,7 +47,8 @@ class Chest:
         nodules: the nodules that were put in, by voxel.
         tempting: float64 (n, 3): voxel positions (x, y, z) outside every nodule that look like one:
             branchings of vessels, and vessels that touch the wall.
-        lung: bool, (x, y, z), True inside the pleura, vessels and nodules included; None unless asked for.
+        lung: bool, (x, y, z), True inside the pleura, vessels and nodules included.
+        nodule: bool, (x, y, z), True where the middle of a voxel lies inside a nodule.
     """
 
     hu: NDArray[np.int16]
@@ -57,7 +58,8 @@ class Chest:
     padding: int | None
     nodules: tuple[Nodule, ...]
     tempting: NDArray[np.float64]
-    lung: NDArray[np.bool_] | None
+    lung: NDArray[np.bool_]
+    nodule: NDArray[np.bool_]
 
     def to_world(self, voxel: tuple[float, float, float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """World position of voxels: origin + direction x spacing x index.
@@ -88,14 +90,13 @@ def stream(seed: int, index: int, part: Part) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, parts.index(part)))))
 
 
-def draw_chest(shape: tuple[int, int, int], seed: int, index: int, *, with_lung: bool = False) -> Chest:
+def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
     """Draw one phantom scan.
 
     Args:
         shape: voxels along x, y, z, each within `SHAPE_LIMITS`.
         seed: the seed of the whole data set, 0 or more.
         index: the number of the scan, from 0.
-        with_lung: also give the mask of the lungs.
 
     Returns:
         The scan; the same arguments give the same voxels.
@@ -121,7 +122,8 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int, *, with_lung:
     vessels = draw_vessels(canvas, patient, trees)
     draw_airways(canvas, patient, trees)
     picks = stream(seed, index, "nodules")
-    nodules = draw_nodules(canvas, patient, vessels, picks)
+    nodule = np.zeros(hu.shape, dtype=np.bool_)
+    nodules = draw_nodules(canvas, patient, vessels, nodule, picks)
     tempting = tempting_places(canvas, vessels, nodules, picks)
 
     padding = patient.padding
@@ -134,7 +136,8 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int, *, with_lung:
         padding=padding,
         nodules=nodules,
         tempting=tempting,
-        lung=(depth > 0).transpose(2, 1, 0) if with_lung else None,
+        lung=(depth > 0).transpose(2, 1, 0),
+        nodule=nodule.transpose(2, 1, 0),
     )
     return _turned(chest) if draw.random() < 0.125 else chest
 
@@ -223,5 +226,6 @@ def _turned(chest: Chest) -> Chest:
             for nodule in chest.nodules
         ),
         tempting=last + turn * chest.tempting,
-        lung=None if chest.lung is None else chest.lung[::-1, ::-1],
+        lung=chest.lung[::-1, ::-1],
+        nodule=chest.nodule[::-1, ::-1],
     )

@@ -104,7 +104,7 @@ class Canvas:
         return self.depth[part] * np.float32(-0.5)
 
 
-def _drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.random.Generator) -> Place:
+def drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.random.Generator) -> Place:
     """(n, 3) random places at least `least` mm deep in one lung (side -1 right, 1 left): `count` or fewer."""
     size = np.array(canvas.hu.shape[::-1])
     voxels = draw.random((60 * count + 400, 3)) * size
@@ -193,12 +193,15 @@ def _draw_tube(canvas: Canvas, tube: Capsule, value: float, wider: float, *, bri
     hu += change
 
 
-def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> list[Branch]:
-    """Draw the arteries and veins of both lungs.
+def grow_vessels(
+    canvas: Canvas, patient: Patient, ends: tuple[int, int], draw: np.random.Generator
+) -> list[Branch]:
+    """Grow the arteries and veins of both lungs, without drawing them.
 
     Args:
-        canvas: changed in place.
+        canvas: the volume; only the depth of the lungs is looked at.
         patient: the proportions.
+        ends: how many end points the arteries and the veins of one lung have.
         draw: a random stream.
 
     Returns:
@@ -211,9 +214,24 @@ def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
     }
     branches: list[Branch] = []
     for side, hila in roots.items():
-        for hilum, count in zip(hila, (400, 320), strict=True):
-            ends = _drawn_places(canvas, count, 3.0, side, draw)
-            branches += grow(np.array(hilum), ends, 0.95 * s, 7.0 * s, draw)
+        for hilum, count in zip(hila, ends, strict=True):
+            places = drawn_places(canvas, count, 3.0, side, draw)
+            branches += grow(np.array(hilum), places, 0.95 * s, 7.0 * s, draw)
+    return branches
+
+
+def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> list[Branch]:
+    """Draw the arteries and veins of both lungs.
+
+    Args:
+        canvas: changed in place.
+        patient: the proportions.
+        draw: a random stream.
+
+    Returns:
+        All branches.
+    """
+    branches = grow_vessels(canvas, patient, (400, 320), draw)
     for branch in branches:
         _draw_tube(canvas, branch.tube, patient.blood, 0.0, brighter=True)
     return branches
@@ -229,7 +247,7 @@ def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
     """
     branches: list[Branch] = []
     for side, bronchus in zip((-1, 1), windpipe(patient)[1:], strict=True):
-        ends = _drawn_places(canvas, 70, 14.0, side, draw)
+        ends = drawn_places(canvas, 70, 14.0, side, draw)
         branches += grow(np.array(bronchus.end), ends, 0.85 * patient.size, bronchus.radii[1], draw)
     for branch in branches:
         _draw_tube(canvas, branch.tube, 20.0, 0.35 + 0.14 * branch.tube.radii[0], brighter=True)
@@ -238,7 +256,11 @@ def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
 
 
 def draw_nodules(
-    canvas: Canvas, patient: Patient, vessels: list[Branch], draw: np.random.Generator
+    canvas: Canvas,
+    patient: Patient,
+    vessels: list[Branch],
+    mask: NDArray[np.bool_],
+    draw: np.random.Generator,
 ) -> tuple[Nodule, ...]:
     """Put nodules into the lungs, none closer than 8 mm to another.
 
@@ -246,13 +268,14 @@ def draw_nodules(
         canvas: changed in place.
         patient: the proportions: how many nodules.
         vessels: branches that a nodule may sit on.
+        mask: (z, y, x) of the canvas; True is written where a nodule lies.
         draw: a random stream.
 
     Returns:
         The nodules, as many as there was room for. None is much smaller than a voxel.
     """
     least = min(max(3.0, 1.3 * max(canvas.spacing)), 20.0)
-    free = np.concatenate([_drawn_places(canvas, 400, 1.0, side, draw) for side in (-1, 1)])
+    free = np.concatenate([drawn_places(canvas, 400, 1.0, side, draw) for side in (-1, 1)])
     on_vessels = np.array([branch.tube.end for branch in vessels if branch.feeds in (2, 3, 4, 5)])
     nodules: list[Nodule] = []
     for _ in range(patient.nodules):
@@ -275,13 +298,20 @@ def draw_nodules(
                 if diameter < 6.0:
                     kind = "solid"
                 nodules.append(Nodule((x, y, z), round(diameter, 3), kind, attached))
-                _draw_nodule(canvas, nodules[-1], centre, draw)
+                part, inside = _draw_nodule(canvas, nodules[-1], centre, draw)
+                mask[part] |= inside
                 break
     return tuple(nodules)
 
 
-def _draw_nodule(canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.Generator) -> None:
-    """Blend one nodule into the lung: a lobed ball, with spicules or a denser core for some."""
+def _draw_nodule(
+    canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.Generator
+) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_]]:
+    """Blend one nodule into the lung: a lobed ball, with spicules or a denser core for some.
+
+    Returns:
+        A part of the canvas, and which of its voxels have their middle inside the nodule.
+    """
     radius = 0.5 * nodule.diameter_mm
     reach = 1.6 * radius + canvas.edge
     part, (x, y, z) = canvas.box(tuple(centre - reach), tuple(centre + reach))
@@ -297,7 +327,8 @@ def _draw_nodule(canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.
         for way in draw.normal(size=(9, 3)):
             tip = centre + way / np.linalg.norm(way) * radius * draw.uniform(1.25, 1.5)
             np.minimum(ball, _tube(centre, tip, 0.16 * radius, 0.0).distance(x, y, z), out=ball)
-    lung = np.clip(0.5 - canvas.pleura(part) / np.float32(canvas.edge), 0, 1)
+    pleura = canvas.pleura(part)
+    lung = np.clip(0.5 - pleura / np.float32(canvas.edge), 0, 1)
     edge = min(canvas.edge, 1.2 * nodule.diameter_mm)
     layers = [(ball, solid if nodule.kind == "solid" else glass)]
     if nodule.kind == "part-solid":
@@ -307,6 +338,7 @@ def _draw_nodule(canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.
         filled = hu.copy()
         blend(filled, distance, value, edge)
         np.maximum(hu, hu + lung * (filled - hu), out=hu)
+    return part, (ball < 0) & (pleura < 0)
 
 
 def tempting_places(

@@ -4,6 +4,10 @@ Order: flip (of both members of the pair), then on the degraded twin local shuff
 painting. The curve acts on each voxel alone, so it is looked up where the result is written; out-painting
 keeps under a third of a cube, so windows and look-ups that noise would cover are left out. Neither changes a
 bit of the result.
+
+Cubes of two dimensions run through the same kernels as cubes of one layer, [1, x, y]: the loops over them
+stay contiguous. Only the plan knows: windows are one voxel thick along the axis in front, and no border is
+free there.
 """
 
 import threading
@@ -17,6 +21,7 @@ from pipeline.degrade.compiling import kernel
 from pipeline.degrade.flip import AXIS_BITS, _flip_into, draw_flip, flip_into
 from pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
 from pipeline.degrade.paint import (
+    MARGIN,
     draw_boxes,
     draw_constant,
     fill_constant,
@@ -26,7 +31,13 @@ from pipeline.degrade.paint import (
 )
 from pipeline.degrade.recipes import Applied, Recipe
 from pipeline.degrade.seeds import Operation, block, checked_seed, scan_key, threshold
-from pipeline.degrade.shuffle import Offsets, ShuffleScratch, shuffle, shuffle_offsets, shuffle_scratch
+from pipeline.degrade.shuffle import (
+    Offsets,
+    ShuffleScratch,
+    shuffle,
+    shuffle_offsets,
+    shuffle_scratch,
+)
 from pipeline.errors import CallError
 from pipeline.hounsfield import Window
 
@@ -43,11 +54,16 @@ _OUTPAINT = np.uint64(Applied.OUTPAINT)
 
 
 class _Plan(NamedTuple):
-    """A recipe for one size and window, as the kernels take it: rates as thresholds, rules as voxels."""
+    """A recipe for one size and window, as the kernels take it: rates as thresholds, rules as voxels.
+
+    Every array of axes has three, the one in front of length 1 where the cubes have two.
+    """
 
     seed: NDArray[np.uint64]
     flip_below: np.uint64
     flip_axes: NDArray[np.uint64]
+    flip_shift: np.uint64
+    margins: NDArray[np.uint64]
     shuffle_below: np.uint64
     windows: np.uint64
     shuffle_edges: NDArray[np.uint64]
@@ -153,12 +169,12 @@ def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: igno
     kept = _ZERO
     if applied & _INPAINT:
         boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, plan.inpaint_edges, _ZERO,
+            k0, k1, variant, cube, out.shape, plan.inpaint_edges, plan.margins, _ZERO,
             plan.inpaint_windows, plan.inpaint_more_below, scratch.start, scratch.stop,
         )  # fmt: skip
     elif applied & _OUTPAINT:
         boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, plan.outpaint_edges, _ONE,
+            k0, k1, variant, cube, out.shape, plan.outpaint_edges, plan.margins, _ONE,
             plan.outpaint_windows, plan.outpaint_more_below, scratch.start, scratch.stop,
         )  # fmt: skip
         kept = boxes
@@ -177,7 +193,7 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
     """All pairs of a batch, one after another."""
     for i in range(cubes.shape[0]):
         k0, k1 = scan_key(plan.seed[0], streams[i])
-        flip[i], applied[i] = _degrade(
+        bits, applied[i] = _degrade(
             cubes[i],
             k0,
             k1,
@@ -187,6 +203,7 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
             scratch,
             out[i],
         )
+        flip[i] = bits >> plan.flip_shift
 
 
 class Degrader:
@@ -198,20 +215,22 @@ class Degrader:
 
     Args:
         recipe: what is drawn; see `recipes.named`, or `recipes.only` to force degradations.
-        size: the three edges of the cubes in voxels, x, y, z.
+        size: the edges of the cubes in voxels, x, y, z or x, y.
         window: the whole numbers that the cubes hold.
         seed: 0 .. 2^63 - 1.
 
     Raises:
-        CallError: the cubes are too small for a degradation of the recipe, or the seed is out of range.
+        CallError: the cubes are too small for a degradation of the recipe or lack an axis that it flips, or
+            the seed is out of range.
     """
 
     def __init__(self, recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> None:
-        if len(size) != 3:
-            raise CallError(f"The size {size} has {len(size)} edges, but cubes have three: x, y, z.")
+        if len(size) not in (2, 3):
+            raise CallError(f"The size {size} has {len(size)} edges, but cubes have x, y, z or x, y.")
         recipes.check_size(recipe, size)
         self.recipe, self.size, self.window, self.seed = recipe, size, window, seed
-        self._plan = _plan(recipe, size, window, seed)
+        self._shape = (1,) * (3 - len(size)) + size
+        self._plan = _plan(recipe, size, self._shape, window, seed)
         self._threads = threading.local()
 
     def __call__(
@@ -227,11 +246,12 @@ class Degrader:
         """Degrade a batch.
 
         Args:
-            cubes: [n, x, y, z], int16, uint8 or uint16, C-contiguous, whole numbers of the window.
+            cubes: [n, x, y, z] or [n, x, y], int16, uint8 or uint16, C-contiguous, whole numbers of the
+                window.
             stream: uint64 [n], the stream key of each cube's scan.
             number: integers [n], the cube's number within its scan, 0 .. 2^32 - 1.
             variant: 0 .. 2^32 - 1, one for all or integers [n].
-            out: [n, x, y, z], the dtype of `cubes`, C-contiguous, no part of them: filled with the twins.
+            out: the shape and dtype of `cubes`, C-contiguous, no part of them: filled with the twins.
             flip: uint8 [n], filled with the net flip: bit 0 is x, bit 1 is y, bit 2 is z.
             applied: uint8 [n], filled with the bits of `Applied`.
 
@@ -245,15 +265,24 @@ class Degrader:
         self._check(cubes, out, {"stream": streams, "number": numbers, "flip": flip, "applied": applied})
         self._check_window(cubes.dtype)
         _degrade_all(
-            cubes, streams, numbers, variants, self._plan, self._scratch(cubes.dtype), out, flip, applied
+            cubes.reshape(n, *self._shape),
+            streams,
+            numbers,
+            variants,
+            self._plan,
+            self._scratch(cubes.dtype),
+            out.reshape(n, *self._shape),
+            flip,
+            applied,
         )
 
     def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
         """Refuse arrays that the kernels would read or write out of bounds."""
+        axes = ", ".join("xyz"[: len(self.size)])
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
                 f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for their twins is {out.dtype} "
-                f"{out.shape}, but both must be [n, x, y, z] of one dtype with x, y, z = {self.size}."
+                f"{out.shape}, but both must be [n, {axes}] of one dtype with {axes} = {self.size}."
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
             raise CallError("The cubes or the buffer for their twins are strided: give C-contiguous arrays.")
@@ -276,7 +305,7 @@ class Degrader:
         """This thread's buffers for cubes of `dtype`, made once."""
         kept: dict[str, _Scratch] = self._threads.__dict__
         if dtype.str not in kept:
-            kept[dtype.str] = _make_scratch(self._plan, self.size, dtype)
+            kept[dtype.str] = _make_scratch(self._plan, self._shape, dtype)
         return kept[dtype.str]
 
     def scratch_bytes(self, dtype: type[np.integer[Any]] = np.int16) -> int:
@@ -285,23 +314,29 @@ class Degrader:
         return sum(a.nbytes for a in (*parts[:-1], *parts.shuffle))
 
 
-def _plan(recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> _Plan:
-    """The recipe for one size, as the kernels take it. A degradation that never happens gets edges of 1."""
+def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window: Window, seed: int) -> _Plan:
+    """The recipe for one size, as the kernels take it: for cubes of three edges, `shape`.
+
+    A degradation that never happens gets edges of 1.
+    """
+    layer = 3 - len(size)  # axes that the kernels have and the cubes have not
 
     def edges(degradation: Applied) -> NDArray[np.uint64]:
         found = [recipes.window_edges(recipe, degradation, length) for length in size]
         usable = min(size) >= recipes.smallest_edges(recipe)[degradation]
-        return np.array(found if usable else [(1, 1)] * 3, np.uint64)
+        return np.array([(1, 1)] * layer + found if usable else [(1, 1)] * 3, np.uint64)
 
     shuffle_edges = edges(Applied.SHUFFLE)
     return _Plan(
         seed=np.array([checked_seed(seed)], np.uint64),
         flip_below=threshold(recipe.flip_rate),
-        flip_axes=np.array([AXIS_BITS[axis] for axis in recipe.flip_axes], np.uint64),
+        flip_axes=np.array([AXIS_BITS[axis] << layer for axis in recipes.flip_axes(recipe, size)], np.uint64),
+        flip_shift=np.uint64(layer),
+        margins=np.array([0] * layer + [MARGIN] * len(size), np.uint64),
         shuffle_below=threshold(recipe.shuffle_rate),
         windows=np.uint64(recipes.shuffle_windows(recipe, size) if recipe.shuffle_rate else 0),
         shuffle_edges=shuffle_edges,
-        offsets=shuffle_offsets(size, shuffle_edges),
+        offsets=shuffle_offsets(shape, shuffle_edges),
         nonlinear_below=threshold(recipe.nonlinear_rate),
         invert_below=threshold(recipe.invert_rate),
         paint_below=threshold(recipe.paint_rate),
@@ -319,16 +354,16 @@ def _plan(recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> _
     )
 
 
-def _make_scratch(plan: _Plan, size: tuple[int, ...], dtype: np.dtype[Any]) -> _Scratch:
+def _make_scratch(plan: _Plan, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Scratch:
     """Buffers for one thread. The table begins as the identity, so values outside the window stay."""
     boxes = int(max(plan.inpaint_windows, plan.outpaint_windows))
     table = np.arange(np.iinfo(dtype).max - np.iinfo(dtype).min + 1).astype(dtype)
     return _Scratch(
-        turned=np.zeros(size, dtype),
-        mixed=np.zeros(size, dtype),
+        turned=np.zeros(shape, dtype),
+        mixed=np.zeros(shape, dtype),
         table=table,
         start=np.zeros((boxes, 3), np.uint64),
         stop=np.zeros((boxes, 3), np.uint64),
-        whole=np.array([(0, 0, 0), size], np.uint64),
-        shuffle=shuffle_scratch(plan.shuffle_edges, dtype),
+        whole=np.array([(0, 0, 0), shape], np.uint64),
+        shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows), dtype),
     )

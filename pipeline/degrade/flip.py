@@ -4,7 +4,10 @@ At most three turns while U < rate, each about one random axis. Two turns about 
 so what is kept is the net flip: one bit an axis.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.degrade.compiling import kernel
 from pipeline.degrade.seeds import Operation, block, bounded
@@ -53,7 +56,7 @@ def draw_flip(k0, k1, variant, cube, below, axes):  # type: ignore[no-untyped-de
 
 @kernel
 def _flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
-    """`flip_into` with uint64 bits, for kernels."""
+    """`flip_into` of three dimensions with uint64 bits, for kernels."""
     nx = np.uint64(cube.shape[0])
     ny = np.uint64(cube.shape[1])
     nz = np.uint64(cube.shape[2])
@@ -69,13 +72,14 @@ def _flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
                     out[x, y, z] = cube[from_x, from_y, z]
 
 
-@kernel
-def flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
+def flip_into(cube: NDArray[Any], bits: int, out: NDArray[Any]) -> None:
     """Flip a cube into another buffer, as the trainer does with the original of a pair.
 
     Args:
-        cube: [x, y, z], C-contiguous, any integer dtype.
-        bits: the net flip, any integer type; FLIP_X, FLIP_Y, FLIP_Z.
+        cube: [x, y, z] or [x, y], C-contiguous, any integer dtype.
+        bits: the net flip: FLIP_X, FLIP_Y, FLIP_Z.
         out: the same shape; float32 for example, or the dtype of `cube`; must not overlap `cube`.
     """
+    if cube.ndim == 2:  # one layer of three dimensions, as in `compose`
+        cube, bits, out = cube[np.newaxis], bits << 1, out[np.newaxis]
     _flip_into(cube, np.uint64(bits), out)

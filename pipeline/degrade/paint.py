@@ -16,7 +16,6 @@ MARGIN = 3
 _PAINT = np.uint64(Operation.PAINT)
 _NOISE = np.uint64(Operation.NOISE)
 _CONSTANT = np.uint64(Operation.CONSTANT)
-_MARGIN = np.uint64(MARGIN)
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
@@ -26,13 +25,14 @@ _THIRTY_TWO = np.uint64(32)
 
 
 @kernel
-def draw_boxes(k0, k1, variant, cube, shape, edges, sure, most, below, start, stop):  # type: ignore[no-untyped-def]
+def draw_boxes(k0, k1, variant, cube, shape, edges, margins, sure, most, below, start, stop):  # type: ignore[no-untyped-def]
     """The windows of in- or out-painting.
 
     Args:
         k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
         shape: the cube's edges.
         edges: uint64 [3, 2], the smallest and largest window edge an axis.
+        margins: uint64 [3], the voxels kept free at either border of an axis.
         sure: windows that are always drawn, uint64: 0 in in-painting, 1 in out-painting.
         most: how many windows at most, uint64.
         below: threshold of one more window, uint64.
@@ -46,9 +46,9 @@ def draw_boxes(k0, k1, variant, cube, shape, edges, sure, most, below, start, st
         words = block(w, _PAINT, variant, cube, k0, k1)
         if w >= sure and words[3] >= below:
             break
-        start[w, 0], stop[w, 0] = extent(words[0], edges[0, 0], edges[0, 1], np.uint64(shape[0]), _MARGIN)
-        start[w, 1], stop[w, 1] = extent(words[1], edges[1, 0], edges[1, 1], np.uint64(shape[1]), _MARGIN)
-        start[w, 2], stop[w, 2] = extent(words[2], edges[2, 0], edges[2, 1], np.uint64(shape[2]), _MARGIN)
+        start[w, 0], stop[w, 0] = extent(words[0], edges[0, 0], edges[0, 1], np.uint64(shape[0]), margins[0])
+        start[w, 1], stop[w, 1] = extent(words[1], edges[1, 0], edges[1, 1], np.uint64(shape[1]), margins[1])
+        start[w, 2], stop[w, 2] = extent(words[2], edges[2, 0], edges[2, 1], np.uint64(shape[2]), margins[2])
         n += _ONE
     return n
 

@@ -42,7 +42,6 @@ from pipeline.stores import (
 from pipeline.tables import PairTable
 
 _MOST_VARIANTS = 10_000
-_AXES = 4  # cube, x, y, z
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
 
 
@@ -171,12 +170,13 @@ def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Rep
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to make, of `original` or `degraded`."""
+    """One shard to make, of `original` or `degraded`, which have so many axes."""
 
     ledger: Ledger
     cubes: str | Path
     manifest_sha256: str
     parameters: DegradeParameters
+    axes: int
     array: Literal["original", "degraded"]
     shard: int
 
@@ -188,14 +188,15 @@ class _Task:
     @property
     def path(self) -> str:
         """Of the shard in the store."""
-        return shard_path(PurePosixPath(self.array), self.shard, _AXES).as_posix()
+        return shard_path(PurePosixPath(self.array), self.shard, self.axes).as_posix()
 
 
 def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
 ) -> list[_Task]:
     """A task for every shard of the pair store."""
-    task = partial(_Task, ledger, absolute(store.storage.place), job["cubes_sha256"], parameters)
+    place, axes = absolute(store.storage.place), len(store.cubes.shape)
+    task = partial(_Task, ledger, place, job["cubes_sha256"], parameters, axes)
     counts = _shards(store, parameters.variants)
     return [task(array, shard) for array, count in counts.items() for shard in range(count)]
 
@@ -286,7 +287,8 @@ def _finish(
             record = ledger.recorded(f"{array}-{shard}")
             if record is None:
                 raise RuntimeError(f"shard {shard} of {array} was never finished")
-            hashes[shard_path(PurePosixPath(array), shard, _AXES).as_posix()] = record["sha256"]
+            path = shard_path(PurePosixPath(array), shard, len(store.cubes.shape))
+            hashes[path.as_posix()] = record["sha256"]
             flip += record.get("flip", [])
             applied += record.get("applied", [])
     ledger.clear_store(keep=("original", "degraded"))  # the tables of a run that was killed
@@ -306,7 +308,7 @@ def _write_tables(
     pairs = PairTable(cube.astype(np.int32), variant.astype(np.int32), flip, applied)
     kept = {name: store.attributes[name] for name in ("window", "unit", "size")}
     attributes = {**kept, "parameters": job, "cubes": store.attributes["parameters"]}
-    write_pair_store(ledger.store, attributes, store.cubes, store.table, pairs, store.scans)
+    write_pair_store(ledger.store, attributes, store.cubes, store.table, pairs, store.scans, store.images)
 
 
 def _repair(

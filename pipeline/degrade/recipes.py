@@ -47,7 +47,8 @@ class Recipe:
     """
 
     name: str = "genesis"
-    #: U < flip_rate is asked at most three times, each time one of flip_axes is turned.
+    #: U < flip_rate is asked at most three times, each time one of flip_axes is turned. Cubes of two
+    #: dimensions have no z: see `flip_axes`.
     flip_rate: float = 0.4
     flip_axes: tuple[str, ...] = ("x", "y", "z")
     shuffle_rate: float = 0.5
@@ -263,23 +264,50 @@ def _share(recipe: Recipe, degradation: Applied) -> float:
     return recipe.paint_rate * (inside if degradation is Applied.INPAINT else 1 - inside)
 
 
-def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
-    """Refuse cubes too small for a degradation of the recipe; one whose rate is 0 asks nothing.
+def flip_axes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
+    """The axes that a turn of the flip draws from, in cubes of this size.
+
+    In two dimensions the z of a named recipe is left out: it asks for all the axes that there are. An axis
+    that was chosen is not: who asks for z alone would get nothing.
 
     Args:
         recipe: the recipe.
-        size: the edges of the cubes in voxels, axes x, y, z.
+        size: the edges of the cubes in voxels, axes x, y, z or x, y.
+
+    Raises:
+        CallError: z was chosen for cubes that have no z.
+    """
+    if len(size) == 3 or "z" not in recipe.flip_axes:
+        return recipe.flip_axes
+    if recipe.flip_rate and recipe.flip_axes != getattr(RECIPES.get(recipe.name), "flip_axes", None):
+        raise CallError(
+            f"--flip-axes is {','.join(recipe.flip_axes)}, but the cubes have two dimensions, x and y: leave "
+            "z out, or leave out --flip-axes for the recipe's own."
+        )
+    return tuple(axis for axis in recipe.flip_axes if axis != "z")
+
+
+def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
+    """Refuse cubes too small for a degradation of the recipe, or without an axis that was chosen for flips.
+
+    What has a rate of 0 asks nothing.
+
+    Args:
+        recipe: the recipe.
+        size: the edges of the cubes in voxels, axes x, y, z or x, y.
 
     Raises:
         CallError: names the axis, the edge found, the smallest edge, the degradation and the way out.
     """
+    flip_axes(recipe, size)
+    voxels = "voxels" if len(size) == 3 else "pixels"
     for degradation, smallest in smallest_edges(recipe).items():
         if not _share(recipe, degradation):
             continue
         for axis, edge in zip("xyz", size, strict=False):
             if edge < smallest:
                 raise CallError(
-                    f"The cubes have {edge} voxels along {axis}, but {_LABELS[degradation]} needs at least "
+                    f"The cubes have {edge} {voxels} along {axis}, but {_LABELS[degradation]} needs at least "
                     f"{smallest}: extract cubes with a larger --size, or turn it off with "
                     f"{_WAYS_OUT[degradation]}"
                     + (" (or --paint-rate 0)." if degradation is not Applied.SHUFFLE else ".")

@@ -34,7 +34,8 @@ class Operation(IntEnum):
     WHICH = 2
     #: Words 0..3: P1x, P1y, P2x, P2y; word 4: inverted.
     CURVE = 3
-    #: Block w is window w: words 0..2 give edge and start along x, y, z.
+    #: Block w is window w: words 0..2 give edge and start along x, y, z; in two dimensions words 1, 2 along
+    #: x, y.
     SHUFFLE = 4
     #: The permutations, window after window, each beginning a block; a word serves two steps.
     PERMUTE = 5
@@ -48,6 +49,8 @@ class Operation(IntEnum):
     PLACE = 9
     #: The order of an epoch.
     ORDER = 10
+    #: Words 2i, 2i + 1 rank candidate i of a scan; of a cube with a mask, 2t, 2t + 1 are try t at its corner.
+    TARGET = 11
 
 
 LOW = np.uint64(0xFFFFFFFF)

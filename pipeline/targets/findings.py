@@ -1,0 +1,88 @@
+"""DXC: NIH's X-ray images with the findings of their table (METHOD.md sections 5 and 6)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import CallError, DataError
+from pipeline.images import read_image, resize
+from pipeline.nih import ImageSource, Row, check_split_of_patients, find_images, official_lists
+from pipeline.targets.parameters import FindingParameters
+from pipeline.targets.pieces import TEST, TRAIN, VALIDATION, Cut, Piece, Plan, fold_of_name
+
+_NOTHING = "No Finding"
+
+
+def plan_findings(source: Path) -> Plan:
+    """The images on NIH's lists, each with a 0 or 1 for each of the fourteen findings.
+
+    `test_list.txt` is the test fold. Of the patients on `train_val_list.txt` one in ten validates, by a hash
+    of the patient. Images on neither list are passed over.
+
+    Raises:
+        CallError: not laid out as NIH ChestX-ray14, or no image on a list.
+        DataError: the table or a list is damaged, a finding is none of NIH's, or a patient is on both lists.
+    """
+    found = find_images(source, "all")
+    lists = official_lists(found.root)
+    images = [(one.path.rpartition("/")[2], one) for one in found.sources if isinstance(one, ImageSource)]
+    rows = {name: Row(one.patient, one.view, one.labels) for name, one in images if one.patient}
+    check_split_of_patients(lists["train_val"], lists["test"], rows)
+    pieces = [
+        Piece(one, _fold(name, one, lists), multi_hot(name, one.labels) if not one.problem else [])
+        for name, one in images
+        if name in lists["train_val"] or name in lists["test"]
+    ]
+    if not pieces:
+        raise CallError(f"None of the images in {found.root} is on NIH's lists, which lie beside them.")
+    others = len(images) - len(pieces)
+    said = f"{others:,} images are on neither of NIH's lists, and are passed over."
+    return Plan(found.root, tuple(pieces), (said,) if others else ())
+
+
+def multi_hot(name: str, labels: str) -> list[int]:
+    """The findings of an image as 0 or 1 for each of `FindingParameters.classes`, in their order.
+
+    Args:
+        name: of the image, for the message.
+        labels: as NIH joins them, `Effusion|Mass`; or `No Finding`, alone.
+
+    Raises:
+        DataError: a finding is none of NIH's fourteen, or there is none.
+    """
+    classes = FindingParameters.classes
+    told = labels.split("|")
+    if told == [_NOTHING]:
+        return [0] * len(classes)
+    strange = [label for label in told if label not in classes]
+    if strange:
+        raise DataError(
+            f"The table says {labels!r} of {name}, and {strange[0]!r} is none of NIH's findings: "
+            f"{', '.join(classes)}, or {_NOTHING}. Get NIH's own table again."
+        )
+    return [int(label in told) for label in classes]
+
+
+def cut_findings(path: Path, piece: Piece, parameters: FindingParameters) -> Cut:
+    """The whole image, resized by area averaging as `extract-cubes` does.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    picture = read_image(path)
+    x, y = picture.pixels.shape
+    corner = np.zeros((1, 3), np.int32)
+    return Cut(
+        picture.sha256,
+        {"shape": [x, y, 1]},
+        corner,
+        [resize(picture.pixels, parameters.size)],
+        [piece.wanted],
+    )
+
+
+def _fold(name: str, image: ImageSource, lists: dict[str, dict[str, None]]) -> int:
+    if name in lists["test"]:
+        return TEST
+    # The same for all images of a patient; the hash that would test takes part in training here.
+    return VALIDATION if fold_of_name(image.patient) == VALIDATION else TRAIN

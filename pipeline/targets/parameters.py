@@ -1,0 +1,181 @@
+"""What is asked of a target store, one record a task (METHOD.md section 6)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from pipeline.degrade.seeds import checked_seed
+from pipeline.errors import CallError
+from pipeline.hounsfield import Window
+from pipeline.scans import Layout
+from pipeline.targets.boxes import Triple
+
+_MOST_CUBES = 10_000
+_MOST_EDGE = 1024
+_MOST_NEGATIVES = 1_000_000
+_MOST_LABEL = 32767
+
+
+@dataclass(frozen=True)
+class _CtParameters:
+    """What tasks on CT scans share.
+
+    Attributes:
+        size: edges of a cube in voxels, x, y, z.
+        hu: the HU window, lowest and highest value kept.
+        seed: of all that is drawn.
+    """
+
+    size: Triple = (64, 64, 32)
+    hu: tuple[int, int] = (-1000, 1000)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 3 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
+            raise CallError(
+                f"--size {','.join(map(str, self.size))}: three edges x,y,z from 1 to {_MOST_EDGE} are "
+                "wanted, as in --size 64,64,32."
+            )
+        if len(self.hu) != 2 or self.window.low <= -32768 or self.window.high > 32767:
+            raise CallError(
+                f"--hu {','.join(map(str, self.hu))}: two numbers in -32767..32767 are wanted, as in "
+                "-1000,1000."
+            )
+        checked_seed(self.seed)
+
+    @property
+    def window(self) -> Window:
+        """The HU window."""
+        return Window(*self.hu)
+
+    @property
+    def unit(self) -> str:
+        """What the values are."""
+        return "HU"
+
+    @property
+    def dtype(self) -> np.dtype[np.int16]:
+        """How the values are stored."""
+        return np.dtype(np.int16)
+
+
+@dataclass(frozen=True)
+class NoduleParameters(_CtParameters):
+    """NCC: is a candidate a nodule? From LUNA16 and its `candidates_V2.csv`.
+
+    Attributes:
+        negatives: candidates that are none, for each nodule of a fold; None takes all. LUNA16 has 1,557
+            nodules among 754,975 candidates, and all of these as cubes would take 100 GB.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "ncc"
+    classes: ClassVar = ("nodule",)
+
+    negatives: int | None = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.negatives is not None and not 0 <= self.negatives <= _MOST_NEGATIVES:
+            raise CallError(
+                f"--negatives {self.negatives}: a number for each nodule from 0 to "
+                f"{_MOST_NEGATIVES:,}, or all."
+            )
+
+
+@dataclass(frozen=True)
+class MaskParameters(_CtParameters):
+    """Segmentation: which voxels are foreground? From scans and their masks.
+
+    Attributes:
+        layout: of the scans; `auto` looks.
+        masks: the folder of the masks; None takes the lungs' of LUNA16, `seg-lungs-LUNA16`.
+        labels: values of a mask that are foreground; None takes all but 0.
+        cubes_per_scan: how many cubes are drawn in a scan, half of them around foreground.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "segment"
+    classes: ClassVar = ("foreground",)
+
+    layout: Layout = "auto"
+    masks: Path | None = None
+    labels: tuple[int, ...] | None = None
+    cubes_per_scan: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels is not None and not all(1 <= label <= _MOST_LABEL for label in self.labels):
+            raise CallError(
+                f"--labels {','.join(map(str, self.labels))}: values of the mask from 1 to {_MOST_LABEL:,} "
+                "are wanted, as in --labels 1,2; 0 is background."
+            )
+        if self.labels is not None:
+            object.__setattr__(self, "labels", tuple(sorted(set(self.labels))))
+        if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
+            )
+
+
+@dataclass(frozen=True)
+class FindingParameters:
+    """DXC: which of NIH's fourteen findings has a chest X-ray? From NIH ChestX-ray14 and its table.
+
+    Attributes:
+        size: edges in pixels, x, y, to which the whole image is resized by area averaging.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "dxc"
+    classes: ClassVar = (
+        "Atelectasis",
+        "Cardiomegaly",
+        "Consolidation",
+        "Edema",
+        "Effusion",
+        "Emphysema",
+        "Fibrosis",
+        "Hernia",
+        "Infiltration",
+        "Mass",
+        "Nodule",
+        "Pleural_Thickening",
+        "Pneumonia",
+        "Pneumothorax",
+    )
+
+    size: tuple[int, int] = (224, 224)
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
+            raise CallError(
+                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
+                f"{_MOST_EDGE}, as in --size 224,224."
+            )
+
+    @property
+    def window(self) -> Window:
+        """All grey levels."""
+        return Window(0, 255)
+
+    @property
+    def unit(self) -> str:
+        """What the values are."""
+        return "grey level"
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """How the values are stored."""
+        return np.dtype(np.uint8)
+
+
+TargetParameters = NoduleParameters | MaskParameters | FindingParameters
