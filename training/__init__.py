@@ -4,8 +4,9 @@
 
 `split` says which cubes train and which validate. `batches` streams them, shuffled, as whole numbers: from a
 pair store as they lie there, from a cube store degraded on the fly, the same bits either way. `networks` is
-the 3D U-Net of the papers under its published names, `pretrain` the loop in view, `parameters` what a run is
-made of, `optimisers` its steps, `validation` what it is judged by. `processes` lets several processes train
-as one. `checkpoints` writes and reads where a run is, `runs` keeps its folder, `exchange` writes the weights
-for others. `watch` and `pictures` show what is going on. Nothing here imports click, and nothing here prints.
+the 3D U-Net of the papers under its published names, `networks_2d` the one for images, `pretrain` the loop in
+view, `parameters` what a run is made of, `optimisers` its steps, `validation` what it is judged by.
+`processes` lets several processes train as one. `checkpoints` writes and reads where a run is, `runs` keeps
+its folder, `exchange` writes the weights for others. `watch` and `pictures` show what is going on. Nothing
+here imports click, and nothing here prints.
 """
