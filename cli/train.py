@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.compare import compare
 from cli.exchange import export
 from cli.failures import GenesisGroup
 from cli.progress import Progress
@@ -244,6 +245,7 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
 
 
 main.add_command(export)
+main.add_command(compare)
 
 
 if __name__ == "__main__":

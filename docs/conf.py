@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
 import pipeline
+import training
 from pipeline.degrade.nonlinear import fill_table
+from training.evidence import files_of, weigh
+from training.results import parse_table
 
 project = "Genesis Toolkit"
 author = "The Genesis Toolkit maintainers"
@@ -39,13 +42,15 @@ PICTURES = Path(__file__).parent / "_pictures"
 
 def draw_pictures(_: Sphinx) -> None:
     """Draw what is not there, or older than the program that draws it: practice scans, cut and degraded."""
-    names = ("cubes.png", "pairs.png", "curves.png")
-    sources = [*Path(pipeline.__file__).parent.rglob("*.py"), Path(__file__)]
+    names = ("cubes.png", "pairs.png", "curves.png", "compare.png")
+    packages = [Path(package.__file__).parent for package in (pipeline, training)]
+    sources = [*(path for package in packages for path in package.rglob("*.py")), Path(__file__)]
     newest = max(path.stat().st_mtime for path in sources)
     if all((PICTURES / name).exists() and (PICTURES / name).stat().st_mtime > newest for name in names):
         return
     PICTURES.mkdir(exist_ok=True)
     draw_curves(PICTURES / "curves.png")
+    draw_comparison(PICTURES / "compare.png")
     with tempfile.TemporaryDirectory() as work:
         for command in (
             f"phantom {work}/scans --scans 1 --shape 300,300,112",
@@ -75,6 +80,13 @@ def draw_curves(png: Path) -> None:
         cell.set_aspect("equal")
     halves[0].set_ylabel("HU after")
     figure.savefig(png)
+
+
+def draw_comparison(png: Path) -> None:
+    """The chart of the table that its own page shows."""
+    page = (Path(__file__).parent / "how-to" / "compare.md").read_text(encoding="utf-8")
+    table = page.partition("cat > scores.csv <<'CSV'\n")[2].partition("CSV\n")[0]
+    png.write_bytes(files_of(weigh(parse_table(table.encode(), "scores.csv")))["figure.png"])
 
 
 def setup(app: Sphinx) -> None:
