@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade.seeds import Operation, checked_seed, draw_words, stream_key
+from pipeline.degrade.seeds import Operation, checked_seed, draw_distinct, draw_words, stream_key
 from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
 from pipeline.images import Picture, read_image, resize
@@ -136,19 +136,13 @@ def draw_crops(
         shape: columns and rows of the image.
         size: edges of a crop, none longer than the image's.
         count: how many are wanted; all places are given where there are fewer.
-        words: random words, two a try, as for `place.draw_corners`.
+        words: random words, two a try, as for `draw_distinct`.
 
     Returns:
         int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn.
     """
     across, down = (edge - own + 1 for edge, own in zip(shape, size, strict=True))
-    total = across * down
-    drawn: dict[int, None] = dict.fromkeys(range(total)) if total <= count else {}
-    for high, low in words.reshape(-1, 2).tolist():
-        if len(drawn) == min(count, total):
-            break
-        drawn[((high << 32 | low) * total) >> 64] = None
-    places = np.fromiter(drawn, dtype=np.int64)
+    places = draw_distinct(across * down, count, words)
     corners = [places % across, places // across, np.zeros_like(places)]
     return np.stack(corners, axis=1).astype(np.int32)
 

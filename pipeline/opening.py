@@ -14,6 +14,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 from pipeline.errors import CallError, DataError
+from pipeline.hounsfield import Window
 from pipeline.layout import (
     CUBES,
     EDGES,
@@ -41,6 +42,33 @@ FOR_PRETRAINING = (CUBES, PAIRS)
 _AT_ONCE = 8  # files asked for at the same time
 _LONGEST_VERSION = 40
 _SHARDED = ("cubes", "original", "degraded", "masks")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What every opened store has.
+
+    Attributes:
+        storage: where it lies.
+        manifest: the sha256 of every file.
+        manifest_sha256: of the manifest itself.
+        attributes: what it says of itself.
+    """
+
+    storage: Storage
+    manifest: dict[str, str]
+    manifest_sha256: str
+    attributes: dict[str, Any]
+
+    @property
+    def window(self) -> Window:
+        """The whole numbers a voxel may have."""
+        return Window(*self.attributes["window"])
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The edges of a cube in voxels: x, y, z, or x, y of a slice or an image."""
+        return tuple(self.attributes["size"])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.box_sums import judge_corners
+from pipeline.degrade.seeds import draw_distinct
 from pipeline.errors import CallError
 from pipeline.hounsfield import TISSUE_HU, Window
 
@@ -282,21 +283,12 @@ def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDA
     Args:
         corners: the decision for the scan.
         count: how many are wanted; fewer are given where fewer pass.
-        words: random words, two a try; 64 tries a wanted corner are ample, since a try fails only on a
-            corner that was drawn before.
+        words: random words, two a try, as for `draw_distinct`.
 
     Returns:
         int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn.
     """
-    total = corners.count
-    drawn: dict[int, None] = {}
-    if total <= count:
-        drawn = dict.fromkeys(range(total))
-    for high, low in words.reshape(-1, 2).tolist():
-        if len(drawn) == min(count, total):
-            break
-        drawn[((high << 32 | low) * total) >> 64] = None
-    return _nth_passing(corners, np.fromiter(drawn, dtype=np.int64))
+    return _nth_passing(corners, draw_distinct(corners.count, count, words))
 
 
 def tissue_score(

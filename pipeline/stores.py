@@ -26,27 +26,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CallError
-from pipeline.hounsfield import Window
 from pipeline.layout import AXES as AXES
 from pipeline.layout import CUBES as CUBES
 from pipeline.layout import PAIRS as PAIRS
 from pipeline.ledger import MANIFEST, settle
-from pipeline.opening import DAMAGE, FOR_PRETRAINING, damage_of, open_checked, reader
+from pipeline.opening import DAMAGE, FOR_PRETRAINING, Opened, damage_of, open_checked, reader
 from pipeline.opening import is_shard as is_shard
 from pipeline.opening import read_attributes as read_attributes
 from pipeline.shards import ShardReader
-from pipeline.storage import Folder, Storage, is_url
+from pipeline.storage import Folder, is_url
 from pipeline.tables import CubeTable, ImageTable, PairTable, ScanTable, read_table
 from pipeline.writing import write_cube_store as write_cube_store
 from pipeline.writing import write_pair_store as write_pair_store
 
 
 @dataclass(frozen=True)
-class _Store:
-    storage: Storage
-    manifest: dict[str, str]
-    manifest_sha256: str
-    attributes: dict[str, Any]
+class _Store(Opened):
     table: CubeTable
     scans: ScanTable
     images: ImageTable | None
@@ -61,16 +56,6 @@ class _Store:
         if not isinstance(self.storage, Folder):
             raise CallError(f"{self.storage.place} is no folder: unpack or fetch it first.")
         return Path(self.storage.place)
-
-    @property
-    def window(self) -> Window:
-        """The whole numbers a voxel may have."""
-        return Window(*self.attributes["window"])
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """The edges of a cube in voxels: x, y, z, or x, y of a slice or an image."""
-        return tuple(self.attributes["size"])
 
     def streams(self) -> NDArray[np.uint64]:
         """The random stream key of every cube: uint64 [cube]."""

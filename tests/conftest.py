@@ -117,6 +117,29 @@ def cube_store(luna16: Path, tmp_path: Path) -> Path:
     return tmp_path / "cubes.zarr"
 
 
+def small_shards(patch: pytest.MonkeyPatch) -> None:
+    """Four cubes a shard, whatever their size."""
+    for module in ("shards", "pack", "writing", "degrade.pairs"):
+        patch.setattr(f"pipeline.{module}.shard_length", lambda *_: 4)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans, and stores of them with four cubes a shard: to copy, not to harm."""
+    from pipeline.degrade.pairs import DegradeParameters, degrade
+    from pipeline.extract import extract_cubes
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_scan(folder / "scans" / "subset0" / "1.2.3.mhd", lungs(0))
+    write_scan(folder / "scans" / "subset1" / "1.2.4.mhd", lungs(1, (40, 38, 20)))
+    write_scan(folder / "scans" / "subset5" / "1.2.5.mhd", lungs(2))
+    with pytest.MonkeyPatch.context() as patch:
+        small_shards(patch)
+        extract_cubes(folder / "scans", folder / "cubes.zarr", SMALL, workers=1)
+        degrade(folder / "cubes.zarr", folder / "pairs.zarr", DegradeParameters(variants=2), workers=1)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real scans that GENESIS_REAL_DATA names."""

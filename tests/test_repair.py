@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import SMALL, lungs, write_scan
+from conftest import SMALL, lungs, small_shards, write_scan
 
 import pipeline.repair
 from cli.prep import main
@@ -25,30 +25,11 @@ from pipeline.verify import verify
 TWICE = DegradeParameters(variants=2)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scans, and stores of them with four cubes a shard."""
-    folder = tmp_path_factory.mktemp("made")
-    write_scan(folder / "scans" / "subset0" / "1.2.3.mhd", lungs(0))
-    write_scan(folder / "scans" / "subset1" / "1.2.4.mhd", lungs(1, (40, 38, 20)))
-    write_scan(folder / "scans" / "subset5" / "1.2.5.mhd", lungs(2))
-    with pytest.MonkeyPatch.context() as patch:
-        small_shards(patch)
-        extract_cubes(folder / "scans", folder / "cubes.zarr", SMALL, workers=1)
-        degrade(folder / "cubes.zarr", folder / "pairs.zarr", TWICE, workers=1)
-    return folder
-
-
-def small_shards(patch: pytest.MonkeyPatch) -> None:
-    for module in ("shards", "pack", "writing", "degrade.pairs"):
-        patch.setattr(f"pipeline.{module}.shard_length", lambda *_: 4)
-
-
 @pytest.fixture
-def stores(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stores(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copies to do harm to."""
     small_shards(monkeypatch)
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

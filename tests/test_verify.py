@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner, Result
-from conftest import SMALL, lungs, write_scan
+from conftest import SMALL
 from servers import Ranges
 
 from cli.prep import main
@@ -39,26 +39,11 @@ GOLDEN = Path(__file__).parent / "golden"
 MOST_MEMORY = 100e6  # bytes that hostile metadata may cost
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scans, and stores of them with four cubes a shard."""
-    folder = tmp_path_factory.mktemp("made")
-    write_scan(folder / "scans" / "subset0" / "1.2.3.mhd", lungs(0))
-    write_scan(folder / "scans" / "subset1" / "1.2.4.mhd", lungs(1, (40, 38, 20)))
-    write_scan(folder / "scans" / "subset5" / "1.2.5.mhd", lungs(2))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("shards", "pack", "writing", "degrade.pairs"):
-            patch.setattr(f"pipeline.{module}.shard_length", lambda *_: 4)
-        extract_cubes(folder / "scans", folder / "cubes.zarr", SMALL, workers=1)
-        degrade(folder / "cubes.zarr", folder / "pairs.zarr", DegradeParameters(variants=2), workers=1)
-    return folder
-
-
 @pytest.fixture
-def stores(made: Path, tmp_path: Path) -> Path:
+def stores(finished: Path, tmp_path: Path) -> Path:
     """Copies to do harm to."""
     for name in ("cubes.zarr", "pairs.zarr"):
-        shutil.copytree(made / name, tmp_path / name)
+        shutil.copytree(finished / name, tmp_path / name)
     return tmp_path
 
 
@@ -101,16 +86,16 @@ def describe_anew(store: Path, name: str, change: Callable[[dict[str, Any]], Non
 # --- sound stores ---------------------------------------------------------------------------------------
 
 
-def test_a_sound_store_is_sound_in_every_respect(made: Path) -> None:
-    found = look(made / "pairs.zarr", source=made / "scans", cubes=99, pairs=99)
+def test_a_sound_store_is_sound_in_every_respect(finished: Path) -> None:
+    found = look(finished / "pairs.zarr", source=finished / "scans", cubes=99, pairs=99)
     assert found.findings == found.left_out == found.damaged == ()
     assert (found.kind, found.cubes, found.pairs) == ("genesis-pairs", 12, 24)
     assert (found.scans, found.cut_again, found.replayed) == (2, 12, 24)
-    assert found.files == len(read_manifest(made / "pairs.zarr"))
+    assert found.files == len(read_manifest(finished / "pairs.zarr"))
     assert found.bytes == sum(
-        (made / "pairs.zarr" / name).stat().st_size for name in read_manifest(made / "pairs.zarr")
+        (finished / "pairs.zarr" / name).stat().st_size for name in read_manifest(finished / "pairs.zarr")
     )
-    found = look(made / "cubes.zarr", source=made / "scans", cubes=5)
+    found = look(finished / "cubes.zarr", source=finished / "scans", cubes=5)
     assert (found.findings, found.cut_again, found.pairs) == ((), 5, None)
 
 
@@ -450,8 +435,8 @@ def test_cubes_that_are_not_there_or_too_many_are_found(stores: Path) -> None:
 # --- the scans and the degradations ---------------------------------------------------------------------
 
 
-def test_scans_that_changed_or_are_gone_are_named(stores: Path, made: Path) -> None:
-    shutil.copytree(made / "scans", stores / "scans")
+def test_scans_that_changed_or_are_gone_are_named(stores: Path, finished: Path) -> None:
+    shutil.copytree(finished / "scans", stores / "scans")
     flip(stores / "scans" / "subset0" / "1.2.3.raw", 1000)
     (stores / "scans" / "subset5" / "1.2.5.mhd").unlink()
     found = look(stores / "cubes.zarr", source=stores / "scans", cubes=12)
@@ -460,12 +445,12 @@ def test_scans_that_changed_or_are_gone_are_named(stores: Path, made: Path) -> N
     assert (found.scans, found.cut_again, found.damaged) == (2, 0, ())
 
 
-def test_cubes_that_are_not_those_of_the_scans_are_named(stores: Path, made: Path) -> None:
+def test_cubes_that_are_not_those_of_the_scans_are_named(stores: Path, finished: Path) -> None:
     store = stores / "cubes.zarr"
     array = zarr.open_group(store, mode="r+")["cubes"]
     array[7, 0, 0, 0] = int(array[7, 0, 0, 0]) ^ 1
     forge(store)
-    found = look(store, source=made / "scans", cubes=12)
+    found = look(store, source=finished / "scans", cubes=12)
     assert told(found) == {"subset5/1.2.5.mhd": "gives other voxels than those of cube 7"}
     assert found.cut_again == 12
 
@@ -483,22 +468,22 @@ def test_pairs_that_are_not_those_of_their_originals_are_named(stores: Path) -> 
     }
 
 
-def test_a_table_that_leads_out_of_the_source_is_not_followed(stores: Path, made: Path) -> None:
+def test_a_table_that_leads_out_of_the_source_is_not_followed(stores: Path, finished: Path) -> None:
     set_value("scans/path", 0, "../scans/subset0/1.2.3.mhd")(stores / "cubes.zarr")
     forge(stores / "cubes.zarr")
-    found = look(stores / "cubes.zarr", source=made / "scans")
+    found = look(stores / "cubes.zarr", source=finished / "scans")
     assert told(found) == {"../scans/subset0/1.2.3.mhd": "is not in the source"}
 
 
-def test_a_store_of_pseudonyms_is_compared_with_its_key(made: Path, tmp_path: Path) -> None:
+def test_a_store_of_pseudonyms_is_compared_with_its_key(finished: Path, tmp_path: Path) -> None:
     key = tmp_path / "key"
-    extract_cubes(made / "scans", tmp_path / "a.zarr", SMALL, workers=1, anonymize=key)
-    found = look(tmp_path / "a.zarr", source=made / "scans", anonymize=key, cubes=12)
+    extract_cubes(finished / "scans", tmp_path / "a.zarr", SMALL, workers=1, anonymize=key)
+    found = look(tmp_path / "a.zarr", source=finished / "scans", anonymize=key, cubes=12)
     assert (found.findings, found.scans, found.cut_again) == ((), 2, 12)
     (tmp_path / "other").write_bytes(b"another key, of thirty-two bytes or more")
     for wrong in (None, tmp_path / "other", tmp_path / "absent"):
         with pytest.raises(CallError, match="tells its scans by pseudonyms: give the file with the key"):
-            look(tmp_path / "a.zarr", source=made / "scans", anonymize=wrong)
+            look(tmp_path / "a.zarr", source=finished / "scans", anonymize=wrong)
     assert not (tmp_path / "absent").exists()
 
 
@@ -603,7 +588,7 @@ def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 @pytest.mark.parametrize("name", ["cubes.zarr", "pairs.zarr"])
-def test_whatever_stands_in_the_json_there_are_sentences(stores: Path, made: Path, name: str) -> None:
+def test_whatever_stands_in_the_json_there_are_sentences(stores: Path, finished: Path, name: str) -> None:
     draw, whole = random.Random(8), (stores / name / "zarr.json").read_bytes()
     ways = list(places_in(json.loads(whole)))
     for way in draw.choices(ways[: len(ways) // 8], k=40) + draw.choices(ways, k=40):
@@ -614,7 +599,7 @@ def test_whatever_stands_in_the_json_there_are_sentences(stores: Path, made: Pat
         (stores / name / "zarr.json").write_text(json.dumps(root), encoding="utf-8")
         forge(stores / name)
         replayed = 2 if name == "pairs.zarr" else 0
-        for read in (functools.partial(look, source=made / "scans", cubes=1, pairs=replayed), open_store):
+        for read in (functools.partial(look, source=finished / "scans", cubes=1, pairs=replayed), open_store):
             with suppress(CallError, DataError):
                 read(stores / name)
 
@@ -736,10 +721,10 @@ def test_a_golden_store_of_version_1_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 65536])
 def test_tables_are_read_as_zarr_reads_them(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     monkeypatch.setattr("pipeline.tables.TABLE_ROWS", rows)
-    extract_cubes(made / "scans", tmp_path / "cubes.zarr", SMALL, workers=1)
+    extract_cubes(finished / "scans", tmp_path / "cubes.zarr", SMALL, workers=1)
     degrade(tmp_path / "cubes.zarr", tmp_path / "pairs.zarr", DegradeParameters(variants=2), workers=1)
     for kind, name in ((CUBES, "cubes.zarr"), (PAIRS, "pairs.zarr")):
         group = zarr.open_group(tmp_path / name, mode="r")
@@ -776,16 +761,18 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(main, ["verify", *map(str, words)])
 
 
-def test_the_command_says_that_a_store_is_sound(made: Path) -> None:
-    done = call(made / "pairs.zarr", "--replay", 7)
+def test_the_command_says_that_a_store_is_sound(finished: Path) -> None:
+    done = call(finished / "pairs.zarr", "--replay", 7)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "pairs.zarr is sound (" in done.stdout
     assert "12 cubes, 24 pairs)." in done.stdout
     assert "Derived again: 7 pairs." in done.stdout
-    facts = json.loads(call(made / "cubes.zarr", "--source", made / "scans", "--cubes", 3, "--json").stdout)
+    facts = json.loads(
+        call(finished / "cubes.zarr", "--source", finished / "scans", "--cubes", 3, "--json").stdout
+    )
     assert facts["sound"] is True
     assert (facts["findings"], facts["cut_again"], facts["scans"], facts["note"]) == ([], 3, 2, None)
-    assert not (made / "cubes.zarr.damaged.json").exists()
+    assert not (finished / "cubes.zarr.damaged.json").exists()
 
 
 def test_the_command_names_a_damaged_shard_with_its_cubes(stores: Path) -> None:

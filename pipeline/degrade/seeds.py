@@ -190,6 +190,26 @@ def draw_words(
     return out
 
 
+def draw_distinct(total: int, count: int, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Draw distinct whole numbers below `total`, uniformly.
+
+    Args:
+        total: how many there are.
+        count: how many are wanted; all are given, in order, where there are no more.
+        words: random words, two a try; 64 tries a wanted number are ample, since a try fails only on one that
+            was drawn before.
+
+    Returns:
+        int64 [number], in the order drawn.
+    """
+    drawn: dict[int, None] = dict.fromkeys(range(total)) if total <= count else {}
+    for high, low in words.reshape(-1, 2).tolist():
+        if len(drawn) == min(count, total):
+            break
+        drawn[((high << 32 | low) * total) >> 64] = None
+    return np.fromiter(drawn, dtype=np.int64)
+
+
 def checked_seed(seed: int) -> np.uint64:
     """The seed as the kernels take it.
 

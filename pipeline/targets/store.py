@@ -21,11 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.hounsfield import Window
 from pipeline.layout import TARGETS as TARGETS
-from pipeline.opening import DAMAGE, damage_of, open_checked, reader
+from pipeline.opening import DAMAGE, Opened, damage_of, open_checked, reader
 from pipeline.shards import ShardReader
-from pipeline.storage import Storage
 from pipeline.tables import ImageTable, ScanTable, TargetTable, array_of, read_table
 from pipeline.targets.parameters import FindingParameters, MaskParameters, NoduleParameters
 from pipeline.targets.pieces import FOLDS
@@ -35,14 +33,10 @@ TASKS = {one.task: one for one in (NoduleParameters, MaskParameters, FindingPara
 
 
 @dataclass(frozen=True)
-class TargetStore:
+class TargetStore(Opened):
     """A target store, opened; `len` counts its cubes.
 
     Attributes:
-        storage: where it lies.
-        manifest: the sha256 of every file.
-        manifest_sha256: of the manifest itself.
-        attributes: what it says of itself.
         table: one row a cube.
         scans: one row a scan.
         images: one row a scan, of X-ray images; else None.
@@ -51,10 +45,6 @@ class TargetStore:
         masks: reads masks, uint8 [x, y, z], 0 or 1; None but of segmentation.
     """
 
-    storage: Storage
-    manifest: dict[str, str]
-    manifest_sha256: str
-    attributes: dict[str, Any]
     table: TargetTable
     scans: ScanTable
     images: ImageTable | None
@@ -74,16 +64,6 @@ class TargetStore:
     def classes(self) -> tuple[str, ...]:
         """The names of the columns of `labels`; of segmentation, what a mask marks."""
         return tuple(self.attributes["classes"])
-
-    @property
-    def window(self) -> Window:
-        """The whole numbers a voxel may have."""
-        return Window(*self.attributes["window"])
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """The edges of a cube in voxels: x, y, z, or x, y of an image."""
-        return tuple(self.attributes["size"])
 
 
 def open_targets(place: str | Path) -> TargetStore:
