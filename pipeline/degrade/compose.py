@@ -365,5 +365,5 @@ def _make_scratch(plan: _Plan, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
         start=np.zeros((boxes, 3), np.uint64),
         stop=np.zeros((boxes, 3), np.uint64),
         whole=np.array([(0, 0, 0), shape], np.uint64),
-        shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows), dtype),
+        shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows)),
     )

@@ -108,8 +108,8 @@ def map_box(source, table, start, stop, out):  # type: ignore[no-untyped-def]
         table: as `fill_table` makes it. A value outside the window maps to what the table holds there.
         start, stop: uint64 [3], the box in voxels.
     """
-    wrap = np.uint64(table.size - 1)
+    # An index of known width: masking with the table's size costs a third more.
     for x in range(start[0], stop[0]):
         for y in range(start[1], stop[1]):
             for z in range(start[2], stop[2]):
-                out[x, y, z] = table[np.uint64(source[x, y, z]) & wrap]
+                out[x, y, z] = table[np.uint16(source[x, y, z])]

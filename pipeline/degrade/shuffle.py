@@ -28,7 +28,6 @@ _TWO = np.uint64(2)
 _THREE = np.uint64(3)
 _FOUR = np.uint64(4)
 _SEVEN = np.uint64(7)
-_EIGHT = np.uint64(8)
 _WORD = np.uint64(6)  # 2^6 bits a word
 _BITS = np.uint64(63)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -41,6 +40,9 @@ _BLOCKS = 4096
 # fast. In 64 x 64 x 32 they lie 1.9 deep and 83 % are seen: looking costs a fifth more. Both ways cost the
 # same at 2 layers in two dimensions, at 4 in three.
 _LAYERS = 4.0
+
+# Numbers of random blocks written at a time.
+_RUN = np.uint64(8)
 
 
 class Offsets(NamedTuple):
@@ -66,10 +68,14 @@ class ShuffleScratch(NamedTuple):
     seen: NDArray[np.uint8]
     #: One bit a voxel, [rows of the cube, words]; no rows where windows are not looked for one by one.
     covered: NDArray[np.uint64]
-    first: NDArray[np.uint64]
+    #: Of the windows that are seen, one after another: the first voxel, the number of voxels, where the
+    #: offsets of its shape begin, and its first random block.
+    at: NDArray[np.uint64]
+    size: NDArray[np.uint64]
+    where: NDArray[np.uint64]
+    block: NDArray[np.uint64]
     blocks: NDArray[np.uint32]
     words: NDArray[np.uint32]
-    voxels: NDArray[np.generic]
 
 
 def shuffle_offsets(size: tuple[int, ...], edges: NDArray[np.uint64]) -> Offsets:
@@ -106,12 +112,9 @@ def shuffle_layers(size: tuple[int, ...], edges: NDArray[np.uint64], windows: in
     return float(windows * np.prod(edges.mean(axis=1)) / np.prod(size))
 
 
-def shuffle_scratch(
-    size: tuple[int, ...], edges: NDArray[np.uint64], windows: int, dtype: np.dtype[np.generic]
-) -> ShuffleScratch:
-    """Buffers for `windows` windows of at most the given edges (uint64 [3, 2]) in cubes of `dtype`."""
-    voxels = int(np.prod(edges[:, 1]))
-    most = -(-voxels // 8)
+def shuffle_scratch(size: tuple[int, ...], edges: NDArray[np.uint64], windows: int) -> ShuffleScratch:
+    """Buffers for `windows` windows of at most the given edges (uint64 [3, 2]) in cubes of `size`."""
+    most = -(-int(np.prod(edges[:, 1])) // 8)
     capacity = max(_BLOCKS, most)
     batch = capacity // most
     nx, ny, nz = size
@@ -121,10 +124,12 @@ def shuffle_scratch(
         stop=np.zeros((3, batch), np.uint64),
         seen=np.zeros(windows, np.uint8),
         covered=np.zeros((nx * ny if buried else 0, -(-nz // 64)), np.uint64),
-        first=np.zeros(batch, np.uint64),
-        blocks=np.zeros(capacity + most, np.uint32),
+        at=np.zeros(batch, np.uint64),
+        size=np.zeros(batch, np.uint64),
+        where=np.zeros(batch, np.uint64),
+        block=np.zeros(batch, np.uint64),
+        blocks=np.zeros(capacity + _RUN, np.uint32),
         words=np.zeros(4 * capacity, np.uint32),
-        voxels=np.zeros(voxels, dtype),
     )
 
 
@@ -195,7 +200,7 @@ def _find_visible(k0, k1, variant, cube, windows, shape, edges, box_start, box_s
     """
     start, stop, covered = scratch.start, scratch.stop, scratch.covered
     ny = np.uint64(shape[1])
-    batch = np.uint64(scratch.first.size)
+    batch = np.uint64(scratch.at.size)
     flat = covered.reshape(covered.size)
     for i in range(np.uint64(flat.size)):
         flat[i] = _ALL if boxes else _ZERO
@@ -221,32 +226,48 @@ def _find_visible(k0, k1, variant, cube, windows, shape, edges, box_start, box_s
 
 
 @kernel
-def _list_blocks(start, stop, seen, n, most, block, first, blocks):  # type: ignore[no-untyped-def]
-    """The random blocks of the windows that are seen.
+def _list_seen(start, stop, seen, n, shape, first, block, scratch):  # type: ignore[no-untyped-def]
+    """List the windows that are seen, of the first `n`; the blocks of the very first begin at `block`.
 
-    Returns (number listed, block where the next batch begins); `first[i]` is where window i's blocks lie.
-    Every window writes `most` numbers, the next one over those too many: a loop of fixed length and no
-    branch on `seen`, because the processor cannot guess either.
+    Returns (number listed, block where the next batch begins). A window that is not seen is listed too, and
+    the next one written over it: no branch on `seen`, because the processor cannot guess it.
     """
+    ny = np.uint64(shape[1])
+    nz = np.uint64(shape[2])
     listed = _ZERO
     for i in range(n):
-        size = (
-            (stop[_ZERO, i] - start[_ZERO, i])
-            * (stop[_ONE, i] - start[_ONE, i])
-            * (stop[_TWO, i] - start[_TWO, i])
-        )
-        need = (size + _SEVEN) // _EIGHT
-        first[i] = listed * _FOUR
-        for j in range(most):
-            blocks[listed + j] = block + j
-        listed += need * np.uint64(seen[i])
-        block += need
+        y = stop[_ONE, i] - start[_ONE, i]
+        z = stop[_TWO, i] - start[_TWO, i]
+        size = (stop[_ZERO, i] - start[_ZERO, i]) * y * z
+        scratch.at[listed] = (start[_ZERO, i] * ny + start[_ONE, i]) * nz + start[_TWO, i]
+        scratch.size[listed] = size
+        scratch.where[listed] = first[y, z]
+        scratch.block[listed] = block
+        block += (size + _SEVEN) >> _THREE
+        listed += np.uint64(seen[i])
     return listed, block
 
 
 @kernel
+def _list_blocks(size, block, n, blocks):  # type: ignore[no-untyped-def]
+    """The random blocks of the first `n` listed windows; returns how many.
+
+    Every window writes whole runs, the next one over those too many: nor can the processor guess how many of
+    1 to 14 blocks a window needs (one by one costs twice as much, runs of 16 a third more).
+    """
+    listed = _ZERO
+    for i in range(n):
+        need = (size[i] + _SEVEN) >> _THREE
+        for begin in range(_ZERO, need, _RUN):
+            for j in range(_RUN):
+                blocks[listed + begin + j] = block[i] + begin + j
+        listed += need
+    return listed
+
+
+@kernel
 def _draw_words(k0, k1, variant, cube, blocks, n, words):  # type: ignore[no-untyped-def]
-    """The words of the first `n` listed blocks, word j of a block in row j: four plain vector stores."""
+    """The words of the first `n` listed blocks, four a block."""
     for b in range(n):
         w0, w1, w2, w3 = philox(np.uint64(blocks[b]), _PERMUTE, variant, cube, k0, k1)
         i = b * _FOUR
@@ -257,24 +278,37 @@ def _draw_words(k0, k1, variant, cube, blocks, n, words):  # type: ignore[no-unt
 
 
 @inlined
-def _permute(source, at, size, offsets, where, words, first, voxels, out):  # type: ignore[no-untyped-def]
+def _permute(source, at, size, offsets, where, words, first, out):  # type: ignore[no-untyped-def]
     """Permute one window, Fisher-Yates inside out: step k puts voxel k at one of the first k + 1 places.
 
     A word gives the places of two steps, biased by at most (k + 1)(k + 2) / 2^32: 3e-6 in a cube of
     64 x 64 x 32, whose windows have 108 voxels at most, and 0.002 in 512 x 512 with its 2,601.
+
+    The window is built where it belongs, so a place of `out` may be read before this window wrote to it, but
+    only to be written at once. A buffer that is copied afterwards costs a fifth more: its loop has an end of
+    its own that the processor guesses wrong. For the same reason this loop must not be unrolled: as `range`
+    over pairs it costs 7 % more, with the odd step behind the loop 40 %.
     """
-    for k in range(_ZERO, size, _TWO):
+    k = _ZERO
+    while True:
         product = np.uint64(words[first + (k >> _ONE)]) * ((k + _ONE) & LOW)
-        place = product >> HALF
-        voxels[k] = voxels[place]
-        voxels[place] = source[at + np.uint64(offsets[where + k])]
-        odd = k + _ONE
-        if odd < size:
-            place = ((product & LOW) * (odd + _ONE)) >> HALF
-            voxels[odd] = voxels[place]
-            voxels[place] = source[at + np.uint64(offsets[where + odd])]
-    for k in range(size):
-        out[at + np.uint64(offsets[where + k])] = voxels[k]
+        here = at + np.uint64(offsets[where + k])
+        there = at + np.uint64(offsets[where + (product >> HALF)])
+        voxel = source[here]
+        out[here] = out[there]
+        out[there] = voxel
+        k += _ONE
+        if k >= size:
+            break
+        place = ((product & LOW) * (k + _ONE)) >> HALF
+        here = at + np.uint64(offsets[where + k])
+        there = at + np.uint64(offsets[where + place])
+        voxel = source[here]
+        out[here] = out[there]
+        out[there] = voxel
+        k += _ONE
+        if k >= size:
+            break
 
 
 @kernel
@@ -294,14 +328,10 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
     """
     flat_source = source.reshape(source.size)
     flat_out = out.reshape(out.size)
-    ny = np.uint64(source.shape[1])
-    nz = np.uint64(source.shape[2])
     for i in range(np.uint64(source.size)):
         flat_out[i] = flat_source[i]
-    batch = np.uint64(scratch.first.size)
-    most = np.uint64((scratch.voxels.size + 7) // 8)
-    start, stop, first = scratch.start, scratch.stop, scratch.first
-    lists, words, voxels = offsets.voxels, scratch.words, scratch.voxels
+    batch = np.uint64(scratch.at.size)
+    start, stop, words = scratch.start, scratch.stop, scratch.words
     buried = scratch.covered.size > 0
     if buried:
         _find_visible(
@@ -314,13 +344,18 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
         seen = scratch.seen[np.int64(begin) :]
         if not buried:
             _find_touching(start, stop, n, box_start, box_stop, boxes, seen)
-        listed, block = _list_blocks(start, stop, seen, n, most, block, first, scratch.blocks)
+        before = block
+        n, block = _list_seen(start, stop, seen, n, source.shape, offsets.first, block, scratch)
+        if boxes or buried:
+            listed = _list_blocks(scratch.size, scratch.block, n, scratch.blocks)
+        else:
+            listed = block - before  # all are seen: their blocks follow one another
+            for b in range(listed):
+                scratch.blocks[b] = before + b
         _draw_words(k0, k1, variant, cube, scratch.blocks, listed, words)
+        first = _ZERO
         for i in range(n):
-            if seen[i]:
-                y = stop[_ONE, i] - start[_ONE, i]
-                z = stop[_TWO, i] - start[_TWO, i]
-                at = (start[_ZERO, i] * ny + start[_ONE, i]) * nz + start[_TWO, i]
-                size = (stop[_ZERO, i] - start[_ZERO, i]) * y * z
-                where = np.uint64(offsets.first[y, z])
-                _permute(flat_source, at, size, lists, where, words, first[i], voxels, flat_out)
+            size = scratch.size[i]
+            where = scratch.where[i]
+            _permute(flat_source, scratch.at[i], size, offsets.voxels, where, words, first, flat_out)
+            first += ((size + _SEVEN) >> _THREE) * _FOUR
