@@ -39,7 +39,8 @@ def verify(
 
     \b
     Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade made
-    is mended by the same call of it, which makes the damaged files again and leaves the others.
+    is mended by the same call of it, which makes the damaged files again and leaves the others; a target
+    store is made again.
 
     \b
     Example:
@@ -60,7 +61,8 @@ def verify(
             pairs=replay,
             report=progress,
         )
-    note = write_note(store, found.damaged) if isinstance(store, Path) and store.is_dir() else None
+    mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
+    note = write_note(Path(store), found.damaged) if mended else None
     if as_json:
         click.echo(json.dumps(_facts(found, note)))
     else:
@@ -98,8 +100,8 @@ def _show(found: "Verification", note: Path | None) -> None:
         click.echo(f"Derived again: {counted(found.replayed, 'pair')}.")
     for what in found.left_out:
         click.echo(f"Not looked at: {what}.")
-    if found.damaged and found.maker == "import-npy":
-        click.echo("Next: the genesis-prep import-npy that made it, with --overwrite.")
+    if found.damaged and found.maker in ("import-npy", "extract-targets"):
+        click.echo(f"Next: the genesis-prep {found.maker} that made it, with --overwrite.")
     elif note:
         click.echo(
             f"Next: the genesis-prep {found.maker} that made it, once more: it makes the damaged files again "

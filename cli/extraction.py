@@ -136,6 +136,11 @@ def say_left_out(found: "Found | ExtractionPlan", parameters: "Parameters") -> N
             f"{counted(found.other_list, 'image')} of the test list not taken: pre-training on a test set "
             "leaks. Choose with --split."
         )
+    if split == "all":
+        said.append(
+            "NIH's test list is not kept apart: its images are among these, and pre-training on a test set "
+            "leaks. --split train_val leaves them out."
+        )
     if found.absent:
         of = "the table" if split == "all" else f"the {split.replace('_', '-')} list"
         said.append(

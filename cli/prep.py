@@ -12,7 +12,7 @@ from cli.options import Folder, Numbers, Store
 from cli.progress import Progress
 from cli.share import export_npy, import_npy, merge
 from cli.tables import counted, size_of
-from cli.targets import extract_targets
+from cli.targets import draw_target_sheet, extract_targets
 from cli.work import degrade, extract_cubes
 
 
@@ -86,16 +86,20 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
 
     Of pairs the sheet shows each degradation alone and their combination. The report shows it too, with the
     values and the substances that they name, the spacing, the tissue scores, where cubes were cut, scans that
-    were not used, and all parameters.
+    were not used, and all parameters. Of a target store the sheet shows labels, folds and the outlines of
+    masks; there is no report.
 
     \b
     Examples:
       genesis-prep preview pairs.zarr sheet.png
       genesis-prep preview pairs.zarr report.html
     """
-    from pipeline.stores import open_store
+    from pipeline.layout import TARGETS, VERSIONS
+    from pipeline.stores import open_store, read_attributes
 
-    if file.suffix.lower() == ".html":
+    if read_attributes(store, tuple(VERSIONS))["format"] == TARGETS:
+        draw_target_sheet(store, file, rows)
+    elif file.suffix.lower() == ".html":
         from pipeline.report import write_report
 
         write_report(open_store(store), file, rows)

@@ -1,22 +1,24 @@
 """`genesis-prep extract-targets`: labelled cubes for the target tasks, and what a target store holds."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.failures import BAD_DATA
-from cli.options import Folder, Numbers, given_options
+from cli.options import Folder, Numbers, given_options, work_options
 from cli.progress import Progress
-from cli.tables import counted, shortened, show_table
+from cli.tables import counted, duration, shortened, show_table, size_of
+from cli.work import at_work
 
 if TYPE_CHECKING:
     from pipeline.targets.parameters import TargetParameters
 
 _MOST_ROWS = 20
 _SHOWN = {"task", "size", "hu"}  # of the parameters, in rows of their own
-_COMMON = {"task", "workers", "overwrite", "as_json", "source", "targets"}
+_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "as_json", "source", "targets"}
 
 
 class _Negatives(click.ParamType[int | None]):
@@ -79,14 +81,14 @@ class _Negatives(click.ParamType[int | None]):
     help="segment: how SOURCE is laid out, as for extract-cubes. [default: auto]",
 )
 @click.option("--seed", type=int, help="ncc, segment: another seed draws others. [default: 0]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes at work. [default: one a core]")
-@click.option("--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+@work_options("Processes at work. [default: one a core]")
 def extract_targets(
     source: Path,
     targets: Path,
     task: str,
     workers: int | None,
+    scheduler: str | None,
+    dry_run: bool,
     overwrite: bool,
     as_json: bool,
     **_: Any,
@@ -108,8 +110,19 @@ def extract_targets(
     from pipeline.targets.store import describe_targets
 
     parameters = _parameters(task, given_options())
+    if dry_run:
+        _show_estimate(source, targets, parameters, at_work(workers, scheduler), overwrite, as_json)
+        return
     with Progress() as progress:
-        result = extract(source, targets, parameters, workers=workers, overwrite=overwrite, report=progress)
+        result = extract(
+            source,
+            targets,
+            parameters,
+            workers=workers,
+            scheduler=scheduler,
+            overwrite=overwrite,
+            report=progress,
+        )
     facts = describe_targets(result.store)
     failed = _failed(facts)
     if as_json:
@@ -151,6 +164,22 @@ def show_targets(store: Path | str, as_json: bool) -> None:
     _show_unused(facts)
 
 
+def draw_target_sheet(store: Path | str, file: Path, rows: int) -> None:
+    """Draw a contact sheet of a target store, as `genesis-prep preview` does.
+
+    Raises:
+        CallError: it is no file for a picture.
+    """
+    from pipeline.errors import CallError
+    from pipeline.targets.preview import draw_targets
+    from pipeline.targets.store import open_targets
+
+    if file.suffix.lower() == ".html":
+        raise CallError(f"{file}: there are reports of cubes and pairs alone; give a name that ends in .png.")
+    draw_targets(open_targets(store), file, rows)
+    click.echo(f"The contact sheet is {file}.")
+
+
 def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     """What is asked of the task, by what was typed.
 
@@ -160,7 +189,7 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     from dataclasses import fields
 
     from pipeline.errors import CallError
-    from pipeline.targets.store import TASKS
+    from pipeline.targets.parameters import TASKS
 
     kind = TASKS[task]
     own = {field.name for field in fields(kind)}
@@ -173,6 +202,44 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
                 "out."
             )
     return kind(**typed)
+
+
+def _show_estimate(
+    source: Path,
+    targets: Path,
+    parameters: "TargetParameters",
+    workers: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Say what a dry run comes to."""
+    from pipeline.targets.estimate import estimate_targets
+
+    found = estimate_targets(source, targets, parameters, workers=workers, overwrite=overwrite)
+    facts = asdict(found) | {"size": parameters.size}
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for sentence in (*found.said, *_lacks(facts)):
+        click.echo(sentence, err=True)
+    _show_folds(facts)
+    noun = _noun(facts)
+    store, time = f"no {noun} that was tried gives a cube", "-"
+    if found.store_bytes is not None and found.seconds is not None:
+        store = f"about {size_of(found.store_bytes)} in {counted(found.files, 'shard')}"
+        time = f"about {duration(found.seconds)} with {counted(found.workers, 'worker')}"
+        time += f" ({shortened(found.example)} took {found.example_seconds:.2f} s)"
+    rows = [
+        [f"{noun}s to cut", f"{found.scans:,}, {size_of(found.bytes)}"],
+        ["unusable, or nothing wanted of them", f"{found.set_aside:,}"],
+        ["cubes, at most", f"{found.cubes:,}"],
+        ["store", store],
+        ["time", time],
+    ]
+    if found.finished:
+        rows = [[f"{noun}s to cut", "none: the store is finished"]]
+    show_table(["a dry run: nothing was written", ""], rows)
+    click.echo("Next: the same command without --dry-run.")
 
 
 def _noun(facts: dict[str, Any]) -> str:

@@ -108,7 +108,7 @@ def extract_cubes(
                 source,
                 cubes,
                 parameters,
-                workers=_at_work(workers, scheduler),
+                workers=at_work(workers, scheduler),
                 anonymize=anonymize,
                 overwrite=overwrite,
                 report=progress,
@@ -178,7 +178,7 @@ def degrade(
     if dry_run:
         from pipeline.plan import plan_degradation
 
-        options: dict[str, Any] = {"workers": _at_work(workers, scheduler), "overwrite": overwrite}
+        options: dict[str, Any] = {"workers": at_work(workers, scheduler), "overwrite": overwrite}
         with Progress() as progress:
             plan = plan_degradation(cubes, pairs, parameters, report=progress, **options)
         _show_plan(plan, _degradation_rows(plan), as_json)
@@ -205,7 +205,7 @@ def degrade(
     click.echo(f"Next: genesis-train pretrain {pairs} --out run")
 
 
-def _at_work(workers: int | None, scheduler: str | None) -> int:
+def at_work(workers: int | None, scheduler: str | None) -> int:
     """How many tasks there will be at a time."""
     from pipeline.cluster import workers_of
     from pipeline.engine import cores

@@ -16,10 +16,10 @@ from pipeline.cut_images import ImageParameters
 from pipeline.damage import named
 from pipeline.degrade.recipes import Applied, Recipe
 from pipeline.errors import DataError
-from pipeline.layout import EDGES, PAIRS, words_of
+from pipeline.layout import EDGES, PAIRS, voxel_arrays, words_of
+from pipeline.remains import Problem, Remains
 from pipeline.sources import Parameters
 
-Problem = tuple[str, str]
 Columns = Mapping[str, NDArray[Any]]
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -30,13 +30,29 @@ _OF_EXTRACTION = tuple(name for name in _EXTRACTION if name not in ("size", "hu"
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
+def store_problems(remains: Remains) -> list[Problem]:
+    """What is wrong with the tables and attributes of a cube store or pair store."""
+    problems = attribute_problems(remains.attributes) if remains.attributes else []
+    if remains.kind is None:
+        return problems
+    voxels = remains.arrays.get(voxel_arrays(remains.kind)[0])
+    box = box_of(remains.cutting, voxels.shape[1:]) if voxels else None
+    problems += table_problems(remains.columns, box)
+    if remains.kind == PAIRS and voxels:
+        made = (remains.attributes or {}).get("parameters")
+        variants = made.get("variants") if isinstance(made, dict) else None
+        known = variants if type(variants) is int else None
+        problems += pair_problems(remains.columns, len(voxels), known, len(voxels.shape) - 1)
+    return problems
+
+
 def attribute_problems(attributes: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with what a store says of itself.
 
     Args:
         attributes: of a store of this version, `attrs["genesis"]`; any JSON below that.
     """
-    return [*_own_problems(attributes), *_parameter_problems(attributes)]
+    return [*own_problems(attributes), *_parameter_problems(attributes)]
 
 
 def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Problem]:
@@ -50,12 +66,12 @@ def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Proble
     scan, scans = columns.get("scan"), columns.get("scans/cubes")
     if scan is not None and scans is not None:
         outside = (scan < 0) | (scan >= len(scans))
-        problems += _where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
+        problems += where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
         if not outside.any():
             problems += _count_problems(columns, scan, scans, box)
     if "tissue" in columns:
         tissue = columns["tissue"]
-        problems += _where(~((tissue >= 0) & (tissue <= 1)), "tissue", "is not in 0..1", "cube")
+        problems += where(~((tissue >= 0) & (tissue <= 1)), "tissue", "is not in 0..1", "cube")
     return problems
 
 
@@ -75,14 +91,14 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int
     variant, cube = np.divmod(np.arange(pairs), max(1, cubes))
     for name, wanted in (("cube", cube), ("variant", variant)):
         if name in columns:
-            problems += _where(columns[name] != wanted, name, "is not that of the pair's number", "pair")
+            problems += where(columns[name] != wanted, name, "is not that of the pair's number", "pair")
     if "flip" in columns:
         flips = 2**edges - 1
-        problems += _where(columns["flip"] > flips, "flip", f"is not in 0..{flips}", "pair")
+        problems += where(columns["flip"] > flips, "flip", f"is not in 0..{flips}", "pair")
     if "applied" in columns:
         applied = columns["applied"]
         wrong = (applied > sum(Applied)) | ((applied & _BOTH_PAINTED) == _BOTH_PAINTED)
-        problems += _where(wrong, "applied", "is no set of degradations", "pair")
+        problems += where(wrong, "applied", "is no set of degradations", "pair")
     return problems
 
 
@@ -133,7 +149,8 @@ def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | 
     return (*size, 1) if found.cubes_per_scan else (1, 1, 1)
 
 
-def _own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
+def own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the attributes that a store of any kind has."""
     window: Any = attributes.get("window")
     size: Any = attributes.get("size")
     if attributes.get("finalised") is not True:
@@ -144,6 +161,17 @@ def _own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
         yield "size", f"is {words_of(size)}, two or three edges in voxels wanted"
     if not isinstance(attributes.get("unit"), str):
         yield "unit", f"is {words_of(attributes.get('unit'))}, a name wanted"
+
+
+def where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Problem]:
+    """The finding on rows of which something is wrong, `row` what one is; none where all are right."""
+    numbers = np.flatnonzero(wrong).tolist()
+    return [(name, f"{what}: {row} {named(numbers)}")] if numbers else []
+
+
+def is_sha256(value: Any) -> bool:
+    """Whether a value is a sha256 in hexadecimal."""
+    return isinstance(value, str) and bool(_SHA256.fullmatch(value))
 
 
 def _parameter_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
@@ -181,7 +209,7 @@ def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
         value = parameters.get(name)
         if type(value) is not int or value < (name == "variants"):
             yield f"parameters.{name}", f"is {words_of(value)}, a whole number wanted"
-    if not _is_sha256(parameters.get("cubes_sha256")):
+    if not is_sha256(parameters.get("cubes_sha256")):
         yield "parameters.cubes_sha256", f"is {words_of(parameters.get('cubes_sha256'))}, no sha256"
     recipe = parameters.get("recipe")
     try:
@@ -196,16 +224,16 @@ def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
 def _scan_problems(columns: Columns) -> Iterator[Problem]:
     status, cubes = columns.get("scans/status"), columns.get("scans/cubes")
     if cubes is not None:
-        yield from _where(cubes < 0, "scans/cubes", "is negative", "scan")
+        yield from where(cubes < 0, "scans/cubes", "is negative", "scan")
     if status is not None:
         unknown = ~np.isin(status, _STATUSES)
-        yield from _where(unknown, "scans/status", f"is none of {', '.join(_STATUSES)}", "scan")
+        yield from where(unknown, "scans/status", f"is none of {', '.join(_STATUSES)}", "scan")
         if cubes is not None:
             differs = (status == "used") != (cubes > 0)
-            yield from _where(differs, "scans/status", "does not go with the number of its cubes", "scan")
+            yield from where(differs, "scans/status", "does not go with the number of its cubes", "scan")
     if "scans/sha256" in columns:
-        wrong = np.array([bool(text) and not _is_sha256(text) for text in columns["scans/sha256"]], bool)
-        yield from _where(wrong, "scans/sha256", "is no sha256", "scan")
+        wrong = np.array([bool(text) and not is_sha256(text) for text in columns["scans/sha256"]], bool)
+        yield from where(wrong, "scans/sha256", "is no sha256", "scan")
 
 
 def _count_problems(
@@ -213,28 +241,19 @@ def _count_problems(
 ) -> Iterator[Problem]:
     """Numbers within scans, and corners, of cubes whose scans are all known."""
     given = np.bincount(scan, minlength=len(counts))
-    yield from _where(given != counts, "scans/cubes", "is not the number of its cubes", "scan")
+    yield from where(given != counts, "scans/cubes", "is not the number of its cubes", "scan")
     if "number" in columns:
         order = np.argsort(scan, kind="stable")
         wanted = np.empty(len(scan), np.int64)
         wanted[order] = np.arange(len(scan)) - np.repeat(np.cumsum(given) - given, given)
-        yield from _where(columns["number"] != wanted, "number", "does not count within its scan", "cube")
+        yield from where(columns["number"] != wanted, "number", "does not count within its scan", "cube")
     corner, shape = columns.get("corner"), columns.get("scans/shape")
     if corner is not None and shape is not None and box is not None:
         # Of cubes that came without their scans nothing is known; their scans have no shape.
         known = (shape[scan] > 0).all(axis=1)
         inside = (corner >= 0).all(axis=1) & (corner.astype(np.int64) + box <= shape[scan]).all(axis=1)
-        yield from _where(known & ~inside, "corner", "does not lie in its scan", "cube")
-
-
-def _where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Problem]:
-    numbers = np.flatnonzero(wrong).tolist()
-    return [(name, f"{what}: {row} {named(numbers)}")] if numbers else []
+        yield from where(known & ~inside, "corner", "does not lie in its scan", "cube")
 
 
 def _whole_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(type(number) is int for number in value)
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and bool(_SHA256.fullmatch(value))

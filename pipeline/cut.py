@@ -23,7 +23,7 @@ from pipeline.grid import (
     resample,
     resampled,
 )
-from pipeline.hounsfield import Window
+from pipeline.hounsfield import HounsfieldValues
 from pipeline.official import OFFICIAL_SEED, OfficialCorners
 from pipeline.place import (
     Corners,
@@ -46,7 +46,7 @@ _TRIES = 64  # random corners drawn for each one wanted
 
 
 @dataclass(frozen=True)
-class ExtractParameters:
+class ExtractParameters(HounsfieldValues):
     """What is cut, from where (METHOD.md section 2; the published values as defaults).
 
     Attributes:
@@ -118,11 +118,6 @@ class ExtractParameters:
         return OFFICIAL_SEED if self.sampler == "official" else 0
 
     @property
-    def window(self) -> Window:
-        """The HU window."""
-        return Window(*self.hu)
-
-    @property
     def rule(self) -> PlaceRule:
         """Where cubes may lie."""
         return PlaceRule(self.size, self.border, self.max_tissue, self.min_tissue, self.plane)
@@ -131,16 +126,6 @@ class ExtractParameters:
     def box(self) -> Triple:
         """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
         return self.rule.box
-
-    @property
-    def unit(self) -> str:
-        """What the values are."""
-        return "HU"
-
-    @property
-    def dtype(self) -> np.dtype[np.int16]:
-        """How the values are stored."""
-        return np.dtype(np.int16)
 
 
 def cut_cubes(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.degrade.seeds import Operation, checked_seed, draw_distinct, draw_words, stream_key
 from pipeline.errors import CallError, DataError
-from pipeline.hounsfield import Window
+from pipeline.hounsfield import GreyLevels
 from pipeline.images import Picture, read_image, resize
 from pipeline.nih import Split, check_split
 from pipeline.records import CutTask, Outcome, blank_record, recorded, staged
@@ -22,11 +22,10 @@ from pipeline.records import CutTask, Outcome, blank_record, recorded, staged
 _MOST_CROPS = 10_000
 _MOST_EDGE = 4096
 _TRIES = 64  # random corners drawn for each one wanted
-_GREY = Window(0, 255)
 
 
 @dataclass(frozen=True)
-class ImageParameters:
+class ImageParameters(GreyLevels):
     """What is taken of X-ray images.
 
     Attributes:
@@ -67,21 +66,6 @@ class ImageParameters:
     def first_seed(self) -> int:
         """The seed."""
         return self.seed
-
-    @property
-    def window(self) -> Window:
-        """All grey levels."""
-        return _GREY
-
-    @property
-    def unit(self) -> str:
-        """What the values are."""
-        return "grey level"
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        """How the values are stored."""
-        return np.dtype(np.uint8)
 
 
 def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:

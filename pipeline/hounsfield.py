@@ -1,7 +1,8 @@
 """Hounsfield units: the window that is kept, and the substances a unit names.
 
 A CT scan carries its own annotation: the Hounsfield unit (HU) of a voxel names the substance (METHOD.md
-section 1). Values travel as whole numbers inside one window; [0, 1] is made of them once, by the trainer.
+section 1). Values travel as whole numbers inside one window; [0, 1] is made of them once, by the trainer. The
+grey levels of X-ray images, which name nothing, have a window as well.
 """
 
 from dataclasses import dataclass
@@ -70,3 +71,47 @@ class Window:
             np.rint(clipped, out=clipped)
         whole: NDArray[Any] = clipped.astype(dtype)
         return whole
+
+
+class HounsfieldValues:
+    """What the parameters of CT scans say of the values that are stored.
+
+    Attributes:
+        hu: the HU window, lowest and highest value kept.
+    """
+
+    hu: tuple[int, int]
+
+    @property
+    def window(self) -> Window:
+        """The HU window."""
+        return Window(*self.hu)
+
+    @property
+    def unit(self) -> str:
+        """What the values are."""
+        return "HU"
+
+    @property
+    def dtype(self) -> np.dtype[np.int16]:
+        """How the values are stored."""
+        return np.dtype(np.int16)
+
+
+class GreyLevels:
+    """What the parameters of X-ray images say of the values that are stored."""
+
+    @property
+    def window(self) -> Window:
+        """All grey levels."""
+        return Window(0, 255)
+
+    @property
+    def unit(self) -> str:
+        """What the values are."""
+        return "grey level"
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """How the values are stored."""
+        return np.dtype(np.uint8)

@@ -225,16 +225,20 @@ def check_lengths(
         measure = next((arrays[name] for name in names if name in arrays), None)
         if measure is None:
             continue
-        there = sum(measure.place(path) is not None for path in files)
-        if there != measure.chunks:
-            rows = f"its {len(measure):,} rows take {measure.chunks:,} files, and there are {there:,}"
-            problems.append((measure.name, rows))
+        lacking = _lacking(measure, files)
+        if lacking:
+            problems.append((measure.name, lacking))
             continue
         for name, array in arrays.items():
-            if _DIMENSIONS[name] == dimension and len(array) == len(measure):
+            if _DIMENSIONS[name] != dimension:
+                continue
+            wrong = _lacking(array, files) if name == "masks" else ""  # shards as well
+            if len(array) != len(measure):
+                wrong = f"it has {len(array):,} rows, and {measure.name} {len(measure):,}"
+            if wrong:
+                problems.append((name, wrong))
+            else:
                 believed.add(name)
-            elif _DIMENSIONS[name] == dimension:
-                problems.append((name, f"it has {len(array):,} rows, and {measure.name} {len(measure):,}"))
     return believed, problems
 
 
@@ -293,6 +297,14 @@ def words_of(value: Any) -> str:
     """A value in a sentence, its middle left out where it is long."""
     text = repr(value)
     return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 5]} ..."
+
+
+def _lacking(array: Array, files: Iterable[str]) -> str:
+    """What is wrong with the number of an array's files, of one whose every chunk has one."""
+    there = sum(array.place(path) is not None for path in files)
+    if there == array.chunks:
+        return ""
+    return f"its {len(array):,} rows take {array.chunks:,} files, and there are {there:,}"
 
 
 def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

@@ -115,9 +115,7 @@ def open_checked(place: str | Path, kinds: Sequence[str]) -> Checked:
     manifest, problems = strict_manifest(data)
     for problem in problems:
         raise DataError(f"The store {place} is damaged: in its {MANIFEST} {problem}.")
-    known = attributes["format"] in FOR_PRETRAINING
-    advice = "genesis-prep verify says more." if known else "Make it again, with --overwrite."
-    files = _verified(storage, manifest, advice)
+    files = _verified(storage, manifest)
     try:
         _check_attributes(attributes)
         check_arrays(attributes, files["zarr.json"], manifest)
@@ -186,7 +184,7 @@ def _attributes(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
     return dict(attributes)
 
 
-def _verified(storage: Storage, manifest: Mapping[str, str], advice: str) -> dict[str, bytes]:
+def _verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
     """All files but the shards, by path, once each is known to be as it was written.
 
     Raises:
@@ -208,7 +206,8 @@ def _verified(storage: Storage, manifest: Mapping[str, str], advice: str) -> dic
 
     def damaged(path: str) -> DataError:
         return DataError(
-            f"The store {storage.place} is damaged: {path} is missing or not as it was written. {advice}"
+            f"The store {storage.place} is damaged: {path} is missing or not as it was written. genesis-prep "
+            "verify says more."
         )
 
     for path in shards:

@@ -1,6 +1,7 @@
 """Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from textwrap import fill
 from typing import Any
@@ -13,14 +14,19 @@ from numpy.typing import NDArray
 from pipeline.degrade.compose import Applied, Degrader
 from pipeline.degrade.recipes import Recipe, only
 from pipeline.errors import CallError
+from pipeline.hounsfield import Window
 from pipeline.info import applied_words, flip_axes
 from pipeline.ledger import write_whole
+from pipeline.opening import Opened
 from pipeline.stores import CubeStore, PairStore, check_place
+
+#: The headings of `middle_slices`.
+PLANES = ("axial", "coronal", "sagittal")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CELL = 1.7  # inches a picture
-_COLUMNS = 3  # of patches or images
-_MOST_LETTERS = 36  # of a line under a picture
+COLUMNS = 3  # of patches or images
+MOST_LETTERS = 36  # of a line under a picture
 _ALONE = {
     Applied.NONLINEAR: "non-linear",
     Applied.SHUFFLE: "local shuffling",
@@ -49,13 +55,8 @@ def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
     """
     check_picture(png)
     headings, pictures = contact_rows(store, rows)
-    window = store.window
     what = "cubes" if isinstance(store, CubeStore) else "pairs"
-    title = f"{PurePath(store.storage.place).name}: {len(store):,} {what}, "
-    points = "voxels" if len(store.size) == 3 else "pixels"
-    edges = " x ".join(map(str, store.size))
-    title += f"{edges} {points}, {window.low} .. {window.high} {store.attributes['unit']}"
-    _draw(png, title, headings, pictures, window.low, window.high)
+    draw_pictures(png, sheet_title(store, len(store), what), headings, pictures, store.window)
 
 
 def contact_rows(store: CubeStore | PairStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
@@ -73,7 +74,7 @@ def contact_rows(store: CubeStore | PairStore, rows: int) -> tuple[list[str], li
     if isinstance(store, CubeStore) and len(store.size) == 2:
         return _flat_rows(store, rows)
     if isinstance(store, CubeStore):
-        return ["axial", "coronal", "sagittal"], [_cube_row(store, cube) for cube in chosen]
+        return list(PLANES), [_cube_row(store, cube) for cube in chosen]
     headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
     return headings, [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
 
@@ -96,17 +97,67 @@ def check_picture(png: Path) -> None:
     check_place(png)
 
 
+def sheet_title(store: Opened, count: int, what: str) -> str:
+    """What stands over a contact sheet: the store's name, how much of what it holds, size and window."""
+    points = "voxels" if len(store.size) == 3 else "pixels"
+    edges, window = " x ".join(map(str, store.size)), store.window
+    title = f"{PurePath(store.storage.place).name}: {count:,} {what}, {edges} {points}"
+    return f"{title}, {window.low} .. {window.high} {store.attributes['unit']}"
+
+
+def draw_pictures(
+    png: Path,
+    title: str,
+    headings: Sequence[str],
+    pictures: Sequence[Sequence[Picture]],
+    window: Window,
+    outlines: Sequence[Sequence[NDArray[np.uint8] | None]] | None = None,
+) -> None:
+    """Draw pictures in rows and columns into one file.
+
+    Args:
+        png: the file.
+        title: over all.
+        headings: of the columns.
+        pictures: by row and column.
+        window: lowest value black, highest white.
+        outlines: by row and column a mask [across, down] of 0 and 1 whose edge is drawn over the picture.
+    """
+    figure = Figure(
+        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
+    for row, line in enumerate(pictures):
+        for column, (voxels, label) in enumerate(line):
+            cell = cells[row, column]
+            cell.imshow(voxels.T, cmap="gray", vmin=window.low, vmax=window.high, interpolation="nearest")
+            mask = outlines[row][column] if outlines else None
+            if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
+                cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_xlabel(label, fontsize=6)
+            if row == 0:
+                cell.set_title(headings[column], fontsize=8)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    write_whole(png, drawn.getvalue())
+
+
+def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:
+    """The middle axial, coronal and sagittal slice of a cube [x, y, z], each [across, down]."""
+    x, y, z = (edge // 2 for edge in voxels.shape)
+    # The patient's feet are at the first slice: turned over, so that they are at the foot of the picture.
+    return [voxels[:, :, z], voxels[:, y, ::-1], voxels[x, :, ::-1]]
+
+
 def _cube_row(store: CubeStore, cube: int) -> list[Picture]:
     voxels = np.empty(store.size, store.cubes.dtype)
     store.cubes.read(cube, voxels)
-    x, y, z = (edge // 2 for edge in store.size)
-    tissue = f"tissue {store.table.tissue[cube]:.3f}"
-    # The patient's feet are at the first slice: turned over, so that they are at the foot of the picture.
-    return [
-        (voxels[:, :, z], _where(store, cube)),
-        (voxels[:, y, ::-1], tissue),
-        (voxels[x, :, ::-1], ""),
-    ]
+    told = (_where(store, cube), f"tissue {store.table.tissue[cube]:.3f}", "")
+    return list(zip(middle_slices(voxels), told, strict=True))
 
 
 def _where(store: CubeStore, cube: int) -> str:
@@ -117,7 +168,7 @@ def _where(store: CubeStore, cube: int) -> str:
 def _flat_rows(store: CubeStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
     """Patches of slices, or images, as they are, three a row, with what is known of each."""
     plane = store.attributes["parameters"].get("plane")
-    columns = min(_COLUMNS, len(store))
+    columns = min(COLUMNS, len(store))
     pictures: list[Picture] = []
     for cube in evenly(len(store), columns * min(rows, len(store) // columns)):
         pixels, row = np.empty(store.size, store.cubes.dtype), int(store.table.scan[cube])
@@ -125,7 +176,7 @@ def _flat_rows(store: CubeStore, rows: int) -> tuple[list[str], list[list[Pictur
         if store.images is None:
             told = f"{_where(store, cube)}\ntissue {store.table.tissue[cube]:.3f}"
         else:
-            labels = fill(str(store.images.labels[row]).replace("|", ", "), _MOST_LETTERS)
+            labels = fill(str(store.images.labels[row]).replace("|", ", "), MOST_LETTERS)
             told = f"cube {cube}, image {row}\n{store.images.view[row]}\n{labels}"
         pictures.append((_upright(pixels, plane), told))
     heading = "image" if store.images is not None else str(plane or "axial")
@@ -177,26 +228,3 @@ def _shown(store: PairStore, cubes: NDArray[Any]) -> NDArray[Any]:
     if len(store.size) == 3:
         return cubes[0, :, :, store.size[2] // 2]
     return _upright(cubes[0], store.attributes["cubes"].get("plane"))
-
-
-def _draw(
-    png: Path, title: str, headings: list[str], pictures: list[list[Picture]], low: int, high: int
-) -> None:
-    figure = Figure(
-        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9, parse_math=False)
-    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
-    for row, line in enumerate(pictures):
-        for column, (voxels, label) in enumerate(line):
-            cell = cells[row, column]
-            cell.imshow(voxels.T, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            cell.set_xticks([])
-            cell.set_yticks([])
-            cell.set_xlabel(label, fontsize=6)
-            if row == 0:
-                cell.set_title(headings[column], fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    write_whole(png, drawn.getvalue())

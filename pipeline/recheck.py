@@ -24,11 +24,10 @@ from pipeline.hounsfield import Window
 from pipeline.images import read_image
 from pipeline.layout import CUBES, leads_outside
 from pipeline.pseudonyms import Key
-from pipeline.remains import Remains
+from pipeline.remains import Problem, Remains
 from pipeline.scans import scan_sha256
 from pipeline.sources import Parameters, find_sources
 
-Problem = tuple[str, str]
 Voxels = NDArray[np.int16] | NDArray[np.uint8]
 
 _BLOCK = 32  # pairs derived at a time
@@ -144,12 +143,10 @@ def extraction_of(remains: Remains) -> Parameters:
     Raises:
         UnknownError: its attributes are damaged, or it was not cut from scans.
     """
-    attributes = remains.attributes
-    if attributes is None:
+    if remains.attributes is None:
         raise UnknownError("zarr.json cannot be read")
-    made = attributes.get("parameters" if remains.kind == CUBES else "cubes")
     try:
-        return extraction(made if isinstance(made, dict) else {})
+        return extraction(remains.cutting)
     except ValueError:
         raise UnknownError("they were not cut from scans by extract-cubes") from None
 
@@ -229,7 +226,7 @@ def compare_cubes(
     """
     (scan,) = needed(remains, "scan")
     there = np.flatnonzero(np.isin(scan, list(places)))
-    tasks = recuts(remains, _drawn(there, most), places, extraction_of(remains))
+    tasks = recuts(remains, drawn(there, most), places, extraction_of(remains))
     reader = remains.reader("cubes" if remains.kind == CUBES else "original")
     out = np.empty(reader.shape[1:], reader.dtype)
     compared, wrong = 0, list[Problem]()
@@ -255,7 +252,7 @@ def compare_cubes(
     return compared, wrong
 
 
-def _drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:
+def drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:
     """Some of the numbers, in order, none twice."""
     rng = np.random.default_rng()
     return np.sort(rng.choice(numbers, min(most, len(numbers)), replace=False))
@@ -287,7 +284,7 @@ def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]
         UnknownError: what is needed is damaged.
     """
     replayer = _replayer(remains)
-    pairs = _drawn(np.arange(len(replayer.flip)), most)
+    pairs = drawn(np.arange(len(replayer.flip)), most)
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
     compared, wrong = 0, list[Problem]()
     count = counting(work.report, "blocks of pairs", len(blocks), 0)

@@ -19,6 +19,8 @@ from pipeline.layout import (
     MOST_CHUNK,
     MOST_METADATA,
     PAIRS,
+    TARGETS,
+    VERSIONS,
     Array,
     array_names,
     check_lengths,
@@ -33,6 +35,8 @@ from pipeline.storage import Storage
 
 ROOT = "zarr.json"
 
+# Arrays that tell what kind a store is, looked for in this order.
+_MARKS = {TARGETS: {"cubes", "fold"}, CUBES: {"cubes"}, PAIRS: {"original", "degraded"}}
 
 Problem = tuple[str, str]
 
@@ -44,7 +48,7 @@ class Remains:
     Attributes:
         storage: of the store.
         manifest: the sha256 of its files by path.
-        kind: `CUBES` or `PAIRS`; None where not even that is known.
+        kind: `CUBES`, `PAIRS` or `TARGETS`; None where not even that is known.
         attributes: what it says of itself; None where its `zarr.json` is damaged.
         arrays: by name, those whose metadata could be read.
         columns: of the tables by name, those that could be read.
@@ -65,6 +69,12 @@ class Remains:
             return Window(*window) if window else None
         except (TypeError, ValueError):
             return None
+
+    @property
+    def cutting(self) -> dict[str, Any]:
+        """The parameters with which the cubes were cut, any JSON by name; empty where they are not known."""
+        made = (self.attributes or {}).get("cubes" if self.kind == PAIRS else "parameters")
+        return made if isinstance(made, dict) else {}
 
     def count(self, name: str) -> int | None:
         """How many rows an array has, where that is known."""
@@ -96,7 +106,7 @@ def read_remains(
     if root is not None and attributes is None:
         problems.append((ROOT, "does not say what store it is"))
     kind = (attributes or {}).get("format") or _kind_of(manifest)
-    if kind not in (CUBES, PAIRS):
+    if kind not in VERSIONS:
         return Remains(storage, manifest, None, attributes, {}, {}), problems
     arrays = _arrays(storage, kind, manifest, root, sound, problems)
     size = (attributes or {}).get("size")
@@ -180,10 +190,8 @@ def _consolidated(root: Any) -> dict[str, Any] | None:
 
 def _kind_of(manifest: Mapping[str, str]) -> str | None:
     """The kind of a store whose attributes cannot be read, by the files it has."""
-    for kind in (CUBES, PAIRS):
-        if all(any(path.startswith(f"{name}/") for path in manifest) for name in voxel_arrays(kind)):
-            return kind
-    return None
+    there = {path.split("/")[0] for path in manifest}
+    return next((kind for kind, names in _MARKS.items() if names <= there), None)
 
 
 def _chunks(storage: Storage, manifest: Mapping[str, str]) -> Callable[[str], bytes | None]:

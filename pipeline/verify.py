@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.consistency import attribute_problems, box_of, pair_problems, table_problems
+from pipeline.consistency import store_problems
 from pipeline.damage import Examined, ShardPlace, examine, reason_of
 from pipeline.engine import Pool, Report, cores, counting, run, silent
 from pipeline.errors import CallError
+from pipeline.hounsfield import Window
 from pipeline.layout import (
     CUBES,
     MOST_MANIFEST,
     MOST_METADATA,
     PAIRS,
+    TARGETS,
+    VERSIONS,
     array_names,
     strict_manifest,
-    voxel_arrays,
 )
 from pipeline.ledger import LOG, MANIFEST
 from pipeline.pseudonyms import Key, read_key
@@ -39,12 +41,15 @@ from pipeline.remains import ROOT, Problem, Remains, read_remains
 from pipeline.seal import log_is_whole
 from pipeline.storage import Archive, Folder, Storage, is_url, open_storage
 from pipeline.stores import is_shard, read_attributes
+from pipeline.targets.consistency import target_problems
+from pipeline.targets.recheck import compare_targets
 
 #: Cubes that are cut again unless another number is asked for.
 CUBES_CUT_AGAIN = 32
 
 _AT_ONCE = 8  # files asked of a server at the same time
-_VOXELS = ("cubes", "original", "degraded")
+_VOXELS = ("cubes", "original", "degraded", "masks")
+_OF_MASKS = Window(0, 1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Verification:
 
     Attributes:
         place: of the store.
-        kind: `genesis-cubes` or `genesis-pairs`; None where not even that could be read.
+        kind: `genesis-cubes`, `genesis-pairs` or `genesis-targets`; None where not even that could be read.
         maker: the command that makes such a store.
         files: how many were read.
         bytes: of them.
@@ -128,7 +133,7 @@ class _Told:
             maker=_maker(remains),
             files=self.files,
             bytes=self.bytes,
-            cubes=remains.count("cubes" if remains.kind == CUBES else "original"),
+            cubes=remains.count("original" if remains.kind == PAIRS else "cubes"),
             pairs=remains.count("degraded"),
             findings=tuple(self.findings),
             left_out=tuple(self.left_out),
@@ -180,7 +185,8 @@ def verify(
     key = _check_call(remains, source, anonymize, pairs)
     inconsistent = told.add(problems)
     examine_all({path: _place_of(path, remains) for path in manifest if is_shard(path)})
-    inconsistent |= told.add(_consistency(remains))
+    consistency = target_problems if remains.kind == TARGETS else store_problems
+    inconsistent |= told.add(consistency(remains))
     told.add(_log_problems(storage, told))
     if inconsistent and (source or pairs):
         told.left_out.append("scans, and pairs derived again: tables or attributes are wrong")
@@ -197,7 +203,7 @@ def printable(text: str) -> str:
 
 def _opened(place: str | Path) -> Storage:
     if not is_url(place) and not Path(place).exists():
-        read_attributes(place)  # says what is the matter
+        read_attributes(place, tuple(VERSIONS))  # says what is the matter
     return open_storage(place)
 
 
@@ -222,7 +228,7 @@ def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, s
         CallError, DataError: as `read_attributes`.
     """
     if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
-        read_attributes(place)
+        read_attributes(place, tuple(VERSIONS))
 
 
 def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
@@ -231,17 +237,17 @@ def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, p
     Raises:
         CallError: what, and the way out.
     """
-    place, attributes = remains.storage.place, remains.attributes or {}
-    if pairs and remains.kind == CUBES:
+    place = remains.storage.place
+    if pairs and remains.kind in (CUBES, TARGETS):
+        what = "cube" if remains.kind == CUBES else "target"
         raise CallError(
-            f"{place} is a cube store, and --replay derives the pairs of a pair store: leave it out."
+            f"{place} is a {what} store, and --replay derives the pairs of a pair store: leave it out."
         )
     if source is None:
         return None
     if not source.exists():
         raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
-    made = attributes.get("parameters" if remains.kind == CUBES else "cubes")
-    fingerprint = made.get("anonymized_with") if isinstance(made, dict) else None
+    fingerprint = remains.cutting.get("anonymized_with")
     if fingerprint is None:
         return None
     key = read_key(anonymize) if anonymize and anonymize.exists() else None
@@ -271,7 +277,8 @@ def _place_of(path: str, remains: Remains) -> ShardPlace | None:
     """Which shard a file is; None where that cannot be known."""
     array = remains.arrays.get(path.split("/")[0])
     number = array.place(path) if array else None
-    return ShardPlace(array, number, remains.window) if array and number is not None else None
+    window = _OF_MASKS if array and array.name == "masks" else remains.window
+    return ShardPlace(array, number, window) if array and number is not None else None
 
 
 def _examine_all(
@@ -313,24 +320,6 @@ def _problems_of(examined: Examined, digest: str, paths: Mapping[str, str]) -> l
     return ["is not as it was written: its sha256 is another", *examined.problems]
 
 
-def _consistency(remains: Remains) -> list[Problem]:
-    problems = list[Problem]()
-    if remains.attributes:
-        problems += attribute_problems(remains.attributes)
-    if remains.kind is None:
-        return problems
-    voxels, attributes = remains.arrays.get(voxel_arrays(remains.kind)[0]), remains.attributes or {}
-    cut = attributes.get("parameters" if remains.kind == CUBES else "cubes")
-    box = box_of(cut if isinstance(cut, dict) else {}, voxels.shape[1:]) if voxels else None
-    problems += table_problems(remains.columns, box)
-    if remains.kind == PAIRS and voxels:
-        made = attributes.get("parameters")
-        variants = made.get("variants") if isinstance(made, dict) else None
-        known = variants if type(variants) is int else None
-        problems += pair_problems(remains.columns, len(voxels), known, len(voxels.shape) - 1)
-    return problems
-
-
 def _log_problems(storage: Storage, told: _Told) -> list[Problem]:
     try:
         if storage.size(LOG) <= MOST_METADATA and log_is_whole(storage.read(LOG)):
@@ -364,7 +353,10 @@ def _recheck(
             told.scans = len(places) + len(gone)
             places = {row: path for row, path in places.items() if row not in wrong}
             looked_at = "cubes of the scans"
-            told.cut_again, problems = compare_cubes(remains, places, cubes, work)
+            if remains.kind == TARGETS:
+                told.cut_again, problems = compare_targets(remains, source, places, cubes, work)
+            else:
+                told.cut_again, problems = compare_cubes(remains, places, cubes, work)
             told.add(problems)
     except UnknownError as error:
         told.left_out.append(f"{looked_at}: {error}")
@@ -377,10 +369,9 @@ def _recheck(
 
 
 def _maker(remains: Remains) -> str:
-    if remains.kind == PAIRS:
-        return "degrade"
-    made = (remains.attributes or {}).get("parameters")
-    return "import-npy" if isinstance(made, dict) and "imported" in made else "extract-cubes"
+    if remains.kind in (PAIRS, TARGETS):
+        return "degrade" if remains.kind == PAIRS else "extract-targets"
+    return "import-npy" if "imported" in remains.cutting else "extract-cubes"
 
 
 def _not_looked_at(remains: Remains) -> list[str]:

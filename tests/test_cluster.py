@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.errors import CallError, DataError
 from pipeline.extract import extract_cubes
 from pipeline.ledger import read_manifest, unfinished
+from pipeline.targets.extract import extract_targets
+from pipeline.targets.parameters import MaskParameters
 
 pytest.importorskip("distributed")
 
@@ -100,6 +103,11 @@ def test_a_cluster_gives_the_bytes_that_one_process_gives(twelve_scans: Path, tm
         assert read_manifest(tmp_path / "command.zarr") == read_manifest(alone)
         degrade(there, tmp_path / "p.zarr", DegradeParameters(variants=3), scheduler=address)
         assert read_manifest(tmp_path / "p.zarr") == read_manifest(pairs)
+        masks = shutil.copytree(twelve_scans, tmp_path / "masks")  # any whole numbers on the scans' grids do
+        parameters = MaskParameters(size=(8, 8, 8), cubes_per_scan=2, masks=masks)
+        extract_targets(twelve_scans, tmp_path / "t1.zarr", parameters, workers=1)
+        extract_targets(twelve_scans, tmp_path / "t2.zarr", parameters, scheduler=address)
+        assert read_manifest(tmp_path / "t2.zarr") == read_manifest(tmp_path / "t1.zarr")
     assert not list(tmp_path.glob(".genesis*"))
 
 

@@ -268,11 +268,14 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     call = ["extract-cubes", str(nih), str(tmp_path / "c.zarr"), "--size", "6,5", "--workers", "1"]
     done = CliRunner().invoke(main, [*call, "--dry-run"])
     assert "images to cut" in done.stdout
+    done = CliRunner().invoke(main, [*call, "--dry-run", "--split", "all"])
+    assert "NIH's test list is not kept apart" in done.stderr
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0, done.output
     assert "c.zarr: 3 cubes of 3 of 3 images." in done.stdout
     assert "1 image of the test list not taken: pre-training on a test set leaks." in done.stderr
     assert "1 image of the train-val list not there" in done.stderr
+    assert "is not kept apart" not in done.stderr
     facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)
     assert (facts["done_before"], facts["other_list"], facts["absent"]) == (True, 1, 1)
 

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +15,21 @@ import SimpleITK as sitk
 import zarr
 from click.testing import CliRunner
 from PIL import Image
+from test_verify import files_of, flip, forge, look, set_attribute, set_value, told
 
 from cli.prep import main
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import read_manifest, unfinished
-from pipeline.stores import open_store
+from pipeline.stores import is_shard, open_store
 from pipeline.targets.candidates import choose_candidates, parse_candidates
+from pipeline.targets.estimate import estimate_targets
 from pipeline.targets.extract import extract_targets
+from pipeline.targets.findings import fold_of_patient
 from pipeline.targets.parameters import FindingParameters, MaskParameters, NoduleParameters
 from pipeline.targets.pieces import fold_of_name
+from pipeline.targets.preview import target_rows
 from pipeline.targets.store import describe_targets, open_targets
+from pipeline.targets.tasks import parameters_of
 
 SHAPE, SIZE = (22, 20, 18), (8, 8, 6)
 NODULES = NoduleParameters(size=SIZE, negatives=2)
@@ -353,6 +363,169 @@ def test_no_patient_is_in_two_folds(tmp_path: Path) -> None:
     assert not set(patients[store.table.fold == 0]) & set(patients[store.table.fold == 1])
 
 
+# --- verify ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(scans: Path, nodules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of each task, named by it, and the X-ray images; four cubes a shard but of ncc."""
+    folder = tmp_path_factory.mktemp("three")
+    images = [(f"{n:08}_000", "train_val", "Mass|Hernia") for n in range(1, 10)]
+    images += [(f"00000010_{n:03}", "test", "Mass|Hernia") for n in range(2)]
+    write_nih(folder / "nih", images)
+    shutil.copytree(nodules, folder / "ncc.zarr")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("targets.pack", "writing"):
+            patch.setattr(f"pipeline.{module}.shard_length", lambda *_: 4)
+        masks = MaskParameters(size=SIZE, cubes_per_scan=3, masks=scans / "seg-lungs-LUNA16")
+        extract_targets(scans, folder / "segment.zarr", masks, workers=1)
+        extract_targets(folder / "nih", folder / "dxc.zarr", FindingParameters((8, 8)), workers=1)
+    return folder
+
+
+@pytest.fixture
+def copies(three: Path, tmp_path: Path) -> Path:
+    """Copies of the three stores, to do harm to."""
+    shutil.copytree(three, tmp_path / "copies", symlinks=True)
+    return tmp_path / "copies"
+
+
+def source_of(task: str, scans: Path, folder: Path) -> Path:
+    return folder / "nih" if task == "dxc" else scans
+
+
+@pytest.mark.parametrize(("task", "cubes", "used"), [("ncc", 36, 6), ("segment", 18, 6), ("dxc", 11, 11)])
+def test_sound_stores_are_sound_and_are_cut_again(
+    three: Path, scans: Path, task: str, cubes: int, used: int
+) -> None:
+    store = three / f"{task}.zarr"
+    found = look(store, source=source_of(task, scans, three), cubes=999)
+    assert found.findings == found.left_out == found.damaged == ()
+    assert (found.kind, found.maker, found.pairs) == ("genesis-targets", "extract-targets", None)
+    assert (found.cubes, found.cut_again, found.scans) == (cubes, cubes, used)
+    assert found.files == len(read_manifest(store))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("task", ["ncc", "segment", "dxc"])
+def test_a_flipped_byte_of_any_file_is_found(copies: Path, task: str) -> None:
+    store = copies / f"{task}.zarr"
+    for path in random.Random(0).sample(files_of(store), 15):
+        whole = flip(path, random.Random(path.name).randrange(path.stat().st_size))
+        found = look(store)
+        assert any(path.relative_to(store).as_posix() == one.name for one in found.findings), path
+        assert found.maker == "extract-targets"
+        path.write_bytes(whole)
+    assert not look(store).findings
+
+
+def drop(array: str) -> Callable[[Path], None]:
+    return lambda store: shutil.rmtree(store / array)
+
+
+def drop_a_shard(store: Path) -> None:
+    (store / "masks" / "c" / "4" / "0" / "0" / "0").unlink()
+
+
+def scale_masks(store: Path) -> None:
+    group = zarr.open_group(store, mode="r+")
+    group["masks"][2] = np.asarray(group["masks"][2]) * 255
+
+
+@pytest.mark.parametrize(
+    ("task", "edit", "name", "words"),
+    [
+        ("ncc", set_value("fold", 7, 3), "fold", "is none of train, validation, test: cube 7"),
+        ("ncc", set_value("fold", 7, 1), "fold", "is not that of its scan: cube 7"),
+        ("segment", set_value("fold", 17, 0), "fold", "is not that of its scan: cube 17"),
+        ("dxc", set_value("fold", 10, 0), "fold", "is not that of its patient: cube 10"),
+        ("ncc", set_value("scans/subset", 0, 10), "scans/subset", "none of 0..9, nor -1: scan 0"),
+        ("ncc", set_value("labels", (4, 0), 2), "labels", "is neither 0 nor 1: cube 4"),
+        ("dxc", set_value("labels", (4, 0), 1), "labels", "is not what images/labels says: cube 4"),
+        ("dxc", set_value("images/labels", 2, "Covid"), "images/labels", "none of NIH's findings: cube 2"),
+        ("dxc", set_value("images/patient", 10, "1"), "fold", "is not that of its patient: cube 10"),
+        ("ncc", set_value("corner", 3, [15, 0, 0]), "corner", "does not lie in its scan: cube 3"),
+        ("ncc", set_value("corner", 3, [-1, 0, 0]), "corner", "does not lie in its scan: cube 3"),
+        ("dxc", set_value("corner", 3, [1, 0, 0]), "corner", "not that of a whole image: cube 3"),
+        ("ncc", set_value("number", 7, 5), "number", "does not count within its scan: cube 7"),
+        ("ncc", set_value("scan", 3, 6), "scan", "is no row of the 6 scans: cube 3"),
+        ("segment", scale_masks, "masks/c/0/0/0/0", "cube 2: values outside the window 0..1"),
+        ("segment", drop_a_shard, "masks", "its 18 rows take 5 files, and there are 4"),
+        ("segment", drop("masks"), "masks", "are not there, and the task has them"),
+        ("dxc", drop("images"), "images", "are not there, and the task has them"),
+        ("ncc", set_attribute("task", value="dxc"), "task", "with these parameters 'ncc'"),
+        ("ncc", set_attribute("classes", value=["mass"]), "classes", "parameters ['nodule']"),
+        ("dxc", set_attribute("unit", value="HU"), "unit", "parameters 'grey level'"),
+        ("dxc", set_attribute("folds", value=None), "folds", "is None"),
+        ("ncc", set_attribute("parameters", "task", value="iuc"), "parameters", "none of ncc, segment, dxc"),
+        ("ncc", set_attribute("parameters", "negatives", value="x"), "parameters", "not those of extract-"),
+        ("ncc", set_attribute("parameters", "plane", value=1), "parameters", "plane is missing, or is none"),
+        ("ncc", set_attribute("parameters", "source_sha256", value=1), "parameters.source_sha256", "is 1"),
+    ],
+)
+def test_edits_with_a_manifest_that_fits_are_found(
+    three: Path, tmp_path: Path, task: str, edit: Callable[[Path], None], name: str, words: str
+) -> None:
+    store = shutil.copytree(three / f"{task}.zarr", tmp_path / "store")
+    edit(store)
+    forge(store)
+    found = look(store)
+    assert words in told(found).get(name, ""), found.findings
+
+
+def test_cubes_labels_and_masks_that_are_not_those_of_the_source_are_named(copies: Path, scans: Path) -> None:
+    zarr.open_group(copies / "ncc.zarr", mode="r+")["labels"][5, 0] = 1
+    zarr.open_group(copies / "segment.zarr", mode="r+")["cubes"][4, 0, 0, 0] = 999
+    zarr.open_group(copies / "segment.zarr", mode="r+")["masks"][4, 0, 0, 0] ^= 1
+    # A patient of the test list in the training fold: its own images cannot tell, the lists can.
+    zarr.open_group(copies / "dxc.zarr", mode="r+")["fold"][9:] = fold_of_patient("10")
+    in_training = {f"images/00000010_{n:03}.png": f"differs from cube {9 + n} in its fold" for n in range(2)}
+    for task, words in (
+        ("ncc", {"subset0/a.1.mhd": "differs from cube 5 in its labels"}),
+        ("segment", {"subset4/a.2.mhd": "differs from cube 4 in its voxels, mask"}),
+        ("dxc", in_training),
+    ):
+        store = copies / f"{task}.zarr"
+        forge(store)
+        assert not look(store).findings
+        assert told(look(store, source=source_of(task, scans, copies), cubes=999)) == words
+
+
+def test_a_source_that_says_something_else_is_told_of(copies: Path, scans: Path, tmp_path: Path) -> None:
+    source = tmp_path / "LUNA16"
+    shutil.copytree(scans, source)
+    with (source / "candidates_V2.csv").open("a", encoding="utf-8") as table:
+        table.write("a.1,1,2,3,1\n")
+    found = look(copies / "ncc.zarr", source=source)
+    assert "names, tables or lists say something else" in told(found)["parameters.source_sha256"]
+    assert (found.scans, found.cut_again) == (6, 0)
+    write(source / "subset4" / "a.2.mhd", voxels_of(77))
+    mask = np.ones(SHAPE, np.uint8)
+    write(source / "seg-lungs-LUNA16" / "b.1.mhd", mask)
+    found = look(copies / "segment.zarr", source=source, cubes=999)
+    assert "its sha256 is another" in told(found)["subset4/a.2.mhd"]
+    assert found.findings[1].name == "subset5/b.1.mhd"
+    assert {one.name for one in found.findings} == {"subset4/a.2.mhd", "subset5/b.1.mhd"}
+    (source / "seg-lungs-LUNA16").rename(source / "lungs")
+    found = look(copies / "segment.zarr", source=source)
+    assert found.left_out == (
+        f"cubes of the scans: the masks lie in no folder 'seg-lungs-LUNA16' in {source} or beside it",
+    )
+
+
+def test_the_command_says_what_is_wrong_and_what_to_do(copies: Path) -> None:
+    store = copies / "ncc.zarr"
+    flip(store / "cubes" / "c" / "0" / "0" / "0" / "0", 700)
+    done = CliRunner().invoke(main, ["verify", str(store)])
+    assert done.exit_code == 1
+    assert "cubes/c/0/0/0/0   cubes 0-35" in done.stdout
+    assert "Next: the genesis-prep extract-targets that made it, with --overwrite." in done.stdout
+    assert not list(copies.glob("*.json")), "no note, since nothing reads it"
+    done = CliRunner().invoke(main, ["verify", str(store), "--replay", "3"])
+    assert done.exit_code == 2
+    assert "is a target store, and --replay derives the pairs" in done.stderr
+
+
 # --- the store and the command --------------------------------------------------------------------------
 
 
@@ -404,6 +577,70 @@ def test_the_command(scans: Path, nodules: Path) -> None:
     done = CliRunner().invoke(main, [*call[:-1], "all"])
     assert done.exit_code == 2
     assert "negatives 2 (asked for now: None)" in done.stderr
+
+
+@pytest.mark.parametrize("task", ["ncc", "segment", "dxc"])
+def test_a_dry_run_says_what_the_store_will_hold(three: Path, scans: Path, tmp_path: Path, task: str) -> None:
+    store, source = open_targets(three / f"{task}.zarr"), source_of(task, scans, three)
+    made = parameters_of(store.attributes["parameters"])
+    if isinstance(made, MaskParameters):
+        made = replace(made, masks=scans / "seg-lungs-LUNA16")
+    found = estimate_targets(source, tmp_path / "t.zarr", made, workers=2)
+    assert (found.finished, found.folds, found.cubes) == (False, describe_targets(store)["folds"], len(store))
+    assert (found.scans, found.set_aside) == (len(np.unique(store.table.scan)), 0)
+    used = np.unique(store.table.scan)
+    assert found.bytes == store.scans.bytes[used].sum()
+    shards = [three / f"{task}.zarr" / path for path in store.manifest if is_shard(path)]
+    index = 16 * store.cubes.length + 4  # at the end of a shard
+    encoded = sum(path.stat().st_size - index for path in shards)
+    assert found.store_bytes == pytest.approx(encoded, rel=0.3)
+    assert list(tmp_path.iterdir()) == []
+    assert estimate_targets(source, three / f"{task}.zarr", made, workers=2).finished
+
+
+def test_a_dry_run_by_the_command(scans: Path, tmp_path: Path) -> None:
+    call = ["extract-targets", str(scans), str(tmp_path / "t.zarr"), "--task", "ncc", "--size", "8,8,6"]
+    done = CliRunner().invoke(main, [*call, "--dry-run"])
+    assert done.exit_code == 0
+    assert "a dry run: nothing was written" in done.stdout
+    assert re.search(r"train +2 +22 +4", done.stdout)
+    facts = json.loads(CliRunner().invoke(main, [*call, "--dry-run", "--json"]).stdout)
+    assert facts["folds"]["test"] == {"cubes": 22, "scans": 2, "classes": {"nodule": 4}}
+    done = CliRunner().invoke(main, [*call, "--scheduler", str(tmp_path / "none.json")])
+    assert done.exit_code == 2
+    assert "that is no scheduler file" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_path: Path) -> None:
+    store = open_targets(three / "segment.zarr")
+    headings, pictures, outlines = target_rows(store, 3)
+    assert (headings, len(pictures)) == (["axial", "coronal", "sagittal"], 3)
+    assert store.masks is not None
+    for line, masks, cube, fold in zip(pictures, outlines, (0, 8, 17), (0, 1, 2), strict=True):
+        words = ("train", "validation", "test")[fold]
+        assert line[0][1] == f"cube {cube}, scan {cube // 3}\n{words}"
+        for voxels, shown in (
+            (read(store.cubes, cube), [one for one, _ in line]),
+            (read(store.masks, cube), masks),
+        ):
+            sides = (voxels[:, :, 3], voxels[:, 4, ::-1], voxels[4, :, ::-1])
+            assert all((one == side).all() for one, side in zip(shown, sides, strict=True))
+    _, pictures, outlines = target_rows(open_targets(three / "ncc.zarr"), 4)
+    assert [line[0][1].split("\n")[2] for line in pictures].count("nodule") == 2
+    assert outlines == [[None] * 3] * 4
+    _, pictures, _ = target_rows(open_targets(three / "dxc.zarr"), 2)
+    assert pictures[0][0][1] == "cube 0, image 0\ntrain\nHernia, Mass"
+    for task in ("segment", "dxc"):
+        done = CliRunner().invoke(
+            main, ["preview", str(three / f"{task}.zarr"), str(tmp_path / f"{task}.png")]
+        )
+        assert done.exit_code == 0, done.output
+        with Image.open(tmp_path / f"{task}.png") as sheet:
+            assert sheet.format == "PNG"
+    done = CliRunner().invoke(main, ["preview", str(three / "ncc.zarr"), str(tmp_path / "ncc.html")])
+    assert done.exit_code == 2
+    assert "a name that ends in .png" in done.stderr
 
 
 @pytest.mark.parametrize(

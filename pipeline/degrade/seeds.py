@@ -51,6 +51,8 @@ class Operation(IntEnum):
     ORDER = 10
     #: Words 2i, 2i + 1 rank candidate i of a scan; of a cube with a mask, 2t, 2t + 1 are try t at its corner.
     TARGET = 11
+    #: Words 0, 1 rank a scan among those whose labels may be used.
+    LABELS = 12
 
 
 LOW = np.uint64(0xFFFFFFFF)

@@ -4,26 +4,26 @@ The ledger and the engine are those of `extract_cubes`: interrupted, the same ca
 shows in the bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster import connect
 from pipeline.engine import Pool, Report, cores, counting, run, silent
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
 from pipeline.records import CutTask, Outcome, blank_record, file_state, lost_scans, recorded
 from pipeline.shards import encode_cube
 from pipeline.stores import check_target
-from pipeline.targets.findings import cut_findings, plan_findings
-from pipeline.targets.masks import cut_masks
-from pipeline.targets.nodules import cut_nodules, plan_nodules
 from pipeline.targets.pack import pack_targets
-from pipeline.targets.pairs import masks_folder, plan_masks
-from pipeline.targets.parameters import FindingParameters, MaskParameters, NoduleParameters, TargetParameters
+from pipeline.targets.pairs import masks_folder
+from pipeline.targets.parameters import MaskParameters, TargetParameters
 from pipeline.targets.pieces import Cut, Piece, Plan
 from pipeline.targets.store import TARGETS, TargetStore, open_targets
+from pipeline.targets.tasks import cut_piece, described, plan_task
 
 _MOST_REASONS = 20
 
@@ -44,11 +44,32 @@ class TargetExtraction:
 
 
 @dataclass(frozen=True)
+class TargetJob:
+    """What a call of `extract_targets` is to do, found out without doing any of it.
+
+    Attributes:
+        plan: the scans, and what is wanted of each.
+        description: the parameters as they stand in the store.
+        masks: the folder of the masks; None but for segmentation.
+        finished: the store is there already, and there is nothing to do.
+    """
+
+    plan: Plan
+    description: dict[str, Any]
+    masks: Path | None
+    finished: bool
+
+    def masks_of(self, piece: Piece) -> list[Path]:
+        """Where the masks lie that have the name of a scan."""
+        return [self.masks / name for name in piece.wanted] if self.masks else []
+
+
+@dataclass(frozen=True)
 class _Task(CutTask[TargetParameters]):
-    """One scan: besides what every task knows, what of it is wanted, and where its mask may lie."""
+    """One scan: besides what every task knows, what of it is wanted, and the masks that have its name."""
 
     piece: Piece
-    masks: Path | None
+    masks: tuple[Path, ...]
 
 
 def extract_targets(
@@ -58,6 +79,7 @@ def extract_targets(
     *,
     workers: int | None = None,
     pool: Pool = "processes",
+    scheduler: str | None = None,
     overwrite: bool = False,
     report: Report = silent,
 ) -> TargetExtraction:
@@ -71,8 +93,9 @@ def extract_targets(
         source: the folder of LUNA16, of NIH ChestX-ray14, or of scans with masks.
         target: the store to make.
         parameters: the task, and how it is cut.
-        workers: how many scans at a time; None takes one a core.
+        workers: how many scans at a time on this machine; None takes one a core.
         pool: `threads` where processes cannot be started.
+        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as scans are finished.
 
@@ -81,58 +104,68 @@ def extract_targets(
         DataError: a table is damaged, or no scan gave a cube, and the reasons are in the message.
     """
     started = datetime.now(UTC)
+    job = plan_target_job(source, target, parameters, overwrite=overwrite)
+    if job.finished:
+        return TargetExtraction(open_targets(target), job.plan.said, done_before=True)
+    with (
+        connect(scheduler, source, target, report) as cluster,
+        hold(target, job.description, overwrite=overwrite) as ledger,
+    ):
+        tasks = _tasks(ledger, job, parameters)
+        workers = workers or cores()
+        _cut_all(tasks, partial(run, workers=workers, pool=pool, cluster=cluster), report)
+        _check_any(ledger, tasks, parameters)
+        hashes = pack_targets(ledger, job.description, parameters, [task.name for task in tasks], report)
+        ledger.finish(hashes, run_log(started, cluster.workers if cluster else workers))
+    return TargetExtraction(open_targets(target), job.plan.said)
+
+
+def plan_target_job(
+    source: Path, target: Path, parameters: TargetParameters, *, overwrite: bool
+) -> TargetJob:
+    """Find out what is to be done, doing none of it.
+
+    Raises:
+        CallError, DataError: as `extract_targets`.
+    """
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
     inputs = [source, *([masks] if masks else [])]
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=inputs)
-    plan = _plan(source, parameters)
-    description = _describe(parameters, plan)
-    if present is not None:
-        difference = first_difference(present["parameters"], description)
-        if difference:
-            raise CallError(
-                f"{target} was made with {difference}: choose another name, or give --overwrite to make it "
-                "again."
-            )
-        return TargetExtraction(open_targets(target), plan.said, done_before=True)
-    with hold(target, description, overwrite=overwrite) as ledger:
-        root = plan.root.resolve()
-        tasks = [
-            _Task(ledger, root / one.source.path, one.source, _record_name(one), parameters, one, masks)
-            for one in plan.pieces
-        ]
-        workers = workers or cores()
-        _cut_all(tasks, workers, pool, report)
-        _check_any(ledger, tasks, parameters)
-        hashes = pack_targets(ledger, description, parameters, [task.name for task in tasks], report)
-        ledger.finish(hashes, run_log(started, workers))
-    return TargetExtraction(open_targets(target), plan.said)
+    plan = plan_task(source, parameters)
+    description = described(parameters, plan.sha256)
+    difference = first_difference(present["parameters"], description) if present else None
+    if difference:
+        raise CallError(
+            f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
+        )
+    return TargetJob(plan, description, masks, finished=present is not None)
 
 
-def _plan(source: Path, parameters: TargetParameters) -> Plan:
-    if isinstance(parameters, NoduleParameters):
-        return plan_nodules(source, parameters)
-    return plan_masks(source, parameters) if isinstance(parameters, MaskParameters) else plan_findings(source)
-
-
-def _describe(parameters: TargetParameters, plan: Plan) -> dict[str, Any]:
-    """The parameters as they stand in the store; of the masks' folder its name, for its path is nobody's."""
-    values = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in vars(parameters).items()
-    }
-    if isinstance(parameters, MaskParameters):
-        values["masks"] = parameters.masks.name if parameters.masks else None
-    return {"task": parameters.task, **values, "source_sha256": plan.sha256}
+def _tasks(ledger: Ledger, job: TargetJob, parameters: TargetParameters) -> list[_Task]:
+    root = job.plan.root.resolve()  # a worker of a cluster has another working directory
+    return [
+        _Task(
+            ledger,
+            root / one.source.path,
+            one.source,
+            _record_name(one),
+            parameters,
+            one,
+            tuple(job.masks_of(one)),
+        )
+        for one in job.plan.pieces
+    ]
 
 
 def _record_name(piece: Piece) -> str:
     return sha256_of(piece.source.path.encode(errors="surrogateescape"))[:32]
 
 
-def _cut_all(tasks: Sequence[_Task], workers: int, pool: Pool, report: Report) -> None:
+def _cut_all(tasks: Sequence[_Task], spread: Callable[..., None], report: Report) -> None:
     """Cut every scan that an earlier run has not finished."""
     left = [task for task in tasks if _is_left(task)]
     finished = counting(report, "scans", len(tasks), len(tasks) - len(left))
-    run(_cut_one, left, workers=workers, pool=pool, finished=finished, lost=_lost)
+    spread(_cut_one, left, finished=finished, lost=_lost)
 
 
 def _is_left(task: _Task) -> bool:
@@ -145,23 +178,12 @@ def _cut_one(task: _Task) -> Outcome:
     record = blank_record(task) | _nothing(task)
     if not record["reason"]:
         try:
-            record |= _staged(task, _cut(task))
+            record |= _staged(task, cut_piece(task.path, task.masks, task.piece, task.parameters))
         except DataError as error:
             record["reason"] = str(error)
         except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
             record["reason"] = f"it cannot be read: {error}"
     return recorded(task, record)
-
-
-def _cut(task: _Task) -> Cut:
-    if isinstance(task.parameters, NoduleParameters):
-        return cut_nodules(task.path, task.piece, task.parameters)
-    if isinstance(task.parameters, FindingParameters):
-        return cut_findings(task.path, task.piece, task.parameters)
-    paths = _mask_paths(task)
-    if len(paths) > 1:
-        raise DataError(f"it has {len(paths)} masks, {', '.join(path.name for path in paths)}: keep one")
-    return cut_masks(task.path, paths[0], task.piece, task.parameters)
 
 
 def _staged(task: _Task, cut: Cut) -> dict[str, Any]:
@@ -188,11 +210,7 @@ def _lost(task: _Task) -> Outcome:
 
 def _states(task: _Task) -> list[list[int]]:
     """Bytes and time of the files that a piece is made of, which tell whether it was changed since."""
-    return [list(file_state(path)) for path in (task.path, *_mask_paths(task))]
-
-
-def _mask_paths(task: _Task) -> list[Path]:
-    return [task.masks / name for name in task.piece.wanted] if task.masks else []
+    return [list(file_state(path)) for path in (task.path, *task.masks)]
 
 
 def _check_any(ledger: Ledger, tasks: Sequence[_Task], parameters: TargetParameters) -> None:

@@ -63,6 +63,12 @@ def multi_hot(name: str, labels: str) -> list[int]:
     return [int(label in told) for label in classes]
 
 
+def fold_of_patient(patient: str) -> int:
+    """The fold of a patient on `train_val_list.txt`: one in ten validates, by a hash."""
+    # The hash that would test takes part in training here.
+    return VALIDATION if fold_of_name(patient) == VALIDATION else TRAIN
+
+
 def cut_findings(path: Path, piece: Piece, parameters: FindingParameters) -> Cut:
     """The whole image, resized by area averaging as `extract-cubes` does.
 
@@ -82,7 +88,4 @@ def cut_findings(path: Path, piece: Piece, parameters: FindingParameters) -> Cut
 
 
 def _fold(name: str, image: ImageSource, lists: dict[str, dict[str, None]]) -> int:
-    if name in lists["test"]:
-        return TEST
-    # The same for all images of a patient; the hash that would test takes part in training here.
-    return VALIDATION if fold_of_name(image.patient) == VALIDATION else TRAIN
+    return TEST if name in lists["test"] else fold_of_patient(image.patient)

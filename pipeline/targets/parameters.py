@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from pipeline.degrade.seeds import checked_seed
 from pipeline.errors import CallError
-from pipeline.hounsfield import Window
+from pipeline.hounsfield import GreyLevels, HounsfieldValues
 from pipeline.scans import Layout
 from pipeline.targets.boxes import Triple
 
@@ -19,7 +17,7 @@ _MOST_LABEL = 32767
 
 
 @dataclass(frozen=True)
-class _CtParameters:
+class _CtParameters(HounsfieldValues):
     """What tasks on CT scans share.
 
     Attributes:
@@ -44,21 +42,6 @@ class _CtParameters:
                 "-1000,1000."
             )
         checked_seed(self.seed)
-
-    @property
-    def window(self) -> Window:
-        """The HU window."""
-        return Window(*self.hu)
-
-    @property
-    def unit(self) -> str:
-        """What the values are."""
-        return "HU"
-
-    @property
-    def dtype(self) -> np.dtype[np.int16]:
-        """How the values are stored."""
-        return np.dtype(np.int16)
 
 
 @dataclass(frozen=True)
@@ -125,7 +108,7 @@ class MaskParameters(_CtParameters):
 
 
 @dataclass(frozen=True)
-class FindingParameters:
+class FindingParameters(GreyLevels):
     """DXC: which of NIH's fourteen findings has a chest X-ray? From NIH ChestX-ray14 and its table.
 
     Attributes:
@@ -162,20 +145,10 @@ class FindingParameters:
                 f"{_MOST_EDGE}, as in --size 224,224."
             )
 
-    @property
-    def window(self) -> Window:
-        """All grey levels."""
-        return Window(0, 255)
-
-    @property
-    def unit(self) -> str:
-        """What the values are."""
-        return "grey level"
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        """How the values are stored."""
-        return np.dtype(np.uint8)
-
 
 TargetParameters = NoduleParameters | MaskParameters | FindingParameters
+
+#: The tasks, and what each is asked for with.
+TASKS: dict[str, type[TargetParameters]] = {
+    one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)
+}

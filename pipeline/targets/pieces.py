@@ -19,6 +19,8 @@ TRAIN, VALIDATION, TEST = range(3)
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
 _OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
+#: How many subsets LUNA16 has.
+SUBSETS = len(_OF_SUBSET)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ A Zarr v3 group as the other stores are (`stores`), with the same shards, tables
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,8 @@ from pipeline.layout import TARGETS as TARGETS
 from pipeline.opening import DAMAGE, Opened, damage_of, open_checked, reader
 from pipeline.shards import ShardReader
 from pipeline.tables import ImageTable, ScanTable, TargetTable, array_of, read_table
-from pipeline.targets.parameters import FindingParameters, MaskParameters, NoduleParameters
+from pipeline.targets.parameters import TASKS, MaskParameters
 from pipeline.targets.pieces import FOLDS
-
-#: The tasks, and what each is asked with.
-TASKS = {one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)}
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,7 @@ def describe_targets(store: TargetStore) -> dict[str, Any]:
         `folds` says of each fold how many cubes it has, of how many scans, and how many cubes show each
         class; of segmentation these are left out, since masks are not read.
     """
-    table, labels = store.table, store.labels
-    folds: dict[str, Any] = {}
-    for number, name in enumerate(FOLDS):
-        mine = table.fold == number
-        counts = {"cubes": int(mine.sum()), "scans": len(np.unique(table.scan[mine]))}
-        shown: dict[str, int] = {}
-        if labels is not None:
-            shown = dict(zip(store.classes, labels[mine].sum(axis=0).tolist(), strict=True))
-        folds[name] = {**counts, "classes": shown}
+    folds = count_folds(store.table.fold, store.table.scan, store.labels, store.classes)
     attributes = store.attributes
     told = {name: attributes[name] for name in ("task", "classes", "size", "window", "unit", "parameters")}
     return {
@@ -129,6 +119,30 @@ def describe_targets(store: TargetStore) -> dict[str, Any]:
             if reason
         ],
     }
+
+
+def count_folds(
+    fold: NDArray[np.uint8], scan: NDArray[np.int32], labels: NDArray[np.uint8] | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """How many cubes each fold has, of how many scans, and how many of them show each class.
+
+    Args:
+        fold: uint8 [cube], 0 train, 1 validation, 2 test.
+        scan: int32 [cube], the row of its scan.
+        labels: uint8 [cube, class], 0 or 1; None of segmentation, where classes are not counted.
+        classes: the names of the columns of `labels`.
+
+    Returns:
+        `cubes`, `scans` and `classes` by the name of the fold.
+    """
+    folds = {}
+    for number, name in enumerate(FOLDS):
+        mine = fold == number
+        shown: dict[str, int] = {}
+        if labels is not None:
+            shown = dict(zip(classes, labels[mine].sum(axis=0).tolist(), strict=True))
+        folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": shown}
+    return folds
 
 
 def _check_task(attributes: dict[str, Any], manifest: dict[str, str]) -> None:
