@@ -109,10 +109,10 @@ def load_network(path: str | Path) -> nn.Module:
         DataError: the file is cut short, holds more than plain tensors and numbers, or does not fit: a tensor
             that is missing, left over or of another shape is named, with both shapes.
     """
-    path = _file_of(Path(path))
-    weights = _read_weights(path)
-    kind, width = _recognise(weights, path)
-    return _load(kind, width, weights, path)
+    path = file_of(Path(path))
+    weights = read_weights(path)
+    kind, width = recognise(weights, path)
+    return load_exactly(kind, width, weights, path)
 
 
 def load_encoder(path: str | Path) -> nn.Module:
@@ -131,7 +131,11 @@ def load_encoder(path: str | Path) -> nn.Module:
     Raises:
         CallError, DataError: as `load_network`.
     """
-    network = load_network(path)
+    return encoder_of(load_network(path))
+
+
+def encoder_of(network: nn.Module) -> nn.Module:
+    """The encoder of a network that `load_network` or `build_network` gave; its weights are shared."""
     return Encoder(network) if isinstance(network, UNet3D) else network.get_submodule("encoder")
 
 
@@ -154,10 +158,10 @@ def export(folder: Path, out: Path, kind: str, *, overwrite: bool = False) -> Ex
     card = out.with_name(f"{out.name}.md")
     _check_out(folder, out, card, overwrite=overwrite)
     run = _described(folder)
-    best = _file_of(folder)
+    best = file_of(folder)
     checkpoint = read_checkpoint(best)
-    found, width = _recognise(checkpoint["state_dict"], best)
-    network = _load(found, width, checkpoint["state_dict"], best)
+    found, width = recognise(checkpoint["state_dict"], best)
+    network = load_exactly(found, width, checkpoint["state_dict"], best)
     epochs = _told_epochs(Run(folder).losses, checkpoint["epoch"])
     if kind == "nnssl":
         content = nnssl_checkpoint(found, width, network, checkpoint, run, epochs)
@@ -250,8 +254,12 @@ def _told_epochs(losses: Path, count: int) -> list[dict[str, Any]]:
     return epochs
 
 
-def _file_of(path: Path) -> Path:
-    """The checkpoint file that a path means: the best one where it is the folder of a run."""
+def file_of(path: Path) -> Path:
+    """The checkpoint file that a path means: the best one where it is the folder of a run.
+
+    Raises:
+        CallError: there is nothing, or a folder without a best checkpoint.
+    """
     if not path.exists():
         raise CallError(f"There are no weights at {path}: name the folder of a run, or a file of weights.")
     if not path.is_dir():
@@ -264,8 +272,12 @@ def _file_of(path: Path) -> Path:
     return best
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their plain names, in whatever of the known formats it is."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their plain names, in whatever of the known formats it is.
+
+    Raises:
+        DataError: the file is damaged, or holds no weights.
+    """
     content = read_plain(path)
     if not isinstance(content, dict):
         content = {"": content}
@@ -282,8 +294,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(_PREFIX): tensor for key, tensor in weights.items()}
 
 
-def _recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:
-    """Which network the weights are of, and how wide it is."""
+def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:
+    """Which network the weights are of, and how wide it is.
+
+    Raises:
+        DataError: of none that is known here.
+    """
     for kind in ARCHITECTURES.values():
         key = kind.first_weight
         if key not in weights:
@@ -299,8 +315,13 @@ def _recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture,
     raise DataError(f"{path} holds weights of no network that is known here: it would have one of {firsts}.")
 
 
-def _load(kind: Architecture, width: int, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A network with these weights."""
+def load_exactly(kind: Architecture, width: int, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """A network with these weights.
+
+    Raises:
+        CallError: nnU-Net's package is needed and not installed.
+        DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
+    """
     with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
         network = build_network(kind.name, width)
     load_weights(network, weights, path)

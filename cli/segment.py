@@ -1,0 +1,83 @@
+"""`genesis-train segment`: a whole scan, segmented by the network of a fine-tuning run."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.progress import Progress
+from pipeline.errors import CallError
+
+if TYPE_CHECKING:
+    from training.segment import Segmented
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("scan", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where the network works; auto takes CUDA where there is one.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_json: bool) -> None:
+    """Segment SCAN with the network of RUN, and write the mask OUT on the scan's own grid.
+
+    RUN is a folder that finetune made of a segmentation task. SCAN is a file, the folder of a DICOM series,
+    or folder#label as tables show it where a folder holds several series. OUT ends in .nii.gz, .nii, .mha or
+    .nrrd, and holds 1 for foreground and 0 else.
+
+    \b
+    Example:
+      genesis-train finetune lungs.zarr --out lungs --weights run
+      genesis-train segment lungs scan.mhd lungs.nii.gz
+    """
+    call = _library()
+    with Progress() as progress:
+        segmented = call(run, scan, out, device=device, overwrite=overwrite, report=progress)
+    if as_json:
+        click.echo(json.dumps(asdict(segmented)))
+        return
+    from cli.tables import show_table
+
+    spacing = " x ".join(f"{edge:.3g}" for edge in segmented.spacing)
+    share = segmented.foreground / max(1, segmented.voxels)
+    rows = [
+        ("mask", segmented.mask),
+        ("grid", f"{' x '.join(map(str, segmented.shape))} voxels of {spacing} mm, the scan's own"),
+        ("windows", f"{segmented.windows:,}"),
+        ("foreground", f"{segmented.foreground:,} voxels ({share:.2%}), {segmented.millilitres:,.1f} ml"),
+        ("sha256", segmented.sha256),
+    ]
+    show_table(("segment", ""), rows)
+    click.echo(f"Next: lay {segmented.mask} over {segmented.scan} in a viewer, such as 3D Slicer.", err=True)
+
+
+def _library() -> "Callable[..., Segmented]":
+    """The library's `segment_scan`.
+
+    Raises:
+        CallError: torch or MONAI is not installed.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as cli.train says
+    from importlib.util import find_spec
+
+    missing = [
+        name for name, package in (("torch", "torch"), ("MONAI", "monai")) if find_spec(package) is None
+    ]
+    if missing:
+        raise CallError(
+            f'Segmenting needs {" and ".join(missing)}: install with pip install "genesis-toolkit[finetune]".'
+        )
+    from training.segment import segment_scan
+
+    return segment_scan
