@@ -18,7 +18,7 @@ $(VENV)/run: pyproject.toml constraints.txt $(SOURCES)
 	touch $@
 
 $(VENV)/develop: $(VENV)/run
-	$(PIP) '.[train,nnunet,dev,docs,bench]'
+	$(PIP) '.[train,finetune,nnunet,dev,docs,bench]'
 	touch $@
 
 demo: $(VENV)/run

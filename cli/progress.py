@@ -46,3 +46,17 @@ class Progress:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
         self._last = f"{what}: {done:,} of {total:,} done"
+
+
+class TrainingProgress(Progress):
+    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of the epoch's `total` steps are done."""
+        if not self._tasks:
+            self._tasks["steps"] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)
+
+    def say(self, sentence: str) -> None:
+        """Print a line above the bar, or plainly where there is none."""
+        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)

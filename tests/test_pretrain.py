@@ -27,7 +27,7 @@ from training.outcome import PretrainOutcome
 from training.parameters import Execution, PretrainParameters
 from training.pictures import describe_pair
 from training.pretrain import pretrain
-from training.runs import hold_run
+from training.runs import Run, hold_run
 from training.validation import Baselines, Validation, measure_baselines
 
 
@@ -263,7 +263,7 @@ def test_a_folder_of_something_else_is_left_alone(pairs: Path, tmp_path: Path) -
 
 
 def test_a_run_in_use_is_refused(pairs: Path, tmp_path: Path) -> None:
-    with hold_run(tmp_path / "run"), pytest.raises(CallError, match="Another process is training"):
+    with hold_run(tmp_path / "run", Run), pytest.raises(CallError, match="Another process is training"):
         pretrain(pairs, tmp_path / "run", SMALL)
 
 

@@ -122,7 +122,7 @@ def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
         data = group.in_turn(lambda: open_data(call.store, call.parameters, group.world))
         state = new_state(data.parameters, device, execution.channels_last)
         first = group.in_turn(lambda: _begin_with(state, call.initial_encoder))
-        run = group.from_lead(lambda: stack.enter_context(hold_run(call.out)))
+        run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
         described = _described(data, first)
         begun, checkpoint = group.from_lead(lambda: _found(run, described, data, call.overwrite))
         share_batches(state.model, group)

@@ -16,16 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import locked, write_whole
 from pipeline.stores import check_place
 from training.parameters import option
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 FORMAT = "genesis-pretrain-run"
 VERSION = 3
-_KEYS = {"parameters", "store", "baselines"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,19 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one run, held by this process. Made by `hold_run`."""
+    """The folder of one run, held by this process. Made by `hold_run`.
+
+    Attributes:
+        folder: of the run.
+        format: of its `run.json`, which tells kinds of runs apart.
+        version: of that format.
+        keys: that such a `run.json` has at least.
+    """
 
     folder: Path
+    format: ClassVar[str] = FORMAT
+    version: ClassVar[int] = VERSION
+    keys: ClassVar[frozenset[str]] = frozenset(("parameters", "store", "baselines"))
 
     @property
     def description(self) -> Path:
@@ -126,9 +138,9 @@ class Run:
             raise DataError(
                 f"{self.description} is damaged: give --overwrite to begin the run again."
             ) from None
-        if not isinstance(described, dict) or described.get("format") != FORMAT:
-            raise CallError(f"{self.description} is of no run of this toolkit: give another --out.")
-        if described.get("version") != VERSION or not described.keys() >= _KEYS:
+        if not isinstance(described, dict) or described.get("format") != self.format:
+            raise CallError(f"{self.description} is of no such run of this toolkit: give another --out.")
+        if described.get("version") != self.version or not described.keys() >= self.keys:
             raise DataError(
                 f"{self.description} is of another version: use the one that wrote it, or --overwrite."
             )
@@ -141,14 +153,15 @@ class Run:
             description: `parameters`, `store` and whatever else is to be kept, plain JSON values.
             finished: epochs that the last checkpoint has; 0 at the start.
         """
-        header = {"format": FORMAT, "version": VERSION, **description}
+        header = {"format": self.format, "version": self.version, **description}
         lines = self._told()[:finished]
         if len(lines) < finished:
             raise DataError(
                 f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
             )
-        write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
+        # The description first: it is what says that the folder is a run's.
         write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
+        write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
 
     def epochs_told(self) -> int:
         """How many epochs stand in the losses; the last may have no checkpoint yet."""
@@ -163,33 +176,45 @@ class Run:
         text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
         return text.splitlines()[1:]
 
-    def append(self, record: EpochRecord) -> None:
+    def append(self, record: "DataclassInstance") -> None:
         """Add one finished epoch to the losses, before its checkpoint is written."""
         with self.losses.open("a") as file:
             file.write(f"{json.dumps(asdict(record))}\n")
             file.flush()
             os.fsync(file.fileno())
 
+    def files(self) -> Sequence[Path]:
+        """All that a run may leave in its folder."""
+        files = (self.description, self.last, self.best, self.losses, self.picture, self.profile)
+        return (*files, self.profile.with_suffix(".json"), *self.events.glob("events.out.tfevents.*"))
+
     def clear(self) -> None:
         """Throw away what an earlier run left; nothing else in the folder is touched."""
-        files = (self.description, self.last, self.best, self.losses, self.picture, self.profile)
-        for path in (*files, self.profile.with_suffix(".json"), *self.events.glob("events.out.tfevents.*")):
+        # The description last: without it the rest would be nobody's.
+        for path in sorted(self.files(), key=lambda path: path == self.description):
             path.unlink(missing_ok=True)
 
 
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
 @contextmanager
-def hold_run(folder: Path) -> Iterator[Run]:
+def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
     """Take hold of the folder of a run, new or begun.
+
+    Args:
+        folder: made where there is none.
+        kind: of the run: `Run` of pre-training, or another.
 
     Raises:
         CallError: another process holds it, it is something else, or it cannot be written.
     """
-    run = Run(folder)
+    run = kind(folder)
     if folder.exists():
         if not folder.is_dir():
             raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
         foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
-        if foreign and not _is_run(run.description):
+        if foreign and not _is_run(run):
             raise CallError(
                 f"{folder} exists and is no run (it holds {min(foreign)}), so it is left alone: give another "
                 "--out."
@@ -200,15 +225,21 @@ def hold_run(folder: Path) -> Iterator[Run]:
 
 
 def check_same(
-    run: Run, begun: Mapping[str, Any], described: Mapping[str, Any], stopping_rules: Sequence[str]
+    run: Run,
+    begun: Mapping[str, Any],
+    described: Mapping[str, Any],
+    stopping_rules: Sequence[str],
+    weights_key: str = "initial_encoder",
 ) -> None:
     """Whether the call may go on with a run that was begun earlier.
 
     Args:
         run: for the sentence.
-        begun: what the run was begun with; `parameters`, `store` and `initial_encoder` are read.
+        begun: what the run was begun with; `parameters`, `store` and `weights_key` are read.
         described: the same of this call.
         stopping_rules: parameters that may differ.
+        weights_key: under which the file of first weights stands, named as its option; None where there was
+            no file.
 
     Raises:
         CallError: a parameter other than a rule of stopping differs, or the store or the file of first
@@ -228,9 +259,9 @@ def check_same(
             f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
             f"name the first {again}"
         )
-    first, asked = begun.get("initial_encoder"), described["initial_encoder"]
+    first, asked = begun.get(weights_key), described[weights_key]
     if first != asked:
-        before, now = (_words("initial_encoder", one and one["file"]) for one in (first, asked))
+        before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))
         other = " (another content)" if before == now else ""
         raise CallError(
             f"{run.folder} was begun with {before}, this call asks for {now}{other}: repeat the first {again}"
@@ -241,10 +272,10 @@ def _words(name: str, value: Any) -> str:
     return f"no {option(name)}" if value is None else f"{option(name)} {value}"
 
 
-def _is_run(description: Path) -> bool:
+def _is_run(run: Run) -> bool:
     """Whether a run's own `run.json` lies there, be it of another version."""
     try:
-        described = json.loads(description.read_bytes())
+        described = json.loads(run.description.read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(described, dict) and described.get("format") == FORMAT
+    return isinstance(described, dict) and described.get("format") == run.format
