@@ -1,55 +1,203 @@
-"""`genesis-train compare`: arms held against each other, as a table and as the slides' chart."""
+"""`genesis-train compare`: arms held against each other, fine-tuned here or taken from a table."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.finetune import finetuning_options, parameters_of
+from cli.options import Store, given_options
+from cli.progress import TrainingProgress
+from cli.tables import counted, duration, shortened, show_table
 from pipeline.errors import CallError
+from training.results import PUBLISHED_TRIALS
 
 if TYPE_CHECKING:
     from training.evidence import Evidence, Written
     from training.statistics import Comparison, Effect
+    from training.trial_plan import Plan
+
+#: What goes with --from-csv; everything else is about trials.
+_OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
 
 
-@click.command()
-@click.option(
-    "--from-csv",
-    "table",
-    required=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="A table of scores: columns task,arm,trial,value or task,arm,mean,sd,n.",
-)
+@click.command(short_help="Arms x trials -> evidence.")
+@click.argument("targets", nargs=-1, type=Store())
 @click.option(
     "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make."
 )
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    metavar="NAME[=WEIGHTS]",
+    help="An arm, once for each: scratch-3d or scratch-2d; genesis-ct-3d, imagenet, genesis-ct-2d, "
+    "genesis-xray-2d or any other name with weights: a run, a checkpoint, an official file.",
+)
+@click.option(
+    "--trials",
+    default=PUBLISHED_TRIALS,
+    show_default=True,
+    help="Of each arm on each task, seeds from --seed on.",
+)
+@click.option("--workers", type=int, help="Trials at a time.  [default: one a core; one on CUDA]")
+@click.option(
+    "--width",
+    type=int,
+    help="Of the arms from scratch.  [default: that of the weights with as many axes, or the published]",
+)
+@finetuning_options
+@click.option(
+    "--from-csv",
+    "table",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Instead of target stores a table: columns task,arm,trial,value or task,arm,mean,sd,n.",
+)
 @click.option("--reference", metavar="ARM", help="Compare only with this arm.  [default: every pair]")
 @click.option("--pairs", metavar="A:B,...", help="Compare only these; one-tailed tests ask if B is higher.")
-@click.option("--overwrite", is_flag=True, help="Replace the results of another comparison in DIR.")
+@click.option("--dry-run", is_flag=True, help="Say which trials there are, and run none.")
+@click.option("--overwrite", is_flag=True, help="Throw earlier results in DIR away, trials and all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def compare(
-    table: Path, out: Path, reference: str | None, pairs: str | None, overwrite: bool, as_json: bool
+    targets: tuple[str | Path, ...],
+    out: Path,
+    table: Path | None,
+    reference: str | None,
+    pairs: str | None,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Compare arms on one task or several, from anybody's scores.
+    """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
-    An arm is one way to begin: scratch, ImageNet, Genesis. The default is Welch's t-test, two-sided; the
-    one-tailed and the pooled p-values stand beside it, with Holm's correction over the pairs of a task, and
-    Hedges' g with its 95 % confidence interval. Without --pairs, one-tailed tests ask if the arm that comes
-    later in FILE is higher. DIR gets results.json, results.csv, figure.png and figure.svg.
+    An arm is one way to begin: scratch, ImageNet, Genesis. Each is fine-tuned on each target store, with
+    several seeds. Interrupted, the same command goes on; later calls may add trials, arms and stores. A 2D
+    network takes cubes slice by slice.
+
+    The default is Welch's t-test, two-sided; the one-tailed and the pooled p-values stand beside it, with
+    Holm's correction over the pairs of a task, and Hedges' g with its 95 % confidence interval. Without
+    --pairs, one-tailed tests ask if the later arm is higher. DIR gets results.json, results.csv, figure.png
+    and figure.svg; of trials also scores.csv and a folder of each.
 
     \b
-    Example:
+    Examples:
+      genesis-train compare nodules.zarr lungs.zarr --out evidence \\
+        --arm scratch-3d --arm genesis-ct-3d=run --labels 10%
       genesis-train compare --from-csv scores.csv --out comparison
-      genesis-train compare --from-csv scores.csv --out 3d --pairs scratch-3d:genesis-ct-3d
     """
-    written = _library()(table, out, reference=reference, pairs=_pairs(pairs), overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps({"out": str(out), "status": written.status} | written.evidence.as_dict()))
+    choice: dict[str, Any] = {"reference": reference, "pairs": _pairs(pairs)}
+    if table is None:
+        _compare_trials(targets, out, choice, options, dry_run=dry_run, overwrite=overwrite, as_json=as_json)
         return
-    _show(written)
+    strange = given_options().keys() - _OF_TABLES
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in strange:
+            what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
+            raise CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
+    _check_there("scipy", "evidence")
+    from training.evidence import compare_table
+
+    _show(compare_table(table, out, **choice, overwrite=overwrite), as_json=as_json)
+
+
+def _compare_trials(
+    targets: Sequence[str | Path],
+    out: Path,
+    choice: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Fine-tune and compare, or say what that would be."""
+    # torch's threads wait by spinning (see `cli.train`). Must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for package in ("torch", "monai", "scipy"):  # all before any trial has begun
+        _check_there(package, "finetune")
+    from training.arms import parse_arm
+    from training.trial_plan import make_plan
+    from training.trials import check_choice, compare_trials
+
+    arms = [parse_arm(text) for text in options.pop("arms")]
+    trials, width = options.pop("trials"), options.pop("width")
+    workers, device, parameters = options.pop("workers"), options.pop("device"), parameters_of(options)
+    if dry_run:
+        plan = make_plan(targets, arms, parameters, trials, width)
+        check_choice(plan, **choice)
+        _show_plan(plan, out, overwrite=overwrite, as_json=as_json)
+        return
+    with TrainingProgress() as progress:
+        written = compare_trials(
+            targets,
+            arms,
+            out,
+            parameters,
+            trials=trials,
+            width=width,
+            workers=workers,
+            device=device,
+            **choice,
+            overwrite=overwrite,
+            report=Remaining(progress),
+            say=progress.say,
+        )
+    _show(written, as_json=as_json)
+
+
+def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> None:
+    """Which trials there are, and which of them are done."""
+    from training.trials import check_out, folder_of, read_score
+
+    check_out(out, plan, overwrite=overwrite)
+    done = {trial for trial in plan.trials if not overwrite and read_score(folder_of(out, trial)) is not None}
+    if as_json:
+        trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
+        click.echo(json.dumps({"out": str(out), **plan.record(), "trials": trials}))
+        return
+    rows = []
+    for task in plan.tasks:
+        for arm in plan.arms:
+            mine = [trial for trial in plan.trials if (trial.task, trial.arm) == (task.name, arm.name)]
+            network = f"{arm.network}, {arm.width}"
+            weights = arm.arm.weights or "from scratch"
+            ready = sum(trial in done for trial in mine)
+            rows.append((task.name, arm.name, network, arm.taken(task), len(mine), ready, weights))
+    show_table(("task", "arm", "network, width", "taken", "trials", "done", "weights"), rows)
+    left = counted(len(plan.trials) - len(done), "trial")
+    click.echo(f"A dry run: nothing was written. Left to do: {left}.", err=True)
+    click.echo("Next: the same command without --dry-run.", err=True)
+
+
+class Remaining:
+    """Says how long the work that is left will take, as the work of this call has taken.
+
+    Args:
+        report: is told.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, report: Callable[[str, int, int], None], clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._report, self._clock = report, clock
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Add to `what` about how much time is left, once a piece of this call is done."""
+        now = self._clock()
+        first, since = self._first = self._first or (done, now)
+        if first < done < total:
+            what += f", about {duration((now - since) / (done - first) * (total - done))} left"
+        self._report(what, done, total)
 
 
 def _pairs(text: str | None) -> list[tuple[str, str]] | None:
@@ -67,28 +215,22 @@ def _pairs(text: str | None) -> list[tuple[str, str]] | None:
     return pairs
 
 
-def _library() -> "Callable[..., Written]":
-    """The library's `compare_table`.
+def _check_there(package: str, extra: str) -> None:
+    """Refuse to begin without a package.
 
     Raises:
-        CallError: scipy is not installed.
+        CallError: it is not installed.
     """
-    try:
-        from training.evidence import compare_table
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "scipy":
-            raise
-        raise CallError(
-            'Comparing needs scipy: install it with pip install "genesis-toolkit[evidence]".'
-        ) from None
-    return compare_table
+    if find_spec(package) is None:
+        raise CallError(f'Comparing needs {package}: install it with pip install "genesis-toolkit[{extra}]".')
 
 
-def _show(written: "Written") -> None:
+def _show(written: "Written", *, as_json: bool) -> None:
     """The tables on stdout, and on stderr what to keep in mind."""
-    from cli.tables import counted, show_table
-
     evidence = written.evidence
+    if as_json:
+        click.echo(json.dumps({"out": str(written.folder), "status": written.status} | evidence.as_dict()))
+        return
     show_table(
         ("task", "arm", "mean", "sd", "n"),
         [(one.task, one.arm, f"{one.mean:.6g}", f"{one.sd:.4g}", one.n) for one in evidence.summaries],
@@ -104,7 +246,6 @@ def _show(written: "Written") -> None:
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     """The pairs of one task: how far they lie apart, and all their p-values."""
-    from cli.tables import shortened, show_table
     from training.statistics import stars
 
     pairs = [f"{shortened(one.first.arm, 15)}:{shortened(one.second.arm, 15)}" for one in comparisons]

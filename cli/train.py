@@ -12,7 +12,9 @@ import click
 from cli.compare import compare
 from cli.exchange import export
 from cli.failures import GenesisGroup
-from cli.progress import Progress
+from cli.finetune import finetune
+from cli.progress import TrainingProgress
+from cli.segment import segment
 from pipeline import __version__
 from pipeline.errors import CallError
 from training.parameters import (
@@ -172,20 +174,6 @@ def pretrain(
         _show(outcome, as_json=as_json)
 
 
-class TrainingProgress(Progress):
-    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of the epoch's `total` steps are done."""
-        if not self._tasks:
-            self._tasks["steps"] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)
-
-    def say(self, sentence: str) -> None:
-        """Print a line above the bar, or plainly where there is none."""
-        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
 def _library() -> "Callable[..., PretrainOutcome]":
     """The library's `pretrain`.
 
@@ -245,6 +233,8 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
 
 
 main.add_command(export)
+main.add_command(finetune)
+main.add_command(segment)
 main.add_command(compare)
 
 

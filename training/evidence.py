@@ -8,8 +8,8 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,6 +33,8 @@ FORMAT = "genesis-evidence"
 VERSION = 1
 #: The files of a folder of evidence.
 FILES = ("results.json", "results.csv", "figure.png", "figure.svg")
+#: How the chart calls the metrics of `training.finetune`.
+METRICS = {"auc": "AUC", "mean_auc": "mean AUC", "iou": "IoU"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Evidence:
         comparisons: of these, task by task.
         chosen: whether the pairs were asked for; otherwise they are all there are, and where those are many
             the chart has brackets for some.
+        metrics: by task what its scores are, `auc`, `mean_auc` or `iou`; empty where a table does not tell.
     """
 
     summaries: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
     chosen: bool
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; what could not be computed is None."""
@@ -61,6 +65,7 @@ class Evidence:
             "holm": "of the default test, over the pairs of one task in this file",
             "effect": f"Hedges' g, with a {100 * CONFIDENCE:g} % interval from the noncentral t distribution",
             "fewer_than_10_trials": any(one.n < PUBLISHED_TRIALS for one in self.summaries),
+            "metrics": dict(self.metrics),
             "arms": [asdict(one) for one in self.summaries],
             "pairs": [_pair(one) for one in self.comparisons],
         }
@@ -68,7 +73,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Written:
-    """What `compare_table` came to.
+    """What `compare_table` or `training.trials.compare_trials` came to.
 
     Attributes:
         folder: where the files lie.
@@ -102,7 +107,7 @@ def compare_table(
         CallError: there is no such table or arm, or something is in the way of `out`; nothing is written.
         DataError: the table is wrong; the sentence names the line.
     """
-    _check_out(out)
+    check_folder(out)
     if not table.exists() or table.is_dir():
         raise CallError(f"There is no file {table}: name a CSV table with a row a trial, or a row an arm.")
     evidence = weigh(parse_table(table.read_bytes(), table.name), reference, pairs)
@@ -114,6 +119,7 @@ def weigh(
     summaries: Sequence[ArmSummary],
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    metrics: Mapping[str, str] | None = None,
 ) -> Evidence:
     """Compare the arms of every task.
 
@@ -122,6 +128,7 @@ def weigh(
             higher; one-tailed tests go by it.
         reference: compare only with this arm.
         pairs: compare only these arms, (first, second).
+        metrics: by task what its scores are, where that is known.
 
     Raises:
         CallError: an arm or a pair makes no sense.
@@ -133,12 +140,14 @@ def weigh(
         if count > most:
             raise DataError(f"There are {count} {what}, and the chart has room for {most}: split the table.")
     compared = compare_arms(summaries, choose_pairs(arms, reference, pairs))
-    return Evidence(tuple(summaries), tuple(compared), reference is not None or pairs is not None)
+    chosen = reference is not None or pairs is not None
+    return Evidence(tuple(summaries), tuple(compared), chosen, dict(metrics or {}))
 
 
 def files_of(evidence: Evidence) -> dict[str, bytes]:
     """The files of a folder of evidence by name, `FILES`."""
-    panels = panels_of(evidence.summaries, evidence.comparisons, all_brackets=evidence.chosen)
+    names = {task: METRICS.get(metric, metric) for task, metric in evidence.metrics.items()}
+    panels = panels_of(evidence.summaries, evidence.comparisons, names, all_brackets=evidence.chosen)
     brackets = sum(len(panel.brackets) for panel in panels)
     pictures = draw_bars(panels, _notes(evidence, brackets))
     return {
@@ -162,7 +171,7 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> b
     Raises:
         CallError: the folder holds other things, or other evidence and `overwrite` is not given.
     """
-    _check_out(out)
+    check_folder(out)
     out = out.resolve()
     if out.is_dir() and any(out.iterdir()):
         if all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items()):
@@ -190,17 +199,53 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> b
     return True
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a place where anything but evidence lies."""
+def write_beside(out: Path, files: Mapping[str, bytes]) -> bool:
+    """Write evidence into a folder that holds what it was made from, in the place of older evidence.
+
+    results.json comes last and the older one goes first: where it is, all the others belong to it.
+
+    Args:
+        out: the folder; see `check_folder`.
+        files: by name, `FILES` and others that go with them.
+
+    Returns:
+        False where all files were there, as they would be written.
+    """
+    if all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items()):
+        return False
+    last = FILES[0]
+    (out / last).unlink(missing_ok=True)
+    for name in sorted(files, key=lambda name: name == last):
+        write_whole(out / name, files[name])
+    return True
+
+
+def check_folder(out: Path, beside: Collection[str] = ()) -> None:
+    """Refuse a place where anything but evidence lies.
+
+    Args:
+        out: the folder to be, or one that is there.
+        beside: what else may lie in it.
+
+    Raises:
+        CallError: it holds other things, is a file, or lies in a store.
+    """
     check_place(out)
     if out.exists() and not out.is_dir():
         raise CallError(f"{out} is a file, and a folder is to be made there: choose another name.")
-    strange = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    allowed = {*FILES, *beside}
+    found = [path.name for path in out.iterdir()] if out.is_dir() else []
+    strange = sorted(name for name in found if name not in allowed and not _left_over(name, beside))
     if strange:
         raise CallError(
             f"{out} holds {strange[0]}, which is no file of a comparison, so the folder is left alone: "
             "choose another one."
         )
+
+
+def _left_over(name: str, beside: Collection[str]) -> bool:
+    """Whether a file is what a killed process left of one that it wrote beside others."""
+    return bool(beside) and name.startswith(".") and name.endswith(".part")
 
 
 def _pair(one: Comparison) -> dict[str, Any]:

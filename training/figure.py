@@ -9,7 +9,7 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,13 @@ class Panel:
         task: its name.
         bars: the arms, from left to right.
         brackets: pairs of them, by their place, with the text above.
+        metric: what the bars are; empty where that is not known.
     """
 
     task: str
     bars: tuple[ArmSummary, ...]
     brackets: tuple[tuple[int, int, str], ...]
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,18 @@ class _Axis:
 
 
 def panels_of(
-    summaries: Sequence[ArmSummary], comparisons: Sequence[Comparison], *, all_brackets: bool
+    summaries: Sequence[ArmSummary],
+    comparisons: Sequence[Comparison],
+    metrics: Mapping[str, str] | None = None,
+    *,
+    all_brackets: bool,
 ) -> list[Panel]:
     """What the chart shows of every task.
 
     Args:
         summaries: every arm of every task, in the order of the bars.
         comparisons: of these arms.
+        metrics: by task what its scores are called, where that is known.
         all_brackets: draw a bracket for every comparison; otherwise only for those with a task's last arm,
             where a task has more than `MOST_BRACKETS`.
     """
@@ -97,7 +104,7 @@ def panels_of(
             if all_brackets or len(met) <= MOST_BRACKETS or last in (one.first.arm, one.second.arm):
                 left, right = sorted((places[one.first.arm], places[one.second.arm]))
                 brackets.append((left, right, "not tested" if one.p is None else stars(one.p)))
-        panels.append(Panel(task, tuple(bars), tuple(brackets)))
+        panels.append(Panel(task, tuple(bars), tuple(brackets), (metrics or {}).get(task, "")))
     return panels
 
 
@@ -232,9 +239,7 @@ def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, hei
         axes.spines["bottom"].set_visible(False)
     size = 9.5 * min(1.0, (width + _LEFT) / (_TITLE_LETTER * len(panel.task)))
     axes.set_title(f"{panel.task}\n", fontsize=size, fontweight="bold", pad=4)
-    axes.annotate(
-        _told(panel.bars), (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", fontsize=7.5
-    )
+    axes.annotate(_told(panel), (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", fontsize=7.5)
     if axis.low > 0:
         _break(axes, width, height)
         axes.annotate(
@@ -271,11 +276,12 @@ def _axis_of(bars: Sequence[ArmSummary]) -> _Axis:
     return _Axis(low, high, (high - low) / _BARS_HIGH)
 
 
-def _told(bars: Sequence[ArmSummary]) -> str:
-    """How many trials stand behind a panel, and whether those are few."""
-    least, most = min(one.n for one in bars), max(one.n for one in bars)
+def _told(panel: Panel) -> str:
+    """What the bars of a panel are, how many trials stand behind them, and whether those are few."""
+    least, most = min(one.n for one in panel.bars), max(one.n for one in panel.bars)
+    metric = f"{panel.metric}, " if panel.metric else ""
     few = f", fewer than {PUBLISHED_TRIALS} trials" if least < PUBLISHED_TRIALS else ""
-    return f"n = {least}{few}" if least == most else f"n = {least} to {most}{few}"
+    return f"{metric}n = {least}{few}" if least == most else f"{metric}n = {least} to {most}{few}"
 
 
 def _look(arm: str, arms: Sequence[str]) -> dict[str, Any]:

@@ -19,8 +19,9 @@ TRIALS = ("task", "arm", "trial", "value")
 SUMMARIES = ("task", "arm", "mean", "sd", "n")
 #: So many trials an arm has in METHOD.md section 6; what rests on fewer says so.
 PUBLISHED_TRIALS = 10
+#: Of a name: longer ones fit on no chart.
+MOST_LETTERS = 40
 
-_MOST_LETTERS = 40  # of a name: longer ones fit on no chart
 _MOST_TRIALS = 1_000_000
 _LEAST_SIZE, _MOST_SIZE = 1e-100, 1e100  # squares and quotients of such numbers stay finite
 _WAYS = f"{','.join(TRIALS)} or {','.join(SUMMARIES)}"
@@ -49,9 +50,9 @@ class ArmSummary:
 
     def __post_init__(self) -> None:
         for what, name in (("task", self.task), ("arm", self.arm)):
-            if not name or len(name) > _MOST_LETTERS or not name.isprintable():
+            if not name or len(name) > MOST_LETTERS or not name.isprintable():
                 raise DataError(
-                    f"the {what} is named {name[: _MOST_LETTERS + 1]!r}: give it 1 to {_MOST_LETTERS} "
+                    f"the {what} is named {name[: MOST_LETTERS + 1]!r}: give it 1 to {MOST_LETTERS} "
                     "printable letters."
                 )
         _check_size("mean", self.mean)
