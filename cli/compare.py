@@ -1,10 +1,8 @@
 """`genesis-train compare`: arms held against each other, fine-tuned here or taken from a table."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import click
 
 from cli.finetune import finetuning_options, parameters_of
 from cli.options import Store, given_options
+from cli.packages import check_installed
 from cli.progress import TrainingProgress
 from cli.tables import counted, duration, shortened, show_table
 from pipeline.errors import CallError
@@ -102,7 +101,7 @@ def compare(
         if parameter.name in strange:
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
             raise CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
-    _check_there("scipy", "evidence")
+    check_installed("Comparing", "evidence", "scipy")
     from training.evidence import compare_table
 
     _show(compare_table(table, out, **choice, overwrite=overwrite), as_json=as_json)
@@ -119,10 +118,7 @@ def _compare_trials(
     as_json: bool,
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
-    # torch's threads wait by spinning (see `cli.train`). Must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    for package in ("torch", "monai", "scipy"):  # all before any trial has begun
-        _check_there(package, "finetune")
+    check_installed("Comparing", "finetune", "torch", "monai", "scipy")
     from training.arms import parse_arm
     from training.trial_plan import make_plan
     from training.trials import check_choice, compare_trials
@@ -213,16 +209,6 @@ def _pairs(text: str | None) -> list[tuple[str, str]] | None:
             )
         pairs.append((first, second))
     return pairs
-
-
-def _check_there(package: str, extra: str) -> None:
-    """Refuse to begin without a package.
-
-    Raises:
-        CallError: it is not installed.
-    """
-    if find_spec(package) is None:
-        raise CallError(f'Comparing needs {package}: install it with pip install "genesis-toolkit[{extra}]".')
 
 
 def _show(written: "Written", *, as_json: bool) -> None:

@@ -1,20 +1,15 @@
 """`genesis-train export`: trained weights in the formats of others, with a model card."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.errors import CallError
-
-if TYPE_CHECKING:
-    from training.exchange import Export
+from cli.packages import check_installed
 
 
-@click.command()
+@click.command(short_help="A run -> weights in formats of others.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -36,7 +31,10 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
     Example:
       genesis-train export run genesis.pt --format official
     """
-    written = _library()(run, out, kind, overwrite=overwrite)
+    check_installed("Exporting", "train", "torch")
+    from training.exchange import export as write
+
+    written = write(run, out, kind, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps(asdict(written)))
         return
@@ -52,20 +50,3 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
     ]
     show_table(("export", ""), rows)
     click.echo(f"Next: read {written.card}; it says how to load the weights.", err=True)
-
-
-def _library() -> "Callable[..., Export]":
-    """The library's `export`.
-
-    Raises:
-        CallError: torch is not installed.
-    """
-    try:
-        from training.exchange import export
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "torch":
-            raise
-        raise CallError(
-            'Exporting needs torch: install it with pip install "genesis-toolkit[train]".'
-        ) from None
-    return export

@@ -1,7 +1,6 @@
 """`genesis-train finetune`: a network learns a target task, and the test fold judges it."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.packages import check_installed
 from cli.progress import TrainingProgress
-from pipeline.errors import CallError
 from training.finetune_parameters import FinetuneParameters, labels_words, parse_labels
 from training.parameters import NETWORKS, option
 
@@ -82,7 +81,7 @@ def parameters_of(options: dict[str, Any]) -> FinetuneParameters:
     return FinetuneParameters(**{one.name: options.pop(one.name) for one in fields(FinetuneParameters)})
 
 
-@click.command()
+@click.command(short_help="Weights -> a target task, learnt and judged.")
 @click.argument("targets")
 @click.option(
     "--out", required=True, metavar="RUN", type=click.Path(path_type=Path), help="The folder of the run."
@@ -127,8 +126,11 @@ def finetune(
       genesis-train finetune lungs.zarr --out few --weights run --labels 10%
     """
     parameters = parameters_of(options)
+    check_installed("Fine-tuning", "finetune", "torch", "monai")
+    from training.finetune import finetune as tune
+
     with TrainingProgress() as progress:
-        outcome = _library()(
+        outcome = tune(
             targets,
             out,
             parameters,
@@ -144,24 +146,6 @@ def finetune(
         click.echo(json.dumps(asdict(outcome)))
         return
     _show(outcome, parameters, weights)
-
-
-def _library() -> "Callable[..., FinetuneOutcome]":
-    """The library's `finetune`.
-
-    Raises:
-        CallError: torch is not installed.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as for pretrain, before torch is loaded
-    try:
-        from training.finetune import finetune
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "torch":
-            raise
-        raise CallError(
-            'Fine-tuning needs torch: install it with pip install "genesis-toolkit[finetune]".'
-        ) from None
-    return finetune
 
 
 def _show(outcome: "FinetuneOutcome", parameters: FinetuneParameters, weights: Path | None) -> None:

@@ -1,22 +1,16 @@
 """`genesis-train segment`: a whole scan, segmented by the network of a fine-tuning run."""
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from cli.packages import check_installed
 from cli.progress import Progress
-from pipeline.errors import CallError
-
-if TYPE_CHECKING:
-    from training.segment import Segmented
 
 
-@click.command()
+@click.command(short_help="A scan -> its mask, by a fine-tuned network.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -41,9 +35,11 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
       genesis-train finetune lungs.zarr --out lungs --weights run
       genesis-train segment lungs scan.mhd lungs.nii.gz
     """
-    call = _library()
+    check_installed("Segmenting", "finetune", "torch", "monai")
+    from training.segment import segment_scan
+
     with Progress() as progress:
-        segmented = call(run, scan, out, device=device, overwrite=overwrite, report=progress)
+        segmented = segment_scan(run, scan, out, device=device, overwrite=overwrite, report=progress)
     if as_json:
         click.echo(json.dumps(asdict(segmented)))
         return
@@ -60,24 +56,3 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
     ]
     show_table(("segment", ""), rows)
     click.echo(f"Next: lay {segmented.mask} over {segmented.scan} in a viewer, such as 3D Slicer.", err=True)
-
-
-def _library() -> "Callable[..., Segmented]":
-    """The library's `segment_scan`.
-
-    Raises:
-        CallError: torch or MONAI is not installed.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as cli.train says
-    from importlib.util import find_spec
-
-    missing = [
-        name for name, package in (("torch", "torch"), ("MONAI", "monai")) if find_spec(package) is None
-    ]
-    if missing:
-        raise CallError(
-            f'Segmenting needs {" and ".join(missing)}: install with pip install "genesis-toolkit[finetune]".'
-        )
-    from training.segment import segment_scan
-
-    return segment_scan

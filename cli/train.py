@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from cli.compare import compare
 from cli.exchange import export
 from cli.failures import GenesisGroup
 from cli.finetune import finetune
+from cli.packages import check_installed
 from cli.progress import TrainingProgress
 from cli.segment import segment
 from pipeline import __version__
-from pipeline.errors import CallError
 from training.parameters import (
     NETWORKS,
     OPTIMISERS,
@@ -45,10 +44,11 @@ def main() -> None:
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep degrade cubes.zarr pairs.zarr
       genesis-train pretrain pairs.zarr --out run
+      genesis-train finetune nodules.zarr --out nodules --weights run
     """
 
 
-@main.command()
+@main.command(short_help="Pairs -> weights.")
 @click.argument("store")
 @click.option(
     "--out", required=True, metavar="RUN", type=click.Path(path_type=Path), help="The folder of the run."
@@ -157,7 +157,9 @@ def pretrain(
       genesis-train pretrain pairs.zarr --out small --width 8 --epochs 40
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
-    run = _library()
+    check_installed("Training", "train", "torch")
+    from training.pretrain import pretrain as run
+
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     with TrainingProgress() as progress:
         outcome = run(
@@ -172,26 +174,6 @@ def pretrain(
         )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
         _show(outcome, as_json=as_json)
-
-
-def _library() -> "Callable[..., PretrainOutcome]":
-    """The library's `pretrain`.
-
-    Raises:
-        CallError: torch is not installed.
-    """
-    # torch's threads wait by spinning, and where others work on the same cores every wait becomes a long one:
-    # epochs took ten times as long beside two busy processes. Must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        from training.pretrain import pretrain
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "torch":
-            raise
-        raise CallError(
-            'Training needs torch: install it with pip install "genesis-toolkit[train]".'
-        ) from None
-    return pretrain
 
 
 def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:

@@ -79,8 +79,8 @@ def test_every_network_gives_logits_for_both_kinds(network: str, axes: int, shap
         assert logits.shape == (2, 1, *shape)
         assert segment(cubes(*shape)).abs().max() > 1  # no sigmoid is left
     owned = {id(one) for one in classify.parameters()} - {id(one) for one in classify.head.parameters()}
-    assert {id(one) for one in classify.encoder_parameters()} == owned
-    inside = list(segment.encoder_parameters())
+    assert {id(one) for one in classify.encoder().parameters()} == owned
+    inside = list(segment.encoder().parameters())
     assert len(inside) == len(owned)
     assert {id(one) for one in inside} < {id(one) for one in segment.parameters()}
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import CallError
 
@@ -152,11 +152,6 @@ def axes_of(beginning: "Beginning") -> int:
     from training.architectures import architecture
 
     return architecture(beginning.network).axes
-
-
-def describe_arm(beginning: "Beginning") -> dict[str, Any]:
-    """What makes an arm the same arm in another call: not the name of the file, only its content."""
-    return {key: value for key, value in beginning.describe().items() if key not in ("file", "window")}
 
 
 def _check_kind(arm: Arm, beginning: "Beginning") -> None:

@@ -7,7 +7,6 @@ A 2D network does a 3D task slice by slice: the slices of a cube along z are its
 the features over x, y and all slices, then one head judges the cube. Segmentation takes each slice by itself.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -52,10 +51,6 @@ class TargetNetwork(nn.Module):
     def encoder(self) -> nn.Module:
         """The part that pre-training has given to every kind of task; its weights are shared."""
         raise NotImplementedError
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """The weights of the encoder."""
-        return self.encoder().parameters()
 
     def freeze_encoder(self) -> None:
         """Keep the encoder as it is: no gradients, and a 2D one normalises by the statistics that it has."""
