@@ -55,4 +55,4 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
         ("sha256", segmented.sha256),
     ]
     show_table(("segment", ""), rows)
-    click.echo(f"Next: lay {segmented.mask} over {segmented.scan} in a viewer, such as 3D Slicer.", err=True)
+    click.echo(f"Next: lay {segmented.mask} over the scan in a viewer, such as 3D Slicer.", err=True)

@@ -178,6 +178,7 @@ def draw_target_sheet(store: Path | str, file: Path, rows: int) -> None:
         raise CallError(f"{file}: there are reports of cubes and pairs alone; give a name that ends in .png.")
     draw_targets(open_targets(store), file, rows)
     click.echo(f"The contact sheet is {file}.")
+    click.echo(f"Next: genesis-train finetune {store} --out run")
 
 
 def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":

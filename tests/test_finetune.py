@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -391,7 +392,43 @@ def test_what_cannot_be_learnt_is_refused(
     place = make_target_store(tmp_path / "store.zarr", task, **store)
     with pytest.raises(error, match=words):
         tuned(place, tmp_path / "run", **call)
+    begun = "in epoch 1" in words
+    assert (tmp_path / "run").exists() == begun  # a call that is refused leaves nothing behind
     assert not (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_learning_rate_that_is_none_is_refused(lr: float) -> None:
+    with pytest.raises(CallError, match="above 0 and at most 1e"):
+        FinetuneParameters(lr=lr)
+
+
+def test_damaged_files_of_a_run_are_named_with_the_way_out(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["ncc"].run, run)
+    (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:500])
+    with pytest.raises(DataError, match=r"best\.pt is missing, cut short or damaged: .*--overwrite"):
+        read_finetuned(run)
+    (run / "run.json").write_text('{"format": "gen', encoding="utf-8")
+    with pytest.raises(DataError, match=r"run\.json is damaged: give --overwrite"):
+        tuned(stores["ncc"], run)
+    assert tuned(stores["ncc"], run, overwrite=True) == replace(runs["ncc"], run=str(run))
+
+
+def test_runs_of_another_kind_are_told_apart(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
+) -> None:
+    with pytest.raises(CallError, match="holds the network of a target task, and pre-trained weights"):
+        read_beginning(Path(runs["ncc"].run))
+    other = tmp_path / "pretrained"
+    other.mkdir()
+    (other / "run.json").write_text('{"format": "genesis-pretrain-run"}', encoding="utf-8")
+    with pytest.raises(CallError, match="pretrained is no run of genesis-train finetune: name another"):
+        read_finetuned(other)
+    with pytest.raises(CallError, match="is no run of genesis-train finetune .* left alone"):
+        tuned(stores["ncc"], other, overwrite=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(stores: dict[str, Path], tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     flat = resnet18(tmp_path / "flat.pth", **{"conv1.weight": torch.rand(4)})
     with pytest.raises(DataError, match=r"conv1\.weight of shape \(4,\)"):
         read_beginning(flat)
-    with pytest.raises(CallError, match="2D images: take weights of unet2d"):
+    with pytest.raises(CallError, match="2D images: give --network unet2d"):
         build_target_network(read_beginning(None, width=2), "classify", 1, 2, 0)
 
 

@@ -256,7 +256,7 @@ def test_another_store_is_refused_and_overwrite_begins_again(
 
 def test_a_folder_of_something_else_is_left_alone(pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CallError, match=r"is no run \(it holds notes.txt\)"):
+    with pytest.raises(CallError, match=r"is no run of genesis-train pretrain \(it holds notes.txt\)"):
         pretrain(pairs, tmp_path, SMALL, overwrite=True)
     with pytest.raises(CallError, match="is a file"):
         pretrain(pairs, tmp_path / "notes.txt", SMALL)

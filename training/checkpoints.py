@@ -38,6 +38,8 @@ from training.optimisers import make_optimiser
 from training.parameters import PretrainParameters
 
 FORMAT = "genesis-pretrain-checkpoint"
+#: Of the checkpoints of fine-tuning (`training.finetune_runs`).
+FINETUNED = "genesis-finetune-checkpoint"
 VERSION = 2
 
 _POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")

@@ -21,7 +21,7 @@ from pipeline.ledger import sha256_of, write_whole
 from pipeline.stores import check_place
 from training.architectures import ARCHITECTURES, MOST_WIDTH, OF_THE_PAPERS, Architecture, build_network
 from training.cards import CardFacts, model_card
-from training.checkpoints import FORMAT, load_weights, read_checkpoint, read_plain
+from training.checkpoints import FINETUNED, FORMAT, load_weights, read_checkpoint, read_plain
 from training.networks import UNet3D, check_size
 from training.nnssl import nnssl_checkpoint
 from training.runs import Run
@@ -276,6 +276,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by their plain names, in whatever of the known formats it is.
 
     Raises:
+        CallError: they are of a target task.
         DataError: the file is damaged, or holds no weights.
     """
     content = read_plain(path)
@@ -283,6 +284,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = {"": content}
     if content.get("format") == FORMAT:
         content = read_checkpoint(path)  # it knows the versions
+    if content.get("format") == FINETUNED:
+        raise CallError(
+            f"{path} holds the network of a target task, and pre-trained weights are wanted: name a run of "
+            "genesis-train pretrain, or a file of weights."
+        )
     weights = content.get("state_dict", content)
     if not isinstance(weights, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in weights.items()

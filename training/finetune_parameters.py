@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.errors import CallError
-from training.parameters import option
+from training.parameters import check_lr, option
 
 #: What a task is judged by: one of the metrics of `training.metrics`, by the task of the store.
 SCORES = {"ncc": "auc", "segment": "iou", "dxc": "mean_auc"}
@@ -51,8 +51,7 @@ class FinetuneParameters:
                 )
         if self.batch_size > _MOST_BATCH:
             raise CallError(f"--batch-size {self.batch_size} is out of range: at most {_MOST_BATCH}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise CallError(f"--lr {self.lr:g} is out of range: it must be above 0, as in --lr 0.001.")
+        check_lr(self.lr, "0.001")
         most = math.inf if isinstance(self.labels, int) else 1.0
         if isinstance(self.labels, bool) or not 0 < self.labels <= most:
             raise CallError(

@@ -25,12 +25,12 @@ from pipeline.errors import CallError, DataError
 from pipeline.hounsfield import Window
 from pipeline.ledger import write_whole
 from training.beginnings import Beginning
-from training.checkpoints import TrainingState, load_weights, read_plain
+from training.checkpoints import FINETUNED, TrainingState, load_weights, read_plain
 from training.finetune_parameters import FinetuneParameters
 from training.heads import Kind, TargetNetwork, build_target_network
 from training.runs import Run
 
-CHECKPOINT, RESULT = "genesis-finetune-checkpoint", "genesis-finetune-result"
+CHECKPOINT, RESULT = FINETUNED, "genesis-finetune-result"
 VERSION = 1  # of both
 
 #: Of a `TrainingState`, all that `training.checkpoints.restore` puts back.
@@ -144,6 +144,7 @@ class Finetuned:
 class FinetuneRun(Run):
     """The folder of one fine-tuning run, held by this process. Made by `training.runs.hold_run`."""
 
+    maker: ClassVar[str] = "genesis-train finetune"
     format: ClassVar[str] = "genesis-finetune-run"
     version: ClassVar[int] = 1
     keys: ClassVar[frozenset[str]] = frozenset(
@@ -251,7 +252,13 @@ def read_finetuning_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, cut short, or no checkpoint of fine-tuning.
     """
-    checkpoint = read_plain(path)
+    try:
+        checkpoint = read_plain(path)
+    except DataError:
+        raise DataError(
+            f"{path} is missing, cut short or damaged: repeat the genesis-train finetune that made it, with "
+            "--overwrite."
+        ) from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT:
         raise DataError(f"{path} is no checkpoint of genesis-train finetune.")
     if checkpoint.get("version") != VERSION or not checkpoint.keys() >= {*_POSITION, "state_dict"}:

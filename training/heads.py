@@ -208,8 +208,8 @@ def build_target_network(
     plan = architecture(beginning.network)
     if axes < plan.axes:
         raise CallError(
-            f"The network {plan.name} takes cubes, and the store holds 2D images: take weights of unet2d, or "
-            "give --network unet2d."
+            f"The network {plan.name} takes cubes, and the store holds 2D images: "
+            + ("give --network unet2d." if beginning.file is None else "name weights of unet2d.")
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

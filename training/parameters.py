@@ -13,6 +13,7 @@ PRECISIONS = ("float32", "bf16", "fp16")
 
 _MOST = {"batch_size": 4096, "width": 512}
 _PUBLISHED_LR, _ADAM_LR = 1.0, 1e-3
+_MOST_LR = 1e30  # beyond, a step is no float32 any more
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ class PretrainParameters:
                     f"{option(name)} {getattr(self, name)} is unknown; allowed: "
                     f"{', '.join(filter(None, allowed))}."
                 )
-        for name, value, example in (("lr", self.lr, "1.0"), ("clip_norm", self.clip_norm, "1.0")):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise CallError(
-                    f"{option(name)} {value:g} is out of range: it must be above 0, as in "
-                    f"{option(name)} {example}."
-                )
+        assert self.lr is not None
+        check_lr(self.lr, "1.0")
+        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+            raise CallError(
+                f"--clip-norm {self.clip_norm:g} is out of range: it must be above 0, as in --clip-norm 1.0."
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise CallError(f"--ema {self.ema:g} is out of range: it must be between 0 and 1, such as 0.999.")
         if not 0 <= self.momentum < 1:
@@ -155,6 +156,18 @@ class Execution:
             raise CallError(
                 f"--save-seconds {self.save_seconds:g} is out of range: it must be above 0, such as 600."
             )
+
+
+def check_lr(lr: float, example: str) -> None:
+    """Refuse a learning rate that is none.
+
+    Raises:
+        CallError: it is not above 0, or no step with it could be computed.
+    """
+    if not 0 < lr <= _MOST_LR:  # which nan is not either
+        raise CallError(
+            f"--lr {lr:g} is out of range: it must be above 0 and at most {_MOST_LR:g}, as in --lr {example}."
+        )
 
 
 def option(name: str) -> str:

@@ -79,12 +79,14 @@ class Run:
 
     Attributes:
         folder: of the run.
+        maker: the command that makes such runs.
         format: of its `run.json`, which tells kinds of runs apart.
         version: of that format.
         keys: that such a `run.json` has at least.
     """
 
     folder: Path
+    maker: ClassVar[str] = "genesis-train pretrain"
     format: ClassVar[str] = FORMAT
     version: ClassVar[int] = VERSION
     keys: ClassVar[frozenset[str]] = frozenset(("parameters", "store", "baselines"))
@@ -139,7 +141,7 @@ class Run:
                 f"{self.description} is damaged: give --overwrite to begin the run again."
             ) from None
         if not isinstance(described, dict) or described.get("format") != self.format:
-            raise CallError(f"{self.description} is of no such run of this toolkit: give another --out.")
+            raise CallError(f"{self.folder} is no run of {self.maker}: name another folder.")
         if described.get("version") != self.version or not described.keys() >= self.keys:
             raise DataError(
                 f"{self.description} is of another version: use the one that wrote it, or --overwrite."
@@ -216,12 +218,19 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
         foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
         if foreign and not _is_run(run):
             raise CallError(
-                f"{folder} exists and is no run (it holds {min(foreign)}), so it is left alone: give another "
-                "--out."
+                f"{folder} exists and is no run of {run.maker} (it holds {min(foreign)}), so it is left "
+                "alone: give another --out."
             )
     check_place(folder)
+    fresh = not folder.exists()
     with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
-        yield run
+        try:
+            yield run
+        except (CallError, DataError):
+            if fresh and [path.name for path in folder.iterdir()] == ["lock"]:  # nothing was begun
+                (folder / "lock").unlink()
+                folder.rmdir()
+            raise
 
 
 def check_same(
@@ -273,9 +282,14 @@ def _words(name: str, value: Any) -> str:
 
 
 def _is_run(run: Run) -> bool:
-    """Whether a run's own `run.json` lies there, be it of another version."""
-    try:
-        described = json.loads(run.description.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(described, dict) and described.get("format") == run.format
+    """Whether such a run lies there, be it of another version.
+
+    Its `run.json` tells, and where that is damaged the first line of its losses, which is the same.
+    """
+    for path, lines in ((run.description, None), (run.losses, 1)):
+        try:
+            described = json.loads(b"\n".join(path.read_bytes().splitlines()[:lines]))
+        except (OSError, ValueError):
+            continue
+        return isinstance(described, dict) and described.get("format") == run.format
+    return False
