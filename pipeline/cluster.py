@@ -70,7 +70,8 @@ def _client(scheduler: str) -> Any:
         import dask
 
         # Its notes are tracebacks, of connections that end; what they come to is said in one sentence here.
-        dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
+        loggers = ("distributed", "distributed.client", "tornado.application")
+        dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
         from distributed import Client
     except ImportError:
         raise CallError(
