@@ -427,7 +427,7 @@ def test_runs_of_another_kind_are_told_apart(
     (other / "run.json").write_text('{"format": "genesis-pretrain-run"}', encoding="utf-8")
     with pytest.raises(CallError, match="pretrained is no run of genesis-train finetune: name another"):
         read_finetuned(other)
-    with pytest.raises(CallError, match="is no run of genesis-train finetune .* left alone"):
+    with pytest.raises(CallError, match=r"is no run of genesis-train finetune .* left alone"):
         tuned(stores["ncc"], other, overwrite=True)
 
 
