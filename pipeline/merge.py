@@ -192,7 +192,7 @@ def _check_scans(stores: Sequence[CubeStore]) -> None:
             here = (str(scans.identifier[row]), place)
             other = held.setdefault(int(scans.stream[row]), here)
             if other is not here:
-                names = " or ".join(sorted({other[0], here[0]}))
+                names = " or ".join(dict.fromkeys((other[0], here[0])))
                 twice.append(f"{names} in {other[1]} and {place}")
         if store.attributes["parameters"].get("sampler") == "official":
             for subset in np.unique(scans.subset[scans.cubes > 0]).tolist():
