@@ -20,6 +20,7 @@ from pipeline.degrade.compose import Degrader
 from pipeline.degrade.pairs import DegradeParameters, check_job, compile_kernels
 from pipeline.engine import Report, counting, silent
 from pipeline.errors import DataError
+from pipeline.example import cut_example
 from pipeline.extract import plan_job
 from pipeline.images import read_image, read_image_size, resize
 from pipeline.place import PlaceRule, passing_corners, too_small
@@ -30,7 +31,6 @@ from pipeline.sources import Parameters
 
 #: Headers that are read at most, to see how many scans are too small; taken evenly.
 _MOST_HEADERS = 1000
-_EXAMPLES = 5  # scans tried until one gives cubes
 _BLOCK = 32
 
 
@@ -126,7 +126,12 @@ def plan_extraction(
     share = len(large) / len(looked_at) if looked_at else 0.0
     fit = round(len(sound) * share)
     cubes = fit * (parameters.cubes_per_scan or 1)
-    example = _cut_example(job.found, large, parameters)
+    _compile()
+    root = job.found.root
+    example = cut_example(
+        large,
+        lambda scan: [len(encode_cube(cube)) for cube in _cubes_of(root / scan.path, scan, parameters)],
+    )
     seconds = None
     if example:
         bytes_fit = sum(map(sizes.__getitem__, large)) * len(sound) / len(looked_at)
@@ -142,7 +147,7 @@ def plan_extraction(
         headers=len(looked_at),
         unfit=len(unfit),
         cubes=cubes,
-        store_bytes=round(example.chunk_bytes * cubes) if example else None,
+        store_bytes=round(example.cube_bytes * cubes) if example else None,
         files=-(-cubes // shard_length(parameters.size, parameters.dtype.itemsize)),
         example=example.scan.path if example else "",
         example_seconds=example.seconds if example else None,
@@ -190,15 +195,6 @@ def plan_degradation(
     )
 
 
-@dataclass(frozen=True)
-class _Example:
-    """One scan that was cut to see what it takes."""
-
-    scan: Source
-    seconds: float
-    chunk_bytes: float
-
-
 def _unfit(found: Found, scans: Sequence[Source], parameters: Parameters, report: Report) -> list[Source]:
     unfit = []
     read = counting(report, "headers", len(scans), 0)
@@ -217,21 +213,6 @@ def _fits(path: Path, parameters: Parameters) -> bool:
         return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
     except DataError:
         return False
-
-
-def _cut_example(found: Found, scans: Sequence[Source], parameters: Parameters) -> _Example | None:
-    """Cut the scan in the middle, or the next ones where it gives no cube."""
-    _compile()
-    for scan in scans[len(scans) // 2 :][:_EXAMPLES]:
-        begun = perf_counter()
-        try:
-            chunks = [len(encode_cube(cube)) for cube in _cubes_of(found.root / scan.path, scan, parameters)]
-        except DataError:
-            continue
-        if chunks:
-            seconds = perf_counter() - begun
-            return _Example(scan, seconds, sum(chunks) / len(chunks))
-    return None
 
 
 def _cubes_of(path: Path, scan: Source, parameters: Parameters) -> Sequence[NDArray[Any]]:

@@ -9,15 +9,15 @@ after each kill, as JSON; `FOLDER/whole` is a run that nobody kills, `FOLDER/kil
 import json
 import os
 import random
-import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, before torch is loaded
 
 import numpy as np
 import torch
+from forked import forked
 from monai.losses import DiceLoss
 from training_runs import position
 
@@ -30,25 +30,11 @@ RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01)  # 6 steps an epoch
 
 def begun(store: Path, folder: Path, kill: tuple[int, float] | None) -> int:
     """The exit code of one process that trains; SIGKILL so many seconds after so many of its steps."""
-    here, there = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            finetune(store, folder, RUN, width=2, threads=1, report=lambda *_: os.write(there, b".") and None)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(there)
-    left = kill[0] if kill else -1
-    while left and os.read(here, 1):
-        left -= 1
-    if kill and not left:
-        time.sleep(kill[1])
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    os.close(here)
-    return os.waitstatus_to_exitcode(status)
+
+    def work(folder: Path, step: Callable[[], None]) -> None:
+        finetune(store, folder, RUN, width=2, threads=1, report=lambda *_: step())
+
+    return forked(work, folder, kill)
 
 
 def main() -> None:

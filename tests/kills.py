@@ -10,15 +10,15 @@ files of the same names and the suffix `.steps` have the loss of every step that
 import json
 import os
 import random
-import signal
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, before torch is loaded
 
 import torch
+from forked import forked
 from training_runs import SMALL, position
 
 from training.batches import normalise
@@ -44,31 +44,17 @@ def noting(path: Path) -> None:
 
 def begun(store: Path, folder: Path, kill: tuple[int, float] | None) -> int:
     """The exit code of one process that trains; SIGKILL so many seconds after so many of its steps."""
-    here, there = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            noting(folder.with_suffix(".steps"))
 
-            def report(what: str, done: int, total: int) -> None:
-                if "training" in what:
-                    os.write(there, b".")
+    def work(folder: Path, step: Callable[[], None]) -> None:
+        noting(folder.with_suffix(".steps"))
 
-            pretrain(store, folder, RUN, Execution(save_steps=1), report=report)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(there)
-    left = kill[0] if kill else -1
-    while left and os.read(here, 1):
-        left -= 1
-    if kill and not left:
-        time.sleep(kill[1])
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    os.close(here)
-    return os.waitstatus_to_exitcode(status)
+        def report(what: str, done: int, total: int) -> None:
+            if "training" in what:
+                step()
+
+        pretrain(store, folder, RUN, Execution(save_steps=1), report=report)
+
+    return forked(work, folder, kill)
 
 
 def main() -> None:

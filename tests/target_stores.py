@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scan_rows import scan_rows
 
 from pipeline.ledger import hold
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
-from pipeline.tables import ScanTable, TargetTable
+from pipeline.tables import TargetTable
 from pipeline.writing import write_target_store
 
 #: Fold of each scan; every scan has four cubes.
@@ -50,22 +51,8 @@ def make_target_store(
         labels = np.stack([positive] + [~positive, np.zeros_like(positive)] * (task == "dxc"), 1).astype(
             np.uint8
         )
-    words, threes = np.array([f"scan-{i}" for i in range(scans)], dtype=object), np.ones((scans, 3))
-    rows = ScanTable(
-        identifier=words,
-        subset=np.full(scans, -1, np.int16),
-        path=words,
-        bytes=np.zeros(scans, np.int64),
-        sha256=words,
-        shape=threes.astype(np.int32),
-        spacing=threes,
-        origin=threes,
-        direction=np.ones((scans, 9)),
-        status=np.full(scans, "used", dtype=object),
-        reason=np.full(scans, "", dtype=object),
-        cubes=np.full(scans, EACH, np.int32),
-        stream=np.random.default_rng(7).integers(0, 2**63, scans).astype(np.uint64),
-    )
+    keys = np.random.default_rng(7).integers(0, 2**63, scans)
+    rows = scan_rows([EACH] * scans, keys.tolist())
     table = TargetTable(
         scan=np.repeat(np.arange(scans, dtype=np.int32), EACH),
         number=np.tile(np.arange(EACH, dtype=np.int32), scans),

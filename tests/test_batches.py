@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scan_rows import scan_rows
 
 from pipeline.degrade.pairs import DegradeParameters, degrade
 from pipeline.degrade.recipes import named
@@ -36,24 +37,7 @@ SIZE = (16, 24, 16)
 
 
 def scan_table(subset: list[int], stream: list[int]) -> ScanTable:
-    n = len(subset)
-    words = np.array([f"scan-{i}" for i in range(n)], dtype=object)
-    threes = np.ones((n, 3))
-    return ScanTable(
-        identifier=words,
-        subset=np.array(subset, np.int16),
-        path=words,
-        bytes=np.zeros(n, np.int64),
-        sha256=words,
-        shape=threes.astype(np.int32),
-        spacing=threes,
-        origin=threes,
-        direction=np.ones((n, 9)),
-        status=np.full(n, "used", dtype=object),
-        reason=np.full(n, "", dtype=object),
-        cubes=np.ones(n, np.int32),
-        stream=np.array(stream, np.uint64),
-    )
+    return scan_rows([1] * len(subset), stream, subset)
 
 
 def cube_table(scan: list[int]) -> CubeTable:

@@ -374,7 +374,7 @@ def ones(*cubes: int) -> np.ndarray:
         ),
         ("segment", {"masks": EMPTY}, {}, DataError, "masks of the 24 cubes to train on are all empty"),
         ("ncc", {"size": (16, 16, 12)}, {}, CallError, "12 voxels along z"),
-        ("ncc", {}, {"network": "unet2d"}, CallError, "16 along x"),
+        ("ncc", {}, {"network": "unet2d"}, CallError, "16 pixels along x"),
         (
             "ncc",
             {"size": (8, 8, 8)},

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scan_rows import scan_rows
 
 from pipeline.ledger import hold
 from pipeline.shards import encode_cube, shard_length, shard_parts, shard_path
 from pipeline.stores import write_cube_store
-from pipeline.tables import CubeTable, ImageTable, ScanTable
+from pipeline.tables import CubeTable, ImageTable
 from training.parameters import PretrainParameters
 
 SMALL = PretrainParameters(width=4, epochs=3, batch_size=4, lr=0.5)
@@ -38,22 +39,7 @@ def make_cube_store(
     scan = np.sort(np.arange(len(cubes)) % scans).astype(np.int32)
     number = np.concatenate([np.arange(count) for count in np.bincount(scan)]).astype(np.int32)
     table = CubeTable(scan, number, np.zeros((len(cubes), 3), np.int32), np.zeros(len(cubes)))
-    words, threes = np.array([f"scan-{i}" for i in range(scans)], dtype=object), np.ones((scans, 3))
-    rows = ScanTable(
-        identifier=words,
-        subset=np.full(scans, -1, np.int16),
-        path=words,
-        bytes=np.zeros(scans, np.int64),
-        sha256=words,
-        shape=threes.astype(np.int32),
-        spacing=threes,
-        origin=threes,
-        direction=np.ones((scans, 9)),
-        status=np.full(scans, "used", dtype=object),
-        reason=np.full(scans, "", dtype=object),
-        cubes=np.bincount(scan).astype(np.int32),
-        stream=np.arange(10, 10 + scans).astype(np.uint64),
-    )
+    rows = scan_rows(np.bincount(scan).tolist(), range(10, 10 + scans))
     length = shard_length(cubes.shape[1:], cubes.dtype.itemsize)
     is_image = cubes.dtype == np.uint8
     images = None

@@ -25,7 +25,7 @@ MOST_WIDTH = 512
 CLASS_ARGUMENTS = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 _STAGES = 6
-_NORM_LEAST = 2  # instance norm cannot normalise a single voxel
+_NORM_LEAST = 2  # neither norm can normalise a single value
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,26 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
             f"Cubes of {' x '.join(map(str, size))} voxels are one voxel at the deepest level of {name}, and "
             f"its instance norm needs two: extract cubes with a larger --size, such as {multiple},{multiple},"
             f"{2 * multiple}."
+        )
+
+
+def check_batch(name: str, size: tuple[int, ...], cubes: int) -> None:
+    """Refuse batches whose deepest level is a single value, of which batch norm can tell nothing.
+
+    Args:
+        name: of the architecture.
+        size: edges of a cube or an image; of a cube for a 2D network, which takes it slice by slice.
+        cubes: of the smallest batch.
+
+    Raises:
+        CallError: it is.
+    """
+    kind = architecture(name)
+    deepest = prod(edge // kind.edge_multiple for edge in size[: kind.axes])
+    if deepest * prod(size[kind.axes :]) * cubes < _NORM_LEAST:
+        raise CallError(
+            f"A batch of a single cube of {' x '.join(map(str, size))} voxels is one value at the deepest "
+            "level, and batch norm needs two: extract larger cubes, or more and give a larger --batch-size."
         )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.degrade.recipes import named
 from pipeline.errors import CallError
 from pipeline.stores import CubeStore, PairStore, open_store
-from training.architectures import OF_THE_PAPERS, Architecture, architecture, check_cubes
+from training.architectures import OF_THE_PAPERS, Architecture, architecture, check_batch, check_cubes
 from training.batches import Batches, Work, deal, epoch_order, smallest, validation_works
 from training.cards import store_facts
 from training.feeds import RECIPE, Feed, feed_of
@@ -103,13 +102,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = _facts(store, parameters.recipe or RECIPE)
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
-    deepest = math.prod(edge // network.edge_multiple for edge in store.size)  # nnU-Net's: at least 2
-    if deepest * min(smallest(data.training(0)), smallest(validation)) < 2:
-        raise CallError(
-            f"A batch of a single cube of {' x '.join(map(str, store.size))} voxels is one value at the "
-            "deepest level, and batch norm needs two: extract larger cubes, or more and give a larger "
-            "--batch-size."
-        )
+    check_batch(network.name, store.size, min(smallest(data.training(0)), smallest(validation)))
     if smallest(data.training(0)) < processes:
         raise CallError(
             f"The smallest batch has {smallest(data.training(0))} cubes, too few for {processes} processes: "

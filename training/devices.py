@@ -48,7 +48,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
-def steady(processes: int = 1) -> Iterator[None]:
+def steady(processes: int = 1, threads: int | None = None) -> Iterator[None]:
     """Let the same call give the same bits, on the cores this process may use; undone afterwards.
 
     On the CPU every operation of the networks here gives the same bits as long as the number of threads is
@@ -57,15 +57,16 @@ def steady(processes: int = 1) -> Iterator[None]:
 
     Args:
         processes: of this run on this machine, who share its cores.
+        threads: of torch; None takes as many as each of these processes has cores.
     """
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     # A batch system may grant fewer cores than there are.
-    torch.set_num_threads(max(1, min(threads, cores() // processes)))
+    torch.set_num_threads(threads or max(1, min(before, cores() // processes)))
     # Benchmarking picks kernels by their speed of the moment, and other kernels add up in other orders.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn

@@ -7,7 +7,7 @@ run that was killed goes on from its last finished epoch as if nothing had happe
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.nn import functional
 from pipeline.engine import Report, silent
 from pipeline.errors import CallError, DataError
 from pipeline.targets.store import open_targets
-from training.architectures import OF_THE_PAPERS, architecture
+from training.architectures import OF_THE_PAPERS, check_batch
 from training.batches import normalise
 from training.beginnings import Beginning, read_beginning
 from training.checkpoints import TrainingState, load_weights, restore
@@ -48,8 +48,6 @@ Say = Callable[[str], None]
 
 #: Logits and labels or masks -> the mean loss of a batch.
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-_NORM_LEAST = 2  # values that batch norm needs of every channel
 
 
 def finetune(
@@ -100,7 +98,7 @@ def finetune(
         raise CallError("A beginning was given, and weights, network or width beside it: give one of both.")
     data = target_data(store, parameters or FinetuneParameters())
     with ExitStack() as stack:
-        stack.enter_context(_threads(threads))
+        stack.enter_context(steady(threads=threads))
         run = stack.enter_context(hold_run(out, FinetuneRun))
         described = describe_finetuning(data.parameters, beginning, data.describe())
         if overwrite:
@@ -112,10 +110,10 @@ def finetune(
         if done is not None:
             return done
         state = new_state(beginning, data, choose_device(device))
-        for warning in _warnings(beginning, data):
-            say(f"Warning: {warning}")
         batches = TargetBatches(data, pin=state.device.type == "cuda")
         _check_masks(batches, data)
+        for warning in _warnings(beginning, data):
+            say(f"Warning: {warning}")
         if begun is not None and run.last.exists():
             restore(state, read_finetuning_checkpoint(run.last), run.last)
             say(f"Continuing after epoch {state.epoch}.")
@@ -138,13 +136,7 @@ def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> T
     network = build_target_network(beginning, data.kind, classes, axes, given.seed)
     network.check_size(store.size)
     smallest = min(map(len, (*data.training(0), *data.validation, *data.test)))
-    plan = architecture(beginning.network)
-    deepest = math.prod(edge // plan.edge_multiple for edge in store.size[: plan.axes])
-    if deepest * math.prod(store.size[plan.axes :]) * smallest < _NORM_LEAST:
-        raise CallError(
-            f"A batch of a single cube of {' x '.join(map(str, store.size))} voxels is one value at the "
-            "deepest level, and batch norm needs two: extract larger cubes, or give another --batch-size."
-        )
+    check_batch(beginning.network, store.size, smallest)
     if given.freeze_encoder:
         network.freeze_encoder()
     if device.type == "cpu":  # there a step takes 0.7 of the time (`training.checkpoints.new_state`)
@@ -382,12 +374,3 @@ def _check_masks(batches: TargetBatches, data: TargetData) -> None:
                 f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some foreground "
                 f"is needed: {way_out}."
             )
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    """The same bits for the same call, in so many threads of torch."""
-    with steady():
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield

@@ -7,6 +7,7 @@ A 2D network does a 3D task slice by slice: the slices of a cube along z are its
 the features over x, y and all slices, then one head judges the cube. Segmentation takes each slice by itself.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,7 +20,7 @@ from training.beginnings import Beginning
 from training.checkpoints import load_weights
 from training.exchange import encoder_of
 from training.networks import UNet3D
-from training.networks_2d import EDGE_MULTIPLE_2D, ResNet18Encoder, UNet2D
+from training.networks_2d import ResNet18Encoder, UNet2D, check_image
 from training.norms import BatchStatisticsNorm3d
 
 #: Of what a target network tells: labels of a cube, or of each of its voxels.
@@ -28,7 +29,7 @@ Kind = Literal["classify", "segment"]
 _HIDDEN = 1024  # features of the published head
 
 
-class TargetNetwork(nn.Module):
+class TargetNetwork(nn.Module, ABC):
     """What both kinds have in common. Made by `build_target_network`.
 
     Attributes:
@@ -48,9 +49,9 @@ class TargetNetwork(nn.Module):
         self.by_slice = plan.axes < axes
         self.memory_format = plan.memory_format
 
+    @abstractmethod
     def encoder(self) -> nn.Module:
         """The part that pre-training has given to every kind of task; its weights are shared."""
-        raise NotImplementedError
 
     def freeze_encoder(self) -> None:
         """Keep the encoder as it is: no gradients, and a 2D one normalises by the statistics that it has."""
@@ -88,16 +89,10 @@ class TargetNetwork(nn.Module):
         """
         if len(size) != self.axes:
             raise CallError(f"The network was made for {self.axes}D input, and {_times(size)} was given.")
-        if not self.by_slice:
+        if self.by_slice:
+            check_image(size[:2], "slices of the cubes")
+        else:
             check_cubes(self._plan.name, size)
-            return
-        for axis, edge in zip("xy", size[:2], strict=True):
-            if edge < EDGE_MULTIPLE_2D or edge % EDGE_MULTIPLE_2D:
-                raise CallError(
-                    f"The slices of cubes of {_times(size)} voxels have {edge} along {axis}; "
-                    f"{self._plan.name} takes them as images and needs a multiple of {EDGE_MULTIPLE_2D}, "
-                    f"such as {edge + -edge % EDGE_MULTIPLE_2D}."
-                )
 
     def _images(self, cubes: Tensor) -> Tensor:
         """What the network takes; for a 2D one the slices of cubes, `[batch * z, 1, x, y]`."""

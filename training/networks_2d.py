@@ -21,11 +21,12 @@ _HALVINGS = 5
 _LEAST = 8  # channels of a level of the decoder: with two or one, a ReLU cuts off what should be restored
 
 
-def check_image(size: tuple[int, ...]) -> None:
+def check_image(size: tuple[int, ...], what: str = "images") -> None:
     """Refuse an image that five halvings do not divide evenly.
 
     Args:
         size: edges in pixels, axis order (x, y).
+        what: they are, for the sentence.
 
     Raises:
         CallError: an edge is no positive multiple of 32; the sentence names the axis and the value.
@@ -33,7 +34,7 @@ def check_image(size: tuple[int, ...]) -> None:
     for axis, edge in zip("xy", size, strict=True):
         if edge < EDGE_MULTIPLE_2D or edge % EDGE_MULTIPLE_2D:
             raise CallError(
-                f"The images have {edge} pixels along {axis}; the 2D U-Net halves every edge {_HALVINGS} "
+                f"The {what} have {edge} pixels along {axis}; the 2D U-Net halves every edge {_HALVINGS} "
                 f"times, so it needs a multiple of {EDGE_MULTIPLE_2D}, such as "
                 f"{edge + -edge % EDGE_MULTIPLE_2D}."
             )

@@ -6,13 +6,12 @@ is cut, and thrown away, for bytes and time.
 
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from pipeline.degrade.seeds import Operation, draw_words
-from pipeline.errors import DataError
+from pipeline.example import cut_example
 from pipeline.images import resize
 from pipeline.records import file_state
 from pipeline.shards import encode_cube, shard_length
@@ -21,8 +20,6 @@ from pipeline.targets.parameters import MaskParameters, TargetParameters
 from pipeline.targets.pieces import Piece
 from pipeline.targets.store import count_folds
 from pipeline.targets.tasks import cut_piece, wanted_labels
-
-_EXAMPLES = 5  # scans tried until one gives cubes
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,12 @@ def estimate_targets(
     masks = isinstance(parameters, MaskParameters)
     told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
     sizes = [file_state(job.plan.root / piece.source.path)[0] for piece, _ in taken]
-    example = None if job.finished else _cut_example(job, [piece for piece, _ in taken], parameters)
-    seconds = None
+    example = seconds = None
+    if not job.finished:
+        _compile()
+        example = cut_example([piece for piece, _ in taken], lambda piece: _encoded(job, piece, parameters))
     if example:
-        whole = sum(sizes) / file_state(job.plan.root / example.piece.source.path)[0]
+        whole = sum(sizes) / file_state(job.plan.root / example.scan.source.path)[0]
         seconds = example.seconds * whole / min(workers, len(taken))
     itemsizes = (parameters.dtype.itemsize, 1) if masks else (parameters.dtype.itemsize,)
     return TargetEstimate(
@@ -102,35 +101,18 @@ def estimate_targets(
         bytes=sum(sizes),
         store_bytes=round(example.cube_bytes * cubes) if example else None,
         files=sum(-(-cubes // shard_length(parameters.size, itemsize)) for itemsize in itemsizes),
-        example=example.piece.source.path if example else "",
+        example=example.scan.source.path if example else "",
         example_seconds=example.seconds if example else None,
         seconds=seconds,
         workers=workers,
     )
 
 
-@dataclass(frozen=True)
-class _Example:
-    """One scan that was cut to see what it takes."""
-
-    piece: Piece
-    seconds: float
-    cube_bytes: float
-
-
-def _cut_example(job: TargetJob, pieces: list[Piece], parameters: TargetParameters) -> _Example | None:
-    """Cut the scan in the middle, or the next ones where it gives no cube."""
-    _compile()
-    for piece in pieces[len(pieces) // 2 :][:_EXAMPLES]:
-        begun = perf_counter()
-        try:
-            cut = cut_piece(job.plan.root / piece.source.path, job.masks_of(piece), piece, parameters)
-        except (DataError, OSError, ValueError, MemoryError):  # said of it by the extraction itself
-            continue
-        encoded = sum(len(encode_cube(voxels)) for voxels in (*cut.cubes, *cut.masks))
-        if cut.cubes:
-            return _Example(piece, perf_counter() - begun, encoded / len(cut.cubes))
-    return None
+def _encoded(job: TargetJob, piece: Piece, parameters: TargetParameters) -> list[int]:
+    """Cut a scan; the bytes of each of its cubes as it is stored, with its mask."""
+    cut = cut_piece(job.plan.root / piece.source.path, job.masks_of(piece), piece, parameters)
+    masks = [len(encode_cube(mask)) for mask in cut.masks] or [0] * len(cut.cubes)
+    return [len(encode_cube(cube)) + mask for cube, mask in zip(cut.cubes, masks, strict=True)]
 
 
 def _compile() -> None:
