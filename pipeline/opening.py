@@ -171,6 +171,11 @@ def _attributes(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
         attributes = parse_json(_read(storage, "zarr.json", MOST_METADATA))["attributes"]["genesis"]
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
     except (OSError, ValueError, KeyError, TypeError):
+        if _is_there(storage, MANIFEST):
+            raise DataError(
+                f"The store {place} is damaged: zarr.json is missing or not as it was written. genesis-prep "
+                "verify says more."
+            ) from None
         raise CallError(f"{place} is no store of this toolkit (its zarr.json does not say so).") from None
     if name not in kinds or not isinstance(attributes, dict):
         raise CallError(f"{place} is a {name} store; allowed here: {', '.join(kinds)}.")
@@ -230,6 +235,14 @@ def _read(storage: Storage, path: str, most: int) -> bytes:
     if size > most:
         raise DataError(f"{storage.place}/{path} has {size:,} bytes, and no store's has more than {most:,}.")
     return storage.read(path)
+
+
+def _is_there(storage: Storage, path: str) -> bool:
+    try:
+        storage.size(path)
+    except (OSError, DataError):
+        return False
+    return True
 
 
 def _written_by(storage: Storage) -> str:

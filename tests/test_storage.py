@@ -115,6 +115,18 @@ def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP
     return path
 
 
+@pytest.mark.parametrize("text", ["", "{}", '{"attributes": 1}', None])
+def test_damaged_metadata_of_a_store_is_no_other_folder(cube_store: Path, text: str | None) -> None:
+    metadata = cube_store / "zarr.json"
+    metadata.unlink() if text is None else metadata.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"cubes\.zarr is damaged: zarr\.json is missing or not as it was"):
+        open_store(cube_store)
+    metadata.write_text("{}", encoding="utf-8")
+    (cube_store / MANIFEST).unlink()
+    with pytest.raises(CallError, match="is no store of this toolkit"):
+        open_store(cube_store)
+
+
 def test_hostile_archives_are_refused(cube_store: Path, tmp_path: Path) -> None:
     pack(cube_store, tmp_path / "c.zip")
     whole = (tmp_path / "c.zip").read_bytes()
