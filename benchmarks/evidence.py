@@ -54,7 +54,7 @@ RECIPES = {
     # Without what changes the whole cube: grey values that are bent or turned, all around a window in noise.
     "local-ct-3d": named("genesis", nonlinear_rate=0.0, paint_rate=1.0, inpaint_share=1.0),
 }
-# SGD at 1.0, as published: Adam comes to the same loss with features that all say the same (see that page).
+# SGD at 1.0, as published: Adam comes to the same loss with features that tell less (see that page).
 PRETRAINING = PretrainParameters(width=4, epochs=32, batch_size=8, lr=1.0, schedule="cosine", warmup=10)
 NODULES = NoduleParameters(size=SIZE, negatives=4)
 FINETUNING = FinetuneParameters(epochs=60, patience=15, batch_size=8, lr=0.002, labels=5)
