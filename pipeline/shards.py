@@ -11,7 +11,7 @@ time of `array[i]`.
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -32,9 +32,9 @@ AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 
 COMPRESSOR: Final = "lz4"
 COMPRESSION_LEVEL = 5
-_CRC_BYTES = 4
-# What the checksum of bytes with their own checksum behind them always is, so that no slice need be copied.
-_RESIDUE = google_crc32c.value(bytes(_CRC_BYTES))
+CRC_BYTES: Final = 4
+#: What the checksum of bytes with their own checksum behind them always is, so that no slice need be copied.
+RESIDUE: Final = google_crc32c.value(bytes(CRC_BYTES))
 _BLOSC_HEADER = 16
 _BLOSC_LENGTHS = struct.Struct("<I4xI")  # bytes before and after compression, from byte 4 on
 #: In the index of a shard: there is no such cube.
@@ -113,7 +113,7 @@ def checked_chunk(chunk: bytes | memoryview, size: int) -> memoryview:
     Raises:
         DataError: it does not fit its checksum, or holds more or less; goes after its name.
     """
-    packed = memoryview(chunk)[:-_CRC_BYTES]
+    packed = memoryview(chunk)[:-CRC_BYTES]
     if not fits_checksum(chunk):
         raise DataError("its checksum does not fit")
     if len(packed) < _BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (size, len(packed)):
@@ -184,21 +184,17 @@ class ShardReader:
         """
         self.read_many((position,), out[np.newaxis])
 
-    def read_many(
-        self,
-        positions: Sequence[int] | NDArray[np.integer[Any]],
-        out: NDArray[Any],
-        decode: Callable[[bytes, NDArray[Any]], None] = decode_chunk,
-    ) -> None:
+    def read_many(self, positions: Sequence[int] | NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         """Decode several cubes, in the order given, into the rows of `out` [cube, x, y, z].
 
         Cubes of one shard are asked for together, which a server answers at once, and in the order in which
         they lie there. Each is decoded as it comes, while the cache has its bytes: that takes 0.93 of the
-        processor's time that reading all of them first takes. Descriptors that stay open and one buffer for
-        all would take 0.90, and memory mapping 0.86, but a file that is cut short under it ends the process.
-        Of a server several shards are asked for at once, for each answer takes its way there and back.
+        processor's time that reading all of them first takes. Of a server several shards are asked for at
+        once, for each answer takes its way there and back. `reading.read_cubes` does the same by compiled
+        code.
 
-        `decode` may be `decoding.decode_compiled`, for those who read much and do not mind compiling.
+        Raises:
+            DataError: as `read`.
         """
         shards: dict[int, list[tuple[int, int]]] = {}
         for row, position in enumerate(positions):
@@ -206,10 +202,10 @@ class ShardReader:
 
         def fill(shard: int) -> None:
             wanted = sorted(shards[shard], key=itemgetter(1))
-            parts = [self._part(shard, position) for _, position in wanted]
+            parts = [self.part(position) for _, position in wanted]
             for (row, position), chunk in zip(wanted, self._get(shard, parts), strict=True):
                 try:
-                    decode(chunk, out[row])
+                    decode_chunk(chunk, out[row])
                 except DataError as error:
                     raise self._damaged(position, str(error)) from None
 
@@ -227,13 +223,18 @@ class ShardReader:
             DataError: as `read`.
         """
         shard = position // self.length
-        (chunk,) = self._get(shard, [self._part(shard, position)])
+        (chunk,) = self._get(shard, [self.part(position)])
         if not fits_checksum(chunk):
             raise self._damaged(position, "its checksum does not fit")
         return chunk
 
-    def _part(self, shard: int, position: int) -> tuple[int, int]:
-        """Offset and length of a cube in its shard."""
+    def part(self, position: int) -> tuple[int, int]:
+        """Offset and length in bytes of cube number `position` in its shard.
+
+        Raises:
+            DataError: the shard or its index cannot be read, or it does not hold that cube.
+        """
+        shard = position // self.length
         if not 0 <= position < len(self):
             raise IndexError(f"cube {position} of {len(self)}")
         offset, size = (int(number) for number in self._index(shard)[position % self.length])
@@ -283,11 +284,11 @@ def read_index(storage: Storage, path: str, length: int) -> NDArray[np.uint64]:
         OSError: the shard cannot be read.
         DataError: the index is damaged; goes after the shard's name.
     """
-    end, count = storage.size(path), 16 * length + _CRC_BYTES
+    end, count = storage.size(path), 16 * length + CRC_BYTES
     table = storage.read_range(path, max(0, end - count), count)
     if len(table) < count or not fits_checksum(table):
         raise DataError("its index does not fit its checksum")
-    index = np.frombuffer(table[:-_CRC_BYTES], "<u8").reshape(length, 2)
+    index = np.frombuffer(table[:-CRC_BYTES], "<u8").reshape(length, 2)
     present = index[index[:, 0] != MISSING]
     # One after the other: a sum of numbers that a stranger wrote may wrap round.
     if (present > end).any() or (present.sum(axis=1) > end).any():
@@ -297,8 +298,8 @@ def read_index(storage: Storage, path: str, length: int) -> NDArray[np.uint64]:
 
 def fits_checksum(chunk: bytes | memoryview) -> bool:
     """Whether bytes end in the crc32c of those before."""
-    return len(chunk) >= _CRC_BYTES and google_crc32c.value(bytes(chunk)) == _RESIDUE
+    return len(chunk) >= CRC_BYTES and google_crc32c.value(bytes(chunk)) == RESIDUE
 
 
 def _crc32c(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
+    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")

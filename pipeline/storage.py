@@ -10,6 +10,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -79,18 +80,25 @@ class Folder:
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """A part of a file."""
-        descriptor = os.open(self._prefix + path, os.O_RDONLY)
-        try:
+        with self.opened(path) as (descriptor, _):
             return os.pread(descriptor, length, start)
-        finally:
-            os.close(descriptor)
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Several parts of a file, opened once, each read as it is asked for."""
-        descriptor = os.open(self._prefix + path, os.O_RDONLY)
-        try:
+        with self.opened(path) as (descriptor, _):
             for start, length in parts:
                 yield os.pread(descriptor, length, start)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, int]]:
+        """A file held open: its descriptor, and where in that the file begins.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+        descriptor = os.open(self._prefix + path, os.O_RDONLY)
+        try:
+            yield descriptor, 0
         finally:
             os.close(descriptor)
 
@@ -149,6 +157,11 @@ class Archive:
         begin, end = self._begin(path), self.size(path)
         for start, length in parts:
             yield os.pread(self._file.fileno(), max(0, min(length, end - start)), begin + start)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, int]]:
+        """As `Folder.opened`; the archive itself stays open."""
+        yield self._file.fileno(), self._begin(path)
 
     def size(self, path: str) -> int:
         """How many bytes a file has."""

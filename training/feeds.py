@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoding import decode_compiled
 from pipeline.degrade.compose import Degrader
 from pipeline.degrade.flip import flip_into
 from pipeline.degrade.recipes import Recipe, named
 from pipeline.errors import CallError
 from pipeline.hounsfield import Window
+from pipeline.reading import read_cubes
 from pipeline.stores import CubeStore, PairStore
 
 #: The recipe for cube stores where none is given; a pair store carries its own.
@@ -98,8 +98,8 @@ class PairFeed:
         n = len(cubes)
         room.flip[:n] = self.store.pairs.flip[pairs]
         room.applied[:n] = self.store.pairs.applied[pairs]
-        self.store.degraded.read_many(pairs, room.degraded[:n], decode_compiled)
-        self.store.original.read_many(cubes, room.original[:n], decode_compiled)
+        read_cubes(self.store.degraded, pairs, room.degraded[:n])
+        read_cubes(self.store.original, cubes, room.original[:n])
         _flip_originals(room, n)
 
 
@@ -127,7 +127,7 @@ class CubeFeed:
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
         """See `Feed`. The degradation flips its output, so the original is flipped after it."""
         n = len(cubes)
-        self.store.cubes.read_many(cubes, room.original[:n], decode_compiled)
+        read_cubes(self.store.cubes, cubes, room.original[:n])
         self._degrade(
             room.original[:n],
             self._stream[cubes],
