@@ -44,20 +44,20 @@ from training.statistics import stars
 from training.trials import compare_trials
 
 SIZE = (24, 24, 16)
-# Seed 0 made the scans on which these settings were tried; those of seed 1 were not looked at before.
-SCANS = PhantomParameters(scans=40, shape=(320, 320, 128), seed=1)
+# Seeds 0 and 1 made the scans on which these settings were tried; those of seed 2 were not looked at before.
+SCANS = PhantomParameters(scans=40, shape=(320, 320, 128), seed=2)
 # The published bound of 0.15 refuses cubes of the kind that 56 % of the nodules lie in.
 CUBES = ExtractParameters(size=SIZE, border=(40, 40, 8), min_tissue=0.02, max_tissue=0.5)
-VARIANTS = 16  # of every cube; an epoch reads one, so each comes twice
+VARIANTS = 32  # of every cube; an epoch reads one, so each comes three times
 RECIPES = {
     "genesis-ct-3d": named("genesis"),
     # Without what changes the whole cube: grey values that are bent or turned, all around a window in noise.
     "local-ct-3d": named("genesis", nonlinear_rate=0.0, paint_rate=1.0, inpaint_share=1.0),
 }
 # SGD at 1.0, as published: Adam comes to the same loss with features that tell less (see that page).
-PRETRAINING = PretrainParameters(width=4, epochs=32, batch_size=8, lr=1.0, schedule="cosine", warmup=10)
+PRETRAINING = PretrainParameters(width=4, epochs=96, batch_size=8, lr=1.0, schedule="cosine", warmup=10)
 NODULES = NoduleParameters(size=SIZE, negatives=4)
-FINETUNING = FinetuneParameters(epochs=60, patience=15, batch_size=8, lr=0.002, labels=5)
+FINETUNING = FinetuneParameters(epochs=80, patience=20, batch_size=8, lr=0.002, labels=5)
 CUBES_OF_MASKS = 6
 SCRATCH = "scratch-3d"
 

@@ -38,9 +38,9 @@ def verify(
     """Look for all that is wrong with STORE: every file, every cube, every row of its tables.
 
     \b
-    Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade made
-    is mended by the same call of it, which makes the damaged files again and leaves the others; a target
-    store is made again.
+    Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade
+    made is mended by the same call of it, which makes the damaged files again and leaves the others; a
+    target store is made again.
 
     \b
     Example:

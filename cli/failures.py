@@ -12,6 +12,12 @@ WRONG_CALL = 2
 BAD_DATA = 1
 INTERRUPTED = 130
 
+#: Commands whose work is kept and gone on with; the others are quick, or write all or nothing.
+_GO_ON = (
+    "phantom", "extract-cubes", "extract-targets", "degrade", "import-npy", "merge",
+    "pretrain", "finetune", "compare",
+)  # fmt: skip
+
 
 class GenesisGroup(click.Group):
     """A group of commands that turns the library's errors into exit codes."""
@@ -20,15 +26,16 @@ class GenesisGroup(click.Group):
         """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
         from pipeline.errors import CallError, DataError
 
+        interruption = _Interruption()
         try:
-            with _terminated_as_interrupted():
+            with interruption.taken():
                 return super().invoke(ctx)
         except CallError as error:
             _leave(str(error), WRONG_CALL)
         except DataError as error:
             _leave(str(error), BAD_DATA)
         except KeyboardInterrupt:
-            _leave("Interrupted. What is done is kept: the same command goes on from there.", INTERRUPTED)
+            _leave(_interrupted(ctx), INTERRUPTED)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             _leave(
@@ -36,23 +43,49 @@ class GenesisGroup(click.Group):
                 "command goes on from there.",
                 BAD_DATA,
             )
+        except Exception:
+            if not interruption.came:
+                raise
+            _leave(_interrupted(ctx), INTERRUPTED)
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM, as a batch system sends it, for an interruption: the run stops cleanly and can go on."""
+class _Interruption:
+    """Ctrl-C or SIGTERM, as a batch system sends it: the run stops cleanly, and can go on.
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    Where it falls into the import of a library with compiled parts, the library may swallow the exception and
+    fail of another one later; so that it came is noted.
+    """
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    came = False
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have both signals raise KeyboardInterrupt; one that is ignored, as under nohup, stays so."""
+
+        def interrupt(*_: object) -> None:
+            self.came = True
+            raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+            yield
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, interrupt)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _interrupted(ctx: click.Context) -> str:
+    """What is said of an interruption."""
+    if ctx.invoked_subcommand in _GO_ON:
+        return "Interrupted. What is done is kept: the same command goes on from there."
+    return "Interrupted. The same command begins again."
 
 
 def _leave(message: str, code: int) -> None:

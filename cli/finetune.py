@@ -145,14 +145,19 @@ def finetune(
     if as_json:
         click.echo(json.dumps(asdict(outcome)))
         return
-    _show(outcome, parameters, weights)
+    _show(outcome, parameters, targets, weights)
 
 
-def _show(outcome: "FinetuneOutcome", parameters: FinetuneParameters, weights: Path | None) -> None:
+def _show(
+    outcome: "FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
+) -> None:
     """The result on stdout, and on stderr what can be done next."""
     from cli.tables import counted, show_table
 
-    trained = f"{counted(outcome.train_cubes, 'cube')} of {counted(outcome.train_scans, 'scan')}"
+    one = "image" if outcome.task == "dxc" else "cube"
+    trained = counted(outcome.train_cubes, one)
+    if one == "cube":
+        trained += f" of {counted(outcome.train_scans, 'scan')}"
     stopped = f"after {counted(outcome.epochs, 'epoch')} (by {option(outcome.stopped_by)})"
     show_table(
         ("fine-tuning", ""),
@@ -169,12 +174,16 @@ def _show(outcome: "FinetuneOutcome", parameters: FinetuneParameters, weights: P
         (name, "-" if value is None else f"{value:.4f}", "the task's own" if name == outcome.metric else "")
         for name, value in outcome.metrics.items()
     ]
-    show_table((f"{outcome.task}, {counted(outcome.test_cubes, 'test cube')}", "value", ""), rows)
+    show_table((f"{outcome.task}, {counted(outcome.test_cubes, f'test {one}')}", "value", ""), rows)
     for note in outcome.notes:
         click.echo(f"Note: {note}", err=True)
     if outcome.status == "already finished":
         click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
     if outcome.kind == "segment":
-        click.echo(f"Next: genesis-train segment {outcome.run} SCAN OUT segments a whole scan.", err=True)
+        click.echo(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
+    scratch = "scratch-2d" if outcome.network == "unet2d" else "scratch-3d"
+    if weights is None:
+        click.echo(f"Next: genesis-train finetune {targets} --out other --weights WEIGHTS", err=True)
     else:
-        click.echo("Next: genesis-train compare tells whether other weights do better than these.", err=True)
+        arms = f"--arm {scratch} --arm pretrained={weights}"
+        click.echo(f"Next: genesis-train compare {targets} --out comparison {arms}", err=True)

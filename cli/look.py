@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import Store, rule_options
+from cli.progress import Progress
 from cli.tables import shares, shortened, show_table
 from cli.targets import show_targets
 
@@ -92,21 +93,27 @@ def explain(
     if len(hu) != 2:
         raise CallError(f"--hu {','.join(map(str, hu))}: two numbers low,high are wanted, as in -1000,1000.")
     rule, window = PlaceRule(size, border, max_tissue, min_tissue, plane), Window(*hu)
-    try:
-        path = scan_path(scan)
-        if path.suffix.lower() == ".png":
-            raise CallError(
-                f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes itself "
-                "says why one gives nothing. Give a CT scan."
-            )
-        read = read_scan(path)
-    except DataError as error:
-        raise DataError(f"{scan}: {error}.") from None
-    spacing = read.geometry.spacing
-    found = explain_scan(read.voxels, spacing, rule, window)
-    if png is not None:
-        title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
-        draw_map(read.voxels, spacing, rule, png, title=title, window=window)
+    steps = "scan read, judged, drawn" if png else "scan read, judged"
+    count = steps.count(",") + 1
+    with Progress() as progress:
+        progress(steps, 0, count)
+        try:
+            path = scan_path(scan)
+            if path.suffix.lower() == ".png":
+                raise CallError(
+                    f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes "
+                    "itself says why one gives nothing. Give a CT scan."
+                )
+            read = read_scan(path)
+        except DataError as error:
+            raise DataError(f"{scan}: {error}.") from None
+        progress(steps, 1, count)
+        spacing = read.geometry.spacing
+        found = explain_scan(read.voxels, spacing, rule, window)
+        if png is not None:
+            progress(steps, 2, count)
+            title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
+            draw_map(read.voxels, spacing, rule, png, title=title, window=window)
     if as_json:
         click.echo(json.dumps({"scan": str(path), **asdict(found), "map": str(png) if png else None}))
         return

@@ -1,5 +1,6 @@
 """`genesis-prep`: practice data, cube stores, pair stores, and looks at them."""
 
+from operator import ge
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from cli.share import export_npy, import_npy, merge
 from cli.tables import counted, size_of
 from cli.targets import draw_target_sheet, extract_targets
 from cli.work import degrade, extract_cubes
+
+# Cubes for practice scans that the published rule does not fit into, the largest first; all train.
+_SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
 
 
 @click.group(
@@ -94,21 +98,22 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
       genesis-prep preview pairs.zarr sheet.png
       genesis-prep preview pairs.zarr report.html
     """
-    from pipeline.layout import TARGETS, VERSIONS
+    from pipeline.layout import PAIRS, TARGETS, VERSIONS
+    from pipeline.preview import draw_sheet
+    from pipeline.report import write_report
     from pipeline.stores import open_store, read_attributes
 
-    if read_attributes(store, tuple(VERSIONS))["format"] == TARGETS:
+    kind = read_attributes(store, tuple(VERSIONS))["format"]
+    if kind == TARGETS:
         draw_target_sheet(store, file, rows)
-    elif file.suffix.lower() == ".html":
-        from pipeline.report import write_report
-
-        write_report(open_store(store), file, rows)
-        click.echo(f"The report is {file}.")
-    else:
-        from pipeline.preview import draw_sheet
-
-        draw_sheet(open_store(store), file, rows)
-        click.echo(f"The contact sheet is {file}.")
+        return
+    report = file.suffix.lower() == ".html"
+    with Progress() as progress:
+        progress("pages" if report else "sheets", 0, 1)
+        (write_report if report else draw_sheet)(open_store(store), file, rows)
+    click.echo(f"The {'report' if report else 'contact sheet'} is {file}.")
+    further = "genesis-train pretrain {} --out run" if kind == PAIRS else "genesis-prep degrade {} pairs.zarr"
+    click.echo(f"Next: {further.format(store)}")
 
 
 @main.command(short_help="A store in one file.")
@@ -153,11 +158,14 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
         write_luna16(folder, parameters, report=progress)
     made = f"{counted(parameters.scans, 'scan')} of {' x '.join(map(str, parameters.shape))} voxels"
     click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
-    if any(edge < least for edge, least in zip(parameters.shape, PlaceRule().least_shape, strict=True)):
-        click.echo(
-            "They are smaller than the published rule needs: extract with a smaller --border.", err=True
-        )
-    click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr")
+    rules = [PlaceRule(), *(PlaceRule(size, (0, 0, 0)) for size in _SMALLER)]
+    fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
+    smaller = ""
+    if fitting[:1] != rules[:1]:
+        click.echo("They are smaller than the published rule needs.", err=True)
+        size = fitting[0].size if fitting else rules[-1].size
+        smaller = f" --size {','.join(map(str, size))} --border 0,0,0"
+    click.echo(f"Next: genesis-prep extract-cubes {folder} cubes.zarr{smaller}")
 
 
 def _write_radiographs(folder: Path, options: dict[str, Any]) -> None:

@@ -162,6 +162,7 @@ def show_targets(store: Path | str, as_json: bool) -> None:
     show_table(["what", "value"], rows)
     _show_folds(facts)
     _show_unused(facts)
+    click.echo(f"Next: genesis-train finetune {store} --out run")
 
 
 def draw_target_sheet(store: Path | str, file: Path, rows: int) -> None:

@@ -208,10 +208,15 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
     )
     if outcome.status == "already finished":
         click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
-    click.echo(
-        f"Next: look at {outcome.picture}; to train on, repeat the command with more --epochs or --patience.",
-        err=True,
-    )
+    click.echo(f"The picture shows what was restored. {_further(outcome)}", err=True)
+    click.echo(f"Next: genesis-train export {outcome.run} weights.pt --format official", err=True)
+
+
+def _further(outcome: "PretrainOutcome") -> str:
+    """How to train on."""
+    if outcome.stopped_by == "max_steps":
+        return "To train on, begin another run with another --max-steps, or without."
+    return f"To train on, repeat the command with more {option(outcome.stopped_by)}."
 
 
 main.add_command(export)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.degrade.compiling import inlined, instructions, kernel
 
 _HEADER_BYTES: Final = 16  # version, version of the codec, flags, bytes a number; three lengths of 32 bits
-_VERSION: Final = 2
+_VERSIONS: Final = (2, 1)  # of the frame and of LZ4's streams
 _LZ4_BITSHUFFLE: Final = 0x24
 _ONE_STREAM: Final = 0x10  # flag: blocks are not split
 _SMALLEST: Final = 256  # bytes of 128 numbers: blocks are multiples, and a smaller one would not be split
@@ -61,10 +61,12 @@ def decode_frame(frame, scratch, out):  # type: ignore[no-untyped-def]
         numbers. If not, some of `out` may be written.
     """
     size = 2 * out.size
-    if frame.size < _HEADER_BYTES or frame[0] != _VERSION or frame[3] != 2:
+    if frame.size < _HEADER_BYTES or frame[3] != 2:
         return False
     split = (frame[2] & _ONE_STREAM) == 0
     block = _word(frame, 8)
+    if frame[0] != _VERSIONS[0] or frame[1] != _VERSIONS[1]:
+        return False
     if frame[2] | _ONE_STREAM != _LZ4_BITSHUFFLE | _ONE_STREAM:
         return False
     if _word(frame, 4) != size or _word(frame, 12) != frame.size:

@@ -34,7 +34,7 @@ from pipeline.place import (
 
 _PUBLISHED = Window()
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
-_CUBE_SHARES = (0.1, 0.2, 0.3, 0.5)
+_CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no bound at all
 _PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
 _EXAMPLES = 32  # cubes drawn as examples: what a scan gives by default
 _OUTLINED = 6  # of these in one slice: more would hide it

@@ -313,7 +313,10 @@ def _describe(parameters: Parameters, found: Found, key: Key | None) -> dict[str
 def _nothing(tasks: Sequence[CutTask[Parameters]], parameters: Parameters) -> str:
     """The sentence, and the reasons, where nothing gave a cube."""
     kind = "scan"
-    advice = "A smaller --border or --size takes smaller scans; genesis-prep explain SCAN says what helps."
+    advice = (
+        "A smaller --border or --size takes smaller scans, a larger --max-tissue denser ones; genesis-prep "
+        "explain SCAN says what helps."
+    )
     if isinstance(parameters, ImageParameters):
         kind, advice = "image", "A smaller --size takes smaller images; damaged ones must be fetched again."
     records = [task.ledger.recorded(task.name) or {} for task in tasks[:_MOST_REASONS]]

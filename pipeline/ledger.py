@@ -229,7 +229,8 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a")
     except OSError as error:
-        raise CallError(f"{folder} cannot be written ({error.strerror}): choose another place.") from None
+        place = error.filename or folder
+        raise CallError(f"{place} cannot be written ({error.strerror}): choose another place.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -281,6 +282,10 @@ def run_log(started: datetime, workers: int) -> dict[str, Any]:
     }
 
 
+#: Parameters whose names alone would not tell what they are of.
+_NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the source of sha256"}
+
+
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
     for name in sorted({*before, *now}):
@@ -288,7 +293,8 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str |
             old, new = before.get(name), now.get(name)
             if isinstance(old, dict) and isinstance(new, dict):
                 return first_difference(old, new)
-            return f"{name.replace('_', ' ')} {_words(old)} (asked for now: {_words(new)})"
+            words = _NAMES.get(name, name.replace("_", " "))
+            return f"{words} {_words(old)} (asked for now: {_words(new)})"
     return None
 
 

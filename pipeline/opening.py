@@ -176,7 +176,9 @@ def _attributes(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
                 f"The store {place} is damaged: zarr.json is missing or not as it was written. genesis-prep "
                 "verify says more."
             ) from None
-        raise CallError(f"{place} is no store of this toolkit (its zarr.json does not say so).") from None
+        raise CallError(
+            f"{place} is no store of this toolkit, which genesis-prep makes: no zarr.json in it says so."
+        ) from None
     if name not in kinds or not isinstance(attributes, dict):
         raise CallError(f"{place} is a {name} store; allowed here: {', '.join(kinds)}.")
     if version != VERSIONS[name]:

@@ -92,10 +92,12 @@ def _read(
     done = np.zeros(len(rows), np.bool_)
     files: dict[int, tuple[int, int]] = {}
     spans = np.empty((len(rows), 3), np.int64)
+    # All of it before any shard is held open: an index that is new is read from its shard, opened for that.
+    parts = [reader.part(position) for position in positions.tolist()]
     with ExitStack() as stack:
-        for i, position in enumerate(positions.tolist()):
-            start, length = reader.part(position)
-            shard = position // reader.length
+        for i, (shard, (start, length)) in enumerate(
+            zip((positions // reader.length).tolist(), parts, strict=True)
+        ):
             if shard not in files:
                 try:
                     files[shard] = stack.enter_context(storage.opened(reader.path(shard)))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,22 @@ def test_a_checkpoint_cut_short_is_named(tmp_path: Path, share: float) -> None:
     path = tmp_path / "last.pt"
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(DataError, match=r"last\.pt is cut short"):
+        read_checkpoint(path)
+
+
+def test_a_flipped_bit_of_a_weight_is_seen(tmp_path: Path) -> None:
+    """torch writes checksums and does not look at them: unseen, it would be trained on."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(pack(trained(1), PARAMETERS))
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    data = bytearray(path.read_bytes())
+    header = data[largest.header_offset : largest.header_offset + 30]
+    begin = largest.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    data[begin + largest.file_size // 2] ^= 0x40
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)
+    with pytest.raises(DataError, match=r"last\.pt is cut short, damaged"):
         read_checkpoint(path)
 
 

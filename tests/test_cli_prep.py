@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,36 @@ def test_no_cube_at_all_exits_with_1(luna16: Path, tmp_path: Path) -> None:
     result = call("extract-cubes", luna16, tmp_path / "c.zarr", "--workers", 1)
     assert_refused(result, 1, "No scan gave a cube", "265 x 265 needed")
     assert not (tmp_path / "c.zarr").exists()
+
+
+def test_what_comes_next_works_for_small_practice_scans(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    done = call("phantom", scans, "--scans", 1, "--shape", "64,64,48")
+    assert "smaller than the published rule needs" in done.stderr
+    words = done.stdout.splitlines()[-1].removeprefix("Next: genesis-prep ").split()
+    assert words[:3] == ["extract-cubes", str(scans), "cubes.zarr"]
+    assert call("extract-cubes", scans, tmp_path / "cubes.zarr", *words[3:]).exit_code == 0
+
+
+def test_an_interruption_that_an_import_swallows_is_one_all_the_same(
+    cube_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As numpy does, half imported: it fails of something else than of the Ctrl-C."""
+
+    def half_imported(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise RecursionError from None
+
+    monkeypatch.setattr("pipeline.info.describe", half_imported)
+    before = signal.getsignal(signal.SIGINT)
+    done = call("info", cube_store)
+    assert (done.exit_code, done.stderr) == (130, "Error: Interrupted. The same command begins again.\n")
+    assert signal.getsignal(signal.SIGINT) == before
+    monkeypatch.setattr("pipeline.info.describe", lambda _: 1 / 0)
+    assert isinstance(call("info", cube_store).exception, ZeroDivisionError)
 
 
 def test_a_disk_that_is_full_is_one_sentence(

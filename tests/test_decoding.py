@@ -84,6 +84,10 @@ def test_frames_that_say_another_length_are_refused() -> None:
     for length in (*range(40), len(frame) - 1):
         assert not decode(frame[:length], np.zeros(4096, np.int16))
     assert not decode(frame + b"\0", np.zeros(4096, np.int16))
+    for version in (0, 1):  # of the frame, and of LZ4's streams
+        other = bytearray(frame)
+        other[version] += 1
+        assert not decode(bytes(other), np.zeros(4096, np.int16))
 
 
 @settings(deadline=None, max_examples=150)

@@ -312,8 +312,18 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
         (run, "out.pt", "nnssl", "nnU-Net has no 3D U-Net of Models Genesis"),
         (run, "out.pt", "onnx", "'official', 'nnssl', 'state-dict'"),
         (tmp_path / "nothing", "out.pt", "official", "There is no run in"),
-        (tmp_path / "mine.pt", "out.pt", "official", "holds no run that this version"),
-        (tmp_path / "foreign", "out.pt", "official", "holds no run that this version"),
+        (
+            tmp_path / "mine.pt",
+            "out.pt",
+            "official",
+            "holds no run of genesis-train pretrain that this version",
+        ),
+        (
+            tmp_path / "foreign",
+            "out.pt",
+            "official",
+            "holds no run of genesis-train pretrain that this version",
+        ),
         (tmp_path / "begun", "out.pt", "official", "no epoch is finished yet"),
     ):
         result = CliRunner().invoke(main, ["export", str(source), str(tmp_path / out), "--format", kind])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -395,7 +396,7 @@ def test_the_command_prints_the_result_on_stdout_and_the_rest_on_stderr(cubes: P
     assert "10 train, 2 validate" in result.stdout
     assert "Warning: All cubes are of one scan" in result.stderr
     assert "epoch 1: train" in result.stderr
-    assert "Next: look at" in result.stderr
+    assert "Next: genesis-train export" in result.stderr
 
     again = CliRunner().invoke(main, [*call, "--json"])
     assert again.exit_code == 0
@@ -458,3 +459,52 @@ def test_a_lost_checkpoint_does_not_begin_the_run_again(pairs: Path, tmp_path: P
     with pytest.raises(DataError, match=r"last\.pt, from which the run would go on, is gone"):
         pretrain(pairs, out, PretrainParameters(epochs=3, batch_size=4, lr=0.5, width=4))
     assert (out / "losses.jsonl").read_bytes() == losses
+
+
+def nothing_of(path: Path) -> None:
+    path.unlink()
+
+
+def noise_in(path: Path) -> None:
+    path.write_bytes(bytes(range(1, 256)) * 20)
+
+
+def other_degradations(path: Path) -> None:
+    described = json.loads(path.read_text(encoding="utf-8"))
+    groups = described["baselines"]["by_degradation"]
+    groups["nothing like it"] = groups.pop(next(iter(groups)))
+    path.write_text(json.dumps(described), encoding="utf-8")
+
+
+def no_baselines(path: Path) -> None:
+    described = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**described, "baselines": {"copy": 1.0}}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "words"),
+    [
+        ("best.pt", nothing_of, r"The network of epoch \d, the best so far, is lost: .*No such file"),
+        ("best.pt", noise_in, r"The network of epoch \d, the best so far, is lost: .*damaged"),
+        ("losses.jsonl", noise_in, r"losses\.jsonl has lost epochs|losses\.jsonl is damaged in line \d"),
+        ("run.json", other_degradations, r"run\.json and .*losses\.jsonl tell of other degradations"),
+        ("run.json", no_baselines, r"The baselines in run\.json are damaged"),
+    ],
+)
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_a_damaged_run_is_neither_finished_nor_continued(
+    pairs: Path,
+    run: tuple[Path, PretrainOutcome, list[str]],
+    tmp_path: Path,
+    name: str,
+    harm: Callable[[Path], None],
+    words: str,
+    epochs: int,
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    harm(folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DataError, match=rf"(?s){words}.*--overwrite"):
+        pretrain(pairs, folder, replace(SMALL, epochs=epochs))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -1,5 +1,7 @@
 """Reading by one kernel against reading cube by cube: the same numbers, and the same errors."""
 
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,21 @@ def test_without_the_instruction_the_reference_reads(tmp_path: Path, monkeypatch
     reader = shards_of(tmp_path, [encode_cube(cube) for cube in values], 4)
     out = np.zeros_like(values)
     read_cubes(reader, range(5), out)
+    np.testing.assert_array_equal(out, values)
+
+
+def test_few_open_files_are_enough(tmp_path: Path) -> None:
+    """A limit that the shards of one call exceed, whose indexes are not known yet either."""
+    values = hu(70)
+    reader = shards_of(tmp_path, [encode_cube(cube) for cube in values], 1)
+    out = np.zeros_like(values)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/dev/fd")))  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+    try:
+        read_cubes(reader, range(70), out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     np.testing.assert_array_equal(out, values)
 
 

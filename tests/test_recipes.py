@@ -263,7 +263,9 @@ def test_a_degradation_that_never_happens_asks_nothing(size, overrides):
 
 
 def test_rules_that_fit_into_no_cube_are_refused():
-    with pytest.raises(CallError, match="in-painting fit into no cube"):
+    with pytest.raises(
+        CallError, match=r"--inpaint-edges .* fits into no cube: .* --inpaint-edges L//6,L//3"
+    ):
         recipes.check_size(named("genesis", inpaint_edges=("L//3", "L//6")), (64, 64, 32))
 
 

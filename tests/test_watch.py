@@ -137,6 +137,8 @@ def test_max_steps_cuts_the_last_epoch_short(pairs: Path, tmp_path: Path) -> Non
     assert (outcome.stopped_by, outcome.epochs) == ("max_steps", 2)
     assert [record["steps"] for record in losses(tmp_path / "run")] == [8, 3]
     assert pretrain(pairs, tmp_path / "run", limited).status == "already finished"
+    cut = pretrain(pairs, tmp_path / "cut", replace(limited, epochs=2))
+    assert (cut.stopped_by, cut.epochs) == ("max_steps", 2)  # the second epoch was not gone through
     with pytest.raises(CallError, match="begun with --max-steps 11, this call asks for no --max-steps"):
         pretrain(pairs, tmp_path / "run", replace(limited, max_steps=None))
 

@@ -22,6 +22,7 @@ import copy
 import io
 import math
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,16 +195,22 @@ def read_plain(path: Path) -> Any:
     """What a file of torch holds, of any version, on the CPU, without running anything of what is in it.
 
     Raises:
-        DataError: the file is missing, cut short, or holds more than plain tensors and numbers.
+        DataError: the file is missing, cut short, damaged, or holds more than plain tensors and numbers.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    file = io.BytesIO(data)
     try:
+        if zipfile.is_zipfile(file):  # the checksums of its members, which torch writes and never reads
+            with zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # a torn or foreign file raises almost anything: pickle, zip and key errors
         raise DataError(
             f"{path} is cut short, damaged, or no checkpoint of plain tensors and numbers; nothing else is "

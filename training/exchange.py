@@ -235,7 +235,8 @@ def _described(folder: Path) -> dict[str, Any]:
         described = Run(folder).described()
     except (CallError, DataError, NotADirectoryError):
         raise CallError(
-            f"{folder} holds no run that this version of genesis-toolkit can read, going by its run.json."
+            f"{folder} holds no run of genesis-train pretrain that this version of genesis-toolkit can read, "
+            "going by its run.json: name the folder of one."
         ) from None
     if described is None:
         raise CallError(f"There is no run in {folder}: make one with genesis-train pretrain.")

@@ -108,6 +108,7 @@ def finetune(
             check_same(run, begun, described, (), "weights")
         done = run.outcome("already finished")
         if done is not None:
+            read_finetuning_checkpoint(run.best)  # what a finished run is for
             return done
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, pin=state.device.type == "cuda")
@@ -116,6 +117,8 @@ def finetune(
             say(f"Warning: {warning}")
         if begun is not None and run.last.exists():
             restore(state, read_finetuning_checkpoint(run.last), run.last)
+            if state.best_epoch:
+                read_finetuning_checkpoint(run.best)
             say(f"Continuing after epoch {state.epoch}.")
         run.begin(described, state.epoch)
         stop = stack.enter_context(stop_on_signals())

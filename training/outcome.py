@@ -59,12 +59,12 @@ def stopped_by(state: TrainingState, data: PretrainData) -> str | None:
     parameters = data.parameters
     if state.step:
         return None
+    if parameters.max_steps is not None and state.epoch * data.steps >= parameters.max_steps:
+        return "max_steps"
     if state.epoch >= parameters.epochs:
         return "epochs"
     if state.stale >= parameters.patience:
         return "patience"
-    if not data.training(state.epoch):
-        return "max_steps"
     return None
 
 

@@ -11,7 +11,7 @@ SCHEDULES = ("step", "cosine")
 NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # those of `training.architectures`, without torch
 PRECISIONS = ("float32", "bf16", "fp16")
 
-_MOST = {"batch_size": 4096, "width": 512}
+_MOST = {"batch_size": 4096, "width": 512, "warmup": 10**9}
 _PUBLISHED_LR, _ADAM_LR = 1.0, 1e-3
 _MOST_LR = 1e30  # beyond, a step is no float32 any more
 

@@ -7,7 +7,7 @@ killed goes on from its last checkpoint, be it within an epoch, as if nothing ha
 
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from pipeline.engine import Report, silent
 from pipeline.errors import CallError, DataError
 from pipeline.ledger import write_whole
 from training.batches import Batch, Batches, Work, normalise, part_of
-from training.checkpoints import TrainingState, new_state, pack, read_checkpoint, restore, start_at
+from training.before import begun_before
+from training.checkpoints import TrainingState, new_state, pack, restore, start_at
 from training.data import PretrainData, open_data
 from training.devices import autocast, choose_device, steady
 from training.initial import InitialEncoder, read_initial_encoder
@@ -33,7 +34,7 @@ from training.outcome import PretrainOutcome, outcome_of, stopped_by
 from training.parameters import Execution, PretrainParameters
 from training.pictures import draw_restored
 from training.processes import Group, joined, launched
-from training.runs import EpochRecord, Run, check_same, hold_run
+from training.runs import EpochRecord, Run, hold_run
 from training.stopping import Saving, Stop, stop_on_signals
 from training.validation import (
     Baselines,
@@ -124,7 +125,7 @@ def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
         first = group.in_turn(lambda: _begin_with(state, call.initial_encoder))
         run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
         described = _described(data, first)
-        begun, checkpoint = group.from_lead(lambda: _found(run, described, data, call.overwrite))
+        begun, checkpoint = group.from_lead(lambda: begun_before(run, described, data, call.overwrite))
         share_batches(state.model, group)
         if checkpoint is not None:
             group.in_turn(lambda: restore(state, checkpoint, run.last))
@@ -178,25 +179,6 @@ def _described(data: PretrainData, first: InitialEncoder | None) -> dict[str, An
     """What `run.json` says of the run, but for the baselines."""
     begun = {"parameters": data.parameters.as_dict(), "initial_encoder": first.describe() if first else None}
     return {"genesis_toolkit": __version__, **begun, **data.describe()}
-
-
-def _found(
-    run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """What an earlier call left: its description and its checkpoint, None where there is none."""
-    if overwrite:
-        run.clear()
-    begun = run.described()
-    if begun is None:
-        return None, None
-    check_same(run, begun, described, data.parameters.stopping_rules)
-    if run.last.exists():
-        return begun, read_checkpoint(run.last)
-    if run.epochs_told() > 1:  # the first may be told and its checkpoint not yet written
-        raise DataError(
-            f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
-        )
-    return begun, None
 
 
 @dataclass

@@ -157,7 +157,8 @@ def _of_summaries(
                 f"arm {one[1]} of task {one[0]} stands in line {found[one][0]} already: remove one of them.",
             )
         if not re.fullmatch(r"[0-9]{1,9}", cells["n"]):
-            raise _wrong(name, number, f"n is {_quoted(cells['n'])}: it must be a whole number from 2 on.")
+            allowed = f"it must be a whole number from 2 to {_MOST_TRIALS:,}"
+            raise _wrong(name, number, f"n is {_quoted(cells['n'])}: {allowed}.")
         mean_of, sd = _number(cells, "mean", name, number), _number(cells, "sd", name, number)
         try:
             found[one] = number, ArmSummary(*one, mean_of, sd, int(cells["n"]))

@@ -157,10 +157,8 @@ class Run:
         """
         header = {"format": self.format, "version": self.version, **description}
         lines = self._told()[:finished]
-        if len(lines) < finished:
-            raise DataError(
-                f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
-            )
+        for epoch in range(1, finished + 1):
+            self._record(lines, epoch)
         # The description first: it is what says that the folder is a run's.
         write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
         write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
@@ -170,8 +168,28 @@ class Run:
         return len(self._told())
 
     def record_of(self, epoch: int) -> dict[str, Any]:
-        """What the losses say of a finished epoch, counted from 1."""
-        record: dict[str, Any] = json.loads(self._told()[epoch - 1])
+        """What the losses say of a finished epoch, counted from 1.
+
+        Raises:
+            DataError: its line is gone or damaged.
+        """
+        return self._record(self._told(), epoch)
+
+    def _record(self, lines: Sequence[str], epoch: int) -> dict[str, Any]:
+        """What one of the lines of all epochs says; see `record_of`."""
+        if epoch > len(lines):
+            raise DataError(
+                f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
+            )
+        try:
+            record = json.loads(lines[epoch - 1])
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or record.get("epoch") != epoch:
+            raise DataError(
+                f"{self.losses} is damaged in line {epoch + 1}, which should tell of epoch {epoch}: put a "
+                "copy of it back, or give --overwrite to begin again."
+            )
         return record
 
     def _told(self) -> list[str]:
@@ -255,6 +273,12 @@ def check_same(
             weights holds other data.
     """
     again = "to continue, give another --out, or --overwrite to begin again."
+    store, given = begun["store"], described["store"]
+    if store["fingerprint"] != given["fingerprint"]:
+        raise CallError(
+            f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
+            f"name the first {again}"
+        )
     for name, now in described["parameters"].items():
         before = begun["parameters"].get(name)
         if name not in stopping_rules and before != now:
@@ -262,12 +286,6 @@ def check_same(
                 f"{run.folder} was begun with {_words(name, before)}, this call asks for "
                 f"{_words(name, now)}: repeat the first {again}"
             )
-    store, given = begun["store"], described["store"]
-    if store["fingerprint"] != given["fingerprint"]:
-        raise CallError(
-            f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
-            f"name the first {again}"
-        )
     first, asked = begun.get(weights_key), described[weights_key]
     if first != asked:
         before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))

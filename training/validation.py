@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.errors import DataError
 from pipeline.info import applied_words
 from training.batches import Batch, Batches, Work, normalise, validation_works
 from training.devices import autocast
@@ -64,9 +65,19 @@ class Baselines:
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> "Baselines":
-        """What `dataclasses.asdict` gave."""
-        groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
-        return cls(**{**described, "by_degradation": groups})
+        """What `dataclasses.asdict` gave.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
+            return cls(**{**described, "by_degradation": groups})
+        except (AttributeError, KeyError, TypeError):
+            raise DataError(
+                "The baselines in run.json are damaged: put a copy of it back, or give --overwrite to begin "
+                "again."
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -217,12 +217,8 @@ def apply_rule(rule: str, length: int) -> int:
 
 def window_edges(recipe: Recipe, degradation: Applied, length: int) -> tuple[int, int]:
     """The smallest and largest window edge of one degradation in voxels, for an axis of `length` voxels."""
-    if degradation is Applied.OUTPAINT:
-        least, most = (apply_rule(rule, length) for rule in recipe.outpaint_margins)
-        return length - most, length - least
-    rules = recipe.shuffle_edges if degradation is Applied.SHUFFLE else recipe.inpaint_edges
-    low, high = (apply_rule(rule, length) for rule in rules)
-    return low, high
+    low, high = (apply_rule(rule, length) for rule in getattr(recipe, _RULES[degradation]))
+    return (length - high, length - low) if degradation is Applied.OUTPAINT else (low, high)
 
 
 @cache
@@ -243,11 +239,23 @@ def smallest_edges(recipe: Recipe) -> dict[Applied, int]:
             if not 1 <= low <= high <= length - 2 * margin:
                 failing = length
         if failing == _LONGEST:
-            raise CallError(f"The window edges of {_LABELS[degradation]} fit into no cube: change its rules.")
+            rules = _RULES[degradation]
+            option, found = "--" + rules.replace("_", "-"), ",".join(getattr(recipe, rules))
+            usual = ",".join(getattr(RECIPES["genesis"], rules))
+            raise CallError(
+                f"{option} {found} fits into no cube: the smaller edge comes first, and a window has at "
+                f"least one voxel and leaves the border free. Try {option} {usual}."
+            )
         smallest[degradation] = failing + 1
     return smallest
 
 
+#: The parameter that tells how large the windows of a degradation are.
+_RULES = {
+    Applied.SHUFFLE: "shuffle_edges",
+    Applied.INPAINT: "inpaint_edges",
+    Applied.OUTPAINT: "outpaint_margins",
+}
 _LABELS = {Applied.SHUFFLE: "shuffling", Applied.INPAINT: "in-painting", Applied.OUTPAINT: "out-painting"}
 _WAYS_OUT = {
     Applied.SHUFFLE: "--shuffle-rate 0",
