@@ -160,7 +160,10 @@ def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> Non
     said = call(scan, *SMALL).stdout
     assert "no place inside the border has a tissue score from 0 to 0.4" in said
     assert "the scores run from 1.000 to 1.000" in said
-    assert "none of these settings gives a cube" in said
+    assert said.rstrip().endswith("--size 16,16,16 --border 2,2,2 --max-tissue 1")
+    scan = write_scan(tmp_path / "tiny.mhd", np.full((12, 24, 26), -800, np.int16))
+    said = call(scan, *SMALL).stdout
+    assert "none of these settings gives a cube; try a smaller --size with a smaller --border." in said
 
 
 def test_real_numbers_are_explained_before_they_are_rounded(tmp_path: Path) -> None:
