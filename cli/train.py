@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,11 +162,12 @@ def pretrain(
     from training.pretrain import pretrain as run
 
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
+    parameters = PretrainParameters(**options)
     with TrainingProgress() as progress:
         outcome = run(
             store,
             out,
-            PretrainParameters(**options),
+            parameters,
             execution,
             initial_encoder=initial_encoder,
             overwrite=overwrite,
@@ -173,10 +175,10 @@ def pretrain(
             say=progress.say,
         )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
-        _show(outcome, as_json=as_json)
+        _show(outcome, parameters.stopping_rules, as_json=as_json)
 
 
-def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
+def _show(outcome: "PretrainOutcome", may_differ: Sequence[str], *, as_json: bool) -> None:
     """The result on stdout, and on stderr what can be done next."""
     if as_json:
         click.echo(json.dumps(asdict(outcome)))
@@ -208,15 +210,10 @@ def _show(outcome: "PretrainOutcome", *, as_json: bool) -> None:
     )
     if outcome.status == "already finished":
         click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
-    click.echo(f"The picture shows what was restored. {_further(outcome)}", err=True)
+    limit = option(outcome.stopped_by)
+    further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
+    click.echo(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
     click.echo(f"Next: genesis-train export {outcome.run} weights.pt --format official", err=True)
-
-
-def _further(outcome: "PretrainOutcome") -> str:
-    """How to train on."""
-    if outcome.stopped_by == "max_steps":
-        return "To train on, begin another run with another --max-steps, or without."
-    return f"To train on, repeat the command with more {option(outcome.stopped_by)}."
 
 
 main.add_command(export)

@@ -180,7 +180,9 @@ def test_the_moving_average_is_what_is_kept_as_the_best(pairs: Path, tmp_path: P
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_learns_the_same_less_exactly(precision: str, pairs: Path, tmp_path: Path) -> None:
     pretrain(pairs, tmp_path / "float32", ONE)
-    pretrain(pairs, tmp_path / "mixed", replace(ONE, precision=precision))
+    said = list[str]()
+    pretrain(pairs, tmp_path / "mixed", replace(ONE, precision=precision), say=said.append)
+    assert any("--precision fp16 takes many times as long" in line for line in said) == (precision == "fp16")
     ours, theirs = losses(tmp_path / "mixed")[0], losses(tmp_path / "float32")[0]
     assert ours["train_loss"] != theirs["train_loss"]
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)

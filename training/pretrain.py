@@ -131,6 +131,8 @@ def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
             group.in_turn(lambda: restore(state, checkpoint, run.last))
         if data.split.warning:
             say(f"Warning: {data.split.warning}")
+        if device.type == "cpu" and data.parameters.precision == "fp16":
+            say("Warning: on a processor --precision fp16 takes many times as long as float32.")
         finished = stopped_by(state, data) is not None
         if checkpoint is not None and not finished:
             say(f"Continuing after {_position(state)}.")
