@@ -130,11 +130,14 @@ def noise_store(path: Path, size: tuple[int, int, int], count: int) -> CubeStore
 
 
 def test_the_command_writes_it(cube_store: Path, pair_store: Path, tmp_path: Path) -> None:
-    for store, pictures in ((cube_store, 3), (pair_store, 6)):
+    for store, pictures, further in (
+        (cube_store, 3, "genesis-prep degrade {} pairs.zarr"),
+        (pair_store, 6, "genesis-train pretrain {} --out run"),
+    ):
         target = tmp_path / f"{store.stem}.html"
         done = call("preview", store, target, "--rows", 2)
         assert done.exit_code == 0, done.output
-        assert done.stdout == f"The report is {target}.\n"
+        assert done.stdout == f"The report is {target}.\nNext: {further.format(store)}\n"
         page = assert_alone(target.read_text(encoding="utf-8"))
         assert len(page.all("img")) == 2 * pictures + 3
         assert len(page.all("svg")) == 2
