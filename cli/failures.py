@@ -38,11 +38,7 @@ class GenesisGroup(click.Group):
             _leave(_interrupted(ctx), INTERRUPTED)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
-            _leave(
-                f"{error.strerror or error}{place}. What is done is kept: once that is mended, the same "
-                "command goes on from there.",
-                BAD_DATA,
-            )
+            _leave(f"{error.strerror or error}{place}. {_once_mended(ctx)}", BAD_DATA)
         except Exception:
             if not interruption.came:
                 raise
@@ -60,7 +56,7 @@ class _Interruption:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Have both signals raise KeyboardInterrupt; one that is ignored, as under nohup, stays so."""
+        """Have both signals raise KeyboardInterrupt; a Ctrl-C that is ignored, stays so."""
 
         def interrupt(*_: object) -> None:
             self.came = True
@@ -69,11 +65,10 @@ class _Interruption:
         if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
             yield
             return
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number, handler in before.items():
-            if handler != signal.SIG_IGN:
-                signal.signal(number, interrupt)
+        numbers = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            numbers.append(signal.SIGINT)
+        before = {number: signal.signal(number, interrupt) for number in numbers}
         try:
             yield
         finally:
@@ -86,6 +81,13 @@ def _interrupted(ctx: click.Context) -> str:
     if ctx.invoked_subcommand in _GO_ON:
         return "Interrupted. What is done is kept: the same command goes on from there."
     return "Interrupted. The same command begins again."
+
+
+def _once_mended(ctx: click.Context) -> str:
+    """What is said where the disk, or something else outside, has stopped a command."""
+    if ctx.invoked_subcommand in _GO_ON:
+        return "What is done is kept: once that is mended, the same command goes on from there."
+    return "Once that is mended, the same command begins again."
 
 
 def _leave(message: str, code: int) -> None:

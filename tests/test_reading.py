@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numcodecs.blosc as blosc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_decoding import chunk_of
+from test_decoding import chunk_of, sealed
 
 import pipeline.reading
 from pipeline.archive import pack
@@ -22,12 +23,12 @@ from pipeline.stores import open_cubes
 SIZE = (16, 8, 8)
 
 
-def shards_of(folder: Path, chunks: list[bytes], length: int, dtype: str = "int16") -> ShardReader:
+def shards_of(folder: Path, chunks: list[bytes], length: int) -> ShardReader:
     for shard in range(-(-len(chunks) // length)):
         path = shard_path(folder / "a", shard, 4)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(shard_parts(chunks[shard * length : (shard + 1) * length], length)))
-    return ShardReader(Folder(folder), "a", (len(chunks), *SIZE), np.dtype(dtype), length)
+    return ShardReader(Folder(folder), "a", (len(chunks), *SIZE), np.dtype("int16"), length)
 
 
 def hu(count: int, seed: int = 0) -> NDArray[np.int16]:
@@ -70,12 +71,18 @@ def test_a_store_and_its_archive(cube_store: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(*out)
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8"])
-@pytest.mark.parametrize("codec", ["lz4", "zstd"])
-def test_what_is_of_another_make_comes_too(tmp_path: Path, dtype: str, codec: str) -> None:
-    values = hu(7).astype(dtype)
-    chunks = [chunk_of(cube, codec if number % 2 else "lz4") for number, cube in enumerate(values)]
-    reader = shards_of(tmp_path, chunks, 4, dtype)
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
+@pytest.mark.parametrize("codec", ["lz4", "zstd", "blosclz"])
+@pytest.mark.parametrize("shuffle", [blosc.NOSHUFFLE, blosc.SHUFFLE, blosc.BITSHUFFLE])
+@pytest.mark.parametrize("size", [SIZE, (5, 8, 8), (5, 3, 7)])
+def test_what_is_of_another_make_comes_too(
+    tmp_path: Path, dtype: str, codec: str, shuffle: int, size: tuple[int, ...]
+) -> None:
+    values = np.ascontiguousarray(hu(7)[:, : size[0], : size[1], : size[2]].astype(dtype))
+    chunks = [chunk_of(cube, codec, shuffle) if number % 2 else encode_cube(cube)
+              for number, cube in enumerate(values)]  # fmt: skip
+    shards_of(tmp_path, chunks, 4)
+    reader = ShardReader(Folder(tmp_path), "a", values.shape, values.dtype, 4)
     out = np.zeros_like(values)
     read_cubes(reader, range(7), out)
     np.testing.assert_array_equal(out, values)
@@ -136,10 +143,22 @@ def test_damage_has_the_same_sentence(tmp_path: Path, harm: Callable[[Path], Any
     np.testing.assert_array_equal(out[:4], values[:4])
 
 
+def test_any_flipped_bit_of_a_chunk_is_named(tmp_path: Path) -> None:
+    chunk = encode_cube(np.repeat(hu(1)[0, :2], 8, axis=0))
+    out = np.zeros((1, *SIZE), np.int16)
+    for bit in range(0, 8 * len(chunk), 101):
+        damaged = bytearray(chunk)
+        damaged[bit // 8] ^= 1 << bit % 8
+        reader = shards_of(tmp_path, [bytes(damaged)], 1)
+        with pytest.raises(DataError, match="its checksum does not fit"):
+            read_cubes(reader, [0], out)
+
+
 def test_a_chunk_of_another_size_is_no_cube(tmp_path: Path) -> None:
     """Sound chunks, but of more or fewer voxels; and one with nothing in it."""
     good = encode_cube(hu(1)[0])
-    for strange in (encode_cube(hu(2)), encode_cube(hu(1)[0, :8].copy()), b"", b"abc", bytes(4)):
+    short = [sealed(bytes(length)) for length in range(24)]
+    for strange in (encode_cube(hu(2)), encode_cube(hu(1)[0, :8].copy()), b"", b"abc", *short):
         reader = shards_of(tmp_path, [good, strange], 2)
         out = np.zeros((2, *SIZE), np.int16)
         with pytest.raises(DataError, match=r"Cube 1 in .* is damaged"):
