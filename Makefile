@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-SOURCES := $(shell find pipeline cli training -name '*.py')
+SOURCES := $(shell find face pipeline cli training -name '*.py')
 
 .PHONY: demo test quick lint bench docs clean
 

@@ -21,21 +21,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
-import oracle  # noqa: E402
+from support import oracle  # noqa: E402
 
-from pipeline.degrade.compose import Degrader  # noqa: E402
-from pipeline.degrade.recipes import named, shuffle_windows  # noqa: E402
-from pipeline.hounsfield import Window  # noqa: E402
+from genesis_toolkit.pipeline.degrade.compose import Degrader  # noqa: E402
+from genesis_toolkit.pipeline.degrade.recipes import named, shuffle_windows  # noqa: E402
+from genesis_toolkit.pipeline.hounsfield import Window  # noqa: E402
 
 FIRST_CALL = """
 import time, numpy as np
 begin = time.perf_counter()
-from pipeline.degrade.compose import Degrader
-from pipeline.degrade.recipes import named
-from pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.hounsfield import Window
 loaded = time.perf_counter()
 degrader = Degrader(named("genesis"), (64, 64, 32), Window(), 0)
 cubes = np.zeros((1, 64, 64, 32), np.int16)

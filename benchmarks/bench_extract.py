@@ -43,9 +43,9 @@ import SimpleITK as sitk
 from bench_degrade import seconds
 from numpy.typing import NDArray
 
-from pipeline.cut import ExtractParameters, cut_cubes, uniform
-from pipeline.grid import Geometry, Scan
-from pipeline.phantom import PhantomParameters, write_luna16
+from genesis_toolkit.pipeline.cubes.cut import ExtractParameters, cut_cubes, uniform
+from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
+from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
 
 Triple = tuple[int, int, int]
 Voxels = NDArray[np.int16]

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.cut_images import ImageParameters
-from pipeline.engine import cores
-from pipeline.extract import extract_cubes
-from pipeline.images import read_image, resize
+from genesis_toolkit.pipeline.cubes.crop import ImageParameters
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.engine import cores
+from genesis_toolkit.pipeline.scans.images import read_image, resize
 
 IMAGES = 96
 FEW = 8  # images of a run that shows what starting up takes

@@ -20,17 +20,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, be
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.degrade.recipes import named
-from pipeline.extract import ExtractParameters, extract_cubes
-from pipeline.phantom import PhantomParameters, write_luna16
-from training.checkpoints import load_weights, new_state, read_checkpoint
-from training.data import PretrainData, open_data
-from training.devices import choose_device
-from training.parameters import PretrainParameters
-from training.pictures import RestoredSlice, draw_restored
-from training.pretrain import pretrain
-from training.validation import validate
+from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
+from genesis_toolkit.training.machine.devices import choose_device
+from genesis_toolkit.training.pretrain.data import PretrainData, open_data
+from genesis_toolkit.training.pretrain.loop import pretrain
+from genesis_toolkit.training.pretrain.parameters import PretrainParameters
+from genesis_toolkit.training.pretrain.pictures import RestoredSlice, draw_restored
+from genesis_toolkit.training.pretrain.validation import validate
+from genesis_toolkit.training.weights.files import load_weights, new_state, read_checkpoint
 
 ONLY = {
     "non-linear": {"nonlinear_rate": 1.0, "shuffle_rate": 0.0, "paint_rate": 0.0},

@@ -16,14 +16,14 @@ import numpy as np
 import SimpleITK as sitk
 from bench_degrade import scan_like, seconds
 
-from pipeline.degrade.compose import Degrader
-from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.degrade.recipes import named
-from pipeline.engine import cores
-from pipeline.extract import ExtractParameters, extract_cubes
-from pipeline.ledger import write_whole
-from pipeline.shards import encode_cube, shard_parts
-from pipeline.stores import open_cubes
+from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.engine import cores
+from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.store.open import open_cubes
+from genesis_toolkit.pipeline.store.shards import encode_cube, shard_parts
 
 VARIANTS = 8
 SHARD = 256

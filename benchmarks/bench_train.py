@@ -25,11 +25,11 @@ import zarr
 from bench_pipeline import small_scans
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.extract import ExtractParameters, extract_cubes
-from pipeline.stores import CubeStore, PairStore, open_cubes
-from training.batches import Batches, Work, deal, epoch_order, normalise
-from training.feeds import feed_of
+from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
+from genesis_toolkit.training.feeding.feeds import feed_of
+from genesis_toolkit.training.feeding.ring import Batches, Work, deal, epoch_order, normalise
 
 BATCH, SMALL_BATCH, STEP = 32, 6, 0.020
 EPOCHS = 4  # that one turn of ours takes

@@ -23,13 +23,13 @@ import numpy as np
 from bench_degrade import seconds
 from bench_pipeline import small_scans
 
-from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.engine import cores
-from pipeline.extract import ExtractParameters, extract_cubes
-from pipeline.ledger import read_manifest
-from pipeline.shards import decode_chunk, fits_checksum
-from pipeline.stores import open_store
-from pipeline.verify import verify
+from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.engine import cores
+from genesis_toolkit.pipeline.ledger import read_manifest
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.store.open import open_store
+from genesis_toolkit.pipeline.store.shards import decode_chunk, fits_checksum
+from genesis_toolkit.pipeline.verify.verify import verify
 
 VARIANTS = 4
 BLOCK = 1 << 20

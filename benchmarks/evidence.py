@@ -25,23 +25,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, be
 
 import torch
 
-from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.degrade.recipes import named
-from pipeline.extract import ExtractParameters, extract_cubes
-from pipeline.phantom import NODULE_MASKS, PhantomParameters, write_luna16
-from pipeline.targets.extract import extract_targets
-from pipeline.targets.parameters import MaskParameters, NoduleParameters
-from training.arms import Arm
-from training.evidence import Evidence
-from training.finetune import finetune
-from training.finetune_parameters import FinetuneParameters
-from training.finetune_runs import read_finetuned
-from training.heads import Segmenter
-from training.outcome import PretrainOutcome
-from training.parameters import Execution, PretrainParameters
-from training.pretrain import pretrain
-from training.statistics import stars
-from training.trials import compare_trials
+from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.practice.luna16 import NODULE_MASKS, PhantomParameters, write_luna16
+from genesis_toolkit.pipeline.targets.extract import extract_targets
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters, NoduleParameters
+from genesis_toolkit.training.compare.arms import Arm
+from genesis_toolkit.training.compare.evidence import Evidence
+from genesis_toolkit.training.compare.statistics import stars
+from genesis_toolkit.training.compare.trials import compare_trials
+from genesis_toolkit.training.finetune.heads import Segmenter
+from genesis_toolkit.training.finetune.loop import finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.finetune.run import read_finetuned
+from genesis_toolkit.training.pretrain.loop import pretrain
+from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 
 SIZE = (24, 24, 16)
 # Seeds 0 and 1 made the scans on which these settings were tried; those of seed 2 were not looked at before.

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.finetune import finetuning_options, parameters_of
-from cli.options import Store, given_options
-from cli.packages import check_installed
-from cli.progress import TrainingProgress
-from cli.tables import counted, duration, shortened, show_table
-from pipeline.errors import CallError
-from training.results import PUBLISHED_TRIALS
+from genesis_toolkit.cli.finetune import finetuning_options, parameters_of
+from genesis_toolkit.cli.options import Store, given_options
+from genesis_toolkit.cli.output import counted, duration, shortened, show_table
+from genesis_toolkit.cli.packages import check_installed
+from genesis_toolkit.cli.progress import TrainingProgress
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
 
 if TYPE_CHECKING:
-    from training.evidence import Evidence, Written
-    from training.statistics import Comparison, Effect
-    from training.trial_plan import Plan
+    from genesis_toolkit.training.compare.evidence import Evidence, Written
+    from genesis_toolkit.training.compare.plan import Plan
+    from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
 #: What goes with --from-csv; everything else is about trials.
 _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
@@ -102,7 +102,7 @@ def compare(
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
             raise CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
     check_installed("Comparing", "evidence", "scipy")
-    from training.evidence import compare_table
+    from genesis_toolkit.training.compare.evidence import compare_table
 
     _show(compare_table(table, out, **choice, overwrite=overwrite), as_json=as_json)
 
@@ -119,9 +119,9 @@ def _compare_trials(
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "monai", "scipy")
-    from training.arms import parse_arm
-    from training.trial_plan import make_plan
-    from training.trials import check_choice, compare_trials
+    from genesis_toolkit.training.compare.arms import parse_arm
+    from genesis_toolkit.training.compare.plan import make_plan
+    from genesis_toolkit.training.compare.trials import check_choice, compare_trials
 
     arms = [parse_arm(text) for text in options.pop("arms")]
     trials, width = options.pop("trials"), options.pop("width")
@@ -151,7 +151,7 @@ def _compare_trials(
 
 def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> None:
     """Which trials there are, and which of them are done."""
-    from training.trials import check_out, folder_of, read_score
+    from genesis_toolkit.training.compare.trials import check_out, folder_of, read_score
 
     check_out(out, plan, overwrite=overwrite)
     done = {trial for trial in plan.trials if not overwrite and read_score(folder_of(out, trial)) is not None}
@@ -232,7 +232,7 @@ def _show(written: "Written", *, as_json: bool) -> None:
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     """The pairs of one task: how far they lie apart, and all their p-values."""
-    from training.statistics import stars
+    from genesis_toolkit.training.compare.statistics import stars
 
     pairs = [f"{shortened(one.first.arm, 15)}:{shortened(one.second.arm, 15)}" for one in comparisons]
     show_table(

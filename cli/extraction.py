@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.failures import BAD_DATA
-from cli.tables import counted, duration, shortened, show_table, size_of
+from genesis_toolkit.cli.errors import BAD_DATA
+from genesis_toolkit.cli.output import counted, duration, shortened, show_table, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.extract import Extraction
-    from pipeline.find import Found
-    from pipeline.plan import ExtractionPlan
-    from pipeline.records import Outcome
-    from pipeline.sources import Parameters
-    from pipeline.stores import CubeStore
+    from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
+    from genesis_toolkit.pipeline.cubes.extract import Extraction
+    from genesis_toolkit.pipeline.cubes.records import Outcome
+    from genesis_toolkit.pipeline.cubes.sources import Parameters
+    from genesis_toolkit.pipeline.scans.find import Found
+    from genesis_toolkit.pipeline.store.open import CubeStore
 
 _MOST_ROWS = 20
 
@@ -41,9 +41,9 @@ def parameters_of(source: Path, given: dict[str, Any]) -> "Parameters":
     Raises:
         CallError: an option of the other kind of source was typed, or a value is out of range.
     """
-    from pipeline.errors import CallError
-    from pipeline.extract import ExtractParameters, ImageParameters
-    from pipeline.find import layout_of
+    from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, ImageParameters
+    from genesis_toolkit.pipeline.errors import CallError
+    from genesis_toolkit.pipeline.scans.find import layout_of
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
     typed = {name: value for name, value in given.items() if name in own}
@@ -177,7 +177,7 @@ def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
 
 def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
     """The way out for scans that were too small or too dense, once for all of them."""
-    from pipeline.place import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
 
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
     asked = store.attributes["parameters"]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.packages import check_installed
-from cli.progress import TrainingProgress
-from training.finetune_parameters import FinetuneParameters, labels_words, parse_labels
-from training.parameters import NETWORKS, option
+from genesis_toolkit.cli.packages import check_installed
+from genesis_toolkit.cli.progress import TrainingProgress
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels
+from genesis_toolkit.training.pretrain.parameters import NETWORKS, option
 
 if TYPE_CHECKING:
-    from training.finetune_runs import FinetuneOutcome
+    from genesis_toolkit.training.finetune.run import FinetuneOutcome
 
 _DEFAULT = FinetuneParameters()
 
@@ -127,7 +127,7 @@ def finetune(
     """
     parameters = parameters_of(options)
     check_installed("Fine-tuning", "finetune", "torch", "monai")
-    from training.finetune import finetune as tune
+    from genesis_toolkit.training.finetune.loop import finetune as tune
 
     with TrainingProgress() as progress:
         outcome = tune(
@@ -152,7 +152,7 @@ def _show(
     outcome: "FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
 ) -> None:
     """The result on stdout, and on stderr what can be done next."""
-    from cli.tables import counted, show_table
+    from genesis_toolkit.cli.output import counted, show_table
 
     one = "image" if outcome.task == "dxc" else "cube"
     trained = counted(outcome.train_cubes, one)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Store, rule_options
-from cli.progress import Progress
-from cli.tables import shares, shortened, show_table
-from cli.targets import show_targets
+from genesis_toolkit.cli.options import Store, rule_options
+from genesis_toolkit.cli.output import shares, shortened, show_table
+from genesis_toolkit.cli.progress import Progress
+from genesis_toolkit.cli.targets import show_targets
 
 if TYPE_CHECKING:
-    from pipeline.explain import Explanation
-    from pipeline.place import Plane
+    from genesis_toolkit.pipeline.cubes.explain import Explanation
+    from genesis_toolkit.pipeline.cubes.rule import Plane
 
 _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 _MOST_ROWS = 20
@@ -30,9 +30,9 @@ def info(store: Path | str, as_json: bool) -> None:
     Example:
       genesis-prep info pairs.zarr
     """
-    from pipeline.info import describe
-    from pipeline.layout import TARGETS, VERSIONS
-    from pipeline.stores import open_store, read_attributes
+    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.store.metadata import TARGETS, VERSIONS
+    from genesis_toolkit.pipeline.store.open import open_store, read_attributes
 
     if read_attributes(store, tuple(VERSIONS))["format"] == TARGETS:
         show_targets(store, as_json)
@@ -84,11 +84,11 @@ def explain(
     """
     from dataclasses import asdict
 
-    from pipeline.errors import CallError, DataError
-    from pipeline.explain import draw_map, explain_scan
-    from pipeline.hounsfield import Window
-    from pipeline.place import PlaceRule
-    from pipeline.scans import read_scan, scan_path
+    from genesis_toolkit.pipeline.cubes.explain import draw_map, explain_scan
+    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.errors import CallError, DataError
+    from genesis_toolkit.pipeline.hounsfield import Window
+    from genesis_toolkit.pipeline.scans.read import read_scan, scan_path
 
     if len(hu) != 2:
         raise CallError(f"--hu {','.join(map(str, hu))}: two numbers low,high are wanted, as in -1000,1000.")
@@ -169,7 +169,7 @@ def _image_rows(images: dict[str, Any], scans: str) -> list[list[str]]:
 
 def _shown(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
-    from pipeline.degrade.recipes import RECIPES
+    from genesis_toolkit.pipeline.degrade.recipes import RECIPES
 
     shown = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
     if "recipe" in shown:
@@ -306,7 +306,7 @@ def _next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> str:
 
 def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
     """The settings that differ from the defaults, as typed."""
-    from pipeline.place import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
 
     most = PlaceRule(found.size).most_tissue
     settings = {

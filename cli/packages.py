@@ -3,7 +3,7 @@
 import os
 from importlib.util import find_spec
 
-from pipeline.errors import CallError
+from genesis_toolkit.pipeline.errors import CallError
 
 
 def check_installed(doing: str, extra: str, *packages: str) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from cli.check import verify
-from cli.failures import GenesisGroup
-from cli.look import explain, info
-from cli.options import Folder, Numbers, Store
-from cli.progress import Progress
-from cli.share import export_npy, import_npy, merge
-from cli.tables import counted, size_of
-from cli.targets import draw_target_sheet, extract_targets
-from cli.work import degrade, extract_cubes
+from genesis_toolkit.cli.errors import GenesisGroup
+from genesis_toolkit.cli.look import explain, info
+from genesis_toolkit.cli.options import Folder, Numbers, Store
+from genesis_toolkit.cli.output import counted, size_of
+from genesis_toolkit.cli.progress import Progress
+from genesis_toolkit.cli.share import export_npy, import_npy, merge
+from genesis_toolkit.cli.targets import draw_target_sheet, extract_targets
+from genesis_toolkit.cli.verify import verify
+from genesis_toolkit.cli.work import degrade, extract_cubes
 
 # Cubes for practice scans that the published rule does not fit into, the largest first; all train.
 _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
@@ -98,10 +98,10 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
       genesis-prep preview pairs.zarr sheet.png
       genesis-prep preview pairs.zarr report.html
     """
-    from pipeline.layout import PAIRS, TARGETS, VERSIONS
-    from pipeline.preview import draw_sheet
-    from pipeline.report import write_report
-    from pipeline.stores import open_store, read_attributes
+    from genesis_toolkit.pipeline.pictures.report import write_report
+    from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
+    from genesis_toolkit.pipeline.store.metadata import PAIRS, TARGETS, VERSIONS
+    from genesis_toolkit.pipeline.store.open import open_store, read_attributes
 
     kind = read_attributes(store, tuple(VERSIONS))["format"]
     if kind == TARGETS:
@@ -127,7 +127,7 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     Example:
       genesis-prep pack pairs.zarr pairs.zip
     """
-    from pipeline.archive import pack as run
+    from genesis_toolkit.pipeline.exchange.archive import pack as run
 
     with Progress() as progress:
         size = run(store, archive, overwrite=overwrite, report=progress)
@@ -150,8 +150,8 @@ for command in (
 
 
 def _write_scans(folder: Path, options: dict[str, Any]) -> None:
-    from pipeline.phantom import PhantomParameters, write_luna16
-    from pipeline.place import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
     parameters = PhantomParameters(**options)
     with Progress() as progress:
@@ -169,7 +169,7 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
 
 
 def _write_radiographs(folder: Path, options: dict[str, Any]) -> None:
-    from pipeline.phantom_nih import RadiographParameters, is_test, planned, write_nih
+    from genesis_toolkit.pipeline.practice.nih import RadiographParameters, is_test, planned, write_nih
 
     parameters = RadiographParameters(**options)
     with Progress() as progress:

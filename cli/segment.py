@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cli.packages import check_installed
-from cli.progress import Progress
+from genesis_toolkit.cli.packages import check_installed
+from genesis_toolkit.cli.progress import Progress
 
 
 @click.command(short_help="A scan -> its mask, by a fine-tuned network.")
@@ -36,14 +36,14 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
       genesis-train segment lungs scan.mhd lungs.nii.gz
     """
     check_installed("Segmenting", "finetune", "torch", "monai")
-    from training.segment import segment_scan
+    from genesis_toolkit.training.finetune.segment import segment_scan
 
     with Progress() as progress:
         segmented = segment_scan(run, scan, out, device=device, overwrite=overwrite, report=progress)
     if as_json:
         click.echo(json.dumps(asdict(segmented)))
         return
-    from cli.tables import show_table
+    from genesis_toolkit.cli.output import show_table
 
     spacing = " x ".join(f"{edge:.3g}" for edge in segmented.spacing)
     share = segmented.foreground / max(1, segmented.voxels)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Folder, Store
-from cli.progress import Progress
-from cli.tables import counted, show_table
+from genesis_toolkit.cli.options import Folder, Store
+from genesis_toolkit.cli.output import counted, show_table
+from genesis_toolkit.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.stores import CubeStore
+    from genesis_toolkit.pipeline.store.open import CubeStore
 
 _MOST_ROWS = 20
 _WORKERS = click.option(
@@ -39,7 +39,7 @@ def import_npy(
     Example:
       genesis-prep import-npy bat_32_s_64x64x32_*.npy cubes.zarr
     """
-    from pipeline.npy import import_npy as take
+    from genesis_toolkit.pipeline.exchange.npy_import import import_npy as take
 
     with Progress() as progress:
         result = take(files, cubes, workers=workers, overwrite=overwrite, report=progress)
@@ -79,7 +79,7 @@ def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool, as_
     Example:
       genesis-prep export-npy cubes.zarr cubes-npy
     """
-    from pipeline.npy_export import export_npy as export
+    from genesis_toolkit.pipeline.exchange.npy_export import export_npy as export
 
     with Progress() as progress:
         files = export(cubes, folder, dtype=dtype, overwrite=overwrite, report=progress)
@@ -114,7 +114,7 @@ def merge(
     Example:
       genesis-prep merge node1.zarr node2.zarr cubes.zarr
     """
-    from pipeline.merge import merge as run
+    from genesis_toolkit.pipeline.exchange.merge import merge as run
 
     with Progress() as progress:
         result = run(stores, out, workers=workers, overwrite=overwrite, report=progress)

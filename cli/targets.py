@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.failures import BAD_DATA
-from cli.options import Folder, Numbers, given_options, work_options
-from cli.progress import Progress
-from cli.tables import counted, duration, shortened, show_table, size_of
-from cli.work import at_work
+from genesis_toolkit.cli.errors import BAD_DATA
+from genesis_toolkit.cli.options import Folder, Numbers, given_options, work_options
+from genesis_toolkit.cli.output import counted, duration, shortened, show_table, size_of
+from genesis_toolkit.cli.progress import Progress
+from genesis_toolkit.cli.work import at_work
 
 if TYPE_CHECKING:
-    from pipeline.targets.parameters import TargetParameters
+    from genesis_toolkit.pipeline.targets.parameters import TargetParameters
 
 _MOST_ROWS = 20
 _SHOWN = {"task", "size", "hu"}  # of the parameters, in rows of their own
@@ -106,8 +106,8 @@ def extract_targets(
       genesis-prep extract-targets scans organs.zarr --task segment --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
-    from pipeline.targets.extract import extract_targets as extract
-    from pipeline.targets.store import describe_targets
+    from genesis_toolkit.pipeline.targets.extract import extract_targets as extract
+    from genesis_toolkit.pipeline.targets.store import describe_targets
 
     parameters = _parameters(task, given_options())
     if dry_run:
@@ -143,7 +143,7 @@ def extract_targets(
 
 def show_targets(store: Path | str, as_json: bool) -> None:
     """Say what a target store holds, as `genesis-prep info` does."""
-    from pipeline.targets.store import describe_targets, open_targets
+    from genesis_toolkit.pipeline.targets.store import describe_targets, open_targets
 
     facts = describe_targets(open_targets(store))
     if as_json:
@@ -171,9 +171,9 @@ def draw_target_sheet(store: Path | str, file: Path, rows: int) -> None:
     Raises:
         CallError: it is no file for a picture.
     """
-    from pipeline.errors import CallError
-    from pipeline.targets.preview import draw_targets
-    from pipeline.targets.store import open_targets
+    from genesis_toolkit.pipeline.errors import CallError
+    from genesis_toolkit.pipeline.pictures.target_sheet import draw_targets
+    from genesis_toolkit.pipeline.targets.store import open_targets
 
     if file.suffix.lower() == ".html":
         raise CallError(f"{file}: there are reports of cubes and pairs alone; give a name that ends in .png.")
@@ -190,8 +190,8 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     """
     from dataclasses import fields
 
-    from pipeline.errors import CallError
-    from pipeline.targets.parameters import TASKS
+    from genesis_toolkit.pipeline.errors import CallError
+    from genesis_toolkit.pipeline.targets.parameters import TASKS
 
     kind = TASKS[task]
     own = {field.name for field in fields(kind)}
@@ -215,7 +215,7 @@ def _show_estimate(
     as_json: bool,
 ) -> None:
     """Say what a dry run comes to."""
-    from pipeline.targets.estimate import estimate_targets
+    from genesis_toolkit.pipeline.targets.estimate import estimate_targets
 
     found = estimate_targets(source, targets, parameters, workers=workers, overwrite=overwrite)
     facts = asdict(found) | {"size": parameters.size}

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.compare import compare
-from cli.exchange import export
-from cli.failures import GenesisGroup
-from cli.finetune import finetune
-from cli.packages import check_installed
-from cli.progress import TrainingProgress
-from cli.segment import segment
-from pipeline import __version__
-from training.parameters import (
+from genesis_toolkit.cli.compare import compare
+from genesis_toolkit.cli.errors import GenesisGroup
+from genesis_toolkit.cli.export import export
+from genesis_toolkit.cli.finetune import finetune
+from genesis_toolkit.cli.packages import check_installed
+from genesis_toolkit.cli.progress import TrainingProgress
+from genesis_toolkit.cli.segment import segment
+from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.pretrain.parameters import (
     NETWORKS,
     OPTIMISERS,
     PRECISIONS,
@@ -28,7 +28,7 @@ from training.parameters import (
 )
 
 if TYPE_CHECKING:
-    from training.outcome import PretrainOutcome
+    from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
 
 _PUBLISHED, _HERE = PretrainParameters(), Execution()
 
@@ -159,7 +159,7 @@ def pretrain(
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     check_installed("Training", "train", "torch")
-    from training.pretrain import pretrain as run
+    from genesis_toolkit.training.pretrain.loop import pretrain as run
 
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     parameters = PretrainParameters(**options)
@@ -183,7 +183,7 @@ def _show(outcome: "PretrainOutcome", may_differ: Sequence[str], *, as_json: boo
     if as_json:
         click.echo(json.dumps(asdict(outcome)))
         return
-    from cli.tables import counted, show_table
+    from genesis_toolkit.cli.output import counted, show_table
 
     worse = outcome.validation_loss >= outcome.mean_image_loss
     rows = [

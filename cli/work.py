@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.extraction import (
+from genesis_toolkit.cli.extraction import (
     extraction_rows,
     noun_of,
     parameters_of,
@@ -15,7 +15,7 @@ from cli.extraction import (
     say_left_out,
     show_extraction,
 )
-from cli.options import (
+from genesis_toolkit.cli.options import (
     Folder,
     Millimetres,
     Store,
@@ -25,11 +25,11 @@ from cli.options import (
     rule_options,
     work_options,
 )
-from cli.progress import Progress
-from cli.tables import counted, duration, shares, show_table, size_of
+from genesis_toolkit.cli.output import counted, duration, shares, show_table, size_of
+from genesis_toolkit.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.plan import DegradationPlan, ExtractionPlan
+    from genesis_toolkit.pipeline.cubes.estimate import DegradationPlan, ExtractionPlan
 
 
 @click.command(short_help="Scans -> cube store.")
@@ -97,11 +97,11 @@ def extract_cubes(
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
-    from pipeline.extract import extract_cubes as extract
+    from genesis_toolkit.pipeline.cubes.extract import extract_cubes as extract
 
     parameters = parameters_of(source, given_options())
     if dry_run:
-        from pipeline.plan import plan_extraction
+        from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 
         with Progress() as progress:
             plan = plan_extraction(
@@ -168,15 +168,15 @@ def degrade(
     Example:
       genesis-prep degrade cubes.zarr pairs.zarr --variants 4
     """
-    from pipeline.degrade.pairs import DegradeParameters
-    from pipeline.degrade.pairs import degrade as run
-    from pipeline.degrade.recipes import named
-    from pipeline.info import describe
+    from genesis_toolkit.pipeline.degrade.recipes import named
+    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
+    from genesis_toolkit.pipeline.pairs.degrade import degrade as run
 
     given = {name: value for name, value in changes.items() if value is not None}
     parameters = DegradeParameters(named(recipe, **given), variants, seed)
     if dry_run:
-        from pipeline.plan import plan_degradation
+        from genesis_toolkit.pipeline.cubes.estimate import plan_degradation
 
         options: dict[str, Any] = {"workers": at_work(workers, scheduler), "overwrite": overwrite}
         with Progress() as progress:
@@ -207,8 +207,8 @@ def degrade(
 
 def at_work(workers: int | None, scheduler: str | None) -> int:
     """How many tasks there will be at a time."""
-    from pipeline.cluster import workers_of
-    from pipeline.engine import cores
+    from genesis_toolkit.pipeline.cluster import workers_of
+    from genesis_toolkit.pipeline.engine import cores
 
     return workers_of(scheduler) if scheduler else workers or cores()
 

@@ -10,16 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
-import pipeline
-import training
-from pipeline.degrade.nonlinear import fill_table
-from training.evidence import files_of, weigh
-from training.results import parse_table
+import genesis_toolkit
+from genesis_toolkit.pipeline.degrade.nonlinear import fill_table
+from genesis_toolkit.training.compare.evidence import files_of, weigh
+from genesis_toolkit.training.compare.scores import parse_table
 
 project = "Genesis Toolkit"
 author = "The Genesis Toolkit maintainers"
 copyright = f"2026, {author}"
-version = release = pipeline.__version__
+version = release = genesis_toolkit.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 exclude_patterns = ["_build", "_pictures"]
@@ -43,8 +42,8 @@ PICTURES = Path(__file__).parent / "_pictures"
 def draw_pictures(_: Sphinx) -> None:
     """Draw what is not there, or older than the program that draws it: practice scans, cut and degraded."""
     names = ("cubes.png", "pairs.png", "curves.png", "compare.png")
-    packages = [Path(package.__file__).parent for package in (pipeline, training)]
-    sources = [*(path for package in packages for path in package.rglob("*.py")), Path(__file__)]
+    package = Path(genesis_toolkit.__file__).parent
+    sources = [*package.rglob("*.py"), Path(__file__)]
     newest = max(path.stat().st_mtime for path in sources)
     if all((PICTURES / name).exists() and (PICTURES / name).stat().st_mtime > newest for name in names):
         return
@@ -59,7 +58,7 @@ def draw_pictures(_: Sphinx) -> None:
             f"preview {work}/cubes.zarr {PICTURES}/cubes.png --rows 3",
             f"preview {work}/pairs.zarr {PICTURES}/pairs.png --rows 4",
         ):
-            prep = [sys.executable, "-m", "cli.prep", *command.split()]
+            prep = [sys.executable, "-m", "genesis_toolkit.cli.prep", *command.split()]
             subprocess.run(prep, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pipeline import __version__
-from pipeline.engine import Cluster, Report
-from pipeline.errors import CallError
+from genesis_toolkit.pipeline.engine import Cluster, Report
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.version import __version__
 
 #: Tasks handed out at a time: enough for hundreds of workers, while a hundred thousand still cost no memory.
 _AHEAD = 1000

@@ -29,7 +29,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Literal, TypeVar
 
-from pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import DataError
 
 Item = TypeVar("Item")
 Record = TypeVar("Record")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CallError
+from genesis_toolkit.pipeline.errors import CallError
 
 #: HU of substances, lowest and highest, from the Hounsfield scale (slides; METHOD.md section 1).
 SUBSTANCES: dict[str, tuple[int, int]] = {

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pipeline import __version__
-from pipeline.errors import CallError, DataError
-from pipeline.seal import sealed_log
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.seal import sealed_log
+from genesis_toolkit.pipeline.version import __version__
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"

@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import POISON, SMALL, extract_call
+from support.folders import TESTS
+from support.scans import POISON, SMALL, extract_call
 
-from pipeline import cluster
-from pipeline.degrade.pairs import DegradeParameters, degrade
-from pipeline.errors import CallError, DataError
-from pipeline.extract import extract_cubes
-from pipeline.ledger import read_manifest, unfinished
-from pipeline.targets.extract import extract_targets
-from pipeline.targets.parameters import MaskParameters
+from genesis_toolkit.pipeline import cluster
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.targets.extract import extract_targets
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters
 
 pytest.importorskip("distributed")
 
@@ -38,7 +39,7 @@ class Dask:
 
     def start(self, module: str, *words: str, **environment: str) -> "subprocess.Popen[bytes]":
         call = [sys.executable, "-m", f"distributed.cli.{module}", *words]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment}
+        environment = {**os.environ, "PYTHONPATH": str(TESTS), **environment}
         with (self.folder / f"{module}-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
                 call, cwd=self.folder, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -199,7 +200,7 @@ def test_where_no_scheduler_answers_the_call_was_wrong(
 
 
 def test_a_worker_of_another_run_writes_nothing_into_this_one(luna16: Path, tmp_path: Path) -> None:
-    from pipeline.ledger import hold
+    from genesis_toolkit.pipeline.ledger import hold
 
     target = tmp_path / "c.zarr"
     with hold(target, {}, overwrite=False) as before:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tasks import die_at_3, fail_at_3, nap, process_of, square
+from support.tasks import die_at_3, fail_at_3, nap, process_of, square
 
-from pipeline.engine import Pool, run
-from pipeline.errors import DataError
+from genesis_toolkit.pipeline.engine import Pool, run
+from genesis_toolkit.pipeline.errors import DataError
 
 
 @pytest.mark.parametrize("pool", ["threads", "processes"])
@@ -64,7 +64,7 @@ def test_no_more_are_handed_out_than_keep_everyone_at_work(monkeypatch: pytest.M
         most = max(most, handed_out - done)
         done += 1
 
-    monkeypatch.setattr("pipeline.engine.ThreadPoolExecutor", Counting)
+    monkeypatch.setattr("genesis_toolkit.pipeline.engine.ThreadPoolExecutor", Counting)
     run(square, range(10_000), workers=2, pool="threads", finished=finished)
     assert done == 10_000
     assert 2 <= most <= 4

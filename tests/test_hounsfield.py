@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import CallError
-from pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import Window
 
 
 def test_clipping_keeps_whole_numbers_and_rounds_halves_to_even() -> None:

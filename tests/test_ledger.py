@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import CallError
-from pipeline.ledger import MANIFEST, first_difference, hold, read_manifest, unfinished, write_whole
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import (
+    MANIFEST,
+    first_difference,
+    hold,
+    read_manifest,
+    unfinished,
+    write_whole,
+)
 
 
 def test_finished_work_takes_its_name_with_a_true_manifest(tmp_path: Path) -> None:

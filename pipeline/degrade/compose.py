@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade import recipes
-from pipeline.degrade.compiling import kernel
-from pipeline.degrade.flip import AXIS_BITS, _flip_into, draw_flip, flip_into
-from pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
-from pipeline.degrade.paint import (
+from genesis_toolkit.pipeline.degrade import recipes
+from genesis_toolkit.pipeline.degrade.flip import AXIS_BITS, _flip_into, draw_flip, flip_into
+from genesis_toolkit.pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
+from genesis_toolkit.pipeline.degrade.paint import (
     MARGIN,
     draw_boxes,
     draw_constant,
@@ -29,17 +28,18 @@ from pipeline.degrade.paint import (
     fill_noise,
     fill_noise_box,
 )
-from pipeline.degrade.recipes import Applied, Recipe
-from pipeline.degrade.seeds import Operation, block, checked_seed, scan_key, threshold
-from pipeline.degrade.shuffle import (
+from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
+from genesis_toolkit.pipeline.degrade.shuffle import (
     Offsets,
     ShuffleScratch,
     shuffle,
     shuffle_offsets,
     shuffle_scratch,
 )
-from pipeline.errors import CallError
-from pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.rng import Operation, block, checked_seed, scan_key, threshold
 
 __all__ = ["Applied", "Degrader", "flip_into"]
 

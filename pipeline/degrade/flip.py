@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade.compiling import kernel
-from pipeline.degrade.seeds import Operation, block, bounded
+from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.rng import Operation, block, bounded
 
 #: The bits of a net flip: axis x is 1, y is 2, z is 4.
 FLIP_X, FLIP_Y, FLIP_Z = 1, 2, 4

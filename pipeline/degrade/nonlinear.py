@@ -7,8 +7,8 @@ table with one entry a whole number: about 2,001 small equations instead of one 
 
 import numpy as np
 
-from pipeline.degrade.compiling import kernel
-from pipeline.degrade.seeds import Operation, block
+from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.rng import Operation, block
 
 _OPERATION = np.uint64(Operation.CURVE)
 _ZERO = np.uint64(0)

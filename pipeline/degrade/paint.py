@@ -7,8 +7,8 @@ window: word i of the stream is for voxel i, so windows may overlap and be fille
 
 import numpy as np
 
-from pipeline.degrade.compiling import kernel
-from pipeline.degrade.seeds import LOW, Operation, block, bounded, extent, philox
+from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.rng import LOW, Operation, block, bounded, extent, philox
 
 #: Windows stay this many voxels from the border (METHOD.md section 3).
 MARGIN = 3

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade.flip import AXIS_BITS
-from pipeline.degrade.paint import MARGIN
-from pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.degrade.flip import AXIS_BITS
+from genesis_toolkit.pipeline.degrade.paint import MARGIN
+from genesis_toolkit.pipeline.errors import CallError, DataError
 
 #: The size that the published numbers of windows belong to.
 REFERENCE_SIZE = (64, 64, 32)

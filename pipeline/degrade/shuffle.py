@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade.compiling import inlined, kernel
-from pipeline.degrade.seeds import HALF, LOW, Operation, extent, philox
+from genesis_toolkit.pipeline.jit import inlined, kernel
+from genesis_toolkit.pipeline.rng import HALF, LOW, Operation, extent, philox
 
 _WINDOWS = np.uint64(Operation.SHUFFLE)
 _PERMUTE = np.uint64(Operation.PERMUTE)

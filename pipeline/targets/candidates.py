@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.degrade.seeds import Operation, draw_words, stream_key
-from pipeline.errors import CallError, DataError
-from pipeline.files import not_opened
-from pipeline.targets.pieces import FOLDS, rows_words
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
+from genesis_toolkit.pipeline.scans.files import not_opened
+from genesis_toolkit.pipeline.targets.plan import FOLDS, rows_words
 
 TABLE = "candidates_V2.csv"
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")

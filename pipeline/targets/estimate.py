@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.degrade.seeds import Operation, draw_words
-from pipeline.example import cut_example
-from pipeline.images import resize
-from pipeline.records import file_state
-from pipeline.shards import encode_cube, shard_length
-from pipeline.targets.extract import TargetJob, plan_target_job
-from pipeline.targets.parameters import MaskParameters, TargetParameters
-from pipeline.targets.pieces import Piece
-from pipeline.targets.store import count_folds
-from pipeline.targets.tasks import cut_piece, wanted_labels
+from genesis_toolkit.pipeline.cubes.example import cut_example
+from genesis_toolkit.pipeline.cubes.records import file_state
+from genesis_toolkit.pipeline.rng import Operation, draw_words
+from genesis_toolkit.pipeline.scans.images import resize
+from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
+from genesis_toolkit.pipeline.targets.extract import TargetJob, plan_target_job
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
+from genesis_toolkit.pipeline.targets.plan import Piece
+from genesis_toolkit.pipeline.targets.store import count_folds
+from genesis_toolkit.pipeline.targets.tasks import cut_piece, wanted_labels
 
 
 @dataclass(frozen=True)

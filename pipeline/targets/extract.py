@@ -11,19 +11,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import connect
-from pipeline.engine import Pool, Report, cores, counting, run, silent
-from pipeline.errors import CallError, DataError
-from pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from pipeline.records import CutTask, Outcome, blank_record, file_state, lost_scans, recorded
-from pipeline.shards import encode_cube
-from pipeline.stores import check_target
-from pipeline.targets.pack import pack_targets
-from pipeline.targets.pairs import masks_folder
-from pipeline.targets.parameters import MaskParameters, TargetParameters
-from pipeline.targets.pieces import Cut, Piece, Plan
-from pipeline.targets.store import TARGETS, TargetStore, open_targets
-from pipeline.targets.tasks import cut_piece, described, plan_task
+from genesis_toolkit.pipeline.cluster import connect
+from genesis_toolkit.pipeline.cubes.records import (
+    CutTask,
+    Outcome,
+    blank_record,
+    file_state,
+    lost_scans,
+    recorded,
+)
+from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
+from genesis_toolkit.pipeline.store.open import check_target
+from genesis_toolkit.pipeline.store.shards import encode_cube
+from genesis_toolkit.pipeline.targets.assemble import pack_targets
+from genesis_toolkit.pipeline.targets.mask_files import masks_folder
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
+from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan
+from genesis_toolkit.pipeline.targets.store import TARGETS, TargetStore, open_targets
+from genesis_toolkit.pipeline.targets.tasks import cut_piece, described, plan_task
 
 _MOST_REASONS = 20
 

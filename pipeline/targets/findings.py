@@ -4,11 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import CallError, DataError
-from pipeline.images import read_image, resize
-from pipeline.nih import ImageSource, Row, check_split_of_patients, find_images, official_lists
-from pipeline.targets.parameters import FindingParameters
-from pipeline.targets.pieces import TEST, TRAIN, VALIDATION, Cut, Piece, Plan, fold_of_name
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.scans.images import read_image, resize
+from genesis_toolkit.pipeline.scans.nih import (
+    ImageSource,
+    Row,
+    check_split_of_patients,
+    find_images,
+    official_lists,
+)
+from genesis_toolkit.pipeline.targets.parameters import FindingParameters
+from genesis_toolkit.pipeline.targets.plan import TEST, TRAIN, VALIDATION, Cut, Piece, Plan, fold_of_name
 
 _NOTHING = "No Finding"
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.degrade.seeds import stream_key
-from pipeline.errors import DataError
-from pipeline.scans import read_geometry, read_scan
-from pipeline.targets.boxes import box_at, draw_mask_corners
-from pipeline.targets.parameters import MaskParameters
-from pipeline.targets.pieces import Cut, Piece
-from pipeline.targets.world import grid_words, same_grid
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.rng import stream_key
+from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
+from genesis_toolkit.pipeline.targets.cut import box_at, draw_mask_corners
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters
+from genesis_toolkit.pipeline.targets.plan import Cut, Piece
+from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
 
 
 def cut_masks(path: Path, mask_path: Path, piece: Piece, parameters: MaskParameters) -> Cut:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import DataError
-from pipeline.scans import find_scans, read_geometry, read_scan
-from pipeline.targets.boxes import box_at, corners_around
-from pipeline.targets.candidates import TABLE, choose_candidates, read_candidates
-from pipeline.targets.parameters import NoduleParameters
-from pipeline.targets.pieces import Cut, Piece, Plan, fold_of_subset, rows_words
-from pipeline.targets.world import inside, nearest_voxels
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.scans.read import find_scans, read_geometry, read_scan
+from genesis_toolkit.pipeline.targets.candidates import TABLE, choose_candidates, read_candidates
+from genesis_toolkit.pipeline.targets.cut import box_at, corners_around
+from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
+from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan, fold_of_subset, rows_words
+from genesis_toolkit.pipeline.targets.world import inside, nearest_voxels
 
 #: Begins the reason of a scan some of whose candidates lie outside it.
 OUTSIDE = "candidates outside it"

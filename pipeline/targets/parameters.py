@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.degrade.seeds import checked_seed
-from pipeline.errors import CallError
-from pipeline.hounsfield import GreyLevels, HounsfieldValues
-from pipeline.scans import Layout
-from pipeline.targets.boxes import Triple
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.rng import checked_seed
+from genesis_toolkit.pipeline.scans.read import Layout
+from genesis_toolkit.pipeline.targets.cut import Triple
 
 _MOST_CUBES = 10_000
 _MOST_EDGE = 1024

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.layout import TARGETS as TARGETS
-from pipeline.opening import DAMAGE, Opened, damage_of, open_checked, reader
-from pipeline.shards import ShardReader
-from pipeline.tables import ImageTable, ScanTable, TargetTable, array_of, read_table
-from pipeline.targets.parameters import TASKS, MaskParameters
-from pipeline.targets.pieces import FOLDS
+from genesis_toolkit.pipeline.store.metadata import TARGETS as TARGETS
+from genesis_toolkit.pipeline.store.opening import DAMAGE, Opened, damage_of, open_checked, reader
+from genesis_toolkit.pipeline.store.schema import ImageTable, ScanTable, TargetTable, array_of, read_table
+from genesis_toolkit.pipeline.store.shards import ShardReader
+from genesis_toolkit.pipeline.targets.parameters import TASKS, MaskParameters
+from genesis_toolkit.pipeline.targets.plan import FOLDS
 
 
 @dataclass(frozen=True)

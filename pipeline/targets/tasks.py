@@ -5,19 +5,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DataError
-from pipeline.targets.findings import cut_findings, plan_findings
-from pipeline.targets.masks import cut_masks
-from pipeline.targets.nodules import cut_nodules, plan_nodules
-from pipeline.targets.pairs import plan_masks
-from pipeline.targets.parameters import (
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
+from genesis_toolkit.pipeline.targets.mask_files import plan_masks
+from genesis_toolkit.pipeline.targets.masks import cut_masks
+from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
+from genesis_toolkit.pipeline.targets.parameters import (
     TASKS,
     FindingParameters,
     MaskParameters,
     NoduleParameters,
     TargetParameters,
 )
-from pipeline.targets.pieces import Cut, Piece, Plan
+from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan
 
 _BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.errors import DataError
-from pipeline.grid import Geometry
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.scans.geometry import Geometry
 
 _NEAR = 0.01  # of a voxel: masks written as float32 lie so far off their scan, and no farther
 

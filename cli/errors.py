@@ -1,0 +1,95 @@
+"""How a command ends when it cannot do its work: one sentence on stderr, an exit code, no traceback."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+WRONG_CALL = 2
+BAD_DATA = 1
+INTERRUPTED = 130
+
+#: Commands whose work is kept and gone on with; the others are quick, or write all or nothing.
+_GO_ON = (
+    "phantom", "extract-cubes", "extract-targets", "degrade", "import-npy", "merge",
+    "pretrain", "finetune", "compare",
+)  # fmt: skip
+
+
+class GenesisGroup(click.Group):
+    """A group of commands that turns the library's errors into exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
+        from genesis_toolkit.pipeline.errors import CallError, DataError
+
+        interruption = _Interruption()
+        try:
+            with interruption.taken():
+                return super().invoke(ctx)
+        except CallError as error:
+            _leave(str(error), WRONG_CALL)
+        except DataError as error:
+            _leave(str(error), BAD_DATA)
+        except KeyboardInterrupt:
+            _leave(_interrupted(ctx), INTERRUPTED)
+        except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
+            _leave(f"{error.strerror or error}{place}. {_once_mended(ctx)}", BAD_DATA)
+        except Exception:
+            if not interruption.came:
+                raise
+            _leave(_interrupted(ctx), INTERRUPTED)
+
+
+class _Interruption:
+    """Ctrl-C or SIGTERM, as a batch system sends it: the run stops cleanly, and can go on.
+
+    Where it falls into the import of a library with compiled parts, the library may swallow the exception and
+    fail of another one later; so that it came is noted.
+    """
+
+    came = False
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have both signals raise KeyboardInterrupt; a Ctrl-C that is ignored, stays so."""
+
+        def interrupt(*_: object) -> None:
+            self.came = True
+            raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+            yield
+            return
+        numbers = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            numbers.append(signal.SIGINT)
+        before = {number: signal.signal(number, interrupt) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _interrupted(ctx: click.Context) -> str:
+    """What is said of an interruption."""
+    if ctx.invoked_subcommand in _GO_ON:
+        return "Interrupted. What is done is kept: the same command goes on from there."
+    return "Interrupted. The same command begins again."
+
+
+def _once_mended(ctx: click.Context) -> str:
+    """What is said where the disk, or something else outside, has stopped a command."""
+    if ctx.invoked_subcommand in _GO_ON:
+        return "What is done is kept: once that is mended, the same command goes on from there."
+    return "Once that is mended, the same command begins again."
+
+
+def _leave(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    raise SystemExit(code)

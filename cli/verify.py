@@ -1,0 +1,114 @@
+"""`genesis-prep verify`: whether a store is what it was when it was made."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genesis_toolkit.cli.errors import BAD_DATA
+from genesis_toolkit.cli.options import Folder, Store
+from genesis_toolkit.cli.output import counted, show_table, size_of
+from genesis_toolkit.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from genesis_toolkit.pipeline.verify.verify import Verification
+
+
+@click.command(short_help="Is a store sound?")
+@click.argument("store", type=Store())
+@click.option("--source", type=Folder(), metavar="DIR", help="Compare it with the scans it was made from.")
+@click.option(
+    "--cubes", type=click.IntRange(min=0), metavar="K", help="Cut K random cubes again. [default: 32]"
+)
+@click.option("--anonymize", type=Folder(), metavar="KEYFILE", help="The key that it was made with.")
+@click.option(
+    "--replay", type=click.IntRange(min=0), default=0, metavar="K", help="Derive K random pairs again."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+def verify(
+    store: Path | str,
+    source: Path | None,
+    cubes: int | None,
+    anonymize: Path | None,
+    replay: int,
+    as_json: bool,
+) -> None:
+    """Look for all that is wrong with STORE: every file, every cube, every row of its tables.
+
+    \b
+    Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade
+    made is mended by the same call of it, which makes the damaged files again and leaves the others; a
+    target store is made again.
+
+    \b
+    Example:
+      genesis-prep verify pairs.zarr --replay 100
+    """
+    from genesis_toolkit.pipeline.cubes.repair import write_note
+    from genesis_toolkit.pipeline.verify.verify import CUBES_CUT_AGAIN
+    from genesis_toolkit.pipeline.verify.verify import verify as run
+
+    if source is None and (cubes is not None or anonymize is not None):
+        raise click.UsageError("--cubes and --anonymize go with --source DIR, the scans to compare with.")
+    with Progress() as progress:
+        found = run(
+            store,
+            source=source,
+            anonymize=anonymize,
+            cubes=CUBES_CUT_AGAIN if cubes is None else cubes,
+            pairs=replay,
+            report=progress,
+        )
+    mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
+    note = write_note(Path(store), found.damaged) if mended else None
+    if as_json:
+        click.echo(json.dumps(_facts(found, note)))
+    else:
+        _show(found, note)
+    if found.findings:
+        raise SystemExit(BAD_DATA)
+
+
+def _facts(found: "Verification", note: Path | None) -> dict[str, Any]:
+    facts = asdict(found)
+    findings = [
+        {"name": one.name, "what": one.what} | ({one.counted: list(one.rows)} if one.rows else {})
+        for one in found.findings
+    ]
+    told = {"store": facts.pop("place"), "sound": not findings, **facts}
+    return told | {"findings": findings, "note": str(note) if note else None}
+
+
+def _show(found: "Verification", note: Path | None) -> None:
+    rows = []
+    for one in found.findings:
+        numbers = f"{one.counted} {one.rows[0]}-{one.rows[1]}" if one.rows else ""
+        rows.append([one.name, numbers, one.what])
+    if rows:
+        show_table(["what", "with", "is wrong"], rows)
+    counts = [(found.cubes, "cube"), (found.pairs, "pair")]
+    held = [counted(number, what) for number, what in counts if number]
+    read = [counted(found.files, "file"), size_of(found.bytes), *held]
+    verdict = f"damaged: {counted(len(rows), 'finding')}" if rows else "sound"
+    click.echo(f"{found.place} is {verdict} ({', '.join(read)}).")
+    if found.scans:
+        again = counted(found.cut_again, "cube")
+        click.echo(f"Compared with the sha256 of {counted(found.scans, 'scan')}; cut again: {again}.")
+    if found.replayed:
+        click.echo(f"Derived again: {counted(found.replayed, 'pair')}.")
+    for what in found.left_out:
+        click.echo(f"Not looked at: {what}.")
+    if found.damaged and found.maker in ("import-npy", "extract-targets"):
+        click.echo(f"Next: the genesis-prep {found.maker} that made it, with --overwrite.")
+    elif note:
+        click.echo(
+            f"Next: the genesis-prep {found.maker} that made it, once more: it makes the damaged files again "
+            f"and leaves the others. {note.name}, beside the store, tells it which."
+        )
+    elif found.damaged and Path(found.place).is_dir():
+        click.echo(
+            "No note could be written beside the store. Once the damaged files are deleted, the command that "
+            "made it sees without one that they are missing, and makes them again."
+        )

@@ -1,0 +1,1 @@
+"""Scans -> cube store."""

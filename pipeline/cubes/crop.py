@@ -1,0 +1,190 @@
+"""One X-ray image -> its cubes: the whole image resized, or random crops of it as it is.
+
+Nothing was published of how images were prepared for the 2D models (METHOD.md section 5), so this is ours. A
+task writes its image's cubes, encoded, and its record into the ledger, and gives back a few words; it runs
+anywhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, blank_record, recorded, staged
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels
+from genesis_toolkit.pipeline.rng import Operation, checked_seed, draw_distinct, draw_words, stream_key
+from genesis_toolkit.pipeline.scans.images import Picture, read_image, resize
+from genesis_toolkit.pipeline.scans.nih import Split, check_split
+
+_MOST_CROPS = 10_000
+_MOST_EDGE = 4096
+_TRIES = 64  # random corners drawn for each one wanted
+
+
+@dataclass(frozen=True)
+class ImageParameters(GreyLevels):
+    """What is taken of X-ray images.
+
+    Attributes:
+        layout: of the source; NIH ChestX-ray14's is the one known.
+        split: the official list that is taken; `all` looks at no list.
+        size: edges of a cube in pixels, x, y.
+        cubes_per_scan: how many random crops of that size are cut out of an image as it is; None takes the
+            whole image, resized by area averaging.
+        seed: of the crops; the whole image needs none.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    layout: Literal["nih"] = "nih"
+    split: Split = "train_val"
+    size: tuple[int, int] = (224, 224)
+    cubes_per_scan: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layout != "nih":
+            raise CallError(f"--layout {self.layout}: X-ray images are read in NIH's layout, nih.")
+        check_split(self.split)
+        if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
+            raise CallError(
+                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
+                f"{_MOST_EDGE}, as in --size 224,224."
+            )
+        if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CROPS:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number of crops from 1 to {_MOST_CROPS}, or "
+                "leave it out for the whole image."
+            )
+        checked_seed(self.seed)
+
+    @property
+    def first_seed(self) -> int:
+        """The seed."""
+        return self.seed
+
+
+def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:
+    """Why no crop can be cut out of an image of this shape, with the numbers; None where it can be taken.
+
+    Args:
+        shape: columns and rows.
+        parameters: what is taken.
+    """
+    (x, y), (least_x, least_y) = shape, parameters.size
+    if parameters.cubes_per_scan is None or (x >= least_x and y >= least_y):
+        return None
+    return f"{x} x {y} pixels, {least_x} x {least_y} needed"
+
+
+def cut_image(
+    pixels: NDArray[np.uint8], identifier: str, parameters: ImageParameters
+) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.uint8]]]:
+    """Take the whole image, or distinct crops drawn uniformly from the random stream of the image. Pure.
+
+    Args:
+        pixels: uint8 [x, y], grey levels; for crops at least as large as one.
+        identifier: of the image.
+        parameters: what is taken.
+
+    Returns:
+        corners : int32 [cube, 3], pixels in x and y, and 0; in the order drawn. That of a whole image is 0.
+        tissue : 0 each, since grey levels do not tell tissue.
+        cubes : uint8 [x, y] each.
+    """
+    corners = np.zeros((1, 3), np.int32)
+    if parameters.cubes_per_scan is not None:
+        words = draw_words(
+            parameters.seed,
+            stream_key(identifier),
+            0,
+            0,
+            Operation.PLACE,
+            2 * _TRIES * parameters.cubes_per_scan,
+        )
+        corners = draw_crops(pixels.shape, parameters.size, parameters.cubes_per_scan, words)
+    cubes = [cube_at(pixels, corner, parameters) for corner in corners]
+    return corners, [0.0] * len(cubes), cubes
+
+
+def draw_crops(
+    shape: tuple[int, ...], size: tuple[int, int], count: int, words: NDArray[np.uint32]
+) -> NDArray[np.int32]:
+    """Draw distinct places for crops, uniformly among those inside an image.
+
+    Args:
+        shape: columns and rows of the image.
+        size: edges of a crop, none longer than the image's.
+        count: how many are wanted; all places are given where there are fewer.
+        words: random words, two a try, as for `draw_distinct`.
+
+    Returns:
+        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn.
+    """
+    across, down = (edge - own + 1 for edge, own in zip(shape, size, strict=True))
+    places = draw_distinct(across * down, count, words)
+    corners = [places % across, places // across, np.zeros_like(places)]
+    return np.stack(corners, axis=1).astype(np.int32)
+
+
+def cube_at(
+    pixels: NDArray[np.uint8], corner: Sequence[int] | NDArray[np.integer[Any]], parameters: ImageParameters
+) -> NDArray[np.uint8]:
+    """The cube of an image at a corner that is known.
+
+    Args:
+        pixels: uint8 [x, y].
+        corner: of the crop in x, y; of the whole image it is not looked at.
+        parameters: what is taken.
+
+    Returns:
+        uint8 [x, y], C-contiguous.
+
+    Raises:
+        DataError: the image does not reach as far.
+    """
+    if parameters.cubes_per_scan is None:
+        return resize(pixels, parameters.size)
+    x, y = int(corner[0]), int(corner[1])
+    crop = pixels[x : x + parameters.size[0], y : y + parameters.size[1]]
+    if min(x, y) < 0 or crop.shape != parameters.size:
+        wanted = " x ".join(map(str, parameters.size))
+        raise DataError(f"it has no crop of {wanted} pixels at {x}, {y}")
+    return np.ascontiguousarray(crop)
+
+
+def cut_images(tasks: Sequence[CutTask[ImageParameters]]) -> list[Outcome]:
+    """Cut images, each from its file to its staged cubes and its record."""
+    return [recorded(task, _cut(task)) for task in tasks]
+
+
+def _cut(task: CutTask[ImageParameters]) -> dict[str, Any]:
+    record = blank_record(task)
+    picture = None if record["reason"] else _read(task, record)
+    if picture is not None:
+        found = cut_image(picture.pixels, task.source.identifier, task.parameters)
+        record |= {"sha256": picture.sha256, **staged(task, *found)}
+    return record
+
+
+def _read(task: CutTask[ImageParameters], record: dict[str, Any]) -> Picture | None:
+    """The image, if it can be read and is large enough; else None, and the record says why."""
+    try:
+        picture = read_image(task.path)
+    except DataError as error:
+        record["reason"] = str(error)
+        return None
+    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
+        record["reason"] = f"it cannot be read: {error}"
+        return None
+    x, y = picture.pixels.shape
+    record["shape"] = [x, y, 1]
+    reason = too_small((x, y), task.parameters)
+    if reason is None:
+        return picture
+    record |= {"status": "skipped", "reason": reason}
+    return None

@@ -1,0 +1,349 @@
+"""Holds a store against what it was made from: the scans again, and the degradations again.
+
+Which cubes and pairs are looked at is drawn anew in every run, so that many runs see more than one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.cubes.crop import ImageParameters, cube_at
+from genesis_toolkit.pipeline.cubes.cut import read_turned
+from genesis_toolkit.pipeline.cubes.pseudonyms import Key
+from genesis_toolkit.pipeline.cubes.sources import Parameters, find_sources
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.recipes import Recipe
+from genesis_toolkit.pipeline.engine import Pool, Report, counting, run
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.scans.images import read_image
+from genesis_toolkit.pipeline.scans.read import scan_sha256
+from genesis_toolkit.pipeline.store.examine import reason_of
+from genesis_toolkit.pipeline.store.metadata import CUBES, leads_outside
+from genesis_toolkit.pipeline.store.salvage import Problem, Remains
+from genesis_toolkit.pipeline.verify.tables import extraction
+
+Voxels = NDArray[np.int16] | NDArray[np.uint8]
+
+_BLOCK = 32  # pairs derived at a time
+
+
+class UnknownError(Exception):
+    """A comparison needs what is damaged, or what this store never had; the message says what."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Who does the work.
+
+    Attributes:
+        workers: threads, or processes that read scans.
+        pool: `threads` where processes cannot be started.
+        report: told as it goes on.
+    """
+
+    workers: int
+    pool: Pool
+    report: Report
+
+
+@dataclass(frozen=True)
+class Recut:
+    """Cubes to cut again from one scan.
+
+    Attributes:
+        name: of the scan in the store.
+        path: where it lies.
+        numbers: of the cubes in the store.
+        corners: first voxels in x, y, z.
+        parameters: size, window, spacing and orientation.
+    """
+
+    name: str
+    path: Path
+    numbers: tuple[int, ...]
+    corners: tuple[tuple[int, ...], ...]
+    parameters: Parameters
+
+
+def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
+    """Cut cubes at corners that are known.
+
+    Returns:
+        The sha256 of the scan's files, and the cubes: int16 HU [x, y, z] each, or of a slice without the
+        axis across it, or uint8 grey levels [x, y] of an image.
+
+    Raises:
+        DataError: the scan cannot be read, or does not reach as far; goes after its name.
+    """
+    parameters = task.parameters
+    try:
+        if isinstance(parameters, ImageParameters):
+            picture = read_image(task.path)
+            return picture.sha256, [cube_at(picture.pixels, corner, parameters) for corner in task.corners]
+        scan = read_turned(task.path, parameters)
+    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
+        raise DataError(f"it cannot be read: {error}") from None
+    cubes = []
+    for corner in task.corners:
+        box = tuple(slice(start, start + edge) for start, edge in zip(corner, parameters.box, strict=True))
+        voxels = scan.voxels[box]
+        if min(corner) < 0 or voxels.shape != parameters.box:
+            raise DataError(f"it has no cube of {' x '.join(map(str, parameters.box))} at {corner}")
+        cubes.append(np.ascontiguousarray(parameters.window.clip(voxels)).reshape(parameters.size))
+    return scan.sha256, cubes
+
+
+def recuts(
+    remains: Remains,
+    numbers: NDArray[np.integer[Any]],
+    places: Mapping[int, Path],
+    parameters: Parameters,
+) -> list[Recut]:
+    """The tasks that cut cubes of a store again, scan by scan.
+
+    Args:
+        remains: of the store.
+        numbers: of the cubes.
+        places: of their scans, by row.
+        parameters: what was cut.
+
+    Raises:
+        UnknownError: a table that is needed is damaged.
+    """
+    scan, corner, path = needed(remains, "scan", "corner", "scans/path")
+    tasks = []
+    for row in np.unique(scan[numbers]).tolist():
+        mine = numbers[scan[numbers] == row]
+        corners = tuple(map(tuple, corner[mine].tolist()))
+        tasks.append(Recut(str(path[row]), places[row], tuple(mine.tolist()), corners, parameters))
+    return tasks
+
+
+def needed(remains: Remains, *names: str) -> list[NDArray[Any]]:
+    """Columns of a store's tables.
+
+    Raises:
+        UnknownError: one is damaged.
+    """
+    missing = [name for name in names if name not in remains.columns]
+    if missing:
+        raise UnknownError(f"{', '.join(missing)} cannot be read")
+    return [remains.columns[name] for name in names]
+
+
+def extraction_of(remains: Remains) -> Parameters:
+    """How the cubes of a store were cut.
+
+    Raises:
+        UnknownError: its attributes are damaged, or it was not cut from scans.
+    """
+    if remains.attributes is None:
+        raise UnknownError("zarr.json cannot be read")
+    try:
+        return extraction(remains.cutting)
+    except ValueError:
+        raise UnknownError("they were not cut from scans by extract-cubes") from None
+
+
+def places_of(
+    remains: Remains, source: Path, parameters: Parameters | None, key: Key | None
+) -> tuple[dict[int, Path], list[Problem]]:
+    """Where the scans of a store lie in its source, by row, of those that were read when it was made.
+
+    Args:
+        remains: of the store.
+        source: the folder of the scans, or the one file.
+        parameters: what was cut; needed with `key` only.
+        key: what the names in the store were made with; None where they are the scans' own.
+
+    Returns:
+        The places, and the scans that have none.
+
+    Raises:
+        UnknownError: a table that is needed is damaged.
+    """
+    paths, digests = needed(remains, "scans/path", "scans/sha256")
+    rows = {row: str(path) for row, path in enumerate(paths) if digests[row]}
+    root = source if source.is_dir() else source.parent
+    if key is not None and parameters is not None:
+        found = find_sources(source, parameters).sources
+        here = {key.name(scan.path): root / scan.path for scan in found}
+    else:
+        here = {path: root / path for path in rows.values() if not leads_outside(path)}
+    gone = [(path, "is not in the source") for path in rows.values() if path not in here]
+    return {row: here[path] for row, path in rows.items() if path in here}, gone
+
+
+def compare_scans(
+    remains: Remains, places: Mapping[int, Path], key: Key | None, work: Work
+) -> dict[int, Problem]:
+    """Hold the sha256 of scans against those that a store tells; what is wrong, by row."""
+    paths, digests = needed(remains, "scans/path", "scans/sha256")
+    wrong = dict[int, Problem]()
+
+    def look(row: int) -> tuple[int, str]:
+        try:
+            found = scan_sha256(places[row])
+        except (DataError, OSError, ValueError) as error:
+            return row, f"cannot be compared: {reason_of(error)}"
+        same = (key.digest(found) if key else found) == str(digests[row])
+        return row, "" if same else "is not the scan that the cubes were cut from: its sha256 is another"
+
+    count = counting(work.report, "scans", len(places), 0)
+
+    def finished(answer: tuple[int, str]) -> None:
+        row, problem = answer
+        if problem:
+            wrong[row] = str(paths[row]), problem
+        count(answer)
+
+    run(look, list(places), finished=finished, workers=work.workers, pool="threads")
+    return wrong
+
+
+def compare_cubes(
+    remains: Remains, places: Mapping[int, Path], most: int, work: Work
+) -> tuple[int, list[Problem]]:
+    """Cut random cubes again and compare them with a store's, voxel for voxel.
+
+    Args:
+        remains: of the store.
+        places: of the scans that are as they were, by row.
+        most: how many cubes to draw.
+        work: who does it.
+
+    Returns:
+        How many were compared, and what is wrong, by the scan's name.
+
+    Raises:
+        UnknownError: what is needed is damaged, or the cubes were not cut from scans.
+    """
+    (scan,) = needed(remains, "scan")
+    there = np.flatnonzero(np.isin(scan, list(places)))
+    tasks = recuts(remains, drawn(there, most), places, extraction_of(remains))
+    reader = remains.reader("cubes" if remains.kind == CUBES else "original")
+    out = np.empty(reader.shape[1:], reader.dtype)
+    compared, wrong = 0, list[Problem]()
+    count = counting(work.report, "scans cut again", len(tasks), 0)
+
+    def finished(answer: tuple[Recut, str, list[Voxels]]) -> None:
+        nonlocal compared
+        task, problem, cubes = answer
+        if problem:
+            wrong.append((task.name, f"cannot be cut again: {problem}"))
+        for number, cube in zip(task.numbers, cubes, strict=False):
+            try:
+                reader.read(number, out)
+            except DataError:  # a damaged shard is named by itself
+                continue
+            compared += 1
+            if not np.array_equal(cube, out):
+                wrong.append((task.name, f"gives other voxels than those of cube {number}"))
+        count(answer)
+
+    lost = partial(_answer_of, problem="the process that read it died: its file is broken")
+    run(_try, tasks, finished=finished, workers=work.workers, pool=work.pool, lost=lost)
+    return compared, wrong
+
+
+def drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:
+    """Some of the numbers, in order, none twice."""
+    rng = np.random.default_rng()
+    return np.sort(rng.choice(numbers, min(most, len(numbers)), replace=False))
+
+
+def _try(task: Recut) -> tuple[Recut, str, list[Voxels]]:
+    try:
+        return task, "", cut_again(task)[1]
+    except DataError as error:
+        return _answer_of(task, str(error))
+
+
+def _answer_of(task: Recut, problem: str) -> tuple[Recut, str, list[Voxels]]:
+    return task, problem, []
+
+
+def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]:
+    """Derive random pairs again from their originals, and compare them bit for bit.
+
+    Args:
+        remains: of the store.
+        most: how many pairs to draw.
+        work: who does it.
+
+    Returns:
+        How many were compared, and what is wrong, by array.
+
+    Raises:
+        UnknownError: what is needed is damaged.
+    """
+    replayer = _replayer(remains)
+    pairs = drawn(np.arange(len(replayer.flip)), most)
+    blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
+    compared, wrong = 0, list[Problem]()
+    count = counting(work.report, "blocks of pairs", len(blocks), 0)
+
+    def finished(answer: tuple[int, list[Problem]]) -> None:
+        nonlocal compared
+        compared += answer[0]
+        wrong.extend(answer[1])
+        count(answer)
+
+    run(replayer.look, blocks, finished=finished, workers=work.workers, pool="threads")
+    return compared, wrong
+
+
+def _replayer(remains: Remains) -> "_Replayer":
+    cube_columns = needed(remains, "scan", "number", "scans/stream", "flip", "applied")
+    attributes = remains.attributes
+    if attributes is None or remains.window is None or not {"original", "degraded"} <= set(remains.arrays):
+        raise UnknownError("zarr.json cannot be read")
+    try:
+        made, size = attributes["parameters"], remains.arrays["original"].shape[1:]
+        recipe = Recipe.from_json(made["recipe"])
+        degrader = Degrader(recipe, size, Window(*attributes["window"]), made["seed"])
+    except (CallError, DataError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise UnknownError(f"the recipe cannot be used ({error})") from None
+    return _Replayer(remains, degrader, *cube_columns)
+
+
+@dataclass(frozen=True)
+class _Replayer:
+    """Derives pairs of one store; serves any number of threads."""
+
+    remains: Remains
+    degrader: Degrader
+    scan: NDArray[np.int32]
+    number: NDArray[np.int32]
+    stream: NDArray[np.uint64]
+    flip: NDArray[np.uint8]
+    applied: NDArray[np.uint8]
+
+    def look(self, pairs: NDArray[np.integer[Any]]) -> tuple[int, list[Problem]]:
+        """Derive some pairs; how many, and what is wrong."""
+        original, degraded = (self.remains.reader(name) for name in ("original", "degraded"))
+        cubes, stored = np.empty((2, len(pairs), *original.shape[1:]), original.dtype)
+        variant, cube = np.divmod(pairs, len(self.scan))
+        read = np.ones(len(pairs), bool)
+        for row, (pair, one) in enumerate(zip(pairs.tolist(), cube.tolist(), strict=True)):
+            try:
+                original.read(one, cubes[row])
+                degraded.read(pair, stored[row])
+            except DataError:  # a damaged shard is named by itself
+                read[row] = False
+        pairs, variant, cube = pairs[read], variant[read], cube[read]
+        twins = np.empty_like(cubes[read])
+        flip, applied = np.zeros((2, len(pairs)), np.uint8)
+        streams = self.stream[self.scan[cube]]
+        self.degrader(cubes[read], streams, self.number[cube], variant, twins, flip, applied)
+        same = (twins == stored[read]).all(axis=tuple(range(1, twins.ndim)))
+        bits = (flip == self.flip[pairs]) & (applied == self.applied[pairs])
+        wrong = [("degraded", f"pair {pair} is not what its original gives") for pair in pairs[~same]]
+        wrong += [("flip, applied", f"those of pair {pair} are not what was drawn") for pair in pairs[~bits]]
+        return len(pairs), wrong

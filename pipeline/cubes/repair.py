@@ -1,0 +1,320 @@
+"""Finds the damaged files of a finished store, and puts them back once they have been made again.
+
+`verify` reads every byte and leaves a note beside the store, `NAME.damaged.json`. The command that made the
+store reads the note when it is given again; what can be seen at once (a missing file, a shard that is cut
+short, a table) it sees without one. A file goes back only where its sha256 is that of the manifest: so a
+repaired store is to the byte what it was.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genesis_toolkit.pipeline.cubes.pseudonyms import Key
+from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
+from genesis_toolkit.pipeline.cubes.sources import Parameters
+from genesis_toolkit.pipeline.engine import Report, counting
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, Ledger, run_log, sha256_of, write_whole
+from genesis_toolkit.pipeline.seal import log_is_whole, sealed_log
+from genesis_toolkit.pipeline.store.examine import examine
+from genesis_toolkit.pipeline.store.metadata import (
+    MOST_MANIFEST,
+    has_images,
+    parse_json,
+    strict_manifest,
+    voxel_arrays,
+)
+from genesis_toolkit.pipeline.store.open import is_shard
+from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
+from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
+from genesis_toolkit.pipeline.store.storage import Folder
+from genesis_toolkit.pipeline.store.write import write_cube_store
+
+NOTE = ".damaged.json"
+FORMAT = "genesis-damage"
+
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is damaged of a finished store.
+
+    Attributes:
+        target: the store.
+        files: of its manifest, those that are not as they were written.
+        log: whether its log is not.
+        remains: what can be read of it.
+    """
+
+    target: Path
+    files: tuple[str, ...]
+    log: bool
+    remains: Remains
+
+    @property
+    def shards(self) -> list[str]:
+        """The damaged shards."""
+        return [path for path in self.files if is_shard(path)]
+
+    @property
+    def others(self) -> list[str]:
+        """The damaged tables, metadata and what lies beside them."""
+        return [path for path in self.files if not is_shard(path)]
+
+    def refuse(self, why: str) -> DataError:
+        """The error for damage that cannot be mended."""
+        names = ", ".join(self.files[:_MOST_NAMES]) + (" and more" if len(self.files) > _MOST_NAMES else "")
+        return DataError(
+            f"{self.target} is damaged ({names}) and was left as it is: {why}. --overwrite makes the whole "
+            "store again."
+        )
+
+
+def note_path(target: Path) -> Path:
+    """Where the note on a store's damage lies: beside the store, in which only it itself lies."""
+    target = target.resolve()
+    return target.with_name(target.name + NOTE)
+
+
+def write_note(target: Path, files: Sequence[str]) -> Path | None:
+    """Leave a note of the damaged files of a store; of a sound one, take away the note that is there.
+
+    Returns:
+        The note; None where there is no damage, or no place to write it.
+    """
+    note = note_path(target)
+    with suppress(OSError):
+        if files:
+            digest = sha256_of((target / MANIFEST).read_bytes())
+            facts = {"format": FORMAT, "manifest_sha256": digest, "files": list(files)}
+            write_whole(note, json.dumps(facts, indent=1).encode())
+            return note
+        note.unlink(missing_ok=True)
+    return None
+
+
+def find_damage(target: Path, kind: str) -> Damage | None:
+    """The damage of a finished store, as far as its note tells and as it can be seen without reading shards.
+
+    Args:
+        target: where the store lies.
+        kind: `CUBES` or `PAIRS`.
+
+    Returns:
+        None where no damage is seen, where there is no store of that kind, and where its manifest is damaged
+        too, by which all else is known.
+    """
+    storage = Folder(target)
+    try:
+        if storage.size(MANIFEST) > MOST_MANIFEST:
+            return None
+        data = storage.read(MANIFEST)
+    except OSError:
+        return None
+    manifest, problems = strict_manifest(data)
+    if problems or not all(f"{name}/zarr.json" in manifest for name in voxel_arrays(kind)):
+        return None
+    noted = _noted(target, sha256_of(data))
+    files = [path for path in manifest if path in noted or not is_shard(path)]
+    damaged = {path for path in files if examine(storage, path).sha256 != manifest[path]}
+    remains, _ = read_remains(storage, manifest, (), lambda path: path in manifest and path not in damaged)
+    damaged |= {path for path in manifest if path not in files and not _ends_well(remains, path)}
+    log = (target / LOG).is_file() and not log_is_whole((target / LOG).read_bytes())
+    if remains.kind != kind or not (damaged or log):
+        return None
+    return Damage(target, tuple(path for path in manifest if path in damaged), log, remains)
+
+
+def repair_cubes(
+    damage: Damage,
+    source: Path,
+    parameters: Parameters,
+    attributes: dict[str, Any],
+    key: Key | None,
+    ledger: Ledger,
+    spread: Callable[..., None],
+    report: Report,
+) -> None:
+    """Make the damaged files of a cube store again, shards from the scans whose cubes lie in them.
+
+    Args:
+        damage: of the store.
+        source: the scans.
+        parameters: what is cut.
+        attributes: what the store says of itself, as `write_cube_store` takes it.
+        key: what the names in the store were made with; None where they are the scans' own.
+        ledger: what is made again lies in it until all of it is known to be right.
+        spread: runs tasks, as `engine.run` does.
+        report: told as shards are made.
+
+    Raises:
+        DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
+    """
+    ledger.clear_store()
+    tables = [*_TABLES, *_OF_IMAGES] if has_images(damage.remains.manifest) else _TABLES
+    missing = [
+        name
+        for table, prefix in tables
+        for name in _names(table, prefix)
+        if name not in damage.remains.columns
+    ]
+    if damage.others and missing:
+        raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
+    try:
+        if damage.others:
+            rows = [_table(damage.remains, table, prefix) for table, prefix in tables]
+            write_cube_store(ledger.store, attributes, parameters.dtype, *rows)
+        tasks = _shard_tasks(damage, source, parameters, key, ledger)
+    except UnknownError as error:
+        raise damage.refuse(str(error)) from None
+    wanted = dict(zip(*(column.tolist() for column in needed(damage.remains, *_DIGESTS)), strict=True))
+    problems = list[str]()
+    count = counting(report, "shards made again", len(tasks), 0)
+
+    def finished(made: _Made) -> None:
+        problems.extend(made.problems)
+        for scan, digest in made.digests.items():
+            if (key.digest(digest) if key else digest) != wanted[scan]:
+                problems.append(f"{scan} is no longer the scan that its cubes were cut from")
+        count(made)
+
+    spread(_make, tasks, finished=finished, lost=_lost)
+    if problems:
+        raise damage.refuse("; ".join(sorted(set(problems))[:_MOST_NAMES]))
+    put_back(damage, ledger)
+
+
+def put_back(damage: Damage, ledger: Ledger) -> None:
+    """Put files that were made again in the place of the damaged ones, all of them or none.
+
+    Raises:
+        DataError: one is not as it was.
+    """
+    manifest, made = damage.remains.manifest, Folder(ledger.store)
+    others = [path for path in damage.files if examine(made, path).sha256 != manifest[path]]
+    if others:
+        raise damage.refuse(
+            f"{', '.join(others[:_MOST_NAMES])}, made again, would not be as before: other versions of "
+            "libraries made it, which its log.json names, or the manifest itself is damaged"
+        )
+    for path in damage.files:
+        write_whole(damage.target / path, made.read(path))
+    if damage.log:
+        # Without `started`: what has changed in the scans since then is then found by hashing them.
+        log = {name: fact for name, fact in run_log(datetime.now(UTC), 1).items() if name != "started"}
+        write_whole(damage.target / LOG, sealed_log(log))
+    for left in damage.target.rglob(".*.part"):  # of a repair that was killed
+        left.unlink()
+    note_path(damage.target).unlink(missing_ok=True)
+
+
+_TABLES: tuple[tuple[Any, str], ...] = ((CubeTable, ""), (ScanTable, "scans/"))
+_OF_IMAGES: tuple[tuple[Any, str], ...] = ((ImageTable, "images/"),)
+_DIGESTS = ("scans/path", "scans/sha256")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One shard of cubes to make again."""
+
+    ledger: Ledger
+    path: str
+    length: int
+    recuts: tuple[Recut, ...]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What came of it: what is wrong, and the sha256 of the scans that were read, by their names."""
+
+    problems: tuple[str, ...]
+    digests: dict[str, str]
+
+
+def _make(task: _Task) -> _Made:
+    """Make one shard, in whatever process this runs."""
+    chunks, digests = dict[int, bytes](), dict[str, str]()
+    for recut in task.recuts:
+        try:
+            digests[recut.name], cubes = cut_again(recut)
+        except DataError as error:
+            return _Made((f"{recut.name}: {error}",), digests)
+        chunks |= zip(recut.numbers, map(encode_cube, cubes), strict=True)
+    parts = shard_parts([chunks[number] for number in sorted(chunks)], task.length)
+    task.ledger.write(task.ledger.store / task.path, *parts)
+    return _Made((), digests)
+
+
+def _lost(task: _Task) -> _Made:
+    return _Made((f"{task.path}: the process that made it again died",), {})
+
+
+def _shard_tasks(
+    damage: Damage, source: Path, parameters: Parameters, key: Key | None, ledger: Ledger
+) -> list[_Task]:
+    """A task for every damaged shard.
+
+    Raises:
+        DataError: a scan is not in the source any more.
+        UnknownError: the tables that tell what lies in a shard are damaged.
+    """
+    if not damage.shards:
+        return []
+    if "cubes" not in damage.remains.arrays:
+        raise UnknownError("the metadata of its cubes is damaged in both places")
+    array, (scan, path) = damage.remains.arrays["cubes"], needed(damage.remains, "scan", "scans/path")
+    places, _ = places_of(damage.remains, source, parameters, key)
+    tasks = []
+    for shard in damage.shards:
+        first = (array.place(shard) or 0) * array.chunk
+        numbers = np.arange(first, min(first + array.chunk, len(array)))
+        gone = [str(path[row]) for row in np.unique(scan[numbers]).tolist() if row not in places]
+        if gone:
+            raise damage.refuse(f"{', '.join(gone[:_MOST_NAMES])} lies no longer in {source}")
+        tasks.append(
+            _Task(ledger, shard, array.chunk, tuple(recuts(damage.remains, numbers, places, parameters)))
+        )
+    return tasks
+
+
+def _names(table: Any, prefix: str) -> list[str]:
+    return [prefix + field.name for field in fields(table)]
+
+
+def _table(remains: Remains, table: Any, prefix: str) -> Any:
+    columns = needed(remains, *_names(table, prefix))
+    return table(**{field.name: values for field, values in zip(fields(table), columns, strict=True)})
+
+
+def _ends_well(remains: Remains, path: str) -> bool:
+    """Whether a shard is there, and not cut short, as far as the index at its end tells."""
+    array = remains.arrays.get(path.split("/")[0])
+    try:
+        if array is None:
+            return remains.storage.size(path) > 0
+        read_index(remains.storage, path, array.chunk)
+    except (OSError, DataError):
+        return False
+    return True
+
+
+def _noted(target: Path, manifest_sha256: str) -> set[str]:
+    """The files that a note names, if it is on the store that lies here."""
+    note = note_path(target)
+    try:
+        if note.stat().st_size > MOST_MANIFEST:
+            return set()
+        facts = parse_json(note.read_bytes())
+        same = facts["format"] == FORMAT and facts["manifest_sha256"] == manifest_sha256
+        return set(facts["files"]) if same else set()
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()

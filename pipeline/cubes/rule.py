@@ -1,0 +1,369 @@
+"""Where a scan may be cut: the tissue rule for all corners by running box sums, and which corners are drawn.
+
+Pure: arrays in, plain data out. METHOD.md section 2. A voxel's score is 1 where it is tissue, 1/2 where only
+the slice after it is, else 0; a cube is refused when the sum of its scores exceeds `max_tissue` of its
+voxels, or (no part of the published rule) falls below `min_tissue` of them. Counted in halves, a voxel gives
+a + (a or b) with a: it is tissue, b: the one after is, so the whole rule runs in whole numbers. (The rule's
+third look, two slices on, gives 0 whatever it finds.)
+
+For slices no rule was published. Ours counts what is not lung: a pixel's score is 1 where it is tissue or
+air, which is what lies below `_AIR_HU`, else 0. There is no look at the slice after, which a picture does
+not show, so a pixel gives two halves or none. The reasons, and the numbers behind `_AIR_HU` and
+`_PATCH_TISSUE`, are in docs/explanation/placement.md.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.cubes.box_sums import judge_corners
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import TISSUE_HU, Window
+from genesis_toolkit.pipeline.rng import draw_distinct
+
+Triple = tuple[int, int, int]
+
+#: How a slice lies in the scan as it is stored: across z, y or x. `--orient` makes these the patient's.
+Plane = Literal["axial", "coronal", "sagittal"]
+
+#: A scan's voxels as they may be judged: whole HU, or HU as real numbers, not rounded.
+Voxels = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]
+
+_PUBLISHED = Window()
+
+#: How far past the cube a scan must reach: the published bounds leave one voxel in the plane and, for the
+#: look at the slices after, four in z, and are kept to the letter.
+_BEYOND: Triple = (1, 1, 4)
+
+#: The largest score by default: of a cube as published, of a patch ours.
+_CUBE_TISSUE = 0.15
+_PATCH_TISSUE = 0.7
+
+#: In a patch a pixel below this HU is air: outside the patient, or the padding around the field of view.
+_AIR_HU = -950
+
+_ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
+
+
+@dataclass(frozen=True)
+class PlaceRule:
+    """Which cubes, or patches of slices, a scan may give: METHOD.md section 2, its cubes by default.
+
+    Attributes:
+        size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice, in the order of the axes.
+        border: voxels in x, y, z that no cube may touch, on either side.
+        max_tissue: a cube is refused when its score exceeds this share of its voxels; None takes 0.15, as
+            published, and 0.7 for patches, in which air counts like tissue.
+        min_tissue: a cube is refused when its score is below this share of its voxels; the published rule has
+            no such bound, so 0. Patches have none.
+        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    size: tuple[int, ...] = (64, 64, 32)
+    border: Triple = (100, 100, 30)
+    max_tissue: float | None = None
+    min_tissue: float = 0.0
+    plane: Plane | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (2, 3) or min(self.size) < 1:
+            raise CallError(
+                f"--size {_typed(self.size)}: a cube needs three edges x,y,z of 1 or more, as in "
+                "--size 64,64,32, and a patch of a slice two, as in --size 224,224."
+            )
+        self._check_plane()
+        if len(self.border) != 3 or min(self.border) < 0:
+            raise CallError(
+                f"--border {_typed(self.border)}: three numbers x,y,z from 0 on, as in --border 100,100,30."
+            )
+        object.__setattr__(self, "max_tissue", self.most_tissue)
+        if not 0 <= self.most_tissue <= 1:
+            raise CallError(f"--max-tissue {self.most_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
+        if self.plane and self.min_tissue:
+            raise CallError(
+                f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air counts like tissue, "
+                "so --max-tissue refuses those full of air as well. Leave --min-tissue out."
+            )
+        if not 0 <= self.min_tissue <= self.most_tissue:
+            raise CallError(
+                f"--min-tissue {self.min_tissue}: a share from 0 to --max-tissue, {self.most_tissue}, is "
+                "wanted; 0 asks for no tissue at all."
+            )
+
+    def _check_plane(self) -> None:
+        if self.plane is not None and self.plane not in get_args(Plane):
+            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
+        if len(self.size) == 2:
+            object.__setattr__(self, "plane", self.plane or "axial")
+        elif self.plane is not None:
+            raise CallError(
+                f"--plane {self.plane} is for patches of slices, and --size {_typed(self.size)} asks for "
+                "cubes: give two edges, as in --size 224,224, or leave --plane out."
+            )
+
+    @property
+    def most_tissue(self) -> float:
+        """`max_tissue`, with the default of cubes or patches where none was given."""
+        if self.max_tissue is not None:
+            return self.max_tissue
+        return _CUBE_TISSUE if len(self.size) == 3 else _PATCH_TISSUE
+
+    @property
+    def box(self) -> Triple:
+        """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
+        edges = list(self.size)
+        if self.plane is not None:
+            edges.insert(_ACROSS[self.plane], 1)
+        x, y, z = edges
+        return x, y, z
+
+    @property
+    def look(self) -> int:
+        """How many slices after its own a voxel's score depends on: 1 in cubes, 0 in patches."""
+        return 0 if self.plane else 1
+
+    @property
+    def least_shape(self) -> Triple:
+        """The smallest scan with a corner to choose: 265, 265, 96 with the published values.
+
+        A patch may lie at the border; a cube, by the published bounds, not quite.
+        """
+        beyond = (0, 0, 0) if self.plane else _BEYOND
+        x, y, z = (
+            edge + more + 2 * border for edge, more, border in zip(self.box, beyond, self.border, strict=True)
+        )
+        return x, y, z
+
+    @property
+    def voxels(self) -> int:
+        """The number of voxels of a cube."""
+        return math.prod(self.size)
+
+    @property
+    def most_halves(self) -> int:
+        """The largest sum of scores, counted in halves, that passes."""
+        halves = int(2 * self.most_tissue * self.voxels) + 1
+        while halves / 2 > self.most_tissue * self.voxels:
+            halves -= 1
+        return halves
+
+    @property
+    def least_halves(self) -> int:
+        """The smallest sum of scores, counted in halves, that passes: 0 where no tissue is asked for."""
+        halves = max(int(2 * self.min_tissue * self.voxels) - 1, 0)
+        while halves / 2 < self.min_tissue * self.voxels:
+            halves += 1
+        return halves
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The decision for every candidate corner of one scan.
+
+    Attributes:
+        passing: bool [x, y, z] (z slowest in memory), True where a cube may begin; the first entry is the
+            corner `first`.
+        by_slice: int64 [z], how many pass in each slice.
+        first: the lowest candidate corner, which is the border.
+    """
+
+    passing: NDArray[np.bool_]
+    by_slice: NDArray[np.int64]
+    first: Triple
+
+    @property
+    def candidates(self) -> int:
+        """The number of corners that were judged."""
+        return self.passing.size
+
+    @property
+    def count(self) -> int:
+        """The number of corners that pass."""
+        return int(self.by_slice.sum())
+
+
+def too_small(shape: Triple, rule: PlaceRule) -> str | None:
+    """Why a scan of this shape has no corner at all, with the numbers; None where it has one.
+
+    Args:
+        shape: voxels in x, y, z.
+        rule: what a cube needs.
+    """
+    (x, y, z), (least_x, least_y, least_z) = shape, rule.least_shape
+    if rule.plane:
+        fits = x >= least_x and y >= least_y and z >= least_z
+        return None if fits else f"{x} x {y} x {z} voxels, {least_x} x {least_y} x {least_z} needed"
+    if x < least_x or y < least_y:
+        return f"{x} x {y} voxels in the plane, {least_x} x {least_y} needed"
+    if z < least_z:
+        return f"{z} slices, {least_z} needed"
+    return None
+
+
+def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
+    """The smallest value of a dtype that is tissue, as a number of that dtype.
+
+    Of whole numbers it is -150. Real numbers are judged before any rounding to whole HU (-150.3 is no tissue,
+    though it is stored as -150), and as METHOD.md section 2 says: scaled to [0, 1] in double precision, where
+    a few values next to -150 fall on the very number that -150 becomes, and so are tissue too. Scaling never
+    reverses an order, so one number tells tissue from the rest, and no scaled copy of the scan is needed.
+    Clipping to the window comes to nothing here: it can change a decision only in a window that leaves -150
+    out, and there tissue means what it means in scans of whole numbers.
+
+    Args:
+        dtype: of the scan's voxels: a signed integer, float32 or float64.
+        window: what real numbers are scaled by.
+    """
+    least = dtype.type(TISSUE_HU)
+    if dtype.kind != "f":
+        return least
+    threshold = (float(TISSUE_HU) - window.low) / window.span
+    while (float(below := np.nextafter(least, dtype.type(-np.inf))) - window.low) / window.span >= threshold:
+        least = below
+    return least
+
+
+def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
+    """The value of a dtype below which a pixel is air, as a number of that dtype.
+
+    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes air
+    does not count, so it is the lowest value that there is.
+
+    Args:
+        dtype: of the scan's voxels: a signed integer, float32 or float64.
+        plane: of the slices; None for cubes.
+    """
+    if plane:
+        return dtype.type(_AIR_HU)
+    return dtype.type(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min)
+
+
+def passing_corners(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED) -> Corners:
+    """Judge every corner of a scan by the tissue rule.
+
+    Takes 1 byte for each candidate and a ring of as many slices as the cube has.
+
+    Args:
+        voxels: int16, float32 or float64 [x, y, z], HU, x fastest in memory (as `read_scan` gives it); at
+            least `least_shape`. Real numbers not rounded.
+        rule: what a cube needs.
+        window: what real numbers are scaled by, see `tissue_from`; whole numbers need none.
+    """
+    corners, _ = _judged(voxels, rule, window, bins=0)
+    return corners
+
+
+def count_scores(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
+    """How many candidate corners have which score: the whole distribution, exactly.
+
+    Args:
+        voxels: the scan, as for `passing_corners`.
+        rule: size and border are used; which scores would pass is the caller's to sum.
+        window: as for `passing_corners`.
+
+    Returns:
+        uint32 [2 * voxels of a cube + 1], the number of candidates by the sum of their scores in halves.
+    """
+    _, counts = _judged(voxels, rule, window, bins=2 * rule.voxels + 1)
+    return counts
+
+
+def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Draw distinct corners, uniformly among those that pass.
+
+    Drawing among the passing corners gives the distribution of drawing among all and refusing, without the
+    refusals; two equal cubes teach nothing, so a corner is taken once.
+
+    Args:
+        corners: the decision for the scan.
+        count: how many are wanted; fewer are given where fewer pass.
+        words: random words, two a try, as for `draw_distinct`.
+
+    Returns:
+        int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn.
+    """
+    return _nth_passing(corners, draw_distinct(corners.count, count, words))
+
+
+def tissue_score(
+    voxels: Voxels,
+    corner: NDArray[np.integer[Any]],
+    size: tuple[int, ...],
+    window: Window = _PUBLISHED,
+    plane: Plane | None = None,
+) -> float:
+    """The tissue rule's score of one cube or patch, as a share of its voxels in 0..1.
+
+    Of a patch it is the share of the pixels that are tissue or air, and so cannot be lung.
+
+    Args:
+        voxels: int16, float32 or float64 [x, y, z], HU, the whole scan; real numbers not rounded.
+        corner: the first voxel of the cube.
+        size: edges of the cube, or the two of the patch.
+        window: what real numbers are scaled by, see `tissue_from`.
+        plane: of a patch's slice, as for `PlaceRule`.
+    """
+    rule = PlaceRule(tuple(size), plane=plane)
+    x, y, z = (int(number) for number in corner)
+    edge_x, edge_y, edge_z = rule.box
+    box = voxels[x : x + edge_x, y : y + edge_y, z : z + edge_z + rule.look]
+    tissue: NDArray[np.bool_] = box >= tissue_from(voxels.dtype, window)
+    counted: NDArray[np.bool_] = tissue | (box < air_below(voxels.dtype, plane))
+    here, after = counted[:, :, :edge_z], tissue[:, :, rule.look :]
+    halves = int(np.count_nonzero(here)) + int(np.count_nonzero(here | after))
+    return halves / (2 * here.size)
+
+
+def _typed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _judged(voxels: Voxels, rule: PlaceRule, window: Window, bins: int) -> tuple[Corners, NDArray[np.uint32]]:
+    """The decisions, and the number of candidates by score where `bins` has room for every score."""
+    counts = [edge - least + 1 for edge, least in zip(voxels.shape, rule.least_shape, strict=True)]
+    passing = np.empty(counts[::-1], dtype=np.bool_)
+    by_slice = np.zeros(counts[2], dtype=np.int64)
+    by_score = np.zeros(bins, dtype=np.uint32)
+    least, most = rule.least_halves, rule.most_halves
+    if least > most:  # no sum of scores lies between the bounds: take one that no cube reaches
+        least = most = 2 * rule.voxels + 1
+    edge_x, edge_y, edge_z = rule.box
+    width, height = counts[0] + edge_x - 1, counts[1] + edge_y - 1
+    judge_corners(
+        np.ascontiguousarray(voxels.T),
+        tissue_from(voxels.dtype, window),
+        air_below(voxels.dtype, rule.plane),
+        tuple(np.uint64(edge) for edge in rule.border),
+        tuple(np.uint64(edge) for edge in rule.box),
+        np.uint64(rule.look),
+        np.int32(least),
+        np.uint32(most - least),
+        np.zeros((edge_z, height, width), dtype=np.uint8),
+        np.zeros((height, width), dtype=np.uint16),
+        np.zeros(width, dtype=np.int32),
+        np.zeros(width + 1, dtype=np.int32),
+        passing,
+        by_slice,
+        by_score,
+    )
+    return Corners(passing.T, by_slice, rule.border), by_score
+
+
+def _nth_passing(corners: Corners, ranks: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The corners with these ranks among the passing ones, counted slice by slice, row by row."""
+    ends = np.cumsum(corners.by_slice)
+    found = np.empty((len(ranks), 3), dtype=np.int32)
+    slices = np.searchsorted(ends, ranks, side="right")
+    width = corners.passing.shape[0]
+    for z in np.unique(slices):
+        within = np.flatnonzero(corners.passing[:, :, z].T)
+        here = slices == z
+        flat = within[ranks[here] - (ends[z] - corners.by_slice[z])]
+        found[here] = np.stack([flat % width, flat // width, np.full_like(flat, z)], axis=1)
+    return found + np.array(corners.first, dtype=np.int32)

@@ -1,0 +1,148 @@
+"""What a source holds that a finished store does not: new scans, and scans that failed and were mended.
+
+They are taken in behind the cubes that are there, which keep their bytes and their numbers. A scan that gave
+cubes and is no longer the same would make the store untrue, so it is refused by name.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from genesis_toolkit.pipeline.cubes.pseudonyms import Key
+from genesis_toolkit.pipeline.cubes.records import file_state
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import LOG
+from genesis_toolkit.pipeline.scans.read import Found, Source, scan_files, scan_sha256
+from genesis_toolkit.pipeline.store.open import CubeStore
+
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a finished store is to take in.
+
+    Attributes:
+        store: the store.
+        again: scans that gave no cube and have changed since, by their row in the store's table.
+        new: scans that the store does not know, in order.
+    """
+
+    store: CubeStore
+    again: dict[int, Source]
+    new: tuple[Source, ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All scans to cut: those again, by row, then the new ones."""
+        return (*self.again.values(), *self.new)
+
+    @property
+    def rows(self) -> list[int]:
+        """The row of each of `sources` in the table of the store that will be."""
+        first = len(self.store.scans)
+        return [*self.again, *range(first, first + len(self.new))]
+
+
+def compare(store: CubeStore, found: Found, key: Key | None = None) -> Growth:
+    """Compare the scans that were found with those that a finished store was made from.
+
+    A scan counts as the same while its bytes are as many as they were, and either no file was changed since
+    the store was made or the sha256 of its files is what it was. A store that was made with `key` does not
+    tell the bytes; there a file must also not have come to its place since.
+
+    Args:
+        store: the finished store.
+        found: the scans of its source.
+        key: what the names in the store were made with; None where they are the scans' own.
+
+    Raises:
+        CallError: a scan that gave cubes is gone or has changed, or new scans would change the cubes of
+            others; the sentence names them.
+    """
+    name = key.name if key else str
+    here = {name(source.path): source for source in found.sources}
+    scans = store.scans
+    rows = {str(path): row for row, path in enumerate(scans.path.tolist())}
+    way_out = (
+        f"since {store.path} was made from it: choose another name, or give --overwrite to make it again."
+    )
+    _refuse((path for path in rows if path not in here), f"gone from the source {way_out}")
+    begun = begun_at(store)
+    changed = [
+        row
+        for path, row in rows.items()
+        if _has_changed(store, row, found.root / here[path].path, begun, key)
+    ]
+    _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
+    taken = {str(scans.identifier[row]): str(scans.path[row]) for row in rows.values() if scans.sha256[row]}
+    again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
+    new = tuple(_told_apart(source, taken, name) for path, source in here.items() if path not in rows)
+    growth = Growth(store, again, new)
+    if store.attributes["parameters"].get("sampler") == "official":
+        _check_official(growth)
+    return growth
+
+
+def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None) -> bool:
+    size, when = file_state(path)
+    known = str(store.scans.sha256[row])
+    if key is None and size != int(store.scans.bytes[row]):
+        return True
+    if key is not None:
+        if size == 0:  # it cannot be read
+            return bool(known)
+        when = max(when, _came(path))
+    if when <= begun or not known:
+        return when > begun
+    try:
+        found = scan_sha256(path)
+    except (DataError, OSError):
+        return True
+    return (key.digest(found) if key else found) != known
+
+
+def _came(path: Path) -> int:
+    """When the latest of a scan's files came to its place, in ns, though it may have been written before."""
+    try:
+        return max(file.stat().st_ctime_ns for file in scan_files(path))
+    except (DataError, OSError):
+        return 0
+
+
+def begun_at(store: CubeStore) -> int:
+    """When the run that finished a store began, in ns; 0 where its log does not say: then all is hashed."""
+    try:
+        log: dict[str, Any] = json.loads(store.storage.read(LOG))
+        return int(datetime.fromisoformat(log["started"]).timestamp() * 10**9)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _told_apart(source: Source, taken: dict[str, str], name: Callable[[str], str]) -> Source:
+    """Mark a scan that carries the identifier of one in the store: their cubes would share random streams."""
+    other = taken.get(name(source.identifier))
+    if other is None or other == name(source.path) or source.problem or source.skip:
+        return source
+    return replace(source, problem=f"its identifier is that of {other} as well")
+
+
+def _check_official(growth: Growth) -> None:
+    """Refuse new scans in a subset whose cubes were drawn: the official draws run on through a subset."""
+    drawn = set(growth.store.scans.subset.tolist())
+    _refuse(
+        (source.path for source in growth.sources if source.subset in drawn),
+        "new in a subset that is drawn already, and the official draws run on from scan to scan: choose "
+        "another name, or give --overwrite to draw the subset again.",
+    )
+
+
+def _refuse(paths: Iterable[str], why: str) -> None:
+    names = list(paths)
+    if names:
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        verb = "is" if len(names) == 1 else "are"
+        raise CallError(f"{', '.join(names[:_MOST_NAMES])}{more} {verb} {why}")

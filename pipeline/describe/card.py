@@ -1,0 +1,270 @@
+"""The dataset card: the README.md of a store, for those it is handed to and for hubs of datasets.
+
+The manifest covers it, so its bytes depend on what the store holds alone: no date, no versions, no name of a
+machine, of a folder or of the store itself.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genesis_toolkit.pipeline.degrade.recipes import RECIPES
+from genesis_toolkit.pipeline.describe.contents import (
+    KEY,
+    Contents,
+    description,
+    parameter_rows,
+    summary,
+    value_words,
+)
+from genesis_toolkit.pipeline.ledger import MANIFEST
+
+CARD = "README.md"
+
+#: The sentence of NOTICE on licence and patent.
+PATENT = """\
+The authors' own program is licensed for non-commercial use only, and the Models Genesis method is covered by
+US patent 11,922,628 B2 (issued 2024-03-05); the licence of this software grants no right under that
+patent."""
+
+#: Parameters of a cube store that `genesis-prep extract-cubes` takes as options of the same names; `plane`
+#: those of slices alone.
+EXTRACT_OPTIONS = (
+    "layout",
+    "subsets",
+    "cubes_per_scan",
+    "size",
+    "plane",
+    "hu",
+    "border",
+    "max_tissue",
+    "min_tissue",
+    "sampler",
+    "seed",
+    "spacing",
+    "orient",
+)
+#: Those of a store of X-ray images.
+IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
+_MERGED = {"layout": "mixed", KEY: "several keys"}  # of parts that one command could not have made
+_LONGEST_LINE = 96
+
+
+def dataset_card(contents: Contents) -> str:
+    """The text of a store's card.
+
+    Args:
+        contents: of the store.
+
+    Returns:
+        Markdown that begins with a YAML block, as hubs of datasets read it, and ends with a newline.
+    """
+    rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in summary(contents))
+    return "\n".join(
+        (
+            _front_matter(contents),
+            f"# {contents.title}\n\n{description(contents)}\n",
+            f"| | |\n|---|---|\n{rows}",
+            _loading(contents),
+            _making(contents),
+            _licence(contents),
+        )
+    )
+
+
+def commands(contents: Contents) -> list[str]:
+    """The commands that make the store again; none where no command line can say what was done.
+
+    The options name every parameter, so that they mean the same when a default has changed.
+    """
+    cutting = contents.cutting
+    if "imported" in cutting:
+        first = ["genesis-prep", "import-npy", "FILES", "cubes.zarr"]
+    elif (names := _options_of(cutting)) and not _of_parts(cutting):
+        options = _options({name: cutting[name] for name in names})
+        key = ["--anonymize KEY"] if KEY in cutting else []
+        first = ["genesis-prep", "extract-cubes", "SOURCE", "cubes.zarr", *options, *key]
+    else:
+        return []
+    if contents.pairs is None:
+        return [_wrapped(first)]
+    parameters = contents.attributes["parameters"]
+    recipe, name = parameters["recipe"], parameters["recipe"]["name"]
+    if name not in RECIPES:  # made with Python
+        return []
+    own = RECIPES[name].to_json()
+    changes = {key: value for key, value in recipe.items() if value != own[key]}
+    options = _options({"recipe": name, "variants": parameters["variants"], "seed": parameters["seed"]})
+    second = ["genesis-prep", "degrade", "cubes.zarr", "pairs.zarr", *options, *_options(changes)]
+    return [_wrapped(first), _wrapped(second)]
+
+
+def _options_of(cutting: Mapping[str, Any]) -> list[str]:
+    """The options that name every parameter of an extraction; none where some parameter has no option."""
+    for options in (EXTRACT_OPTIONS, IMAGE_OPTIONS):
+        names = [name for name in options if name in cutting or name != "plane"]
+        if set(names) == set(cutting) - {KEY}:
+            return names
+    return []
+
+
+def _of_parts(cutting: Mapping[str, Any]) -> bool:
+    return any(cutting.get(name) == value for name, value in _MERGED.items())
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"--{name.replace('_', '-')} {shlex.quote(value_words(value))}"
+        for name, value in values.items()
+        if value is not None
+    ]
+
+
+def _wrapped(words: Sequence[str]) -> str:
+    """A command in lines that are not too long; an option stays with its value."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) > _LONGEST_LINE:
+            lines.append(" ")
+        lines[-1] += f" {word}"
+    return " \\\n".join(lines)
+
+
+def _front_matter(contents: Contents) -> str:
+    rows = len(contents.cubes if contents.pairs is None else contents.pairs)
+    tags = ["models-genesis", "self-supervised-learning", "medical", f"{contents.edges}d", "zarr"]
+    tags += ["computed-tomography"] if contents.attributes["unit"] == "HU" else []
+    tags += ["chest-x-ray"] if contents.images is not None else []
+    listed = "".join(f"- {tag}\n" for tag in tags)
+    return f"""\
+---
+pretty_name: {contents.title}
+license: unknown
+size_categories:
+- {_size_category(rows)}
+tags:
+{listed}---
+"""
+
+
+def _size_category(rows: int) -> str:
+    """In which of the classes that hubs know a number of rows falls: `10K<n<100K`."""
+    ends = [1000 * 10**step for step in range(10)]
+    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    place = sum(rows >= end for end in ends)
+    if place in (0, len(ends)):
+        return f"n<{names[0]}" if place == 0 else f"n>{names[-1]}"
+    return f"{names[place - 1]}<n<{names[place]}"
+
+
+def _loading(contents: Contents) -> str:
+    voxels = "cubes" if contents.pairs is None else "degraded"
+    plain = _PLAIN_CUBES if contents.pairs is None else _PLAIN_PAIRS.format(edges=contents.edges)
+    axes = ", ".join("xyz"[: contents.edges])
+    return f"""\
+## Load it
+
+The store is a Zarr v3 group, here under the name `{contents.name}`. With zarr alone, `[{axes}]` in [0, 1]:
+
+```python
+{plain}```
+
+With genesis-toolkit, which made it:
+
+```python
+import numpy as np
+from genesis_toolkit.pipeline.store.open import open_store
+
+store = open_store("{contents.name}")  # or its archive, or its address
+voxels = np.empty(store.size, store.{voxels}.dtype)
+store.{voxels}.read(0, voxels)
+```
+
+`genesis-train pretrain {contents.name} --out run` trains from it. Whether all is as it was made, in its
+folder:
+
+```bash
+sha256sum --check --quiet {MANIFEST}
+```
+"""
+
+
+_PLAIN_CUBES = """\
+import zarr
+
+store = zarr.open_group("cubes.zarr", mode="r")
+low, high = store.attrs["genesis"]["window"]
+cube = (store["cubes"][0].astype("float32") - low) / (high - low)
+"""
+_PLAIN_PAIRS = """\
+import numpy as np
+import zarr
+
+store = zarr.open_group("pairs.zarr", mode="r")
+low, high = store.attrs["genesis"]["window"]
+degraded, original = store["degraded"][0], store["original"][int(store["cube"][0])]
+original = np.flip(original, [axis for axis in range({edges}) if int(store["flip"][0]) >> axis & 1])
+x, y = ((voxels.astype("float32") - low) / (high - low) for voxels in (degraded, original))
+"""
+
+
+def _origin(contents: Contents) -> str:
+    return "scans" if contents.images is None else "images"
+
+
+def _making(contents: Contents) -> str:
+    text = "## How it was made\n\n"
+    if again := commands(contents):
+        calls = "\n".join(again)
+        text += f"""\
+From the same {_origin(contents)} this makes the same again; of {_origin(contents)} that were added one \
+after the other, in the order in
+which they are found:
+
+```text
+{calls}
+```
+"""
+    else:
+        text += "No command line alone makes it again.\n"
+    tables = [(contents.things.capitalize(), contents.cutting)]
+    tables += [("Pairs", contents.attributes["parameters"])] if contents.pairs is not None else []
+    for name, parameters in tables:
+        rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in parameter_rows(parameters))
+        text += f"\n| {name}: parameter | value |\n|---|---|\n{rows}"
+    return text
+
+
+def _licence(contents: Contents) -> str:
+    known = _SOURCES.get(str(contents.cutting.get("layout")), "")
+    return f"""\
+## Licence and patent
+
+The licence of the {_origin(contents)} applies to what was cut out of them. The software that made this \
+store does not know
+it: those who hand the store on say which it is.
+{known}
+The software, genesis-toolkit, is under the Apache License 2.0 and holds no code of the method's authors.
+{PATENT}
+
+The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Medical Image Analysis* (MICCAI
+2019, arXiv 1908.06912); *Models Genesis* (Medical Image Analysis 67, 2021, arXiv 2004.07882).
+"""
+
+
+# What is known of those who made the data, by its layout.
+_SOURCES = {
+    "luna16": """
+The scans were laid out as LUNA16. Those that are LUNA16's own come from LIDC-IDRI, which is under CC BY 3.0.
+""",
+    "nih": """
+The images were laid out as NIH ChestX-ray14. Those that are its own were made public by the NIH Clinical
+Center, which is to be named as their source: Wang et al., *ChestX-ray8: Hospital-scale Chest X-ray Database
+and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases* (CVPR 2017).
+""",
+}
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table, where it means nothing but itself."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

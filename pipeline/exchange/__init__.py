@@ -1,0 +1,1 @@
+"""Stores to and from others: archives, merged stores, the authors' .npy files."""

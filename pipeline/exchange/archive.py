@@ -1,0 +1,84 @@
+"""A finished store in one file: a zip archive whose members are stored as they are.
+
+Its bytes depend on the store's alone: members sorted by name, one date for all, no permissions. The log of
+the run, which says when and by what the store was made, stays behind.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import MANIFEST
+from genesis_toolkit.pipeline.store.open import check_place, open_store
+from genesis_toolkit.pipeline.store.storage import ARCHIVE
+
+_DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
+_BLOCK = 1 << 20
+
+
+def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Report = silent) -> int:
+    """Put a finished store into one archive, which is read as the store is, without unpacking.
+
+    Args:
+        store: the folder of the store.
+        archive: the file to make, ending in `.zip`; it is there whole or not at all.
+        overwrite: replace a file that is there.
+        report: told as files are added.
+
+    Returns:
+        The bytes of the archive.
+
+    Raises:
+        CallError: no store, or something in the way.
+        DataError: a file of the store is not as its manifest says.
+    """
+    opened = open_store(store)
+    folder = opened.path
+    if archive.suffix.lower() != ARCHIVE:
+        raise CallError(f"{archive} does not end in {ARCHIVE}: give a name such as {store.name}{ARCHIVE}.")
+    check_place(archive)
+    if archive.is_dir() or (archive.exists() and not overwrite):
+        raise CallError(f"{archive} exists: choose another name, or give --overwrite to replace the file.")
+    digests = {**opened.manifest, MANIFEST: opened.manifest_sha256}
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    temporary = archive.with_name(f".{archive.name}.{uuid4().hex[:12]}.part")
+    try:
+        with temporary.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+                for done, path in enumerate(sorted(digests)):
+                    report("files", done, len(digests))
+                    _add(packed, folder, path, digests[path])
+            report("files", len(digests), len(digests))
+            _flush(file)
+        temporary.replace(archive)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return archive.stat().st_size
+
+
+def _add(packed: zipfile.ZipFile, folder: Path, path: str, digest: str) -> None:
+    """Add one file, once more comparing it with the manifest."""
+    member = zipfile.ZipInfo(path, _DATE)
+    member.create_system = 3  # the same on every system
+    member.external_attr = 0o644 << 16
+    member.file_size = (folder / path).stat().st_size
+    found = hashlib.sha256()
+    with (folder / path).open("rb") as source, packed.open(member, "w") as target:
+        while block := source.read(_BLOCK):
+            found.update(block)
+            target.write(block)
+    if found.hexdigest() != digest:
+        raise DataError(
+            f"The store {folder} is damaged: {path} is not as it was written. genesis-prep verify says more."
+        )
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

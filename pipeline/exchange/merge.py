@@ -1,0 +1,353 @@
+"""Cube stores that were made apart -> one: `merge`, for one made on each node, or in each hospital.
+
+No voxel is decoded. A shard that comes to lie where a whole shard lies in the new store is linked; of the
+others the encoded cubes are copied. What is taken over is compared with the manifest it comes from first.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from genesis_toolkit.pipeline.cubes.assemble import link_shard
+from genesis_toolkit.pipeline.cubes.update import begun_at
+from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
+from genesis_toolkit.pipeline.store.open import CUBES, CubeStore, check_target, open_cubes
+from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, Table
+from genesis_toolkit.pipeline.store.shards import shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.storage import Folder
+from genesis_toolkit.pipeline.store.write import write_cube_store
+
+_MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
+_MOST_NAMES = 5
+_SEVERAL_KEYS = "several keys"
+_Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
+_Tables = tuple[CubeTable, ScanTable, ImageTable | None]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came of `merge`.
+
+    Attributes:
+        store: the finished store.
+        linked: shards that were taken over as they are; of a store that was finished before, 0.
+        done_before: the store was finished already, and nothing was done.
+    """
+
+    store: CubeStore
+    linked: int
+    done_before: bool
+
+
+def merge(
+    places: Sequence[str | Path],
+    target: Path,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    report: Report = silent,
+) -> Merged:
+    """Put cube stores together that were made apart with equal parameters.
+
+    Their cubes and scans stand one store after the other, in the order given. LUNA16 subsets cut apart and
+    merged in their order give the bytes of one store that was cut at once. Interrupted, it goes on when it is
+    called again.
+
+    Args:
+        places: the cube stores: folders, archives or URLs.
+        target: the store to make.
+        workers: shards at a time; None takes one a core, 8 at most.
+        overwrite: replace a finished store, and begin again where other work was left.
+        report: told as shards are finished.
+
+    Raises:
+        CallError: fewer than two stores, different parameters, a scan in two of them, something in the way.
+        DataError: a store is damaged; which shard.
+    """
+    started = datetime.now(UTC)
+    stores = _opened(places, target)
+    attributes = _attributes(stores)
+    _check_scans(stores)
+    cubes, scans, images = _tables(stores)
+    inputs = [Path(store.storage.place) for store in stores if isinstance(store.storage, Folder)]
+    if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
+        return Merged(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
+    workers = workers or min(cores(), _MOST_WORKERS)
+    with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
+        _run_all(ledger, _checks(stores), "shards checked", workers, report)
+        shards = _run_all(ledger, _shards(ledger, stores), "shards", workers, report)
+        ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
+        write_cube_store(ledger.store, attributes, stores[0].cubes.dtype, cubes, scans, images)
+        hashes = {record["path"]: record["sha256"] for record in shards}
+        ledger.finish(hashes, _log(stores, started, workers))
+    return Merged(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
+
+
+def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
+    if len(places) < 2:
+        raise CallError("Merging takes two stores or more, and then the name of the new one.")
+    for place in places:
+        if isinstance(place, Path) and place.resolve() == target.resolve():
+            raise CallError(f"{target} is one of the stores to merge: choose another name for the new one.")
+    stores = [open_cubes(place) for place in places]
+    first: dict[str, str] = {}
+    for store in stores:
+        other = first.setdefault(store.manifest_sha256, store.storage.place)
+        if other is not store.storage.place:
+            raise CallError(f"{other} and {store.storage.place} are one and the same store: give it once.")
+    return stores
+
+
+def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
+    """What the new store says of itself, once the stores are known to say the same.
+
+    Raises:
+        CallError: they do not; the first difference, and between which.
+    """
+    first = stores[0]
+    for other in stores[1:]:
+        difference = _difference(_fixed(first), _fixed(other))
+        if difference:
+            raise CallError(
+                f"{other.storage.place} cannot be merged with {first.storage.place}: {difference}. Only "
+                "stores made with the same parameters can; extract one of them again."
+            )
+    parameters = {}
+    for name, value in first.attributes["parameters"].items():
+        given = [store.attributes["parameters"].get(name) for store in stores]
+        parameters[name] = _FREE[name](given) if name in _FREE else value
+    if parameters.get("anonymized_with", "") is None:
+        del parameters["anonymized_with"]
+    kept = {name: first.attributes[name] for name in ("window", "unit", "size")}
+    return {**kept, "parameters": parameters}
+
+
+def _fixed(store: CubeStore) -> dict[str, Any]:
+    """What must be the same in all stores."""
+    attributes = {name: store.attributes[name] for name in ("window", "unit", "size")}
+    parameters = store.attributes["parameters"]
+    own = {name: value for name, value in parameters.items() if name not in _FREE}
+    return attributes | {"dtype": store.cubes.dtype.name} | own
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    for name in sorted({*one, *other}):
+        if one.get(name) != other.get(name):
+            values = (_words(side[name]) if name in side else "none" for side in (other, one))
+            return f"{name.replace('_', ' ')} is {' in the one and '.join(values)} in the other"
+    return ""
+
+
+def _words(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _layout(values: Sequence[str | None]) -> str | None:
+    return values[0] if len(set(values)) == 1 else "mixed"
+
+
+def _subsets(values: Sequence[list[int] | None]) -> list[int] | None:
+    """All subsets that were asked for; None where no store has any."""
+    together = {subset for value in values for subset in value or ()}
+    return sorted(together) if together else None
+
+
+def _key(values: Sequence[str | None]) -> str | None:
+    """None as soon as one store tells the scans' own names: then the new one does."""
+    if None in values:
+        return None
+    return values[0] if len(set(values)) == 1 else _SEVERAL_KEYS
+
+
+# Parameters that may differ, and what they come to: they tell which scans were asked for and what they are
+# called, not what is cut of them.
+_FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "layout": _layout,
+    "subsets": _subsets,
+    "anonymized_with": _key,
+}
+
+
+def _check_scans(stores: Sequence[CubeStore]) -> None:
+    """Refuse a scan that gave cubes to two stores, also where one of them has a pseudonym for it.
+
+    Raises:
+        CallError: which scans of which stores.
+    """
+    held: dict[int, tuple[str, str]] = {}
+    drawn: dict[int, str] = {}
+    twice = []
+    for store in stores:
+        place, scans = store.storage.place, store.scans
+        for row in np.flatnonzero(scans.cubes):
+            here = (str(scans.identifier[row]), place)
+            other = held.setdefault(int(scans.stream[row]), here)
+            if other is not here:
+                names = " or ".join(dict.fromkeys((other[0], here[0])))
+                twice.append(f"{names} in {other[1]} and {place}")
+        if store.attributes["parameters"].get("sampler") == "official":
+            for subset in np.unique(scans.subset[scans.cubes > 0]).tolist():
+                other_place = drawn.setdefault(subset, place)
+                if other_place is not place:
+                    raise CallError(
+                        f"{other_place} and {place} both hold cubes of subset {subset}, and the official "
+                        "draws run on through a subset: extract it at once."
+                    )
+    if twice:
+        more = f"; and {len(twice) - _MOST_NAMES} more" if len(twice) > _MOST_NAMES else ""
+        raise CallError(
+            f"The same scan may not come twice: {'; '.join(twice[:_MOST_NAMES])}{more}. Leave it out of one "
+            "of the stores; of scans that only have the same name, rename one and extract it again."
+        )
+
+
+def _tables(stores: Sequence[CubeStore]) -> _Tables:
+    """The tables of all stores one after the other, cubes pointing to the new rows of their scans."""
+    rows = [0, *accumulate(len(store.scans) for store in stores)]
+    cubes = _joined([store.table for store in stores])
+    scan = np.concatenate(
+        [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
+    )
+    images = [store.images for store in stores if store.images is not None]
+    together = _joined(images) if len(images) == len(stores) else None
+    return replace(cubes, scan=scan), _joined([store.scans for store in stores]), together
+
+
+def _joined(tables: Sequence[_Table]) -> _Table:
+    """The rows of tables of one kind, one after the other."""
+    kind = type(tables[0])
+    return kind(
+        **{f.name: np.concatenate([getattr(table, f.name) for table in tables]) for f in fields(kind)}
+    )
+
+
+def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:
+    """The finished store, once it is known to hold what would be made.
+
+    Raises:
+        CallError: it holds something else.
+    """
+    store = open_cubes(target)
+    same = all(store.attributes[name] == value for name, value in attributes.items())
+    pairs = zip((store.table, store.scans, store.images), tables, strict=True)
+    if not same or not all(_same_rows(held, wanted) for held, wanted in pairs):
+        raise CallError(
+            f"{target} exists and was not made of these stores: choose another name, or give --overwrite to "
+            "make it again."
+        )
+    return store
+
+
+def _same_rows(held: Table | None, wanted: Table | None) -> bool:
+    if held is None or wanted is None:
+        return held is wanted
+    return all(
+        np.array_equal(getattr(held, field.name), getattr(wanted, field.name)) for field in fields(held)
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A piece of the work, and the name of its record."""
+
+    name: str
+    make: Callable[[], dict[str, Any]]
+
+
+def _checks(stores: Sequence[CubeStore]) -> list[_Task]:
+    """One for every shard of every store: it is what the store's manifest says."""
+    return [
+        _Task(f"checked-{number}-{shard}", partial(_check, store, shard))
+        for number, store in enumerate(stores)
+        for shard in range(-(-len(store) // store.cubes.length))
+    ]
+
+
+def _check(store: CubeStore, shard: int) -> dict[str, Any]:
+    path = store.cubes.path(shard)
+    try:
+        found = sha256_of(store.storage.read(path))
+    except OSError as error:
+        raise DataError(
+            f"The shard {store.storage.place}/{path} cannot be read: {error.strerror or error}."
+        ) from None
+    if store.manifest.get(path) != found:
+        raise DataError(
+            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
+        )
+    return {}
+
+
+def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> list[_Task]:
+    """One for every shard of the new store."""
+    size = stores[0].size
+    starts = [0, *accumulate(map(len, stores))]
+    length = shard_length(size, stores[0].cubes.dtype.itemsize)
+    tasks = []
+    for shard in range(-(-starts[-1] // length)):
+        first, last = shard * length, min((shard + 1) * length, starts[-1])
+        spans = [
+            (store, max(first, start) - start, min(last, end) - start)
+            for store, (start, end) in zip(stores, pairwise(starts), strict=True)
+            if start < last and end > first
+        ]
+        tasks.append(_Task(f"shard-{shard}", partial(_make_shard, ledger, shard, length, spans)))
+    return tasks
+
+
+def _make_shard(
+    ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, int, int]]
+) -> dict[str, Any]:
+    """One shard of the cubes `first` .. `last - 1` of each store: linked where it is a shard already."""
+    store, first, last = spans[0]
+    path = shard_path(Path("cubes"), shard, len(store.cubes.shape)).as_posix()
+    source = store.cubes.path(first // length)
+    as_it_is = (
+        len(spans) == 1
+        and store.cubes.length == length
+        and first % length == 0
+        and last in (first + length, len(store))
+        and isinstance(store.storage, Folder)
+    )
+    if as_it_is:
+        link_shard(Path(store.storage.place, source), ledger.store / path)
+        return {"path": path, "sha256": store.manifest[source], "linked": True}
+    digest = ledger.write(ledger.store / path, *shard_parts(list(_encoded(spans)), length))
+    return {"path": path, "sha256": digest, "linked": False}
+
+
+def _encoded(spans: Sequence[tuple[CubeStore, int, int]]) -> Iterator[bytes]:
+    for store, first, last in spans:
+        yield from map(store.cubes.encoded, range(first, last))
+
+
+def _run_all(
+    ledger: Ledger, tasks: Sequence[_Task], what: str, workers: int, report: Report
+) -> list[dict[str, Any]]:
+    """Do what an earlier run has not done; the records of all, in order."""
+    done = ledger.names()
+    left = [task for task in tasks if task.name not in done]
+
+    def make(task: _Task) -> None:
+        ledger.record(task.name, task.make())
+
+    finished = counting(report, what, len(tasks), len(tasks) - len(left))
+    run(make, left, finished=finished, workers=workers, pool="threads")
+    return [ledger.recorded(task.name) or {} for task in tasks]
+
+
+def _log(stores: Sequence[CubeStore], started: datetime, workers: int) -> dict[str, Any]:
+    """The facts of the run, `started` with the first of the stores: a scan that changed since is seen."""
+    earliest = min(map(begun_at, stores))
+    return run_log(started, workers) | {
+        "started": (_EPOCH + timedelta(microseconds=earliest // 1000)).isoformat(timespec="microseconds")
+    }

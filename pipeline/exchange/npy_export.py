@@ -1,0 +1,150 @@
+"""A cube store -> the files in which the method's authors keep their cubes; the way in is `npy`."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.engine import Report, counting, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
+from genesis_toolkit.pipeline.ledger import write_parts
+from genesis_toolkit.pipeline.store.open import AXES, CubeStore, check_place, open_cubes
+from genesis_toolkit.pipeline.store.schema import NO_SUBSET
+
+_BLOCK_VOXELS = 1 << 22  # decoded at a time
+_CUBES_PER_SCAN = 32  # in the authors' names, where the store does not tell
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file of `export_npy`.
+
+    Attributes:
+        path: the file.
+        subset: whose cubes it holds, -1 for those without one.
+        cubes: how many.
+        sha256: of the file.
+        done_before: it lay there already, with this content.
+    """
+
+    path: Path
+    subset: int
+    cubes: int
+    sha256: str
+    done_before: bool
+
+
+def export_npy(
+    cubes: str | Path,
+    folder: Path,
+    *,
+    dtype: Literal["float64", "float32"] = "float64",
+    overwrite: bool = False,
+    report: Report = silent,
+) -> list[Exported]:
+    """Write the cubes of a store as the authors' cube files, one a subset, as `numpy.save` would.
+
+    The cubes of a subset stand in the order of the store. A file is there whole or not at all; one that is
+    there already with the very content is left as it is.
+
+    Args:
+        cubes: the cube store, with the published HU window.
+        folder: where the files are to lie, made where there is none.
+        dtype: of the values, (HU + 1000) / 2000.
+        overwrite: replace files of other content.
+        report: told as cubes are written.
+
+    Raises:
+        CallError: no cube store, one of patches or images, another window, or a file of other content is in
+            the way.
+        DataError: the store is damaged.
+    """
+    store = open_cubes(cubes)
+    if len(store.size) != len(AXES):
+        raise CallError(
+            f"{cubes} holds patches or images of {' x '.join(map(str, store.size))} pixels, and the authors "
+            "published files of cubes alone: read them with zarr, as the store's README.md shows."
+        )
+    if (store.window, store.attributes["unit"]) != (WINDOW, "HU"):
+        raise CallError(
+            f"{cubes} holds {store.window.low} .. {store.window.high} {store.attributes['unit']}, and the "
+            "authors' files are of -1000 .. 1000 HU: extract the cubes with --hu -1000,1000."
+        )
+    check_place(folder / "cubes.npy")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CallError(f"{folder} cannot be made ({error.strerror}): choose another place.") from None
+    subsets = store.scans.subset[store.table.scan]
+    chosen = {int(subset): np.flatnonzero(subsets == subset) for subset in np.unique(subsets)}
+    paths = {subset: folder / _file_name(store, subset) for subset in chosen}
+    there: dict[int, str] = {}
+    for subset, positions in chosen.items():
+        if paths[subset].exists() and not overwrite:
+            there[subset] = _checked(paths[subset], _parts(store, positions, np.dtype(dtype)))
+    written, exported = counting(report, "cubes", len(store), 0), []
+    for subset, positions in chosen.items():
+        digest = there.get(subset) or _write(
+            paths[subset], _parts(store, positions, np.dtype(dtype), written)
+        )
+        exported.append(Exported(paths[subset], subset, len(positions), digest, subset in there))
+    return exported
+
+
+def _file_name(store: CubeStore, subset: int) -> str:
+    """As the released trainer reads it, `bat_32_s_64x64x32_0.npy`; without a number where there is none."""
+    each = store.attributes["parameters"].get("cubes_per_scan", _CUBES_PER_SCAN)
+    number = "" if subset == NO_SUBSET else f"_{subset}"
+    return f"bat_{each}_s_{'x'.join(map(str, store.size))}{number}.npy"
+
+
+def _parts(
+    store: CubeStore,
+    positions: NDArray[np.int64],
+    dtype: np.dtype[Any],
+    written: Callable[[object], None] = lambda _: None,
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a file, a few cubes at a time."""
+    yield head_of((len(positions), *store.size), dtype)
+    step = max(1, _BLOCK_VOXELS // int(np.prod(store.size)))
+    room = np.empty((min(step, len(positions)), *store.size), store.cubes.dtype)
+    for start in range(0, len(positions), step):
+        block = positions[start : start + step]
+        hu = room[: len(block)]
+        store.cubes.read_many(block, hu)
+        if hu.min() < WINDOW.low or hu.max() > WINDOW.high:
+            raise DataError(f"{store.storage.place} holds values outside its window: it is damaged.")
+        yield values_of(hu, dtype).data.cast("B")
+        for cube in block:
+            written(cube)
+
+
+def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
+    """The sha256 of a file that is there, once it is known to hold these very parts.
+
+    Raises:
+        CallError: it holds something else.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for part in parts:
+            if file.read(len(part)) != part:
+                break
+            digest.update(part)
+        else:
+            if not file.read(1):
+                return digest.hexdigest()
+    raise CallError(
+        f"{path} exists and holds something else: choose another folder, or give --overwrite to replace it."
+    )
+
+
+def _write(path: Path, parts: Iterator[bytes | memoryview]) -> str:
+    for left in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
+        left.unlink()
+    return write_parts(path, parts)

@@ -1,0 +1,1 @@
+"""Cube store -> pair store."""

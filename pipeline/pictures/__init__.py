@@ -1,0 +1,1 @@
+"""Contact sheets, reports and charts of a store."""

@@ -1,0 +1,390 @@
+"""A report of a store: one page of HTML that needs nothing else, to look at, print and hand on.
+
+What lies in the voxels is taken from cubes spread evenly through the store, so that a store of any size takes
+seconds. The page names no folder, no machine and no time, and one store gives always the same bytes. All text
+that comes out of the store is escaped, and the page allows no script.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.describe.contents import Contents, description, parameter_rows, summary
+from genesis_toolkit.pipeline.describe.facts import image_counts
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
+from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
+from genesis_toolkit.pipeline.pictures.sheet import contact_rows, evenly
+from genesis_toolkit.pipeline.store.metadata import AXES
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
+from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.shards import ShardReader
+from genesis_toolkit.pipeline.verify.tables import box_of
+
+_BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'
+_MOST_CUBES = 512  # looked at for the histogram
+_MOST_VOXELS = 2**27
+_BLOCK, _BLOCK_VOXELS = 32, 2**22  # cubes and voxels read at a time
+_BINS = 200  # or a few more
+_BARS = 40
+_PLANES = ("x, y", "x, z", "y, z")
+_GRID = 48  # cells along each side of the map of corners
+_MOST_EDGE = 96  # pixels of a picture
+_MOST_PIXELS = 900_000  # of all pictures together: 1.2 MB of noise
+_MOST_ROWS = 200  # of a table
+_MOST_LETTERS = 300  # of a cell
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --faint: #c9ced4; --back: #ffffff; --fill: #3b78b5;
+  --line: #c2571a; --band: #8a5fbf33; --soft: #5c6670; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e3e6e9; --faint: #454c54; --back: #15181b;
+  --fill: #6aa5dd; --line: #f0925a; --band: #b794e84d; --soft: #9aa4ae; } }
+@media print { :root { color-scheme: light; --ink: #000; --faint: #ccc; --back: #fff; --fill: #3b78b5;
+  --line: #c2571a; --band: #8a5fbf33; --soft: #444; } section { break-inside: avoid-page; } }
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--back);
+  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+p, figcaption { max-width: 48rem; } figcaption, .note { color: var(--soft); font-size: .85rem; }
+figure { margin: 0 0 1rem; } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; }
+svg text { fill: var(--ink); } .grid, .leader { stroke: var(--faint); fill: none; }
+.axis { stroke: var(--soft); fill: none; } .filled { fill: var(--fill); fill-opacity: .75; }
+.line { fill: none; stroke: var(--line); stroke-width: 1.5; } .band { fill: var(--band); }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top;
+  padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--faint); font-weight: normal; }
+thead th { color: var(--soft); } tbody th { white-space: nowrap; } tr { break-inside: avoid; }
+.sheet { table-layout: fixed; } .sheet td { border: 0; padding: 0 .4rem .5rem 0; }
+.sheet img, .maps img { width: 100%; display: block; image-rendering: pixelated; background: #000; }
+.maps { display: flex; gap: 1rem; } .maps figure { flex: 1; }
+"""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What was found in the voxels that were looked at.
+
+    Attributes:
+        cubes: how many cubes, or pairs.
+        counts: by name of the array, int64 [value], how often each whole number of the window comes.
+    """
+
+    cubes: int
+    counts: dict[str, NDArray[np.int64]]
+
+
+def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
+    """Write the report of a store.
+
+    Args:
+        store: opened.
+        html: the file to write.
+        rows: how many cubes the contact sheet shows, fewer where the page would become large.
+
+    Raises:
+        CallError: the file's name does not end in `.html`, or it would replace what is no report.
+        DataError: the store is damaged.
+    """
+    check_report(html)
+    try:
+        page = report(store, rows)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"The store {store.storage.place} is damaged: what it says is {error!r}.") from None
+    write_whole(html, page.encode(errors="replace"))  # a folder's name may be no UTF-8
+
+
+def check_report(html: Path) -> None:
+    """Refuse to write over anything but a report, or into a store.
+
+    Raises:
+        CallError: which it would be.
+    """
+    if html.suffix.lower() != ".html":
+        raise CallError(f"{html} is to be a report: give it a name that ends in .html.")
+    if html.exists() and not (html.is_file() and html.read_bytes().startswith(_BEGINNING.encode())):
+        raise CallError(
+            f"{html} exists and is no report of a store, so it is left alone: choose another name."
+        )
+    check_place(html)
+
+
+def report(store: CubeStore | PairStore, rows: int) -> str:
+    """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
+    pairs = store.pairs if isinstance(store, PairStore) else None
+    contents = Contents(store.attributes, store.table, store.scans, pairs, store.images)
+    name = escape(PurePath(store.storage.place).name)
+    body = "\n".join(
+        (
+            f"<h1>{name}</h1>\n<p>{escape(description(contents))}</p>",
+            _section("What it holds", _table((), summary(contents))),
+            _section(
+                "Grey levels" if store.images is not None else f"Values in {store.attributes['unit']}",
+                _values(store),
+            ),
+            *(_of_scans(store) if store.images is None else _of_images(store, store.images)),
+            *_cut(store, contents),
+            _section("Contact sheet", _sheet(store, rows)),
+            _section(f"{'Scans' if store.images is None else 'Images'} not used", _unused(store)),
+            _section("Parameters", _parameters(contents)),
+        )
+    )
+    return (
+        f'{_BEGINNING}<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> NDArray[np.int64]:
+    """How often each whole number of the window comes in these cubes.
+
+    Args:
+        reader: of the array.
+        rows: which of its cubes.
+        window: voxels outside it count as its ends.
+
+    Returns:
+        int64 [high - low + 1].
+
+    Raises:
+        DataError: a cube is damaged, or the window is no window of such voxels.
+    """
+    limits = np.iinfo(reader.dtype)
+    if window.low < limits.min or window.high > limits.max:
+        raise DataError(f"The window {window.low} .. {window.high} is wider than {reader.dtype} voxels are.")
+    counts = np.zeros(window.span + 1, np.int64)
+    block = max(1, min(_BLOCK, _BLOCK_VOXELS // int(np.prod(reader.shape[1:]))))
+    voxels = np.empty((block, *reader.shape[1:]), reader.dtype)
+    for start in range(0, len(rows), block):
+        found = voxels[: len(rows[start : start + block])]
+        reader.read_many(rows[start : start + block], found)
+        values = np.clip(found.ravel(), window.low, window.high).astype(np.int64) - window.low
+        counts += np.bincount(values, minlength=len(counts))
+    return counts
+
+
+def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[np.float64] | None:
+    """Where cubes lie in their scans, the extents of all scans scaled to one frame.
+
+    Args:
+        table: one row a cube.
+        scans: one row a scan.
+        box: what a cube takes up in its scan, voxels in x, y, z.
+
+    Returns:
+        float64 [plane, across, down] in 0..1, the planes xy, xz and yz: of every cell the share of cubes that
+        touch it. None where no cube's place is known.
+    """
+    shape = scans.shape[table.scan].astype(np.float64)
+    known = (shape > 0).all(axis=1) & (table.corner >= 0).all(axis=1)
+    if not known.any():
+        return None
+    corner, shape = table.corner[known], shape[known]
+    first = np.clip(np.floor(corner / shape * _GRID), 0, _GRID - 1).astype(np.int64)
+    end = np.clip(np.ceil((corner + np.asarray(box)) / shape * _GRID), 1, _GRID).astype(np.int64)
+    planes = []
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        changes = np.zeros((_GRID + 1, _GRID + 1))  # a box is four changes of its running sum
+        for across, down, sign in (
+            (first[:, a], first[:, b], 1),
+            (end[:, a], first[:, b], -1),
+            (first[:, a], end[:, b], -1),
+            (end[:, a], end[:, b], 1),
+        ):
+            np.add.at(changes, (across, down), sign)
+        planes.append(changes.cumsum(0).cumsum(1)[:-1, :-1])
+    found: NDArray[np.float64] = np.stack(planes) / len(corner)
+    return found
+
+
+def _look(store: CubeStore | PairStore) -> _Sample:
+    """Count the values of cubes that are spread evenly through the store."""
+    most = max(1, min(_MOST_CUBES, _MOST_VOXELS // int(np.prod(store.size))))
+    cubes = evenly(len(store.table), most)
+    if isinstance(store, CubeStore):
+        return _Sample(len(cubes), {"cubes": count_values(store.cubes, cubes, store.window)})
+    pairs = [row % store.variants * len(store.table) + cube for row, cube in enumerate(cubes)]
+    counts = {
+        "original": count_values(store.original, cubes, store.window),
+        "degraded": count_values(store.degraded, pairs, store.window),
+    }
+    return _Sample(len(cubes), counts)
+
+
+def _values(store: CubeStore | PairStore) -> str:
+    sample, window = _look(store), store.window
+    width = max(1, window.span // _BINS)
+    binned = {
+        name: np.add.reduceat(counts, np.arange(0, len(counts), width))
+        for name, counts in sample.counts.items()
+    }
+    marks = SUBSTANCES if store.attributes["unit"] == "HU" else {}
+    chart = histogram_chart("Histogram of the values", window.low, width, binned, marks)
+    first, *others = binned
+    lines = f"; the line: {', '.join(others)}" if others else ""
+    caption = (
+        f"Filled: {first}{lines}. From {sample.cubes:,} of {len(store.table):,} cubes, taken evenly; shares "
+        f"of voxels in bins of {width}, on a logarithmic scale."
+    )
+    if marks:
+        caption += " What lay outside the window stands at its ends."
+    return _figure(chart, caption) + (_substances(sample.counts[first], window) if marks else "")
+
+
+def _substances(counts: NDArray[np.int64], window: Window) -> str:
+    rows = []
+    for name, (low, high) in SUBSTANCES.items():
+        inside = counts[max(0, low - window.low) : max(0, high - window.low + 1)]
+        within = window.low <= low and high <= window.high
+        share = f"{inside.sum() / counts.sum():.2%}" if within else "outside the window"
+        rows.append((name, f"{low}" if low == high else f"{low} .. {high}", share))
+    return _table(("substance", "HU", "share of voxels"), rows)
+
+
+def _of_scans(store: CubeStore | PairStore) -> list[str]:
+    return [
+        _section("Spacing", _spacing(store.scans)),
+        _section("Tissue score", _tissue(store.table.tissue)),
+    ]
+
+
+def _of_images(store: CubeStore | PairStore, images: ImageTable) -> list[str]:
+    counts, used = image_counts(images, store.scans), int(np.count_nonzero(store.scans.cubes))
+    tables = [
+        _table((what, "images", "share"), [(name or "not told", *_share(count, used)) for name, count in of])
+        for what, of in (("view", counts["views"].items()), ("label", counts["labels"].items()))
+    ]
+    told = f"Of {used:,} images of {counts['patients']:,} patients; one image may have several labels."
+    return [_section("Patients, views and labels", "".join(tables) + _note(told))]
+
+
+def _share(count: int, total: int) -> tuple[str, str]:
+    return f"{count:,}", f"{count / total:.1%}"
+
+
+def _cut(store: CubeStore | PairStore, contents: Contents) -> list[str]:
+    """Where cubes were cut; of images that were taken whole there is nothing to tell."""
+    if contents.thing == "image":
+        return []
+    box = box_of(contents.cutting, store.size)
+    shown = _PLANES if contents.images is None else _PLANES[:1]  # an image has no z
+    where = _places(coverage(store.table, store.scans, box) if box else None, shown, contents.things)
+    return [_section(f"Where {contents.things} were cut", where)]
+
+
+def _spacing(scans: ScanTable) -> str:
+    known = scans.spacing[(scans.cubes > 0) & (scans.spacing > 0).all(axis=1)]
+    if not len(known):
+        return _note("The spacing of the scans is not known.")
+    rows = [
+        (axis, *(f"{value:.4g}" for value in (column.min(), np.median(column), column.max())))
+        for axis, column in zip(AXES, known.T, strict=True)
+    ]
+    told = f"Of the {len(known):,} scans that gave cubes."
+    return _table(("mm", "least", "median", "most"), rows) + _note(told)
+
+
+def _tissue(tissue: NDArray[np.float64]) -> str:
+    last = float(tissue.max()) or 1.0
+    counts, _ = np.histogram(tissue, bins=_BARS, range=(0.0, last))
+    told = (
+        f"Cubes by the score of the tissue rule, {tissue.min():.3f} to {tissue.max():.3f}, median "
+        f"{np.median(tissue):.3f}."
+    )
+    return _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
+
+
+def _places(planes: NDArray[np.float64] | None, shown: Sequence[str], things: str) -> str:
+    if planes is None:
+        return _note(f"Where the {things} were cut is not known.")
+    figures = []
+    for plane, name in zip(planes, shown, strict=False):
+        # z grows towards the head, which stands at the top of a picture.
+        turned = plane if name == "x, y" else plane[:, ::-1]
+        uri = grey_picture((turned / plane.max() * 255).astype(np.int64), 0, 255, _GRID)
+        told = f"{name}: 0 to {plane.max():.0%} of the {things}"
+        figures.append(f'<figure><img src="{uri}" alt="{told}"><figcaption>{told}</figcaption></figure>')
+    told = (
+        "The extents of all scans scaled to one square, seen along an axis; the brighter a place, the more "
+        f"{things} cover it."
+    )
+    return f'<div class="maps">{"".join(figures)}</div>{_note(told)}'
+
+
+def _sheet(store: CubeStore | PairStore, rows: int) -> str:
+    across, down = (min(edge, _MOST_EDGE) for edge in sorted(store.size)[-2:])
+    columns = 3 if isinstance(store, CubeStore) else 6
+    shown = max(1, min(rows, _MOST_PIXELS // (columns * across * down)))
+    headings, pictures = contact_rows(store, shown)
+    low, high = store.window.low, store.window.high
+    lines = []
+    for row in pictures:
+        cells = []
+        for (voxels, label), heading in zip(row, headings, strict=True):
+            told = escape(" / ".join(label.split("\n")))
+            uri = grey_picture(voxels, low, high, _MOST_EDGE)
+            picture = f'<img src="{uri}" alt="{escape(heading)}">'
+            cells.append(f"<td><figure>{picture}<figcaption>{told}</figcaption></figure></td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    flat = isinstance(store, CubeStore) and len(store.size) == 2  # several in a row
+    cubes = sum(map(len, pictures)) if flat else len(pictures)
+    few = cubes < min(rows, len(store.table))
+    fewer = f" Fewer than the {rows} asked for, so that the page stays small." if few else ""
+    return (
+        f'<table class="sheet"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        + _note(f"{cubes} of {len(store.table):,} cubes, taken evenly.{fewer}")
+    )
+
+
+def _unused(store: CubeStore | PairStore) -> str:
+    scans, what = store.scans, "scan" if store.images is None else "image"
+    rows = np.flatnonzero(scans.status != "used")
+    if not len(rows):
+        return _note(f"Every {what} that was found gave cubes.")
+    told = [
+        (str(scans.path[row]), str(scans.status[row]), str(scans.reason[row])) for row in rows[:_MOST_ROWS]
+    ]
+    more = len(rows) - len(told)
+    left = _note(f"And {more:,} more; genesis-prep info --json lists all.") if more else ""
+    return _table((what, "status", "reason"), told) + left
+
+
+def _parameters(contents: Contents) -> str:
+    rows = [(f"cubes: {name}", value) for name, value in parameter_rows(contents.cutting)]
+    if contents.pairs is not None:
+        rows += [
+            (f"pairs: {name}", value) for name, value in parameter_rows(contents.attributes["parameters"])
+        ]
+    return _table((), rows[:_MOST_ROWS])
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{escape(heading)}</h2>\n{content}\n</section>"
+
+
+def _figure(chart: str, caption: str) -> str:
+    return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text, the first cell of a row its heading."""
+    cells = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    head = f"<thead><tr>{cells}</tr></thead>" if headings else ""
+    body = "".join(
+        f'<tr><th scope="row">{_cell(first)}</th>{"".join(f"<td>{_cell(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    return f"<table>{head}<tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    return escape(text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}\u2026")

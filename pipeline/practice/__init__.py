@@ -1,0 +1,1 @@
+"""Made-up scans and radiographs to practise on."""

@@ -1,0 +1,238 @@
+"""A chest-like CT phantom as plain arrays: one patient, drawn from a seed and a number.
+
+The parts: `patient` draws the patient's proportions, `slices` what fills the thorax slice by
+slice (wall, bones, mediastinum, lungs), `trees` what branches or lies in the lungs (airways, vessels,
+nodules), and this module puts the whole together and adds the scanner.
+Everything is pure: no file is read or written here.
+
+Lengths are mm in the patient's frame: x to the patient's left, y to the back, z to the head, with the origin
+in the middle of the thorax, on the lowest slice. Arrays are drawn in (z, y, x) order, so that x runs fastest
+as in a LUNA16 file, and handed out as (x, y, z) views.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane
+from genesis_toolkit.pipeline.practice.anatomy.slices import draw_slice, draw_table
+from genesis_toolkit.pipeline.practice.anatomy.trees import (
+    Canvas,
+    Nodule,
+    draw_airways,
+    draw_nodules,
+    draw_vessels,
+    tempting_places,
+)
+
+Floats = NDArray[np.float32]
+Part = Literal["patient", "trees", "nodules", "noise", "tables"]
+
+#: The fewest and the most voxels of a phantom along each axis.
+SHAPE_LIMITS = (32, 1024)
+
+#: What a scanner can store: 12 bits around water. Padding outside the field of view lies below it.
+SCANNER_HU = (-1024, 3071)
+
+#: Below this many voxels in the plane, the published border of 100 voxels leaves less than the half of the
+#: image, and in a centred patient that is the heart.
+_NARROW = 400
+
+
+@dataclass(frozen=True)
+class Chest:
+    """One phantom scan.
+
+    Attributes:
+        hu: int16, (x, y, z), HU in [-1024, 3071], or the padding value outside the field of view.
+        spacing: mm between voxels along x, y, z.
+        origin: world position (LPS, mm) of voxel (0, 0, 0).
+        direction: 3 x 3 row by row: column j is the world direction of array axis j.
+        padding: HU outside the circular field of view (-2000 or -3024), or None where the scan has none.
+        nodules: the nodules that were put in, by voxel.
+        tempting: float64 (n, 3): voxel positions (x, y, z) outside every nodule that look like one:
+            branchings of vessels, and vessels that touch the wall.
+        lung: bool, (x, y, z), True inside the pleura, vessels and nodules included.
+        nodule: bool, (x, y, z), True where the middle of a voxel lies inside a nodule.
+    """
+
+    hu: NDArray[np.int16]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+    padding: int | None
+    nodules: tuple[Nodule, ...]
+    tempting: NDArray[np.float64]
+    lung: NDArray[np.bool_]
+    nodule: NDArray[np.bool_]
+
+    def to_world(self, voxel: tuple[float, float, float] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """World position of voxels: origin + direction x spacing x index.
+
+        Args:
+            voxel: (3,) or (n, 3), in voxels along x, y, z; fractions are allowed.
+
+        Returns:
+            float64 of the same shape, mm, LPS.
+        """
+        scaled = np.asarray(voxel, dtype=np.float64) * np.asarray(self.spacing)
+        world: NDArray[np.float64] = scaled @ np.reshape(self.direction, (3, 3)).T + np.asarray(self.origin)
+        return world
+
+
+def stream(seed: int, index: int, part: Part) -> np.random.Generator:
+    """The random stream of one part of one scan: it depends on nothing else.
+
+    Args:
+        seed: the seed of the whole data set, 0 or more.
+        index: the number of the scan, from 0.
+        part: which part of the scan draws.
+
+    Returns:
+        A generator of its own.
+    """
+    parts = get_args(Part)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, parts.index(part)))))
+
+
+def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
+    """Draw one phantom scan.
+
+    Args:
+        shape: voxels along x, y, z, each within `SHAPE_LIMITS`.
+        seed: the seed of the whole data set, 0 or more.
+        index: the number of the scan, from 0.
+
+    Returns:
+        The scan; the same arguments give the same voxels.
+    """
+    draw = stream(seed, index, "patient")
+    patient = Patient.drawn(draw)
+    spacing, middle = _placed(patient, shape, draw)
+    x = (np.arange(shape[0]) * spacing[0] - middle[0]).astype(np.float32)[None]
+    y = (np.arange(shape[1]) * spacing[1] - middle[1]).astype(np.float32)[:, None]
+    edge = 1.3 * spacing[0]
+    plane = Plane.of(patient, x, y, edge)
+
+    hu: Floats = np.empty(shape[::-1], dtype=np.float32)
+    hu[:] = draw_table(patient, x, y, edge)
+    depth: NDArray[np.int8] = np.full(shape[::-1], -127, dtype=np.int8)
+    for z in range(shape[2]):
+        draw_slice(
+            patient, plane, np.float32((z + 0.5) * spacing[2]), hu[z][plane.body], depth[z][plane.body]
+        )
+
+    canvas = Canvas(hu, depth, spacing, middle)
+    trees = stream(seed, index, "trees")
+    vessels = draw_vessels(canvas, patient, trees)
+    draw_airways(canvas, patient, trees)
+    picks = stream(seed, index, "nodules")
+    nodule = np.zeros(hu.shape, dtype=np.bool_)
+    nodules = draw_nodules(canvas, patient, vessels, nodule, picks)
+    tempting = tempting_places(canvas, vessels, nodules, picks)
+
+    padding = patient.padding
+    values = _scanned(hu, patient.noise, padding, stream(seed, index, "noise"))
+    chest = Chest(
+        hu=values.transpose(2, 1, 0),
+        spacing=spacing,
+        origin=_origin(shape, spacing, draw),
+        direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        padding=padding,
+        nodules=nodules,
+        tempting=tempting,
+        lung=(depth > 0).transpose(2, 1, 0),
+        nodule=nodule.transpose(2, 1, 0),
+    )
+    return _turned(chest) if draw.random() < 0.125 else chest
+
+
+def _placed(
+    patient: Patient, shape: tuple[int, int, int], draw: np.random.Generator
+) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Spacing (mm) that fits the patient into the shape, and where the thorax lies (mm from voxel 0)."""
+    if min(shape[0], shape[1]) < _NARROW:
+        # The right lung lies in the middle, as in a patient who lies off the centre of the table: with a
+        # border of 100 voxels, nothing but the middle of a small image is ever cut.
+        aside = draw.uniform(40.0, 48.0) * patient.size
+    else:
+        aside = draw.uniform(-12.0, 12.0) * patient.size
+    wide = 2.0 * (patient.half_width * draw.uniform(1.06, 1.10) + 0.75 * abs(aside))
+    tall = 2.0 * patient.half_depth * draw.uniform(1.25, 1.35)
+    across = round(max(wide / shape[0], tall / shape[1]), 6)
+    spacing = (across, across, round(patient.length / shape[2], 6))
+    above = draw.uniform(-8.0, 4.0) * patient.size
+    middle = (0.5 * (shape[0] - 1) * across + aside, 0.5 * (shape[1] - 1) * across + above)
+    return spacing, middle
+
+
+def _origin(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], draw: np.random.Generator
+) -> tuple[float, float, float]:
+    """World position of voxel 0, mm: about half a field of view from the middle, at any table height."""
+    x, y = (-0.5 * shape[axis] * spacing[axis] + draw.uniform(-20.0, 20.0) for axis in (0, 1))
+    return round(x, 6), round(y, 6), round(draw.uniform(-400.0, -150.0), 6)
+
+
+def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Generator) -> NDArray[np.int16]:
+    """Add the scanner: correlated noise, whole numbers, padding outside the circular field of view.
+
+    Args:
+        hu: (z, y, x), changed in place.
+        noise: standard deviation of the noise, HU.
+        padding: HU outside the field of view; None leaves air there.
+        draw: the stream of the noise.
+
+    Returns:
+        int16, (z, y, x).
+    """
+    values = np.empty(hu.shape, dtype=np.int16)
+    rows, columns = hu.shape[1:]
+    half = 0.5 * max(rows, columns)
+    away = np.hypot(
+        np.arange(rows)[:, None] - 0.5 * (rows - 1), np.arange(columns)[None] - 0.5 * (columns - 1)
+    )
+    outside = away > half
+    # Fewer photons reach the middle of the body, so the noise is strongest there.
+    level = (noise * (1.15 - 0.45 * (away / half) ** 2)).clip(0.4 * noise).astype(np.float32)
+    below: Floats | None = None
+    for z in range(hu.shape[0]):
+        fresh = draw.standard_normal((rows + 2, columns + 2), dtype=np.float32)
+        smooth = fresh[:, :-2] + 2 * fresh[:, 1:-1] + fresh[:, 2:]
+        smooth = (smooth[:-2] + 2 * smooth[1:-1] + smooth[2:]) / np.float32(6.0)
+        # Neighbouring slices share part of their rays; the weights keep the variance at one.
+        below = smooth if below is None else np.float32(0.45) * below + np.float32(0.893) * smooth
+        hu[z] += below * level
+        np.clip(np.rint(hu[z]), *SCANNER_HU, out=hu[z])
+        if padding is not None:
+            hu[z][outside] = padding
+        values[z] = hu[z]
+    return values
+
+
+def _turned(chest: Chest) -> Chest:
+    """The same patient with both axes of the plane running backwards, as a few LUNA16 scans have it."""
+    last = np.array([chest.hu.shape[0] - 1, chest.hu.shape[1] - 1, 0], dtype=np.float64)
+    turn = np.array([-1.0, -1.0, 1.0])
+    x, y, z = chest.to_world(last).tolist()
+    return Chest(
+        hu=chest.hu[::-1, ::-1],
+        spacing=chest.spacing,
+        origin=(round(x, 6), round(y, 6), z),
+        direction=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0),
+        padding=chest.padding,
+        nodules=tuple(
+            Nodule(
+                (last[0] - nodule.centre[0], last[1] - nodule.centre[1], nodule.centre[2]),
+                nodule.diameter_mm,
+                nodule.kind,
+                nodule.attached,
+            )
+            for nodule in chest.nodules
+        ),
+        tempting=last + turn * chest.tempting,
+        lung=chest.lung[::-1, ::-1],
+        nodule=chest.nodule[::-1, ::-1],
+    )

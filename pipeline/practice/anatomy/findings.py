@@ -1,0 +1,255 @@
+"""What is wrong in a chest radiograph: findings under NIH's names, put into the lungs of a torso.
+
+A finding belongs to a patient: it keeps its place from one image to the next, and comes and goes. So a
+patient has a `Course`, and an image shows some of it. Every finding is drawn as what it is: fluid that runs
+down, air that lets the lung shrink, tissue where there was air.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from genesis_toolkit.pipeline.practice.anatomy.torso import FINE, Torso, View, magnified, pixel
+from genesis_toolkit.pipeline.practice.anatomy.trees import Canvas, drawn_places
+
+Floats = NDArray[np.float32]
+Label = Literal["Cardiomegaly", "Consolidation", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax"]
+
+#: The findings that are drawn, seven of NIH's fourteen, in the order of its table.
+LABELS: tuple[Label, ...] = get_args(Label)
+
+#: Share of patients with a finding at some time, and share of their images that show it.
+_RATES: dict[Label, tuple[float, float]] = {
+    "Cardiomegaly": (0.10, 1.0),
+    "Consolidation": (0.11, 0.7),
+    "Effusion": (0.20, 0.7),
+    "Infiltration": (0.22, 0.7),
+    "Mass": (0.08, 1.0),
+    "Nodule": (0.12, 1.0),
+    "Pneumothorax": (0.11, 0.7),
+}
+
+#: Scale of the heart that is normal, and of one that is enlarged.
+HEARTS = ((0.98, 1.2), (1.28, 1.5))
+
+#: A nodule is up to 30 mm across, a mass is larger.
+_DIAMETERS: dict[str, tuple[float, float]] = {"Nodule": (11.0, 28.0), "Mass": (33.0, 62.0)}
+
+_FLUID = 8.0
+_PUS = 30.0
+_TUMOUR = 45.0
+_AIR = -1000.0
+_PLEURA = 20.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a patient has, now and then.
+
+    Attributes:
+        labels: the findings that some of the images show.
+        sides: of each of LABELS, -1 for the patient's right and 1 for his left.
+        heart: scale of the heart.
+        size: of each of LABELS, 0 to 1: from the least that is drawn to the most.
+        seed: what places and shapes are drawn from.
+    """
+
+    labels: frozenset[Label]
+    sides: dict[Label, int]
+    heart: float
+    size: dict[Label, float]
+    seed: int
+
+    @classmethod
+    def drawn(cls, draw: np.random.Generator) -> "Course":
+        """Draw one course; the draws come in a fixed order, whatever is found."""
+        rolls = draw.random((len(LABELS), 3))
+        labels = frozenset(
+            label for label, roll in zip(LABELS, rolls[:, 0], strict=True) if roll < _RATES[label][0]
+        )
+        return cls(
+            labels=labels,
+            sides={label: -1 if roll < 0.5 else 1 for label, roll in zip(LABELS, rolls[:, 1], strict=True)},
+            heart=draw.uniform(*HEARTS["Cardiomegaly" in labels]),
+            size=dict(zip(LABELS, rolls[:, 2].tolist(), strict=True)),
+            seed=int(draw.integers(2**62)),
+        )
+
+    def shown(self, draw: np.random.Generator) -> tuple[Label, ...]:
+        """The findings of one image, in the order of LABELS."""
+        rolls = draw.random(len(LABELS))
+        return tuple(
+            label
+            for label, roll in zip(LABELS, rolls, strict=True)
+            if label in self.labels and roll < _RATES[label][1]
+        )
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """The volume of a torso with findings in it.
+
+    Attributes:
+        hu: float32, (z, y, x), HU; changed in place.
+        aired: float32, (z, y, x), 1 in healthy lung, 0 outside and where no air is left around the vessels.
+        lumps: float32, (rows, columns) of the projection, mm of water that nodules and masses add.
+    """
+
+    hu: Floats
+    aired: Floats
+    lumps: Floats
+
+
+def with_findings(torso: Torso, course: Course, labels: tuple[Label, ...], view: View, grown: float) -> Lungs:
+    """Put findings into a torso; cardiomegaly is in the patient's heart already.
+
+    Args:
+        torso: left as it is.
+        course: the patient's findings: sides, sizes, places.
+        labels: those that this image shows.
+        view: PA or AP, for what is projected one by one.
+        grown: scale of what comes and goes in this image, about 1.
+
+    Returns:
+        The volume, and what is added to its projection.
+    """
+    lungs = Lungs(torso.canvas.hu.copy(), torso.lung.copy(), np.zeros_like(torso.vessels))
+    for label in labels:
+        # Each finding has a stream of its own, so that it lies in the same place whatever else there is.
+        draw = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence((course.seed, LABELS.index(label))))
+        )
+        side, size = course.sides[label], course.size[label]
+        if label == "Effusion":
+            _add_effusion(lungs, torso, side, grown * (26 + 48 * size))
+        elif label == "Pneumothorax":
+            _add_pneumothorax(lungs, torso, side, 1 - grown * (0.07 + 0.13 * size))
+        elif label == "Consolidation":
+            _add_patch(lungs, torso, side, grown * (24 + 20 * size), 0.85, draw)
+        elif label == "Infiltration":
+            for _ in range(1 + int(3 * draw.random())):
+                radius = grown * (26 + 24 * draw.random())
+                _add_patch(lungs, torso, side, radius, 0.14 + 0.14 * size, draw)
+                side = side if draw.random() < 0.5 else -side
+        elif label in _DIAMETERS:
+            low, high = _DIAMETERS[label]
+            _add_lump(lungs, torso, side, low + size * (high - low), view, draw)
+    return lungs
+
+
+def _axes(canvas: Canvas) -> tuple[Floats, Floats, Floats]:
+    """Positions of the voxels in mm: x (X,), y (Y,), z (Z,)."""
+    shift = (*canvas.middle, -0.5 * canvas.spacing[2])
+    x, y, z = (
+        (np.arange(size) * step - off).astype(np.float32)
+        for size, step, off in zip(canvas.hu.shape[::-1], canvas.spacing, shift, strict=True)
+    )
+    return x, y, z
+
+
+def _half(x: Floats, side: int) -> slice:
+    """The columns of the patient's left half, side 1, or of his right, -1."""
+    middle = int(np.searchsorted(x, 0))
+    return slice(middle, None) if side > 0 else slice(0, middle)
+
+
+def _fill(lungs: Lungs, part: tuple[slice, ...], share: Floats, value: float, kept: float) -> None:
+    """Fill a share of each voxel of a part with a substance; `kept` of what it fills still shows vessels."""
+    hu = lungs.hu[part]
+    hu += share * (np.float32(value) - hu)
+    lungs.aired[part] *= 1 - share * np.float32(1 - kept)
+
+
+def _add_effusion(lungs: Lungs, torso: Torso, side: int, level: float) -> None:
+    """Fluid in the space around a lung: it lies at the bottom and climbs up along the wall."""
+    lung = torso.lung
+    x, _, z = _axes(torso.canvas)
+    columns = _half(x, side)
+    filled = np.flatnonzero((lung[:, :, columns] > 0).any(axis=(1, 2)))
+    top = z[filled[0]] + level + 34.0
+    part = (slice(int(filled[0]), int(np.searchsorted(z, top + 8)) + 1), slice(None), columns)
+    inside = lung[part]
+    # How far out a voxel lies, 0 in the middle of the body and 1 at the wall.
+    out = np.abs(x[columns])
+    wall = np.where(inside > 0, out[None, None], 0).max(axis=(1, 2))
+    share = (out[None] / np.maximum(wall, 1)[:, None])[:, None]
+    height = z[filled[0]] + np.float32(level) + np.float32(34) * (share**6 - np.float32(0.35))
+    fluid = np.clip((height - z[part[0]][:, None, None]) / np.float32(5) + np.float32(0.5), 0, 1) * inside
+    _fill(lungs, part, fluid, _FLUID, 0.0)
+
+
+def _add_pneumothorax(lungs: Lungs, torso: Torso, side: int, shrunk: float) -> None:
+    """Air around a lung that has shrunk towards its root; it gathers at the top, and no vessel crosses it."""
+    canvas, lung = torso.canvas, torso.lung
+    x, _, z = _axes(canvas)
+    columns = _half(x, side)
+    part = (slice(None), slice(None), columns)
+    # The air gathers above: what is below the root of the lung keeps nearly its size.
+    root_x, root_z = 30.0 * side * torso.patient.size, 0.5 * torso.patient.length
+    above = np.clip((z - np.float32(root_z)) / np.float32(0.3 * torso.patient.length) + np.float32(0.6), 0, 1)
+    factor = 1 - np.float32(1 - shrunk) * above
+    from_z = root_z + (z - root_z) / np.where(z > root_z, factor, 1)
+    rows = np.clip(np.searchsorted(z, from_z), 0, len(z) - 1)
+    from_x = root_x + (x[columns][None] - root_x) / factor[:, None]
+    picks = np.clip(np.searchsorted(x, from_x), 0, len(x) - 1)
+    y = np.arange(canvas.depth.shape[1])
+    depth = canvas.depth[rows[:, None, None], y[None, :, None], picks[:, None]] * np.float32(0.5)
+    left = np.clip(depth / np.float32(canvas.spacing[0]) + np.float32(0.5), 0, 1)
+    gone = lung[part] * (1 - left)
+    _fill(lungs, part, gone, _AIR, 0.0)
+    # The pleura of the lung, seen on edge, is the line that gives it away.
+    skin = np.clip(1 - np.abs(depth) / np.float32(canvas.spacing[0]), 0, 1) * np.minimum(lung[part], gone * 4)
+    _fill(lungs, part, np.clip(skin * np.float32(0.5), 0, 1), _PLEURA, 0.5)
+
+
+def _add_patch(
+    lungs: Lungs, torso: Torso, side: int, radius: float, strength: float, draw: np.random.Generator
+) -> None:
+    """A clouded part of a lung, without a sharp edge: `strength` of its air has given way to fluid."""
+    canvas, lung = torso.canvas, torso.lung
+    places = drawn_places(canvas, 40, 12.0, side, draw)
+    centre = places[int(draw.integers(len(places)))]
+    radii = radius * draw.uniform(0.75, 1.3, 3)
+    part, (x, y, z) = canvas.box(tuple(centre - 1.5 * radii), tuple(centre + 1.5 * radii))
+    dx, dy, dz = (
+        (at - np.float32(middle)) / np.float32(reach)
+        for at, middle, reach in zip((x, y, z), centre, radii, strict=True)
+    )
+    ragged = draw.standard_normal((7, 7), dtype=np.float32)
+    columns, rows = x.size, z.size
+    cloud = np.asarray(Image.fromarray(ragged).resize((columns, rows), Image.Resampling.BICUBIC))
+    share = np.float32(1.25) - np.sqrt(dx**2 + dy**2 + dz**2) + np.float32(0.28) * cloud[:, None]
+    share = np.clip(share * np.float32(1.6), 0, 1) * lung[part] * np.float32(strength)
+    _fill(lungs, part, share, _PUS, 1 - strength)
+
+
+def _add_lump(
+    lungs: Lungs, torso: Torso, side: int, diameter: float, view: View, draw: np.random.Generator
+) -> None:
+    """A nodule or a mass: the shadow of a lobed ball, where a ray crosses enough lung to show it."""
+    canvas, patient = torso.canvas, torso.patient
+    radius = 0.5 * diameter
+    thick = torso.air * canvas.spacing[1]
+    places = drawn_places(canvas, 300, min(0.6 * radius, 14.0), side, draw)
+    x, _, z = np.rint(canvas.voxel(places)).astype(int).T
+    places = places[np.argsort(thick[z, x] < 70.0, kind="stable")]
+    centre = places[0]
+    factor = magnified(patient, view, float(centre[1]))
+    row, column = pixel(canvas, patient, view, (float(centre[0]), float(centre[1]), float(centre[2])))
+    across, up = canvas.spacing[0] / FINE, canvas.spacing[2] / FINE
+    rows, columns = np.ogrid[: lungs.lumps.shape[0], : lungs.lumps.shape[1]]
+    dx = ((columns - column) * across / factor).astype(np.float32)
+    dz = ((rows - row) * up / factor).astype(np.float32)
+    angle = np.arctan2(dz, dx)
+    lobes = draw.normal(0.0, 0.05, 4)
+    turns = draw.uniform(0.0, 2 * np.pi, 4)
+    edge = 1 + sum(
+        (np.float32(size) * np.sin((number + 2) * angle + np.float32(turn)))
+        for number, (size, turn) in enumerate(zip(lobes.tolist(), turns.tolist(), strict=True))
+    )
+    inside = np.maximum((np.float32(radius) * edge) ** 2 - dx**2 - dz**2, 0)
+    chord = 2 * np.sqrt(inside)
+    np.maximum(lungs.lumps, chord * np.float32(0.001 * (_TUMOUR - patient.lung)), out=lungs.lumps)

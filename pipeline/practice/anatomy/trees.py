@@ -1,0 +1,371 @@
+"""What branches or lies in the lungs: airways, vessels, nodules, and the places that look like nodules.
+
+A tree grows towards a cloud of end points: from each branching it runs part of the way to the middle of the
+points that it has to reach, then shares them between two children. It fills the lung, as vessels do, and a
+radius follows from the number of end points it feeds (Murray's law: r to the third is kept at a branching).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.practice.anatomy.patient import Capsule, Patient, windpipe
+from genesis_toolkit.pipeline.practice.anatomy.slices import blend
+
+Floats = NDArray[np.float32]
+Place = NDArray[np.float64]
+Kind = Literal["solid", "part-solid", "ground-glass"]
+Attached = Literal["nothing", "wall", "vessel"]
+
+
+#: A tube that fills less of any voxel is lost in the noise and not drawn.
+_FAINT = 0.04
+
+
+@dataclass(frozen=True)
+class Nodule:
+    """A nodule of the lung.
+
+    Attributes:
+        centre: voxel position along x, y, z, fractions allowed.
+        diameter_mm: 3 to 30 mm, on average over all directions.
+        kind: what it is made of.
+        attached: what it touches.
+    """
+
+    centre: tuple[float, float, float]
+    diameter_mm: float
+    kind: Kind
+    attached: Attached
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The volume that is drawn on.
+
+    Attributes:
+        hu: float32, (z, y, x), HU.
+        depth: int8, (z, y, x), half millimetres below the surface of the lung, negative outside.
+        spacing: mm along x, y, z.
+        middle: mm from voxel 0 to the middle of the thorax, along x and y.
+    """
+
+    hu: Floats
+    depth: NDArray[np.int8]
+    spacing: tuple[float, float, float]
+    middle: tuple[float, float]
+
+    @property
+    def edge(self) -> float:
+        """Width of the soft edge of a body that is drawn in all directions, mm."""
+        return 0.65 * (self.spacing[0] + min(self.spacing[2], 2.5 * self.spacing[0]))
+
+    def voxel(self, place: Place) -> Place:
+        """From mm in the patient's frame to voxels along x, y, z."""
+        shift = np.array([self.middle[0], self.middle[1], -0.5 * self.spacing[2]])
+        voxel: Place = (place + shift) / np.array(self.spacing)
+        return voxel
+
+    def place(self, voxel: Place) -> Place:
+        """From voxels along x, y, z to mm in the patient's frame."""
+        shift = np.array([self.middle[0], self.middle[1], -0.5 * self.spacing[2]])
+        place: Place = voxel * np.array(self.spacing) - shift
+        return place
+
+    def below(self, place: Place) -> float:
+        """How far a place lies below the surface of the lung, mm; negative outside."""
+        x, y, z = np.rint(self.voxel(place)).astype(int).tolist()
+        if not (
+            0 <= z < self.depth.shape[0] and 0 <= y < self.depth.shape[1] and 0 <= x < self.depth.shape[2]
+        ):
+            return -64.0
+        return 0.5 * float(self.depth[z, y, x])
+
+    def box(
+        self, low: tuple[float, ...], high: tuple[float, ...]
+    ) -> tuple[tuple[slice, slice, slice], tuple[Floats, Floats, Floats]]:
+        """The voxels between two corners given in mm: their slices (z, y, x) and positions x, y, z in mm."""
+        shift = (self.middle[0], self.middle[1], -0.5 * self.spacing[2])
+        parts, along = [], []
+        for axis, size in enumerate(self.hu.shape[::-1]):
+            step = self.spacing[axis]
+            first = min(max(math.floor((low[axis] + shift[axis]) / step), 0), size)
+            last = min(max(math.ceil((high[axis] + shift[axis]) / step) + 1, first), size)
+            parts.append(slice(first, last))
+            along.append((np.arange(first, last) * step - shift[axis]).astype(np.float32))
+        place = (along[0][None, None, :], along[1][None, :, None], along[2][:, None, None])
+        return (parts[2], parts[1], parts[0]), place
+
+    def pleura(self, part: tuple[slice, slice, slice]) -> Floats:
+        """Signed distance to the surface of the lung, mm, negative inside."""
+        return self.depth[part] * np.float32(-0.5)
+
+
+def drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.random.Generator) -> Place:
+    """(n, 3) random places at least `least` mm deep in one lung (side -1 right, 1 left): `count` or fewer."""
+    size = np.array(canvas.hu.shape[::-1])
+    voxels = draw.random((60 * count + 400, 3)) * size
+    x, y, z = voxels.astype(int).T
+    places = canvas.place(voxels.astype(int).astype(np.float64))
+    inside = (canvas.depth[z, y, x] >= 2 * least) & (places[:, 0] * side > 0)
+    chosen: Place = places[inside][:count]
+    return chosen
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A piece of a tree between two branchings, and how many end points lie behind it."""
+
+    tube: Capsule
+    feeds: int
+
+
+def grow(root: Place, ends: Place, thin: float, thick: float, draw: np.random.Generator) -> list[Branch]:
+    """Grow a tree from a root to end points.
+
+    Args:
+        root: (3,) mm.
+        ends: (n, 3) mm.
+        thin: radius at an end point, mm.
+        thick: radius no branch exceeds, mm.
+        draw: a random stream.
+
+    Returns:
+        The branches, from the root outwards.
+    """
+    branches: list[Branch] = []
+    waiting = [(root, ends, thick)]
+    while waiting:
+        start, cloud, before = waiting.pop()
+        if len(cloud) == 0:
+            continue
+        radius = min(before, thick, thin * len(cloud) ** (1 / 2.7))
+        if len(cloud) == 1:
+            branches.append(Branch(_tube(start, cloud[0], radius, 0.5 * radius), 1))
+            continue
+        way = cloud.mean(axis=0) - start
+        bend = draw.normal(0.0, 0.09, 3) * np.linalg.norm(way)
+        stop = start + draw.uniform(0.38, 0.56) * way + bend
+        branches.append(Branch(_tube(start, stop, min(before, 1.06 * radius), radius), len(cloud)))
+        # The children part along the direction in which the cloud is widest.
+        about = cloud - cloud.mean(axis=0)
+        spread = np.linalg.eigh(about.T @ about)[1][:, -1]
+        order = np.argsort(cloud @ spread, kind="stable")
+        cut = min(max(round(len(cloud) * draw.uniform(0.3, 0.7)), 1), len(cloud) - 1)
+        waiting += [(stop, cloud[order[:cut]], radius), (stop, cloud[order[cut:]], radius)]
+    return branches
+
+
+def _tube(start: Place, end: Place, first: float, last: float) -> Capsule:
+    """A tube between two places."""
+    a, b = start.tolist(), end.tolist()
+    return Capsule((a[0], a[1], a[2]), (b[0], b[1], b[2]), (first, last))
+
+
+def _draw_tube(canvas: Canvas, tube: Capsule, value: float, wider: float, *, brighter: bool) -> None:
+    """Blend a tube into the lung, `wider` mm wider than it is; `brighter` keeps what is brighter already."""
+    edge = canvas.edge
+    radius = 0.5 * sum(tube.radii) + wider
+    # A soft edge makes a tube thinner than a voxel too wide, so it is made fainter: the area is kept.
+    weight = min(1.0, 3 * radius**2 * edge / (radius + 0.5 * edge) ** 3)
+    if weight * (0.5 + radius / edge) < _FAINT:
+        return
+    reach = max(tube.radii) + wider + 0.5 * edge
+    low = tuple(min(pair) - reach for pair in zip(tube.start, tube.end, strict=True))
+    high = tuple(max(pair) + reach for pair in zip(tube.start, tube.end, strict=True))
+    part, (x, y, z) = canvas.box(low, high)
+    hu = canvas.hu[part]
+    if hu.size == 0:
+        return
+    share = tube.distance(x, y, z)
+    share *= np.float32(-1 / edge)
+    share += np.float32(0.5 + wider / edge)
+    np.clip(share, 0, 1, out=share)
+    share *= np.clip(0.5 - canvas.pleura(part) / np.float32(edge), 0, 1)
+    share *= np.float32(weight)
+    change = np.float32(value) - hu
+    if brighter:
+        np.maximum(change, 0, out=change)
+    change *= share
+    hu += change
+
+
+def grow_vessels(
+    canvas: Canvas, patient: Patient, ends: tuple[int, int], draw: np.random.Generator
+) -> list[Branch]:
+    """Grow the arteries and veins of both lungs, without drawing them.
+
+    Args:
+        canvas: the volume; only the depth of the lungs is looked at.
+        patient: the proportions.
+        ends: how many end points the arteries and the veins of one lung have.
+        draw: a random stream.
+
+    Returns:
+        All branches.
+    """
+    s = patient.size
+    roots = {
+        -1: (patient.place(-30, 1, 0.515), patient.place(-31, 4, 0.43)),
+        1: (patient.place(34, 3, 0.55), patient.place(39, 8, 0.435)),
+    }
+    branches: list[Branch] = []
+    for side, hila in roots.items():
+        for hilum, count in zip(hila, ends, strict=True):
+            places = drawn_places(canvas, count, 3.0, side, draw)
+            branches += grow(np.array(hilum), places, 0.95 * s, 7.0 * s, draw)
+    return branches
+
+
+def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> list[Branch]:
+    """Draw the arteries and veins of both lungs.
+
+    Args:
+        canvas: changed in place.
+        patient: the proportions.
+        draw: a random stream.
+
+    Returns:
+        All branches.
+    """
+    branches = grow_vessels(canvas, patient, (400, 320), draw)
+    for branch in branches:
+        _draw_tube(canvas, branch.tube, patient.blood, 0.0, brighter=True)
+    return branches
+
+
+def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> None:
+    """Draw the bronchi beyond the two main ones: walls first, so that every lumen is open into the next.
+
+    Args:
+        canvas: changed in place.
+        patient: the proportions.
+        draw: a random stream.
+    """
+    branches: list[Branch] = []
+    for side, bronchus in zip((-1, 1), windpipe(patient)[1:], strict=True):
+        ends = drawn_places(canvas, 70, 14.0, side, draw)
+        branches += grow(np.array(bronchus.end), ends, 0.85 * patient.size, bronchus.radii[1], draw)
+    for branch in branches:
+        _draw_tube(canvas, branch.tube, 20.0, 0.35 + 0.14 * branch.tube.radii[0], brighter=True)
+    for branch in branches:
+        _draw_tube(canvas, branch.tube, -985.0, 0.0, brighter=False)
+
+
+def draw_nodules(
+    canvas: Canvas,
+    patient: Patient,
+    vessels: list[Branch],
+    mask: NDArray[np.bool_],
+    draw: np.random.Generator,
+) -> tuple[Nodule, ...]:
+    """Put nodules into the lungs, none closer than 8 mm to another.
+
+    Args:
+        canvas: changed in place.
+        patient: the proportions: how many nodules.
+        vessels: branches that a nodule may sit on.
+        mask: (z, y, x) of the canvas; True is written where a nodule lies.
+        draw: a random stream.
+
+    Returns:
+        The nodules, as many as there was room for. None is much smaller than a voxel.
+    """
+    least = min(max(3.0, 1.3 * max(canvas.spacing)), 20.0)
+    free = np.concatenate([drawn_places(canvas, 400, 1.0, side, draw) for side in (-1, 1)])
+    on_vessels = np.array([branch.tube.end for branch in vessels if branch.feeds in (2, 3, 4, 5)])
+    nodules: list[Nodule] = []
+    for _ in range(patient.nodules):
+        diameter = least * (30.0 / least) ** (draw.random() ** 1.7)
+        attached: Attached = ("nothing", "nothing", "wall", "vessel")[int(draw.integers(4))]
+        if attached == "vessel" and len(on_vessels) == 0:
+            attached = "nothing"
+        choices = on_vessels if attached == "vessel" else free
+        for place in choices[draw.permutation(len(choices))[:120]]:
+            voxel = np.rint(canvas.voxel(place))
+            centre = canvas.place(voxel)
+            low, high = (0.15, 0.4) if attached == "wall" else (0.55, np.inf)
+            if low * diameter <= canvas.below(centre) <= high * diameter and all(
+                np.linalg.norm(canvas.place(np.array(other.centre)) - centre)
+                > 0.5 * (diameter + other.diameter_mm) + 8
+                for other in nodules
+            ):
+                x, y, z = voxel.tolist()
+                kind: Kind = ("solid", "solid", "solid", "part-solid", "ground-glass")[int(draw.integers(5))]
+                if diameter < 6.0:
+                    kind = "solid"
+                nodules.append(Nodule((x, y, z), round(diameter, 3), kind, attached))
+                part, inside = _draw_nodule(canvas, nodules[-1], centre, draw)
+                mask[part] |= inside
+                break
+    return tuple(nodules)
+
+
+def _draw_nodule(
+    canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.Generator
+) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_]]:
+    """Blend one nodule into the lung: a lobed ball, with spicules or a denser core for some.
+
+    Returns:
+        A part of the canvas, and which of its voxels have their middle inside the nodule.
+    """
+    radius = 0.5 * nodule.diameter_mm
+    reach = 1.6 * radius + canvas.edge
+    part, (x, y, z) = canvas.box(tuple(centre - reach), tuple(centre + reach))
+    dx, dy, dz = x - np.float32(centre[0]), y - np.float32(centre[1]), z - np.float32(centre[2])
+    away = np.sqrt(dx**2 + dy**2 + dz**2)
+    lobes = np.zeros_like(away)
+    for axis in draw.normal(size=(4, 3)).astype(np.float32):
+        lobes += np.sin((dx * axis[0] + dy * axis[1] + dz * axis[2]) * np.float32(2.2 / radius))
+    ball = away - np.float32(radius) * (1 + np.float32(0.05) * lobes)
+    solid = float(draw.uniform(15.0, 70.0))
+    glass = float(draw.uniform(-560.0, -430.0))
+    if nodule.kind == "solid" and nodule.diameter_mm > 8 and draw.random() < 0.5:
+        for way in draw.normal(size=(9, 3)):
+            tip = centre + way / np.linalg.norm(way) * radius * draw.uniform(1.25, 1.5)
+            np.minimum(ball, _tube(centre, tip, 0.16 * radius, 0.0).distance(x, y, z), out=ball)
+    pleura = canvas.pleura(part)
+    lung = np.clip(0.5 - pleura / np.float32(canvas.edge), 0, 1)
+    edge = min(canvas.edge, 1.2 * nodule.diameter_mm)
+    layers = [(ball, solid if nodule.kind == "solid" else glass)]
+    if nodule.kind == "part-solid":
+        layers.append((away - np.float32(0.5 * radius), solid))
+    hu = canvas.hu[part]
+    for distance, value in layers:
+        filled = hu.copy()
+        blend(filled, distance, value, edge)
+        np.maximum(hu, hu + lung * (filled - hu), out=hu)
+    return part, (ball < 0) & (pleura < 0)
+
+
+def tempting_places(
+    canvas: Canvas, vessels: list[Branch], nodules: tuple[Nodule, ...], draw: np.random.Generator
+) -> Place:
+    """Places that look like a nodule and are none: branchings of vessels, vessels that touch the wall.
+
+    Args:
+        canvas: the volume.
+        vessels: the branches that were drawn.
+        nodules: the nodules that were drawn.
+        draw: a random stream.
+
+    Returns:
+        float64 (n, 3), voxels along x, y, z, each at least 5 mm from the surface of every nodule; mostly 24.
+    """
+    ends = np.array([branch.tube.end for branch in vessels]).reshape(-1, 3)
+    feeds = np.array([branch.feeds for branch in vessels], dtype=int)
+    below = np.array([canvas.below(end) for end in ends])
+    clear = below > 0
+    for nodule in nodules:
+        away = np.linalg.norm(ends - canvas.place(np.array(nodule.centre)), axis=1)
+        clear &= away > 0.55 * nodule.diameter_mm + 5.0
+    branching = np.flatnonzero(clear & (feeds >= 5) & (below > 2.0))
+    touching = np.flatnonzero(clear & (feeds == 1) & (below < 5.0))
+    chosen = [*draw.permutation(branching)[:16], *draw.permutation(touching)[:8]]
+    if len(chosen) < 24:
+        spare = np.setdiff1d(np.flatnonzero(clear), chosen)
+        chosen += [*draw.permutation(spare)[: 24 - len(chosen)]]
+    return canvas.voxel(ends[np.array(chosen, dtype=int)])

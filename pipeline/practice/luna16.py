@@ -1,0 +1,221 @@
+"""Practice data: chest-like CT phantoms in the layout of LUNA16.
+
+    DIR/subset0 .. subset9/<SeriesInstanceUID>.mhd + .raw, DIR/annotations.csv, DIR/candidates_V2.csv,
+    DIR/seg-lungs-LUNA16 and DIR/seg-nodules/<SeriesInstanceUID>.mhd + .zraw
+
+The masks of the lungs have LUNA16's name for them; LUNA16 has none of the nodules. Both lie outside the
+subsets, where scans of this layout are never looked for.
+
+The scans are drawn by `anatomy`; this module writes them down. They are made up from end to end and show
+nobody; a network that is trained on them has learned nothing about people.
+"""
+
+import csv
+import hashlib
+import io
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
+from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
+
+#: LUNA16's ten folds.
+SUBSETS = 10
+
+#: Folders of the masks, on the scans' grids: uint8, 1 inside and 0 outside.
+LUNG_MASKS = "seg-lungs-LUNA16"
+NODULE_MASKS = "seg-nodules"
+
+#: The largest seed of a phantom.
+SEED_LIMIT = 2**63 - 1
+
+_SCANS_LIMIT = 10_000
+_TABLES = {
+    "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
+    "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
+}
+_AXIS_CODES = {1.0: "RAI", -1.0: "LPI"}
+
+
+@dataclass(frozen=True)
+class PhantomParameters:
+    """What a phantom data set is made of.
+
+    Attributes:
+        scans: how many scans, 1 to 10,000, dealt round robin over the ten subsets.
+        shape: voxels of every scan along x, y, z, 32 to 1024 each. The body always fits: fewer voxels are
+            larger ones. The published cube rule needs x and y >= 265 and z >= 96.
+        seed: 0 or more, below 2 to the 63rd. A scan depends on the seed, the shape and its own number only.
+
+    Raises:
+        CallError: a value is out of its range.
+    """
+
+    scans: int = 10
+    shape: tuple[int, int, int] = (320, 320, 128)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = SHAPE_LIMITS
+        if not 1 <= self.scans <= _SCANS_LIMIT:
+            raise CallError(
+                f"A phantom of {self.scans} scans cannot be written: give a number from 1 to {_SCANS_LIMIT}, "
+                "as in --scans 10."
+            )
+        if len(self.shape) != 3 or not all(low <= size <= high for size in self.shape):
+            found = ",".join(str(size) for size in self.shape)
+            raise CallError(
+                f"The shape {found} cannot hold a chest: give three numbers of voxels, x, y and z, each from "
+                f"{low} to {high}, as in --shape 320,320,128."
+            )
+        if not 0 <= self.seed <= SEED_LIMIT:
+            raise CallError(
+                f"The seed {self.seed} is out of range: give a whole number from 0 to {SEED_LIMIT}, "
+                "as in --seed 0."
+            )
+
+
+def series_uid(parameters: PhantomParameters, index: int) -> str:
+    """The SeriesInstanceUID of a scan, in the DICOM arc 2.25 for numbers that anyone may draw.
+
+    Args:
+        parameters: seed and shape are used: another image has another name.
+        index: the number of the scan, from 0.
+
+    Returns:
+        Digits and dots, at most 44 characters.
+    """
+    name = f"genesis phantom {parameters.seed} {parameters.shape} {index}"
+    return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], 'big')}"
+
+
+def write_luna16(
+    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Report = silent
+) -> list[Path]:
+    """Write a phantom data set in LUNA16's layout.
+
+    Interrupted, it goes on when it is called again.
+
+    Args:
+        folder: where; it must not exist, or be empty. Its parents are made.
+        parameters: how many scans, how large, which seed.
+        workers: processes at work; None takes one a core. They do not show in the bytes.
+        report: told as scans are finished.
+
+    Returns:
+        The `.mhd` headers, in the order of the scans' numbers.
+
+    Raises:
+        CallError: the folder is a file or holds something.
+    """
+    check_free(folder)
+    with hold(folder, asdict(parameters), overwrite=False) as ledger:
+        for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
+            (ledger.store / name).mkdir(exist_ok=True)
+        left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
+        finished = counting(report, "scans", parameters.scans, parameters.scans - len(left))
+        draw = partial(_draw_scan, ledger, parameters)
+        run(draw, left, workers=workers or cores(), pool="processes", finished=finished)
+        records = [ledger.recorded(str(index)) or {} for index in range(parameters.scans)]
+        for name, columns in _TABLES.items():
+            rows = [row for record in records for row in record[name]]
+            write_whole(ledger.store / name, _table(columns, rows).encode("ascii"))
+        ledger.publish()
+    return [folder / record["header"] for record in records]
+
+
+def _draw_scan(ledger: Ledger, parameters: PhantomParameters, index: int) -> None:
+    """Draw and write one scan; its rows of the tables go into its record."""
+    uid = series_uid(parameters, index)
+    chest = draw_chest(parameters.shape, parameters.seed, index)
+    header = _write_image(ledger.store / f"subset{index % SUBSETS}", uid, chest, chest.hu)
+    for name, mask in ((LUNG_MASKS, chest.lung), (NODULE_MASKS, chest.nodule)):
+        _write_image(ledger.store / name, uid, chest, mask)
+    annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
+    ledger.record(
+        str(index),
+        {
+            "header": header.relative_to(ledger.store).as_posix(),
+            "annotations.csv": annotations,
+            "candidates_V2.csv": candidates,
+        },
+    )
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that is a file or holds something.
+
+    Raises:
+        CallError: it is, or does.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise CallError(f"{path} is a file: give a folder that does not exist yet, or an empty one.")
+    if folder.exists() and any(folder.iterdir()):
+        raise CallError(
+            f"{folder} is not empty, and a phantom is not mixed with other files: give a folder that does "
+            "not exist yet, or empty this one."
+        )
+
+
+def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16] | NDArray[np.bool_]) -> Path:
+    """Write one scan, or a mask, compressed: voxels first, so that no header points at half a file."""
+    mask = values.dtype == np.bool_
+    # MetaImage stores x fastest: the transpose of (x, y, z) in C order.
+    data = np.ascontiguousarray(values.transpose(2, 1, 0), dtype="u1" if mask else "<i2").tobytes()
+    raw, header = folder / f"{uid}.{'zraw' if mask else 'raw'}", folder / f"{uid}.mhd"
+    if mask:
+        data = zlib.compress(data, 1)
+    write_whole(raw, data)
+    fields = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(mask),
+        **({"CompressedDataSize": str(len(data))} if mask else {}),
+        "TransformMatrix": " ".join(f"{value:g}" for value in np.reshape(chest.direction, (3, 3)).T.ravel()),
+        "Offset": " ".join(repr(value) for value in chest.origin),
+        "CenterOfRotation": "0 0 0",
+        "AnatomicalOrientation": _AXIS_CODES[chest.direction[0]],
+        "ElementSpacing": " ".join(repr(value) for value in chest.spacing),
+        "DimSize": " ".join(str(size) for size in values.shape),
+        "ElementType": "MET_UCHAR" if mask else "MET_SHORT",
+        "ElementDataFile": raw.name,
+    }
+    write_whole(header, "".join(f"{key} = {value}\n" for key, value in fields.items()).encode("ascii"))
+    return header
+
+
+def _rows(
+    uid: str, chest: Chest, draw: np.random.Generator
+) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+    """The rows of one scan in the tables of nodules and of candidates, in world mm."""
+    annotations: list[tuple[object, ...]] = []
+    candidates: list[tuple[object, ...]] = []
+    for nodule in chest.nodules:
+        centre = chest.to_world(nodule.centre)
+        annotations.append((uid, *np.round(centre, 6).tolist(), nodule.diameter_mm))
+        # A detector finds a nodule a little beside its middle.
+        aside = draw.uniform(-0.08, 0.08, 3) * nodule.diameter_mm
+        candidates.append((uid, *np.round(centre + aside, 6).tolist(), 1))
+    candidates += [(uid, *np.round(place, 6).tolist(), 0) for place in chest.to_world(chest.tempting)]
+    order = draw.permutation(len(candidates))
+    return annotations, [candidates[int(row)] for row in order]
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[Sequence[object]]) -> str:
+    """A table as LUNA16 writes it: comma separated, one line of column names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

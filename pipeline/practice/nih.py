@@ -1,0 +1,225 @@
+"""Practice data: made-up chest radiographs in the layout of NIH ChestX-ray14.
+
+    DIR/images_001/images/<patient>_<nnn>.png .., DIR/Data_Entry_2017.csv,
+    DIR/train_val_list.txt, DIR/test_list.txt
+
+The pictures are drawn by `anatomy`; this module writes them down. The findings of the table are in the
+pictures, and they are made up as well.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
+from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
+    PICTURE_LIMITS,
+    Person,
+    Radiograph,
+    draw_case,
+    person,
+    take,
+)
+from genesis_toolkit.pipeline.practice.luna16 import SEED_LIMIT, check_free
+
+TABLE = "Data_Entry_2017.csv"
+TRAIN_VAL_LIST = "train_val_list.txt"
+TEST_LIST = "test_list.txt"
+
+#: The columns of NIH's table, word for word: two of its names hold a comma.
+COLUMNS = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
+_IMAGES_LIMIT = 100_000
+_HEALTHY = "No Finding"
+
+#: Images a folder, and folders: of NIH's twelve, even a small data set has several.
+_A_FOLDER, _FOLDERS = 20, 12
+
+#: One patient in so many is on the test list, the second, the sixth ..; of NIH's images it is 23 %.
+_TEST_PATIENTS = 4
+
+#: One image in so many is written with four channels, as a few of NIH's are.
+_RGBA_IMAGES = 25
+
+#: Edge of a pixel of the detector before the picture was reduced, mm, as in most rows of NIH's table.
+_DETECTOR_MM = 0.168
+
+
+@dataclass(frozen=True)
+class RadiographParameters:
+    """What a data set of practice radiographs is made of.
+
+    Attributes:
+        scans: how many images, 1 to 100,000. A patient has several, 3.4 on average.
+        shape: columns and rows of every picture, 64 to 2048 each; the patient is stretched to fill it, as
+            NIH's originals were.
+        seed: 0 or more, below 2 to the 63rd. An image depends on the seed, the shape and its number only.
+
+    Raises:
+        CallError: a value is out of its range.
+    """
+
+    scans: int = 100
+    shape: tuple[int, int] = (1024, 1024)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = PICTURE_LIMITS
+        if not 1 <= self.scans <= _IMAGES_LIMIT:
+            raise CallError(
+                f"A phantom of {self.scans} images cannot be written: give a number from 1 to "
+                f"{_IMAGES_LIMIT}, as in --scans 100."
+            )
+        if len(self.shape) != 2 or not all(low <= size <= high for size in self.shape):
+            found = ",".join(str(size) for size in self.shape)
+            raise CallError(
+                f"The shape {found} is none of a radiograph: give two numbers of pixels, columns and rows, "
+                f"each from {low} to {high}, as in --shape 1024,1024."
+            )
+        if not 0 <= self.seed <= SEED_LIMIT:
+            raise CallError(
+                f"The seed {self.seed} is out of range: give a whole number from 0 to {SEED_LIMIT}, "
+                "as in --seed 0."
+            )
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """The images of one patient.
+
+    Attributes:
+        patient: the number of the patient, from 0.
+        first: the number of the first image in the data set, from 0.
+        images: how many follow from there.
+    """
+
+    patient: int
+    first: int
+    images: int
+
+
+def write_nih(
+    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Report = silent
+) -> list[Path]:
+    """Write practice radiographs in the layout of NIH ChestX-ray14.
+
+    Interrupted, it goes on when it is called again.
+
+    Args:
+        folder: where; it must not exist, or be empty. Its parents are made.
+        parameters: how many images, how large, which seed.
+        workers: processes at work; None takes one a core. They do not show in the bytes.
+        report: told as images are finished.
+
+    Returns:
+        The pictures, in the order of the table.
+
+    Raises:
+        CallError: the folder is a file or holds something.
+    """
+    check_free(folder)
+    sittings = list(planned(parameters))
+    with hold(folder, {"layout": "nih"} | asdict(parameters), overwrite=False) as ledger:
+        left = [one for one in sittings if ledger.recorded(str(one.patient)) is None]
+        done = parameters.scans - sum(one.images for one in left)
+        finished = counting(report, "images", parameters.scans, done)
+
+        def add(images: int) -> None:
+            for _ in range(images):
+                finished(None)
+
+        draw = partial(_draw_images, ledger, parameters)
+        run(draw, left, workers=workers or cores(), pool="processes", finished=add)
+        rows = [row for one in sittings for row in (ledger.recorded(str(one.patient)) or {})["rows"]]
+        write_whole(ledger.store / TABLE, _table(rows).encode("ascii"))
+        for name, test in ((TRAIN_VAL_LIST, False), (TEST_LIST, True)):
+            names = [f"{row[0]}\n" for row in rows if is_test(int(row[3]) - 1) == test]
+            write_whole(ledger.store / name, "".join(names).encode("ascii"))
+        ledger.publish()
+    return [folder / _place(number, row[0]) for number, row in enumerate(rows)]
+
+
+def planned(parameters: RadiographParameters) -> Iterator[Sitting]:
+    """Deal the images to patients: the first images are the same, however many follow.
+
+    Args:
+        parameters: how many images, and the seed.
+
+    Yields:
+        One patient after the other; the last may have fewer images than were taken.
+    """
+    first = patient = 0
+    while first < parameters.scans:
+        images = min(person(parameters.seed, patient).images, parameters.scans - first)
+        yield Sitting(patient, first, images)
+        first, patient = first + images, patient + 1
+
+
+def is_test(patient: int) -> bool:
+    """Whether the images of a patient (a number from 0) are on the test list: all of them, or none."""
+    return patient % _TEST_PATIENTS == 1
+
+
+def _place(number: int, name: str) -> str:
+    """The path of an image in the data set, from its number and its name."""
+    return f"images_{number // _A_FOLDER % _FOLDERS + 1:03d}/images/{name}"
+
+
+def _draw_images(ledger: Ledger, parameters: RadiographParameters, sitting: Sitting) -> int:
+    """Draw and write the images of one patient; their rows of the table go into the record."""
+    case = draw_case(parameters.seed, sitting.patient)
+    rows = []
+    for follow_up in range(sitting.images):
+        number = sitting.first + follow_up
+        radiograph = take(case, follow_up, parameters.shape)
+        rows.append(_row(radiograph, person(parameters.seed, sitting.patient), sitting.patient, follow_up))
+        path = ledger.store / _place(number, str(rows[-1][0]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, _png(radiograph, rgba=number % _RGBA_IMAGES == 3))
+    ledger.record(str(sitting.patient), {"rows": rows})
+    return sitting.images
+
+
+def _row(radiograph: Radiograph, who: Person, patient: int, follow_up: int) -> list[str | int | float]:
+    """The row of one image in the table; the width and the height are those before it was reduced."""
+    width, height = (round(edge / _DETECTOR_MM) for edge in radiograph.field)
+    return [
+        f"{patient + 1:08d}_{follow_up:03d}.png",
+        "|".join(radiograph.labels) or _HEALTHY,
+        follow_up,
+        patient + 1,
+        who.age + follow_up // 2,
+        who.gender,
+        radiograph.view,
+        width,
+        height,
+        _DETECTOR_MM,
+        _DETECTOR_MM,
+    ]
+
+
+def _png(radiograph: Radiograph, *, rgba: bool) -> bytes:
+    """A picture as 8-bit grey, or in four channels that show the same."""
+    picture = Image.fromarray(radiograph.grey)
+    data = io.BytesIO()
+    # Of noise, more effort saves a tenth of the bytes and costs four times as long.
+    (picture.convert("RGBA") if rgba else picture).save(data, "png", compress_level=1)
+    return data.getvalue()
+
+
+def _table(rows: list[list[str | int | float]]) -> str:
+    """The table as NIH writes it."""
+    text = io.StringIO()
+    text.write(COLUMNS + "\n")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""A folder of files -> scans in HU, and X-ray images in grey levels."""

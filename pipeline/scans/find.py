@@ -1,0 +1,263 @@
+"""Which scans a folder holds.
+
+Two layouts of CT: LUNA16 (`subset0` .. `subset9`, one `.mhd` with its `.raw` or `.zraw` a scan) and `files`
+(any folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz`, `.nrrd` and DICOM series); X-ray
+images are found in `nih`. Finding looks at names only, and a header is read when a scan's turn comes; only
+DICOM tells its series in the headers.
+"""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.scans.files import (
+    HERE,
+    NAMED_LIKE_A_SCAN,
+    Aside,
+    bad_name,
+    is_folder,
+    listed,
+    shown,
+    walk,
+    within,
+)
+from genesis_toolkit.pipeline.scans.formats import SUFFIXES
+from genesis_toolkit.pipeline.scans.series import read_series
+from genesis_toolkit.pipeline.store.schema import NO_SUBSET
+
+Layout = Literal["auto", "luna16", "files"]
+
+OfSource = TypeVar("OfSource", bound="Source")
+
+#: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
+PRETRAINING_SUBSETS = frozenset(range(7))
+
+_SUBSET = re.compile(r"subset(\d)")
+_INSIDE_SUBSET = re.compile(r"(?:.*/)?subset\d(?=/|$)")
+
+#: The table of NIH ChestX-ray14, as first published or corrected: `Data_Entry_2017_v2020.csv`.
+NIH_TABLE = re.compile(r"Data_Entry_2017.*\.csv")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A scan that was found, not yet opened.
+
+    Attributes:
+        identifier: the SeriesInstanceUID in LUNA16 and DICOM, else the path without its suffix.
+        subset: of LUNA16, -1 where there is none.
+        path: relative to the folder searched, with `/`. Of a DICOM series its folder, followed by `#` and
+            the end of its SeriesInstanceUID where the folder holds several.
+        problem: why it cannot be taken though it should be, known from finding it already; else empty.
+        skip: why it is passed over, as a DICOM localizer is, which is no failure; else empty.
+    """
+
+    identifier: str
+    subset: int
+    path: str
+    problem: str = ""
+    skip: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds.
+
+    Attributes:
+        root: the folder that the paths are relative to.
+        layout: how it is laid out.
+        sources: the scans, by subset and path, and what is passed over by name.
+        passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
+        other_list: how many of NIH's images are there, but on the list that was not asked for.
+        absent: how many of NIH's images are on the list, but not there: most downloads are a part.
+    """
+
+    root: Path
+    layout: Literal["luna16", "files", "nih"]
+    sources: tuple[Source, ...]
+    passed_over: tuple[int, ...] = ()
+    other_list: int = 0
+    absent: int = 0
+
+
+def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
+    """How a folder is laid out, by the names in it; `files` where it is none, or cannot be opened."""
+    try:
+        entries = listed(Path(source)) if source else []
+    except CallError:
+        return "files"
+    if _subset_folders(entries):
+        return "luna16"
+    return "nih" if any(NIH_TABLE.fullmatch(entry.name) for entry in entries) else "files"
+
+
+def find_scans(source: Path | str, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
+    """Find the scans of a folder (or take the one file given).
+
+    Args:
+        source: the folder; an empty text is none, and never the folder at work in.
+        layout: `auto` takes LUNA16's where there is a folder `subset0` .. `subset9`.
+        subsets: the LUNA16 subsets to take; None takes those for pre-training, 0-6.
+
+    Raises:
+        CallError: no such folder, one that cannot be opened, no scan in it, subsets of a folder that has
+            none, a folder one level off from LUNA16's, or one of X-ray images.
+    """
+    source, alone = check_source(source)
+    if alone:
+        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets)
+    entries = listed(source)
+    folders = _subset_folders(entries)
+    if layout == "luna16" and not folders:
+        raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
+    if folders and layout != "files":
+        return _found_luna16(source, folders, subsets)
+    if layout == "auto" and any(NIH_TABLE.fullmatch(entry.name) for entry in entries):
+        raise CallError(
+            f"{source} is laid out as NIH ChestX-ray14, whose images are no CT scans: cut them with "
+            "ImageParameters, or give --layout files for the CT scans in it."
+        )
+    found = _found_files(source, *walk(source, SUFFIXES), subsets)
+    if layout == "auto":
+        _check_no_subset(found)
+    return found
+
+
+def check_source(source: Path | str) -> tuple[Path, bool]:
+    """The folder or file that is given to be searched, and whether it is a file.
+
+    Raises:
+        CallError: an empty text, nothing there, or it cannot be opened.
+    """
+    if source == "":  # which `Path` would take for the folder at work in
+        raise CallError("'' is no path: give the folder that holds the scans.")
+    source = Path(source)
+    try:
+        present, alone = source.exists(), source.is_file()
+    except OSError as error:
+        raise CallError(f"{source} cannot be opened: {error.strerror}.") from None
+    if not present:
+        raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
+    return source, alone
+
+
+def _subset_folders(entries: list[os.DirEntry[str]]) -> dict[int, os.DirEntry[str]]:
+    """The folders `subset0` .. `subset9` of LUNA16, by number."""
+    named = {int(match[1]): entry for entry in entries if (match := _SUBSET.fullmatch(entry.name))}
+    return {subset: entry for subset, entry in named.items() if is_folder(entry)}
+
+
+def _check_no_subset(found: Found) -> None:
+    """Refuse a folder one level off from LUNA16's: its test subsets would be taken without a word.
+
+    Raises:
+        CallError: a path leads through a folder `subset0` .. `subset9`.
+    """
+    root = found.root.resolve()
+    inside = root if _SUBSET.fullmatch(root.name) else None
+    for folder in dict.fromkeys(scan.path.rpartition("/")[0] for scan in found.sources):
+        match = _INSIDE_SUBSET.match(folder)
+        if match and inside is None:
+            inside = root / match[0]
+    if inside is not None:
+        raise CallError(
+            f"{found.root} is not LUNA16's own folder, but {inside} looks like a subset of it: give "
+            f"{inside.parent}, or --layout files to take all scans, those of the test subsets 7-9 too."
+        )
+
+
+def _found_luna16(
+    source: Path, folders: dict[int, os.DirEntry[str]], subsets: Collection[int] | None
+) -> Found:
+    wanted = PRETRAINING_SUBSETS if subsets is None else frozenset(subsets)
+    missing = sorted(wanted - folders.keys())
+    if not wanted & folders.keys():
+        raise CallError(
+            f"{source} has no subset {', '.join(map(str, missing))}; there are "
+            f"{', '.join(map(str, sorted(folders)))}: choose with --subsets."
+        )
+    present = sorted(wanted & folders.keys())
+    sources = []
+    for subset in present:
+        folder = folders[subset].name
+        for entry in sorted(_headers(folders[subset]), key=lambda entry: entry.name):
+            name, skip = shown(entry.name), NAMED_LIKE_A_SCAN if is_folder(entry) else ""
+            place = f"{folder}/{name}"
+            sources.append(Source(name.removesuffix(".mhd"), subset, place, bad_name(entry.path), skip))
+    if not sources:
+        raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
+    left_out = sorted(folders.keys() - wanted) if subsets is None else []
+    passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
+    return Found(source, "luna16", told_apart(sources), passed_over)
+
+
+def _headers(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    return [entry for entry in listed(Path(folder.path)) if entry.name.endswith(".mhd")]
+
+
+def _found_files(
+    root: Path, files: dict[str, list[str]], aside: dict[str, Aside], subsets: Collection[int] | None
+) -> Found:
+    if subsets is not None:
+        raise CallError(
+            f"--subsets chooses among the subsets of LUNA16, but {root} has no folder subset0 .. 9."
+        )
+    sources: list[Source] = []
+    bad_root = bad_name(str(root))
+    for folder, names in files.items():
+        others = []
+        for name in names:
+            if name.lower().endswith(SUFFIXES):
+                path = within(folder, name)
+                place = shown(path)
+                problem = bad_root or bad_name(path)
+                sources.append(Source(_without_suffix(place), NO_SUBSET, place, problem))
+            else:
+                others.append(name)
+        if others:
+            sources += _found_dicom(root, folder, others)
+    taken = {source.path for source in sources}
+    for path, why in aside.items():
+        place = shown(path)
+        if place not in taken:
+            sources.append(Source(place, NO_SUBSET, place, why.problem, why.skip))
+    if not sources:
+        raise CallError(
+            f"No scan lies in {root}: looked for {', '.join(SUFFIXES)} and DICOM, in all its folders."
+        )
+    return Found(root, "files", told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
+
+
+def _found_dicom(root: Path, folder: str, names: list[str]) -> list[Source]:
+    """The DICOM series of a folder, and the files that should be DICOM but cannot be taken."""
+    series, problems = read_series(root / folder, names)
+    sources = []
+    for label, one in series.items():
+        place = shown(folder) + label
+        identifier = one.identifier or (place if folder != HERE else shown(root.resolve().name) + label)
+        sources.append(Source(identifier, NO_SUBSET, place, bad_name(str(root / folder)), one.skip))
+    for name, problem in problems.items():
+        place = shown(within(folder, name))
+        sources.append(Source(place, NO_SUBSET, place, problem))
+    return sources
+
+
+def told_apart(sources: Sequence[OfSource]) -> tuple[OfSource, ...]:
+    """Mark scans that carry the identifier of an earlier one: their cubes would share random streams."""
+    first: dict[str, str] = {}
+    marked = []
+    for source in sources:
+        if not source.problem and not source.skip:
+            other = first.setdefault(source.identifier, source.path)
+            if other != source.path:
+                source = replace(source, problem=f"its identifier is that of {other} as well")
+        marked.append(source)
+    return tuple(marked)
+
+
+def _without_suffix(path: str) -> str:
+    return path[: -len(".nii.gz")] if path.lower().endswith(".nii.gz") else path.rpartition(".")[0]

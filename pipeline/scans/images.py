@@ -1,0 +1,126 @@
+"""Reading an X-ray image, and resizing it by area averaging."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.jit import inlined, kernel
+from genesis_toolkit.pipeline.scans.files import check_regular, not_opened
+from genesis_toolkit.pipeline.scans.png import HEADER_BYTES, MOST_PIXELS, decode_png, png_size
+
+_MOST_BYTES = 4 * MOST_PIXELS + 2**20  # of a file: four channels that do not compress at all
+
+_ZERO, _ONE, _TWO = np.uint64(0), np.uint64(1), np.uint64(2)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as it was read.
+
+    Attributes:
+        pixels: uint8 [x, y], x the column from the left and y the row from the top; grey levels 0..255.
+        sha256: of the file, in hexadecimal.
+    """
+
+    pixels: NDArray[np.uint8]
+    sha256: str
+
+
+def read_image(path: Path) -> Picture:
+    """Read an 8-bit PNG, see `png.decode_png`.
+
+    Raises:
+        DataError: it is no such image, or damaged; the message says why, to go after the image's name.
+    """
+    data = _first_bytes(path, _MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"its file has more than {_MOST_BYTES:,} bytes")
+    return Picture(decode_png(data).T, hashlib.sha256(data).hexdigest())
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Columns and rows of an 8-bit PNG, from its first bytes alone.
+
+    Raises:
+        DataError: as `read_image`, as far as these tell.
+    """
+    return png_size(_first_bytes(path, HEADER_BYTES))
+
+
+def _first_bytes(path: Path, most: int) -> bytes:
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise DataError(not_opened(error)) from None
+
+
+def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image by area averaging, in whole numbers.
+
+    A pixel of the result is the mean over the area that it covers of the image, pixels on its edge counted by
+    the share of them that lies inside; halves are rounded to the even number. Both axes are fitted to the
+    size, each by itself. Enlarging, a pixel of the result covers part of one pixel, or of a few.
+
+    Args:
+        pixels: uint8 [x, y]; edges up to 2^16. Rows that lie together in memory are read fastest.
+        size: edges of the result, x, y.
+
+    Returns:
+        uint8 [x, y], C-contiguous.
+    """
+    out = np.empty(size, np.uint8)
+    _resize(np.ascontiguousarray(pixels.T), out)
+    return out
+
+
+@kernel
+def _resize(rows, out):  # type: ignore[no-untyped-def]
+    """Area averages of `rows` (uint8 [y, x]) into `out` (uint8 [x, y]).
+
+    In units of 1/n of a pixel an edge of N pixels has N x n, a pixel of the image n and one of the result N:
+    all overlaps are whole. The sum over the rows comes first and goes along them; it is at most 255 times the
+    rows, so 32 bits hold it, and twice as many numbers are added at a time as with 64. Along x the area up to
+    an edge of the result is that up to the pixel it lies in, and its share of this one.
+    """
+    height, width = np.uint64(rows.shape[0]), np.uint64(rows.shape[1])
+    columns, lines = np.uint64(out.shape[0]), np.uint64(out.shape[1])
+    sums = np.zeros(width + _ONE, np.uint32)  # and one beyond, of which the last edge has a share of none
+    total = height * width
+    for line in range(lines):
+        sums[:] = 0
+        top, bottom = line * height, (line + _ONE) * height
+        for y in range(top // lines, (bottom - _ONE) // lines + _ONE):
+            weight = np.uint32(min(bottom, (y + _ONE) * lines) - max(top, y * lines))
+            _add_row(sums, weight, rows[y])
+        x, share, before, area = _ZERO, _ZERO, _ZERO, _ZERO
+        for column in range(columns):
+            share += width
+            while share >= columns:
+                before += np.uint64(sums[x])
+                x += _ONE
+                share -= columns
+            edge = before * columns + share * np.uint64(sums[x])
+            out[column, line] = _rounded(edge - area, total)
+            area = edge
+
+
+@inlined
+def _add_row(sums, weight, row):  # type: ignore[no-untyped-def]
+    """Add a row (uint8) times a weight (uint32) to sums (uint32)."""
+    for x in range(np.uint64(row.size)):
+        sums[x] += np.uint32(weight * np.uint32(row[x]))
+
+
+@inlined
+def _rounded(area, total):  # type: ignore[no-untyped-def]
+    """area / total, rounded, halves to even; uint64."""
+    whole = area // total
+    rest = _TWO * (area - whole * total)
+    up = rest > total or (rest == total and whole % _TWO == _ONE)
+    return whole + _ONE if up else whole

@@ -1,0 +1,195 @@
+"""Looks for damage in single files of a store: the sha256 of each, and every cube of a shard.
+
+A shard is read once, in pieces that stay in the processor's cache while they are hashed, held against their
+checksums, decoded and compared with the window.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.store.metadata import Array
+from genesis_toolkit.pipeline.store.shards import MISSING, decode_chunk, read_index
+from genesis_toolkit.pipeline.store.storage import Storage
+
+_BLOCK = 2**20
+_FAR_BLOCK = 2**24  # of a server, where every question costs its time
+_MOST_PACKED = 64  # bytes that an encoded cube may be larger than its voxels
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found in one file.
+
+    Attributes:
+        path: of the file in the store.
+        bytes: of it.
+        sha256: in hexadecimal; empty where it could not be read to its end.
+        problems: what is wrong with what lies in it, each to go after its name; empty where nothing is.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """One shard of an array.
+
+    Attributes:
+        array: of voxels.
+        number: of the shard in it.
+        window: the values that voxels may have; None where that is not known.
+    """
+
+    array: Array
+    number: int
+    window: Window | None
+
+    @property
+    def first(self) -> int:
+        """The number of the first cube in it."""
+        return self.number * self.array.chunk
+
+    @property
+    def count(self) -> int:
+        """How many cubes it holds."""
+        return min(self.array.chunk, len(self.array) - self.first)
+
+
+def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Examined:
+    """Read one file to its end.
+
+    Args:
+        storage: of the store.
+        path: of the file in it.
+        place: which shard it is; None for other files, which are hashed and no more.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        size = storage.size(path)
+        if place is not None:
+            problems = _read_shard(storage, path, size, place, digest)
+            return Examined(path, size, digest.hexdigest(), tuple(problems))
+        for piece in _stretch(0, size, _step(storage)):
+            digest.update(_bytes_of(storage, path, [piece])[0])
+        return Examined(path, size, digest.hexdigest())
+    except FileNotFoundError:
+        return Examined(path, size, "", ("is missing",))
+    except (OSError, DataError) as error:
+        return Examined(path, size, "", (f"cannot be read: {reason_of(error)}",))
+
+
+def named(numbers: Sequence[int]) -> str:
+    """The first few of some numbers, and how many more there are."""
+    more = f" and {len(numbers) - _MOST_NAMED:,} more" if len(numbers) > _MOST_NAMED else ""
+    return ", ".join(map(str, numbers[:_MOST_NAMED])) + more
+
+
+def reason_of(error: Exception) -> str:
+    """Why, in the words of the system where it has any."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _read_shard(
+    storage: Storage, path: str, size: int, place: ShardPlace, digest: "hashlib._Hash"
+) -> list[str]:
+    """Hash a shard and decode its cubes; what is wrong with them."""
+    step, broken, wrong = _step(storage), "", dict[str, list[int]]()
+    try:
+        index = read_index(storage, path, place.array.chunk)
+        pieces = _pieces(index, place, size, step)
+        absent = np.flatnonzero(index[: place.count, 0] == MISSING) + place.first
+        if absent.size:
+            wrong["not in it, though the store counts it"] = absent.tolist()
+    except DataError as error:
+        broken, pieces = f"{error}, so what lies in it cannot be told apart", _stretch(0, size, step)
+    out = np.empty(place.array.shape[1:], place.array.dtype)
+    for batch in _batches(pieces, step):
+        for piece, data in zip(batch, _bytes_of(storage, path, batch), strict=True):
+            digest.update(data)
+            problem = "" if piece.number is None else _problem_of(data, out, place.window)
+            if problem:
+                wrong.setdefault(problem, []).append(place.first + (piece.number or 0))
+    kind = "pair" if place.array.name == "degraded" else "cube"
+    found = [f"{kind} {named(numbers)}: {problem}" for problem, numbers in wrong.items()]
+    return [broken, *found] if broken else found
+
+
+class _Piece(NamedTuple):
+    """A stretch of a shard: one cube by its number in it, or what lies between cubes and behind them."""
+
+    start: int
+    length: int
+    number: int | None = None
+
+
+def _pieces(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) -> list[_Piece]:
+    """All of a shard, in order.
+
+    Raises:
+        DataError: cubes lie over one another, or are too long for cubes, or the store does not count them.
+    """
+    array = place.array
+    most = math.prod(array.shape[1:]) * (array.dtype.itemsize if array.dtype else 1) + _MOST_PACKED
+    there = [_Piece(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]
+    there = sorted(cube for cube in there if cube.start != int(MISSING))
+    if any((cube.number or 0) >= place.count for cube in there):
+        raise DataError(f"it holds more than the {place.count} that the store counts in it")
+    if any(cube.length > most for cube in there):
+        raise DataError(f"its index gives more than {most:,} bytes to one cube")
+    pieces, end = list[_Piece](), 0
+    for cube in there:
+        if cube.start < end:
+            raise DataError("its index lays one cube over another")
+        pieces += [*_stretch(end, cube.start, step), cube]
+        end = cube.start + cube.length
+    return pieces + _stretch(end, size, step)
+
+
+def _stretch(start: int, stop: int, step: int) -> list[_Piece]:
+    return [_Piece(begin, min(step, stop - begin)) for begin in range(start, stop, step)]
+
+
+def _batches(pieces: list[_Piece], step: int) -> Iterator[list[_Piece]]:
+    """Pieces to ask for at once, of about `step` bytes together."""
+    batch = list[_Piece]()
+    for piece in pieces:
+        batch.append(piece)
+        if piece.start + piece.length - batch[0].start >= step:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _step(storage: Storage) -> int:
+    return _BLOCK if storage.near else _FAR_BLOCK
+
+
+def _bytes_of(storage: Storage, path: str, pieces: list[_Piece]) -> list[bytes]:
+    found = list(storage.read_ranges(path, [(piece.start, piece.length) for piece in pieces]))
+    if any(len(data) < piece.length for data, piece in zip(found, pieces, strict=True)):
+        raise OSError(5, "it became shorter while it was read")
+    return found
+
+
+def _problem_of(chunk: bytes, out: NDArray[Any], window: Window | None) -> str:
+    """What is wrong with one encoded cube; empty where nothing is."""
+    try:
+        decode_chunk(chunk, out)
+    except DataError as error:
+        return str(error)
+    if window is not None and not (window.low <= int(out.min()) and int(out.max()) <= window.high):
+        return f"values outside the window {window.low}..{window.high}"
+    return ""

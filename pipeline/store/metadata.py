@@ -1,0 +1,397 @@
+"""What a store of version 1 is made of, held against what a store says that it is made of.
+
+Pure: metadata comes as parsed JSON, files as their names. Nothing here believes a number before it is known
+to fit the files that are there, so that metadata which asks for a petabyte gets a sentence and no memory.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numcodecs import VLenUTF8
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.store.schema import (
+    COLUMNS,
+    WIDTH,
+    CubeTable,
+    ImageTable,
+    PairTable,
+    ScanTable,
+    TargetTable,
+)
+from genesis_toolkit.pipeline.store.shards import decode_chunk
+
+#: The kinds of stores, and the version of each one's format.
+CUBES = "genesis-cubes"
+PAIRS = "genesis-pairs"
+TARGETS = "genesis-targets"
+VERSION = 1
+TARGETS_VERSION = 1
+VERSIONS = {CUBES: VERSION, PAIRS: VERSION, TARGETS: TARGETS_VERSION}
+AXES = ("x", "y", "z")
+#: How many edges a cube may have: three, or two where it is a slice or an image.
+EDGES = (2, 3)
+
+#: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
+MOST_METADATA = 2**24
+MOST_CHUNK = 2**28
+MOST_MANIFEST = 2**28
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # of a manifest
+_VOXELS = ("int16", "uint16", "uint8")
+_NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path
+_MOST_ROWS = 2**40
+_MOST_CHUNK_ROWS = 2**20
+_MOST_CUBE_BYTES = 2**31 - 17  # what blosc takes
+_MOST_TEXT = 2**28  # bytes of a chunk of strings
+_MOST_WORDS = 60
+_DEEPEST = 64
+_TOO_DEEP = "its JSON is nested too deep"
+_PACKED = ["blosc", "crc32c"]
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a store: how its values lie in files.
+
+    Attributes:
+        name: its path in the store.
+        shape: rows first.
+        dtype: of its values; None for strings.
+        chunk: rows in a chunk; of voxels, cubes in a shard.
+        fill: what a chunk holds that has no file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    chunk: int
+    fill: Any
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks its rows take."""
+        return -(-len(self) // self.chunk)
+
+    def path(self, chunk: int) -> str:
+        """Where a chunk lies in the store."""
+        return f"{self.name}/c/{chunk}" + "/0" * (len(self.shape) - 1)
+
+    def place(self, path: str) -> int | None:
+        """Which of its chunks a file is; None where it is none."""
+        number = path.removeprefix(f"{self.name}/c/").split("/")[0]
+        known = number.isdecimal() and len(number) < 12 and path == self.path(int(number))
+        return int(number) if known and int(number) < self.chunks else None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What an array has to be: the name of its rows, the type of its values, its other axes.
+
+    Of voxels `others` are all axes that there can be; a slice or an image has no z.
+    """
+
+    dimension: str
+    kind: str
+    others: tuple[str, ...] = ()
+
+
+def voxel_arrays(kind: str) -> tuple[str, ...]:
+    """The arrays of voxels in a store of this kind."""
+    return {CUBES: ("cubes",), PAIRS: ("original", "degraded"), TARGETS: ("cubes", "masks")}[kind]
+
+
+def has_images(files: Iterable[str]) -> bool:
+    """Whether a store has the table of images, as those of X-ray images do, by the names of its files."""
+    return any(path.startswith("images/") for path in files)
+
+
+def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
+    """All arrays of a store of this kind, by their paths in it.
+
+    Args:
+        kind: `CUBES`, `PAIRS` or `TARGETS`.
+        files: the names of the store's files, which tell what it has of that not every store has: the table
+            of images, and of a target store either masks or labels.
+    """
+    there = {path.split("/")[0] for path in files}
+    tops = {name: name.split("/")[0] for name in _wanted(kind)}
+    return tuple(name for name, top in tops.items() if top not in _NOT_IN_ALL or top in there)
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON as a store may hold it.
+
+    Raises:
+        ValueError: it is none, or nested deeper than any of ours.
+    """
+    try:
+        parsed = json.loads(data)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [parsed]
+    for _ in range(_DEEPEST):
+        level = [part for value in level if isinstance(value, dict | list) for part in _parts(value)]
+        if not level:
+            return parsed
+    raise ValueError(_TOO_DEEP)
+
+
+def described(kind: str, name: str, metadata: Any) -> Array:
+    """One array as its `zarr.json` describes it.
+
+    Args:
+        kind: of the store, `CUBES`, `PAIRS` or `TARGETS`.
+        name: its path in the store.
+        metadata: the parsed JSON.
+
+    Raises:
+        ValueError: it is not as the format has it; the message says what is wrong, to go after its name.
+    """
+    wanted = _wanted(kind)[name]
+    try:
+        shape, chunk = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        kinds = _VOXELS if wanted.kind == "voxels" else (wanted.kind,)
+        _among(metadata["node_type"], ("array",), "node_type")
+        _among(metadata["zarr_format"], (3,), "zarr_format")
+        _among(metadata["chunk_grid"]["name"], ("regular",), "chunk_grid")
+        _among(metadata["chunk_key_encoding"]["name"], ("default",), "chunk_key_encoding")
+        encoding = metadata["chunk_key_encoding"].get("configuration", {})
+        _among(encoding.get("separator", "/"), ("/",), "separator")
+        _among(metadata["data_type"], kinds, "data_type")
+        if wanted.kind == "voxels" and isinstance(shape, list) and len(shape) - 1 in EDGES:
+            wanted = replace(wanted, others=wanted.others[: len(shape) - 1])
+        _among(metadata["dimension_names"], ([wanted.dimension, *wanted.others],), "dimension_names")
+        _check_shape(shape, chunk, wanted)
+        _check_codecs(metadata["codecs"], wanted, shape, metadata["data_type"])
+        dtype = None if wanted.kind == "string" else np.dtype(metadata["data_type"])
+        fill = "" if dtype is None else dtype.type(metadata["fill_value"])
+    except (LookupError, TypeError, AttributeError, OverflowError):
+        raise ValueError("it is not described as the format has it") from None
+    if (
+        wanted.kind == "voxels"
+        and dtype
+        and int(np.prod(shape[1:], dtype=object)) > (_MOST_CUBE_BYTES // dtype.itemsize)
+    ):
+        raise ValueError(f"a cube of {' x '.join(map(str, shape[1:]))} voxels is larger than a chunk can be")
+    return Array(name, tuple(shape), dtype, chunk[0], fill)
+
+
+def check_arrays(attributes: Mapping[str, Any], metadata: bytes, files: Collection[str]) -> None:
+    """Refuse metadata that the format does not have, or that asks for more rows than there are files for.
+
+    Args:
+        attributes: of the store.
+        metadata: its `zarr.json`, with that of its arrays consolidated.
+        files: the names of all its files.
+
+    Raises:
+        ValueError, LookupError, TypeError: which array, and what is wrong.
+    """
+    kind, held = attributes["format"], parse_json(metadata)["consolidated_metadata"]["metadata"]
+    arrays, problems = {}, []
+    for name in array_names(kind, files):
+        try:
+            arrays[name] = described(kind, name, held[name])
+        except ValueError as error:
+            problems.append((name, str(error)))
+    problems += check_lengths(arrays, files)[1]
+    for name in voxel_arrays(kind):
+        if name in arrays and list(arrays[name].shape[1:]) != attributes["size"]:
+            problems.append((name, f"its cubes are {arrays[name].shape[1:]}"))
+    if problems:
+        raise ValueError(": ".join(problems[0]))
+
+
+def check_lengths(
+    arrays: Mapping[str, Array], files: Collection[str]
+) -> tuple[set[str], list[tuple[str, str]]]:
+    """Hold the lengths of arrays against one another, and against the files that there are.
+
+    A chunk of numbers that are all the fill value has no file, so tables are measured by what always has
+    files: shards, and the identifiers of scans.
+
+    Args:
+        arrays: those that are known, by name.
+        files: the names of all files.
+
+    Returns:
+        The arrays whose length can be believed, and what is wrong with others: the array's name and a
+        sentence to go after it.
+    """
+    believed, problems = set[str](), []
+    for dimension, names in _MEASURES.items():
+        measure = next((arrays[name] for name in names if name in arrays), None)
+        if measure is None:
+            continue
+        lacking = _lacking(measure, files)
+        if lacking:
+            problems.append((measure.name, lacking))
+            continue
+        for name, array in arrays.items():
+            if _DIMENSIONS[name] != dimension:
+                continue
+            wrong = _lacking(array, files) if name == "masks" else ""  # shards as well
+            if len(array) != len(measure):
+                wrong = f"it has {len(array):,} rows, and {measure.name} {len(measure):,}"
+            if wrong:
+                problems.append((name, wrong))
+            else:
+                believed.add(name)
+    return believed, problems
+
+
+def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[Any]:
+    """All values of a table's column.
+
+    Args:
+        array: the column.
+        read: gives a file by its name; None where there is none.
+
+    Raises:
+        DataError: a chunk is damaged; the message goes after the array's name.
+    """
+    parts = []
+    for chunk in range(array.chunks):
+        data = read(array.path(chunk))
+        rows = min(array.chunk, len(array) - chunk * array.chunk)
+        if data is None:
+            shape = (rows, *array.shape[1:])
+            parts.append(np.full(shape, array.fill, dtype=object if array.dtype is None else array.dtype))
+        else:
+            values = _strings(data, array.chunk) if array.dtype is None else _numbers(data, array)
+            parts.append(values[:rows])
+    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype or object)
+
+
+def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
+    """A manifest, and what is wrong with its lines.
+
+    Returns:
+        The sha256 by path, of all lines that can be read; and sentences to go after the manifest's name.
+    """
+    found, problems = dict[str, str](), []
+    *lines, rest = data.decode(errors="backslashreplace").split("\n")
+    if rest:
+        problems.append("its last line does not end")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            problems.append(f"line {number} is no sha256 with the path of a file: {words_of(line)}")
+        elif leads_outside(match[2]):
+            problems.append(f"line {number} leads out of the store: {words_of(match[2])}")
+        elif match[2] in found:
+            problems.append(f"line {number} names {words_of(match[2])} a second time")
+        else:
+            found[match[2]] = match[1]
+    return found, problems
+
+
+def leads_outside(path: str) -> bool:
+    """Whether a path that a stranger wrote is none below the folder it is relative to."""
+    return bool({"", ".", ".."} & set(path.split("/"))) or "\\" in path or "\0" in path
+
+
+def words_of(value: Any) -> str:
+    """A value in a sentence, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 5]} ..."
+
+
+def _lacking(array: Array, files: Iterable[str]) -> str:
+    """What is wrong with the number of an array's files, of one whose every chunk has one."""
+    there = sum(array.place(path) is not None for path in files)
+    if there == array.chunks:
+        return ""
+    return f"its {len(array):,} rows take {array.chunks:,} files, and there are {there:,}"
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _wanted(kind: str) -> dict[str, _Wanted]:
+    found = {
+        name: _Wanted("pair" if name == "degraded" else "cube", "voxels", AXES) for name in voxel_arrays(kind)
+    }
+    rows: Any = TargetTable if kind == TARGETS else CubeTable
+    tables: list[tuple[str, str, Any]] = [("", "cube", rows), ("scans/", "scan", ScanTable)]
+    tables += [("images/", "scan", ImageTable)]
+    tables += [("", "pair", PairTable)] if kind == PAIRS else []
+    for prefix, dimension, table in tables:
+        for field in fields(table):
+            dtype, second = COLUMNS[field.name]
+            found[prefix + field.name] = _Wanted(dimension, dtype, (second,) if second else ())
+    return found | ({"labels": _Wanted("cube", "uint8", ("class",))} if kind == TARGETS else {})
+
+
+#: By what the rows of a dimension are counted.
+_MEASURES = {"cube": ("cubes", "original"), "pair": ("degraded",), "scan": ("scans/identifier",)}
+
+#: The name of the rows of every array.
+_DIMENSIONS = {name: wanted.dimension for kind in VERSIONS for name, wanted in _wanted(kind).items()}
+
+
+def _check_shape(shape: Any, chunk: Any, wanted: _Wanted) -> None:
+    for found, what in ((shape, "shape"), (chunk, "chunk_shape")):
+        whole = isinstance(found, list) and all(type(edge) is int and edge >= 0 for edge in found)
+        if not whole or len(found) != 1 + len(wanted.others):
+            raise ValueError(f"its {what} is {words_of(found)}, {1 + len(wanted.others)} numbers wanted")
+    if wanted.kind != "voxels" and wanted.others != ("class",):
+        _among(shape[1:], ([WIDTH[other] for other in wanted.others],), "shape of a row")
+    elif min(shape[1:]) < 1:
+        raise ValueError(f"its cubes are {words_of(shape[1:])}")
+    _among(chunk[1:], (shape[1:],), "chunk_shape of a row")
+    if shape[0] > _MOST_ROWS or not 1 <= chunk[0] <= _MOST_CHUNK_ROWS:
+        raise ValueError(f"it has {shape[0]:,} rows in chunks of {chunk[0]:,}")
+
+
+def _check_codecs(codecs: Any, wanted: _Wanted, shape: list[int], dtype: str) -> None:
+    if wanted.kind == "voxels":
+        _among([codec["name"] for codec in codecs], (["sharding_indexed"],), "codecs")
+        sharding = codecs[0]["configuration"]
+        _among(sharding["chunk_shape"], ([1, *shape[1:]],), "chunk_shape in a shard")
+        _among(sharding.get("index_location", "end"), ("end",), "index_location")
+        _among([codec["name"] for codec in sharding["index_codecs"]], (["bytes", "crc32c"],), "index_codecs")
+        codecs = sharding["codecs"]
+    first = "vlen-utf8" if wanted.kind == "string" else "bytes"
+    _among([codec["name"] for codec in codecs], ([first, *_PACKED],), "codecs")
+    if first == "bytes" and np.dtype(dtype).itemsize > 1:
+        _among(codecs[0]["configuration"]["endian"], ("little",), "endian")
+
+
+def _among(found: Any, wanted: tuple[Any, ...], what: str) -> None:
+    if found not in wanted:
+        raise ValueError(f"its {what} is {words_of(found)}, {' or '.join(map(words_of, wanted))} wanted")
+
+
+def _numbers(data: bytes, array: Array) -> NDArray[Any]:
+    out = np.empty((array.chunk, *array.shape[1:]), array.dtype)
+    decode_chunk(data, out)
+    return out
+
+
+def _strings(data: bytes, rows: int) -> NDArray[Any]:
+    """The strings of one chunk, as zarr's `vlen-utf8` has them: their number, then each with its length."""
+    size = struct.unpack_from("<I", data, 4)[0] if len(data) >= 8 else 0
+    if not 4 <= size <= _MOST_TEXT:
+        raise DataError("a chunk of strings is damaged")
+    out = np.empty(size, np.uint8)
+    decode_chunk(data, out)
+    text = out.tobytes()
+    if struct.unpack_from("<I", text)[0] != rows:  # or room would be made for as many as it says
+        raise DataError(f"a chunk of strings holds another number of them than {rows:,}")
+    try:
+        values: NDArray[Any] = VLenUTF8().decode(text)
+    except ValueError:
+        raise DataError("a chunk of strings is damaged") from None
+    return values

@@ -1,0 +1,149 @@
+"""A store on a web server or in a bucket, read through obstore: only the byte ranges that are asked for.
+
+obstore tries again where a connection breaks, and follows redirects ten times at most. Ranges of one shard
+are asked for together and, where they lie side by side, in one request.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import MANIFEST, write_whole
+
+Answer = TypeVar("Answer")
+
+#: The kinds of addresses that are read.
+SCHEMES = ("http", "https", "s3")
+
+#: Names a folder in which fetched ranges are kept, so that they are fetched once.
+CACHE = "GENESIS_CACHE"
+
+_LARGEST_FILE = 2**28  # bytes of a table or its metadata: more is no store's
+_RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+_CLIENT: Any = {"allow_http": True, "connect_timeout": "10s", "timeout": "60s"}
+
+
+class Remote:
+    """The files of one store below a URL.
+
+    Args:
+        place: `http://`, `https://` or `s3://`. What S3 needs besides (keys, region, endpoint) it takes from
+            the environment variables of AWS.
+
+    Raises:
+        CallError: another kind of address, or obstore is not installed.
+    """
+
+    near = False
+
+    def __init__(self, place: str) -> None:
+        self.place = place.rstrip("/")
+        scheme = place.partition("://")[0].lower()
+        if scheme not in SCHEMES:
+            raise CallError(f"{place}: addresses of these kinds are read: {', '.join(SCHEMES)}.")
+        self._store = _connect(self.place)
+        self._kept: Path | None = None
+        if os.environ.get(CACHE):
+            # Under the manifest's sha256, so that a store that is replaced is fetched anew.
+            manifest = sha256(self.place.encode() + self._fetch(MANIFEST)).hexdigest()
+            self._kept = Path(os.environ[CACHE], manifest)
+
+    def __reduce__(self) -> tuple[type["Remote"], tuple[str]]:
+        return Remote, (self.place,)
+
+    def read(self, path: str) -> bytes:
+        """A whole file."""
+        return self._once(path, lambda: self._fetch(path))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """A part of a file."""
+        return self.read_ranges(path, [(start, length)])[0]
+
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several parts of a file."""
+        found = [self._held(f"{path}@{start}+{length}") for start, length in parts]
+        missing = [place for place, data in enumerate(found) if data is None]
+        if missing:
+            import obstore
+
+            starts, lengths = [parts[place][0] for place in missing], [parts[place][1] for place in missing]
+            fetched = self._ask(
+                path, lambda: obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)
+            )
+            for place, data in zip(missing, fetched, strict=True):
+                found[place] = bytes(data)
+                self._keep(f"{path}@{parts[place][0]}+{parts[place][1]}", bytes(data))
+        return [data for data in found if data is not None]
+
+    def size(self, path: str) -> int:
+        """How many bytes a file has."""
+        import obstore
+
+        size = self._once(
+            f"{path}#size",
+            lambda: str(self._ask(path, lambda: obstore.head(self._store, path))["size"]).encode(),
+        )
+        return int(size)
+
+    def _fetch(self, path: str) -> bytes:
+        import obstore
+
+        answer = self._ask(path, lambda: obstore.get(self._store, path))
+        if answer.meta["size"] > _LARGEST_FILE:
+            raise DataError(
+                f"{self.place}/{path} has {answer.meta['size']:,} bytes: that is no store's table."
+            )
+        return bytes(self._ask(path, answer.bytes))
+
+    def _ask(self, path: str, question: Callable[[], Answer]) -> Answer:
+        """Ask the server, and turn what obstore raises into OSError."""
+        from obstore.exceptions import BaseError
+
+        try:
+            return question()
+        except FileNotFoundError:
+            raise
+        except (BaseError, OSError, ValueError) as error:
+            raise OSError(5, _reason(error), f"{self.place}/{path}") from None
+
+    def _once(self, name: str, fetch: Callable[[], bytes]) -> bytes:
+        data = self._held(name)
+        if data is None:
+            data = fetch()
+            self._keep(name, data)
+        return data
+
+    def _held(self, name: str) -> bytes | None:
+        if self._kept is None:
+            return None
+        try:
+            return (self._kept / sha256(name.encode()).hexdigest()).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _keep(self, name: str, data: bytes) -> None:
+        if self._kept is not None:
+            write_whole(self._kept / sha256(name.encode()).hexdigest(), data)
+
+
+def _connect(place: str) -> Any:
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ImportError:
+        raise CallError(
+            f'{place}: to read stores of servers, install obstore: pip install "genesis-toolkit[remote]".'
+        ) from None
+    try:
+        return from_url(place, client_options=_CLIENT, retry_config=_RETRIES)
+    except (BaseError, OSError, ValueError) as error:
+        raise CallError(f"{place} is no address that can be read: {_reason(error)}.") from None
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of what obstore says, which goes on for a page."""
+    return " ".join(str(error).split("\n\nDebug source")[0].split())[:300].rstrip(".")

@@ -1,0 +1,225 @@
+"""Where the bytes of a finished store lie: a folder, one archive, or a server.
+
+A store is read through four questions, the same for all: a whole file, a part of a file, several parts, and
+how long a file is. Nothing is unpacked, and of a server nothing is fetched but the bytes asked for.
+"""
+
+import os
+import stat
+import struct
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+
+#: What a store's archive ends in.
+ARCHIVE = ".zip"
+
+_LOCAL_HEADER = 30  # bytes of a member's own header; the lengths of its name and extra field end it
+
+
+class Storage(Protocol):
+    """The files of one store, by their path relative to it, with `/`.
+
+    Attributes:
+        place: as it was given, for messages.
+        near: whether asking for every file costs next to nothing.
+    """
+
+    place: str
+    near: bool
+
+    def read(self, path: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """A part of a file; fewer bytes where it ends before.
+
+        Raises:
+            OSError: as `read`.
+        """
+
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterable[bytes]:
+        """Several parts of a file, each as (start, length): one after the other, where that costs nothing.
+
+        Raises:
+            OSError: as `read`; also while they are gone through.
+        """
+
+    def size(self, path: str) -> int:
+        """How many bytes a file has.
+
+        Raises:
+            OSError: as `read`.
+        """
+
+
+class Folder:
+    """A store in a folder. A file is opened for each part that is read.
+
+    That costs a few microseconds, and keeps a store of ten thousand shards within any limit of open files.
+    """
+
+    near = True
+
+    def __init__(self, place: Path) -> None:
+        self.place = str(place)
+        self._prefix = os.fspath(place) + os.sep
+
+    def read(self, path: str) -> bytes:
+        """A whole file."""
+        return Path(self._prefix + path).read_bytes()
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """A part of a file."""
+        with self.opened(path) as (descriptor, _):
+            return os.pread(descriptor, length, start)
+
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Several parts of a file, opened once, each read as it is asked for."""
+        with self.opened(path) as (descriptor, _):
+            for start, length in parts:
+                yield os.pread(descriptor, length, start)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, int]]:
+        """A file held open: its descriptor, and where in that the file begins.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+        descriptor = os.open(self._prefix + path, os.O_RDONLY)
+        try:
+            yield descriptor, 0
+        finally:
+            os.close(descriptor)
+
+    def size(self, path: str) -> int:
+        """How many bytes a file has."""
+        status = Path(self._prefix + path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(2, "it is no file", path)
+        return status.st_size
+
+
+class Archive:
+    """A store in one zip archive as `pack` writes it: every member stored as it is, not compressed.
+
+    So a part of a member is a part of the archive, one `pread` at a known offset. (Through zarr's ZipStore a
+    cube costs 24 ms or more, since a whole shard is read for each.)
+
+    Raises:
+        DataError: it is no zip archive, is damaged, or holds what `pack` would not write.
+    """
+
+    near = True
+
+    def __init__(self, place: Path) -> None:
+        self.place = str(place)
+        self._lock = threading.Lock()
+        self._begins: dict[str, int] = {}
+        try:
+            with zipfile.ZipFile(place) as archive:
+                members = archive.infolist()
+            self._file = place.open("rb", buffering=0)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+            raise DataError(f"{place} cannot be read as a zip archive: {error}.") from None
+        for member in members:
+            _check_member(place, member)
+        self._members = {member.filename: member for member in members}
+
+    def __reduce__(self) -> tuple[type["Archive"], tuple[Path]]:
+        return Archive, (Path(self.place),)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def read(self, path: str) -> bytes:
+        """A whole file."""
+        return self.read_range(path, 0, self.size(path))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """A part of a file."""
+        length = max(0, min(length, self.size(path) - start))
+        return os.pread(self._file.fileno(), length, self._begin(path) + start)
+
+    def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Several parts of a file, each read as it is asked for."""
+        begin, end = self._begin(path), self.size(path)
+        for start, length in parts:
+            yield os.pread(self._file.fileno(), max(0, min(length, end - start)), begin + start)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, int]]:
+        """As `Folder.opened`; the archive itself stays open."""
+        yield self._file.fileno(), self._begin(path)
+
+    def size(self, path: str) -> int:
+        """How many bytes a file has."""
+        if path not in self._members:
+            raise FileNotFoundError(2, "no such file in the archive", f"{self.place}/{path}")
+        return self._members[path].file_size
+
+    def _begin(self, path: str) -> int:
+        """Where a member's bytes begin: behind its own header, whose length only that header tells."""
+        begin = self._begins.get(path)
+        if begin is None:
+            offset = self._members[path].header_offset
+            header = os.pread(self._file.fileno(), _LOCAL_HEADER, offset)
+            if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+                raise OSError(5, "its header is damaged", f"{self.place}/{path}")
+            name, extra = struct.unpack_from("<HH", header, 26)
+            begin = offset + _LOCAL_HEADER + name + extra
+            with self._lock:
+                self._begins[path] = begin
+        return begin
+
+
+def _check_member(place: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse what `pack` would not write: compressed members may be bombs, and names may lead outside."""
+    parts = member.filename.split("/")
+    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+        raise DataError(
+            f"{place} is compressed ({member.filename}), so no cube can be read out of it: unpack it, and "
+            "make the archive with genesis-prep pack."
+        )
+    if ".." in parts or "" in parts[:-1] or "\\" in member.filename or ":" in parts[0]:
+        raise DataError(f"{place} holds {member.filename!r}, a name that leads out of it, so it is no store.")
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether a store's name is that of a server."""
+    return isinstance(place, str) and "://" in place
+
+
+def absolute(place: str | Path) -> str | Path:
+    """A store's name as it is understood in any working directory."""
+    return place if is_url(place) else Path(place).resolve()
+
+
+def open_storage(place: str | Path) -> Storage:
+    """The storage of a store by its name: a folder, an archive, or a URL.
+
+    Raises:
+        CallError: a URL of a kind that is not read.
+        DataError: an archive that cannot be read.
+    """
+    if is_url(place):
+        from genesis_toolkit.pipeline.store.remote import Remote
+
+        return Remote(str(place))
+    path = Path(place)
+    if path.is_file():
+        if path.suffix.lower() != ARCHIVE:
+            raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
+        return Archive(path)
+    return Folder(path)

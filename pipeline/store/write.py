@@ -1,0 +1,177 @@
+"""Writing a store: its group, arrays, tables and card, around shards that lie there already."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.store.metadata import AXES, CUBES, PAIRS, TARGETS, VERSIONS
+from genesis_toolkit.pipeline.store.schema import (
+    TABLE_ROWS,
+    CubeTable,
+    ImageTable,
+    PairTable,
+    ScanTable,
+    TargetTable,
+    codecs,
+    write_table,
+)
+from genesis_toolkit.pipeline.store.shards import ShardReader, shard_length
+
+
+def write_cube_store(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    table: CubeTable,
+    scans: ScanTable,
+    images: ImageTable | None = None,
+) -> None:
+    """Write everything of a cube store but the shards of `cubes`, which lie in `folder` already.
+
+    Args:
+        folder: the store under construction.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        dtype: of the voxels.
+        table: one row a cube.
+        scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
+    """
+    group = _create_group(folder, CUBES, attributes)
+    size = attributes["size"]
+    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
+    write_table(group, table, "cube")
+    _write_scans(group, scans, images)
+    _complete(folder, dtype, attributes, table, scans, None, images)
+
+
+def write_pair_store(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    cubes: ShardReader,
+    table: CubeTable,
+    pairs: PairTable,
+    scans: ScanTable,
+    images: ImageTable | None = None,
+) -> None:
+    """Write everything of a pair store but the shards, which lie in `folder` already.
+
+    Args:
+        folder: the store under construction.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        cubes: the cubes of the cube store, whose shards were taken over as they are.
+        table: one row a cube.
+        pairs: one row a pair.
+        scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
+    """
+    size, dtype = attributes["size"], cubes.dtype
+    group = _create_group(folder, PAIRS, attributes)
+    _create_voxels(group, "original", len(table), "cube", size, dtype, cubes.length)
+    _create_voxels(group, "degraded", len(pairs), "pair", size, dtype, shard_length(size, dtype.itemsize))
+    write_table(group, table, "cube")
+    write_table(group, pairs, "pair", len(size))
+    _write_scans(group, scans, images)
+    _complete(folder, dtype, attributes, table, scans, pairs, images)
+
+
+def write_target_store(
+    folder: Path,
+    attributes: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    table: TargetTable,
+    labels: NDArray[np.uint8] | None,
+    scans: ScanTable,
+    images: ImageTable | None = None,
+) -> None:
+    """Write everything of a target store but the shards of `cubes` and `masks`.
+
+    Args:
+        folder: the store under construction, in which the shards lie already.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        dtype: of the voxels.
+        table: one row a labelled cube.
+        labels: uint8 [cube, class]; None where every cube has a mask.
+        scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
+    """
+    group, size, mask = _create_group(folder, TARGETS, attributes), attributes["size"], np.dtype(np.uint8)
+    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
+    if labels is None:
+        _create_voxels(group, "masks", len(table), "cube", size, mask, shard_length(size, mask.itemsize))
+    else:
+        array = group.create_array(
+            "labels",
+            shape=labels.shape,
+            chunks=(min(len(labels), TABLE_ROWS), labels.shape[1]),
+            dtype=mask,
+            compressors=codecs(mask),
+            dimension_names=("cube", "class"),
+        )
+        array[...] = labels
+    write_table(group, table, "cube")
+    _write_scans(group, scans, images)
+    _consolidate(folder)
+
+
+def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    genesis = {"format": kind, "version": VERSIONS[kind], "finalised": True, **attributes}
+    return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
+
+
+def _write_scans(group: zarr.Group, scans: ScanTable, images: ImageTable | None) -> None:
+    write_table(group.create_group("scans"), scans, "scan")
+    if images is not None:
+        write_table(group.create_group("images"), images, "scan")
+
+
+def _create_voxels(
+    group: zarr.Group,
+    name: str,
+    count: int,
+    dimension: str,
+    size: Sequence[int],
+    dtype: np.dtype[Any],
+    length: int,
+) -> None:
+    group.create_array(
+        name,
+        shape=(count, *size),
+        chunks=(1, *size),
+        shards=(length, *size),
+        dtype=dtype,
+        fill_value=-32768 if dtype == np.int16 else 0,
+        compressors=codecs(dtype),
+        dimension_names=(dimension, *AXES[: len(size)]),
+    )
+
+
+def _complete(
+    folder: Path,
+    dtype: np.dtype[Any],
+    attributes: Mapping[str, Any],
+    table: CubeTable,
+    scans: ScanTable,
+    pairs: PairTable | None,
+    images: ImageTable | None,
+) -> None:
+    """Add what every store has besides its arrays: consolidated metadata, the card, the Croissant file."""
+    from genesis_toolkit.pipeline.describe.contents import (
+        Contents,
+    )  # they know the recipes, and with them the kernels: seconds to import
+    from genesis_toolkit.pipeline.describe.croissant import write_description
+
+    _consolidate(folder)
+    write_description(folder, Contents(attributes, table, scans, pairs, images), dtype.name)
+
+
+def _consolidate(folder: Path) -> None:
+    with (
+        warnings.catch_warnings()
+    ):  # zarr warns that the v3 specification does not have it yet; xarray wants it
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(str(folder))

@@ -1,0 +1,100 @@
+"""What a scan is to give to a target store, what it gave, and which fold it is in."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.rng import stream_key
+from genesis_toolkit.pipeline.scans.find import Source
+
+#: The folds, in the order of their numbers.
+FOLDS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+
+#: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
+_OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
+#: How many subsets LUNA16 has.
+SUBSETS = len(_OF_SUBSET)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A scan or image, and what of it is wanted.
+
+    Attributes:
+        source: where it is.
+        fold: 0 train, 1 validation, 2 test.
+        wanted: what the task needs to know of it, plain JSON values.
+    """
+
+    source: Source
+    fold: int
+    wanted: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a source holds for a task.
+
+    Attributes:
+        root: the folder that the paths are relative to.
+        pieces: the scans, in their order.
+        said: sentences on what was left out, each with a way out where there is one.
+    """
+
+    root: Path
+    pieces: tuple[Piece, ...]
+    said: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of what the source's names, tables and lists say: all that is wanted, but not the scans' voxels."""
+        told = [[piece.source.path, piece.fold, piece.wanted, vars(piece.source)] for piece in self.pieces]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode(errors="surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a scan gave.
+
+    Attributes:
+        sha256: of its files; empty where they were not read.
+        facts: what its record says besides: its geometry, a reason.
+        corners: int32 [cube, 3].
+        cubes: the store's dtype each, C-contiguous.
+        labels: one row a cube, 0 or 1 a class; empty where there are masks.
+        masks: uint8 each, 1 foreground, C-contiguous; empty where there are labels.
+    """
+
+    sha256: str
+    facts: dict[str, Any]
+    corners: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    cubes: Sequence[NDArray[Any]] = ()
+    labels: Sequence[Sequence[int]] = ()
+    masks: Sequence[NDArray[np.uint8]] = ()
+
+
+def fold_of_subset(subset: int) -> int:
+    """The fold of a LUNA16 subset."""
+    return _OF_SUBSET[subset]
+
+
+def fold_of_name(name: str) -> int:
+    """The fold of a scan without subsets, by a hash of its identifier: eight of ten train, one tests.
+
+    It depends on the identifier alone, so no other scan ever moves it.
+    """
+    tenth = int(stream_key(name) % np.uint64(10))
+    return {8: VALIDATION, 9: TEST}.get(tenth, TRAIN)
+
+
+def rows_words(rows: Sequence[int], most: int = 5) -> str:
+    """Numbers of rows in a sentence: `rows 3, 4 and 17 more`."""
+    more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
+    return f"row{'' if len(rows) == 1 else 's'} {', '.join(map(str, rows[:most]))}{more}"

@@ -1,0 +1,1 @@
+"""Check that a store is what it was when it was made."""

@@ -1,0 +1,389 @@
+"""Whether a store is what it was when it was made: every file, every cube, every row of its tables.
+
+Nothing stops at the first damage, and nothing that is wrong with a store is an error here: it is a finding.
+What hangs on a damaged file is left out, and said to be, rather than found wrong in its turn.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
+from genesis_toolkit.pipeline.cubes.recut import (
+    UnknownError,
+    Work,
+    compare_cubes,
+    compare_scans,
+    extraction_of,
+    places_of,
+    replay,
+)
+from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST
+from genesis_toolkit.pipeline.seal import log_is_whole
+from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
+from genesis_toolkit.pipeline.store.metadata import (
+    CUBES,
+    MOST_MANIFEST,
+    MOST_METADATA,
+    PAIRS,
+    TARGETS,
+    VERSIONS,
+    array_names,
+    strict_manifest,
+)
+from genesis_toolkit.pipeline.store.open import is_shard, read_attributes
+from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_remains
+from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage, is_url, open_storage
+from genesis_toolkit.pipeline.targets.recut import compare_targets
+from genesis_toolkit.pipeline.verify.tables import store_problems
+from genesis_toolkit.pipeline.verify.target_tables import target_problems
+
+#: Cubes that are cut again unless another number is asked for.
+CUBES_CUT_AGAIN = 32
+
+_AT_ONCE = 8  # files asked of a server at the same time
+_VOXELS = ("cubes", "original", "degraded", "masks")
+_OF_MASKS = Window(0, 1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        name: a file of the store, an array, or a scan.
+        what: a sentence to go after it.
+        rows: the numbers of the first and last cube in a shard, or pair; None where it is no shard.
+    """
+
+    name: str
+    what: str
+    rows: tuple[int, int] | None = None
+
+    @property
+    def counted(self) -> str:
+        """What `rows` counts."""
+        return "pairs" if self.name.startswith("degraded/") else "cubes"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of `verify`.
+
+    Attributes:
+        place: of the store.
+        kind: `genesis-cubes`, `genesis-pairs` or `genesis-targets`; None where not even that could be read.
+        maker: the command that makes such a store.
+        files: how many were read.
+        bytes: of them.
+        cubes, pairs: how many the store has; None where that could not be read, or it has none.
+        findings: what is wrong, all of it.
+        left_out: what could not be looked at, and why.
+        damaged: the files of the manifest that are not as they were written, and the log where it is not.
+        scans: how many were compared with their files.
+        cut_again: cubes that were compared with their scans.
+        replayed: pairs that were derived again.
+    """
+
+    place: str
+    kind: str | None
+    maker: str
+    files: int
+    bytes: int
+    cubes: int | None
+    pairs: int | None
+    findings: tuple[Finding, ...]
+    left_out: tuple[str, ...]
+    damaged: tuple[str, ...]
+    scans: int
+    cut_again: int
+    replayed: int
+
+
+@dataclass
+class _Told:
+    """What is told in the end, gathered as it is found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+    scans: int = 0
+    cut_again: int = 0
+    replayed: int = 0
+
+    def add(self, problems: Iterable[Problem]) -> bool:
+        """Note findings; whether there were any."""
+        before = len(self.findings)
+        self.findings += [Finding(printable(name), printable(what)) for name, what in problems]
+        return len(self.findings) > before
+
+    def of(self, remains: Remains) -> Verification:
+        """All of it, and what the store is."""
+        return Verification(
+            place=remains.storage.place,
+            kind=remains.kind,
+            maker=_maker(remains),
+            files=self.files,
+            bytes=self.bytes,
+            cubes=remains.count("original" if remains.kind == PAIRS else "cubes"),
+            pairs=remains.count("degraded"),
+            findings=tuple(self.findings),
+            left_out=tuple(self.left_out),
+            damaged=tuple(self.damaged),
+            scans=self.scans,
+            cut_again=self.cut_again,
+            replayed=self.replayed,
+        )
+
+
+def verify(
+    place: str | Path,
+    *,
+    source: Path | None = None,
+    anonymize: Path | None = None,
+    cubes: int = CUBES_CUT_AGAIN,
+    pairs: int = 0,
+    workers: int | None = None,
+    pool: Pool = "processes",
+    report: Report = silent,
+) -> Verification:
+    """Look for all that is wrong with a store.
+
+    Args:
+        place: a folder, an archive or a URL.
+        source: the scans it was made from, to compare it with.
+        anonymize: the key that it was made with, to find them.
+        cubes: how many random cubes to cut again from `source`.
+        pairs: how many random pairs to derive again from their originals.
+        workers: files read at a time, and scans; None takes one a core.
+        pool: `threads` where processes cannot be started; scans are then read one at a time.
+        report: told as files are read.
+
+    Raises:
+        CallError: there is no store of ours at `place`, or no source.
+        DataError: it is of another format version, or an archive that cannot be opened.
+    """
+    told, storage = _Told(), _opened(place)
+    workers = workers or (cores() if storage.near else _AT_ONCE)
+    manifest = _read_manifest(storage, told)
+    _refuse_others(place, storage, manifest)
+    strangers = _strangers(storage, manifest)
+    told.add((name, "is in no line of the manifest") for name in strangers)
+    examine_all = partial(
+        _examine_all, storage, manifest, workers, counting(report, "files", len(manifest), 0), told
+    )
+    sound = examine_all({path: None for path in manifest if not is_shard(path)})
+    remains, problems = read_remains(storage, manifest, strangers, sound.__contains__)
+    key = _check_call(remains, source, anonymize, pairs)
+    inconsistent = told.add(problems)
+    examine_all({path: _place_of(path, remains) for path in manifest if is_shard(path)})
+    consistency = target_problems if remains.kind == TARGETS else store_problems
+    inconsistent |= told.add(consistency(remains))
+    told.add(_log_problems(storage, told))
+    if inconsistent and (source or pairs):
+        told.left_out.append("scans, and pairs derived again: tables or attributes are wrong")
+    else:
+        _recheck(remains, source, key, cubes, pairs, Work(workers, pool, report), told)
+    told.left_out += _not_looked_at(remains)
+    return told.of(remains)
+
+
+def printable(text: str) -> str:
+    """Text that a stranger wrote, with escapes for what a terminal would act on or cannot show."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _opened(place: str | Path) -> Storage:
+    if not is_url(place) and not Path(place).exists():
+        read_attributes(place, tuple(VERSIONS))  # says what is the matter
+    return open_storage(place)
+
+
+def _read_manifest(storage: Storage, told: _Told) -> dict[str, str]:
+    try:
+        size = storage.size(MANIFEST)
+        if size > MOST_MANIFEST:
+            raise ValueError(f"it has {size:,} bytes, and {MOST_MANIFEST:,} at most are read")
+        data = storage.read(MANIFEST)
+    except (OSError, ValueError) as error:
+        told.add([(MANIFEST, f"cannot be read, so no file can be held against it: {reason_of(error)}")])
+        return {}
+    manifest, problems = strict_manifest(data)
+    told.add((MANIFEST, problem) for problem in problems)
+    return manifest
+
+
+def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, str]) -> None:
+    """Refuse what is no store, and other versions; unless that is only what damage makes it say.
+
+    Raises:
+        CallError, DataError: as `read_attributes`.
+    """
+    if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
+        read_attributes(place, tuple(VERSIONS))
+
+
+def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
+    """Refuse what cannot be asked of this store; the key of its pseudonyms.
+
+    Raises:
+        CallError: what, and the way out.
+    """
+    place = remains.storage.place
+    if pairs and remains.kind in (CUBES, TARGETS):
+        what = "cube" if remains.kind == CUBES else "target"
+        raise CallError(
+            f"{place} is a {what} store, and --replay derives the pairs of a pair store: leave it out."
+        )
+    if source is None:
+        return None
+    if not source.exists():
+        raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
+    fingerprint = remains.cutting.get("anonymized_with")
+    if fingerprint is None:
+        return None
+    key = read_key(anonymize) if anonymize and anonymize.exists() else None
+    if key is None or key.fingerprint != fingerprint:
+        raise CallError(
+            f"{place} tells its scans by pseudonyms: give the file with the key that it was made with, "
+            "--anonymize KEYFILE."
+        )
+    return key
+
+
+def _strangers(storage: Storage, manifest: Mapping[str, str]) -> list[str]:
+    """Files that the manifest does not know; a server does not tell."""
+    names = list[str]()
+    if isinstance(storage, Archive):
+        with zipfile.ZipFile(storage.place) as archive:
+            names = archive.namelist()
+    elif isinstance(storage, Folder):
+        for folder, folders, files in os.walk(storage.place):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            names += [Path(folder, name).relative_to(storage.place).as_posix() for name in [*files, *links]]
+    known = {*manifest, MANIFEST, LOG}
+    return sorted(set(names) - known)
+
+
+def _place_of(path: str, remains: Remains) -> ShardPlace | None:
+    """Which shard a file is; None where that cannot be known."""
+    array = remains.arrays.get(path.split("/")[0])
+    number = array.place(path) if array else None
+    window = _OF_MASKS if array and array.name == "masks" else remains.window
+    return ShardPlace(array, number, window) if array and number is not None else None
+
+
+def _examine_all(
+    storage: Storage,
+    manifest: Mapping[str, str],
+    workers: int,
+    count: Callable[[object], None],
+    told: _Told,
+    places: Mapping[str, ShardPlace | None],
+) -> set[str]:
+    """Read files to their ends and note what is wrong with them; those that are as they were written."""
+    found = dict[str, Examined]()
+
+    def finished(examined: Examined) -> None:
+        found[examined.path] = examined
+        count(examined)
+
+    run(lambda path: examine(storage, path, places[path]), list(places), finished=finished, workers=workers)
+    paths = {digest: path for path, digest in manifest.items()}
+    for path, place in places.items():
+        told.files, told.bytes = told.files + 1, told.bytes + found[path].bytes
+        problems = _problems_of(found[path], manifest[path], paths)
+        if found[path].sha256 != manifest[path]:
+            told.damaged.append(path)
+        if problems:
+            rows = (place.first, place.first + place.count - 1) if place else None
+            told.findings.append(Finding(printable(path), printable("; ".join(problems)), rows))
+    return {path for path in places if found[path].sha256 == manifest[path]}
+
+
+def _problems_of(examined: Examined, digest: str, paths: Mapping[str, str]) -> list[str]:
+    """What is wrong with a file; `paths` tells which file has which sha256."""
+    if not examined.sha256 or examined.sha256 == digest:
+        return list(examined.problems)
+    if examined.sha256 in paths:
+        return [f"is the file {paths[examined.sha256]}, not the one that was written here"]
+    if is_shard(examined.path) and not examined.problems:
+        return ["is not as it was written: its sha256 is another, though every cube in it is sound"]
+    return ["is not as it was written: its sha256 is another", *examined.problems]
+
+
+def _log_problems(storage: Storage, told: _Told) -> list[Problem]:
+    try:
+        if storage.size(LOG) <= MOST_METADATA and log_is_whole(storage.read(LOG)):
+            return []
+    except FileNotFoundError:  # an archive has none, nor what was unpacked from one
+        return []
+    except OSError as error:
+        return [(LOG, f"cannot be read: {reason_of(error)}")]
+    told.damaged.append(LOG)
+    return [(LOG, "is not as it was written: its checksum does not fit")]
+
+
+def _recheck(
+    remains: Remains,
+    source: Path | None,
+    key: Key | None,
+    cubes: int,
+    pairs: int,
+    work: Work,
+    told: _Told,
+) -> None:
+    """Compare with the scans, and derive pairs again, as far as the call asks for it."""
+    looked_at = "scans"
+    try:
+        if source is not None:
+            parameters = extraction_of(remains) if key else None
+            places, gone = places_of(remains, source, parameters, key)
+            told.add(gone)
+            wrong = compare_scans(remains, places, key, work)
+            told.add(wrong.values())
+            told.scans = len(places) + len(gone)
+            places = {row: path for row, path in places.items() if row not in wrong}
+            looked_at = "cubes of the scans"
+            if remains.kind == TARGETS:
+                told.cut_again, problems = compare_targets(remains, source, places, cubes, work)
+            else:
+                told.cut_again, problems = compare_cubes(remains, places, cubes, work)
+            told.add(problems)
+    except UnknownError as error:
+        told.left_out.append(f"{looked_at}: {error}")
+    try:
+        if pairs:
+            told.replayed, problems = replay(remains, pairs, work)
+            told.add(problems)
+    except UnknownError as error:
+        told.left_out.append(f"pairs derived again: {error}")
+
+
+def _maker(remains: Remains) -> str:
+    if remains.kind in (PAIRS, TARGETS):
+        return "degrade" if remains.kind == PAIRS else "extract-targets"
+    return "import-npy" if "imported" in remains.cutting else "extract-cubes"
+
+
+def _not_looked_at(remains: Remains) -> list[str]:
+    """What was left out since what it hangs on is damaged, or is not to be had."""
+    left_out = []
+    if not remains.storage.near:
+        left_out.append("files that the manifest does not know: a server does not tell its files")
+    if remains.kind is None:
+        return [*left_out, "cubes and tables: what kind of store it is cannot be read"]
+    if remains.window is None:
+        left_out.append("the values of voxels and the parameters: zarr.json is damaged")
+    for name in array_names(remains.kind, remains.manifest):
+        if name not in remains.arrays or (name not in remains.columns and name not in _VOXELS):
+            left_out.append(f"{name}: it, or what tells its length, is damaged")
+    return left_out

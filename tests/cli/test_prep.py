@@ -1,0 +1,211 @@
+"""The commands as a user types them: exit codes, one sentence on stderr, a table or one JSON object."""
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from support.scans import lungs, write_scan
+
+from genesis_toolkit.cli.options import RECIPE_OPTIONS
+from genesis_toolkit.cli.prep import main
+from genesis_toolkit.pipeline.degrade.recipes import Recipe
+
+SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6 --workers 1".split()
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def assert_refused(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    for word in words:
+        assert word in result.stderr
+
+
+def test_the_journey(luna16: Path, tmp_path: Path) -> None:
+    cubes, pairs = tmp_path / "cubes.zarr", tmp_path / "pairs.zarr"
+    done = call("extract-cubes", luna16, cubes, *SMALL)
+    assert done.exit_code == 0, done.output
+    assert "20 slices, 24 needed" in done.stdout
+    assert "12 cubes of 2 of 3 scans (1 skipped)." in done.stdout
+    assert f"Next: genesis-prep degrade {cubes}" in done.stdout
+    assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 100 + len(str(tmp_path))
+    assert "it was finished before" in call("extract-cubes", luna16, cubes, *SMALL).stdout
+    done = call("degrade", cubes, pairs, "--variants", 2)
+    assert done.exit_code == 0, done.output
+    assert "24 pairs, 2 for each of 12 cubes" in done.stdout
+    for store in (cubes, pairs):
+        assert call("info", store).exit_code == 0
+        facts = json.loads(call("info", store, "--json").stdout)
+        assert facts["cubes"] == 12
+        assert facts["cubes_by_subset"] == {"0": 6, "5": 6}
+        picture = tmp_path / f"{store.stem}.png"
+        assert call("preview", store, picture, "--rows", 2).exit_code == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sum(facts["combinations"].values()) == facts["pairs"] == 24
+
+
+def test_json_is_one_object(luna16: Path, tmp_path: Path) -> None:
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL, "--json")
+    facts = json.loads(done.stdout)
+    assert facts["cubes"] == 12
+    assert [scan["status"] for scan in facts["scans"]] == ["used", "skipped", "used"]
+    degraded = json.loads(call("degrade", tmp_path / "c.zarr", tmp_path / "p.zarr", "--json").stdout)
+    assert degraded["pairs"] == 12
+
+
+def test_held_out_subsets_are_mentioned_once(luna16: Path, tmp_path: Path) -> None:
+    write_scan(luna16 / "subset8" / "1.2.8.mhd", lungs(8))
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+    assert done.stderr.count("Subset 8 not taken") == 1
+    assert "1.2.8" not in done.stdout
+    assert call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL).stderr == ""
+
+
+def test_a_failed_scan_is_named_and_the_exit_code_is_1(luna16: Path, tmp_path: Path) -> None:
+    raw = luna16 / "subset0" / "1.2.3.raw"
+    raw.write_bytes(raw.read_bytes()[:99])
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+    assert done.exit_code == 1
+    assert "cut short: 99 bytes" in " ".join(done.stdout.split())
+    assert "6 cubes of 1 of 3 scans (1 skipped, 1 could not be read)." in done.stdout
+    assert call("degrade", tmp_path / "c.zarr", tmp_path / "p.zarr").exit_code == 0
+
+
+def test_wrong_calls_exit_with_2(luna16: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    assert_refused(call("extract-cubes", tmp_path / "absent", out), 2, "There is no folder")
+    (tmp_path / "empty").mkdir()
+    assert_refused(call("extract-cubes", tmp_path / "empty", out), 2, "No scan lies in")
+    assert_refused(call("extract-cubes", luna16, out, "--size", "64"), 2, "--size 64")
+    assert_refused(call("extract-cubes", luna16, out, "--size", "big"), 2, "'big'")
+    assert_refused(call("extract-cubes", luna16, out, "--hu", "1000,-1000"), 2, "1000,-1000")
+    assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-10"), 2, "0 to 9")
+    assert_refused(call("extract-cubes", luna16, out, "--max-tissue", "2"), 2, "--max-tissue 2")
+    (tmp_path / "notes").write_text("mine")
+    assert_refused(call("extract-cubes", luna16, tmp_path / "notes", *SMALL), 2, "left alone")
+    assert_refused(call("degrade", luna16, out), 2, "no store of this toolkit")
+    assert_refused(call("info", tmp_path / "absent"), 2, "There is no store")
+    assert not out.exists()
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_wrong_degradations_exit_with_2(cube_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.zarr"
+    assert_refused(
+        call("degrade", cube_store, out, "--recipe", "nature"), 2, "nature", "genesis", "official-2019"
+    )
+    assert_refused(call("degrade", cube_store, out, "--variants", 0), 2, "--variants 0")
+    assert_refused(call("degrade", cube_store, out, "--recipe", "official-2019"), 2, "16", "26")
+    assert not out.exists()
+
+
+def test_no_cube_at_all_exits_with_1(luna16: Path, tmp_path: Path) -> None:
+    result = call("extract-cubes", luna16, tmp_path / "c.zarr", "--workers", 1)
+    assert_refused(result, 1, "No scan gave a cube", "265 x 265 needed")
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_what_comes_next_works_for_small_practice_scans(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    done = call("phantom", scans, "--scans", 1, "--shape", "64,64,48")
+    assert "smaller than the published rule needs" in done.stderr
+    words = done.stdout.splitlines()[-1].removeprefix("Next: genesis-prep ").split()
+    assert words[:3] == ["extract-cubes", str(scans), "cubes.zarr"]
+    assert call("extract-cubes", scans, tmp_path / "cubes.zarr", *words[3:]).exit_code == 0
+
+
+def test_an_interruption_that_an_import_swallows_is_one_all_the_same(
+    cube_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As numpy does, half imported: it fails of something else than of the Ctrl-C."""
+
+    def half_imported(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise RecursionError from None
+
+    monkeypatch.setattr("genesis_toolkit.pipeline.describe.facts.describe", half_imported)
+    before = signal.getsignal(signal.SIGINT)
+    done = call("info", cube_store)
+    assert (done.exit_code, done.stderr) == (130, "Error: Interrupted. The same command begins again.\n")
+    assert signal.getsignal(signal.SIGINT) == before
+    monkeypatch.setattr("genesis_toolkit.pipeline.describe.facts.describe", lambda _: 1 / 0)
+    assert isinstance(call("info", cube_store).exception, ZeroDivisionError)
+
+
+def test_a_disk_that_is_full_is_one_sentence(
+    luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        result = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+        assert_refused(result, 1, "No space left on device", "the same command goes on")
+    assert call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL).exit_code == 0
+
+
+def test_version() -> None:
+    assert call("--version").stdout.startswith("genesis-prep, version 0.1")
+
+
+def test_every_parameter_of_a_recipe_can_be_given(cube_store: Path, tmp_path: Path) -> None:
+    assert {name for name, _, _ in RECIPE_OPTIONS} == {
+        f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Recipe) if field.name != "name"
+    }
+    pairs = tmp_path / "p.zarr"
+    done = call("degrade", cube_store, pairs, "--nonlinear-rate", 0, "--paint-rate", 1, "--inpaint-share", 1)
+    assert done.exit_code == 0, done.output
+    facts = json.loads(call("info", pairs, "--json").stdout)
+    assert facts["degradations"]["non-linear"] == facts["degradations"]["out-painted"] == 0
+    assert facts["degradations"]["in-painted"] == 12
+    assert facts["parameters"]["recipe"]["nonlinear_rate"] == 0
+    out = tmp_path / "q.zarr"
+    assert_refused(call("degrade", cube_store, out, "--flip-rate", 2), 2, "2", "0<=x<=1")
+    assert_refused(
+        call("degrade", cube_store, out, "--flip-axes", "x,w"), 2, "--flip-axes", "channel, x, y, z"
+    )
+    assert_refused(call("degrade", cube_store, out, "--inpaint-edges", "L/2,L"), 2, "--inpaint-edges", "L//6")
+
+
+def test_pictures_replace_nothing_but_pictures(cube_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("mine")
+    assert_refused(call("preview", cube_store, tmp_path / "notes.png"), 2, "left alone")
+    assert_refused(call("preview", cube_store, tmp_path / "sheet.txt"), 2, "ends in .png")
+    assert_refused(call("preview", cube_store, cube_store / "sheet.png"), 2, "inside the store")
+    assert (tmp_path / "notes.png").read_text() == "mine"
+    for _ in range(2):
+        assert call("preview", cube_store, tmp_path / "sheet.png", "--rows", 1).exit_code == 0
+
+
+def test_a_recipe_without_some_degradation_can_be_drawn(cube_store: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "p.zarr"
+    assert call("degrade", cube_store, pairs, "--shuffle-rate", 0, "--paint-rate", 0).exit_code == 0
+    assert call("preview", pairs, tmp_path / "p.png").exit_code == 0
+
+
+def test_absurd_numbers_are_refused(luna16: Path, cube_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.zarr"
+    assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-9999999999"), 2, "0 to 9")
+    assert_refused(call("extract-cubes", luna16, out, "--cubes-per-scan", 10**8), 2, "from 1 to 10000")
+    assert_refused(call("degrade", cube_store, out, "--variants", 10**20), 2, "from 1 to 10000")
+
+
+def test_an_empty_folder_may_be_given_as_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert call("phantom", ".", "--scans", 1, "--shape", "32,32,32").exit_code == 0
+    assert (tmp_path / "here" / "subset0").is_dir()

@@ -1,0 +1,508 @@
+"""Arms x trials: the same numbers whatever happens on the way, and a sentence for whatever cannot be done."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from support.scans import lungs, write_scan
+
+import genesis_toolkit.training.compare.evidence
+import genesis_toolkit.training.compare.trials
+from genesis_toolkit.cli.compare import Remaining
+from genesis_toolkit.cli.train import main
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.targets.extract import extract_targets
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters, NoduleParameters
+from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, parse_arm, read_arms
+from genesis_toolkit.training.compare.evidence import FILES, Evidence, files_of, weigh
+from genesis_toolkit.training.compare.plan import (
+    ReadyArm,
+    Task,
+    Trial,
+    arms_by_task,
+    difference,
+    task_name,
+    trials_of,
+)
+from genesis_toolkit.training.compare.scores import parse_table
+from genesis_toolkit.training.compare.trials import compare_trials, scores_table
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.networks.registry import build_network
+
+SCRATCH = [Arm("scratch-3d"), Arm("scratch-2d")]
+QUICK = FinetuneParameters(epochs=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six scans as two target stores: nodules.zarr, where class 1 is bright, and blobs.zarr, with masks."""
+    folder = tmp_path_factory.mktemp("trials")
+    rows = ["seriesuid,coordX,coordY,coordZ,class"]
+    for number, subset in enumerate((0, 1, 2, 5, 7, 8)):
+        voxels = lungs(number, (36, 36, 12))
+        voxels[6:16, 6:16, :] += 600
+        write_scan(folder / "LUNA16" / f"subset{subset}" / f"1.{number}.mhd", voxels)
+        mask = (voxels > -300).astype(np.uint8)
+        write_scan(folder / "LUNA16" / "seg-lungs-LUNA16" / f"1.{number}.mhd", mask)
+        for x, kind in ((10, 1), (14, 1), (20, 0), (24, 0), (25, 0)):
+            rows.append(f"1.{number},{-100.5 + 0.7 * x},{-80.25 + 0.7 * 14},{30 + 1.5 * 6},{kind}")
+    (folder / "LUNA16" / "candidates_V2.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    extract_targets(folder / "LUNA16", folder / "nodules.zarr", NoduleParameters(size=(32, 32, 8)), workers=1)
+    masks = MaskParameters(size=(32, 32, 8), cubes_per_scan=2)
+    extract_targets(folder / "LUNA16", folder / "blobs.zarr", masks, workers=1)
+    return folder
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fine-tuning and drawing that take no time; the folders it was called with.
+
+    With --lr 0.5 the trials of seed 1 fail, until `again` is put among the folders.
+    """
+    called: list[str] = []
+
+    def fake(targets: Path, out: Path, parameters: FinetuneParameters, **given: Any) -> SimpleNamespace:
+        called.append("/".join(out.parts[-3:]))
+        if parameters.lr == 0.5 and parameters.seed == 1 and "again" not in called:
+            raise DataError("The loss is no number any more.")
+        score = 0.5 + parameters.seed / 100 + 0.1 * ("3d" in str(out)) + given["beginning"].width / 1000
+        out.mkdir(parents=True)
+        (out / "last.pt").write_bytes(b"large")
+        (out / "result.json").write_text(json.dumps({"score": score}), encoding="utf-8")
+        return SimpleNamespace(score=score, notes=["a window of its own"])
+
+    def plain(evidence: Evidence) -> dict[str, bytes]:
+        return dict.fromkeys(FILES, json.dumps(evidence.as_dict()).encode())
+
+    monkeypatch.setattr(genesis_toolkit.training.compare.trials, "finetune", fake)
+    monkeypatch.setattr(genesis_toolkit.training.compare.trials, "files_of", plain)
+    return called
+
+
+def run(stores: Path, out: Path, **given: Any) -> Any:
+    """A comparison on nodules with two trials, but for what is given, in this process."""
+    names = given.pop("names", ["nodules"])
+    arms = given.pop("arms", SCRATCH)
+    parameters = given.pop("parameters", QUICK)
+    given = {"trials": 2, "width": 2, "workers": 1, "device": "cpu", **given}
+    return compare_trials([stores / f"{name}.zarr" for name in names], arms, out, parameters, **given)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but those that hold times, or nothing."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("lock", "losses.jsonl")
+    }
+
+
+# --- pure -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("scratch-4d", "unknown without weights; allowed: scratch-3d and scratch-2d"),
+        ("genesis-ct-3d", "needs weights"),
+        ("imagenet", "needs weights"),
+        ("scratch-3d=run", "begins from nothing"),
+        ("mine=", "no weights behind the '='"),
+        ("=run", "no name of an arm"),
+        ("a/b=run", "no name of an arm"),
+        ("..=run", "no name of an arm"),
+        ("a" * 41 + "=run", "no name of an arm"),
+    ],
+)
+def test_a_wrong_arm_is_told_in_a_sentence(text: str, said: str) -> None:
+    with pytest.raises(CallError) as refused:
+        parse_arm(text)
+    assert said in str(refused.value)
+
+
+def test_arms_are_two_or_more_of_different_names() -> None:
+    assert parse_arm("mine=a=b/run") == Arm("mine", Path("a=b/run"))
+    assert parse_arm("scratch-2d") == Arm("scratch-2d")
+    check_arms(SCRATCH)
+    for arms, said in (([], "none was given"), (SCRATCH[:1], "only scratch-3d"), (SCRATCH * 2, "Two arms")):
+        with pytest.raises(CallError, match=said):
+            check_arms(arms)
+
+
+def test_trials_are_begun_seed_by_seed() -> None:
+    trials = trials_of({"a": ["x", "y"], "b": ["y"]}, range(3, 5))
+    assert list(map(str, trials)) == ["a/x/3", "a/y/3", "b/y/3", "a/x/4", "a/y/4", "b/y/4"]
+
+
+def test_a_task_is_named_as_its_store() -> None:
+    for place in ("data/nodules.zarr", "nodules.zarr.zip", "s3://bucket/nodules.zarr/", Path("x/nodules")):
+        assert task_name(place) == "nodules"
+    for place in ("/", "a" * 41 + ".zarr", ".zarr"):
+        with pytest.raises(CallError, match="call the store by 1 to 40"):
+            task_name(place)
+
+
+def test_images_are_not_for_networks_in_3d() -> None:
+    cubes = Task("cubes", "cubes.zarr", "ncc", (32, 32, 8), "1")
+    images = replace(cubes, name="images", code="dxc", size=(64, 64))
+    arms = [
+        ReadyArm(Arm("scratch-3d"), "unet3d", 2, 3, None),
+        ReadyArm(Arm("scratch-2d"), "unet2d", 2, 2, None),
+        ReadyArm(Arm("mine", Path("w")), "unet2d", 2, 2, "2"),
+    ]
+    assert [arm.taken(cubes) for arm in arms] == ["3D", "slice by slice", "slice by slice"]
+    assert [arm.taken(images) for arm in arms] == ["not", "2D", "2D"]
+    assert arms_by_task([cubes, images], arms) == {
+        "cubes": ["scratch-3d", "scratch-2d", "mine"],
+        "images": ["scratch-2d", "mine"],
+    }
+    with pytest.raises(CallError, match="1 of the arms are in 2D"):
+        arms_by_task([images], arms[:2])
+
+
+def test_a_difference_is_named_and_what_is_added_is_none() -> None:
+    before: dict[str, dict[str, Any]] = {
+        "parameters": {"lr": 0.1, "batch_size": 8},
+        "tasks": {"a": {"manifest": "1"}},
+        "arms": {"x": {"network": "unet3d", "width": 8, "weights": None}},
+    }
+    more = {
+        **before,
+        "tasks": {**before["tasks"], "b": {"manifest": "2"}},
+        "arms": {**before["arms"], "y": {}},
+    }
+    assert difference(before, more) is difference(more, before) is None
+    for change, said in (
+        (
+            {"parameters": {"lr": 0.1, "batch_size": 4}},
+            "--batch-size 8, and this call asks for --batch-size 4",
+        ),
+        ({"tasks": {"a": {"manifest": "2"}}}, "another store a"),
+        ({"arms": {"x": {"network": "unet3d", "width": 2, "weights": None}}}, "width 8 of the arm x"),
+        (
+            {"arms": {"x": {"network": "unet3d", "width": 8, "weights": "ab" * 32}}},
+            "this call asks for abababababab",
+        ),
+    ):
+        assert said in str(difference(before, {**before, **change}))
+
+
+def test_the_time_left_is_that_of_the_work_of_this_call() -> None:
+    told: list[str] = []
+    times = iter([100.0, 160.0, 220.0, 230.0])
+    report = Remaining(lambda what, done, total: told.append(what), lambda: next(times))
+    for done in (6, 6, 8, 10):
+        report("work", done, 10)
+    assert told == ["work", "work", "work, about 2 min left", "work"]
+
+
+def test_the_table_of_scores_reads_back_as_the_same_evidence() -> None:
+    scores = {
+        Trial(task, arm, seed): 0.1 * seed + 1 / 3 + 0.01 * len(arm)
+        for task in ("a, b", "ö")
+        for arm in ("x", "longer")
+        for seed in (5, 6, 7)
+    }
+    summaries = parse_table(scores_table(scores), "scores.csv")
+    assert [(one.task, one.arm, one.n) for one in summaries][:2] == [("a, b", "x", 3), ("a, b", "longer", 3)]
+    plan = SimpleNamespace(
+        tasks=[SimpleNamespace(name="a, b", code="ncc"), SimpleNamespace(name="ö", code="dxc")]
+    )
+    ours = genesis_toolkit.training.compare.trials.evidence_of(plan, scores)  # type: ignore[arg-type]
+    assert list(ours.summaries) == summaries
+    assert ours.comparisons == weigh(summaries).comparisons
+    assert ours.metrics == {"a, b": "auc", "ö": "mean_auc"}
+
+
+def test_the_chart_names_the_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = genesis_toolkit.training.compare.figure._SETTINGS | {"svg.fonttype": "none"}
+    monkeypatch.setattr(genesis_toolkit.training.compare.figure, "_SETTINGS", words)
+    table = b"task,arm,mean,sd,n\na,x,1,1,3\na,y,2,1,3\nb,x,1,1,3\nb,y,2,1,3\n"
+    summaries = parse_table(table, "t")
+    chart = files_of(weigh(summaries, metrics={"a": "iou"}))["figure.svg"].decode()
+    assert chart.count("IoU, n = 3, fewer than 10 trials") == 1
+    assert chart.count("n = 3, fewer than 10 trials") == 2
+
+
+# --- with fine-tuning that takes no time ------------------------------------------------------------------
+
+
+def test_what_is_done_is_read_and_more_may_be_added(stores: Path, tmp_path: Path, faked: list[str]) -> None:
+    out, said = tmp_path / "out", list[str]()
+    first = run(stores, out, say=said.append)
+    assert faked == [
+        "nodules/scratch-3d/0",
+        "nodules/scratch-2d/0",
+        "nodules/scratch-3d/1",
+        "nodules/scratch-2d/1",
+    ]
+    assert [sentence for sentence in said if "window" in sentence] == [
+        "Note: scratch-3d on nodules: a window of its own",
+        "Note: scratch-2d on nodules: a window of its own",
+    ]
+    assert "nodules/scratch-3d/1: AUC 0.6120" in said
+    with (out / "scores.csv").open(encoding="utf-8", newline="") as file:
+        assert [row[3] for row in csv.reader(file)] == ["value", "0.602", "0.612", "0.502", "0.512"]
+    told = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert (told["metrics"], told["fewer_than_10_trials"]) == ({"nodules": "auc"}, True)
+    assert not list(out.rglob("last.pt"))
+    before = contents(out)
+    del faked[:]
+    for place in (out, out / "trials" / "nodules" / "scratch-3d" / "0"):
+        (place / ".run.json.0123.part").write_bytes(b"half")  # as a kill leaves it
+    again = run(stores, out)
+    assert (faked, first.status, again.status) == ([], "written", "already there")
+    assert contents(out) == before
+    arms = [*SCRATCH, Arm("mine", stores / "weights.pt")]
+    torch.save(build_network("unet3d", 4).state_dict(), stores / "weights.pt")
+    run(stores, out, names=["nodules", "blobs"], arms=arms, trials=3)
+    assert len(faked) == 3 * 3 * 2 - 4
+    assert not {"nodules/scratch-3d/0", "nodules/scratch-2d/1"} & set(faked)
+    assert len((out / "scores.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 3 * 2
+    fewer = run(stores, out)
+    assert (fewer.evidence, contents(out)["results.json"]) == (first.evidence, before["results.json"])
+
+
+def test_another_comparison_is_refused_and_says_what_differs(
+    stores: Path, tmp_path: Path, faked: list[str]
+) -> None:
+    out = tmp_path / "out"
+    weights = tmp_path / "weights.pt"
+    torch.save(build_network("unet3d", 2).state_dict(), weights)
+    arms = [Arm("scratch-3d"), Arm("genesis-ct-3d", weights)]
+    run(stores, out, arms=arms, width=None)
+    before = contents(out)
+    torch.save(build_network("unet3d", 2).state_dict(), weights)
+    moved = tmp_path / "nodules.zarr"
+    extract_targets(stores / "LUNA16", moved, NoduleParameters(size=(32, 32, 8), negatives=1), workers=1)
+    for change, said in (
+        ({"arms": arms}, "weights .* of the arm genesis-ct-3d, and this call asks for"),
+        ({"parameters": replace(QUICK, lr=0.01)}, "--lr 0.001, and this call asks for --lr 0.01"),
+        ({"width": 4}, "width 2 of the arm scratch-3d, and this call asks for 4"),
+    ):
+        with pytest.raises(CallError, match=said):
+            run(stores, out, **change)
+    with pytest.raises(CallError, match="another store nodules"):
+        compare_trials([moved], SCRATCH, out, QUICK, trials=2, width=2, workers=1)
+    assert contents(out) == before
+    run(stores, out, parameters=replace(QUICK, lr=0.01), overwrite=True)
+    assert len(faked) == 8
+    assert contents(out) != before
+
+
+def test_a_trial_that_fails_is_named_and_the_others_go_on(
+    stores: Path, tmp_path: Path, faked: list[str]
+) -> None:
+    out, said = tmp_path / "out", list[str]()
+    with pytest.raises(DataError, match=r"2 of 6 trials failed.*nodules/scratch-3d/1: The loss is no number"):
+        run(stores, out, trials=3, parameters=replace(QUICK, lr=0.5), say=said.append)
+    assert len(faked) == 6
+    assert "nodules/scratch-2d/1: failed. The loss is no number any more." in said
+    assert not {"scores.csv", *FILES} & {path.name for path in out.iterdir()}
+    faked.append("again")
+    run(stores, out, trials=3, parameters=replace(QUICK, lr=0.5))
+    assert faked[-2:] == ["nodules/scratch-3d/1", "nodules/scratch-2d/1"]
+    assert len(faked) == 6 + 1 + 2
+
+
+def test_other_things_in_the_folder_stay(stores: Path, tmp_path: Path, faked: list[str]) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("task,arm,mean,sd,n\na,x,1,1,3\na,y,2,1,3\n", encoding="utf-8")
+    out = tmp_path / "out"
+    assert call("--from-csv", table, "--out", out).exit_code == 0
+    with pytest.raises(CallError, match=r"holds other results .*give --overwrite"):
+        run(stores, out)
+    run(stores, out, overwrite=True)
+    refused = call("--from-csv", table, "--out", out, "--overwrite")
+    assert (refused.exit_code, "lock, which is no file of a comparison" in refused.stderr) == (2, True)
+    (out / "trials.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="damaged or of another version: give --overwrite"):
+        run(stores, out)
+    (out / "thesis.txt").write_text("three years", encoding="utf-8")
+    with pytest.raises(CallError, match=r"thesis\.txt"):
+        run(stores, out, overwrite=True)
+    assert (out / "thesis.txt").exists()
+
+
+def test_a_full_disk_leaves_no_results_beside_others(
+    stores: Path, tmp_path: Path, faked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(stores, out)
+
+    def full(path: Path, *parts: bytes) -> str:
+        if path.name == "figure.svg":
+            raise OSError(28, "No space left on device", str(path))
+        return write_whole(path, *parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(genesis_toolkit.training.compare.evidence, "write_whole", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(stores, out, trials=3)
+    assert not (out / "results.json").exists()
+    run(stores, out, trials=3)
+    run(stores, tmp_path / "whole", trials=3)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_scratch_is_as_wide_as_the_weights_it_is_held_against(tmp_path: Path) -> None:
+    paths = {}
+    for network, width in (("unet3d", 4), ("unet3d", 2), ("unet2d", 2)):
+        paths[network, width] = tmp_path / f"{network}-{width}.pt"
+        torch.save(build_network(network, width).state_dict(), paths[network, width])
+    narrow, wide = Arm("genesis-ct-3d", paths["unet3d", 2]), Arm("mine", paths["unet3d", 4])
+    flat = Arm("genesis-ct-2d", paths["unet2d", 2])
+
+    def widths(*arms: Arm, width: int | None = None) -> list[tuple[int, int]]:
+        return [(axes_of(one), one.width) for one in read_arms(arms, width)]
+
+    assert widths(SCRATCH[0], narrow) == [(3, 2), (3, 2)]
+    assert widths(*SCRATCH, narrow, flat) == [(3, 2), (2, 2), (3, 2), (2, 2)]
+    assert widths(*SCRATCH, narrow) == [(3, 2), (2, 64), (3, 2)]
+    assert widths(SCRATCH[0], narrow, wide) == [(3, 32), (3, 2), (3, 4)]  # no width would suit both
+    assert widths(SCRATCH[0], narrow, wide, width=4) == [(3, 4), (3, 2), (3, 4)]
+    for name, path in (("genesis-ct-3d", "unet2d"), ("genesis-xray-2d", "unet3d"), ("imagenet", "unet2d")):
+        with pytest.raises(CallError, match="stands for weights of"):
+            read_arms([Arm(name, paths[path, 2])])
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, ["compare", *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("a.zarr", "--from-csv", "t.csv"), "leave the target stores out"),
+        (("--from-csv", "t.csv", "--arm", "scratch-3d"), "leave --arm out"),
+        (("--from-csv", "t.csv", "--trials", "10"), "leave --trials out"),
+        (("--arm", "scratch-3d", "--arm", "scratch-2d"), "No target store was given"),
+        (("a.zarr", "--arm", "scratch-3d"), "only scratch-3d was given"),
+        (("a.zarr", "--arm", "scratch-3d", "--arm", "genesis-ct-3d"), "needs weights"),
+        (
+            ("a.zarr", "b/a.zarr.zip", "--arm", "scratch-3d", "--arm", "scratch-2d"),
+            "would both be the task a",
+        ),
+        (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--trials", "1"), "--trials 1 is out of"),
+        (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--labels", "ten"), "neither a share"),
+    ],
+)
+def test_a_wrong_call_is_told_in_a_sentence(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = call(*words, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_said_before_any_trial(stores: Path, tmp_path: Path, faked: list[str]) -> None:
+    small = tmp_path / "small.zarr"
+    extract_targets(stores / "LUNA16", small, NoduleParameters(size=(16, 16, 8)), workers=1)
+    arms = ("--arm", "scratch-3d", "--arm", "scratch-2d", "--width", 2, "--out", tmp_path / "out")
+    for store, more, said in (
+        (small, (), "scratch-2d cannot take"),
+        (stores / "nodules.zarr", ("--labels", 4), "only 3 scans"),
+        (stores / "nodules.zarr", ("--pairs", "scratch-2d:scratch"), "no arm of the table"),
+        (stores / "nodules.zarr", ("--workers", 0), "--workers 0 is out of range"),
+    ):
+        done = call(store, *arms, *more)
+        assert (done.exit_code, said in done.stderr) == (2, True), done.output
+    assert not faked
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_which_trials_there_are(stores: Path, tmp_path: Path, faked: list[str]) -> None:
+    out = tmp_path / "out"
+    words = (
+        stores / "nodules.zarr",
+        "--out",
+        out,
+        "--arm",
+        "scratch-3d",
+        "--arm",
+        "scratch-2d",
+        "--width",
+        2,
+    )
+    done = call(*words, "--dry-run", "--trials", 3)
+    assert done.exit_code == 0, done.output
+    assert "slice by slice" in done.stdout
+    assert "Left to do: 6 trials." in done.stderr
+    assert not out.exists()
+    assert call(*words, "--trials", 2, "--workers", 1, "--device", "cpu").exit_code == 0
+    told = json.loads(call(*words, "--dry-run", "--trials", 3, "--json").stdout)
+    assert [trial["done"] for trial in told["trials"]] == [True] * 4 + [False] * 2
+    other = call(*words, "--dry-run", "--lr", "0.5")
+    assert (other.exit_code, "--lr 0.001" in other.stderr) == (2, True)
+
+
+def gone(group: int) -> None:
+    """Wait until no process of a group is left."""
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.full
+def test_interrupted_killed_and_resumed_it_ends_with_the_same_bytes(stores: Path, tmp_path: Path) -> None:
+    run(stores, tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "genesis_toolkit.cli.train",
+        "compare",
+        str(stores / "nodules.zarr"),
+        "--out",
+        str(out),
+    ]
+    command += "--arm scratch-3d --arm scratch-2d --width 2 --trials 2 --epochs 3".split()
+    command += "--batch-size 4 --device cpu --workers".split()
+
+    def until(there: Callable[[], bool], kill: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
+        work = subprocess.Popen(
+            [*command, "2"], stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
+        )
+        while not there() and work.poll() is None:
+            time.sleep(0.01)
+        assert work.poll() is None, work.stderr and work.stderr.read()
+        kill(work)
+        _, said = work.communicate()
+        gone(work.pid)  # with its processes
+        return work.returncode, said
+
+    # Ctrl-C, which a terminal sends to all of them, in the middle of the first trials.
+    code, said = until(lambda: any(out.rglob("last.pt")), lambda work: os.killpg(work.pid, signal.SIGINT))
+    assert code == 130
+    assert said.endswith("the same command goes on from there.\n")
+    # SIGKILL, which its processes are not told of, with some trials done and others begun.
+    results = len(list(out.rglob("result.json")))
+    code, _ = until(
+        lambda: len(list(out.rglob("result.json"))) > results, lambda work: os.kill(work.pid, signal.SIGKILL)
+    )
+    assert code == -signal.SIGKILL
+    assert not (out / "results.json").exists()
+    assert len(list(out.rglob("result.json"))) < 4
+    done = subprocess.run([*command, "1", "--json"], capture_output=True, encoding="utf-8", check=True)
+    assert json.loads(done.stdout)["status"] == "written"
+    assert contents(out) == contents(tmp_path / "whole")

@@ -1,0 +1,239 @@
+"""Why a scan gives the cubes it gives: the counts against brute force, the picture, the command."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.dicom import write_series
+from support.scans import lungs, write_scan
+
+from genesis_toolkit.cli.errors import GenesisGroup
+from genesis_toolkit.cli.look import explain
+from genesis_toolkit.pipeline.cubes.explain import Explanation, Shortage, draw_map, explain_scan
+from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, tissue_score, too_small
+
+Triple = tuple[int, int, int]
+SPACING = (0.7, 0.7, 1.5)
+SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4".split()
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(GenesisGroup(commands={"explain": explain}), ["explain", *map(str, words)])
+
+
+def passing(voxels: np.ndarray, rule: PlaceRule) -> tuple[int, int]:
+    if too_small(voxels.shape, rule):
+        return 0, 0
+    corners = passing_corners(voxels, rule)
+    return corners.candidates, corners.count
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(st.integers(4, 14), st.integers(4, 14), st.integers(4, 16)),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
+    border=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)),
+    bounds=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_the_counts_are_those_of_the_rule(
+    seed: int, shape: Triple, size: Triple, border: Triple, bounds: tuple[float, float]
+) -> None:
+    rule = PlaceRule(size, border, max(bounds), min(bounds))
+    voxels = np.asfortranarray(np.random.default_rng(seed).integers(-250, -100, shape).astype(np.int16))
+    found = explain_scan(voxels, SPACING, rule)
+    assert (found.candidates, found.passing) == passing(voxels, rule)
+    removed = sum(found.lost_to_border) + found.lost_to_max_tissue + found.lost_to_min_tissue
+    assert found.places_whole == removed + found.passing
+    assert min(found.lost_to_border) >= 0
+    assert found.places_whole == np.prod(np.maximum(np.subtract(shape, size) + 1, 0))
+    assert bool(found.shortages) == (too_small(shape, rule) is not None)
+    for shortage in found.shortages:
+        axis = "xyz".index(shortage.axis)
+        if shortage.largest_border is not None:
+            for more, fits in ((0, True), (1, False)):
+                changed = list(border)
+                changed[axis] = shortage.largest_border + more
+                least = PlaceRule(size, tuple(changed)).least_shape[axis]  # type: ignore[arg-type]
+                assert (shape[axis] >= least) == fits
+        else:
+            assert shape[axis] < PlaceRule(size, (0, 0, 0)).least_shape[axis]
+    for other in found.alternatives:
+        option, value = other.option.split()
+        values = {"size": size, "border": border, "max_tissue": max(bounds), "min_tissue": min(bounds)}
+        values[option[2:].replace("-", "_")] = (
+            tuple(map(int, value.split(","))) if option == "--border" else float(value)
+        )
+        assert (other.candidates, other.passing) == passing(voxels, PlaceRule(**values))  # type: ignore[arg-type]
+    json.dumps(asdict(found))
+
+
+def test_the_scores_are_quantiles_of_all_candidates() -> None:
+    rule = PlaceRule((5, 4, 3), (2, 2, 2), 0.4)
+    voxels = np.asfortranarray(lungs(3, (16, 14, 15)))
+    found = explain_scan(voxels, SPACING, rule)
+    corners = passing_corners(voxels, rule)
+    scores = [
+        tissue_score(voxels, np.add(place, corners.first), rule.size)
+        for place in np.ndindex(*corners.passing.shape)
+    ]
+    for name, share in {
+        "least": 0,
+        "5 %": 0.05,
+        "25 %": 0.25,
+        "median": 0.5,
+        "95 %": 0.95,
+        "most": 1,
+    }.items():
+        assert found.scores[name] == np.quantile(scores, share, method="inverted_cdf")
+
+
+def test_a_scan_too_small_names_the_axes_and_the_border_that_fits() -> None:
+    found = explain_scan(lungs(0, (300, 200, 64)), SPACING, PlaceRule())
+    assert found.shortages == (Shortage("y", 200, 265, 67), Shortage("z", 64, 96, 14))
+    assert (found.candidates, found.passing, found.share, found.scores) == (0, 0, 0.0, {})
+    assert found.alternatives[0].option == "--border 100,67,14"
+    assert found.alternatives[0].candidates == 36 * 2 * 1
+    found = explain_scan(lungs(0, (300, 300, 30)), SPACING, PlaceRule())
+    assert found.shortages == (Shortage("z", 30, 96, None),)
+    assert [other.option for other in found.alternatives] == ["--border 50,50,15", "--border 0,0,0"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"),
+    [((40, 38, 36), 0.4), ((40, 38, 36), 0.0), ((40, 38, 18), 0.4), ((40, 10, 36), 0.4)],
+    ids=["cubes", "no place", "too flat", "too narrow"],
+)
+def test_the_map_is_a_png_that_is_whole_and_repeats(tmp_path: Path, shape: Triple, share: float) -> None:
+    rule = PlaceRule((16, 16, 16), (2, 2, 2), share)
+    voxels = np.asfortranarray(lungs(0, shape))
+    for name in ("a.png", "b.png"):
+        draw_map(voxels, SPACING, rule, tmp_path / name, title="a scan")
+    data = (tmp_path / "a.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert data.endswith(b"IEND\xaeB`\x82")
+    assert data == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_the_command_explains(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0))
+    png = tmp_path / "map.png"
+    done = call(scan, *SMALL, "--png", png)
+    assert done.exit_code == 0, done.output
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "This scan has places enough" in done.stdout
+    assert "40 x 38 x 36, 28 x 27 x 54 mm" in done.stdout
+    assert f"Next: genesis-prep extract-cubes {scan} cubes.zarr --size 16,16,16 --border 2,2,2" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 100
+    facts = json.loads(call(scan, *SMALL, "--json").stdout)
+    assert set(facts) == {"scan", "map", *Explanation.__dataclass_fields__}
+    assert facts["places_whole"] == 25 * 23 * 21
+    assert facts["candidates"] == 20 * 18 * 13
+
+
+def test_the_command_explains_patches(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0))
+    facts = json.loads(call(scan, *"--size 16,20 --plane sagittal --border 2,2,3 --json".split()).stdout)
+    assert (facts["size"], facts["plane"], facts["box"]) == ([16, 20], "sagittal", [1, 16, 20])
+    assert facts["max_tissue"] == 0.7
+    assert facts["places_whole"] == 40 * 23 * 17
+    assert facts["candidates"] == 36 * 19 * 11
+    said = call(scan, *"--size 16,20 --plane sagittal --border 2,2,3".split()).stdout
+    assert said.rstrip().endswith("cubes.zarr --size 16,20 --plane sagittal --border 2,2,3")
+    assert "from -150 HU on (soft tissue, bone), and below -950 HU (air)" in " ".join(said.split())
+    assert json.loads(call(scan, *SMALL, "--json").stdout)["plane"] is None
+
+
+def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "flat.mhd", lungs(0, (40, 38, 22)))
+    said = call(scan, *SMALL).stdout
+    assert "z has 22 voxels and needs 24 (the largest border that fits is 1)." in said
+    assert said.rstrip().endswith("--size 16,16,16 --max-tissue 0.4 --border 2,2,1")
+    scan = write_scan(tmp_path / "dense.mhd", np.full((24, 24, 26), 40, np.int16))
+    said = call(scan, *SMALL).stdout
+    assert "no place inside the border has a tissue score from 0 to 0.4" in said
+    assert "the scores run from 1.000 to 1.000" in said
+    assert said.rstrip().endswith("--size 16,16,16 --border 2,2,2 --max-tissue 1")
+    scan = write_scan(tmp_path / "tiny.mhd", np.full((12, 24, 26), -800, np.int16))
+    said = call(scan, *SMALL).stdout
+    assert "none of these settings gives a cube; try a smaller --size with a smaller --border." in said
+
+
+def test_real_numbers_are_explained_before_they_are_rounded(tmp_path: Path) -> None:
+    near = np.array([-150.6, -150.4, -150.1, -149.9, -149.6, -1000], np.float32)
+    voxels = np.random.default_rng(4).choice(near, (20, 19, 18))
+    scan = write_scan(tmp_path / "scan.nrrd", voxels)
+    png = tmp_path / "map.png"
+    words = "--size 3,3,3 --border 1,1,1 --max-tissue 0.6 --json --png".split()
+    done = call(scan, *words, png)
+    assert done.exit_code == 0, done.output
+    assert png.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(done.stdout)
+    counts = {}
+    for name, tissue in (("real", voxels >= -150), ("rounded", np.rint(voxels) >= -150)):
+        score = np.where(tissue[:, :, :-1], 1.0, np.where(tissue[:, :, 1:], 0.5, 0.0))
+        boxes = np.lib.stride_tricks.sliding_window_view(score, (3, 3, 3))[1:16, 1:15, 1:11]
+        counts[name] = int((boxes.sum(axis=(3, 4, 5)) <= 0.6 * 27).sum())
+    assert found["candidates"] == 15 * 14 * 10
+    assert found["passing"] == counts["real"] != counts["rounded"]
+
+
+def test_a_series_is_given_as_the_tables_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "both"
+    for name, depth in (("11111111", 24), ("22222222", 36)):
+        series = write_series(tmp_path / name, lungs(0, (40, 38, depth)), t0020_000e=f"1.2.840.{name}")
+        folder.mkdir(exist_ok=True)
+        for path in series:
+            path.rename(folder / f"{name}_{path.name}")
+    for named in (folder / ".#22222222", f"{folder}#22222222"):
+        done = call(named, *SMALL)
+        assert done.exit_code == 0, done.output
+        assert "40 x 38 x 36" in done.stdout
+        assert f"Next: genesis-prep extract-cubes {folder} cubes.zarr --size" in done.stdout
+    monkeypatch.chdir(folder)
+    assert json.loads(call(".#11111111", *SMALL, "--json").stdout)["shape"] == [40, 38, 24]
+    ways = f"give {folder}#11111111, {folder}#22222222."
+    for wrong in (folder, f"{folder}#3"):
+        done = call(wrong)
+        assert done.exit_code == 2
+        assert done.stderr == f"Error: {wrong} is no DICOM series: {ways}\n"
+
+
+def test_the_command_refuses(tmp_path: Path) -> None:
+    for none, said in (
+        (tmp_path / "none.mhd", f"There is no scan {tmp_path / 'none.mhd'}: give a file, or the folder of"),
+        (tmp_path / "none#1", f"There is no scan {tmp_path / 'none#1'}: give a file, or the folder of"),
+        (
+            tmp_path,
+            f"{tmp_path} is no DICOM series: {tmp_path} holds none; give a file, or a folder that does.",
+        ),
+        ("", "'' is no path: give a scan."),
+    ):
+        done = call(none)
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"Error: {said}")
+        assert done.stderr.count("\n") == 1
+    broken = tmp_path / "broken.mhd"
+    broken.write_text("nothing")
+    done = call(broken)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {broken}: ")
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0))
+    for words, said in (
+        (["--min-tissue", "0.5"], "--min-tissue 0.5"),
+        (["--size", "16,16", "--min-tissue", "0.1"], "--min-tissue 0.1 is for cubes"),
+        (["--size", "4"], "--size 4: a cube needs three edges"),
+        (["--size", "4,4,4,4"], "--size 4,4,4,4"),
+        (["--hu", "0"], "--hu 0"),
+        (["--hu", "0,0"], "window 0,0 is empty"),
+    ):
+        done = call(scan, *words)
+        assert done.exit_code == 2
+        assert said in done.stderr

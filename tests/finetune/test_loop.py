@@ -1,0 +1,475 @@
+"""Fine-tuning: what it scores is true, a killed run ends with the same bits, bad input gets one sentence."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+from support.folders import TESTS
+from support.target_stores import EACH, FOLDS, make_target_store
+from support.training_runs import assert_equal_weights, losses, weights
+
+from genesis_toolkit.cli.finetune import finetune as command
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.training.finetune.data import TargetBatches, choose_scans, target_data
+from genesis_toolkit.training.finetune.loop import FinetuneOutcome, finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels
+from genesis_toolkit.training.finetune.run import read_finetuned
+from genesis_toolkit.training.networks.unet3d import UNet3D
+from genesis_toolkit.training.weights.beginning import read_beginning
+
+SMALL = FinetuneParameters(epochs=4, batch_size=6, lr=0.03)
+#: Cubes of validation and test that `stores["ncc"]` labels wrongly: what is right there is judged as wrong.
+WRONG = [25, 26, 33, 36]
+EMPTY = np.zeros((EACH * len(FOLDS), 16, 16, 16), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("stores")
+    labels = (np.arange(EACH * len(FOLDS)) % 2 == 0)[:, None].astype(np.uint8)
+    labels[WRONG] ^= 1
+    return {
+        "ncc": make_target_store(folder / "ncc.zarr", "ncc", labels=labels),
+        "segment": make_target_store(folder / "segment.zarr", "segment"),
+        "dxc": make_target_store(folder / "dxc.zarr", "dxc", size=(32, 32)),
+    }
+
+
+def tuned(store: Path, out: Path, parameters: FinetuneParameters = SMALL, **more: Any) -> FinetuneOutcome:
+    """A run of a small network, in one thread."""
+    if not more.keys() & {"weights", "beginning"}:
+        more = {"width": 2, **more}
+    return finetune(store, out, parameters, device="cpu", threads=1, **more)
+
+
+@pytest.fixture(scope="module")
+def runs(stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, FinetuneOutcome]:
+    """A finished run of each task."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {task: tuned(store, folder / task) for task, store in stores.items()}
+
+
+def read(reader: Any, cubes: np.ndarray) -> np.ndarray:
+    out = np.empty((len(cubes), *reader.shape[1:]), reader.dtype)
+    reader.read_many(cubes, out)
+    return out
+
+
+def judged(store: TargetStore, run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What the kept network says of the test fold, by a loop of its own, and the cubes in that order."""
+    tuned = read_finetuned(run)
+    low, high = store.window.low, store.window.high
+    works = target_data(store, tuned.parameters).test
+    said = []
+    for work in works:
+        voxels = read(store.cubes, work).astype(np.float64)
+        fed = torch.from_numpy(((voxels - low) / (high - low)).astype(np.float32))[:, None]
+        with torch.no_grad():
+            said.append(tuned.network(fed).numpy())
+    return np.concatenate(said), np.concatenate(works)
+
+
+# --------------------------------------------------------------------------------------------- what it scores
+
+
+def test_the_score_is_that_of_the_best_network_on_the_test_fold(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome]
+) -> None:
+    store, outcome = open_targets(stores["ncc"]), runs["ncc"]
+    logits, cubes = judged(store, Path(outcome.run))
+    assert sorted(cubes) == np.flatnonzero(store.table.fold == 2).tolist()
+    assert store.labels is not None
+    assert outcome.score == pytest.approx(
+        metrics.roc_auc_score(store.labels[cubes, 0], logits[:, 0]), abs=1e-9
+    )
+    assert (outcome.metric, outcome.metrics) == ("auc", {"auc": outcome.score})
+    assert metrics.roc_auc_score(cubes % 2 == 0, logits[:, 0]) > 0.9  # a ball or none can be told
+    assert outcome.score < 1  # but not where the label is wrong
+    told = losses(Path(outcome.run))
+    assert len(told) == outcome.epochs == 4 > outcome.best_epoch
+    assert outcome.best_epoch == 1 + int(np.argmin([one["validation_loss"] for one in told]))
+    assert outcome.validation_loss == min(one["validation_loss"] for one in told)
+    assert (outcome.train_scans, outcome.train_cubes, outcome.validation_cubes, outcome.test_cubes) == (
+        6,
+        24,
+        8,
+        8,
+    )
+    kept = json.loads((Path(outcome.run) / "result.json").read_text(encoding="utf-8"))
+    assert kept["score"] == outcome.score
+    assert kept["beginning"]["file"] is None
+
+
+def test_overlaps_are_pooled_over_the_test_fold(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome]
+) -> None:
+    store, outcome = open_targets(stores["segment"]), runs["segment"]
+    logits, cubes = judged(store, Path(outcome.run))
+    truth = read(store.masks, cubes).reshape(-1)
+    told = (torch.sigmoid(torch.from_numpy(logits)).numpy() > 0.5).reshape(-1)
+    assert outcome.metrics["iou"] == pytest.approx(metrics.jaccard_score(truth, told), abs=1e-9)
+    assert outcome.metrics["dice"] == pytest.approx(metrics.f1_score(truth, told), abs=1e-9)
+    assert (outcome.metric, outcome.score) == ("iou", outcome.metrics["iou"])
+    assert outcome.metrics.keys() == {"dice", "iou", "iou_paper"}
+
+
+def test_findings_have_a_mean_auc_and_one_each(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome]
+) -> None:
+    store, outcome = open_targets(stores["dxc"]), runs["dxc"]
+    logits, cubes = judged(store, Path(outcome.run))
+    assert store.labels is not None
+    each = [metrics.roc_auc_score(store.labels[cubes, at], logits[:, at]) for at in (0, 1)]
+    assert outcome.network == "unet2d"
+    assert outcome.metrics == {
+        "mean_auc": pytest.approx(sum(each) / 2),
+        "auc_Mass": pytest.approx(each[0]),
+        "auc_Nodule": pytest.approx(each[1]),
+        "auc_Hernia": None,
+    }
+    assert outcome.notes == ["auc_Hernia is not determined: there are 0 positive and 8 negative cases."]
+    weights = target_data(store, SMALL).positive_weights()
+    assert weights.tolist() == [1.0, 1.0, 24.0]  # 24 cubes, half of them positive, or none
+
+
+def test_positive_labels_weigh_as_much_as_negative_ones(tmp_path: Path) -> None:
+    labels = np.zeros((40, 1), np.uint8)
+    labels[[0, 4, 30, 39]] = 1
+    store = open_targets(make_target_store(tmp_path / "rare.zarr", "ncc", labels=labels))
+    assert target_data(store, SMALL).positive_weights().tolist() == [11.0]  # 22 of 24 training cubes : 2
+
+
+# ------------------------------------------------------------------------------------------------- the labels
+
+
+@given(st.integers(1, 40), st.integers(0, 2**63 - 1), st.data())
+def test_fewer_labelled_scans_are_among_more(count: int, seed: int, data: st.DataObject) -> None:
+    scans = np.arange(count) * 3
+    streams = np.random.default_rng(count).integers(0, 2**63, count).astype(np.uint64)
+    fewer, more = sorted(data.draw(st.tuples(st.integers(1, count), st.integers(1, count))))
+    few, many = (choose_scans(scans, streams, n, seed).tolist() for n in (fewer, more))
+    assert (len(few), len(many)) == (fewer, more)
+    assert set(few) <= set(many) <= set(scans.tolist())
+    # Whether a scan is before another depends on these two alone.
+    order = np.random.default_rng(0).permutation(count)
+    assert choose_scans(scans[order], streams[order], more, seed).tolist() == many
+
+
+def test_shares_are_rounded_and_seeds_draw_others() -> None:
+    scans, streams = np.arange(25), np.arange(100, 125).astype(np.uint64)
+    for share, count in ((0.1, 3), (0.01, 1), (0.02, 1), (0.5, 13), (1.0, 25)):
+        assert len(choose_scans(scans, streams, share, 0)) == count
+    drawn = {tuple(choose_scans(scans, streams, 5, seed)) for seed in range(20)}
+    assert len(drawn) > 15
+
+
+@given(st.one_of(st.floats(1e-6, 1.0), st.integers(1, 10**6)))
+def test_labels_are_read_as_they_are_written(labels: float | int) -> None:
+    back = parse_labels(labels_words(labels))
+    assert type(back) is type(labels)
+    assert back == pytest.approx(labels, rel=1e-12)
+
+
+def test_labels_limit_the_training_fold_only(stores: dict[str, Path]) -> None:
+    store = open_targets(stores["ncc"])
+    whole, few = (target_data(store, replace(SMALL, labels=labels)) for labels in (1.0, 2))
+    assert (few.train_scans, len(few.train)) == (2, 2 * EACH)
+    assert set(few.train) < set(whole.train)
+    for one in ("validation", "test"):
+        assert [part.tolist() for part in getattr(few, one)] == [
+            part.tolist() for part in getattr(whole, one)
+        ]
+
+
+def test_cubes_in_memory_are_those_of_the_store(stores: dict[str, Path]) -> None:
+    data = target_data(open_targets(stores["segment"]), SMALL)
+    works = [*data.training(0), *data.validation, *data.test]
+    held, read_anew = (TargetBatches(data, most_held=most) for most in (2**30, 0))
+    voxels = open_targets(stores["segment"]).cubes
+    for work, ours, theirs in zip(works, held.stream(works), read_anew.stream(works), strict=True):
+        assert torch.equal(ours.cubes, theirs.cubes)
+        assert torch.equal(ours.targets, theirs.targets)
+        assert (ours.cubes.numpy() == read(voxels, work)).all()
+
+
+# ------------------------------------------------------------------------------------------------- going on
+
+
+def interrupted_at(epoch: int, step: int) -> Callable[[str, int, int], None]:
+    def report(what: str, done: int, total: int) -> None:
+        if what.startswith(f"epoch {epoch}") and done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return report
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert losses(ours) == losses(theirs)
+    assert_equal_weights(ours / "best.pt", theirs / "best.pt")
+    assert_equal_weights(ours / "last.pt", theirs / "last.pt")
+    assert (ours / "result.json").read_bytes() == (theirs / "result.json").read_bytes()
+
+
+def test_a_stopped_run_goes_on_to_the_bit(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
+) -> None:
+    run, said = tmp_path / "run", list[str]()
+    for epoch, step in ((1, 2), (3, 1)):  # as a batch system does it; once before there is any checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            tuned(stores["segment"], run, report=interrupted_at(epoch, step))
+    assert not (run / "result.json").exists()
+    with pytest.raises(CallError, match="is not finished"):
+        read_finetuned(run)
+    # As if a kill had come between writing the losses of an epoch and its checkpoint, mid-line.
+    with (run / "losses.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"epoch": 3, "st')
+    outcome = tuned(stores["segment"], run, say=said.append)
+    assert said[0] == "Continuing after epoch 2."
+    assert_same_run(run, Path(runs["segment"].run))
+    assert outcome.status == "finished"
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir() if path.name != "lock"}
+    assert tuned(stores["segment"], run) == replace(outcome, status="already finished")
+    assert before == {path.name: path.stat().st_mtime_ns for path in run.iterdir() if path.name != "lock"}
+
+
+@pytest.mark.full
+def test_a_killed_run_ends_with_the_same_bits(stores: dict[str, Path], tmp_path: Path) -> None:
+    script = TESTS / "support" / "finetune_kills.py"
+    words = [sys.executable, str(script), str(stores["segment"]), str(tmp_path), "5", "4"]
+    codes, epochs = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    assert codes == [0, *[-signal.SIGKILL] * 4, 0]
+    assert len(set(epochs)) > 1, "the kills all fell into the same epoch"
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_another_call_is_refused(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
+) -> None:
+    run = Path(runs["ncc"].run)
+    other = tmp_path / "other.pt"
+    torch.save(UNet3D(2).state_dict(), other)
+    for words, call in (
+        (
+            "begun with --labels 100%, this call asks for --labels 1:",
+            {"parameters": replace(SMALL, labels=1)},
+        ),
+        ("begun with --epochs 4, this call asks for --epochs 5", {"parameters": replace(SMALL, epochs=5)}),
+        ("begun with --width 2, this call asks for --width 4", {"width": 4}),
+        ("begun with no --weights, this call asks for --weights other.pt", {"weights": other}),
+        ("holds other data", {"store": stores["segment"]}),
+    ):
+        call = {"store": stores["ncc"], **call}
+        with pytest.raises(CallError, match=words):
+            tuned(call.pop("store"), run, **call)
+    assert tuned(stores["ncc"], run).status == "already finished"
+
+
+def test_patience_stops(stores: dict[str, Path], tmp_path: Path) -> None:
+    outcome = tuned(stores["ncc"], tmp_path / "run", replace(SMALL, lr=1e-30, patience=2))
+    assert (outcome.stopped_by, outcome.epochs, outcome.best_epoch) == ("patience", 3, 1)
+
+
+# ----------------------------------------------------------------------------------------------- beginnings
+
+
+def test_a_frozen_encoder_keeps_its_weights(stores: dict[str, Path], tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    given = UNet3D(2).state_dict()
+    torch.save(given, tmp_path / "given.pt")
+    frozen = replace(SMALL, epochs=2, freeze_encoder=True)
+    outcome = tuned(stores["segment"], tmp_path / "run", frozen, weights=tmp_path / "given.pt")
+    assert outcome.beginning["file"] == "given.pt"
+    kept = weights(tmp_path / "run" / "last.pt")
+    for name, tensor in given.items():
+        if name.startswith("down_") and name.endswith(("weight", "bias")):
+            assert torch.equal(kept[f"network.{name}"], tensor), name
+    moved = [
+        name
+        for name in given
+        if name.startswith("up_") and not torch.equal(kept[f"network.{name}"], given[name])
+    ]
+    assert len(moved) > 10
+    # Running statistics, by which whole scans are segmented, are of the four batches of the last epoch alone.
+    assert kept["network.up_tr64.ops.1.bn1.num_batches_tracked"] == 4
+    assert outcome.weights == sum(one.numel() for one in UNet3D(2).parameters())
+
+
+def test_weights_that_were_read_before_give_the_same(stores: dict[str, Path], tmp_path: Path) -> None:
+    torch.save(UNet3D(2).state_dict(), tmp_path / "given.pt")
+    one = replace(SMALL, epochs=1)
+    tuned(stores["ncc"], tmp_path / "first", one, weights=tmp_path / "given.pt")
+    seen = replace(read_beginning(tmp_path / "given.pt"), window=(0, 255))
+    said: list[str] = []
+    outcome = tuned(stores["ncc"], tmp_path / "second", one, beginning=seen, say=said.append)
+    assert_equal_weights(tmp_path / "first" / "best.pt", tmp_path / "second" / "best.pt")
+    assert "trained on values from 0 to 255, and the store's run from -1000 to 1000" in said[0]
+    assert outcome.notes == [said[0].removeprefix("Warning: ")]
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"labels": 0}, "--labels 0 is out of range"),
+        ({"labels": 0.0}, "--labels 0% is out of range"),
+        ({"labels": 1.5}, "--labels 150% is out of range"),
+        ({"labels": float("nan")}, "--labels nan is out of range"),
+        ({"epochs": 0}, "--epochs 0 is out of range"),
+        ({"batch_size": 5000}, "--batch-size 5000 is out of range: at most 4096"),
+        ({"lr": -1.0}, "--lr -1 is out of range"),
+        ({"seed": -1}, "--seed -1 is out of range"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(CallError, match=words):
+        FinetuneParameters(**values)
+
+
+@pytest.mark.parametrize("text", ["0.1", "ten", "%", "-5%", ""])
+def test_labels_that_are_neither_are_refused(text: str) -> None:
+    with pytest.raises(CallError, match="neither a share nor a number of scans"):
+        parse_labels(text)
+
+
+def ones(*cubes: int) -> np.ndarray:
+    labels = np.zeros((EACH * len(FOLDS), 1), np.uint8)
+    labels[list(cubes)] = 1
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("task", "store", "call", "error", "words"),
+    [
+        (
+            "ncc",
+            {},
+            {"parameters": replace(SMALL, labels=7)},
+            CallError,
+            "--labels 7 .* only 6 scans of the train",
+        ),
+        ("ncc", {"folds": (0, 0, 0, 1)}, {}, DataError, "No cube of .* is in the fold test"),
+        ("ncc", {"labels": ones(33, 38)}, {}, DataError, "The 24 cubes to train on are all negative"),
+        (
+            "ncc",
+            {"labels": ones(0, *range(32, 40))},
+            {},
+            DataError,
+            "The 8 cubes to test on are all positive",
+        ),
+        ("segment", {"masks": EMPTY}, {}, DataError, "masks of the 24 cubes to train on are all empty"),
+        ("ncc", {"size": (16, 16, 12)}, {}, CallError, "12 voxels along z"),
+        ("ncc", {}, {"network": "unet2d"}, CallError, "16 pixels along x"),
+        (
+            "ncc",
+            {"size": (8, 8, 8)},
+            {"parameters": replace(SMALL, batch_size=1)},
+            CallError,
+            "batch norm needs two",
+        ),
+        ("dxc", {"size": (32, 32)}, {"network": "unet3d"}, CallError, "takes cubes, and the store holds 2D"),
+        ("ncc", {}, {"parameters": replace(SMALL, lr=1e30)}, DataError, "no number any more in epoch 1"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused(
+    tmp_path: Path, task: str, store: dict[str, Any], call: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    place = make_target_store(tmp_path / "store.zarr", task, **store)
+    with pytest.raises(error, match=words):
+        tuned(place, tmp_path / "run", **call)
+    begun = "in epoch 1" in words
+    assert (tmp_path / "run").exists() == begun  # a call that is refused leaves nothing behind
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_learning_rate_that_is_none_is_refused(lr: float) -> None:
+    with pytest.raises(CallError, match="above 0 and at most 1e"):
+        FinetuneParameters(lr=lr)
+
+
+def test_damaged_files_of_a_run_are_named_with_the_way_out(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["ncc"].run, run)
+    (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:500])
+    with pytest.raises(DataError, match=r"best\.pt is missing, cut short or damaged: .*--overwrite"):
+        read_finetuned(run)
+    with pytest.raises(DataError, match=r"best\.pt is missing, cut short or damaged: .*--overwrite"):
+        tuned(stores["ncc"], run)
+    (run / "result.json").unlink()  # as if the run had still been at work
+    with pytest.raises(DataError, match=r"best\.pt is missing, cut short or damaged: .*--overwrite"):
+        tuned(stores["ncc"], run)
+    (run / "run.json").write_text('{"format": "gen', encoding="utf-8")
+    with pytest.raises(DataError, match=r"run\.json is damaged: give --overwrite"):
+        tuned(stores["ncc"], run)
+    assert tuned(stores["ncc"], run, overwrite=True) == replace(runs["ncc"], run=str(run))
+
+
+def test_runs_of_another_kind_are_told_apart(
+    stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
+) -> None:
+    with pytest.raises(CallError, match="holds the network of a target task, and pre-trained weights"):
+        read_beginning(Path(runs["ncc"].run))
+    other = tmp_path / "pretrained"
+    other.mkdir()
+    (other / "run.json").write_text('{"format": "genesis-pretrain-run"}', encoding="utf-8")
+    with pytest.raises(CallError, match="pretrained is no run of genesis-train finetune: name another"):
+        read_finetuned(other)
+    with pytest.raises(CallError, match=r"is no run of genesis-train finetune .* left alone"):
+        tuned(stores["ncc"], other, overwrite=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(stores: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(CallError, match="is no run"):
+        tuned(stores["ncc"], tmp_path, overwrite=True)
+    with pytest.raises(CallError, match="lies inside the store"):
+        tuned(stores["ncc"], stores["ncc"] / "run")
+    with pytest.raises(CallError, match="There is no fine-tuning run"):
+        read_finetuned(tmp_path / "none")
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command(stores: dict[str, Path], tmp_path: Path) -> None:
+    words = [
+        str(stores["ncc"]),
+        "--out",
+        str(tmp_path / "run"),
+        "--width",
+        "2",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    first = CliRunner().invoke(command, [*words, "--labels", "50%", "--json"])
+    assert first.exit_code == 0, first.output
+    told = json.loads(first.stdout)
+    assert (told["status"], told["train_scans"]) == ("finished", 3)
+    assert "epoch 1: train" in first.stderr
+    again = CliRunner().invoke(command, [*words, "--labels", "50%"])
+    assert f"{told['score']:.4f}" in again.stdout
+    assert "Nothing was left to do" in again.stderr
+    assert "from scratch" in again.stdout
+    wrong = CliRunner().invoke(command, [*words, "--labels", "0"])
+    assert isinstance(wrong.exception, CallError)

@@ -1,0 +1,195 @@
+"""Several processes train as one: the same pairs, the same statistics, the same losses."""
+
+import socket
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.norm_process import norm_in_a_process
+from support.training_runs import SMALL, blobs, losses, make_cube_store
+from torch import multiprocessing, nn
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.training.feeding.ring import Work, deal, epoch_order, part_of
+from genesis_toolkit.training.machine.devices import choose_device
+from genesis_toolkit.training.machine.processes import joined, launched
+from genesis_toolkit.training.pretrain.loop import pretrain
+from genesis_toolkit.training.pretrain.parameters import Execution
+
+TWO = Execution(device="cpu", devices=2)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    cubes = make_cube_store(folder / "cubes.zarr", blobs(29, (16, 16, 16)), 5)
+    degrade(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
+    return folder / "pairs.zarr"
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_every_batch_and_see_every_cube_once(world: int) -> None:
+    cubes = np.arange(50, 97)
+    for epoch in range(3):
+        works = [Work(part, epoch) for part in deal(epoch_order(1, epoch, cubes, cubes % 5), 7)]
+        parts = [list(part_of(works, rank, world)) for rank in range(world)]
+        for number, work in enumerate(works):
+            shares = [mine[number].cubes for mine in parts]
+            assert np.concatenate(shares).tolist() == work.cubes.tolist()
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+            assert {mine[number].variant for mine in parts} == {epoch}
+        seen = np.concatenate([work.cubes for mine in parts for work in mine])
+        assert sorted(seen.tolist()) == cubes.tolist()
+
+
+@pytest.mark.full
+def test_two_processes_train_as_one_does(pairs: Path, tmp_path: Path) -> None:
+    """The same cubes in the same batches, one norm over both parts: equal but for the order of sums."""
+    said: list[str] = []
+    alone = pretrain(pairs, tmp_path / "one", SMALL)
+    together = pretrain(pairs, tmp_path / "two", SMALL, TWO, say=said.append)
+    assert len([line for line in said if line.startswith("epoch")]) == 3
+    for ours, theirs in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
+        assert ours["variant"] == theirs["variant"]
+        assert ours["steps"] == theirs["steps"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-2)
+    assert together.copy_loss == alone.copy_loss
+    running = [
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["state_dict"][
+            "down_tr64.ops.0.bn1.running_var"
+        ]
+        for name in ("one", "two")
+    ]
+    torch.testing.assert_close(*running, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.full
+def test_one_process_goes_on_with_what_two_began(pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=1), TWO)
+    outcome = pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=2))
+    assert outcome.epochs == 2
+
+
+@pytest.mark.full
+def test_what_is_wrong_is_said_once_and_nobody_is_left(pairs: Path, tmp_path: Path) -> None:
+    code = "from genesis_toolkit.cli.train import main; main()"
+    call = [sys.executable, "-c", code, "pretrain", str(pairs), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*call, "--width", "4", "--batch-size", "1", "--devices", "2", "--device", "cpu"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("too few for 2 processes") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+def test_a_process_that_dies_ends_the_run_in_a_sentence(pairs: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, genesis_toolkit.training.pretrain.loop as library\n"
+        "step = library.Trainer._agree\n"
+        "def dying(self, loss):\n"
+        "    if self.group.rank == 1 and self.state.epoch == 1: os._exit(9)\n"
+        "    return step(self, loss)\n"
+        "library.Trainer._agree = dying\n"
+        "if __name__ == '__main__':\n"
+        "    from genesis_toolkit.cli.train import main; main()\n"
+    )
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    options = "--width 4 --batch-size 4 --lr 0.5 --epochs 3 --devices 2 --device cpu".split()
+    call = [sys.executable, "program.py", "pretrain", str(pairs), "--out", "run", *options]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1
+    assert "Another process of this run has ended" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.full
+def test_a_process_that_cannot_begin_ends_the_run_before_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its part is of a module that only this process has, so what it shall do cannot be imported there."""
+    here_only = types.ModuleType("here_only")
+    exec("def take_part(): pass", vars(here_only))
+    monkeypatch.setitem(sys.modules, "here_only", here_only)
+    with pytest.raises(DataError, match="could not begin"), launched(2, here_only.take_part):
+        pytest.fail("it went on, and would wait for the other one")
+    assert "No module named 'here_only'" in capfd.readouterr().err
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.full
+def test_torchrun_starts_the_processes(pairs: Path, tmp_path: Path) -> None:
+    call = "-m torch.distributed.run --standalone --nproc-per-node 2 -m genesis_toolkit.cli.train".split()
+    call += f"pretrain {pairs} --out run --width 4 --batch-size 4 --lr 0.5 --epochs 1 --device cpu".split()
+    done = subprocess.run(
+        [sys.executable, *call, "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"status": "finished"') == 1
+
+
+def test_an_incomplete_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(CallError, match=r"WORLD_SIZE is 2, but RANK is not set.*torchrun"),
+        joined(torch.device("cpu")),
+    ):
+        pass
+
+
+def test_every_process_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(CallError, match="2 processes were asked for, but this machine has 1 GPUs"):
+        choose_device("auto", 2)
+    assert choose_device("cpu", 2) == torch.device("cpu")
+
+
+# ---------------------------------------------------------------------------------------------- the norm
+
+
+@pytest.mark.full
+def test_a_shared_norm_is_torchs_norm_over_the_whole_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = nn.BatchNorm3d(4)
+    nn.init.normal_(theirs.weight)
+    nn.init.normal_(theirs.bias)
+    input = (torch.randn(5, 4, 3, 4, 5) * 2 + 30).requires_grad_()
+    weights = torch.randn(5, 4, 3, 4, 5)
+    torch.save(
+        {"norm": theirs.state_dict(), "input": input.detach(), "weights": weights}, tmp_path / "case.pt"
+    )
+    output = theirs(input)
+    (output * weights).sum().backward()  # type: ignore[no-untyped-call]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(norm_in_a_process, (port, str(tmp_path)), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(torch.cat([one["output"] for one in found]), output.detach(), **close)
+    torch.testing.assert_close(torch.cat([one["input"] for one in found]), input.grad, **close)
+    for name in ("weight", "bias"):
+        summed = found[0][name] + found[1][name]
+        torch.testing.assert_close(summed, getattr(theirs, name).grad, rtol=1e-4, atol=1e-4)
+    for key, value in theirs.state_dict().items():
+        for one in found:
+            torch.testing.assert_close(one["norm"][key], value, **close)

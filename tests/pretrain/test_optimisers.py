@@ -1,0 +1,96 @@
+"""The learning rate against plain formulas and torch's schedules; the optimisers by name."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.pretrain.optimisers import learning_rate, make_optimiser
+from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
+
+
+def rates(parameters: PretrainParameters, steps: int, steps_per_epoch: int) -> list[float]:
+    return [learning_rate(parameters, step, steps_per_epoch) for step in range(steps)]
+
+
+def test_the_published_schedule_is_torchs_step_lr() -> None:
+    parameters = PretrainParameters()
+    optimiser = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = StepLR(optimiser, 40, 0.5)
+    for epoch in range(130):
+        assert rates(parameters, 3 * 131, 3)[3 * epoch : 3 * epoch + 3] == schedule.get_last_lr() * 3
+        optimiser.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("limit", [{"epochs": 5}, {"epochs": 999, "max_steps": 20}])
+def test_the_cosine_is_torchs_down_to_zero_at_the_last_step(limit: dict[str, int]) -> None:
+    parameters = PretrainParameters(schedule="cosine", lr=0.3, **limit)
+    optimiser = SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule = CosineAnnealingLR(optimiser, T_max=20)
+    for step in range(21):
+        assert learning_rate(parameters, step, 4) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        optimiser.step()
+        schedule.step()
+
+
+def test_warming_up_rises_evenly_to_the_first_value() -> None:
+    step = PretrainParameters(lr=0.8, warmup=4)
+    assert rates(step, 6, 3) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    cosine = PretrainParameters(lr=0.8, warmup=4, schedule="cosine", epochs=4)
+    assert rates(cosine, 12, 3)[3:5] == pytest.approx([0.8, 0.8])
+    assert rates(cosine, 12, 3)[8] == pytest.approx(0.4 * (1 + math.cos(math.pi / 2)))
+
+
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 1.0), ("adam", 0.001), ("adamw", 0.001)])
+def test_each_optimiser_has_its_learning_rate(name: str, lr: float) -> None:
+    parameters = PretrainParameters(optimiser=name)
+    assert parameters.lr == lr
+    made = make_optimiser([nn.Parameter(torch.zeros(1))], parameters)
+    assert type(made).__name__.lower() == name
+    assert made.param_groups[0]["lr"] == lr
+    assert made.param_groups[0].get("momentum", 0.9) == 0.9
+    assert made.param_groups[0]["weight_decay"] == (0.01 if name == "adamw" else 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"optimiser": "lion"}, r"--optimiser lion is unknown; allowed: sgd, adam, adamw"),
+        ({"schedule": "linear"}, "--schedule linear is unknown"),
+        ({"precision": "int8"}, "--precision int8 is unknown"),
+        ({"network": "vit"}, "--network vit is unknown"),
+        ({"warmup": -1}, "--warmup -1"),
+        ({"clip_norm": 0.0}, "--clip-norm 0"),
+        ({"ema": 1.0}, "--ema 1 is"),
+        ({"max_steps": 0}, "--max-steps 0"),
+        ({"overfit": 0}, "--overfit 0"),
+    ],
+)
+def test_parameters_out_of_range(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(CallError, match=words):
+        PretrainParameters(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"devices": 0}, "--devices 0"),
+        ({"save_steps": 0}, "--save-steps 0"),
+        ({"save_seconds": 0}, "--save-seconds 0"),
+    ],
+)
+def test_execution_out_of_range(wrong: dict[str, int], words: str) -> None:
+    with pytest.raises(CallError, match=words):
+        Execution(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_names_of_the_networks_are_those_that_can_be_built() -> None:
+    from genesis_toolkit.training.networks.registry import ARCHITECTURES
+    from genesis_toolkit.training.pretrain.parameters import NETWORKS
+
+    assert tuple(ARCHITECTURES) == NETWORKS

@@ -1,0 +1,248 @@
+"""What people watch: figures by degradation, the events of TensorBoard, the profile, and the checks."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, weights
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.training.machine.processes import Group
+from genesis_toolkit.training.pretrain import validation
+from genesis_toolkit.training.pretrain.data import open_data
+from genesis_toolkit.training.pretrain.loop import pretrain
+from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
+from genesis_toolkit.training.pretrain.validation import (
+    degradation_name,
+    measure_baselines,
+    validate,
+    works_to_average,
+)
+from genesis_toolkit.training.weights.files import new_state, read_checkpoint
+
+ONE = replace(SMALL, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    cubes = make_cube_store(folder / "cubes.zarr", blobs(40, (16, 16, 16)), 4)
+    degrade(cubes, folder / "pairs.zarr", DegradeParameters(variants=1, seed=1))
+    return folder / "pairs.zarr"
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def test_every_degradation_has_its_own_figures(pairs: Path) -> None:
+    """Recomputed from the batches one cube at a time, in float64."""
+    data = open_data(pairs, SMALL)
+    batches = data.batches(pin=False)
+    model = new_state(SMALL, torch.device("cpu")).model
+    found = validate(model, batches, data.validation, lambda _: None)
+    training = [row for batch in batches.stream(data.training(0)) for row in batch.original.double().clone()]
+    mean_image = (torch.stack(training).mean(0).numpy() + 1000) / 2000
+    mean = validation.mean_image(batches, works_to_average(data.split.train, 3), lambda _: None)
+    np.testing.assert_allclose((mean + 1000) / 2000, mean_image, rtol=1e-12)
+    baselines = measure_baselines(batches, data.validation, mean, lambda _: None)
+    errors: dict[str, list[tuple[float, float]]] = {}
+    everything, originals = [], []
+    for batch in batches.stream(data.validation):
+        original, degraded = ((t.double() + 1000) / 2000 for t in (batch.original, batch.degraded))
+        with torch.no_grad():
+            restored = model(degraded.float().unsqueeze(1)).squeeze(1).double()
+        for row in range(len(batch)):
+            one = ((restored[row] - original[row]) ** 2).mean(), ((degraded[row] - original[row]) ** 2).mean()
+            name = degradation_name(int(batch.applied[row]))
+            errors.setdefault(name, []).append((one[0].item(), one[1].item()))
+            everything.append(one[0].item())
+            originals.append((name, original[row].numpy().copy()))
+    assert len(errors) > 2
+    assert baselines.constant == pytest.approx(np.var([cube for _, cube in originals]), rel=1e-9)
+    assert found.loss == pytest.approx(np.mean(everything), rel=1e-5)
+    assert set(found.by_degradation) == set(baselines.by_degradation) == set(errors)
+    for name, both in errors.items():
+        assert found.by_degradation[name] == pytest.approx(np.mean([one[0] for one in both]), rel=1e-4)
+        baseline = baselines.by_degradation[name]
+        assert baseline.pairs == len(both)
+        assert baseline.copy == pytest.approx(np.mean([one[1] for one in both]), rel=1e-9)
+        expected = np.mean([(cube - mean_image) ** 2 for its, cube in originals if its == name])
+        assert baseline.mean_image == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_mean_image_is_of_so_many_cubes_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "AVERAGED", 7)
+    assert [work.cubes.tolist() for work in works_to_average(np.arange(5), 3)] == [[0, 1, 2], [3, 4]]
+    many = works_to_average(np.arange(100, 200), 4)
+    assert [work.cubes.tolist() for work in many] == [[100, 116, 133, 149], [166, 182, 199]]
+    assert {work.variant for work in many} == {0}
+
+
+def test_the_mean_image_of_images_on_the_fly(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32), dtype=np.uint8)
+    data = open_data(make_cube_store(tmp_path / "images.zarr", images, 12), PretrainParameters(batch_size=5))
+    batches = data.batches(pin=False)
+    mean = validation.mean_image(batches, works_to_average(data.split.train, 3), lambda _: None)
+    flipped = [row.clone() for batch in batches.stream(data.training(0)) for row in batch.original]
+    np.testing.assert_allclose(mean, torch.stack(flipped).double().mean(0).numpy(), rtol=1e-12)
+    baselines = measure_baselines(batches, data.validation, mean, lambda _: None)
+    # Of voxels that are drawn alike, the mean image is hardly better than the best constant.
+    assert baselines.constant == pytest.approx((256**2 - 1) / 12 / 255**2, rel=0.05)
+    assert baselines.constant < baselines.mean_image < 1.2 * baselines.constant
+
+
+def test_validation_is_the_same_to_the_bit_however_many_share_it(pairs: Path) -> None:
+    data = open_data(pairs, SMALL)
+    batches = data.batches(pin=False)
+    model = new_state(SMALL, torch.device("cpu")).model
+    alone = validate(model, batches, data.validation, lambda _: None)
+    pieces: list[list[object]] = []
+
+    class Collecting(Group):
+        def gather(self, piece):  # type: ignore[no-untyped-def]
+            pieces.append(piece)
+            return pieces if len(pieces) == self.world else [piece]
+
+    for rank in range(2):
+        together = validate(
+            model, batches, data.validation, lambda _: None, "float32", Collecting(rank, 2, 2)
+        )
+    assert [len(piece) for piece in pieces] == [2, 1]
+    assert (together.loss, together.by_degradation, together.spread) == (
+        alone.loss,
+        alone.by_degradation,
+        alone.spread,
+    )
+    assert [row.label for row in together.slices] == [row.label for row in alone.slices]
+
+
+def test_the_log_and_the_outcome_have_them(pairs: Path, tmp_path: Path) -> None:
+    outcome = pretrain(pairs, tmp_path / "run", ONE)
+    record = losses(tmp_path / "run")[0]
+    assert record["steps"] == 8
+    assert 0 <= json.loads((tmp_path / "run" / "losses.jsonl").read_text().splitlines()[1])["waiting"] < 1
+    assert {name: of["loss"] for name, of in outcome.by_degradation.items()} == record["by_degradation"]
+    assert sum(of["pairs"] for of in outcome.by_degradation.values()) == outcome.validation_cubes
+    weighted = sum(of["pairs"] * of["loss"] for of in outcome.by_degradation.values())
+    assert weighted / outcome.validation_cubes == pytest.approx(outcome.validation_loss)
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+@pytest.mark.full
+def test_max_steps_cuts_the_last_epoch_short(pairs: Path, tmp_path: Path) -> None:
+    limited = replace(SMALL, epochs=9, max_steps=11)
+    outcome = pretrain(pairs, tmp_path / "run", limited)
+    assert (outcome.stopped_by, outcome.epochs) == ("max_steps", 2)
+    assert [record["steps"] for record in losses(tmp_path / "run")] == [8, 3]
+    assert pretrain(pairs, tmp_path / "run", limited).status == "already finished"
+    cut = pretrain(pairs, tmp_path / "cut", replace(limited, epochs=2))
+    assert (cut.stopped_by, cut.epochs) == ("max_steps", 2)  # the second epoch was not gone through
+    with pytest.raises(CallError, match="begun with --max-steps 11, this call asks for no --max-steps"):
+        pretrain(pairs, tmp_path / "run", replace(limited, max_steps=None))
+
+
+def test_a_cosine_keeps_its_epochs(pairs: Path, tmp_path: Path) -> None:
+    cosine = replace(ONE, schedule="cosine")
+    pretrain(pairs, tmp_path / "run", cosine)
+    with pytest.raises(CallError, match="--epochs 1, this call asks for --epochs 2"):
+        pretrain(pairs, tmp_path / "run", replace(cosine, epochs=2))
+
+
+@pytest.mark.full
+def test_overfitting_goes_down_on_its_few_cubes(pairs: Path, tmp_path: Path) -> None:
+    few = PretrainParameters(width=4, batch_size=4, lr=0.5, epochs=25, overfit=3)
+    outcome = pretrain(pairs, tmp_path / "run", few)
+    assert (outcome.train_cubes, outcome.validation_cubes) == (3, 3)
+    records = losses(tmp_path / "run")
+    assert {record["variant"] for record in records} == {0}
+    assert outcome.validation_loss < 0.5 * records[0]["validation_loss"]
+    assert outcome.validation_loss < outcome.mean_image_loss
+    with pytest.raises(CallError, match="--overfit 99 is out of range: only 30 cubes train"):
+        pretrain(pairs, tmp_path / "more", replace(few, overfit=99))
+
+
+def test_the_moving_average_is_what_is_kept_as_the_best(pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "plain", ONE)
+    pretrain(pairs, tmp_path / "ema", replace(ONE, ema=0.5))
+    assert_equal_weights(tmp_path / "ema" / "last.pt", tmp_path / "plain" / "last.pt")
+    average = read_checkpoint(tmp_path / "ema" / "last.pt")["ema_state_dict"]
+    best = weights(tmp_path / "ema" / "best.pt")
+    assert all(torch.equal(value, average[key]) for key, value in best.items())
+    assert not torch.equal(
+        best["out_tr.final_conv.weight"],
+        weights(tmp_path / "plain" / "best.pt")["out_tr.final_conv.weight"],
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_learns_the_same_less_exactly(precision: str, pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "float32", ONE)
+    said = list[str]()
+    pretrain(pairs, tmp_path / "mixed", replace(ONE, precision=precision), say=said.append)
+    assert any("--precision fp16 takes many times as long" in line for line in said) == (precision == "fp16")
+    ours, theirs = losses(tmp_path / "mixed")[0], losses(tmp_path / "float32")[0]
+    assert ours["train_loss"] != theirs["train_loss"]
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "mixed" / "last.pt").values())
+
+
+@pytest.mark.full
+def test_networks_of_nnunet_train_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("dynamic_network_architectures")
+    cubes = make_cube_store(tmp_path / "cubes.zarr", blobs(4, (32, 32, 64)), 2)
+    given = replace(ONE, network="plainconv", width=2, batch_size=2, lr=0.1, ema=0.5)
+    outcome = pretrain(cubes, tmp_path / "run", given)
+    assert outcome.network == "plainconv"
+    assert "encoder.stages.0.0.convs.0.conv.weight" in weights(tmp_path / "run" / "best.pt")
+    assert pretrain(cubes, tmp_path / "run", replace(given, epochs=2)).epochs == 2
+
+
+def test_channels_last_changes_no_more_than_rounding(pairs: Path, tmp_path: Path) -> None:
+    pretrain(pairs, tmp_path / "last", replace(ONE, max_steps=2), Execution(channels_last=True))
+    pretrain(pairs, tmp_path / "first", replace(ONE, max_steps=2), Execution(channels_last=False))
+    ours, theirs = losses(tmp_path / "last")[0], losses(tmp_path / "first")[0]
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def test_without_tensorboard_one_sentence_and_no_run(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genesis_toolkit.training.pretrain.show.find_spec", lambda name: None)
+    with pytest.raises(CallError, match=r'pip install "genesis-toolkit\[tensorboard\]"'):
+        pretrain(pairs, tmp_path / "run", ONE, Execution(tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+def test_events_are_the_figures_of_the_log(pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pretrain(pairs, tmp_path / "run", SMALL, Execution(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    told = [event.value for event in events.Scalars("loss/validation")]
+    assert told == pytest.approx([record["validation_loss"] for record in losses(tmp_path / "run")])
+    assert [event.step for event in events.Scalars("step/loss")] == [20]
+    assert "degradation/non-linear_out-painted" in events.Tags()["scalars"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch profiles elsewhere with other names")
+def test_a_profile_is_told_and_kept(pairs: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    pretrain(pairs, tmp_path / "run", ONE, Execution(profile=True), say=said.append)
+    table = (tmp_path / "run" / "profile.txt").read_text(encoding="utf-8")
+    assert "convolution_backward" in table
+    assert any(table in sentence for sentence in said)
+    trace = json.loads((tmp_path / "run" / "profile.json").read_text(encoding="utf-8"))
+    assert trace["traceEvents"]

@@ -1,0 +1,322 @@
+"""Evidence: scores of arms in; the table of comparisons and the slides' chart out, as files.
+
+A folder of evidence holds results.json and results.csv (every pair of arms that was compared), figure.png and
+figure.svg. It holds no time and no path, so equal scores and an equal choice of pairs give equal bytes.
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.training.compare.figure import MOST_ARMS, MOST_BRACKETS, MOST_TASKS, draw_bars, panels_of
+from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS, ArmSummary, arms_of, parse_table
+from genesis_toolkit.training.compare.statistics import (
+    CONFIDENCE,
+    DEFAULT_TEST,
+    TESTS,
+    Comparison,
+    choose_pairs,
+    compare_arms,
+    stars,
+)
+
+FORMAT = "genesis-evidence"
+VERSION = 1
+#: The files of a folder of evidence.
+FILES = ("results.json", "results.csv", "figure.png", "figure.svg")
+#: How the chart calls the metrics of `loop`.
+METRICS = {"auc": "AUC", "mean_auc": "mean AUC", "iou": "IoU"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What arms on tasks came to, and how they compare.
+
+    Attributes:
+        summaries: every arm of every task.
+        comparisons: of these, task by task.
+        chosen: whether the pairs were asked for; otherwise they are all there are, and where those are many
+            the chart has brackets for some.
+        metrics: by task what its scores are, `auc`, `mean_auc` or `iou`; empty where a table does not tell.
+    """
+
+    summaries: tuple[ArmSummary, ...]
+    comparisons: tuple[Comparison, ...]
+    chosen: bool
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what could not be computed is None."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "default_test": DEFAULT_TEST,
+            "stars": "of the default test, as in the slides: * p < 0.05, ** 0.01, *** 0.001, **** 0.0001",
+            "one_tailed": "asks whether the mean of `second` is higher than that of `first`",
+            "holm": "of the default test, over the pairs of one task in this file",
+            "effect": f"Hedges' g, with a {100 * CONFIDENCE:g} % interval from the noncentral t distribution",
+            "fewer_than_10_trials": any(one.n < PUBLISHED_TRIALS for one in self.summaries),
+            "metrics": dict(self.metrics),
+            "arms": [asdict(one) for one in self.summaries],
+            "pairs": [_pair(one) for one in self.comparisons],
+        }
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `compare_table` or `trials.compare_trials` came to.
+
+    Attributes:
+        folder: where the files lie.
+        status: `written`, or `already there` when every file was there as it would be written.
+        evidence: what they tell.
+    """
+
+    folder: Path
+    status: str
+    evidence: Evidence
+
+
+def compare_table(
+    table: Path,
+    out: Path,
+    *,
+    reference: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    overwrite: bool = False,
+) -> Written:
+    """Compare the arms of a CSV table, and write table and chart.
+
+    Args:
+        table: a row a trial or a row an arm, see `scores.parse_table`.
+        out: the folder to make.
+        reference: compare only with this arm.
+        pairs: compare only these arms, (first, second).
+        overwrite: replace other evidence that lies in `out`.
+
+    Raises:
+        CallError: there is no such table or arm, or something is in the way of `out`; nothing is written.
+        DataError: the table is wrong; the sentence names the line.
+    """
+    check_folder(out)
+    if not table.exists() or table.is_dir():
+        raise CallError(f"There is no file {table}: name a CSV table with a row a trial, or a row an arm.")
+    evidence = weigh(parse_table(table.read_bytes(), table.name), reference, pairs)
+    status = "written" if write_folder(out, files_of(evidence), overwrite=overwrite) else "already there"
+    return Written(out, status, evidence)
+
+
+def weigh(
+    summaries: Sequence[ArmSummary],
+    reference: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    metrics: Mapping[str, str] | None = None,
+) -> Evidence:
+    """Compare the arms of every task.
+
+    Args:
+        summaries: every arm of every task once, arms in an order in which later ones are expected to be
+            higher; one-tailed tests go by it.
+        reference: compare only with this arm.
+        pairs: compare only these arms, (first, second).
+        metrics: by task what its scores are, where that is known.
+
+    Raises:
+        CallError: an arm or a pair makes no sense.
+        DataError: there are more arms or tasks than a chart has room for.
+    """
+    arms = arms_of(summaries)
+    tasks = len({one.task for one in summaries})
+    for count, most, what in ((len(arms), MOST_ARMS, "arms"), (tasks, MOST_TASKS, "tasks")):
+        if count > most:
+            raise DataError(f"There are {count} {what}, and the chart has room for {most}: split the table.")
+    compared = compare_arms(summaries, choose_pairs(arms, reference, pairs))
+    chosen = reference is not None or pairs is not None
+    return Evidence(tuple(summaries), tuple(compared), chosen, dict(metrics or {}))
+
+
+def files_of(evidence: Evidence) -> dict[str, bytes]:
+    """The files of a folder of evidence by name, `FILES`."""
+    names = {task: METRICS.get(metric, metric) for task, metric in evidence.metrics.items()}
+    panels = panels_of(evidence.summaries, evidence.comparisons, names, all_brackets=evidence.chosen)
+    brackets = sum(len(panel.brackets) for panel in panels)
+    pictures = draw_bars(panels, _notes(evidence, brackets))
+    return {
+        "results.json": (json.dumps(evidence.as_dict(), indent=1, allow_nan=False) + "\n").encode(),
+        "results.csv": _csv(evidence).encode(),
+        **{f"figure.{kind}": data for kind, data in pictures.items()},
+    }
+
+
+def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> bool:
+    """Write evidence so that the folder is there whole or as it was before.
+
+    Args:
+        out: the folder; it may exist where it is empty or holds evidence.
+        files: by name, `FILES`.
+        overwrite: replace evidence that differs.
+
+    Returns:
+        False where all files were there, as they would be written.
+
+    Raises:
+        CallError: the folder holds other things, or other evidence and `overwrite` is not given.
+    """
+    check_folder(out)
+    out = out.resolve()
+    if out.is_dir() and any(out.iterdir()):
+        if all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items()):
+            return False
+        if not overwrite:
+            raise CallError(
+                f"{out} holds other results: choose another folder, or give --overwrite to replace them."
+            )
+    fresh = out.with_name(f".{out.name}.{uuid4().hex[:12]}.part")
+    replaced = fresh.with_suffix(".replaced")
+    try:
+        for name, data in files.items():
+            write_whole(fresh / name, data)
+        if out.exists():
+            out.rename(replaced)
+        try:
+            fresh.rename(out)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
+    finally:
+        for left in (fresh, replaced):
+            shutil.rmtree(left, ignore_errors=True)
+    return True
+
+
+def write_beside(out: Path, files: Mapping[str, bytes]) -> bool:
+    """Write evidence into a folder that holds what it was made from, in the place of older evidence.
+
+    results.json comes last and the older one goes first: where it is, all the others belong to it.
+
+    Args:
+        out: the folder; see `check_folder`.
+        files: by name, `FILES` and others that go with them.
+
+    Returns:
+        False where all files were there, as they would be written.
+    """
+    if all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items()):
+        return False
+    last = FILES[0]
+    (out / last).unlink(missing_ok=True)
+    for name in sorted(files, key=lambda name: name == last):
+        write_whole(out / name, files[name])
+    return True
+
+
+def check_folder(out: Path, beside: Collection[str] = ()) -> None:
+    """Refuse a place where anything but evidence lies.
+
+    Args:
+        out: the folder to be, or one that is there.
+        beside: what else may lie in it.
+
+    Raises:
+        CallError: it holds other things, is a file, or lies in a store.
+    """
+    check_place(out)
+    if out.exists() and not out.is_dir():
+        raise CallError(f"{out} is a file, and a folder is to be made there: choose another name.")
+    allowed = {*FILES, *beside}
+    found = [path.name for path in out.iterdir()] if out.is_dir() else []
+    strange = sorted(name for name in found if name not in allowed and not _left_over(name, beside))
+    if strange:
+        raise CallError(
+            f"{out} holds {strange[0]}, which is no file of a comparison, so the folder is left alone: "
+            "choose another one."
+        )
+
+
+def _left_over(name: str, beside: Collection[str]) -> bool:
+    """Whether a file is what a killed process left of one that it wrote beside others."""
+    return bool(beside) and name.startswith(".") and name.endswith(".part")
+
+
+def _pair(one: Comparison) -> dict[str, Any]:
+    """A comparison as plain JSON values."""
+    effect, values = one.effect, one.p_values()
+    return {
+        "task": one.task,
+        "first": one.first.arm,
+        "second": one.second.arm,
+        "difference": one.difference,
+        "tests": {
+            name: {
+                "default": name == DEFAULT_TEST,
+                "t": test.t if test else None,
+                "df": test.df if test else None,
+                "p": values[name],
+            }
+            for name in TESTS
+            for test in [one.welch if name.startswith("welch") else one.student]
+        },
+        "stars": stars(one.p),
+        "p_holm": one.p_holm,
+        "stars_holm": stars(one.p_holm),
+        "hedges_g": effect.g if effect else None,
+        "g_low": effect.low if effect else None,
+        "g_high": effect.high if effect else None,
+    }
+
+
+def _csv(evidence: Evidence) -> str:
+    """A row a pair; `p` is the p-value of the default test, empty where there was nothing to test."""
+    buffer = io.StringIO()
+    rows = []
+    for one in evidence.comparisons:
+        told = _pair(one)
+        told.pop("tests")
+        row = {"task": told.pop("task")}
+        for place, arm in (("first", one.first), ("second", one.second)):
+            row |= {place: told.pop(place), f"{place}_mean": arm.mean, f"{place}_sd": arm.sd}
+            row |= {f"{place}_n": arm.n}
+        row |= {"difference": told.pop("difference"), "default_test": DEFAULT_TEST, "p": one.p}
+        row |= {f"p_{name}": p for name, p in one.p_values().items()}
+        rows.append(row | told)
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _notes(evidence: Evidence, brackets: int) -> list[str]:
+    """What the chart says below: what is drawn, what the stars mean, and what they leave out."""
+    steps = ", ".join(
+        text.replace(" ", "\N{NO-BREAK SPACE}")
+        for text in ("n.s. p >= 0.05", "* p < 0.05", "** p < 0.01", "*** p < 0.001", "**** p < 0.0001")
+    )
+    notes = [
+        "Bars: mean. Error bars: standard deviation of the trials.",
+        f"Brackets: Welch's t-test, two-sided: {steps}.",
+    ]
+    pairs = len(evidence.comparisons)
+    if brackets < pairs:
+        notes.append(
+            f"Where a task has more than {MOST_BRACKETS} pairs, brackets show those with its last arm: "
+            f"{brackets} of all {pairs}."
+        )
+    fewer = sum(stars(one.p) != stars(one.p_holm) for one in evidence.comparisons)
+    if any(one.p_holm != one.p for one in evidence.comparisons):
+        notes.append(
+            "Not corrected for several pairs: with Holm's correction over the pairs of a task "
+            f"{fewer} of {pairs} pairs have fewer stars."
+        )
+    if any(one.n < PUBLISHED_TRIALS for one in evidence.summaries):
+        notes.append(f"Some arms have fewer than {PUBLISHED_TRIALS} trials: read them with care.")
+    return notes

@@ -1,0 +1,294 @@
+"""The slides' bar chart: a panel a task, a bar an arm, error bars, and brackets with stars.
+
+Every panel has an axis of its own, for tasks lie far apart. Where that axis does not begin at 0 the panel
+says so in words and with a break through it: bars that are cut off exaggerate. One chart gives always the
+same bytes with one version of matplotlib.
+"""
+
+import io
+import math
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS, ArmSummary, arms_of
+from genesis_toolkit.training.compare.statistics import Comparison, stars
+
+#: The palette of Okabe and Ito, which eyes of every kind tell apart; hatched when it comes round again.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
+_HATCHES = ("", "///")
+MOST_ARMS = len(COLOURS) * len(_HATCHES)
+MOST_TASKS = 48
+#: With more pairs on one task only those with its last arm get brackets, unless pairs were asked for.
+MOST_BRACKETS = 6
+
+# Inches.
+_BAR, _LEAST_PANEL, _LEFT, _RIGHT = 0.46, 1.9, 0.62, 0.18
+_BARS_HIGH, _LEVEL, _ROOF, _TITLE, _FOOT = 1.9, 0.27, 0.12, 0.52, 0.22
+_LINE, _NOTE_LETTER, _KEY_LETTER, _TITLE_LETTER = 0.16, 0.06, 0.07, 0.1
+_LEAST_WIDTH = 4.6
+_COLUMNS = 3
+
+_SETTINGS: Any = {
+    "svg.hashsalt": "genesis-toolkit",
+    "text.parse_math": False,
+    "hatch.linewidth": 0.6,
+}
+_SAVED = {"png": {"Software": "genesis-toolkit"}, "svg": {"Creator": "genesis-toolkit", "Date": None}}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One task of the chart.
+
+    Attributes:
+        task: its name.
+        bars: the arms, from left to right.
+        brackets: pairs of them, by their place, with the text above.
+        metric: what the bars are; empty where that is not known.
+    """
+
+    task: str
+    bars: tuple[ArmSummary, ...]
+    brackets: tuple[tuple[int, int, str], ...]
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The values of a panel: where its axis begins, the highest end of a bar, and how many an inch has."""
+
+    low: float
+    high: float
+    step: float
+
+    def at(self, inches: float) -> float:
+        """The value so far above the highest end of a bar."""
+        return self.high + inches * self.step
+
+
+def panels_of(
+    summaries: Sequence[ArmSummary],
+    comparisons: Sequence[Comparison],
+    metrics: Mapping[str, str] | None = None,
+    *,
+    all_brackets: bool,
+) -> list[Panel]:
+    """What the chart shows of every task.
+
+    Args:
+        summaries: every arm of every task, in the order of the bars.
+        comparisons: of these arms.
+        metrics: by task what its scores are called, where that is known.
+        all_brackets: draw a bracket for every comparison; otherwise only for those with a task's last arm,
+            where a task has more than `MOST_BRACKETS`.
+    """
+    order = arms_of(summaries)
+    panels = []
+    for task in dict.fromkeys(summary.task for summary in summaries):
+        bars = sorted((one for one in summaries if one.task == task), key=lambda one: order.index(one.arm))
+        places = {one.arm: place for place, one in enumerate(bars)}
+        met = [one for one in comparisons if one.task == task]
+        last = bars[-1].arm
+        brackets = []
+        for one in met:
+            if all_brackets or len(met) <= MOST_BRACKETS or last in (one.first.arm, one.second.arm):
+                left, right = sorted((places[one.first.arm], places[one.second.arm]))
+                brackets.append((left, right, "not tested" if one.p is None else stars(one.p)))
+        panels.append(Panel(task, tuple(bars), tuple(brackets), (metrics or {}).get(task, "")))
+    return panels
+
+
+def draw_bars(panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
+    """Draw the chart.
+
+    Args:
+        panels: one a task, `MOST_TASKS` at most, with `MOST_ARMS` arms at most.
+        notes: sentences below it.
+
+    Returns:
+        The files by their format, `png` and `svg`.
+    """
+    arms = arms_of(bar for panel in panels for bar in panel.bars)
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # whatever this user's settings are
+        matplotlib.rcParams.update(_SETTINGS)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it draws a box for the letter
+        figure = _draw(panels, arms, notes)
+        files = {}
+        for kind, metadata in _SAVED.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata=metadata)
+            files[kind] = buffer.getvalue()
+    return files
+
+
+def axis_low(bars: Sequence[ArmSummary]) -> float:
+    """Where the axis of a panel begins: 0 unless the bars would differ by less than a third of their height.
+
+    Returns:
+        0, a value below 0 where an error bar reaches there, or one above 0, well below every error bar.
+    """
+    low, high = min(one.mean - one.sd for one in bars), max(one.mean + one.sd for one in bars)
+    if low < 0:
+        return low - 0.05 * (max(high, 0) - low)
+    span = high - low
+    if span > high / 3 or span <= 1e-9 * high:
+        return 0.0
+    grain = 10.0 ** math.floor(math.log10(span))
+    return max(0.0, math.floor((low - 0.6 * span) / grain) * grain)
+
+
+def levels_of(brackets: Sequence[tuple[int, int, str]]) -> list[int]:
+    """How high each bracket lies, so that none touches another: the short ones low."""
+    order = sorted(range(len(brackets)), key=lambda one: (brackets[one][1] - brackets[one][0], brackets[one]))
+    levels, roofs = [0] * len(brackets), dict.fromkeys((place for one in brackets for place in one[:2]), 0)
+    highest = [0] * (1 + max(roofs, default=0))
+    for one in order:
+        left, right, _ = brackets[one]
+        levels[one] = max(highest[left : right + 1])
+        highest[left : right + 1] = [levels[one] + 1] * (right + 1 - left)
+    return levels
+
+
+def _draw(panels: Sequence[Panel], arms: Sequence[str], notes: Sequence[str]) -> Figure:
+    """Place everything by hand, in inches: what lies where must not hang on what is measured."""
+    rows = math.ceil(len(panels) / _COLUMNS)
+    columns = math.ceil(len(panels) / rows)
+    width = max(_LEAST_PANEL, _BAR * max(len(panel.bars) for panel in panels))
+    across = max(_LEAST_WIDTH, columns * (_LEFT + width + _RIGHT))
+    by_row = [panels[row * columns : (row + 1) * columns] for row in range(rows)]
+    heights = [
+        _BARS_HIGH + _ROOF + _LEVEL * max(1 + max(levels_of(one.brackets), default=-1) for one in row)
+        for row in by_row
+    ]
+    key_columns = max(1, math.floor((across - 0.2) / (0.5 + _KEY_LETTER * max(map(len, arms)))))
+    key_rows = math.ceil(len(arms) / key_columns)
+    said = [line for note in notes for line in textwrap.wrap(note, math.floor((across - 0.3) / _NOTE_LETTER))]
+    below = 0.15 + _LINE * (len(said) + key_rows * 1.15) + 0.15
+    total = below + sum(height + _TITLE + _FOOT for height in heights)
+    figure = Figure(figsize=(across, total), dpi=150)
+    FigureCanvasAgg(figure)
+    top = total
+    margin = (across - columns * (_LEFT + width + _RIGHT)) / 2
+    for row, height in zip(by_row, heights, strict=True):
+        top -= _TITLE + height
+        for column, panel in enumerate(row):
+            left = margin + column * (_LEFT + width + _RIGHT) + _LEFT
+            axes = figure.add_axes((left / across, top / total, width / across, height / total))
+            _draw_panel(axes, panel, arms, width, height)
+        top -= _FOOT
+    figure.legend(
+        [Patch(**_look(arm, arms)) for arm in arms],
+        list(arms),
+        loc="lower center",
+        bbox_to_anchor=(0.5, (0.12 + _LINE * len(said)) / total),
+        ncols=min(key_columns, len(arms)),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.4,
+        columnspacing=1.2,
+        labelspacing=0.25,
+        borderaxespad=0,
+    )
+    for number, line in enumerate(said):
+        figure.text(
+            0.15 / across,
+            (0.1 + _LINE * (len(said) - 1 - number)) / total,
+            line,
+            fontsize=7.5,
+            color="#444444",
+        )
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, height: float) -> None:
+    axis = _axis_of(panel.bars)
+    foot = max(axis.low, 0.0)
+    for place, bar in enumerate(panel.bars):
+        axes.bar(place, bar.mean - foot, 0.72, bottom=foot, linewidth=0.8, **_look(bar.arm, arms))
+        axes.errorbar(place, bar.mean, bar.sd, color="#222222", capsize=3, linewidth=1, capthick=1)
+    for (left, right, text), level in zip(panel.brackets, levels_of(panel.brackets), strict=True):
+        base, roof = axis.at(_LEVEL * level + 0.09), axis.at(_LEVEL * level + 0.14)
+        axes.plot((left, left, right, right), (base, roof, roof, base), color="#222222", linewidth=0.8)
+        # Asterisks hang at the top of their line, so theirs begins lower.
+        size, raised = (10, -0.01) if "*" in text else (7.5, 0.025)
+        height_of = axis.at(_LEVEL * level + 0.14 + raised)
+        axes.text((left + right) / 2, height_of, text, ha="center", fontsize=size)
+    axes.set_xlim(-0.6, len(panel.bars) - 0.4)
+    axes.set_ylim(axis.low, axis.at(height - _BARS_HIGH))
+    ticks = [float(tick) for tick in MaxNLocator(5).tick_values(axis.low, axis.high)]
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if axis.low <= tick <= axis.high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axes.tick_params(axis="y", labelsize=7.5)
+    axes.set_xticks([])
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.spines["left"].set_bounds(axis.low, axis.high)
+    if axis.low < 0:
+        axes.axhline(0, color="#222222", linewidth=0.8)
+        axes.spines["bottom"].set_visible(False)
+    size = 9.5 * min(1.0, (width + _LEFT) / (_TITLE_LETTER * len(panel.task)))
+    axes.set_title(f"{panel.task}\n", fontsize=size, fontweight="bold", pad=4)
+    axes.annotate(_told(panel), (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", fontsize=7.5)
+    if axis.low > 0:
+        _break(axes, width, height)
+        axes.annotate(
+            f"axis from {axis.low:.6g}, not from 0",
+            (0.5, 0),
+            (0, -10),
+            "axes fraction",
+            "offset points",
+            ha="center",
+            fontsize=7,
+            color="#444444",
+        )
+
+
+def _break(axes: Axes, width: float, height: float) -> None:
+    """Two strokes through the foot of the axis."""
+    for inches in (0.06, 0.11):
+        axes.plot(
+            (-0.05 / width, 0.05 / width),
+            ((inches - 0.03) / height, (inches + 0.03) / height),
+            transform=axes.transAxes,
+            color="#222222",
+            linewidth=0.9,
+            clip_on=False,
+        )
+
+
+def _axis_of(bars: Sequence[ArmSummary]) -> _Axis:
+    low, high = axis_low(bars), max(one.mean + one.sd for one in bars)
+    if low < 0:
+        high = max(high, 0.0)
+    if high <= low:
+        high = low + 1
+    return _Axis(low, high, (high - low) / _BARS_HIGH)
+
+
+def _told(panel: Panel) -> str:
+    """What the bars of a panel are, how many trials stand behind them, and whether those are few."""
+    least, most = min(one.n for one in panel.bars), max(one.n for one in panel.bars)
+    metric = f"{panel.metric}, " if panel.metric else ""
+    few = f", fewer than {PUBLISHED_TRIALS} trials" if least < PUBLISHED_TRIALS else ""
+    return f"{metric}n = {least}{few}" if least == most else f"{metric}n = {least} to {most}{few}"
+
+
+def _look(arm: str, arms: Sequence[str]) -> dict[str, Any]:
+    """Colour and hatch of an arm, the same in every panel."""
+    place = arms.index(arm)
+    return {
+        "facecolor": COLOURS[place % len(COLOURS)],
+        "hatch": _HATCHES[place // len(COLOURS)],
+        "edgecolor": "#222222",
+    }

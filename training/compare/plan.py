@@ -1,0 +1,292 @@
+"""What a comparison of arms on tasks is made of: which trials, of what, and where each lies.
+
+Which trials there are is a pure function of the names of tasks and arms and of the seeds (`trials_of`); the
+stores and the weights are opened here once, to see that every trial can be carried out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, read_arms
+from genesis_toolkit.training.compare.scores import MOST_LETTERS
+from genesis_toolkit.training.finetune.data import TargetData, target_data
+from genesis_toolkit.training.finetune.loop import new_state
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.pretrain.parameters import option
+from genesis_toolkit.training.weights.beginning import Beginning
+
+_MOST_TRIALS = 1000
+_SHOWN = 12  # digits of a sha256, which tell two files apart
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target task.
+
+    Attributes:
+        name: the store's, without suffixes.
+        targets: the store, as it was given.
+        code: `ncc`, `segment` or `dxc`.
+        size: edges of a cube in voxels, or of an image in pixels.
+        fingerprint: the sha256 of the store's manifest, and so of all its files.
+    """
+
+    name: str
+    targets: str | Path
+    code: str
+    size: tuple[int, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ReadyArm:
+    """An arm whose weights were read and found to fit.
+
+    Attributes:
+        arm: as it was given.
+        network: what it is about.
+        width: of the network.
+        axes: of the network, 3 or 2.
+        sha256: of its file of weights; None from scratch.
+    """
+
+    arm: Arm
+    network: str
+    width: int
+    axes: int
+    sha256: str | None
+
+    @property
+    def name(self) -> str:
+        """The arm's."""
+        return self.arm.name
+
+    def taken(self, task: Task) -> str:
+        """How the network takes the task's cubes: `3D`, `2D`, `slice by slice`, or `not` at all."""
+        if self.axes > len(task.size):
+            return "not"
+        return f"{self.axes}D" if self.axes == len(task.size) else "slice by slice"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fine-tuning of one arm on one task."""
+
+    task: str
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        """Its folder below `trials`, with `/`."""
+        return f"{self.task}/{self.arm}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, ready to be carried out.
+
+    Attributes:
+        tasks: in the order of the panels, cubes before images.
+        arms: in the order of the bars.
+        seeds: of the trials of every arm.
+        parameters: of every trial, but for the seed.
+        trials: all there are.
+    """
+
+    tasks: tuple[Task, ...]
+    arms: tuple[ReadyArm, ...]
+    seeds: tuple[int, ...]
+    parameters: FinetuneParameters
+    trials: tuple[Trial, ...]
+
+    def task(self, name: str) -> Task:
+        """The task of that name."""
+        return next(one for one in self.tasks if one.name == name)
+
+    def arm(self, name: str) -> ReadyArm:
+        """The arm of that name."""
+        return next(one for one in self.arms if one.name == name)
+
+    def record(self) -> dict[str, dict[str, Any]]:
+        """What may not change from call to call, as plain JSON values: `parameters`, `tasks`, `arms`."""
+        parameters = self.parameters.as_dict()
+        parameters.pop("seed")  # it stands in the folders' names, and more trials may come
+        return {
+            "parameters": parameters,
+            "tasks": {one.name: {"task": one.code, "manifest": one.fingerprint} for one in self.tasks},
+            "arms": {
+                one.name: {"network": one.network, "width": one.width, "weights": one.sha256}
+                for one in self.arms
+            },
+        }
+
+
+def trials_of(tasks: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[Trial]:
+    """All trials, in the order in which they are begun: seed by seed, so that what is there is even.
+
+    Args:
+        tasks: by the name of each task the names of its arms.
+        seeds: of the trials.
+    """
+    return [Trial(task, arm, seed) for seed in seeds for task, arms in tasks.items() for arm in arms]
+
+
+def arms_by_task(tasks: Sequence[Task], arms: Sequence[ReadyArm]) -> dict[str, list[str]]:
+    """By the name of each task the names of the arms that can do it: of images those in 2D alone.
+
+    Raises:
+        CallError: they are fewer than two.
+    """
+    taking = {}
+    for task in tasks:
+        taking[task.name] = [one.name for one in arms if one.taken(task) != "not"]
+        if len(taking[task.name]) < 2:
+            raise CallError(
+                f"{task.targets} holds images, and {len(taking[task.name])} of the arms are in 2D: give two "
+                "such arms or more, as in --arm scratch-2d --arm imagenet=FILE, or leave this store out."
+            )
+    return taking
+
+
+def make_plan(
+    targets: Sequence[str | Path],
+    arms: Sequence[Arm],
+    parameters: FinetuneParameters,
+    trials: int = 10,
+    width: int | None = None,
+) -> Plan:
+    """Open every store, read all weights, and see that each network takes each task's cubes.
+
+    An arm of a 3D network is left out where a task has images.
+
+    Args:
+        targets: target stores, one a task.
+        arms: two or more.
+        parameters: of every trial; the trials' seeds count up from its seed.
+        trials: of every arm on every task.
+        width: see `arms.read_arms`.
+
+    Raises:
+        CallError: a store, an arm or a number does not fit; the sentence says what to change.
+        DataError: a store or a file of weights is damaged.
+    """
+    if not 2 <= trials <= _MOST_TRIALS:
+        raise CallError(
+            f"--trials {trials} is out of range: from 2 on, for one trial has no spread, to {_MOST_TRIALS:,}."
+        )
+    replace(parameters, seed=parameters.seed + trials - 1)  # which says what is wrong
+    check_arms(arms)
+    seeds = range(parameters.seed, parameters.seed + trials)
+    tasks = open_tasks(targets, [replace(parameters, seed=seed) for seed in seeds])
+    # Cubes first: all arms take them, so the arms come in the order of the call.
+    tasks.sort(key=lambda task: -len(task.size))
+    beginnings = read_arms(arms, width)
+    ready = [
+        ReadyArm(arm, one.network, one.width, axes_of(one), one.sha256)
+        for arm, one in zip(arms, beginnings, strict=True)
+    ]
+    taking = arms_by_task(tasks, ready)
+    for task in tasks:
+        data = target_data(open_targets(task.targets), parameters)
+        for one, beginning in zip(ready, beginnings, strict=True):
+            if one.name in taking[task.name]:
+                _check_fit(task, one, beginning, data)
+    found = trials_of(taking, seeds)
+    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, tuple(found))
+
+
+def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParameters]) -> list[Task]:
+    """The tasks of target stores, each named as its store is, without suffixes.
+
+    Args:
+        targets: the stores.
+        parameters: of the trials; every one must find enough labels.
+
+    Raises:
+        CallError: there are none, a store is none, two would have one name, or there are too few labels.
+        DataError: a store is damaged, or what a trial would draw from it is of one kind only.
+    """
+    if not targets:
+        raise CallError(
+            "No target store was given: name one or more, as genesis-prep extract-targets makes them, or a "
+            "table with --from-csv."
+        )
+    names = [task_name(place) for place in targets]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise CallError(
+                f"{targets[names.index(name)]} and {targets[number]} would both be the task {name}: give "
+                "each store once, and a name of its own."
+            )
+    tasks = []
+    for name, place in zip(names, targets, strict=True):
+        store = open_targets(place)
+        for one in parameters:
+            _check_labels(name, store, one)
+        tasks.append(Task(name, place, store.task, store.size, store.manifest_sha256))
+    return tasks
+
+
+def task_name(place: str | Path) -> str:
+    """What a store's task is called: `nodules` of `data/nodules.zarr` and of `nodules.zarr.zip`.
+
+    Raises:
+        CallError: that would be no name for a folder and a panel of the chart.
+    """
+    name = PurePosixPath(str(place).rstrip("/")).name
+    name = Path(str(place)).resolve().name if name in ("", ".", "..") else name
+    for suffix in (".zip", ".zarr"):
+        name = name.removesuffix(suffix)
+    if not name.strip() or name.startswith(".") or len(name) > MOST_LETTERS or not name.isprintable():
+        raise CallError(
+            f"{place} names its task {name[: MOST_LETTERS + 1]!r}: call the store by 1 to {MOST_LETTERS} "
+            "printable letters, of which the first is no point."
+        )
+    return name
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """How two records (`Plan.record`) disagree, in words; None where the later may go on with the earlier.
+
+    Tasks and arms that only one of them has are no disagreement.
+    """
+    for name, asked in now["parameters"].items():
+        was = before["parameters"].get(name)
+        if was != asked:
+            return f"{option(name)} {was}, and this call asks for {option(name)} {asked}"
+    for name in before["tasks"].keys() & now["tasks"].keys():
+        if before["tasks"][name] != now["tasks"][name]:
+            return f"another store {name}"
+    for name, arm in now["arms"].items():
+        was = before["arms"].get(name, arm)
+        for part in arm:
+            if was.get(part) != arm[part]:
+                old, new = (_words(one.get(part)) for one in (was, arm))
+                return f"{part} {old} of the arm {name}, and this call asks for {new}"
+    return None
+
+
+def _words(value: object) -> str:
+    return value[:_SHOWN] if isinstance(value, str) else str(value)
+
+
+def _check_labels(name: str, store: TargetStore, parameters: FinetuneParameters) -> None:
+    """Refuse a trial that could not learn or be judged, before hours of others have gone by."""
+    try:
+        target_data(store, parameters)
+    except (CallError, DataError) as error:
+        raise type(error)(f"The trial with seed {parameters.seed} on {name}: {error}") from None
+
+
+def _check_fit(task: Task, arm: ReadyArm, beginning: Beginning, data: TargetData) -> None:
+    """Refuse cubes that an arm's network cannot take, before any trial has begun."""
+    try:
+        new_state(beginning, data, torch.device("cpu"))
+    except CallError as error:
+        raise CallError(f"The arm {arm.name} cannot take {task.targets}: {error}") from None

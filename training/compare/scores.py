@@ -1,0 +1,249 @@
+"""Scores of arms on tasks: what an arm's trials come to, and the tables in which anybody may hand them in.
+
+An arm is one way to begin a network (scratch, ImageNet, Genesis ..), a trial one fine-tuning of it with a
+seed of its own, and a score the metric of that trial on the task's test set. Higher is taken for better only
+where a one-tailed test asks for a direction (`statistics`).
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from genesis_toolkit.pipeline.errors import DataError
+
+TRIALS = ("task", "arm", "trial", "value")
+SUMMARIES = ("task", "arm", "mean", "sd", "n")
+#: So many trials an arm has in METHOD.md section 6; what rests on fewer says so.
+PUBLISHED_TRIALS = 10
+#: Of a name: longer ones fit on no chart.
+MOST_LETTERS = 40
+
+_MOST_TRIALS = 1_000_000
+_LEAST_SIZE, _MOST_SIZE = 1e-100, 1e100  # squares and quotients of such numbers stay finite
+_WAYS = f"{','.join(TRIALS)} or {','.join(SUMMARIES)}"
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """What the trials of one arm on one task came to.
+
+    Attributes:
+        task: its name, of at most 40 letters.
+        arm: likewise.
+        mean: of the scores, in the unit of the metric.
+        sd: their standard deviation, with n - 1.
+        n: how many trials, at least 2.
+
+    Raises:
+        DataError: a value is out of range; the sentence names it.
+    """
+
+    task: str
+    arm: str
+    mean: float
+    sd: float
+    n: int
+
+    def __post_init__(self) -> None:
+        for what, name in (("task", self.task), ("arm", self.arm)):
+            if not name or len(name) > MOST_LETTERS or not name.isprintable():
+                raise DataError(
+                    f"the {what} is named {name[: MOST_LETTERS + 1]!r}: give it 1 to {MOST_LETTERS} "
+                    "printable letters."
+                )
+        _check_size("mean", self.mean)
+        _check_size("sd", self.sd)
+        if self.sd < 0 or 0 < self.sd < _LEAST_SIZE:
+            raise DataError(
+                f"the sd is {self.sd:g}: it must be 0, or from {_LEAST_SIZE:g} on; mend or remove it."
+            )
+        if not 2 <= self.n <= _MOST_TRIALS:
+            raise DataError(
+                f"arm {self.arm} of task {self.task} has n = {self.n}, and it must be 2 to {_MOST_TRIALS:,}, "
+                "for one trial has no spread: add trials, or leave the arm out."
+            )
+
+
+def summarise(task: str, arm: str, scores: Sequence[float]) -> ArmSummary:
+    """What the scores of an arm's trials come to; mean and sd are rounded once, from exact sums.
+
+    Args:
+        task: its name.
+        arm: its name.
+        scores: one a trial, 2 or more.
+
+    Raises:
+        DataError: a score is not finite or too large, there are fewer than two, or a name is not allowed.
+    """
+    for score in scores:
+        _check_size("value", score)
+    if len(scores) < 2:
+        return ArmSummary(task, arm, 0.0, 0.0, len(scores))  # which says what is wrong
+    exact = [float(score) for score in scores]
+    return ArmSummary(task, arm, mean(exact), stdev(exact), len(exact))
+
+
+def arms_of(summaries: Iterable[ArmSummary]) -> list[str]:
+    """The names of all arms, in the order in which they first come."""
+    return list(dict.fromkeys(summary.arm for summary in summaries))
+
+
+def parse_table(data: bytes, name: str) -> list[ArmSummary]:
+    """Read a CSV table of scores: a row a trial (`TRIALS`), or a row an arm (`SUMMARIES`).
+
+    Args:
+        data: the file: UTF-8, with or without a byte order mark; columns in any order, separated by commas.
+        name: of the file, for messages.
+
+    Returns:
+        One summary for every arm of every task, in the order in which they first come.
+
+    Raises:
+        DataError: it is no such table; the sentence names the line.
+    """
+    lines = _lines(data, name)
+    columns = _columns(lines[0][1], name)
+    rows = [(number, _cells(columns, cells, name, number)) for number, cells in lines[1:]]
+    if not rows:
+        raise DataError(f"{name} has no row below its columns: add one a trial, or one an arm.")
+    found = _of_trials(rows, name) if "trial" in columns else _of_summaries(rows, name)
+    by_task: dict[str, list[int]] = {}
+    for (task, _), (number, _) in found.items():
+        by_task.setdefault(task, []).append(number)
+    for (task, arm), (number, _) in found.items():
+        if len(by_task[task]) < 2:
+            raise _wrong(
+                name, number, f"task {task} has one arm only, {arm}: add another arm, or remove the task."
+            )
+    return [summary for _, summary in found.values()]
+
+
+def _of_trials(
+    rows: Sequence[tuple[int, dict[str, str]]], name: str
+) -> dict[tuple[str, str], tuple[int, ArmSummary]]:
+    """By task and arm, the first line and the summary of its trials."""
+    first: dict[tuple[str, str], int] = {}
+    scores: dict[tuple[str, str], list[float]] = {}
+    seen: dict[tuple[str, str, str], int] = {}
+    for number, cells in rows:
+        one = cells["task"], cells["arm"]
+        if (before := seen.setdefault((*one, cells["trial"]), number)) != number:
+            raise _wrong(
+                name,
+                number,
+                f"trial {cells['trial']} of arm {one[1]} on task {one[0]} stands in line {before} already: "
+                "remove one of them, or give it another trial.",
+            )
+        first.setdefault(one, number)
+        scores.setdefault(one, []).append(_number(cells, "value", name, number))
+    return {one: (first[one], _summarised(*one, of, name, first[one])) for one, of in scores.items()}
+
+
+def _of_summaries(
+    rows: Sequence[tuple[int, dict[str, str]]], name: str
+) -> dict[tuple[str, str], tuple[int, ArmSummary]]:
+    """By task and arm, the line and what stands in it."""
+    found: dict[tuple[str, str], tuple[int, ArmSummary]] = {}
+    for number, cells in rows:
+        one = cells["task"], cells["arm"]
+        if one in found:
+            raise _wrong(
+                name,
+                number,
+                f"arm {one[1]} of task {one[0]} stands in line {found[one][0]} already: remove one of them.",
+            )
+        if not re.fullmatch(r"[0-9]{1,9}", cells["n"]):
+            allowed = f"it must be a whole number from 2 to {_MOST_TRIALS:,}"
+            raise _wrong(name, number, f"n is {_quoted(cells['n'])}: {allowed}.")
+        mean_of, sd = _number(cells, "mean", name, number), _number(cells, "sd", name, number)
+        try:
+            found[one] = number, ArmSummary(*one, mean_of, sd, int(cells["n"]))
+        except DataError as error:
+            raise _wrong(name, number, str(error)) from None
+    return found
+
+
+def _summarised(task: str, arm: str, scores: Sequence[float], name: str, number: int) -> ArmSummary:
+    try:
+        return summarise(task, arm, scores)
+    except DataError as error:
+        raise _wrong(name, number, str(error)) from None
+
+
+def _lines(data: bytes, name: str) -> list[tuple[int, list[str]]]:
+    """The lines that are not blank, each with its number, cut into cells."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{name} is no UTF-8 text: save it as CSV in UTF-8.") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = []
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                lines.append((reader.line_num, stripped))
+    except csv.Error as error:
+        raise _wrong(name, reader.line_num, f"this is no CSV ({error}): mend the line.") from None
+    if not lines:
+        raise DataError(f"{name} is empty: its first line must name the columns, {_WAYS}.")
+    return lines
+
+
+def _columns(cells: Sequence[str], name: str) -> list[str]:
+    if sorted(cells) not in (sorted(TRIALS), sorted(SUMMARIES)):
+        raise DataError(
+            f"{name} has the columns {_quoted(','.join(cells))}: name them {_WAYS}, separated by commas, in "
+            "any order, and remove all others."
+        )
+    return list(cells)
+
+
+def _cells(columns: Sequence[str], cells: Sequence[str], name: str, number: int) -> dict[str, str]:
+    if len(cells) != len(columns):
+        raise _wrong(
+            name,
+            number,
+            f"{len(cells)} cells for {len(columns)} columns: give each one, and write decimals with a point.",
+        )
+    row = dict(zip(columns, cells, strict=True))
+    for column, cell in row.items():
+        if not cell:
+            raise _wrong(name, number, f"{column} is empty: fill it in, or remove the row.")
+    return row
+
+
+def _number(cells: dict[str, str], column: str, name: str, number: int) -> float:
+    """A finite number in plain or scientific notation."""
+    cell = cells[column]
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", cell):
+        raise _wrong(
+            name,
+            number,
+            f"{column} is {_quoted(cell)}, which is no number: mend it as in 92.78, or remove the row.",
+        )
+    try:
+        _check_size(column, float(cell))
+    except DataError as error:
+        raise _wrong(name, number, str(error)) from None
+    return float(cell)
+
+
+def _check_size(what: str, number: float) -> None:
+    """Refuse what is no finite number, or larger than any score."""
+    if not (math.isfinite(number) and abs(number) <= _MOST_SIZE):
+        raise DataError(
+            f"the {what} is {number:g}: it must be a number of at most {_MOST_SIZE:g}; mend or remove it."
+        )
+
+
+def _quoted(cell: str) -> str:
+    return repr(cell if len(cell) <= 60 else cell[:60] + "…")
+
+
+def _wrong(name: str, number: int, what: str) -> DataError:
+    return DataError(f"{name}, line {number}: {what}")

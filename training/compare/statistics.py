@@ -1,0 +1,282 @@
+"""Is one arm better than another? t-tests, their correction for several pairs, and the size of the effect.
+
+Pure: numbers in, numbers out. The arms are independent samples: that trials of two arms may share a seed is
+not used. Default is Welch's t-test, two-sided (METHOD.md section 6), because the arms' spreads differ by
+factors; most published p-values fit the pooled test, one-tailed. scipy gives the distributions.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from scipy import special
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.compare.scores import ArmSummary, arms_of
+
+#: The four p-values of every pair, the default first.
+TESTS = ("welch_two_sided", "welch_one_tailed", "student_two_sided", "student_one_tailed")
+DEFAULT_TEST = TESTS[0]
+#: Of the interval of the effect size.
+CONFIDENCE = 0.95
+
+_STARS = ((0.0001, "****"), (0.001, "***"), (0.01, "**"), (0.05, "*"))
+_LARGE_T = 1000.0  # up to which scipy's noncentral t holds in both tails
+_HALVINGS = 100  # of a bracket: more than a float has digits
+
+
+@dataclass(frozen=True)
+class TTest:
+    """A t-test of two arms.
+
+    Attributes:
+        t: the difference of the means, second minus first, in standard errors.
+        df: degrees of freedom.
+        p_two_sided: that means differ, either way.
+        p_one_tailed: that the second arm's mean is higher. Which arm that is has to be fixed before looking.
+    """
+
+    t: float
+    df: float
+    p_two_sided: float
+    p_one_tailed: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far two arms lie apart, in pooled standard deviations.
+
+    Attributes:
+        g: Hedges' g, second minus first.
+        low: the 95 % confidence interval of what it estimates, from here ..
+        high: .. to here.
+    """
+
+    g: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms on one task.
+
+    Attributes:
+        first: the arm that the other is held against.
+        second: the arm that one-tailed tests ask to be higher.
+        welch: Welch's test, which lets spreads differ; None where neither arm has any spread.
+        student: the pooled test, which takes them for equal; None likewise.
+        effect: its size; None likewise.
+        p_holm: the two-sided p-value of Welch's test after Holm's correction, see `compare_arms`; None
+            likewise.
+    """
+
+    first: ArmSummary
+    second: ArmSummary
+    welch: TTest | None
+    student: TTest | None
+    effect: Effect | None
+    p_holm: float | None
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.first.task
+
+    @property
+    def difference(self) -> float:
+        """Of the means, second minus first, in the unit of the metric."""
+        return self.second.mean - self.first.mean
+
+    @property
+    def p(self) -> float | None:
+        """The p-value of the default test, without correction."""
+        return self.welch.p_two_sided if self.welch else None
+
+    def p_values(self) -> dict[str, float | None]:
+        """By name of the test, those of `TESTS`."""
+        return {
+            f"{name}_{tail}": getattr(test, f"p_{tail}") if test else None
+            for name, test in (("welch", self.welch), ("student", self.student))
+            for tail in ("two_sided", "one_tailed")
+        }
+
+
+def stars(p: float | None) -> str:
+    """The stars of a p-value as the slides print them (METHOD.md section 6), `n.s.` from 0.05 on.
+
+    Args:
+        p: None where there was nothing to test, which gives `-`.
+    """
+    if p is None:
+        return "-"
+    return next((mark for below, mark in _STARS if p < below), "n.s.")
+
+
+def welch_test(first: ArmSummary, second: ArmSummary) -> TTest | None:
+    """Welch's t-test (Biometrika 34, 1947), degrees of freedom after Satterthwaite.
+
+    Returns:
+        None where both arms have sd 0.
+    """
+    errors = first.sd / math.sqrt(first.n), second.sd / math.sqrt(second.n)
+    together = math.hypot(*errors)
+    if not together:
+        return None
+    shares = ((error / together) ** 4 for error in errors)  # of 1, so that no square overflows
+    df = 1 / sum(share / (arm.n - 1) for share, arm in zip(shares, (first, second), strict=True))
+    return _t_test((second.mean - first.mean) / together, df)
+
+
+def student_test(first: ArmSummary, second: ArmSummary) -> TTest | None:
+    """Student's t-test with pooled variance.
+
+    Returns:
+        None where both arms have sd 0.
+    """
+    pooled = pooled_sd(first, second)
+    if not pooled:
+        return None
+    error = pooled * math.sqrt(1 / first.n + 1 / second.n)
+    return _t_test((second.mean - first.mean) / error, first.n + second.n - 2)
+
+
+def pooled_sd(first: ArmSummary, second: ArmSummary) -> float:
+    """The root of the mean variance of two arms, each weighted by n - 1."""
+    df = first.n + second.n - 2
+    return math.hypot(*(arm.sd * math.sqrt((arm.n - 1) / df) for arm in (first, second)))
+
+
+def hedges_effect(first: ArmSummary, second: ArmSummary) -> Effect | None:
+    """Hedges' g, with the confidence interval of the effect in the population.
+
+    g is Cohen's d times the exact factor that takes its bias away (Hedges, J. Educ. Stat. 6, 1981). The
+    interval comes from the noncentral t distribution (Steiger and Fouladi, 1997) and is exact where scores
+    are normal and spreads equal; it holds 0 just where the pooled two-sided p-value is 0.05 or more.
+
+    Returns:
+        None where both arms have sd 0.
+    """
+    test, df = student_test(first, second), first.n + second.n - 2
+    if test is None:
+        return None
+    scale = math.sqrt(1 / first.n + 1 / second.n)  # from a noncentrality to standard deviations
+    unbiased = math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = _noncentrality(test.t, df, 1 - tail), _noncentrality(test.t, df, tail)
+    return Effect(test.t * scale * unbiased, low * scale, high * scale)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction (Scand. J. Statist. 6, 1979): adjusted p-values, in the order of those given.
+
+    Args:
+        p_values: of one family of tests.
+    """
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = least
+    return adjusted
+
+
+def choose_pairs(
+    arms: Sequence[str], reference: str | None = None, named: Sequence[tuple[str, str]] | None = None
+) -> list[tuple[str, str]]:
+    """Which arms to hold against which, (first, second): the second is the one expected to be higher.
+
+    Args:
+        arms: all of them, in an order in which later ones are expected to be higher.
+        reference: only pairs with this arm, the order within a pair as in `arms`.
+        named: these pairs and no others; None for every pair.
+
+    Raises:
+        CallError: an arm or a pair makes no sense.
+    """
+    if named is None:
+        if reference is not None:
+            _check_arm("--reference", reference, arms)
+        return [pair for pair in combinations(arms, 2) if reference is None or reference in pair]
+    if reference is not None:
+        raise CallError("--reference and --pairs exclude each other: give one of them.")
+    seen: set[frozenset[str]] = set()
+    for pair in named:
+        for arm in pair:
+            _check_arm("--pairs", arm, arms)
+        if pair[0] == pair[1] or frozenset(pair) in seen:
+            raise CallError(
+                f"--pairs names {':'.join(pair)}, an arm against itself or a pair twice: name two arms, once."
+            )
+        seen.add(frozenset(pair))
+    return list(named)
+
+
+def compare_arms(
+    summaries: Sequence[ArmSummary], pairs: Sequence[tuple[str, str]] | None = None
+) -> list[Comparison]:
+    """Compare arms on every task.
+
+    Holm's correction is over the pairs of one task that are compared here and could be tested.
+
+    Args:
+        summaries: every arm of every task once.
+        pairs: (first, second) as of `choose_pairs`, every pair when left out; tasks that lack one of the two
+            arms are passed over.
+
+    Returns:
+        Tasks in the order of `summaries`, in each the pairs in their order.
+
+    Raises:
+        CallError: no task has both arms of any pair.
+    """
+    wanted = choose_pairs(arms_of(summaries)) if pairs is None else pairs
+    by_task: dict[str, dict[str, ArmSummary]] = {}
+    for summary in summaries:
+        by_task.setdefault(summary.task, {})[summary.arm] = summary
+    found: list[Comparison] = []
+    for arms in by_task.values():
+        met = [(arms[first], arms[second]) for first, second in wanted if first in arms and second in arms]
+        tests = [welch_test(first, second) for first, second in met]
+        corrected = iter(holm([test.p_two_sided for test in tests if test]))
+        found += [
+            Comparison(
+                first,
+                second,
+                test,
+                student_test(first, second),
+                hedges_effect(first, second),
+                next(corrected) if test else None,
+            )
+            for (first, second), test in zip(met, tests, strict=True)
+        ]
+    if not found:
+        raise CallError("No task has both arms of a pair: name arms that stand in one task.")
+    return found
+
+
+def _t_test(t: float, df: float) -> TTest:
+    return TTest(t, df, 2 * float(special.stdtr(df, -abs(t))), float(special.stdtr(df, -t)))
+
+
+def _noncentrality(t: float, df: int, p: float) -> float:
+    """The noncentrality with which a noncentral t variable stays below `t` with probability `p`."""
+    if t < 0:
+        return -_noncentrality(-t, df, 1 - p)
+    if t > _LARGE_T:  # the spread of the pooled sd rules, and that of the means adds to it as a square
+        quantile = math.sqrt(2 * special.gammaincinv(df / 2, 1 - p) / df)
+        return t + t * math.copysign(math.hypot(quantile - 1, special.ndtri(p) / t), quantile - 1)
+    low, high = -10 - 4 * t, 10 + 4 * t  # also where df is 2; scipy's own search is less exact
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if special.nctdtr(df, middle, t) > p:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _check_arm(option: str, arm: str, arms: Sequence[str]) -> None:
+    if arm not in arms:
+        raise CallError(f"{option} names {arm!r}, which is no arm of the table; allowed: {', '.join(arms)}.")

@@ -1,0 +1,370 @@
+"""Arms x trials: every arm fine-tuned on every task with several seeds, and what they came to as evidence.
+
+    OUT/trials.json            what is compared: parameters, tasks, arms; only the same may go on
+    OUT/trials/TASK/ARM/SEED   a trial, the folder of a run of `loop`
+    OUT/scores.csv             a row a trial
+    OUT/results.json ..        the evidence (`evidence`)
+    OUT/lock                   held by the process at work
+
+A trial whose result is there is never run again, and one that was begun goes on, so a comparison that was
+killed ends as one that was not. On the CPU a trial computes in one thread, several trials side by side in
+processes of their own: its numbers do not depend on how many there are.
+"""
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genesis_toolkit.pipeline.engine import Report, cores, run, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import locked, write_whole
+from genesis_toolkit.training.compare.arms import Arm
+from genesis_toolkit.training.compare.evidence import (
+    FILES,
+    METRICS,
+    Evidence,
+    Written,
+    check_folder,
+    files_of,
+    weigh,
+    write_beside,
+)
+from genesis_toolkit.training.compare.plan import Plan, Trial, difference, make_plan
+from genesis_toolkit.training.compare.scores import TRIALS, summarise
+from genesis_toolkit.training.finetune.loop import SCORES, Say, finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.machine.devices import choose_device
+from genesis_toolkit.training.weights.beginning import read_beginning
+
+FORMAT = "genesis-trials"
+VERSION = 1
+RECORD, SCORES_FILE, FOLDER = "trials.json", "scores.csv", "trials"
+#: What lies in the folder of a comparison beside its evidence.
+BESIDE = (RECORD, SCORES_FILE, FOLDER, "lock")
+_MOST_TOLD = 3  # failed trials in one sentence
+_MOST_SHOWN = 2  # trials at work
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a trial came to.
+
+    Attributes:
+        trial: which.
+        score: the metric of its task on the test fold; None where it failed.
+        reason: why it did; empty where it did not.
+        notes: what to keep in mind about it, a sentence each.
+    """
+
+    trial: Trial
+    score: float | None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All it takes to carry out a trial in another process; see `finetune`."""
+
+    trial: Trial
+    folder: Path
+    targets: str | Path
+    weights: Path | None
+    network: str
+    width: int
+    sha256: str | None
+    parameters: FinetuneParameters
+    device: str
+
+
+def compare_trials(
+    targets: Sequence[str | Path],
+    arms: Sequence[Arm],
+    out: Path,
+    parameters: FinetuneParameters | None = None,
+    *,
+    trials: int = 10,
+    width: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    reference: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    overwrite: bool = False,
+    report: Report = silent,
+    say: Say = lambda _: None,
+) -> Written:
+    """Fine-tune every arm on every task with several seeds, and write table and chart of what came out.
+
+    What an earlier call has done in `out` is kept: more trials, a further arm or a further task may be added
+    to it. The evidence is of the trials that this call names.
+
+    Args:
+        targets: target stores, one a task, which is named as its store.
+        arms: two or more, in an order in which later ones are expected to be higher.
+        out: the folder to make, or to go on with.
+        parameters: of every trial; the seeds of the trials count up from its seed.
+        trials: of every arm on every task.
+        width: of the arms from scratch, see `arms.read_arms`.
+        workers: trials at a time; when left out one a core on the CPU, and one on CUDA. More than one are
+            processes of their own, so a program that calls this needs `if __name__ == "__main__":`.
+        device: `auto`, `cpu` or `cuda`.
+        reference: compare only with this arm.
+        pairs: compare only these arms, (first, second).
+        overwrite: throw earlier results in `out` away and begin again.
+        report: told (what, done, total): which trials are at work, and how many are done.
+        say: told a sentence about each trial that is done.
+
+    Raises:
+        CallError: a store, an arm, a parameter or `out` does not fit; no trial has begun.
+        DataError: trials failed. All others are done, and kept; the evidence is left as it was.
+        KeyboardInterrupt: when interrupted; the same call goes on.
+    """
+    plan = make_plan(targets, arms, parameters or FinetuneParameters(), trials, width)
+    check_choice(plan, reference, pairs)
+    if workers is not None and workers < 1:
+        raise CallError(f"--workers {workers} is out of range: it must be at least 1.")
+    kind = choose_device(device).type
+    if workers is None:
+        workers = 1 if kind == "cuda" else cores()
+    check_out(out, plan, overwrite=overwrite)
+    for task in plan.tasks:
+        for arm in plan.arms:
+            if arm.taken(task) == "not":
+                say(f"{arm.name} is left out on {task.name}: its network takes cubes, and these are images.")
+    with locked(out, f"Another process is at work on {out}: wait for it, or give another --out."):
+        begin(out, plan, overwrite=overwrite)
+        scores = carry_out(out, plan, workers, device, report, say)
+        evidence = evidence_of(plan, scores, reference, pairs)
+        files = {SCORES_FILE: scores_table(scores), **files_of(evidence)}
+        written = write_beside(out, files)
+    return Written(out, "written" if written else "already there", evidence)
+
+
+def check_choice(
+    plan: Plan, reference: str | None = None, pairs: Sequence[tuple[str, str]] | None = None
+) -> None:
+    """Refuse pairs that cannot be compared, or more bars than the chart has room for, before any trial.
+
+    Raises:
+        CallError, DataError: as `evidence.weigh`.
+    """
+    evidence_of(plan, dict.fromkeys(plan.trials, 0.0), reference, pairs)
+
+
+def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but a comparison which this plan may go on with.
+
+    Raises:
+        CallError: what is in the way, or what differs.
+        DataError: the record of an earlier call is damaged.
+    """
+    check_folder(out, BESIDE)
+    if overwrite:
+        return
+    before = read_record(out)
+    if before is None:
+        held = [name for name in (*FILES, SCORES_FILE, FOLDER) if (out / name).exists()]
+        if held:
+            raise CallError(
+                f"{out} holds other results ({held[0]}): choose another folder, or give --overwrite to "
+                "replace them."
+            )
+        return
+    differs = difference(before, plan.record())
+    if differs:
+        raise CallError(
+            f"{out} was begun with {differs}: repeat the first to continue, give another --out, or "
+            "--overwrite to begin again."
+        )
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """What an earlier call noted in `out`: `parameters`, `tasks` and `arms`; None where none was here.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    path = out / RECORD
+    try:
+        noted = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        noted = None
+    if not isinstance(noted, dict) or noted.get("format") != FORMAT or noted.get("version") != VERSION:
+        raise DataError(f"{path} is damaged or of another version: give --overwrite to begin again.")
+    return {key: dict(noted.get(key) or {}) for key in ("parameters", "tasks", "arms")}
+
+
+def begin(out: Path, plan: Plan, *, overwrite: bool) -> None:
+    """Note what is compared, beside what earlier calls noted; with `overwrite` throw all of theirs away."""
+    for left in out.glob(".*.part"):  # of a process that was killed while it wrote
+        left.unlink()
+    if overwrite:
+        if (out / FOLDER).exists():
+            shutil.rmtree(out / FOLDER)
+        for name in (*FILES, SCORES_FILE, RECORD):  # the record last: it tells of all that is left
+            (out / name).unlink(missing_ok=True)
+    check_out(out, plan, overwrite=False)  # another process may have been here since
+    before, now = read_record(out) or {}, plan.record()
+    noted = {"format": FORMAT, "version": VERSION, "parameters": now["parameters"]}
+    for key in ("tasks", "arms"):
+        noted[key] = {**before.get(key, {}), **now[key]}
+    write_whole(out / RECORD, f"{json.dumps(noted, indent=1)}\n".encode())
+
+
+def folder_of(out: Path, trial: Trial) -> Path:
+    """Where a trial lies."""
+    return out / FOLDER / trial.task / trial.arm / str(trial.seed)
+
+
+def read_score(folder: Path) -> float | None:
+    """The score of a finished trial; None where it is not finished, or its result cannot be read."""
+    try:
+        score = json.loads((folder / "result.json").read_bytes())["score"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+
+
+def carry_out(
+    out: Path, plan: Plan, workers: int, device: str, report: Report, say: Say
+) -> dict[Trial, float]:
+    """Run the trials that are not finished.
+
+    Returns:
+        The score of every trial, in the order task, arm, seed.
+
+    Raises:
+        DataError: some failed; the sentence names them and why.
+    """
+    scores = {trial: read_score(folder_of(out, trial)) for trial in plan.trials}
+    waiting = [trial for trial in plan.trials if scores[trial] is None]
+    failed: list[Done] = []
+    noted: set[str] = set()
+    for trial in scores.keys() - waiting:
+        _tidy(folder_of(out, trial))
+    if waiting and len(waiting) < len(plan.trials):
+        say(f"{len(plan.trials) - len(waiting)} of {len(plan.trials)} trials are done.")
+
+    def tell() -> None:
+        at_work = list(map(str, waiting[:workers]))  # they are begun in order
+        more = f" and {len(at_work) - _MOST_SHOWN} more" if len(at_work) > _MOST_SHOWN else ""
+        what = f"at work: {', '.join(at_work[:_MOST_SHOWN])}{more}" if at_work else "done"
+        report(what, len(plan.trials) - len(waiting), len(plan.trials))
+
+    def finished(done: Done) -> None:
+        waiting.remove(done.trial)
+        scores[done.trial] = done.score
+        if done.reason:
+            failed.append(done)
+        else:
+            _tidy(folder_of(out, done.trial))
+        for note in (f"Note: {done.trial.arm} on {done.trial.task}: {one}" for one in done.notes):
+            if note not in noted:
+                say(note)
+                noted.add(note)
+        metric = METRICS[SCORES[plan.task(done.trial.task).code]]
+        say(f"{done.trial}: " + (f"failed. {done.reason}" if done.reason else f"{metric} {done.score:.4f}"))
+        tell()
+
+    if waiting:
+        tell()
+        works = [_work(out, plan, trial, device) for trial in waiting]
+        run(_carry_out, works, finished=finished, workers=workers, pool="processes", lost=_lost)
+    if failed:
+        raise DataError(_told(failed, len(plan.trials)))
+    return {
+        trial: score
+        for task in plan.tasks
+        for arm in plan.arms
+        for seed in plan.seeds
+        if (score := scores.get(trial := Trial(task.name, arm.name, seed))) is not None
+    }
+
+
+def evidence_of(
+    plan: Plan,
+    scores: Mapping[Trial, float],
+    reference: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Evidence:
+    """Compare the arms of every task by the scores of all trials, in whose order tasks and arms are told."""
+    by_arm: dict[tuple[str, str], list[float]] = {}
+    for trial, score in scores.items():
+        by_arm.setdefault((trial.task, trial.arm), []).append(score)
+    summaries = [summarise(*names, values) for names, values in by_arm.items()]
+    return weigh(summaries, reference, pairs, {one.name: SCORES[one.code] for one in plan.tasks})
+
+
+def scores_table(scores: Mapping[Trial, float]) -> bytes:
+    """A row a trial, as `--from-csv` reads it; the trial's name is its seed."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(TRIALS)
+    writer.writerows((one.task, one.arm, one.seed, repr(score)) for one, score in scores.items())
+    return buffer.getvalue().encode()
+
+
+def _work(out: Path, plan: Plan, trial: Trial, device: str) -> _Work:
+    arm, parameters = plan.arm(trial.arm), replace(plan.parameters, seed=trial.seed)
+    named = (plan.task(trial.task).targets, arm.arm.weights, arm.network, arm.width, arm.sha256)
+    return _Work(trial, folder_of(out, trial), *named, parameters, device)
+
+
+def _carry_out(work: _Work) -> Done:
+    """Carry out a trial, here or in a process of its own; what is wrong with it is its reason."""
+    try:
+        beginning = read_beginning(work.weights, work.network, work.width)
+        if beginning.sha256 != work.sha256:
+            raise DataError(f"{work.weights} holds other weights than when the comparison began")
+        threads = 1 if choose_device(work.device).type == "cpu" else None
+        outcome = finetune(
+            work.targets,
+            work.folder,
+            work.parameters,
+            beginning=beginning,
+            device=work.device,
+            threads=threads,
+        )
+    except KeyboardInterrupt:
+        if multiprocessing.parent_process() is not None:
+            os._exit(130)  # or the pool would give this process another trial
+        raise
+    except (CallError, DataError, OSError, MemoryError, RuntimeError) as error:
+        return Done(work.trial, None, str(error) or type(error).__name__)
+    return Done(work.trial, outcome.score, notes=tuple(outcome.notes))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a finished trial needs no more.
+
+    That is the checkpoint that it would go on from, three times as large as its network, and files that a
+    killed process had only begun to write.
+    """
+    for left in (folder / "last.pt", *folder.glob(".*.part")):
+        left.unlink(missing_ok=True)
+
+
+def _lost(work: _Work) -> Done:
+    """What is said of a trial whose process has ended."""
+    return Done(
+        work.trial, None, "its process ended, most likely because memory ran out: give fewer --workers."
+    )
+
+
+def _told(failed: Sequence[Done], total: int) -> str:
+    """The sentence about trials that failed."""
+    few = " ".join(f"{one.trial}: {one.reason}" for one in failed[:_MOST_TOLD])
+    more = f" And {len(failed) - _MOST_TOLD} more." if len(failed) > _MOST_TOLD else ""
+    return (
+        f"{len(failed)} of {total} trials failed, so there is no chart of them. {few}{more} The others are "
+        "kept: the same command runs only those that failed. To begin one anew, remove its folder first."
+    )

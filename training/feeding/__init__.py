@@ -1,0 +1,1 @@
+"""Stores -> batches: what feeds a network."""

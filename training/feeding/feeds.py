@@ -1,0 +1,169 @@
+"""Where pairs come from: a pair store as it lies there, or a cube store degraded on the fly.
+
+Both give the same bits for the same recipe and seed: what is drawn for a cube depends only on (seed, the
+scan's stream key, cube number, variant, operation), and an epoch is one variant of every cube.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.flip import flip_into
+from genesis_toolkit.pipeline.degrade.recipes import Recipe, named
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
+from genesis_toolkit.pipeline.store.reading import read_cubes
+
+#: The recipe for cube stores where none is given; a pair store carries its own.
+RECIPE = "genesis"
+
+
+@dataclass(frozen=True)
+class PairBuffer:
+    """Room for one batch of pairs, filled again and again.
+
+    Attributes:
+        original: the store's dtype, `[cube, x, y, z]`, C-contiguous: what the network shall restore, flipped.
+        degraded: likewise: what the network sees.
+        flip: uint8 [cube], bit 0 = x, bit 1 = y, bit 2 = z.
+        applied: uint8 [cube], bits of `recipes.Applied`.
+        scratch: one cube `[x, y, z]`.
+    """
+
+    original: NDArray[Any]
+    degraded: NDArray[Any]
+    flip: NDArray[np.uint8]
+    applied: NDArray[np.uint8]
+    scratch: NDArray[Any]
+
+
+class Feed(Protocol):
+    """What fills batches. `fill` may run in several threads at once, on different buffers."""
+
+    @property
+    def window(self) -> Window:
+        """The whole numbers that stand for 0 and 1."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Edges of a cube in voxels, (x, y, z)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the voxels."""
+
+    def variant(self, epoch: int) -> int:
+        """Which variant of every cube epoch number `epoch`, counted from 0, takes."""
+
+    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
+        """Write the pairs of `cubes` into the first rows of `room`.
+
+        Raises:
+            DataError: a cube cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class PairFeed:
+    """Pairs of a pair store: epoch e takes variant e mod K of its K variants."""
+
+    store: PairStore
+
+    @property
+    def window(self) -> Window:
+        """See `Feed`."""
+        return self.store.window
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """See `Feed`."""
+        return self.store.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """See `Feed`."""
+        return self.store.original.dtype
+
+    def variant(self, epoch: int) -> int:
+        """See `Feed`."""
+        return epoch % self.store.variants
+
+    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
+        """See `Feed`. The store keeps the original once, so it is flipped here."""
+        pairs = variant * len(self.store.table) + cubes
+        n = len(cubes)
+        room.flip[:n] = self.store.pairs.flip[pairs]
+        room.applied[:n] = self.store.pairs.applied[pairs]
+        read_cubes(self.store.degraded, pairs, room.degraded[:n])
+        read_cubes(self.store.original, cubes, room.original[:n])
+        _flip_originals(room, n)
+
+
+class CubeFeed:
+    """Pairs made on the fly from a cube store: epoch e takes variant e.
+
+    Args:
+        store: the cubes.
+        recipe: of the degradations. With the recipe and the seed of a pair store the pairs are the same bits.
+        seed: of the degradations.
+    """
+
+    def __init__(self, store: CubeStore, recipe: Recipe, seed: int) -> None:
+        self.store = store
+        self.window = store.window
+        self.size = store.size
+        self.dtype: np.dtype[Any] = store.cubes.dtype
+        self._degrade = Degrader(recipe, store.size, store.window, seed)
+        self._stream = store.streams()
+
+    def variant(self, epoch: int) -> int:
+        """See `Feed`."""
+        return epoch
+
+    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
+        """See `Feed`. The degradation flips its output, so the original is flipped after it."""
+        n = len(cubes)
+        read_cubes(self.store.cubes, cubes, room.original[:n])
+        self._degrade(
+            room.original[:n],
+            self._stream[cubes],
+            self.store.table.number[cubes],
+            variant,
+            room.degraded[:n],
+            room.flip[:n],
+            room.applied[:n],
+        )
+        _flip_originals(room, n)
+
+
+def _flip_originals(room: PairBuffer, count: int) -> None:
+    """Turn the first `count` originals, by way of the scratch cube, as their degraded twins are turned."""
+    for row in np.flatnonzero(room.flip[:count]).tolist():
+        room.scratch[...] = room.original[row]
+        flip_into(room.scratch, int(room.flip[row]), room.original[row])
+
+
+def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed:
+    """The feed for either kind of store.
+
+    Args:
+        store: where the cubes are.
+        recipe: by name, of degradations made on the fly; `genesis` when left out. None for a pair store.
+        seed: of degradations made on the fly.
+
+    Raises:
+        CallError: the recipe is unknown, or given for a pair store.
+    """
+    if isinstance(store, CubeStore):
+        return CubeFeed(store, named(recipe or RECIPE), seed)
+    if recipe is not None:
+        its_own = store.attributes["parameters"]["recipe"]["name"]
+        raise CallError(
+            f"--recipe {recipe} is for degrading on the fly, but {store.storage.place} is a pair store, "
+            f"degraded by recipe {its_own}: leave --recipe out, or give the cube store."
+        )
+    return PairFeed(store)

@@ -1,0 +1,279 @@
+"""What one fine-tuning run learns from: an opened target store, its labelled scans, ready to be streamed.
+
+Whole numbers travel, as in pre-training (`ring`). All that is read in every epoch is kept in
+memory where it fits, as whole numbers too; else it is read from the store anew.
+"""
+
+import math
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.rng import Operation, draw_words
+from genesis_toolkit.pipeline.targets.plan import FOLDS, TEST, TRAIN, VALIDATION
+from genesis_toolkit.pipeline.targets.store import TargetStore
+from genesis_toolkit.training.feeding.ring import deal, epoch_order
+from genesis_toolkit.training.finetune.heads import Kind
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
+
+#: What may be kept in memory, of training and validation together.
+MOST_HELD = 2 * 1024**3
+
+#: Bounds of the weight of a positive label, in negatives a positive one.
+_WEIGHTS = (1.0, 100.0)
+
+#: Validation and test are judged in batches that never change: those of this seed.
+_JUDGED_SEED = 0
+
+
+class _Reads(Protocol):
+    """`shards.ShardReader`, or cubes that are kept in memory."""
+
+    def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None: ...
+
+
+class _Held:
+    """Some cubes of a store in memory.
+
+    Args:
+        positions: int64 [cube], ascending.
+        cubes: their voxels, in this order.
+    """
+
+    def __init__(self, positions: NDArray[np.int64], cubes: NDArray[Any]) -> None:
+        self._positions, self._cubes = positions, cubes
+
+    def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
+        """Copy cubes, in the order given, into the rows of `out`."""
+        np.take(self._cubes, np.searchsorted(self._positions, positions), axis=0, out=out, mode="clip")
+
+
+class _Readers(NamedTuple):
+    """Where voxels are read from, and masks where there are any."""
+
+    cubes: _Reads
+    masks: _Reads | None
+
+
+class TargetBatch(NamedTuple):
+    """One filled batch. Its arrays are reused: they are good until the next batch is asked for.
+
+    Attributes:
+        cubes: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`.
+        targets: uint8, 0 or 1: masks of the same shape, or labels `[cube, class]`.
+    """
+
+    cubes: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class TargetData:
+    """The labelled cubes of a store, as one run takes them.
+
+    Attributes:
+        store: where they lie.
+        parameters: of the run.
+        train: int64 [cube], the labelled cubes of the train fold, indices into the store, ascending.
+        validation: the batches of the validation fold, the same every epoch.
+        test: the batches of the test fold.
+    """
+
+    store: TargetStore
+    parameters: FinetuneParameters
+    train: NDArray[np.int64]
+    validation: Sequence[NDArray[np.int64]]
+    test: Sequence[NDArray[np.int64]]
+
+    @property
+    def kind(self) -> Kind:
+        """`segment` where the store has masks, else `classify`."""
+        return "classify" if self.store.masks is None else "segment"
+
+    @property
+    def train_scans(self) -> int:
+        """How many scans the labelled cubes are of."""
+        return len(np.unique(self.store.table.scan[self.train]))
+
+    def training(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The batches of one epoch, counted from 0: every labelled cube once, ordered by seed and epoch."""
+        scan = self.store.table.scan[self.train]
+        order = epoch_order(self.parameters.seed, epoch, self.train, scan)
+        return deal(order, self.parameters.batch_size)
+
+    def positive_weights(self) -> NDArray[np.float32]:
+        """How much a positive label counts beside a negative one: float32 [class], within 1 .. 100.
+
+        It is the number of negative labels a positive one, so both kinds count alike in all. A class
+        without any positive has the largest weight, which then weighs nothing.
+        """
+        assert self.store.labels is not None
+        labels = self.store.labels[self.train]
+        positive = labels.sum(axis=0)
+        weights = np.clip((len(labels) - positive) / np.maximum(positive, 1), *_WEIGHTS)
+        return np.asarray(weights, np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run keeps of its data, as plain JSON values."""
+        store = self.store
+        return {
+            "store": {
+                "path": store.storage.place,
+                "format": store.attributes["format"],
+                "fingerprint": store.manifest_sha256,
+            },
+            "task": store.task,
+            "kind": self.kind,
+            "classes": list(store.classes),
+            "size": list(store.size),
+            "window": [store.window.low, store.window.high],
+            "train_scans": self.train_scans,
+            "train_cubes": len(self.train),
+            "validation_cubes": sum(map(len, self.validation)),
+            "test_cubes": sum(map(len, self.test)),
+        }
+
+
+def choose_scans(
+    scans: NDArray[np.integer[Any]], streams: NDArray[np.uint64], labels: float | int, seed: int
+) -> NDArray[np.integer[Any]]:
+    """Draw the scans that are labelled: fewer of them are always among more.
+
+    Each scan gets a random rank, made of the seed and its own stream key, so no other scan moves it; the
+    first ranks are taken. Of a share the nearest number of scans is taken, halves up, at least one.
+
+    Args:
+        scans: [scan], the rows of those that may be labelled, distinct.
+        streams: uint64 [scan], the stream key of each.
+        labels: a share in (0, 1] where it is a float, else a number of scans.
+        seed: 0 .. 2^63 - 1.
+
+    Returns:
+        [scan], some of `scans`, ascending.
+
+    Raises:
+        CallError: there are fewer scans.
+    """
+    count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
+    if count > len(scans):
+        raise CallError(
+            f"--labels {labels_words(labels)} is out of range: only {len(scans)} scans of the train fold "
+            "have cubes."
+        )
+    words = np.array([draw_words(seed, stream, 0, 0, Operation.LABELS, 2) for stream in streams], np.uint64)
+    rank = words[:, 0] << np.uint64(32) | words[:, 1]
+    return np.sort(scans[np.argsort(rank, kind="stable")[:count]])
+
+
+def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetData:
+    """Take the labelled part of a store, and see whether anything can be learnt and judged.
+
+    Raises:
+        CallError: more labelled scans are asked for than there are.
+        DataError: a fold has no cube, or there is one kind of label only among those that train or test.
+    """
+    table = store.table
+    folds = [np.flatnonzero(table.fold == fold) for fold in range(len(FOLDS))]
+    for name, cubes in zip(FOLDS, folds, strict=True):
+        if not cubes.size:
+            raise DataError(
+                f"No cube of {store.storage.place} is in the fold {name}, and fine-tuning trains, validates "
+                "and tests: extract targets from more scans."
+            )
+    scans = np.unique(table.scan[folds[TRAIN]])
+    chosen = choose_scans(scans, store.scans.stream[scans], parameters.labels, parameters.seed)
+    train = folds[TRAIN][np.isin(table.scan[folds[TRAIN]], chosen)]
+    if store.labels is not None:
+        _check_labels(store.labels[train], "train on", "give more --labels, or another --seed")
+        _check_labels(store.labels[folds[TEST]], "test on", "extract targets from more scans")
+    validation, test = (
+        deal(epoch_order(_JUDGED_SEED, 0, folds[fold], table.scan[folds[fold]]), parameters.batch_size)
+        for fold in (VALIDATION, TEST)
+    )
+    return TargetData(store, parameters, train, validation, test)
+
+
+def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
+    """Refuse labels [cube, class] of which no class has both kinds."""
+    positive = labels.sum(axis=0)
+    if ((positive == 0) | (positive == len(labels))).all():
+        raise DataError(
+            f"The {len(labels)} cubes to {what} are all {'positive' if positive.any() else 'negative'}, and "
+            f"both kinds are needed: {way_out}."
+        )
+
+
+class TargetBatches:
+    """Two batches of memory, one in use and one being filled; and the cubes of every epoch, where they fit.
+
+    Args:
+        data: of the run.
+        pin: page-locked memory, for the way to a CUDA device.
+        most_held: bytes that may be kept in memory beside the two batches.
+
+    Raises:
+        DataError: a cube cannot be read.
+    """
+
+    def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
+        store, size = data.store, data.store.size
+        self._labels = store.labels
+        self._stored = self._held = _Readers(store.cubes, store.masks)
+        often = np.sort(np.concatenate([data.train, *data.validation]))
+        self._is_held = np.zeros(len(store), np.bool_)
+        voxels = math.prod(size) * len(often)
+        if voxels * (store.cubes.dtype.itemsize + (store.masks is not None)) <= most_held:
+            self._is_held[often] = True
+            masks = None if store.masks is None else _held(store.masks, often, size, np.dtype(np.uint8))
+            self._held = _Readers(_held(store.cubes, often, size, store.cubes.dtype), masks)
+        most = max(map(len, (*data.training(0), *data.validation, *data.test)))
+        target = (len(store.classes),) if self._labels is not None else size
+        kind = torch.from_numpy(np.empty(0, store.cubes.dtype)).dtype
+        self._ring = [
+            TargetBatch(
+                torch.zeros((most, *size), dtype=kind, pin_memory=pin),
+                torch.zeros((most, *target), dtype=torch.uint8, pin_memory=pin),
+            )
+            for _ in range(2)
+        ]
+
+    def stream(self, works: Sequence[NDArray[np.int64]]) -> Generator[TargetBatch, None, None]:
+        """Fill and yield batches of these cubes, in their order. Close it, or exhaust it, before the next.
+
+        Raises:
+            DataError: a cube cannot be read; in its batch's turn.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="targets") as thread:
+            filling: list[Future[TargetBatch]] = []
+            for number in range(len(works) + 1):
+                if number < len(works):
+                    filling.append(thread.submit(self._fill, works[number], self._ring[number % 2]))
+                if number:
+                    yield filling.pop(0).result()
+
+    def has_foreground(self, works: Sequence[NDArray[np.int64]]) -> bool:
+        """Whether any voxel is foreground in the masks of these cubes; reads no further than the first."""
+        return any(bool(batch.targets.any()) for batch in self.stream(works))
+
+    def _fill(self, cubes: NDArray[np.int64], room: TargetBatch) -> TargetBatch:
+        batch = TargetBatch(room.cubes[: len(cubes)], room.targets[: len(cubes)])
+        voxels, masks = self._held if self._is_held[cubes].all() else self._stored
+        voxels.read_many(cubes, batch.cubes.numpy())
+        if self._labels is not None:
+            batch.targets.numpy()[...] = self._labels[cubes]
+        elif masks is not None:
+            masks.read_many(cubes, batch.targets.numpy())
+        return batch
+
+
+def _held(reader: _Reads, positions: NDArray[np.int64], size: Sequence[int], dtype: np.dtype[Any]) -> _Held:
+    cubes = np.empty((len(positions), *size), dtype)
+    reader.read_many(positions, cubes)
+    return _Held(positions, cubes)

@@ -1,0 +1,193 @@
+"""What a network is judged by on a target task: AUC, Dice, IoU, the published "IoU" (METHOD.md section 6).
+
+Overlaps are pooled over the test set: count every case with `count_overlaps`, add the counts up, and read the
+metrics from the sum. A metric that the data do not determine is nan, and says why; it is never 0 or 1 by
+accident.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+
+#: Of the published "IoU"; foreground is what is predicted above. The first is that of Dice and IoU.
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric on a test set.
+
+    Attributes:
+        value: in 0 .. 1; nan where the data do not determine it.
+        reason: why it is nan, or what was left out of it; None where there is nothing to say.
+    """
+
+    value: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """How predicted and true masks overlap, counted in voxels at every one of `THRESHOLDS`. They add up.
+
+    Attributes:
+        both: foreground in both.
+        predicted: foreground in the prediction alone.
+        missed: foreground in the truth alone.
+        neither: background in both.
+    """
+
+    both: tuple[int, ...]
+    predicted: tuple[int, ...]
+    missed: tuple[int, ...]
+    neither: tuple[int, ...]
+
+    def __add__(self, other: "Overlaps") -> "Overlaps":
+        return Overlaps(
+            *(
+                tuple(one + its for one, its in zip(mine, theirs, strict=True))
+                for mine, theirs in (
+                    (self.both, other.both),
+                    (self.predicted, other.predicted),
+                    (self.missed, other.missed),
+                    (self.neither, other.neither),
+                )
+            )
+        )
+
+    @property
+    def dice(self) -> float:
+        """Dice of the foreground at 0.5, in 0 .. 1; 1 where both masks are empty, 0 where one of them is."""
+        both, either = 2 * self.both[0], self.predicted[0] + self.missed[0]
+        return both / (both + either) if both + either else 1.0
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union of the foreground at 0.5; 1 where both masks are empty."""
+        return _share(self.both[0], self.predicted[0] + self.missed[0])
+
+    @property
+    def iou_paper(self) -> float:
+        """The published "IoU": of foreground and background the mean, averaged over `THRESHOLDS`.
+
+        For one model the authors' notebook prints an IoU of 59.22 and 77.14 of these: do not compare the two.
+        """
+        wrong = [one + its for one, its in zip(self.predicted, self.missed, strict=True)]
+        shares = [
+            _share(right, apart)
+            for counts in (self.both, self.neither)
+            for right, apart in zip(counts, wrong, strict=True)
+        ]
+        return math.fsum(shares) / len(shares)
+
+
+def count_overlaps(prediction: NDArray[np.floating], truth: NDArray[np.generic]) -> Overlaps:
+    """Count the overlaps of one case.
+
+    Args:
+        prediction: float `[...]` in [0, 1], the probability of foreground; compared with the thresholds as
+            float64.
+        truth: bool or integer `[...]` of 0 and 1, of the same shape.
+
+    Raises:
+        CallError: the shapes differ.
+        DataError: a prediction is nan or outside [0, 1], or a label is neither 0 nor 1.
+    """
+    mask = _checked_labels(truth, prediction.shape)
+    values = np.asarray(prediction, np.float64).reshape(-1)
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # a nan fails both
+        raise DataError(
+            f"Predictions run from {values.min():g} to {values.max():g}, and probabilities in [0, 1] are "
+            "wanted: take the sigmoid or the softmax first."
+        )
+    above = np.searchsorted(np.array(THRESHOLDS), values, side="left")  # how many thresholds lie below it
+    steps = len(THRESHOLDS) + 1
+    counts = np.bincount(2 * above + mask.reshape(-1), minlength=2 * steps).reshape(steps, 2)
+    background, foreground = (
+        counts[::-1, label].cumsum()[::-1][1:].tolist() for label in (0, 1)
+    )  # of voxels above each threshold
+    all_background, all_foreground = counts.sum(axis=0).tolist()
+    return Overlaps(
+        both=tuple(foreground),
+        predicted=tuple(background),
+        missed=tuple(all_foreground - count for count in foreground),
+        neither=tuple(all_background - count for count in background),
+    )
+
+
+def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
+    """The area under the ROC curve: how often a positive case scores higher than a negative one, ties half.
+
+    Args:
+        scores: float `[case]`, any finite numbers.
+        labels: bool or integer `[case]` of 0 and 1.
+
+    Returns:
+        nan where there is no positive or no negative case.
+
+    Raises:
+        CallError: the shapes differ, or are no `[case]`.
+        DataError: a score is not finite, or a label is neither 0 nor 1.
+    """
+    positive = _checked_labels(labels, scores.shape)
+    if scores.ndim != 1:
+        raise CallError(f"Scores of shape {scores.shape} are no [case]: give one label's at a time.")
+    if not np.isfinite(scores).all():
+        raise DataError("A score is nan or infinite: the network diverged, or its input was wrong.")
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return Metric(math.nan, f"there are {positives} positive and {negatives} negative cases")
+    # Imported here: MONAI takes seconds to load.
+    import torch
+    from monai.metrics import compute_roc_auc
+
+    # Ranks in place of scores, ties alike: torch has not every dtype of numpy.
+    _, ranks = np.unique(scores, return_inverse=True)
+    return Metric(
+        float(compute_roc_auc(torch.from_numpy(ranks), torch.from_numpy(positive.astype(np.float64))))
+    )
+
+
+def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
+    """The mean of the AUCs of several labels, as DXC is judged.
+
+    Args:
+        scores: float `[case, label]`.
+        labels: bool or integer `[case, label]` of 0 and 1.
+
+    Returns:
+        The mean over the labels that have both positive and negative cases; `reason` counts the others.
+
+    Raises:
+        CallError: the shapes differ, or are no `[case, label]`.
+        DataError: as `auc`.
+    """
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise CallError(
+            f"Scores of shape {scores.shape} and labels of shape {labels.shape}: both must be [case, label]."
+        )
+    values = [auc(scores[:, label], labels[:, label]).value for label in range(scores.shape[1])]
+    known = [value for value in values if not math.isnan(value)]
+    lacking = len(values) - len(known)
+    reason = f"{lacking} of {len(values)} labels lack positive or negative cases" if lacking else None
+    if not known:
+        return Metric(math.nan, reason or "there is no label")
+    return Metric(math.fsum(known) / len(known), reason)
+
+
+def _share(right: int, wrong: int) -> float:
+    return right / (right + wrong) if right + wrong else 1.0
+
+
+def _checked_labels(labels: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Labels of 0 and 1 as bool, of this shape."""
+    if labels.shape != shape:
+        raise CallError(f"Predictions have shape {shape} and labels {labels.shape}: they must be the same.")
+    positive = labels == 1
+    if not np.logical_or(positive, labels == 0).all():
+        raise DataError("A label is neither 0 nor 1: give one mask, or one column, for each class.")
+    return np.asarray(positive, np.bool_)

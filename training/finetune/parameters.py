@@ -1,0 +1,108 @@
+"""What a fine-tuning run is made of (METHOD.md section 6), and how shares of labels are written."""
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.pretrain.parameters import check_lr, option
+
+#: What a task is judged by: one of the metrics of `metrics`, by the task of the store.
+SCORES = {"ncc": "auc", "segment": "iou", "dxc": "mean_auc"}
+
+_MOST_BATCH = 4096
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+@dataclass(frozen=True)
+class FinetuneParameters:
+    """The parameters of one fine-tuning run: Adam, best on validation (METHOD.md section 6).
+
+    Attributes:
+        epochs: at most so many passes over the labelled training cubes.
+        patience: stop after so many epochs without a better validation loss.
+        batch_size: cubes a batch, at most.
+        lr: Adam's learning rate, the same in every step.
+        labels: how many scans of the train fold are labelled: a share in (0, 1] where it is a float, a number
+            of scans where it is an int. Validation and test stay whole.
+        freeze_encoder: train the head alone, or the way up: a linear probe.
+        seed: of the labelled scans, of the first weights of the head (from scratch, of all), and of the order
+            of the cubes.
+
+    Raises:
+        CallError: a value is out of range; the sentence names it.
+    """
+
+    epochs: int = 100
+    patience: int = 20
+    batch_size: int = 8
+    lr: float = 1e-3
+    labels: float | int = 1.0
+    freeze_encoder: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_size"):
+            if getattr(self, name) < 1:
+                raise CallError(
+                    f"{option(name)} {getattr(self, name)} is out of range: it must be at least 1."
+                )
+        if self.batch_size > _MOST_BATCH:
+            raise CallError(f"--batch-size {self.batch_size} is out of range: at most {_MOST_BATCH}.")
+        check_lr(self.lr, "0.001")
+        most = math.inf if isinstance(self.labels, int) else 1.0
+        if isinstance(self.labels, bool) or not 0 < self.labels <= most:
+            raise CallError(
+                f"--labels {labels_words(self.labels)} is out of range: a share above 0 % and up to 100 %, "
+                "or a number of scans from 1 on, as in --labels 10% or --labels 25."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise CallError(
+                f"--seed {self.seed} is out of range: it must be a whole number from 0 to 2^63 - 1."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name; `labels` in words, since in JSON and in Python 1 equals 1.0."""
+        return {**asdict(self), "labels": labels_words(self.labels)}
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> "FinetuneParameters":
+        """What `as_dict` gave.
+
+        Raises:
+            CallError: a value is out of range.
+            TypeError: a key is unknown.
+        """
+        return cls(**{**told, "labels": parse_labels(told["labels"])})
+
+
+def parse_labels(text: str) -> float | int:
+    """A share or a number of labelled scans as people write it.
+
+    Args:
+        text: `10%`, or `25`.
+
+    Returns:
+        A float, the share, of the former; an int, a number of scans, of the latter.
+
+    Raises:
+        CallError: it is neither.
+    """
+    share = _SHARE.fullmatch(text.strip())
+    if share:
+        return float(Decimal(share[1]) / 100)
+    try:
+        return int(text)
+    except ValueError:
+        raise CallError(
+            f"--labels {text} is neither a share nor a number of scans: write --labels 10% or --labels 25."
+        ) from None
+
+
+def labels_words(labels: float | int) -> str:
+    """What `parse_labels` reads: `10%` of the share 0.1, `25` of 25 scans."""
+    if isinstance(labels, int) or not math.isfinite(labels):
+        return str(labels)
+    return f"{(Decimal(repr(labels)) * 100).normalize():f}%"

@@ -1,0 +1,272 @@
+"""The folder of a fine-tuning run: what lies in it, what it came to, and its network, ready to be used.
+
+run.json       what the run is made of: parameters, store, beginning, cubes
+losses.jsonl   the same as its first line, then one object a finished epoch
+last.pt        the checkpoint to go on from, after every epoch
+best.pt        the checkpoint of the epoch with the lowest validation loss
+result.json    what the best network scored on the test fold; with it the run is finished
+lock           held by the process at work
+
+A checkpoint is a dict that `torch.load(..., weights_only=True)` reads: `format`, `version`, the position, the
+network's `state_dict` and, of last.pt, the optimiser's.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_target_network
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.machine.run_folder import Run
+from genesis_toolkit.training.weights.beginning import Beginning
+from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, load_weights, read_plain
+
+CHECKPOINT, RESULT = FINETUNED, "genesis-finetune-result"
+VERSION = 1  # of both
+
+#: Of a `TrainingState`, all that `files.restore` puts back.
+_POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")
+_CALLED = ("run", "status")  # of an outcome, what the call tells and not the result
+_OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a run's parameters
+
+
+@dataclass(frozen=True)
+class FinetuneRecord:
+    """One finished epoch, as it stands in `losses.jsonl`.
+
+    Attributes:
+        epoch: counted from 1.
+        steps: it had.
+        train_loss: mean over the labelled cubes, each as it was when its batch came.
+        validation_loss: mean over the validation cubes, after the epoch.
+        best: whether no earlier epoch validated as well.
+        seconds: the epoch took, with validation.
+    """
+
+    epoch: int
+    steps: int
+    train_loss: float
+    validation_loss: float
+    best: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f}, "
+            f"{self.seconds:.1f} s{', best' if self.best else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class FinetuneOutcome:
+    """What a call of `finetune` came to. All but `run` and `status` stands in `result.json`.
+
+    Attributes:
+        run: the folder.
+        status: `finished`, or `already finished` when there was nothing left to do.
+        task: of the store: `ncc`, `segment` or `dxc`.
+        kind: `classify` or `segment`.
+        metric: what the task is judged by: `auc`, `mean_auc` or `iou`.
+        score: that metric on the test fold, of the best epoch's network, in 0 .. 1.
+        metrics: all metrics on the test fold, in 0 .. 1; None where the cubes do not determine one.
+        notes: why a metric is None, and what else to keep in mind; a sentence each.
+        stopped_by: `epochs` or `patience`.
+        epochs: finished ones.
+        best_epoch: the one with the lowest validation loss, counted from 1.
+        validation_loss: of that epoch.
+        train_scans: how many labelled scans trained.
+        train_cubes: how many cubes they have.
+        validation_cubes: how many validated.
+        test_cubes: how many were judged.
+        network: its name.
+        width: channels of its first convolution.
+        weights: its parameters, counted.
+        beginning: what it began with (`Beginning.describe`).
+    """
+
+    run: str
+    status: str
+    task: str
+    kind: str
+    metric: str
+    score: float
+    metrics: dict[str, float | None]
+    notes: list[str]
+    stopped_by: str
+    epochs: int
+    best_epoch: int
+    validation_loss: float
+    train_scans: int
+    train_cubes: int
+    validation_cubes: int
+    test_cubes: int
+    network: str
+    width: int
+    weights: int
+    beginning: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished run, to be used.
+
+    Attributes:
+        network: with the weights of the best epoch, on the CPU, in evaluation.
+        kind: `classify` or `segment`.
+        task: `ncc`, `segment` or `dxc`.
+        classes: what its outputs tell.
+        size: edges of the cubes it was trained on, in voxels, (x, y, z), of images in pixels, (x, y).
+        window: of the values it was trained on, which become [0, 1].
+        axes: of what is fed: 3, or 2 for images.
+        parameters: of the run.
+    """
+
+    network: TargetNetwork
+    kind: Kind
+    task: str
+    classes: tuple[str, ...]
+    size: tuple[int, ...]
+    window: Window
+    axes: int
+    parameters: FinetuneParameters
+
+
+@dataclass(frozen=True)
+class FinetuneRun(Run):
+    """The folder of one fine-tuning run, held by this process. Made by `run_folder.hold_run`."""
+
+    maker: ClassVar[str] = "genesis-train finetune"
+    format: ClassVar[str] = "genesis-finetune-run"
+    version: ClassVar[int] = 1
+    keys: ClassVar[frozenset[str]] = frozenset(
+        ("parameters", "store", "weights", "beginning", "kind", "task", "classes", "size", "window")
+    )
+
+    @property
+    def result(self) -> Path:
+        """What the run came to."""
+        return self.folder / "result.json"
+
+    def files(self) -> list[Path]:
+        """All that a run may leave in its folder."""
+        return [self.result, *super().files()]
+
+    def outcome(self, status: str) -> FinetuneOutcome | None:
+        """What `result.json` says; None where the run is not finished.
+
+        Raises:
+            DataError: the file is damaged or of another version.
+        """
+        names = {field.name for field in fields(FinetuneOutcome)}.difference(_CALLED)
+        try:
+            told = json.loads(self.result.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError):
+            raise DataError(f"{self.result} is damaged: give --overwrite to begin the run again.") from None
+        ours = isinstance(told, dict) and (told.get("format"), told.get("version")) == (RESULT, VERSION)
+        if not ours or not told.keys() >= names:
+            raise DataError(
+                f"{self.result} is of another version: use the one that wrote it, or --overwrite."
+            )
+        return FinetuneOutcome(str(self.folder), status, **{name: told[name] for name in names})
+
+    def finish(self, outcome: FinetuneOutcome) -> None:
+        """Write what the run came to. The same run gives the same bytes, wherever it lies."""
+        told = {name: value for name, value in asdict(outcome).items() if name not in _CALLED}
+        text = json.dumps({"format": RESULT, "version": VERSION, **told}, indent=1, allow_nan=False)
+        write_whole(self.result, f"{text}\n".encode())
+
+    def save(self, state: TrainingState, *, best: bool) -> None:
+        """Write where the run is, the best network before what it goes on from."""
+        kept = {
+            "format": CHECKPOINT,
+            "version": VERSION,
+            **{name: getattr(state, name) for name in _POSITION},
+        }
+        kept["state_dict"] = state.model.state_dict()
+        if best:
+            write_whole(self.best, _bytes_of(kept))
+        kept |= {"optimizer_state_dict": state.optimiser.state_dict(), "scaler_state_dict": {}}
+        write_whole(self.last, _bytes_of(kept))
+
+
+def describe_finetuning(
+    parameters: FinetuneParameters, beginning: Beginning, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `run.json` says of a run, and what a call that goes on with it must repeat (`runs.check_same`).
+
+    Args:
+        parameters: of the run.
+        beginning: of its network.
+        data: what it keeps of its data, plain JSON values.
+    """
+    file, network = {"file": beginning.file, "sha256": beginning.sha256}, beginning.network
+    return {
+        "genesis_toolkit": __version__,
+        "parameters": {**parameters.as_dict(), "network": network, "width": beginning.width},
+        "weights": file if beginning.file else None,
+        "beginning": beginning.describe(),
+        **data,
+    }
+
+
+def read_finetuned(run: Path) -> Finetuned:
+    """The network of a finished fine-tuning run.
+
+    Raises:
+        CallError: there is no run at `run`, or it is not finished, or a package is not installed.
+        DataError: a file of it is damaged.
+    """
+    folder = FinetuneRun(run)
+    described = folder.described()
+    if described is None:
+        raise CallError(f"There is no fine-tuning run at {run}: make one with genesis-train finetune.")
+    if folder.outcome("already finished") is None:
+        raise CallError(f"{run} is not finished: repeat the command that makes it, and it goes on.")
+    kind, classes, size = described["kind"], tuple(described["classes"]), tuple(described["size"])
+    first = described["beginning"]
+    network = build_target_network(
+        Beginning(first["network"], first["width"]), kind, len(classes), len(size), seed=0
+    )
+    load_weights(network, read_finetuning_checkpoint(folder.best)["state_dict"], folder.best)
+    network.eval()
+    told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
+    parameters = FinetuneParameters.from_dict(told)
+    window = Window(*described["window"])
+    return Finetuned(network, kind, described["task"], classes, size, window, len(size), parameters)
+
+
+def read_finetuning_checkpoint(path: Path) -> dict[str, Any]:
+    """Read `last.pt` or `best.pt` onto the CPU.
+
+    Raises:
+        DataError: the file is missing, cut short, or no checkpoint of fine-tuning.
+    """
+    try:
+        checkpoint = read_plain(path)
+    except DataError:
+        raise DataError(
+            f"{path} is missing, cut short or damaged: repeat the genesis-train finetune that made it, with "
+            "--overwrite."
+        ) from None
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT:
+        raise DataError(f"{path} is no checkpoint of genesis-train finetune.")
+    if checkpoint.get("version") != VERSION or not checkpoint.keys() >= {*_POSITION, "state_dict"}:
+        raise DataError(f"{path} is of another version: use the one that wrote it, or --overwrite.")
+    return checkpoint
+
+
+def _bytes_of(checkpoint: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    return buffer.getvalue()

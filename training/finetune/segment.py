@@ -1,0 +1,283 @@
+"""Segmenting a whole scan by a sliding window, on the scan's own grid (METHOD.md section 6).
+
+Windows of the size that trained overlap by half in x, y and z. Their probabilities are averaged with weights
+that fall from a window's middle like a Gaussian, as MONAI does it, and a voxel above 0.5 is foreground. A
+scan smaller than a window lies in the middle of the window's lowest value. Nothing is resampled: a network
+learns voxels, not millimetres, so give it scans of about the spacing that trained.
+
+The 3D U-Net is trained and judged by the statistics of its batches (METHOD.md section 4). Here it goes by
+those of the epoch that trained it: most windows of a whole scan have no foreground, unlike the cubes of a
+target store, and by their own statistics they come out as if a share of them were. A network of width 4 found
+a phantom's lungs with Dice 0.97 this way; by the statistics of batches of 1, 8 or 64 neighbouring windows
+with 0.37, 0.41, 0.48; of 8 or 64 windows from all over the scan with 0.54, 0.58. So windows do not change
+one another either.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genesis_toolkit.pipeline.cubes.rule import Voxels
+from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.scans.geometry import Geometry
+from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
+from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
+from genesis_toolkit.training.feeding.ring import normalise
+from genesis_toolkit.training.finetune.run import Finetuned, read_finetuned
+from genesis_toolkit.training.machine.devices import choose_device, steady
+from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
+
+#: What a mask may be called.
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+
+#: A voxel is foreground above this probability.
+THRESHOLD = 0.5
+
+_AXES = 3  # of a cube
+_BATCH = 8  # windows; that many at once change nothing in one another
+_OVERLAP = 0.5  # of neighbouring windows, as a share of their edges
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What `segment_scan` wrote.
+
+    Attributes:
+        mask: the file.
+        scan: that was segmented.
+        run: whose network did it.
+        shape: voxels of both in x, y, z.
+        spacing: mm between voxel centres in x, y, z.
+        windows: how many the network judged.
+        foreground: voxels with value 1.
+        millilitres: their volume.
+        sha256: of the file, in hexadecimal.
+    """
+
+    mask: str
+    scan: str
+    run: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    windows: int
+    foreground: int
+    millilitres: float
+    sha256: str
+
+    @property
+    def voxels(self) -> int:
+        """How many the scan has."""
+        return prod(self.shape)
+
+
+def segment_scan(
+    run: Path,
+    scan: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    report: Report = silent,
+) -> Segmented:
+    """Segment a scan with the network of a fine-tuning run.
+
+    The same call on the same machine gives the same bytes.
+
+    Args:
+        run: the folder of a finished run of `finetune` on a segmentation task.
+        scan: a file, the folder of a DICOM series, or `folder#label` as tables show it.
+        out: the mask to write: `.nii.gz`, `.nii`, `.mha` or `.nrrd`; uint8, 0 or 1, on the scan's grid.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        overwrite: replace what is there.
+        report: told of the windows.
+
+    Raises:
+        CallError: there is no such run or scan, the run is of another kind of task, or `out` is of an
+            unknown format or in the way; nothing is written.
+        DataError: the scan or the run is damaged, or the format cannot hold the scan's grid.
+    """
+    path = scan_path(str(scan))
+    _check_out(run, path, out, overwrite=overwrite)
+    finetuned = _segmenting(run)
+    chosen = choose_device(device)
+    try:
+        read = read_scan(path)
+        mask = segment_voxels(
+            finetuned.network, read.voxels, finetuned.window, finetuned.size, chosen, report
+        )
+        sha256 = write_mask(mask, read.geometry, out)
+    except DataError as error:
+        raise DataError(f"{scan}: {error}.") from None
+    foreground = int(np.count_nonzero(mask))
+    return Segmented(
+        mask=str(out),
+        scan=str(scan),
+        run=str(run),
+        shape=read.geometry.shape,
+        spacing=read.geometry.spacing,
+        windows=len(window_corners(read.geometry.shape, finetuned.size)),
+        foreground=foreground,
+        millilitres=foreground * voxel_millilitres(read.geometry),
+        sha256=sha256,
+    )
+
+
+def segment_voxels(
+    network: nn.Module,
+    voxels: Voxels,
+    window: Window,
+    size: tuple[int, ...],
+    device: torch.device,
+    report: Report = silent,
+) -> NDArray[np.uint8]:
+    """Segment the voxels of a scan.
+
+    Args:
+        network: of a segmentation task, for cubes. Moved to `device`, into evaluation, and made to go by the
+            statistics of its training.
+        voxels: [x, y, z] in HU, of any edges.
+        window: they are clipped to, which becomes [0, 1].
+        size: edges of the sliding window in voxels, (x, y, z): those of the cubes that trained.
+        device: where the network works; the scan and its probabilities stay in memory.
+        report: told of the windows.
+
+    Returns:
+        uint8 [x, y, z]: 1 where the mean probability is above 0.5, else 0.
+    """
+    from monai.inferers import sliding_window_inference  # takes seconds to import
+
+    whole = torch.from_numpy(np.ascontiguousarray(window.clip(voxels)))
+    image = normalise(whole.unsqueeze(0), window)
+    total, done = len(window_corners(whole.shape, size)), 0
+
+    def judge(windows: Tensor) -> Tensor:
+        nonlocal done
+        probabilities = torch.sigmoid(network(windows))
+        done += len(windows)
+        report("windows", done, total)
+        return probabilities
+
+    by_trained_statistics(network)
+    network.to(device).eval()
+    with steady(), torch.inference_mode():
+        mean = sliding_window_inference(
+            image,
+            roi_size=size,
+            sw_batch_size=_BATCH,
+            predictor=judge,
+            overlap=_OVERLAP,
+            mode="gaussian",
+            padding_mode="constant",
+            cval=0.0,  # the window's lowest value
+            sw_device=device,
+            device=torch.device("cpu"),
+        )
+    assert isinstance(mean, Tensor)
+    return (mean[0, 0] > THRESHOLD).numpy().astype(np.uint8)
+
+
+def by_trained_statistics(network: nn.Module) -> None:
+    """Let the norms of the 3D U-Net go by their running statistics, in place; of others there are none."""
+    for part in list(network.modules()):
+        for name, norm in list(part.named_children()):
+            if isinstance(norm, BatchStatisticsNorm3d):
+                plain = nn.BatchNorm3d(norm.num_features, eps=norm.eps)
+                plain.load_state_dict(norm.state_dict())
+                part.add_module(name, plain)
+
+
+def window_corners(shape: Sequence[int], size: Sequence[int]) -> NDArray[np.int64]:
+    """Where the windows of a scan lie: half a window apart, the last one flush with the scan's end.
+
+    Args:
+        shape: of the scan, (x, y, z).
+        size: of a window.
+
+    Returns:
+        int64 [window, 3], z fastest; an axis along which the scan is smaller than a window has one.
+    """
+    starts = []
+    for edge, length in zip(shape, size, strict=True):
+        room, step = max(0, edge - length), max(1, int(length * (1 - _OVERLAP)))
+        starts.append(np.minimum(np.arange(-(-room // step) + 1) * step, room))
+    return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(starts))
+
+
+def voxel_millilitres(geometry: Geometry) -> float:
+    """The volume of a voxel in ml, of oblique grids too."""
+    cosines = np.reshape(geometry.direction, (3, 3))
+    return float(abs(np.linalg.det(cosines)) * prod(geometry.spacing) / 1000)
+
+
+def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
+    """Write a mask on a scan's grid, whole or not at all; packed where the format packs.
+
+    Args:
+        mask: uint8 [x, y, z].
+        geometry: of the scan.
+        out: the file, with one of `SUFFIXES`.
+
+    Returns:
+        The sha256 of the file, in hexadecimal.
+
+    Raises:
+        DataError: the format cannot hold the grid; nothing is written.
+    """
+    import SimpleITK as sitk
+
+    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(mask.T))
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / out.name
+        try:
+            sitk.WriteImage(image, str(written), useCompression=True)
+            lies = read_geometry(written)
+        except (RuntimeError, DataError):
+            lies = None
+        # NIfTI holds single precision, and no axes that are not at right angles.
+        if lies is None or not same_grid(lies, geometry):
+            raise DataError(
+                f"its grid ({grid_words(geometry)}) cannot be written as {out.name} without moving voxels: "
+                "give a name that ends in .mha or .nrrd"
+            )
+        return write_whole(out, written.read_bytes())
+
+
+def _segmenting(run: Path) -> Finetuned:
+    """The network of a run, once it is known to segment cubes."""
+    finetuned = read_finetuned(run)
+    if finetuned.kind != "segment" or finetuned.axes != _AXES:
+        raise CallError(
+            f"{run} was trained on the task {finetuned.task}, which marks no voxels: name a run of "
+            "genesis-train finetune on a store of the task segment."
+        )
+    return finetuned
+
+
+def _check_out(run: Path, scan: Path, out: Path, *, overwrite: bool) -> None:
+    """Refuse to write what cannot be written there, or over anything that is not to be replaced."""
+    if not out.name.endswith(SUFFIXES):
+        raise CallError(f"{out} is of no format that masks are written in: end it in {', '.join(SUFFIXES)}.")
+    check_place(out)
+    if run.resolve() in out.resolve().parents:
+        raise CallError(f"{out} lies inside the run {run}, which keeps its own files: choose another place.")
+    if out.is_dir():
+        raise CallError(f"{out} is a folder, and a file is to be written there: choose another name.")
+    if out.exists() and scan.exists() and out.samefile(scan):
+        raise CallError(f"{out} is the scan itself, which is never replaced: choose another name.")
+    if out.exists() and not overwrite:
+        raise CallError(f"{out} exists: choose another name, or give --overwrite to replace it.")

@@ -1,0 +1,1 @@
+"""Processes, devices, interruptions and the folder of a run."""

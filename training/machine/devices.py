@@ -1,0 +1,72 @@
+"""Where the network trains, in which precision, and how the same call is kept to the same bits."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from genesis_toolkit.pipeline.engine import cores
+from genesis_toolkit.pipeline.errors import CallError
+
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str, devices: int = 1) -> torch.device:
+    """The device by its name on the command line: `auto` (CUDA where there is one), `cpu` or `cuda`.
+
+    Args:
+        name: see above.
+        devices: how many processes of this run are on this machine, each of which needs a GPU of its own.
+
+    Raises:
+        CallError: another name, or `cuda` where torch finds none, or fewer GPUs than processes.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise CallError(f"--device {name} is unknown; allowed: auto, cpu, cuda.")
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise CallError("torch finds no CUDA device: leave --device out, or install a CUDA build of torch.")
+    if name == "cpu" or not found:
+        return torch.device("cpu")
+    devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if devices > torch.cuda.device_count():
+        raise CallError(
+            f"{devices} processes were asked for, but this machine has {torch.cuda.device_count()} GPUs: "
+            "give fewer --devices, or --device cpu."
+        )
+    if devices == 1:
+        return torch.device("cuda")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)  # NCCL asks for the current one
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which the network runs: as it is for float32, else torch's mixed precision."""
+    return torch.autocast(device.type, _AUTOCAST[precision], enabled=precision != "float32")
+
+
+@contextmanager
+def steady(processes: int = 1, threads: int | None = None) -> Iterator[None]:
+    """Let the same call give the same bits, on the cores this process may use; undone afterwards.
+
+    On the CPU every operation of the networks here gives the same bits as long as the number of threads is
+    the same, because sums are cut by threads. `torch.use_deterministic_algorithms` would add nothing to that,
+    and loads torch's compiler for two seconds.
+
+    Args:
+        processes: of this run on this machine, who share its cores.
+        threads: of torch; None takes as many as each of these processes has cores.
+    """
+    before = torch.get_num_threads()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    # A batch system may grant fewer cores than there are.
+    torch.set_num_threads(threads or max(1, min(before, cores() // processes)))
+    # Benchmarking picks kernels by their speed of the moment, and other kernels add up in other orders.
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn

@@ -1,0 +1,313 @@
+"""The folder of a training run: what lies in it, who holds it, and whether a call may go on with it.
+
+run.json       what the run is made of: parameters, store, split, baselines
+losses.jsonl   the same as its first line, then one object a finished epoch
+last.pt        the checkpoint to go on from: after every epoch, and now and then within one
+best.pt        the checkpoint of the epoch with the lowest validation loss
+restored.png   what that network makes of some validation cubes
+tensorboard/   with --tensorboard: the same figures, and the loss of every few steps
+profile.txt    with --profile: where the time of some steps went; profile.json is the trace of it
+lock           held by the process at work
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import locked, write_whole
+from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.training.pretrain.parameters import option
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+FORMAT = "genesis-pretrain-run"
+VERSION = 3
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
+
+    Attributes:
+        epoch: counted from 1.
+        variant: of every training pair in it.
+        steps: it had.
+        lr: the learning rate of its last step.
+        train_loss: mean over the training cubes, each as it was when its batch came.
+        validation_loss: mean over the validation pairs, after the epoch.
+        copy_loss: what taking the degraded cube for its restoration gives on them.
+        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
+        by_degradation: the validation loss of every combination of degradations that occurs.
+        best: whether no earlier epoch validated as well.
+        seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
+        cubes_per_second: in training.
+        waiting: the share of the training time spent waiting for batches, in 0 .. 1.
+    """
+
+    epoch: int
+    variant: int
+    steps: int
+    lr: float
+    train_loss: float
+    validation_loss: float
+    copy_loss: float
+    mean_image_loss: float
+    by_degradation: dict[str, float]
+    best: bool
+    seconds: float
+    cubes_per_second: float
+    waiting: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
+            f"(copying {self.copy_loss:.4f}, mean image {self.mean_image_loss:.4f}), lr {self.lr:g}, "
+            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
+            f"{', best' if self.best else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run, held by this process. Made by `hold_run`.
+
+    Attributes:
+        folder: of the run.
+        maker: the command that makes such runs.
+        format: of its `run.json`, which tells kinds of runs apart.
+        version: of that format.
+        keys: that such a `run.json` has at least.
+    """
+
+    folder: Path
+    maker: ClassVar[str] = "genesis-train pretrain"
+    format: ClassVar[str] = FORMAT
+    version: ClassVar[int] = VERSION
+    keys: ClassVar[frozenset[str]] = frozenset(("parameters", "store", "baselines"))
+
+    @property
+    def description(self) -> Path:
+        """What the run is made of."""
+        return self.folder / "run.json"
+
+    @property
+    def losses(self) -> Path:
+        """One JSON object a line: the description, then the epochs."""
+        return self.folder / "losses.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.folder / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint to use."""
+        return self.folder / "best.pt"
+
+    @property
+    def picture(self) -> Path:
+        """Original, degraded and restored cubes."""
+        return self.folder / "restored.png"
+
+    @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.folder / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Where the time of some steps went; the trace has the same name and the suffix `.json`."""
+        return self.folder / "profile.txt"
+
+    def described(self) -> dict[str, Any] | None:
+        """What `run.json` says; None where the run has not begun.
+
+        Raises:
+            DataError: the file is damaged or of another version.
+        """
+        try:
+            described = json.loads(self.description.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise DataError(
+                f"{self.description} is damaged: give --overwrite to begin the run again."
+            ) from None
+        if not isinstance(described, dict) or described.get("format") != self.format:
+            raise CallError(f"{self.folder} is no run of {self.maker}: name another folder.")
+        if described.get("version") != self.version or not described.keys() >= self.keys:
+            raise DataError(
+                f"{self.description} is of another version: use the one that wrote it, or --overwrite."
+            )
+        return described
+
+    def begin(self, description: Mapping[str, Any], finished: int) -> None:
+        """Write what the run is made of, and drop from the losses every epoch that no checkpoint has.
+
+        Args:
+            description: `parameters`, `store` and whatever else is to be kept, plain JSON values.
+            finished: epochs that the last checkpoint has; 0 at the start.
+        """
+        header = {"format": self.format, "version": self.version, **description}
+        lines = self._told()[:finished]
+        for epoch in range(1, finished + 1):
+            self._record(lines, epoch)
+        # The description first: it is what says that the folder is a run's.
+        write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
+        write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
+
+    def epochs_told(self) -> int:
+        """How many epochs stand in the losses; the last may have no checkpoint yet."""
+        return len(self._told())
+
+    def record_of(self, epoch: int) -> dict[str, Any]:
+        """What the losses say of a finished epoch, counted from 1.
+
+        Raises:
+            DataError: its line is gone or damaged.
+        """
+        return self._record(self._told(), epoch)
+
+    def _record(self, lines: Sequence[str], epoch: int) -> dict[str, Any]:
+        """What one of the lines of all epochs says; see `record_of`."""
+        if epoch > len(lines):
+            raise DataError(
+                f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
+            )
+        try:
+            record = json.loads(lines[epoch - 1])
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or record.get("epoch") != epoch:
+            raise DataError(
+                f"{self.losses} is damaged in line {epoch + 1}, which should tell of epoch {epoch}: put a "
+                "copy of it back, or give --overwrite to begin again."
+            )
+        return record
+
+    def _told(self) -> list[str]:
+        text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
+        return text.splitlines()[1:]
+
+    def append(self, record: "DataclassInstance") -> None:
+        """Add one finished epoch to the losses, before its checkpoint is written."""
+        with self.losses.open("a") as file:
+            file.write(f"{json.dumps(asdict(record))}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def files(self) -> Sequence[Path]:
+        """All that a run may leave in its folder."""
+        files = (self.description, self.last, self.best, self.losses, self.picture, self.profile)
+        return (*files, self.profile.with_suffix(".json"), *self.events.glob("events.out.tfevents.*"))
+
+    def clear(self) -> None:
+        """Throw away what an earlier run left; nothing else in the folder is touched."""
+        # The description last: without it the rest would be nobody's.
+        for path in sorted(self.files(), key=lambda path: path == self.description):
+            path.unlink(missing_ok=True)
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
+@contextmanager
+def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
+    """Take hold of the folder of a run, new or begun.
+
+    Args:
+        folder: made where there is none.
+        kind: of the run: `Run` of pre-training, or another.
+
+    Raises:
+        CallError: another process holds it, it is something else, or it cannot be written.
+    """
+    run = kind(folder)
+    if folder.exists():
+        if not folder.is_dir():
+            raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
+        foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
+        if foreign and not _is_run(run):
+            raise CallError(
+                f"{folder} exists and is no run of {run.maker} (it holds {min(foreign)}), so it is left "
+                "alone: give another --out."
+            )
+    check_place(folder)
+    fresh = not folder.exists()
+    with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
+        try:
+            yield run
+        except (CallError, DataError):
+            if fresh and [path.name for path in folder.iterdir()] == ["lock"]:  # nothing was begun
+                (folder / "lock").unlink()
+                folder.rmdir()
+            raise
+
+
+def check_same(
+    run: Run,
+    begun: Mapping[str, Any],
+    described: Mapping[str, Any],
+    stopping_rules: Sequence[str],
+    weights_key: str = "initial_encoder",
+) -> None:
+    """Whether the call may go on with a run that was begun earlier.
+
+    Args:
+        run: for the sentence.
+        begun: what the run was begun with; `parameters`, `store` and `weights_key` are read.
+        described: the same of this call.
+        stopping_rules: parameters that may differ.
+        weights_key: under which the file of first weights stands, named as its option; None where there was
+            no file.
+
+    Raises:
+        CallError: a parameter other than a rule of stopping differs, or the store or the file of first
+            weights holds other data.
+    """
+    again = "to continue, give another --out, or --overwrite to begin again."
+    store, given = begun["store"], described["store"]
+    if store["fingerprint"] != given["fingerprint"]:
+        raise CallError(
+            f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
+            f"name the first {again}"
+        )
+    for name, now in described["parameters"].items():
+        before = begun["parameters"].get(name)
+        if name not in stopping_rules and before != now:
+            raise CallError(
+                f"{run.folder} was begun with {_words(name, before)}, this call asks for "
+                f"{_words(name, now)}: repeat the first {again}"
+            )
+    first, asked = begun.get(weights_key), described[weights_key]
+    if first != asked:
+        before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))
+        other = " (another content)" if before == now else ""
+        raise CallError(
+            f"{run.folder} was begun with {before}, this call asks for {now}{other}: repeat the first {again}"
+        )
+
+
+def _words(name: str, value: Any) -> str:
+    return f"no {option(name)}" if value is None else f"{option(name)} {value}"
+
+
+def _is_run(run: Run) -> bool:
+    """Whether such a run lies there, be it of another version.
+
+    Its `run.json` tells, and where that is damaged the first line of its losses, which is the same.
+    """
+    for path, lines in ((run.description, None), (run.losses, 1)):
+        try:
+            described = json.loads(b"\n".join(path.read_bytes().splitlines()[:lines]))
+        except (OSError, ValueError):
+            continue
+        return isinstance(described, dict) and described.get("format") == run.format
+    return False

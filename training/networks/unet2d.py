@@ -1,0 +1,196 @@
+"""The 2D U-Net: a ResNet-18 encoder under torchvision's names, and a decoder (METHOD.md section 5).
+
+Nobody released the 2D networks of the papers, of which "U-Net with a ResNet-18 encoder" is all that is known.
+The encoder here is the ResNet-18 of He et al. (2016) to the letter, so that weights of others fit it. The
+decoder is the usual one for such encoders: double the edges, put the encoder's features beside, convolve
+twice; 4, 2, 1, 1/2 and 1/4 times the width in channels on the way up.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.networks.norms import SharedBatchNorm2d
+from genesis_toolkit.training.networks.unet3d import RestorationHead
+
+#: Every edge of an image must be divisible by this: the encoder halves it five times.
+EDGE_MULTIPLE_2D = 32
+
+_HALVINGS = 5
+_LEAST = 8  # channels of a level of the decoder: with two or one, a ReLU cuts off what should be restored
+
+
+def check_image(size: tuple[int, ...], what: str = "images") -> None:
+    """Refuse an image that five halvings do not divide evenly.
+
+    Args:
+        size: edges in pixels, axis order (x, y).
+        what: they are, for the sentence.
+
+    Raises:
+        CallError: an edge is no positive multiple of 32; the sentence names the axis and the value.
+    """
+    for axis, edge in zip("xy", size, strict=True):
+        if edge < EDGE_MULTIPLE_2D or edge % EDGE_MULTIPLE_2D:
+            raise CallError(
+                f"The {what} have {edge} pixels along {axis}; the 2D U-Net halves every edge {_HALVINGS} "
+                f"times, so it needs a multiple of {EDGE_MULTIPLE_2D}, such as "
+                f"{edge + -edge % EDGE_MULTIPLE_2D}."
+            )
+
+
+class Projection(nn.Conv2d):
+    """A 1x1 convolution with a stride: the points that it looks at are taken first, and convolved then.
+
+    The same numbers as from torch's own. But on the CPU, channels last and with few channels, that one gave
+    other bits in 14 of 30 calls on equal input, and crashed (torch 2.13, oneDNN).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(channels_in, channels_out, kernel_size=1, bias=False)
+        self.step = stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `[batch, channels_out, x / stride, y / stride]`."""
+        return super().forward(input[:, :, :: self.step, :: self.step])
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, and the way around them: float `[batch, channel, x, y]`.
+
+    Where the edges are halved or the channels change, a 1x1 convolution lets the way around follow.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = SharedBatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = SharedBatchNorm2d(channels_out)
+        self.downsample = (
+            nn.Sequential(Projection(channels_in, channels_out, stride), SharedBatchNorm2d(channels_out))
+            if stride > 1 or channels_in != channels_out
+            else None
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `[batch, channels_out, x / stride, y / stride]`."""
+        around = features if self.downsample is None else self.downsample(features)
+        out = functional.relu(self.bn1(self.conv1(features)))
+        return functional.relu(self.bn2(self.conv2(out)) + around)
+
+
+class ResNet18Encoder(nn.Module):
+    """ResNet-18 without its last layer, under torchvision's names, for images of one channel (EXCHANGE.md).
+
+    Args:
+        width: channels of the first convolution; 64 is ResNet-18, with 11,170,240 parameters (torchvision's
+            has 11,176,512 before its last layer: its first convolution takes three channels).
+
+    Attributes:
+        output_channels: features of every level; 64, 64, 128, 256, 512 for a width of 64.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = SharedBatchNorm2d(width)
+        for level, stride in enumerate((1, 2, 2, 2)):
+            before, after = max(width, width * 2**level // 2), width * 2**level
+            blocks = nn.Sequential(BasicBlock(before, after, stride), BasicBlock(after, after, 1))
+            self.add_module(f"layer{level + 1}", blocks)
+        self.output_channels = [width, *(width * 2**level for level in range(4))]
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):  # as He et al. begin it
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The features of every level.
+
+        Args:
+            images: float32 `[batch, 1, x, y]` in [0, 1].
+
+        Returns:
+            float32 `[batch, channel, x, y]` at 1/2, 1/4, 1/8, 1/16 and 1/32 of the edges, with
+            `output_channels`.
+
+        Raises:
+            CallError: an edge is not divisible by 32.
+        """
+        check_image(tuple(images.shape[2:]))
+        features = [functional.relu(self.bn1(self.conv1(images)))]
+        below = functional.max_pool2d(features[0], 3, stride=2, padding=1)
+        for level in range(1, _HALVINGS):
+            below = self.get_submodule(f"layer{level}")(below)
+            features.append(below)
+        return features
+
+
+class ConvolutionUnit2D(nn.Module):
+    """One 3x3 convolution with padding 1, batch norm, ReLU: float `[batch, channel, x, y]`."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.bn1 = SharedBatchNorm2d(channels_out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `[batch, channels_out, x, y]`."""
+        return functional.relu(self.bn1(self.conv1(features)))
+
+
+class UpLevel2D(nn.Module):
+    """One level on the way up: double the edges, put the skipped features beside, convolve twice."""
+
+    def __init__(self, channels_below: int, channels_skip: int, channels_out: int) -> None:
+        super().__init__()
+        self.ops = nn.Sequential(
+            ConvolutionUnit2D(channels_below + channels_skip, channels_out),
+            ConvolutionUnit2D(channels_out, channels_out),
+        )
+
+    def forward(self, below: Tensor, skip: Tensor | None) -> Tensor:
+        """Join `below` `[batch, channel, x/2, y/2]` and `skip` `[batch, channel, x, y]`, or None."""
+        up = functional.interpolate(below, scale_factor=2, mode="nearest")
+        out: Tensor = self.ops(up if skip is None else torch.cat((up, skip), dim=1))
+        return out
+
+
+class UNet2D(nn.Module):
+    """The encoder-decoder for images: a degraded image in, its restoration out (METHOD.md section 5).
+
+    Args:
+        width: channels of the first convolution. 64 gives ResNet-18 and 14,321,809 parameters in all; other
+            widths scale every level, those of the decoder down to 8 channels, and keep the names.
+
+    Raises:
+        CallError: `width` is below 1.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        if width < 1:
+            raise CallError(f"The width {width} is no number of channels: it must be at least 1.")
+        super().__init__()
+        self.encoder = ResNet18Encoder(width)
+        *skips, below = self.encoder.output_channels
+        levels = []
+        # No features have the edges of the image itself; as is usual, the last level goes without.
+        for level, skip in enumerate([*reversed(skips), 0]):
+            after = max(_LEAST, 4 * width >> level)
+            levels.append(UpLevel2D(below, skip, after))
+            below = after
+        self.decoder = nn.ModuleList(levels)
+        self.out_tr = RestorationHead(below, nn.Conv2d)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Restore `images`, float32 `[batch, 1, x, y]` in [0, 1]; the same shape and range.
+
+        Raises:
+            CallError: an edge is not divisible by 32.
+        """
+        *skips, below = self.encoder(images)
+        for level, skip in zip(self.decoder, [*reversed(skips), None], strict=True):
+            below = level(below, skip)
+        restored: Tensor = self.out_tr(below)
+        return restored

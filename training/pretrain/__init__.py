@@ -1,0 +1,1 @@
+"""Pre-training: degraded cubes in, restored cubes out."""

@@ -1,0 +1,141 @@
+"""What one pre-training run learns from: an opened store, split, checked, and ready to be streamed."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
+from genesis_toolkit.training.feeding.feeds import RECIPE, Feed, feed_of
+from genesis_toolkit.training.feeding.ring import Batches, Work, deal, epoch_order, smallest, validation_works
+from genesis_toolkit.training.networks.registry import (
+    OF_THE_PAPERS,
+    Architecture,
+    architecture,
+    check_batch,
+    check_cubes,
+)
+from genesis_toolkit.training.pretrain.parameters import PretrainParameters
+from genesis_toolkit.training.pretrain.split import Split, split_cubes
+from genesis_toolkit.training.weights.card import store_facts
+
+
+@dataclass(frozen=True)
+class PretrainData:
+    """The pairs of a store, as one run takes them.
+
+    Attributes:
+        feed: where they come from.
+        split: which cubes train and which validate.
+        scan: [cube], the scan of every training cube.
+        validation: the validation batches, the same every epoch.
+        store: path, format, recipe and fingerprint, which tells other data apart wherever they lie.
+        parameters: of the run; the network and its width are known.
+    """
+
+    feed: Feed
+    split: Split
+    scan: NDArray[np.int32]
+    validation: list[Work]
+    store: dict[str, Any]
+    parameters: PretrainParameters
+
+    @property
+    def network(self) -> Architecture:
+        """What is trained."""
+        return architecture(self.parameters.network)
+
+    @property
+    def steps(self) -> int:
+        """Of every whole epoch."""
+        return -(-len(self.split.train) // self.parameters.batch_size)
+
+    def training(self, epoch: int) -> list[Work]:
+        """The training batches of one epoch, counted from 0: every cube once, shuffled, in its variant.
+
+        The epoch in which `max_steps` are reached is cut short, and those after it are empty.
+        """
+        given = self.parameters
+        variant = 0 if given.overfit else self.feed.variant(epoch)
+        order = epoch_order(given.seed, epoch, self.split.train, self.scan)
+        works = [Work(part, variant) for part in deal(order, given.batch_size)]
+        if given.max_steps is not None:
+            works = works[: max(0, given.max_steps - epoch * self.steps)]
+        return works
+
+    def batches(self, *, pin: bool) -> Batches:
+        """Buffers and threads for both kinds of batches; `pin` for the way to a CUDA device."""
+        return Batches(self.feed, self.parameters.batch_size, pin=pin)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run keeps of its data, as plain JSON values."""
+        return {
+            "store": self.store,
+            "size": list(self.feed.size),
+            "window": [self.feed.window.low, self.feed.window.high],
+            "split": self.split.rule,
+            "train_cubes": len(self.split.train),
+            "validation_cubes": len(self.split.validation),
+        }
+
+
+def open_data(path: str | Path, parameters: PretrainParameters, processes: int = 1) -> PretrainData:
+    """Open a store and see whether the network can learn from it.
+
+    Args:
+        path: of a pair store, or of a cube store, whose cubes are then degraded on the fly.
+        parameters: of the run. Where no network or no width is given, the store's number of axes decides.
+        processes: that share every batch.
+
+    Raises:
+        CallError: there is no finished store, or its cubes do not fit the network.
+        DataError: the store is damaged, or holds fewer than two cubes.
+    """
+    store = open_store(path)
+    network = architecture(parameters.network or OF_THE_PAPERS[len(store.size)])
+    check_cubes(network.name, store.size)
+    parameters = replace(parameters, network=network.name, width=parameters.width or network.published_width)
+    split = split_cubes(store.scans, store.table, store.images)
+    if parameters.overfit:
+        split = _few(split, parameters.overfit)
+    validation = validation_works(split.validation, parameters.batch_size)
+    feed = feed_of(store, parameters.recipe, parameters.seed)
+    facts = _facts(store, parameters.recipe or RECIPE)
+    data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
+    check_batch(network.name, store.size, min(smallest(data.training(0)), smallest(validation)))
+    if smallest(data.training(0)) < processes:
+        raise CallError(
+            f"The smallest batch has {smallest(data.training(0))} cubes, too few for {processes} processes: "
+            "give a larger --batch-size, or fewer --devices."
+        )
+    return data
+
+
+def _few(split: Split, count: int) -> Split:
+    """The same few cubes, spread over those that train, for both sides."""
+    most = len(split.train)
+    if count > most:
+        raise CallError(f"--overfit {count} is out of range: only {most} cubes train.")
+    few = split.train[np.linspace(0, most - 1, count).astype(np.int64)]
+    rule = f"{count} fixed cubes train and validate (--overfit)"
+    return replace(split, train=few, validation=few, rule=rule, warning=None)
+
+
+def _facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
+    digest = hashlib.sha256(json.dumps(store.attributes, sort_keys=True).encode())
+    for column in (store.streams(), store.table.number, store.table.corner):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    made_here = isinstance(store, CubeStore)
+    return {
+        "path": store.storage.place,
+        "format": store.attributes["format"],
+        "recipe": named(recipe).to_json() if made_here else store.attributes["parameters"]["recipe"],
+        "fingerprint": digest.hexdigest(),
+        **store_facts(store),
+    }

@@ -1,0 +1,111 @@
+"""Which cubes train and which validate: a pure function of a store's tables (METHOD.md section 2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.rng import stream_key
+from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+
+#: LUNA16's folds (METHOD.md section 2): the last three are the test set of the nodule task.
+TRAIN_SUBSETS = range(5)
+VALIDATION_SUBSETS = range(5, 7)
+TEST_SUBSETS = range(7, 10)
+
+#: Where there are no such subsets, one scan or patient in so many validates; with a single one, one cube in
+#: so many.
+ONE_IN = 10
+
+
+@dataclass(frozen=True)
+class Split:
+    """The cubes of a store, dealt into two parts that share none.
+
+    Attributes:
+        train: int64 [cube], indices into the store, ascending.
+        validation: int64 [cube], likewise.
+        rule: how they were told apart, in words.
+        warning: what to keep in mind when reading the validation loss; None where there is nothing.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    rule: str
+    warning: str | None = None
+
+
+def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = None) -> Split:
+    """Deal the cubes of a store into training and validation.
+
+    By LUNA16's subsets (0-4 train, 5-6 validate) where both sides have cubes. Else by scan: those whose
+    stream key is divisible by ten validate, or the one with the smallest key where there is none such. A
+    single scan is split by cubes, every tenth. Subsets 7-9 take no part as long as there is anything else:
+    they are the test set of the nodule task, so training on them leaks.
+
+    X-ray images are split by patient in the same way, with a key made of the patient's name, because images
+    of a patient are alike (METHOD.md section 5). A store with pseudonyms has other names, so other patients
+    validate.
+
+    Args:
+        scans: the store's scans; `subset` and `stream` are read.
+        cubes: the store's cubes; `scan` is read.
+        images: one row a row of `scans` where the store is of X-ray images, and `patient` is read; else None.
+
+    Raises:
+        DataError: there are fewer than two cubes to deal.
+    """
+    subset = scans.subset[cubes.scan]
+    train = np.flatnonzero(np.isin(subset, TRAIN_SUBSETS))
+    validation = np.flatnonzero(np.isin(subset, VALIDATION_SUBSETS))
+    if train.size and validation.size:
+        return Split(train, validation, "LUNA16 subsets 0-4 train, 5-6 validate")
+
+    tested = np.isin(subset, TEST_SUBSETS)
+    usable = np.flatnonzero(~tested)
+    rule, warning = "", None
+    if not usable.size:
+        usable = np.flatnonzero(tested)
+        warning = (
+            "All cubes are of LUNA16 subsets 7-9, the test set of the nodule task: "
+            "do not judge these weights on that task."
+        )
+    elif tested.any():
+        rule = "; subsets 7-9 left out"
+    if usable.size < 2:
+        raise DataError(
+            f"There is {usable.size or 'no'} cube to learn from: training and validation need one each, at "
+            "least. Extract more cubes, or more scans."
+        )
+    whose, kind = ("scan", "cubes") if images is None else ("patient", "images")
+    key = _keys(scans, images)[cubes.scan[usable]]
+    present = np.unique(key)
+    if present.size == 1:
+        held_out = np.arange(usable.size) % ONE_IN == 0
+        rule = f"a single {whose}: one of {ONE_IN} {kind} validates{rule}"
+        alike = "neighbouring cubes overlap" if images is None else "images of a patient are alike"
+        overlap = (
+            f"All {kind} are of one {whose}, so {kind} are held out, not {whose}s: {alike}, and the "
+            f"validation loss flatters. Extract from more {whose}s for an honest figure."
+        )
+        warning = f"{warning} {overlap}" if warning else overlap
+    else:
+        held_out = np.isin(key, _validating(present))
+        by = "its stream key" if images is None else "a hash of the patient"
+        rule = f"one {whose} in {ONE_IN} validates, by {by}{rule}"
+    return Split(usable[~held_out], usable[held_out], rule, warning)
+
+
+def _keys(scans: ScanTable, images: ImageTable | None) -> NDArray[np.uint64]:
+    """One number a scan, which images of a patient share: uint64 [scan]. An unknown patient has one image."""
+    if images is None:
+        return scans.stream
+    own = zip(images.patient.tolist(), scans.stream.tolist(), strict=True)
+    return np.array([stream_key(patient) if patient else stream for patient, stream in own], np.uint64)
+
+
+def _validating(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Of the keys of scans or patients, ascending, those that validate: at least one, and not all."""
+    chosen: NDArray[np.uint64] = keys[keys % np.uint64(ONE_IN) == 0]
+    return chosen if 0 < chosen.size < keys.size else keys[:1]

@@ -1,0 +1,283 @@
+"""How good a network is: its loss on pairs that never change, beside what needs no network at all."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genesis_toolkit.pipeline.describe.facts import applied_words
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.training.feeding.ring import Batch, Batches, Work, normalise, validation_works
+from genesis_toolkit.training.machine.devices import autocast
+from genesis_toolkit.training.machine.processes import Group
+from genesis_toolkit.training.pretrain.pictures import RestoredSlice, describe_pair
+
+#: Rows in the picture of restored cubes.
+SHOWN = 6
+
+#: Training originals that the mean image is of, at most. So many raise its error by a thousandth.
+AVERAGED = 1024
+
+# A network that gives one value is no better than the best constant, and what it gives hardly varies.
+_CONSTANT_LOSS = 0.99
+_CONSTANT_SPREAD = 0.05
+
+_VOLUME = 5  # axes of a batch of cubes: cube, channel, x, y, z
+
+
+@dataclass(frozen=True)
+class GroupBaselines:
+    """The baselines of the validation pairs that were degraded in one way.
+
+    Attributes:
+        pairs: how many there are.
+        copy: see `Baselines`.
+        mean_image: see `Baselines`.
+    """
+
+    pairs: int
+    copy: float
+    mean_image: float
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Mean squared errors on the validation pairs that a network must beat; values in [0, 1], squared.
+
+    Attributes:
+        copy: of the degraded cube itself, taken for its restoration.
+        mean_image: of the mean of training originals, voxel by voxel, given for every cube.
+        constant: of the best single value for all voxels, the mean of the originals: their variance. A
+            network that has collapsed is known by it.
+        by_degradation: the first two of every combination of degradations that there is, by
+            `degradation_name`.
+    """
+
+    copy: float
+    mean_image: float
+    constant: float
+    by_degradation: dict[str, GroupBaselines]
+
+    @classmethod
+    def from_json(cls, described: dict[str, Any]) -> "Baselines":
+        """What `dataclasses.asdict` gave.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
+            return cls(**{**described, "by_degradation": groups})
+        except (AttributeError, KeyError, TypeError):
+            raise DataError(
+                "The baselines in run.json are damaged: put a copy of it back, or give --overwrite to begin "
+                "again."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One pass over the validation pairs.
+
+    Attributes:
+        loss: mean squared error over all voxels; values in [0, 1], squared.
+        by_degradation: the same of every combination of degradations, by `degradation_name`.
+        spread: standard deviation of what the network gives, the mean over batches; in [0, 1].
+        slices: some of the cubes, to be drawn.
+    """
+
+    loss: float
+    by_degradation: dict[str, float]
+    spread: float
+    slices: list[RestoredSlice]
+
+    def collapsed(self, baselines: Baselines) -> bool:
+        """Whether the network gives one value whatever it sees: a known trap of learning rate 1.0."""
+        flat = self.spread <= _CONSTANT_SPREAD * float(np.sqrt(baselines.constant))
+        return flat and self.loss >= _CONSTANT_LOSS * baselines.constant
+
+
+def degradation_name(applied: int) -> str:
+    """A combination of degradations in words, in the order in which they are done.
+
+    Args:
+        applied: bits of `recipes.Applied`.
+    """
+    return ", ".join(applied_words(applied)) or "unchanged"
+
+
+def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
+    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans.
+
+    Args:
+        cubes: int64 [cube], indices into the store of those that train, ascending.
+        batch_size: cubes a batch, at most.
+    """
+    return validation_works(_evenly(cubes, AVERAGED), batch_size)
+
+
+def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> NDArray[np.float64]:
+    """The mean of originals, voxel by voxel, flipped as the network shall restore them.
+
+    Added up in whole numbers, so without rounding.
+
+    Args:
+        batches: where the originals come from.
+        works: of training cubes.
+        tick: told after every batch.
+
+    Returns:
+        float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
+    """
+    total = np.zeros(batches.feed.size, np.int64)
+    with closing(batches.stream(works)) as stream:
+        for batch in stream:
+            total += batch.original.numpy().sum(axis=0, dtype=np.int64)
+            tick("mean image")
+    return total / sum(len(work.cubes) for work in works)
+
+
+def measure_baselines(
+    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Callable[[str], None]
+) -> Baselines:
+    """The errors on the validation pairs of what needs no network.
+
+    Args:
+        batches: where the pairs come from.
+        works: the validation batches.
+        mean: of `mean_image`.
+        tick: told after every batch.
+    """
+    measured: list[_Measured] = []
+    with closing(batches.stream(works)) as stream:
+        for batch in stream:
+            pairs = zip(batch.original.numpy(), batch.degraded.numpy(), batch.applied.tolist(), strict=True)
+            measured += [_measure(original, degraded, mean, applied) for original, degraded, applied in pairs]
+            tick("baselines")
+    # Of one voxel, in [0, 1] squared.
+    scale = batches.feed.window.span**2 * mean.size
+
+    def group(pairs: Sequence[_Measured]) -> GroupBaselines:
+        copy, mean_image = sum(one.copy for one in pairs), sum(one.mean_image for one in pairs)
+        return GroupBaselines(len(pairs), copy / len(pairs) / scale, mean_image / len(pairs) / scale)
+
+    everything, total = group(measured), sum(one.total for one in measured)
+    squares, voxels = sum(one.squares for one in measured), len(measured) * mean.size
+    variance = (squares * voxels - total**2) / voxels**2
+    by_kind = {
+        kind: [one for one in measured if one.applied == kind] for kind in {one.applied for one in measured}
+    }
+    return Baselines(
+        copy=everything.copy,
+        mean_image=everything.mean_image,
+        constant=variance / batches.feed.window.span**2,
+        by_degradation={degradation_name(kind): group(by_kind[kind]) for kind in sorted(by_kind)},
+    )
+
+
+class _Measured(NamedTuple):
+    """Sums over the voxels of one pair, in the store's unit; whole numbers but for `mean_image`."""
+
+    applied: int
+    total: int
+    squares: int
+    copy: int
+    mean_image: float
+
+
+def _measure(
+    original: NDArray[Any], degraded: NDArray[Any], mean: NDArray[np.float64], applied: int
+) -> _Measured:
+    whole = original.astype(np.int64)
+    return _Measured(
+        applied,
+        total=int(whole.sum()),
+        squares=int(np.square(whole).sum()),
+        copy=int(np.square(degraded - whole).sum()),
+        mean_image=float(np.square(whole - mean).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What came of one validation batch: float32 and uint8 `[cube]`, and its share of the slices."""
+
+    errors: NDArray[np.float32]
+    applied: NDArray[np.uint8]
+    spread: float
+    slices: list[RestoredSlice]
+
+
+@torch.inference_mode()
+def validate(
+    model: nn.Module,
+    batches: Batches,
+    works: Sequence[Work],
+    tick: Callable[[str], None],
+    precision: str = "float32",
+    group: Group | None = None,
+) -> Validation:
+    """Restore every validation pair once, in batches that never change (METHOD.md section 4).
+
+    Args:
+        model: the network; left in evaluation mode.
+        batches: where the pairs come from.
+        works: the validation batches.
+        tick: told after every batch of this process.
+        precision: of the network's products.
+        group: the processes that take whole batches in turn, so that the result is the same to the bit
+            however many there are.
+    """
+    group = group or Group()
+    model.eval()
+    device = next(model.parameters()).device
+    window = batches.feed.window
+    shown = _evenly(np.concatenate([work.cubes for work in works]), SHOWN)
+    judged: list[_Judged] = []
+    with closing(batches.stream(works[group.rank :: group.world])) as stream:
+        for batch in stream:
+            original = normalise(batch.original.to(device), window)
+            degraded = normalise(batch.degraded.to(device), window)
+            with autocast(device, precision):
+                restored = model(degraded)
+            judged.append(_judge(batch, shown, original, degraded, restored.float()))
+            tick("validation")
+    return _summary(group.gather(judged))
+
+
+def _judge(
+    batch: Batch, shown: NDArray[np.int64], original: Tensor, degraded: Tensor, restored: Tensor
+) -> _Judged:
+    errors = (restored - original).square().mean(tuple(range(1, restored.ndim))).cpu().numpy()
+    together = torch.cat((original, degraded, restored), dim=1)
+    middle = together[..., restored.shape[-1] // 2] if restored.ndim == _VOLUME else together
+    rows = np.flatnonzero(np.isin(batch.cubes, shown))
+    slices = [_slice(batch, int(row), middle[row].cpu().numpy()) for row in rows]
+    return _Judged(errors, batch.applied.copy(), restored.std().item(), slices)
+
+
+def _summary(parts: list[list[_Judged]]) -> Validation:
+    """Put the batches of all processes back into their order, and add up in it."""
+    ordered = [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
+    errors = np.concatenate([one.errors for one in ordered]).astype(np.float64)
+    applied = np.concatenate([one.applied for one in ordered])
+    groups = {
+        degradation_name(kind): float(errors[applied == kind].mean()) for kind in np.unique(applied).tolist()
+    }
+    spread = sum(one.spread * len(one.errors) for one in ordered) / len(errors)
+    return Validation(float(errors.mean()), groups, spread, [row for one in ordered for row in one.slices])
+
+
+def _evenly(cubes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    return cubes[np.linspace(0, len(cubes) - 1, min(len(cubes), most)).astype(np.int64)]
+
+
+def _slice(batch: Batch, row: int, middle: NDArray[np.float32]) -> RestoredSlice:
+    done = describe_pair(int(batch.flip[row]), int(batch.applied[row]))
+    original, degraded, restored = middle.copy()
+    return RestoredSlice(original, degraded, restored, f"cube {batch.cubes[row]}\n{done}")

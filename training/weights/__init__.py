@@ -1,0 +1,1 @@
+"""Checkpoints and weights: read, written, handed to others."""
