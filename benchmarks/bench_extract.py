@@ -43,7 +43,8 @@ import SimpleITK as sitk
 from bench_degrade import seconds
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.cut import ExtractParameters, cut_cubes, uniform
+from genesis_toolkit.pipeline.cubes.cut import cut_cubes, uniform
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
 

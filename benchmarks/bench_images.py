@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
 from genesis_toolkit.pipeline.engine import cores
 from genesis_toolkit.pipeline.scans.images import read_image, resize
 

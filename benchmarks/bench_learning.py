@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, be
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.degrade.recipes import named
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
 from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16

@@ -16,7 +16,8 @@ import numpy as np
 import SimpleITK as sitk
 from bench_degrade import scan_like, seconds
 
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import named
 from genesis_toolkit.pipeline.engine import cores

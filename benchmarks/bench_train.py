@@ -25,7 +25,8 @@ import zarr
 from bench_pipeline import small_scans
 from torch.utils.data import DataLoader, Dataset
 
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.training.feeding.feeds import feed_of

@@ -23,7 +23,8 @@ import numpy as np
 from bench_degrade import seconds
 from bench_pipeline import small_scans
 
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.engine import cores
 from genesis_toolkit.pipeline.ledger import read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade

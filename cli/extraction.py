@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
     from genesis_toolkit.pipeline.cubes.extract import Extraction
+    from genesis_toolkit.pipeline.cubes.parameters import Parameters
     from genesis_toolkit.pipeline.cubes.records import Outcome
-    from genesis_toolkit.pipeline.cubes.sources import Parameters
     from genesis_toolkit.pipeline.scans.find import Found
     from genesis_toolkit.pipeline.store.open import CubeStore
 
@@ -41,7 +41,7 @@ def parameters_of(source: Path, given: dict[str, Any]) -> "Parameters":
     Raises:
         CallError: an option of the other kind of source was typed, or a value is out of range.
     """
-    from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, ImageParameters
+    from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters, ImageParameters
     from genesis_toolkit.pipeline.errors import CallError
     from genesis_toolkit.pipeline.scans.find import layout_of
 

@@ -32,7 +32,8 @@ def info(store: Path | str, as_json: bool) -> None:
     """
     from genesis_toolkit.pipeline.describe.facts import describe
     from genesis_toolkit.pipeline.store.metadata import TARGETS, VERSIONS
-    from genesis_toolkit.pipeline.store.open import open_store, read_attributes
+    from genesis_toolkit.pipeline.store.open import open_store
+    from genesis_toolkit.pipeline.store.opening import read_attributes
 
     if read_attributes(store, tuple(VERSIONS))["format"] == TARGETS:
         show_targets(store, as_json)
@@ -84,10 +85,11 @@ def explain(
     """
     from dataclasses import asdict
 
-    from genesis_toolkit.pipeline.cubes.explain import draw_map, explain_scan
+    from genesis_toolkit.pipeline.cubes.explain import explain_scan
     from genesis_toolkit.pipeline.cubes.rule import PlaceRule
     from genesis_toolkit.pipeline.errors import CallError, DataError
     from genesis_toolkit.pipeline.hounsfield import Window
+    from genesis_toolkit.pipeline.pictures.map import draw_map
     from genesis_toolkit.pipeline.scans.read import read_scan, scan_path
 
     if len(hu) != 2:

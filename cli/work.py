@@ -29,7 +29,8 @@ from genesis_toolkit.cli.output import counted, duration, shares, show_table, si
 from genesis_toolkit.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.cubes.estimate import DegradationPlan, ExtractionPlan
+    from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
+    from genesis_toolkit.pipeline.pairs.estimate import DegradationPlan
 
 
 @click.command(short_help="Scans -> cube store.")
@@ -176,7 +177,7 @@ def degrade(
     given = {name: value for name, value in changes.items() if value is not None}
     parameters = DegradeParameters(named(recipe, **given), variants, seed)
     if dry_run:
-        from genesis_toolkit.pipeline.cubes.estimate import plan_degradation
+        from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
 
         options: dict[str, Any] = {"workers": at_work(workers, scheduler), "overwrite": overwrite}
         with Progress() as progress:

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shutil
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from typing import Any
 from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.seal import sealed_log
 from genesis_toolkit.pipeline.version import __version__
 
 SUFFIX = ".unfinished"
@@ -391,3 +391,19 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sealed_log(log: Mapping[str, Any]) -> bytes:
+    """A log as JSON, with the CRC-32 of its text as the last of its facts."""
+    crc = zlib.crc32(json.dumps(log, indent=1).encode())
+    return json.dumps({**log, "crc32": f"{crc:08x}"}, indent=1).encode()
+
+
+def log_is_whole(data: bytes) -> bool:
+    """Whether a log is as `sealed_log` gave it, to the byte."""
+    try:
+        log = json.loads(data)
+        del log["crc32"]
+        return data == sealed_log(log)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False

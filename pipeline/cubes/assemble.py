@@ -4,25 +4,26 @@ Packing is copying, so it is done anew after an interruption, by one process, at
 a store grows, its full shards are linked, and what is new comes behind its last cube.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import accumulate, count, islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
-from genesis_toolkit.pipeline.cubes.sources import Parameters
 from genesis_toolkit.pipeline.cubes.update import Growth
+from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, write_whole
 from genesis_toolkit.pipeline.rng import stream_key
-from genesis_toolkit.pipeline.store.open import CubeStore, write_cube_store
+from genesis_toolkit.pipeline.store.open import CubeStore
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
-from genesis_toolkit.pipeline.store.shards import shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.write import write_cube_store
 
 #: A table with one row a scan.
 _Table = TypeVar("_Table", ScanTable, ImageTable)
@@ -57,7 +58,9 @@ def pack(
     cubes, scans, images = _cube_table(records, growth), scan_table(records, growth), None
     if "patient" in records[0]:
         images = image_table(records, growth)
-    write_cube_store(ledger.store, attributes_of(parameters, job), parameters.dtype, cubes, scans, images)
+    attributes = attributes_of(parameters, job)
+    write_cube_store(ledger.store, attributes, parameters.dtype, cubes, scans, images)
+    finish(ledger.store, Contents(attributes, cubes, scans, None, images), parameters.dtype)
     length = shard_length(size, parameters.dtype.itemsize)
     hashes = _link_shards(ledger, growth.store, length) if growth else {}
     shards, first = -(-len(cubes) // length), len(hashes)
@@ -114,16 +117,6 @@ def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str
         link_shard(source, ledger.store / name)
         hashes[name] = manifest[name]
     return hashes
-
-
-def link_shard(source: Path, path: Path) -> None:
-    """Take a shard of a finished store over, without copying where the file system has links."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    try:
-        os.link(source, path)
-    except OSError:
-        write_whole(path, source.read_bytes())
 
 
 def _chunks(

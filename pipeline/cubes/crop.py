@@ -6,66 +6,18 @@ anywhere.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
 from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, blank_record, recorded, staged
-from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.hounsfield import GreyLevels
-from genesis_toolkit.pipeline.rng import Operation, checked_seed, draw_distinct, draw_words, stream_key
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.images import Picture, read_image, resize
-from genesis_toolkit.pipeline.scans.nih import Split, check_split
 
-_MOST_CROPS = 10_000
-_MOST_EDGE = 4096
 _TRIES = 64  # random corners drawn for each one wanted
-
-
-@dataclass(frozen=True)
-class ImageParameters(GreyLevels):
-    """What is taken of X-ray images.
-
-    Attributes:
-        layout: of the source; NIH ChestX-ray14's is the one known.
-        split: the official list that is taken; `all` looks at no list.
-        size: edges of a cube in pixels, x, y.
-        cubes_per_scan: how many random crops of that size are cut out of an image as it is; None takes the
-            whole image, resized by area averaging.
-        seed: of the crops; the whole image needs none.
-
-    Raises:
-        CallError: a value out of range.
-    """
-
-    layout: Literal["nih"] = "nih"
-    split: Split = "train_val"
-    size: tuple[int, int] = (224, 224)
-    cubes_per_scan: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.layout != "nih":
-            raise CallError(f"--layout {self.layout}: X-ray images are read in NIH's layout, nih.")
-        check_split(self.split)
-        if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
-            raise CallError(
-                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
-                f"{_MOST_EDGE}, as in --size 224,224."
-            )
-        if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CROPS:
-            raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: a number of crops from 1 to {_MOST_CROPS}, or "
-                "leave it out for the whole image."
-            )
-        checked_seed(self.seed)
-
-    @property
-    def first_seed(self) -> int:
-        """The seed."""
-        return self.seed
 
 
 def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:

@@ -5,14 +5,15 @@ few words; it runs anywhere.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED, OfficialCorners
+from genesis_toolkit.pipeline.cubes.official import OfficialCorners
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.cubes.records import (
     CutTask,
     Outcome,
@@ -23,116 +24,27 @@ from genesis_toolkit.pipeline.cubes.records import (
 )
 from genesis_toolkit.pipeline.cubes.rule import (
     Corners,
-    PlaceRule,
-    Plane,
-    Triple,
     draw_corners,
     passing_corners,
     tissue_score,
     too_small,
 )
-from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.hounsfield import HounsfieldValues
-from genesis_toolkit.pipeline.rng import Operation, checked_seed, draw_words, stream_key
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.geometry import (
     Geometry,
-    check_orientation,
-    check_spacing,
+    Scan,
     reorient,
     reoriented,
     resample,
     resampled,
 )
-from genesis_toolkit.pipeline.scans.read import Layout, Scan, read_geometry, read_scan
+from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
+
+_TRIES = 64  # random corners drawn for each one wanted
 
 #: Chooses corners: the decision for a scan and how many are wanted -> int32 [corner, 3].
 Draw = Callable[[Corners, int], NDArray[np.int32]]
-
-_MOST_CUBES = 10_000
-_TRIES = 64  # random corners drawn for each one wanted
-
-
-@dataclass(frozen=True)
-class ExtractParameters(HounsfieldValues):
-    """What is cut, from where (METHOD.md section 2; the published values as defaults).
-
-    Attributes:
-        layout: of the source; `auto` looks.
-        subsets: of LUNA16; None takes those for pre-training, 0-6.
-        cubes_per_scan: how many corners are drawn in a scan.
-        size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice.
-        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
-        hu: the HU window, lowest and highest value kept.
-        border: voxels in x, y, z that no cube may touch, on either side.
-        max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            of patches 0.7, in which air counts like tissue, see `PlaceRule`.
-        min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
-            Patches have none.
-        sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
-            cubes alone.
-        seed: of the corners; None takes 0, or 1 with the official sampler, as the authors did.
-        spacing: mm in x, y, z to resample every scan to; None keeps its own.
-        orient: axes to turn every scan to, such as LPS; None keeps its own.
-
-    Raises:
-        CallError: a value out of range.
-    """
-
-    layout: Layout = "auto"
-    subsets: tuple[int, ...] | None = None
-    cubes_per_scan: int = 32
-    size: tuple[int, ...] = (64, 64, 32)
-    plane: Plane | None = None
-    hu: tuple[int, int] = (-1000, 1000)
-    border: Triple = (100, 100, 30)
-    max_tissue: float | None = None
-    min_tissue: float = 0.0
-    sampler: Literal["uniform", "official"] = "uniform"
-    seed: int | None = None
-    spacing: tuple[float, float, float] | None = None
-    orient: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
-            raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
-            )
-        object.__setattr__(self, "seed", self.first_seed)
-        checked_seed(self.first_seed)
-        if self.spacing is not None:
-            check_spacing(self.spacing)
-        if self.orient is not None:
-            object.__setattr__(self, "orient", check_orientation(self.orient))
-        window = self.window
-        if window.low <= -32768 or window.high > 32767:
-            raise CallError(
-                f"--hu {window.low},{window.high}: both must lie in -32767..32767, as in -1000,1000."
-            )
-        rule = self.rule
-        object.__setattr__(self, "plane", rule.plane)
-        object.__setattr__(self, "max_tissue", rule.max_tissue)
-        if rule.plane and self.sampler == "official":
-            raise CallError(
-                "--sampler official replays the authors' draws of cubes, and they released no program for "
-                "slices: leave --sampler out, or give three edges, as in --size 64,64,32."
-            )
-
-    @property
-    def first_seed(self) -> int:
-        """The seed, with the sampler's own where none was given."""
-        if self.seed is not None:
-            return self.seed
-        return OFFICIAL_SEED if self.sampler == "official" else 0
-
-    @property
-    def rule(self) -> PlaceRule:
-        """Where cubes may lie."""
-        return PlaceRule(self.size, self.border, self.max_tissue, self.min_tissue, self.plane)
-
-    @property
-    def box(self) -> Triple:
-        """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
-        return self.rule.box
 
 
 def cut_cubes(

@@ -7,31 +7,28 @@ throwing it away. They are estimates; the counts are exact, or say that they are
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes import crop as cut_images
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters, cut_image
+from genesis_toolkit.pipeline.cubes.crop import cut_image
 from genesis_toolkit.pipeline.cubes.cut import cut_cubes, read_turned, turned, uniform
 from genesis_toolkit.pipeline.cubes.example import cut_example
 from genesis_toolkit.pipeline.cubes.extract import plan_job
+from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
 from genesis_toolkit.pipeline.cubes.records import file_state
 from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, too_small
-from genesis_toolkit.pipeline.cubes.sources import Parameters
-from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.engine import Report, counting, silent
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, check_job, compile_kernels
+from genesis_toolkit.pipeline.scans.find import Found, Source
 from genesis_toolkit.pipeline.scans.images import read_image, read_image_size, resize
-from genesis_toolkit.pipeline.scans.read import Found, Source, read_geometry
+from genesis_toolkit.pipeline.scans.read import read_geometry
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
 #: Headers that are read at most, to see how many scans are too small; taken evenly.
 _MOST_HEADERS = 1000
-_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -70,27 +67,6 @@ class ExtractionPlan:
     example: str
     example_seconds: float | None
     seconds: float | None
-    workers: int
-
-
-@dataclass(frozen=True)
-class DegradationPlan:
-    """What `degrade` would do.
-
-    Attributes:
-        cubes: of the cube store.
-        pairs: to be made; 0 where the pair store is finished.
-        store_bytes: of originals and twins, as the block that was tried was encoded.
-        files: of shards.
-        seconds: with `workers` at work.
-        workers: shards at a time.
-    """
-
-    cubes: int
-    pairs: int
-    store_bytes: int
-    files: int
-    seconds: float
     workers: int
 
 
@@ -152,45 +128,6 @@ def plan_extraction(
         example=example.scan.path if example else "",
         example_seconds=example.seconds if example else None,
         seconds=seconds,
-        workers=workers,
-    )
-
-
-def plan_degradation(
-    cubes: str | Path,
-    target: Path,
-    parameters: DegradeParameters,
-    *,
-    workers: int,
-    overwrite: bool = False,
-    report: Report = silent,
-) -> DegradationPlan:
-    """Degrade a block of cubes, throw it away, and say what all would come to.
-
-    Raises:
-        CallError: as `degrade`.
-    """
-    store, _, present = check_job(cubes, target, parameters, overwrite=overwrite)
-    compile_kernels(store, parameters, report)
-    chosen = np.linspace(0, len(store) - 1, min(_BLOCK, len(store))).astype(int)
-    originals = np.empty((len(chosen), *store.size), store.cubes.dtype)
-    twins, bits = np.empty_like(originals), np.zeros(len(chosen), np.uint8)
-    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
-    begun = perf_counter()
-    store.cubes.read_many(chosen, originals)
-    degrader(originals, store.streams()[chosen], store.table.number[chosen], 0, twins, bits, bits.copy())
-    encoded = sum(len(encode_cube(twin)) for twin in twins) / len(chosen)
-    seconds = (perf_counter() - begun) / len(chosen)
-    shards = range(-(-len(store) // store.cubes.length))
-    copied = sum(store.storage.size(store.cubes.path(shard)) for shard in shards)
-    pairs = 0 if present else len(store) * parameters.variants
-    length = shard_length(store.size, store.cubes.dtype.itemsize)
-    return DegradationPlan(
-        cubes=len(store),
-        pairs=pairs,
-        store_bytes=copied + round(encoded * pairs) if pairs else 0,
-        files=-(-len(store) // store.cubes.length) - (-pairs // length) if pairs else 0,
-        seconds=seconds * pairs / workers,
         workers=workers,
     )
 

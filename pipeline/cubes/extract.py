@@ -16,22 +16,26 @@ from typing import Any
 
 from genesis_toolkit.pipeline.cluster import connect
 from genesis_toolkit.pipeline.cubes.assemble import attributes_of, pack
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters, cut_images
-from genesis_toolkit.pipeline.cubes.cut import ExtractParameters, cut_scans, cut_subset
+from genesis_toolkit.pipeline.cubes.crop import cut_images
+from genesis_toolkit.pipeline.cubes.cut import cut_scans, cut_subset
+from genesis_toolkit.pipeline.cubes.parameters import (
+    ExtractParameters,
+    ImageParameters,
+    Parameters,
+    find_sources,
+)
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
 from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, lost_scans, record_is_old
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair_cubes
-from genesis_toolkit.pipeline.cubes.sources import Parameters, find_sources
 from genesis_toolkit.pipeline.cubes.update import Growth, compare
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.scans.read import PRETRAINING_SUBSETS, Found, Source
-from genesis_toolkit.pipeline.store.open import CUBES, CubeStore, check_target, open_cubes
+from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found, Source
+from genesis_toolkit.pipeline.store.metadata import CUBES
+from genesis_toolkit.pipeline.store.open import CubeStore, check_target, open_cubes
 
 _MOST_REASONS = 20
-
-__all__ = ["ExtractParameters", "Extraction", "ImageParameters", "extract_cubes"]
 
 
 @dataclass(frozen=True)

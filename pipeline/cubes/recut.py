@@ -12,25 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters, cube_at
+from genesis_toolkit.pipeline.cubes.crop import cube_at
 from genesis_toolkit.pipeline.cubes.cut import read_turned
+from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters, extraction, find_sources
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
-from genesis_toolkit.pipeline.cubes.sources import Parameters, find_sources
-from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import Recipe
 from genesis_toolkit.pipeline.engine import Pool, Report, counting, run
-from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.store.examine import reason_of
 from genesis_toolkit.pipeline.store.metadata import CUBES, leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
-from genesis_toolkit.pipeline.verify.tables import extraction
 
 Voxels = NDArray[np.int16] | NDArray[np.uint8]
-
-_BLOCK = 32  # pairs derived at a time
 
 
 class UnknownError(Exception):
@@ -267,83 +261,3 @@ def _try(task: Recut) -> tuple[Recut, str, list[Voxels]]:
 
 def _answer_of(task: Recut, problem: str) -> tuple[Recut, str, list[Voxels]]:
     return task, problem, []
-
-
-def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]:
-    """Derive random pairs again from their originals, and compare them bit for bit.
-
-    Args:
-        remains: of the store.
-        most: how many pairs to draw.
-        work: who does it.
-
-    Returns:
-        How many were compared, and what is wrong, by array.
-
-    Raises:
-        UnknownError: what is needed is damaged.
-    """
-    replayer = _replayer(remains)
-    pairs = drawn(np.arange(len(replayer.flip)), most)
-    blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
-    compared, wrong = 0, list[Problem]()
-    count = counting(work.report, "blocks of pairs", len(blocks), 0)
-
-    def finished(answer: tuple[int, list[Problem]]) -> None:
-        nonlocal compared
-        compared += answer[0]
-        wrong.extend(answer[1])
-        count(answer)
-
-    run(replayer.look, blocks, finished=finished, workers=work.workers, pool="threads")
-    return compared, wrong
-
-
-def _replayer(remains: Remains) -> "_Replayer":
-    cube_columns = needed(remains, "scan", "number", "scans/stream", "flip", "applied")
-    attributes = remains.attributes
-    if attributes is None or remains.window is None or not {"original", "degraded"} <= set(remains.arrays):
-        raise UnknownError("zarr.json cannot be read")
-    try:
-        made, size = attributes["parameters"], remains.arrays["original"].shape[1:]
-        recipe = Recipe.from_json(made["recipe"])
-        degrader = Degrader(recipe, size, Window(*attributes["window"]), made["seed"])
-    except (CallError, DataError, LookupError, TypeError, ValueError, OverflowError) as error:
-        raise UnknownError(f"the recipe cannot be used ({error})") from None
-    return _Replayer(remains, degrader, *cube_columns)
-
-
-@dataclass(frozen=True)
-class _Replayer:
-    """Derives pairs of one store; serves any number of threads."""
-
-    remains: Remains
-    degrader: Degrader
-    scan: NDArray[np.int32]
-    number: NDArray[np.int32]
-    stream: NDArray[np.uint64]
-    flip: NDArray[np.uint8]
-    applied: NDArray[np.uint8]
-
-    def look(self, pairs: NDArray[np.integer[Any]]) -> tuple[int, list[Problem]]:
-        """Derive some pairs; how many, and what is wrong."""
-        original, degraded = (self.remains.reader(name) for name in ("original", "degraded"))
-        cubes, stored = np.empty((2, len(pairs), *original.shape[1:]), original.dtype)
-        variant, cube = np.divmod(pairs, len(self.scan))
-        read = np.ones(len(pairs), bool)
-        for row, (pair, one) in enumerate(zip(pairs.tolist(), cube.tolist(), strict=True)):
-            try:
-                original.read(one, cubes[row])
-                degraded.read(pair, stored[row])
-            except DataError:  # a damaged shard is named by itself
-                read[row] = False
-        pairs, variant, cube = pairs[read], variant[read], cube[read]
-        twins = np.empty_like(cubes[read])
-        flip, applied = np.zeros((2, len(pairs)), np.uint8)
-        streams = self.stream[self.scan[cube]]
-        self.degrader(cubes[read], streams, self.number[cube], variant, twins, flip, applied)
-        same = (twins == stored[read]).all(axis=tuple(range(1, twins.ndim)))
-        bits = (flip == self.flip[pairs]) & (applied == self.applied[pairs])
-        wrong = [("degraded", f"pair {pair} is not what its original gives") for pair in pairs[~same]]
-        wrong += [("flip, applied", f"those of pair {pair} are not what was drawn") for pair in pairs[~bits]]
-        return len(pairs), wrong

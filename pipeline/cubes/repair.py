@@ -16,13 +16,23 @@ from typing import Any
 
 import numpy as np
 
+from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
-from genesis_toolkit.pipeline.cubes.sources import Parameters
+from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, counting
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, Ledger, run_log, sha256_of, write_whole
-from genesis_toolkit.pipeline.seal import log_is_whole, sealed_log
+from genesis_toolkit.pipeline.ledger import (
+    LOG,
+    MANIFEST,
+    Ledger,
+    log_is_whole,
+    run_log,
+    sealed_log,
+    sha256_of,
+    write_whole,
+)
 from genesis_toolkit.pipeline.store.examine import examine
 from genesis_toolkit.pipeline.store.metadata import (
     MOST_MANIFEST,
@@ -31,7 +41,7 @@ from genesis_toolkit.pipeline.store.metadata import (
     strict_manifest,
     voxel_arrays,
 )
-from genesis_toolkit.pipeline.store.open import is_shard
+from genesis_toolkit.pipeline.store.opening import is_shard
 from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
@@ -173,6 +183,8 @@ def repair_cubes(
         if damage.others:
             rows = [_table(damage.remains, table, prefix) for table, prefix in tables]
             write_cube_store(ledger.store, attributes, parameters.dtype, *rows)
+            cubes, scans, *images = rows
+            finish(ledger.store, Contents(attributes, cubes, scans, None, *images), parameters.dtype)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
     except UnknownError as error:
         raise damage.refuse(str(error)) from None

@@ -23,14 +23,13 @@ from genesis_toolkit.pipeline.cubes.box_sums import judge_corners
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import TISSUE_HU, Window
 from genesis_toolkit.pipeline.rng import draw_distinct
+from genesis_toolkit.pipeline.scans.geometry import Voxels
 
 Triple = tuple[int, int, int]
 
 #: How a slice lies in the scan as it is stored: across z, y or x. `--orient` makes these the patient's.
 Plane = Literal["axial", "coronal", "sagittal"]
 
-#: A scan's voxels as they may be judged: whole HU, or HU as real numbers, not rounded.
-Voxels = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]
 
 _PUBLISHED = Window()
 

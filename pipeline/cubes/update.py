@@ -4,19 +4,16 @@ They are taken in behind the cubes that are there, which keep their bytes and th
 cubes and is no longer the same would make the store untrue, so it is refused by name.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import file_state
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import LOG
-from genesis_toolkit.pipeline.scans.read import Found, Source, scan_files, scan_sha256
-from genesis_toolkit.pipeline.store.open import CubeStore
+from genesis_toolkit.pipeline.scans.find import Found, Source
+from genesis_toolkit.pipeline.scans.read import scan_files, scan_sha256
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at
 
 _MOST_NAMES = 5
 
@@ -110,15 +107,6 @@ def _came(path: Path) -> int:
     try:
         return max(file.stat().st_ctime_ns for file in scan_files(path))
     except (DataError, OSError):
-        return 0
-
-
-def begun_at(store: CubeStore) -> int:
-    """When the run that finished a store began, in ns; 0 where its log does not say: then all is hashed."""
-    try:
-        log: dict[str, Any] = json.loads(store.storage.read(LOG))
-        return int(datetime.fromisoformat(log["started"]).timestamp() * 10**9)
-    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade import recipes
-from genesis_toolkit.pipeline.degrade.flip import AXIS_BITS, _flip_into, draw_flip, flip_into
+from genesis_toolkit.pipeline.degrade.flip import _flip_into, draw_flip
 from genesis_toolkit.pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
 from genesis_toolkit.pipeline.degrade.paint import (
-    MARGIN,
     draw_boxes,
     draw_constant,
     fill_constant,
@@ -28,7 +27,7 @@ from genesis_toolkit.pipeline.degrade.paint import (
     fill_noise,
     fill_noise_box,
 )
-from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
+from genesis_toolkit.pipeline.degrade.recipes import AXIS_BITS, MARGIN, Applied, Recipe
 from genesis_toolkit.pipeline.degrade.shuffle import (
     Offsets,
     ShuffleScratch,
@@ -40,8 +39,6 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.jit import kernel
 from genesis_toolkit.pipeline.rng import Operation, block, checked_seed, scan_key, threshold
-
-__all__ = ["Applied", "Degrader", "flip_into"]
 
 _WHICH = np.uint64(Operation.WHICH)
 _ZERO = np.uint64(0)

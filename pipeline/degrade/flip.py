@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.degrade.recipes import FLIP_X, FLIP_Y, FLIP_Z
 from genesis_toolkit.pipeline.jit import kernel
 from genesis_toolkit.pipeline.rng import Operation, block, bounded
-
-#: The bits of a net flip: axis x is 1, y is 2, z is 4.
-FLIP_X, FLIP_Y, FLIP_Z = 1, 2, 4
-
-#: An axis of a recipe -> the bit it turns. The released program's arrays have a channel axis of length 1.
-AXIS_BITS = {"channel": 0, "x": FLIP_X, "y": FLIP_Y, "z": FLIP_Z}
 
 _OPERATION = np.uint64(Operation.FLIP)
 _ZERO = np.uint64(0)

@@ -10,9 +10,6 @@ import numpy as np
 from genesis_toolkit.pipeline.jit import kernel
 from genesis_toolkit.pipeline.rng import LOW, Operation, block, bounded, extent, philox
 
-#: Windows stay this many voxels from the border (METHOD.md section 3).
-MARGIN = 3
-
 _PAINT = np.uint64(Operation.PAINT)
 _NOISE = np.uint64(Operation.NOISE)
 _CONSTANT = np.uint64(Operation.CONSTANT)

@@ -17,9 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.degrade.flip import AXIS_BITS
-from genesis_toolkit.pipeline.degrade.paint import MARGIN
 from genesis_toolkit.pipeline.errors import CallError, DataError
+
+#: The bits of a net flip: axis x is 1, y is 2, z is 4.
+FLIP_X, FLIP_Y, FLIP_Z = 1, 2, 4
+
+#: An axis of a recipe -> the bit it turns. The released program's arrays have a channel axis of length 1.
+AXIS_BITS = {"channel": 0, "x": FLIP_X, "y": FLIP_Y, "z": FLIP_Z}
+
+#: Windows stay this many voxels from the border (METHOD.md section 3).
+MARGIN = 3
 
 #: The size that the published numbers of windows belong to.
 REFERENCE_SIZE = (64, 64, 32)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from genesis_toolkit.pipeline.describe.facts import applied_words, image_counts
-from genesis_toolkit.pipeline.store.schema import NO_SUBSET, CubeTable, ImageTable, PairTable, ScanTable
+from genesis_toolkit.pipeline.scans.find import NO_SUBSET
+from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, PairTable, ScanTable
 
 #: The parameter of a store that tells its scans by pseudonyms.
 KEY = "anonymized_with"

@@ -9,12 +9,11 @@ record sets whose columns are arrays of the Zarr group; a reader of Zarr is need
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.describe.card import CARD, dataset_card
+from genesis_toolkit.pipeline.describe.card import CARD
 from genesis_toolkit.pipeline.describe.contents import Contents, description
-from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of, write_whole
+from genesis_toolkit.pipeline.ledger import MANIFEST
 from genesis_toolkit.pipeline.store.schema import (
     COLUMNS,
     WIDTH,
@@ -30,7 +29,7 @@ CROISSANT = "croissant.json"
 _ZARR = (
     "https://zarr.dev"  # there is no media type that all agree on; a page stands for one, as Croissant allows
 )
-_GROUP = "zarr.json"
+GROUP = "zarr.json"
 _TYPES = {
     "string": "sc:Text",
     "uint8": "cr:UInt8",
@@ -153,19 +152,6 @@ def croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> st
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_description(folder: Path, contents: Contents, voxels: str) -> None:
-    """Write the card and the Croissant file of a store whose metadata is written.
-
-    Args:
-        folder: the store under construction.
-        contents: of the store.
-        voxels: the dtype of the voxels.
-    """
-    card = dataset_card(contents).encode()
-    digests = {_GROUP: sha256_of((folder / _GROUP).read_bytes()), CARD: write_whole(folder / CARD, card)}
-    write_whole(folder / CROISSANT, croissant(contents, voxels, digests).encode())
-
-
 def _modality(contents: Contents) -> str:
     return "computed tomography" if contents.images is None else "chest X-ray"
 
@@ -190,8 +176,8 @@ def _names(table: type[Table]) -> tuple[str, ...]:
 
 
 def _distribution(contents: Contents, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-    formats = {_GROUP: "application/json", CARD: "text/markdown"}
-    meanings = {_GROUP: "Metadata of the group and of all its arrays.", CARD: "The dataset card."}
+    formats = {GROUP: "application/json", CARD: "text/markdown"}
+    meanings = {GROUP: "Metadata of the group and of all its arrays.", CARD: "The dataset card."}
     files = [
         {
             "@type": "cr:FileObject",

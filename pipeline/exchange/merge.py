@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import link_shard
-from genesis_toolkit.pipeline.cubes.update import begun_at
+from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.store.open import CUBES, CubeStore, check_target, open_cubes
+from genesis_toolkit.pipeline.store.metadata import CUBES
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, Table
-from genesis_toolkit.pipeline.store.shards import shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
 from genesis_toolkit.pipeline.store.write import write_cube_store
 
@@ -86,7 +87,9 @@ def merge(
         _run_all(ledger, _checks(stores), "shards checked", workers, report)
         shards = _run_all(ledger, _shards(ledger, stores), "shards", workers, report)
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-        write_cube_store(ledger.store, attributes, stores[0].cubes.dtype, cubes, scans, images)
+        dtype = stores[0].cubes.dtype
+        write_cube_store(ledger.store, attributes, dtype, cubes, scans, images)
+        finish(ledger.store, Contents(attributes, cubes, scans, None, images), dtype)
         hashes = {record["path"]: record["sha256"] for record in shards}
         ledger.finish(hashes, _log(stores, started, workers))
     return Merged(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.scans.files import bad_name, check_file
-from genesis_toolkit.pipeline.store.schema import NO_SUBSET
+from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 
 #: The window of their files.
 WINDOW = Window(-1000, 1000)

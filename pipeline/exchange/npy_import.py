@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
-from genesis_toolkit.pipeline.cubes.update import begun_at
+from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
-from genesis_toolkit.pipeline.store.open import CUBES, CubeStore, check_target, open_cubes
+from genesis_toolkit.pipeline.store.metadata import CUBES
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_cube_store
@@ -252,7 +254,9 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     attributes = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
     attributes["parameters"] = IMPORTED | {"size": list(size)}
     ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-    write_cube_store(ledger.store, attributes, _DTYPE, table, _scan_table(sources, counts, sha256))
+    scans = _scan_table(sources, counts, sha256)
+    write_cube_store(ledger.store, attributes, _DTYPE, table, scans)
+    finish(ledger.store, Contents(attributes, table, scans), _DTYPE)
     ledger.finish(hashes, log)
 
 

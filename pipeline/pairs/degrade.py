@@ -18,6 +18,8 @@ from genesis_toolkit.pipeline.cluster import connect
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, put_back
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
+from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import (
@@ -28,18 +30,12 @@ from genesis_toolkit.pipeline.ledger import (
     sha256_of,
 )
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.store.open import (
-    PAIRS,
-    CubeStore,
-    PairStore,
-    check_target,
-    open_cubes,
-    open_store,
-    write_pair_store,
-)
+from genesis_toolkit.pipeline.store.metadata import PAIRS
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_target, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import absolute, is_url
+from genesis_toolkit.pipeline.store.write import write_pair_store
 
 _MOST_VARIANTS = 10_000
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
@@ -309,6 +305,8 @@ def _write_tables(
     kept = {name: store.attributes[name] for name in ("window", "unit", "size")}
     attributes = {**kept, "parameters": job, "cubes": store.attributes["parameters"]}
     write_pair_store(ledger.store, attributes, store.cubes, store.table, pairs, store.scans, store.images)
+    contents = Contents(attributes, store.table, store.scans, pairs, store.images)
+    finish(ledger.store, contents, store.cubes.dtype)
 
 
 def _repair(

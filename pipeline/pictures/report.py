@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.parameters import box_of
 from genesis_toolkit.pipeline.describe.contents import Contents, description, parameter_rows, summary
 from genesis_toolkit.pipeline.describe.facts import image_counts
 from genesis_toolkit.pipeline.errors import CallError, DataError
@@ -24,7 +25,6 @@ from genesis_toolkit.pipeline.store.metadata import AXES
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import ShardReader
-from genesis_toolkit.pipeline.verify.tables import box_of
 
 _BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'
 _MOST_CUBES = 512  # looked at for the histogram

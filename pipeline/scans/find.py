@@ -27,7 +27,6 @@ from genesis_toolkit.pipeline.scans.files import (
 )
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.series import read_series
-from genesis_toolkit.pipeline.store.schema import NO_SUBSET
 
 Layout = Literal["auto", "luna16", "files"]
 
@@ -261,3 +260,6 @@ def told_apart(sources: Sequence[OfSource]) -> tuple[OfSource, ...]:
 
 def _without_suffix(path: str) -> str:
     return path[: -len(".nii.gz")] if path.lower().endswith(".nii.gz") else path.rpartition(".")[0]
+
+
+NO_SUBSET = -1

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.rule import Voxels
 from genesis_toolkit.pipeline.errors import CallError
 
 _LETTERS = "LRPASI"  # towards which an axis runs: the letters of +x, -x, +y, -y, +z, -z
 _SLAB = 32  # slices resampled at a time, so that little memory is used beside the scan and its result
+
+#: The voxels of a scan [x, y, z], in HU.
+Voxels = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -206,3 +208,6 @@ def _nearest(cosines: NDArray[np.float64]) -> tuple[int, int, int]:
         chosen[row] = column
         left[row], left[:, column] = -1, -1
     return chosen[0], chosen[1], chosen[2]
+
+
+#: A scan's voxels as they may be judged: whole HU, or HU as real numbers, not rounded.

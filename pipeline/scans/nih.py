@@ -16,8 +16,7 @@ from typing import Literal, get_args
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.files import HERE, bad_name, is_folder, listed, not_opened, shown, within
-from genesis_toolkit.pipeline.scans.find import NIH_TABLE, Found, Source, check_source, told_apart
-from genesis_toolkit.pipeline.store.schema import NO_SUBSET
+from genesis_toolkit.pipeline.scans.find import NIH_TABLE, NO_SUBSET, Found, Source, check_source, told_apart
 
 Split = Literal["train_val", "test", "all"]
 

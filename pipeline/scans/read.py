@@ -15,11 +15,6 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.dicom import read_planes
 from genesis_toolkit.pipeline.scans.files import check_file, not_opened
-from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS as PRETRAINING_SUBSETS
-from genesis_toolkit.pipeline.scans.find import Found as Found
-from genesis_toolkit.pipeline.scans.find import Layout as Layout
-from genesis_toolkit.pipeline.scans.find import Source as Source
-from genesis_toolkit.pipeline.scans.find import find_scans as find_scans
 from genesis_toolkit.pipeline.scans.formats import (
     META_IMAGE,
     NIFTI,
@@ -30,8 +25,7 @@ from genesis_toolkit.pipeline.scans.formats import (
     inflate_meta_image,
     read_plain,
 )
-from genesis_toolkit.pipeline.scans.geometry import Geometry as Geometry
-from genesis_toolkit.pipeline.scans.geometry import Scan as Scan
+from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
 from genesis_toolkit.pipeline.scans.series import Stack, folder_and_label, series_at, series_of, stack
 
 _BLOCK = 1 << 20

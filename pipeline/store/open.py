@@ -17,8 +17,10 @@ The pair of cube c and variant v is number v * cubes + c, so one epoch lies toge
 made again from its bits when the original is read.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +28,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.ledger import MANIFEST, settle
-from genesis_toolkit.pipeline.store.metadata import AXES as AXES
-from genesis_toolkit.pipeline.store.metadata import CUBES as CUBES
-from genesis_toolkit.pipeline.store.metadata import PAIRS as PAIRS
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, settle
+from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.opening import (
     DAMAGE,
     FOR_PRETRAINING,
     Opened,
     damage_of,
     open_checked,
+    read_attributes,
     reader,
 )
-from genesis_toolkit.pipeline.store.opening import is_shard as is_shard
-from genesis_toolkit.pipeline.store.opening import read_attributes as read_attributes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, PairTable, ScanTable, read_table
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Folder, is_url
-from genesis_toolkit.pipeline.store.write import write_cube_store as write_cube_store
-from genesis_toolkit.pipeline.store.write import write_pair_store as write_pair_store
 
 
 @dataclass(frozen=True)
@@ -178,3 +175,12 @@ def check_place(path: Path) -> None:
     for parent in path.resolve().parents:
         if (parent / MANIFEST).is_file() and (parent / "zarr.json").is_file():
             raise CallError(f"{path} lies inside the store {parent}: choose another place.")
+
+
+def begun_at(store: CubeStore) -> int:
+    """When the run that finished a store began, in ns; 0 where its log does not say: then all is hashed."""
+    try:
+        log: dict[str, Any] = json.loads(store.storage.read(LOG))
+        return int(datetime.fromisoformat(log["started"]).timestamp() * 10**9)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -10,7 +10,6 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from genesis_toolkit.pipeline.store.shards import COMPRESSION_LEVEL, COMPRESSOR
 
-NO_SUBSET = -1
 #: Rows in a chunk of a table.
 TABLE_ROWS = 65536
 

@@ -1,4 +1,4 @@
-"""Writing a store: its group, arrays, tables and card, around shards that lie there already."""
+"""Writing a store: its group, arrays and tables, around shards that lie there already."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def write_cube_store(
     _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
     write_table(group, table, "cube")
     _write_scans(group, scans, images)
-    _complete(folder, dtype, attributes, table, scans, None, images)
+    _consolidate(folder)
 
 
 def write_pair_store(
@@ -76,7 +76,7 @@ def write_pair_store(
     write_table(group, table, "cube")
     write_table(group, pairs, "pair", len(size))
     _write_scans(group, scans, images)
-    _complete(folder, dtype, attributes, table, scans, pairs, images)
+    _consolidate(folder)
 
 
 def write_target_store(
@@ -150,28 +150,7 @@ def _create_voxels(
     )
 
 
-def _complete(
-    folder: Path,
-    dtype: np.dtype[Any],
-    attributes: Mapping[str, Any],
-    table: CubeTable,
-    scans: ScanTable,
-    pairs: PairTable | None,
-    images: ImageTable | None,
-) -> None:
-    """Add what every store has besides its arrays: consolidated metadata, the card, the Croissant file."""
-    from genesis_toolkit.pipeline.describe.contents import (
-        Contents,
-    )  # they know the recipes, and with them the kernels: seconds to import
-    from genesis_toolkit.pipeline.describe.croissant import write_description
-
-    _consolidate(folder)
-    write_description(folder, Contents(attributes, table, scans, pairs, images), dtype.name)
-
-
 def _consolidate(folder: Path) -> None:
-    with (
-        warnings.catch_warnings()
-    ):  # zarr warns that the v3 specification does not have it yet; xarray wants it
+    with warnings.catch_warnings():  # zarr warns that the v3 specification lacks it so far; xarray needs it
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(str(folder))

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.scans.read import find_scans, read_geometry, read_scan
+from genesis_toolkit.pipeline.scans.find import find_scans
+from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.targets.candidates import TABLE, choose_candidates, read_candidates
 from genesis_toolkit.pipeline.targets.cut import box_at, corners_around
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters

@@ -7,7 +7,7 @@ from typing import ClassVar
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.scans.read import Layout
+from genesis_toolkit.pipeline.scans.find import Layout
 from genesis_toolkit.pipeline.targets.cut import Triple
 
 _MOST_CUBES = 10_000

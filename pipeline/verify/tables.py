@@ -5,15 +5,18 @@ Each function gives pairs: the name of a table's column or of an attribute, and 
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters
-from genesis_toolkit.pipeline.cubes.cut import ExtractParameters
-from genesis_toolkit.pipeline.cubes.sources import Parameters
+from genesis_toolkit.pipeline.cubes.parameters import (
+    _EXTRACTION,
+    ImageParameters,
+    Parameters,
+    box_of,
+    extraction,
+)
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.store.examine import named
@@ -24,8 +27,6 @@ Columns = Mapping[str, NDArray[Any]]
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _STATUSES = ("used", "skipped", "failed")
-_EXTRACTION = tuple(field.name for field in fields(ExtractParameters))
-_OF_IMAGES = tuple(field.name for field in fields(ImageParameters))
 _OF_EXTRACTION = tuple(name for name in _EXTRACTION if name not in ("size", "hu"))  # those every store has
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
@@ -103,50 +104,6 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int
 
 
 _PAIR_COLUMNS = ("cube", "variant", "flip", "applied")
-
-
-def extraction(made: Mapping[str, Any]) -> Parameters:
-    """How cubes were cut from scans or images, as a store tells it.
-
-    Args:
-        made: the parameters of a cube store, any JSON.
-
-    Raises:
-        ValueError: they are not those of `extract-cubes`.
-    """
-    kind, names = (
-        (ImageParameters, _OF_IMAGES) if made.get("layout") == "nih" else (ExtractParameters, _EXTRACTION)
-    )
-    try:
-        given = {name: made[name] for name in names if name in made or name != "plane"}  # cubes have no plane
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-        return kind(**values)
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]} is missing") from None
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(str(error)) from None
-
-
-def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """What a cube takes up in its scan, voxels in x, y, z.
-
-    Args:
-        made: the parameters of a cube store, any JSON.
-        size: the edges of a cube in voxels.
-
-    Returns:
-        Of a slice 1 across its plane; of an image that was taken whole, its first pixel. None where that is
-        not known.
-    """
-    if len(size) == 3:
-        return size
-    try:
-        found = extraction(made)
-    except ValueError:
-        return None
-    if isinstance(found, ExtractParameters):
-        return found.box
-    return (*size, 1) if found.cubes_per_scan else (1, 1, 1)
 
 
 def own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:

@@ -19,13 +19,12 @@ from genesis_toolkit.pipeline.cubes.recut import (
     compare_scans,
     extraction_of,
     places_of,
-    replay,
 )
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST
-from genesis_toolkit.pipeline.seal import log_is_whole
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
+from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
 from genesis_toolkit.pipeline.store.metadata import (
     CUBES,
@@ -37,7 +36,7 @@ from genesis_toolkit.pipeline.store.metadata import (
     array_names,
     strict_manifest,
 )
-from genesis_toolkit.pipeline.store.open import is_shard, read_attributes
+from genesis_toolkit.pipeline.store.opening import is_shard, read_attributes
 from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_remains
 from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage, is_url, open_storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets

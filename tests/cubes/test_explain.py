@@ -14,8 +14,9 @@ from support.scans import lungs, write_scan
 
 from genesis_toolkit.cli.errors import GenesisGroup
 from genesis_toolkit.cli.look import explain
-from genesis_toolkit.pipeline.cubes.explain import Explanation, Shortage, draw_map, explain_scan
+from genesis_toolkit.pipeline.cubes.explain import Explanation, Shortage, explain_scan
 from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, tissue_score, too_small
+from genesis_toolkit.pipeline.pictures.map import draw_map
 
 Triple = tuple[int, int, int]
 SPACING = (0.7, 0.7, 1.5)

@@ -14,7 +14,8 @@ from support.scans import SMALL, lungs, small_shards, write_scan
 
 import genesis_toolkit.pipeline.cubes.repair
 from genesis_toolkit.cli.prep import main
-from genesis_toolkit.pipeline.cubes.extract import Extraction, ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import Extraction, extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.cubes.repair import note_path, write_note
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, unfinished

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from support import oracle
 
-from genesis_toolkit.pipeline.degrade.compose import Applied, Degrader
-from genesis_toolkit.pipeline.degrade.recipes import RECIPES, named, only, shuffle_windows
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, named, only, shuffle_windows
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 

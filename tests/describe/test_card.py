@@ -17,7 +17,8 @@ from support.folders import ROOT
 from support.scans import SMALL, lungs, write_scan
 
 import genesis_toolkit.cli.prep
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, named
 from genesis_toolkit.pipeline.describe.card import (
     CARD,

@@ -18,9 +18,10 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import hold
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, write_cube_store
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.write import write_cube_store
 from genesis_toolkit.training.feeding.feeds import CubeFeed, PairBuffer, PairFeed, feed_of
 from genesis_toolkit.training.feeding.ring import (
     Batches,

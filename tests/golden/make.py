@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
 
 CUTTING = ExtractParameters(cubes_per_scan=3, size=(16, 16, 16), border=(1, 1, 1), max_tissue=0.6)

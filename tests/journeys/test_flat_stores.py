@@ -25,8 +25,8 @@ from PIL import Image
 from support.scans import lungs, write_scan
 
 import genesis_toolkit.cli.prep
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters, ImageParameters, box_of
 from genesis_toolkit.pipeline.cubes.pseudonyms import read_key
 from genesis_toolkit.pipeline.cubes.repair import write_note
 from genesis_toolkit.pipeline.describe.card import CARD, IMAGE_OPTIONS
@@ -44,7 +44,7 @@ from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_cube_store
-from genesis_toolkit.pipeline.verify.tables import attribute_problems, box_of, pair_problems, table_problems
+from genesis_toolkit.pipeline.verify.tables import attribute_problems, pair_problems, table_problems
 from genesis_toolkit.pipeline.verify.verify import Verification, verify
 
 #: Patient, view and labels of every image; of the last two patients the second is on the test list.

@@ -14,8 +14,9 @@ from support.folders import GOLDEN
 from support.scans import SMALL, lungs, write_scan
 
 from genesis_toolkit.pipeline.cubes.cut import cut_cubes, read_turned, uniform
-from genesis_toolkit.pipeline.cubes.explain import draw_map, explain_scan, passing_share
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.explain import explain_scan
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.cubes.rule import (
     PlaceRule,
     Plane,
@@ -26,6 +27,7 @@ from genesis_toolkit.pipeline.cubes.rule import (
 )
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.pictures.map import draw_map, passing_share
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
 from genesis_toolkit.pipeline.store.open import open_cubes
 

@@ -12,8 +12,8 @@ import zarr
 from support.scans import kill_after
 from support.tasks import twin
 
-from genesis_toolkit.pipeline.degrade.compose import Applied, Degrader
-from genesis_toolkit.pipeline.degrade.recipes import Recipe, named
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, named
 from genesis_toolkit.pipeline.engine import run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished

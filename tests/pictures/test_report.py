@@ -26,9 +26,10 @@ from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
 from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
 from genesis_toolkit.pipeline.pictures.report import count_values, coverage, report, write_report
 from genesis_toolkit.pipeline.pictures.sheet import evenly
-from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store, write_cube_store
+from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.write import write_cube_store
 
 VOID = {"meta", "img", "br", "link", "input", "source"}
 EVIL = """</style></title><script>alert(1)</script><img src=x onerror=alert(2)>"&'"""

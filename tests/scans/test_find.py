@@ -9,7 +9,8 @@ import pytest
 from support.scans import lungs, write_scan
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.scans.read import find_scans, read_scan, scan_files
+from genesis_toolkit.pipeline.scans.find import find_scans
+from genesis_toolkit.pipeline.scans.read import read_scan, scan_files
 
 
 def test_luna16_is_recognised_and_held_out_subsets_stay_out(luna16: Path) -> None:

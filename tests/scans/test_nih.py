@@ -10,15 +10,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from genesis_toolkit.cli.prep import main
-from genesis_toolkit.pipeline.cubes.crop import ImageParameters, cut_image, draw_crops
+from genesis_toolkit.pipeline.cubes.crop import cut_image, draw_crops
 from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import extract_cubes
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters, ImageParameters
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
-from genesis_toolkit.pipeline.scans.find import layout_of
+from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
 from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.scans.nih import find_images, parse_table
-from genesis_toolkit.pipeline.scans.read import find_scans
 from genesis_toolkit.pipeline.store.open import open_cubes
 
 HEADER = (

@@ -17,8 +17,9 @@ from support.scans import lungs, write_scan
 
 from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.formats import read_plain
-from genesis_toolkit.pipeline.scans.read import find_scans, read_geometry, read_scan, scan_files, scan_sha256
+from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_files, scan_sha256
 
 
 @pytest.mark.parametrize("name", ["s.mhd", "s.mha", "s.nii", "s.nii.gz", "s.nrrd"])

@@ -13,14 +13,9 @@ from support.dicom import VOXELS, explicit, write_series, write_slice
 from support.scans import lungs, write_scan
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.scans.read import (
-    Scan,
-    find_scans,
-    read_geometry,
-    read_scan,
-    scan_files,
-    scan_sha256,
-)
+from genesis_toolkit.pipeline.scans.find import find_scans
+from genesis_toolkit.pipeline.scans.geometry import Scan
+from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_files, scan_sha256
 
 
 def of_simple_itk(folder: Path) -> Scan:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.extract import ExtractParameters
+from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.ledger import unfinished
 
 #: Parameters that suit scans of some forty voxels.

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from support.scan_rows import scan_rows
 
 from genesis_toolkit.pipeline.ledger import hold
-from genesis_toolkit.pipeline.store.open import write_cube_store
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.write import write_cube_store
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 
 SMALL = PretrainParameters(width=4, epochs=3, batch_size=4, lr=0.5)

@@ -25,12 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genesis_toolkit.pipeline.cubes.rule import Voxels
 from genesis_toolkit.pipeline.engine import Report, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.scans.geometry import Geometry
+from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
 from genesis_toolkit.pipeline.store.open import check_place
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid

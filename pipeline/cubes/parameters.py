@@ -1,0 +1,217 @@
+"""What to cut, one record for CT scans and one for X-ray images, and the way back from a store's JSON.
+
+See METHOD.md sections 2 and 5 for the published values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED
+from genesis_toolkit.pipeline.cubes.rule import (
+    PlaceRule,
+    Plane,
+    Triple,
+)
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.rng import checked_seed
+from genesis_toolkit.pipeline.scans.find import Found, Layout, find_scans
+from genesis_toolkit.pipeline.scans.geometry import (
+    check_orientation,
+    check_spacing,
+)
+from genesis_toolkit.pipeline.scans.nih import Split, check_split, find_images
+
+_MOST_CUBES = _MOST_CROPS = 10_000
+_MOST_EDGE = 4096
+
+
+@dataclass(frozen=True)
+class ExtractParameters(HounsfieldValues):
+    """What is cut, from where (METHOD.md section 2; the published values as defaults).
+
+    Attributes:
+        layout: of the source; `auto` looks.
+        subsets: of LUNA16; None takes those for pre-training, 0-6.
+        cubes_per_scan: how many corners are drawn in a scan.
+        size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice.
+        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
+        hu: the HU window, lowest and highest value kept.
+        border: voxels in x, y, z that no cube may touch, on either side.
+        max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
+            of patches 0.7, in which air counts like tissue, see `PlaceRule`.
+        min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
+            Patches have none.
+        sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
+            cubes alone.
+        seed: of the corners; None takes 0, or 1 with the official sampler, as the authors did.
+        spacing: mm in x, y, z to resample every scan to; None keeps its own.
+        orient: axes to turn every scan to, such as LPS; None keeps its own.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    layout: Layout = "auto"
+    subsets: tuple[int, ...] | None = None
+    cubes_per_scan: int = 32
+    size: tuple[int, ...] = (64, 64, 32)
+    plane: Plane | None = None
+    hu: tuple[int, int] = (-1000, 1000)
+    border: Triple = (100, 100, 30)
+    max_tissue: float | None = None
+    min_tissue: float = 0.0
+    sampler: Literal["uniform", "official"] = "uniform"
+    seed: int | None = None
+    spacing: tuple[float, float, float] | None = None
+    orient: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
+            )
+        object.__setattr__(self, "seed", self.first_seed)
+        checked_seed(self.first_seed)
+        if self.spacing is not None:
+            check_spacing(self.spacing)
+        if self.orient is not None:
+            object.__setattr__(self, "orient", check_orientation(self.orient))
+        window = self.window
+        if window.low <= -32768 or window.high > 32767:
+            raise CallError(
+                f"--hu {window.low},{window.high}: both must lie in -32767..32767, as in -1000,1000."
+            )
+        rule = self.rule
+        object.__setattr__(self, "plane", rule.plane)
+        object.__setattr__(self, "max_tissue", rule.max_tissue)
+        if rule.plane and self.sampler == "official":
+            raise CallError(
+                "--sampler official replays the authors' draws of cubes, and they released no program for "
+                "slices: leave --sampler out, or give three edges, as in --size 64,64,32."
+            )
+
+    @property
+    def first_seed(self) -> int:
+        """The seed, with the sampler's own where none was given."""
+        if self.seed is not None:
+            return self.seed
+        return OFFICIAL_SEED if self.sampler == "official" else 0
+
+    @property
+    def rule(self) -> PlaceRule:
+        """Where cubes may lie."""
+        return PlaceRule(self.size, self.border, self.max_tissue, self.min_tissue, self.plane)
+
+    @property
+    def box(self) -> Triple:
+        """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
+        return self.rule.box
+
+
+@dataclass(frozen=True)
+class ImageParameters(GreyLevels):
+    """What is taken of X-ray images.
+
+    Attributes:
+        layout: of the source; NIH ChestX-ray14's is the one known.
+        split: the official list that is taken; `all` looks at no list.
+        size: edges of a cube in pixels, x, y.
+        cubes_per_scan: how many random crops of that size are cut out of an image as it is; None takes the
+            whole image, resized by area averaging.
+        seed: of the crops; the whole image needs none.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    layout: Literal["nih"] = "nih"
+    split: Split = "train_val"
+    size: tuple[int, int] = (224, 224)
+    cubes_per_scan: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layout != "nih":
+            raise CallError(f"--layout {self.layout}: X-ray images are read in NIH's layout, nih.")
+        check_split(self.split)
+        if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
+            raise CallError(
+                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
+                f"{_MOST_EDGE}, as in --size 224,224."
+            )
+        if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CROPS:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number of crops from 1 to {_MOST_CROPS}, or "
+                "leave it out for the whole image."
+            )
+        checked_seed(self.seed)
+
+    @property
+    def first_seed(self) -> int:
+        """The seed."""
+        return self.seed
+
+
+Parameters = ExtractParameters | ImageParameters
+
+_EXTRACTION = tuple(field.name for field in fields(ExtractParameters))
+_OF_IMAGES = tuple(field.name for field in fields(ImageParameters))
+
+
+def find_sources(source: Path | str, parameters: Parameters) -> Found:
+    """Find what is to be cut with these parameters.
+
+    Raises:
+        CallError: as `find_scans` and `find_images`.
+        DataError: a table of the images is damaged.
+    """
+    if isinstance(parameters, ImageParameters):
+        return find_images(source, parameters.split)
+    return find_scans(source, parameters.layout, parameters.subsets)
+
+
+def extraction(made: Mapping[str, Any]) -> Parameters:
+    """How cubes were cut from scans or images, as a store tells it.
+
+    Args:
+        made: the parameters of a cube store, any JSON.
+
+    Raises:
+        ValueError: they are not those of `extract-cubes`.
+    """
+    kind, names = (
+        (ImageParameters, _OF_IMAGES) if made.get("layout") == "nih" else (ExtractParameters, _EXTRACTION)
+    )
+    try:
+        given = {name: made[name] for name in names if name in made or name != "plane"}  # cubes have no plane
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+        return kind(**values)
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from None
+
+
+def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What a cube takes up in its scan, voxels in x, y, z.
+
+    Args:
+        made: the parameters of a cube store, any JSON.
+        size: the edges of a cube in voxels.
+
+    Returns:
+        Of a slice 1 across its plane; of an image that was taken whole, its first pixel. None where that is
+        not known.
+    """
+    if len(size) == 3:
+        return size
+    try:
+        found = extraction(made)
+    except ValueError:
+        return None
+    if isinstance(found, ExtractParameters):
+        return found.box
+    return (*size, 1) if found.cubes_per_scan else (1, 1, 1)
