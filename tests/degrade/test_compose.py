@@ -15,7 +15,8 @@ from support import oracle
 
 from genesis_toolkit.pipeline import jit as compiling
 from genesis_toolkit.pipeline.degrade import shuffle as shuffling
-from genesis_toolkit.pipeline.degrade.compose import Degrader, flip_into
+from genesis_toolkit.pipeline.degrade.compose import Degrader
+from genesis_toolkit.pipeline.degrade.flip import flip_into
 from genesis_toolkit.pipeline.degrade.nonlinear import fill_table
 from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, named, only, shuffle_windows
 from genesis_toolkit.pipeline.errors import CallError
