@@ -108,7 +108,7 @@ def _decode(path: Path) -> NDArray[Any]:
 
 def _decode_copy(header: bytes, chunks: list[tuple[bytes, memoryview]]) -> NDArray[Any]:
     """As `_decode`, of a file with this header, the pixels and nothing else: SimpleITK reads files only."""
-    parts = [header, *(chunk for name, chunk in chunks if name in (_PIXELS, _END))]
+    parts: list[bytes | memoryview] = [header, *(chunk for name, chunk in chunks if name in (_PIXELS, _END))]
     try:
         with tempfile.NamedTemporaryFile(suffix=".png", buffering=0) as file:
             file.write(b"".join(parts))
