@@ -22,8 +22,6 @@ from pipeline.ledger import read_manifest, unfinished
 from pipeline.targets.extract import extract_targets
 from pipeline.targets.parameters import MaskParameters
 
-pytest.importorskip("distributed")
-
 
 class Dask:
     """A scheduler and its workers, each a process group of its own."""

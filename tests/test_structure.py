@@ -3,9 +3,12 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import cli
 import pipeline
@@ -49,3 +52,19 @@ def test_help_imports_nothing_heavy(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
     assert "Try it" in done.stdout or "Example" in done.stdout
+
+
+def test_every_core_dependency_has_a_lowest_version_and_a_tested_one() -> None:
+    """`make lowest` installs the first, `constraints.txt` names the second."""
+    root = Path(__file__).parents[1]
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = {
+        name.lower(): Version(version)
+        for name, sep, version in (line.partition("==") for line in lines)
+        if sep
+    }
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for requirement in map(Requirement, project["dependencies"]):
+        (bound,) = requirement.specifier
+        assert bound.operator == ">=", requirement
+        assert Version(bound.version) <= tested[requirement.name.lower()]
