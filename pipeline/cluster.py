@@ -66,18 +66,13 @@ def workers_of(scheduler: str) -> int:
 
 
 def _client(scheduler: str) -> Any:
-    try:
-        import dask
+    import dask
 
-        # Its notes are tracebacks, of connections that end; what they come to is said in one sentence here.
-        loggers = ("distributed", "distributed.client", "tornado.application")
-        dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
-        from distributed import Client
-    except ImportError:
-        raise CallError(
-            '--scheduler needs dask.distributed: pip install "genesis-toolkit[cluster]", here and where the '
-            "workers run."
-        ) from None
+    # Its notes are tracebacks, of connections that end; what they come to is said in one sentence here.
+    loggers = ("distributed", "distributed.client", "tornado.application")
+    dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
+    from distributed import Client
+
     address = _address(scheduler)
     try:
         return Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
@@ -119,7 +114,7 @@ def _check_workers(client: Any, source: Path | None, folder: Path) -> int:
         answers = client.run(_look, [path for path in (source, probe) if path])
     except ImportError:
         raise CallError(
-            'The dask workers lack this toolkit: pip install "genesis-toolkit[cluster]" where they run.'
+            "The dask workers lack this toolkit: pip install genesis-toolkit where they run."
         ) from None
     finally:
         probe.unlink(missing_ok=True)

@@ -23,8 +23,6 @@ from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
 
-pytest.importorskip("distributed")
-
 
 class Dask:
     """A scheduler and its workers, each a process group of its own."""

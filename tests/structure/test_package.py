@@ -5,11 +5,14 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 from support.folders import ROOT
 
 PREP = ("phantom", "extract-cubes", "explain", "degrade", "preview", "info", "verify", "pack", "merge")
@@ -101,3 +104,18 @@ def test_a_journey_runs_beside_a_folder_with_our_old_names(installed: Path, own_
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(16, 16, 16) ")
     assert str(installed) in done.stdout, "it is the wheel that was tried"
+
+
+def test_every_core_dependency_has_a_lowest_version_and_a_tested_one() -> None:
+    """`make lowest` installs the first, `constraints.txt` names the second."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = {
+        name.lower(): Version(version)
+        for name, sep, version in (line.partition("==") for line in lines)
+        if sep
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for requirement in map(Requirement, project["dependencies"]):
+        (bound,) = requirement.specifier
+        assert bound.operator == ">=", requirement
+        assert Version(bound.version) <= tested[requirement.name.lower()]

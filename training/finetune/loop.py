@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
@@ -88,8 +87,6 @@ def finetune(
             is no number any more.
         KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are on the disk.
     """
-    if find_spec("monai") is None:
-        raise CallError('Fine-tuning needs MONAI: install it with pip install "genesis-toolkit[finetune]".')
     store = open_targets(targets)
     if beginning is None:
         scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None
