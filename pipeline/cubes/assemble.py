@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
 from genesis_toolkit.pipeline.cubes.update import Growth
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report
+from genesis_toolkit.pipeline.engine import Progress
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, write_whole
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
@@ -36,7 +36,7 @@ def pack(
     names: Sequence[str],
     growth: Growth | None,
     key: Key | None,
-    report: Report,
+    report: Progress,
 ) -> dict[str, str]:
     """Staged scans -> everything of a cube store but its manifest and its name.
 

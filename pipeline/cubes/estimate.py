@@ -20,7 +20,7 @@ from genesis_toolkit.pipeline.cubes.extract import plan_job
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
 from genesis_toolkit.pipeline.cubes.records import file_state
 from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, too_small
-from genesis_toolkit.pipeline.engine import Report, counting, silent
+from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.find import Found, Source
 from genesis_toolkit.pipeline.scans.images import read_image, read_image_size, resize
@@ -78,7 +78,7 @@ def plan_extraction(
     workers: int,
     anonymize: Path | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> ExtractionPlan:
     """Find the scans, read the headers of up to a thousand, cut one, and say what all would come to.
 
@@ -132,7 +132,7 @@ def plan_extraction(
     )
 
 
-def _unfit(found: Found, scans: Sequence[Source], parameters: Parameters, report: Report) -> list[Source]:
+def _unfit(found: Found, scans: Sequence[Source], parameters: Parameters, report: Progress) -> list[Source]:
     unfit = []
     read = counting(report, "headers", len(scans), 0)
     for scan in scans:

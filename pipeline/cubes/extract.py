@@ -7,14 +7,13 @@ packed behind what is there. METHOD.md sections 2 and 5.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.cluster import connect
 from genesis_toolkit.pipeline.cubes.assemble import attributes_of, pack
 from genesis_toolkit.pipeline.cubes.crop import cut_images
 from genesis_toolkit.pipeline.cubes.cut import cut_scans, cut_subset
@@ -28,10 +27,11 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
 from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, lost_scans, record_is_old
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair_cubes
 from genesis_toolkit.pipeline.cubes.update import Growth, compare
-from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, connect, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found, Source
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, check_target, open_cubes
 
@@ -87,15 +87,13 @@ class _Work:
     """Who does the work, and who is told."""
 
     source: Path
-    workers: int
-    pool: Pool
+    workers: int | None
     scheduler: str | None
-    report: Report
+    report: Progress
 
-    @property
-    def spread(self) -> Callable[..., None]:
-        """`engine.run` on this machine."""
-        return partial(run, workers=self.workers, pool=self.pool)
+    def at(self, target: Path) -> AbstractContextManager[Workers]:
+        """Those who write what becomes `target`."""
+        return connect(self.scheduler, self.workers, self.source, target, self.report)
 
 
 def extract_cubes(
@@ -104,12 +102,11 @@ def extract_cubes(
     parameters: Parameters,
     *,
     workers: int | None = None,
-    pool: Pool = "processes",
     scheduler: str | None = None,
     anonymize: Path | None = None,
     strict: bool = False,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> Extraction:
     """Cut cubes out of every scan, or X-ray image, of a folder into one cube store.
 
@@ -121,9 +118,9 @@ def extract_cubes(
         source: the folder of the scans.
         target: the store to make.
         parameters: what to cut; `ExtractParameters` of CT scans, `ImageParameters` of X-ray images.
-        workers: how many scans at a time on this machine; None takes one a core.
-        pool: `threads` where processes cannot be started; CT scans are then read one at a time.
-        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        workers: how many scans at a time on this machine; None takes one a core. `spread.readers` says
+            whether they are threads or processes.
+        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         anonymize: a file with a key, made where there is none: the store tells pseudonyms made with it in
             the place of identifiers, paths and sha256, and the voxels are the same.
         strict: stop at the first scan that fails.
@@ -136,7 +133,7 @@ def extract_cubes(
             the finished store is damaged and cannot be repaired.
     """
     started = datetime.now(UTC)
-    work = _Work(source, workers or cores(), pool, scheduler, report)
+    work = _Work(source, workers, scheduler, report)
     damage = None if overwrite else find_damage(target, CUBES)
     repaired = _repair(damage, parameters, anonymize, work) if damage else 0
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
@@ -201,18 +198,18 @@ def _make(
     """
     grow, report = job.growth is not None, work.report
     with (
-        connect(work.scheduler, work.source, target, report) as cluster,
+        work.at(target) as crew,
         hold(target, job.description, overwrite=overwrite, grow=grow) as ledger,
     ):
         tasks = _tasks(ledger, job, parameters)
-        unused = _cut_all(tasks, parameters, partial(work.spread, cluster=cluster), strict, report)
+        unused = _cut_all(tasks, parameters, crew, strict, report)
         if len(unused) == len(tasks) and not grow:
             reasons = _nothing(tasks, parameters)
             ledger.abandon()
             raise DataError(reasons)
         names = [task.name for task in tasks]
         hashes = pack(ledger, job.description, parameters, names, job.growth, job.key, report)
-        ledger.finish(hashes, run_log(started, cluster.workers if cluster else work.workers))
+        ledger.finish(hashes, run_log(started, crew.count))
     return unused
 
 
@@ -224,12 +221,11 @@ def _repair(damage: Damage, parameters: Parameters, anonymize: Path | None, work
         return 0  # `plan_job` says what differs
     attributes = attributes_of(parameters, job.description)
     with (
-        connect(work.scheduler, work.source, damage.target, work.report) as cluster,
+        work.at(damage.target) as crew,
         hold(damage.target, job.description, overwrite=False) as ledger,
     ):
-        spread = partial(work.spread, cluster=cluster)
         try:
-            repair_cubes(damage, work.source, parameters, attributes, job.key, ledger, spread, work.report)
+            repair_cubes(damage, work.source, parameters, attributes, job.key, ledger, crew, work.report)
         finally:
             ledger.clear_store()
             if not ledger.names():  # of scans that were being taken in
@@ -249,9 +245,9 @@ def _record_name(scan: Source) -> str:
 def _cut_all(
     tasks: Sequence[CutTask[Parameters]],
     parameters: Parameters,
-    spread: Callable[..., None],
+    crew: Workers,
     strict: bool,
-    report: Report,
+    report: Progress,
 ) -> tuple[Outcome, ...]:
     """Cut every scan that an earlier run has not finished; what came of those that gave no cube, by path.
 
@@ -283,11 +279,14 @@ def _cut_all(
         look(outcome)
     if isinstance(parameters, ExtractParameters) and parameters.sampler == "official":
         # The official draws run on through a subset, so its scans are cut in order; subsets side by side.
-        subsets = [list(group) for _, group in groupby(tasks, key=lambda task: task.source.subset)]
-        spread(cut_subset, subsets, finished=finished, lost=None)
+        items = [list(group) for _, group in groupby(tasks, key=lambda task: task.source.subset)]
+        cut: Callable[..., list[Outcome]] = cut_subset
+        lost = None
     else:
-        alone = [[task] for task in tasks if task.name not in done]
-        spread(cut_images if images else cut_scans, alone, finished=finished, lost=lost_scans)
+        items = [[task] for task in tasks if task.name not in done]
+        cut, lost = cut_images if images else cut_scans, lost_scans
+    left = (task.path for item in items for task in item if not (task.source.problem or task.source.skip))
+    run(cut, items, finished=finished, workers=readers(crew, left, parameters), lost=lost)
     return tuple(outcome for _, outcome in sorted(outcomes.items()) if outcome.status != "used")
 
 

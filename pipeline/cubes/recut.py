@@ -16,10 +16,11 @@ from genesis_toolkit.pipeline.cubes.crop import cube_at
 from genesis_toolkit.pipeline.cubes.cut import read_turned
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters, extraction, find_sources
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
-from genesis_toolkit.pipeline.engine import Pool, Report, counting, run
+from genesis_toolkit.pipeline.engine import Workers, counting, run
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.examine import reason_of
 from genesis_toolkit.pipeline.store.metadata import CUBES, leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
@@ -29,21 +30,6 @@ Voxels = NDArray[np.int16] | NDArray[np.uint8]
 
 class UnknownError(Exception):
     """A comparison needs what is damaged, or what this store never had; the message says what."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Who does the work.
-
-    Attributes:
-        workers: threads, or processes that read scans.
-        pool: `threads` where processes cannot be started.
-        report: told as it goes on.
-    """
-
-    workers: int
-    pool: Pool
-    report: Report
 
 
 @dataclass(frozen=True)
@@ -175,7 +161,7 @@ def places_of(
 
 
 def compare_scans(
-    remains: Remains, places: Mapping[int, Path], key: Key | None, work: Work
+    remains: Remains, places: Mapping[int, Path], key: Key | None, workers: Workers
 ) -> dict[int, Problem]:
     """Hold the sha256 of scans against those that a store tells; what is wrong, by row."""
     paths, digests = needed(remains, "scans/path", "scans/sha256")
@@ -189,7 +175,7 @@ def compare_scans(
         same = (key.digest(found) if key else found) == str(digests[row])
         return row, "" if same else "is not the scan that the cubes were cut from: its sha256 is another"
 
-    count = counting(work.report, "scans", len(places), 0)
+    count = counting(workers.progress, "scans", len(places), 0)
 
     def finished(answer: tuple[int, str]) -> None:
         row, problem = answer
@@ -197,12 +183,12 @@ def compare_scans(
             wrong[row] = str(paths[row]), problem
         count(answer)
 
-    run(look, list(places), finished=finished, workers=work.workers, pool="threads")
+    run(look, list(places), finished=finished, workers=workers)
     return wrong
 
 
 def compare_cubes(
-    remains: Remains, places: Mapping[int, Path], most: int, work: Work
+    remains: Remains, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
     """Cut random cubes again and compare them with a store's, voxel for voxel.
 
@@ -210,7 +196,7 @@ def compare_cubes(
         remains: of the store.
         places: of the scans that are as they were, by row.
         most: how many cubes to draw.
-        work: who does it.
+        workers: who does it.
 
     Returns:
         How many were compared, and what is wrong, by the scan's name.
@@ -220,11 +206,12 @@ def compare_cubes(
     """
     (scan,) = needed(remains, "scan")
     there = np.flatnonzero(np.isin(scan, list(places)))
-    tasks = recuts(remains, drawn(there, most), places, extraction_of(remains))
+    parameters = extraction_of(remains)
+    tasks = recuts(remains, drawn(there, most), places, parameters)
     reader = remains.reader("cubes" if remains.kind == CUBES else "original")
     out = np.empty(reader.shape[1:], reader.dtype)
     compared, wrong = 0, list[Problem]()
-    count = counting(work.report, "scans cut again", len(tasks), 0)
+    count = counting(workers.progress, "scans cut again", len(tasks), 0)
 
     def finished(answer: tuple[Recut, str, list[Voxels]]) -> None:
         nonlocal compared
@@ -242,7 +229,8 @@ def compare_cubes(
         count(answer)
 
     lost = partial(_answer_of, problem="the process that read it died: its file is broken")
-    run(_try, tasks, finished=finished, workers=work.workers, pool=work.pool, lost=lost)
+    suited = readers(workers, (task.path for task in tasks), parameters)
+    run(_try, tasks, finished=finished, workers=suited, lost=lost)
     return compared, wrong
 
 

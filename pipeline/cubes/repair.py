@@ -7,7 +7,7 @@ repaired store is to the byte what it was.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, counting
+from genesis_toolkit.pipeline.engine import Progress, Workers, counting, run
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import (
     LOG,
@@ -33,6 +33,7 @@ from genesis_toolkit.pipeline.ledger import (
     sha256_of,
     write_whole,
 )
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.examine import examine
 from genesis_toolkit.pipeline.store.metadata import (
     MOST_MANIFEST,
@@ -151,8 +152,8 @@ def repair_cubes(
     attributes: dict[str, Any],
     key: Key | None,
     ledger: Ledger,
-    spread: Callable[..., None],
-    report: Report,
+    crew: Workers,
+    report: Progress,
 ) -> None:
     """Make the damaged files of a cube store again, shards from the scans whose cubes lie in them.
 
@@ -163,7 +164,7 @@ def repair_cubes(
         attributes: what the store says of itself, as `write_cube_store` takes it.
         key: what the names in the store were made with; None where they are the scans' own.
         ledger: what is made again lies in it until all of it is known to be right.
-        spread: runs tasks, as `engine.run` does.
+        crew: who makes them.
         report: told as shards are made.
 
     Raises:
@@ -199,7 +200,8 @@ def repair_cubes(
                 problems.append(f"{scan} is no longer the scan that its cubes were cut from")
         count(made)
 
-    spread(_make, tasks, finished=finished, lost=_lost)
+    paths = (recut.path for task in tasks for recut in task.recuts)
+    run(_make, tasks, finished=finished, workers=readers(crew, paths, parameters), lost=_lost)
     if problems:
         raise damage.refuse("; ".join(sorted(set(problems))[:_MOST_NAMES]))
     put_back(damage, ledger)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST
 from genesis_toolkit.pipeline.store.open import check_place, open_store
@@ -21,7 +21,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20
 
 
-def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Report = silent) -> int:
+def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Progress = silent) -> int:
     """Put a finished store into one archive, which is read as the store is, without unpacking.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
 from genesis_toolkit.pipeline.store.metadata import CUBES
@@ -55,7 +55,7 @@ def merge(
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> Merged:
     """Put cube stores together that were made apart with equal parameters.
 
@@ -334,7 +334,7 @@ def _encoded(spans: Sequence[tuple[CubeStore, int, int]]) -> Iterator[bytes]:
 
 
 def _run_all(
-    ledger: Ledger, tasks: Sequence[_Task], what: str, workers: int, report: Report
+    ledger: Ledger, tasks: Sequence[_Task], what: str, workers: int, report: Progress
 ) -> list[dict[str, Any]]:
     """Do what an earlier run has not done; the records of all, in order."""
     done = ledger.names()
@@ -344,7 +344,7 @@ def _run_all(
         ledger.record(task.name, task.make())
 
     finished = counting(report, what, len(tasks), len(tasks) - len(left))
-    run(make, left, finished=finished, workers=workers, pool="threads")
+    run(make, left, finished=finished, workers=workers)
     return [ledger.recorded(task.name) or {} for task in tasks]
 
 

@@ -5,7 +5,6 @@ scan, where in it, at what spacing) stands in the store as not known: docs/refer
 """
 
 import hashlib
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
@@ -56,7 +55,7 @@ def import_npy(
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> Imported:
     """Make a cube store of the authors' cube files, exactly: every value becomes the whole HU it stands for.
 
@@ -202,11 +201,11 @@ def _make_shard(
     return {"sha256": ledger.write(path, *shard_parts(chunks, length)), "tissue": tissue}
 
 
-def _run_all(ledger: Ledger, tasks: Sequence[_Task], workers: int, report: Report) -> str:
+def _run_all(ledger: Ledger, tasks: Sequence[_Task], workers: int, report: Progress) -> str:
     """Do what an earlier run has not done; the first problem by place in the files, or no word.
 
-    Tasks are begun in order, and none after a problem was found. So those before it all come to their end,
-    and the one that is told is the same for any number of workers.
+    None is begun that comes after a problem in the files. So those before it all come to their end, and the
+    one that is told is the same for any number of workers.
     """
     done = ledger.names()
     left = [
@@ -214,23 +213,21 @@ def _run_all(ledger: Ledger, tasks: Sequence[_Task], workers: int, report: Repor
         for place, task in enumerate(tasks)
         if task.name not in done or not task.is_done(ledger.recorded(task.name))
     ]
-    stop = threading.Event()
     problems: dict[int, str] = {}
 
     def make(item: tuple[int, _Task]) -> None:
         place, task = item
-        if stop.is_set():
+        if any(known < place for known in list(problems)):
             return
         try:
             facts = task.make()
         except DataError as error:
             problems[place] = str(error)
-            stop.set()
         else:
             ledger.record(task.name, facts | {"modified": [source.modified for source in task.files]})
 
     finished = counting(report, "files and shards", len(tasks), len(tasks) - len(left))
-    run(make, left, finished=finished, workers=workers, pool="threads")
+    run(make, left, finished=finished, workers=workers)
     return problems[min(problems)] if problems else ""
 
 

@@ -14,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cluster import connect
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, put_back
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, connect, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import (
     Ledger,
@@ -90,7 +89,7 @@ def degrade(
     workers: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> Degradation:
     """Degrade every cube of a store into a pair store of its own, which holds the originals too.
 
@@ -102,7 +101,7 @@ def degrade(
         target: the pair store to make.
         parameters: how to degrade.
         workers: threads at work; None takes one a core.
-        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as shards are finished.
 
@@ -111,24 +110,23 @@ def degrade(
         DataError: the cube store is damaged, or the finished pair store is and cannot be repaired.
     """
     started = datetime.now(UTC)
-    workers = workers or cores()
     damage = None if overwrite else find_damage(target, PAIRS)
-    repaired = _repair(damage, cubes, parameters, workers, report) if damage else 0
+    repaired = _repair(damage, cubes, parameters, workers or cores(), report) if damage else 0
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
         return Degradation(_open_pairs(target), done_before=True, repaired=repaired)
     with (
-        connect(scheduler, None if is_url(cubes) else Path(cubes), target, report) as cluster,
+        connect(scheduler, workers, None if is_url(cubes) else Path(cubes), target, report) as crew,
         hold(target, job, overwrite=overwrite) as ledger,
     ):
         tasks = _tasks(ledger, store, parameters, job)
         done = ledger.names()
         left = [task for task in tasks if task.name not in done]
-        if cluster is None:
+        if crew.client is None:
             compile_kernels(store, parameters, report)
         finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
-        run(_make, left, finished=finished, workers=workers, pool="threads", cluster=cluster)
-        _finish(ledger, store, parameters, job, run_log(started, cluster.workers if cluster else workers))
+        run(_make, left, finished=finished, workers=crew)
+        _finish(ledger, store, parameters, job, run_log(started, crew.count))
     return Degradation(_open_pairs(target), done_before=False)
 
 
@@ -155,7 +153,7 @@ def check_job(
     return store, job, present is not None
 
 
-def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Report) -> None:
+def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Progress) -> None:
     """Let the kernels be compiled before the first shard waits for them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
@@ -310,7 +308,7 @@ def _write_tables(
 
 
 def _repair(
-    damage: Damage, cubes: str | Path, parameters: DegradeParameters, workers: int, report: Report
+    damage: Damage, cubes: str | Path, parameters: DegradeParameters, workers: int, report: Progress
 ) -> int:
     """Make the damaged files of a finished store again; how many, none where it was made by another call.
 
@@ -336,7 +334,7 @@ def _repair(
         ]
         try:
             finished = counting(report, "shards made again", len(tasks), 0)
-            run(_make, tasks, finished=finished, workers=workers, pool="threads")
+            run(_make, tasks, finished=finished, workers=workers)
             if damage.others:
                 flip, applied = _bits(ledger, tasks) if lost else bits
                 _write_tables(ledger, store, job, flip, applied)

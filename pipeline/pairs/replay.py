@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.recut import UnknownError, Work, drawn, needed
+from genesis_toolkit.pipeline.cubes.recut import UnknownError, drawn, needed
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe
-from genesis_toolkit.pipeline.engine import counting, run
+from genesis_toolkit.pipeline.engine import Workers, counting, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
@@ -17,13 +17,13 @@ from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 _BLOCK = 32  # pairs derived at a time
 
 
-def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]:
+def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Problem]]:
     """Derive random pairs again from their originals, and compare them bit for bit.
 
     Args:
         remains: of the store.
         most: how many pairs to draw.
-        work: who does it.
+        workers: who does it.
 
     Returns:
         How many were compared, and what is wrong, by array.
@@ -35,7 +35,7 @@ def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]
     pairs = drawn(np.arange(len(replayer.flip)), most)
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
     compared, wrong = 0, list[Problem]()
-    count = counting(work.report, "blocks of pairs", len(blocks), 0)
+    count = counting(workers.progress, "blocks of pairs", len(blocks), 0)
 
     def finished(answer: tuple[int, list[Problem]]) -> None:
         nonlocal compared
@@ -43,7 +43,7 @@ def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]
         wrong.extend(answer[1])
         count(answer)
 
-    run(replayer.look, blocks, finished=finished, workers=work.workers, pool="threads")
+    run(replayer.look, blocks, finished=finished, workers=workers)
     return compared, wrong
 
 

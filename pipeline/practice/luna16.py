@@ -13,6 +13,7 @@ nobody; a network that is trained on them has learned nothing about people.
 import csv
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
@@ -38,6 +39,7 @@ NODULE_MASKS = "seg-nodules"
 SEED_LIMIT = 2**63 - 1
 
 _SCANS_LIMIT = 10_000
+_SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # that drawing takes, most of them with the GIL held
 _TABLES = {
     "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
     "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
@@ -98,7 +100,7 @@ def series_uid(parameters: PhantomParameters, index: int) -> str:
 
 
 def write_luna16(
-    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Report = silent
+    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
 
@@ -107,7 +109,7 @@ def write_luna16(
     Args:
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many scans, how large, which seed.
-        workers: processes at work; None takes one a core. They do not show in the bytes.
+        workers: scans at a time; None takes one a core. They do not show in the bytes.
         report: told as scans are finished.
 
     Returns:
@@ -123,7 +125,9 @@ def write_luna16(
         left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
         finished = counting(report, "scans", parameters.scans, parameters.scans - len(left))
         draw = partial(_draw_scan, ledger, parameters)
-        run(draw, left, workers=workers or cores(), pool="processes", finished=finished)
+        seconds = len(left) * (_SECONDS_A_SCAN + _SECONDS_A_VOXEL * math.prod(parameters.shape))
+        crew = Workers(workers or cores(), progress=report).for_seconds(seconds)
+        run(draw, left, workers=crew, finished=finished)
         records = [ledger.recorded(str(index)) or {} for index in range(parameters.scans)]
         for name, columns in _TABLES.items():
             rows = [row for record in records for row in record[name]]

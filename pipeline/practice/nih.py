@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
@@ -41,6 +41,7 @@ COLUMNS = (
 
 _IMAGES_LIMIT = 100_000
 _HEALTHY = "No Finding"
+_SECONDS_AN_IMAGE = 0.4  # that drawing takes, most of them with the GIL held
 
 #: Images a folder, and folders: of NIH's twelve, even a small data set has several.
 _A_FOLDER, _FOLDERS = 20, 12
@@ -109,7 +110,7 @@ class Sitting:
 
 
 def write_nih(
-    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Report = silent
+    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Progress = silent
 ) -> list[Path]:
     """Write practice radiographs in the layout of NIH ChestX-ray14.
 
@@ -118,7 +119,7 @@ def write_nih(
     Args:
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many images, how large, which seed.
-        workers: processes at work; None takes one a core. They do not show in the bytes.
+        workers: patients at a time; None takes one a core. They do not show in the bytes.
         report: told as images are finished.
 
     Returns:
@@ -139,7 +140,10 @@ def write_nih(
                 finished(None)
 
         draw = partial(_draw_images, ledger, parameters)
-        run(draw, left, workers=workers or cores(), pool="processes", finished=add)
+        crew = Workers(workers or cores(), progress=report).for_seconds(
+            _SECONDS_AN_IMAGE * sum(one.images for one in left)
+        )
+        run(draw, left, workers=crew, finished=add)
         rows = [row for one in sittings for row in (ledger.recorded(str(one.patient)) or {})["rows"]]
         write_whole(ledger.store / TABLE, _table(rows).encode("ascii"))
         for name, test in ((TRAIN_VAL_LIST, False), (TEST_LIST, True)):

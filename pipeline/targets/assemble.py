@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes.assemble import compact, image_table, scan_table
-from genesis_toolkit.pipeline.engine import Report
+from genesis_toolkit.pipeline.engine import Progress
 from genesis_toolkit.pipeline.ledger import Ledger, write_whole
 from genesis_toolkit.pipeline.store.schema import TargetTable
 from genesis_toolkit.pipeline.store.shards import shard_length, shard_parts, shard_path
@@ -24,7 +24,7 @@ def pack_targets(
     description: dict[str, Any],
     parameters: TargetParameters,
     names: Sequence[str],
-    report: Report,
+    report: Progress,
 ) -> dict[str, str]:
     """Staged pieces -> everything of a target store but its manifest and its name.
 
@@ -76,7 +76,7 @@ def _write_shards(
     names: Sequence[str],
     records: Sequence[dict[str, Any]],
     parameters: TargetParameters,
-    report: Report,
+    report: Progress,
 ) -> dict[str, str]:
     itemsize = parameters.dtype.itemsize if array == "cubes" else 1
     length = shard_length(parameters.size, itemsize)

@@ -4,14 +4,12 @@ The ledger and the engine are those of `extract_cubes`: interrupted, the same ca
 shows in the bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.cluster import connect
 from genesis_toolkit.pipeline.cubes.records import (
     CutTask,
     Outcome,
@@ -20,9 +18,10 @@ from genesis_toolkit.pipeline.cubes.records import (
     lost_scans,
     recorded,
 )
-from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, connect, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import TARGETS
 from genesis_toolkit.pipeline.store.open import check_target
 from genesis_toolkit.pipeline.store.shards import encode_cube
@@ -86,10 +85,9 @@ def extract_targets(
     parameters: TargetParameters,
     *,
     workers: int | None = None,
-    pool: Pool = "processes",
     scheduler: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> TargetExtraction:
     """Cut labelled cubes of one task out of a source into one target store.
 
@@ -102,8 +100,7 @@ def extract_targets(
         target: the store to make.
         parameters: the task, and how it is cut.
         workers: how many scans at a time on this machine; None takes one a core.
-        pool: `threads` where processes cannot be started.
-        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as scans are finished.
 
@@ -116,15 +113,14 @@ def extract_targets(
     if job.finished:
         return TargetExtraction(open_targets(target), job.plan.said, done_before=True)
     with (
-        connect(scheduler, source, target, report) as cluster,
+        connect(scheduler, workers, source, target, report) as crew,
         hold(target, job.description, overwrite=overwrite) as ledger,
     ):
         tasks = _tasks(ledger, job, parameters)
-        workers = workers or cores()
-        _cut_all(tasks, partial(run, workers=workers, pool=pool, cluster=cluster), report)
+        _cut_all(tasks, crew, report)
         _check_any(ledger, tasks, parameters)
         hashes = pack_targets(ledger, job.description, parameters, [task.name for task in tasks], report)
-        ledger.finish(hashes, run_log(started, cluster.workers if cluster else workers))
+        ledger.finish(hashes, run_log(started, crew.count))
     return TargetExtraction(open_targets(target), job.plan.said)
 
 
@@ -169,11 +165,12 @@ def _record_name(piece: Piece) -> str:
     return sha256_of(piece.source.path.encode(errors="surrogateescape"))[:32]
 
 
-def _cut_all(tasks: Sequence[_Task], spread: Callable[..., None], report: Report) -> None:
+def _cut_all(tasks: Sequence[_Task], crew: Workers, report: Progress) -> None:
     """Cut every scan that an earlier run has not finished."""
     left = [task for task in tasks if _is_left(task)]
     finished = counting(report, "scans", len(tasks), len(tasks) - len(left))
-    spread(_cut_one, left, finished=finished, lost=_lost)
+    paths = (path for task in left for path in (task.path, *task.masks))
+    run(_cut_one, left, finished=finished, workers=readers(crew, paths), lost=_lost)
 
 
 def _is_left(task: _Task) -> bool:

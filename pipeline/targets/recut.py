@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.recut import UnknownError, Work, drawn, needed
-from genesis_toolkit.pipeline.engine import counting, run
+from genesis_toolkit.pipeline.cubes.recut import UnknownError, drawn, needed
+from genesis_toolkit.pipeline.engine import Workers, counting, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 from genesis_toolkit.pipeline.targets.mask_files import masks_folder
@@ -42,7 +43,7 @@ class _Recut:
 
 
 def compare_targets(
-    remains: Remains, source: Path, places: Mapping[int, Path], most: int, work: Work
+    remains: Remains, source: Path, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
     """Plan the source again, cut random cubes again, and compare both with a store.
 
@@ -54,7 +55,7 @@ def compare_targets(
             for by the name of that folder, in the source and beside it.
         places: of the scans that are as they were, by row.
         most: how many cubes to draw.
-        work: who does it.
+        workers: who does it.
 
     Returns:
         How many cubes were compared, voxels, labels or masks, corner and fold; and what is wrong, by the
@@ -81,7 +82,7 @@ def compare_targets(
         tasks.append(_Recut(places[row], masks, piece, parameters, numbers, within))
     stored = _Stored(remains, corner, fold)
     compared, problems = 0, list[Problem]()
-    count = counting(work.report, "scans cut again", len(tasks), 0)
+    count = counting(workers.progress, "scans cut again", len(tasks), 0)
 
     def finished(answer: tuple[_Recut, str, Cut | None]) -> None:
         nonlocal compared
@@ -95,7 +96,8 @@ def compare_targets(
         count(answer)
 
     lost = partial(_answer_of, problem="the process that read it died: its file is broken")
-    run(_try, tasks, finished=finished, workers=work.workers, pool=work.pool, lost=lost)
+    suited = readers(workers, (path for task in tasks for path in (task.path, *task.masks)))
+    run(_try, tasks, finished=finished, workers=suited, lost=lost)
     return compared, problems
 
 

@@ -21,6 +21,7 @@ HOUSE = Path(str(genesis_toolkit.__file__)).parent
 
 ROWS = (
     ("pipeline.version", "pipeline.errors", "pipeline.jit"),
+    ("pipeline.local_cluster",),
     ("pipeline.hounsfield", "pipeline.rng", "pipeline.ledger", "pipeline.engine"),
     ("pipeline.scans", "pipeline.store", "pipeline.degrade", "pipeline.practice"),
     ("pipeline.describe",),

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn import functional
 
-from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.targets.store import open_targets
 from genesis_toolkit.training.feeding.ring import normalise
@@ -61,7 +61,7 @@ def finetune(
     device: str = "auto",
     threads: int | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
     say: Say = lambda _: None,
 ) -> FinetuneOutcome:
     """Fine-tune a network on a target task and judge it on the test fold, or go on with what was begun.
@@ -156,7 +156,7 @@ class FineTuner:
     batches: TargetBatches
     beginning: Beginning
     stop: Stop
-    report: Report
+    report: Progress
     say: Say
 
     def __post_init__(self) -> None:
