@@ -93,7 +93,8 @@ def extract_targets(
     Examples:
       genesis-prep extract-targets LUNA16 nodules.zarr --task ncc
       genesis-prep extract-targets LUNA16 lungs.zarr --task segment
-      genesis-prep extract-targets scans organs.zarr --task segment --masks masks --labels 1,2
+      genesis-prep extract-targets scans organs.zarr --task segment \\
+        --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
     from genesis_toolkit.pipeline.targets.extract import extract_targets as run
