@@ -132,7 +132,8 @@ def _compare_trials(
 
     arms = [parse_arm(text) for text in options.pop("arms")]
     trials, width = options.pop("trials"), options.pop("width")
-    parameters = FinetuneParameters(**{one.name: options.pop(one.name) for one in fields(FinetuneParameters)})
+    asked = {one.name: options.pop(one.name) for one in fields(FinetuneParameters)}
+    parameters = FinetuneParameters.from_dict(asked)
     if dry_run:
         plan = make_plan(targets, arms, parameters, trials, width)
         check_choice(plan, **choice)

@@ -56,27 +56,18 @@ _OF_SCANS = {
 }
 
 
-class _Subsets(click.ParamType[tuple[int, ...]]):
-    """LUNA16 subsets, as in `0-6` or `0,3,8-9`."""
-
-    name = "LIST"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The subsets, each once, in order."""
-        if isinstance(value, tuple):
-            return value
-        subsets: set[int] = set()
-        for part in value.split(","):
-            first, dash, last = part.partition("-")
-            if not (first.isdecimal() and (not dash or last.isdecimal())):
-                self.fail(f"{value!r}: subsets are given as in 0-6 or 0,3,8-9.", param, ctx)
-            low, high = int(first), int(last if dash else first)
-            if not low <= high <= 9:
-                self.fail(f"{value!r}: LUNA16 has the subsets 0 to 9.", param, ctx)
-            subsets.update(range(low, high + 1))
-        return tuple(sorted(subsets))
+def _subsets(text: str) -> tuple[int, ...]:
+    """LUNA16 subsets, each once, in order, as in `0-6` or `0,3,8-9`."""
+    subsets: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isdecimal() and (not dash or last.isdecimal())):
+            raise click.BadParameter(f"{text!r}: write subsets as in 0-6 or 0,3,8-9.")
+        low, high = int(first), int(last if dash else first)
+        if not low <= high <= 9:
+            raise click.BadParameter(f"{text!r}: LUNA16 has the subsets 0 to 9.")
+        subsets.update(range(low, high + 1))
+    return tuple(sorted(subsets))
 
 
 @click.command(cls=Command, resumable=True, short_help="Scans -> cube store.")
@@ -89,7 +80,7 @@ class _Subsets(click.ParamType[tuple[int, ...]]):
     ["auto", "luna16", "files", "nih"],
     "auto",
 )
-@option("--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _Subsets())
+@option("--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST")
 @option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
 @option(
     "--cubes-per-scan",

@@ -28,19 +28,12 @@ if TYPE_CHECKING:
 _COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "as_json", "source", "targets"}
 
 
-class _Negatives(click.ParamType[int | None]):
-    """A whole number, or `all`, which is None."""
-
-    name = "N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """The number."""
-        if value == "all" or value is None:
-            return None
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r}: a number for each nodule is wanted, as in 10, or all.", param, ctx)
+def _negatives(text: str) -> int | None:
+    """A whole number, or None for `all`."""
+    try:
+        return None if text == "all" else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} must be a number for each nodule, as in 10, or all.") from None
 
 
 @click.command(cls=Command, resumable=True, short_help="Scans -> labelled cubes.")
@@ -59,7 +52,10 @@ class _Negatives(click.ParamType[int | None]):
 )
 @option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"))
 @option(
-    "--negatives", "ncc: candidates that are no nodule, for each that is; or all. [default: 10]", _Negatives()
+    "--negatives",
+    "ncc: candidates that are no nodule, for each that is; or all. [default: 10]",
+    _negatives,
+    metavar="N",
 )
 @option(
     "--masks",

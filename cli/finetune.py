@@ -53,7 +53,7 @@ def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **opt
       genesis-train finetune lungs.zarr --out few --weights run --labels 10%
     """
     told: dict[str, Any] = {name: options.pop(name) for name in ("network", "width", "device", "overwrite")}
-    parameters = FinetuneParameters(**options)
+    parameters = FinetuneParameters.from_dict(options)
     check_installed("Fine-tuning", "finetune", "torch", "monai")
     from genesis_toolkit.training.finetune.loop import finetune as run
 

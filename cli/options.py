@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -117,16 +117,6 @@ class Listed(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{value!r} must be {self._allowed} separated by commas, {self.name}.", param, ctx)
 
 
-class _Labels(click.ParamType[float | int]):
-    """A share of the training scans, or a number of them."""
-
-    name = "10%|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
-        """What `parse_labels` makes of it."""
-        return parse_labels(value) if isinstance(value, str) else value
-
-
 at_least_1 = click.IntRange(min=1)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
@@ -195,14 +185,15 @@ def work_options(workers: str) -> Option:
 
 _DEFAULT = FinetuneParameters()
 
-#: Those that `FinetuneParameters` is made of, and `--device`.
+#: Those that `FinetuneParameters.from_dict` takes, and `--device`.
 finetuning_options = grouped(
     "Fine-tuning",
     option(
         "--labels",
         "Train on this share of the training scans, or on so many of them.",
-        _Labels(),
+        str,
         labels_words(_DEFAULT.labels),
+        metavar="10%|N",
     ),
     option("--freeze-encoder", "Train the head or the decoder only: a linear probe.", bool),
     setting(_DEFAULT, "--epochs", "At most so many epochs."),
