@@ -533,11 +533,11 @@ def test_explain_speaks_of_patches(made: Path) -> None:
     words = ["--size", "16,20", "--plane", "coronal", "--border", "2,2,2"]
     facts = json.loads(call("explain", scan, *words, "--json"))
     assert (facts["size"], facts["plane"], facts["box"]) == ([16, 20], "coronal", [16, 1, 20])
-    told = call("explain", scan, *words)
-    assert "a patch" in told
-    assert "16 x 1 x 20 voxels" in told
-    assert "cube" not in told.partition("Next:")[0]
-    assert re.search(r"Next: .* --size 16,20 --plane coronal --border 2,2,2\n", told)
+    done = CliRunner().invoke(genesis_toolkit.cli.prep.main, ["explain", str(scan), *words])
+    assert "a patch" in done.stdout
+    assert "16 x 1 x 20 voxels" in done.stdout
+    assert "cube" not in done.stdout
+    assert re.search(r"Next: .* --size 16,20 --plane coronal --border 2,2,2\n", done.stderr)
     image = made / "nih" / "images_001" / "images" / TAKEN[0]
     done = CliRunner().invoke(genesis_toolkit.cli.prep.main, ["explain", str(image)])
     assert done.exit_code == 2

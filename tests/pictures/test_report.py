@@ -140,7 +140,8 @@ def test_the_command_writes_it(cube_store: Path, pair_store: Path, tmp_path: Pat
         target = tmp_path / f"{store.stem}.html"
         done = call("preview", store, target, "--rows", 2)
         assert done.exit_code == 0, done.output
-        assert done.stdout == f"The report is {target}.\nNext: {further.format(store)}\n"
+        assert done.stdout == f"The report is {target}.\n"
+        assert done.stderr == f"Next: {further.format(store)}\n"
         page = assert_alone(target.read_text(encoding="utf-8"))
         assert len(page.all("img")) == 2 * pictures + 3
         assert len(page.all("svg")) == 2
