@@ -35,12 +35,11 @@ from genesis_toolkit.training.compare.arms import Arm
 from genesis_toolkit.training.compare.evidence import Evidence
 from genesis_toolkit.training.compare.statistics import stars
 from genesis_toolkit.training.compare.trials import compare_trials
+from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.heads import Segmenter
-from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import read_finetuned
-from genesis_toolkit.training.pretrain.loop import pretrain
-from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 
 SIZE = (24, 24, 16)

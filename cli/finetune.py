@@ -11,7 +11,8 @@ import click
 from genesis_toolkit.cli.packages import check_installed
 from genesis_toolkit.cli.progress import TrainingProgress
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels
-from genesis_toolkit.training.pretrain.parameters import NETWORKS, option
+from genesis_toolkit.training.machine.options import option
+from genesis_toolkit.training.pretrain.parameters import NETWORKS
 
 if TYPE_CHECKING:
     from genesis_toolkit.training.finetune.run import FinetuneOutcome
@@ -127,7 +128,7 @@ def finetune(
     """
     parameters = parameters_of(options)
     check_installed("Fine-tuning", "finetune", "torch", "monai")
-    from genesis_toolkit.training.finetune.loop import finetune as tune
+    from genesis_toolkit.training.finetune.call import finetune as tune
 
     with TrainingProgress() as progress:
         outcome = tune(

@@ -17,6 +17,7 @@ from genesis_toolkit.cli.packages import check_installed
 from genesis_toolkit.cli.progress import TrainingProgress
 from genesis_toolkit.cli.segment import segment
 from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.machine.options import option
 from genesis_toolkit.training.pretrain.parameters import (
     NETWORKS,
     OPTIMISERS,
@@ -24,11 +25,10 @@ from genesis_toolkit.training.pretrain.parameters import (
     SCHEDULES,
     Execution,
     PretrainParameters,
-    option,
 )
 
 if TYPE_CHECKING:
-    from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+    from genesis_toolkit.training.pretrain.call import PretrainOutcome
 
 _PUBLISHED, _HERE = PretrainParameters(), Execution()
 
@@ -159,7 +159,7 @@ def pretrain(
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     check_installed("Training", "train", "torch")
-    from genesis_toolkit.training.pretrain.loop import pretrain as run
+    from genesis_toolkit.training.pretrain.call import pretrain as run
 
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     parameters = PretrainParameters(**options)

@@ -22,16 +22,10 @@ from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.training.feeding.feeds import CubeFeed, PairBuffer, PairFeed, feed_of
-from genesis_toolkit.training.feeding.ring import (
-    Batches,
-    Work,
-    deal,
-    epoch_order,
-    normalise,
-    smallest,
-    validation_works,
-)
-from genesis_toolkit.training.pretrain.split import split_cubes
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.feeding.order import Work, deal, epoch_order, smallest, validation_works
+from genesis_toolkit.training.feeding.ring import Batches
+from genesis_toolkit.training.feeding.split import split_cubes
 
 SIZE = (16, 24, 16)
 

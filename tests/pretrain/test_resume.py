@@ -16,7 +16,8 @@ from support.folders import TESTS
 from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, position
 
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
-from genesis_toolkit.training.pretrain.loop import Trainer, pretrain
+from genesis_toolkit.training.pretrain.call import pretrain
+from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 
 RUN = replace(SMALL, epochs=2)

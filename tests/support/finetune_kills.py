@@ -22,8 +22,9 @@ from support.forked import forked
 from support.training_runs import position
 
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.training.feeding.ring import normalise
-from genesis_toolkit.training.finetune.loop import FinetuneParameters, finetune
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.finetune.call import finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
 RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01)  # 6 steps an epoch
 

@@ -21,9 +21,10 @@ import torch
 from support.forked import forked
 from support.training_runs import SMALL, position
 
-from genesis_toolkit.training.feeding.ring import normalise
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.data import open_data
-from genesis_toolkit.training.pretrain.loop import Trainer, pretrain
+from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution
 
 RUN = replace(SMALL, epochs=5)  # 30 steps of 24 training cubes

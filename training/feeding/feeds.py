@@ -40,6 +40,12 @@ class PairBuffer:
     applied: NDArray[np.uint8]
     scratch: NDArray[Any]
 
+    @classmethod
+    def around(cls, original: NDArray[Any], degraded: NDArray[Any]) -> "PairBuffer":
+        """Return a buffer around these arrays, both `[cube, x, y, z]`."""
+        flip, applied = (np.zeros(len(original), np.uint8) for _ in range(2))
+        return cls(original, degraded, flip, applied, np.zeros_like(original[0]))
+
 
 class Feed(Protocol):
     """What fills batches. `fill` may run in several threads at once, on different buffers."""
@@ -141,7 +147,7 @@ class CubeFeed:
 
 
 def _flip_originals(room: PairBuffer, count: int) -> None:
-    """Turn the first `count` originals, by way of the scratch cube, as their degraded twins are turned."""
+    """Turn the first `count` originals, by way of the scratch cube, as their degraded cubes are turned."""
     for row in np.flatnonzero(room.flip[:count]).tolist():
         room.scratch[...] = room.original[row]
         flip_into(room.scratch, int(room.flip[row]), room.original[row])

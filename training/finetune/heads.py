@@ -8,7 +8,6 @@ the features over x, y and all slices, then one head judges the cube. Segmentati
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -20,8 +19,7 @@ from genesis_toolkit.training.networks.registry import Architecture, architectur
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D, check_image
 from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.weights.beginning import Beginning
-from genesis_toolkit.training.weights.export import encoder_of
-from genesis_toolkit.training.weights.files import load_weights
+from genesis_toolkit.training.weights.load import encoder_of
 
 #: Of what a target network tells: labels of a cube, or of each of its voxels.
 Kind = Literal["classify", "segment"]
@@ -210,10 +208,7 @@ def build_target_network(
         torch.manual_seed(seed)
         network = build_network(plan.name, beginning.width)
         head = _published_head(network, classes) if kind == "classify" else _last(network, classes)
-    if beginning.weights is not None:
-        load_weights(network, beginning.weights, Path(beginning.file or ""))
-    if beginning.encoder is not None:
-        beginning.encoder.begin(network)
+    beginning.begin(network)
     if kind == "classify":
         return Classifier(plan, axes, encoder_of(network), head)
     if isinstance(network, UNet3D | UNet2D):

@@ -34,7 +34,7 @@ from genesis_toolkit.pipeline.scans.geometry import Geometry
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
 from genesis_toolkit.pipeline.store.open import check_place
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
-from genesis_toolkit.training.feeding.ring import normalise
+from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.run import Finetuned, read_finetuned
 from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d

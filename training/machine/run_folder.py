@@ -21,56 +21,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import locked, write_whole
 from genesis_toolkit.pipeline.store.open import check_place
-from genesis_toolkit.training.pretrain.parameters import option
+from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = "genesis-pretrain-run"
 VERSION = 3
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
-
-    Attributes:
-        epoch: counted from 1.
-        variant: of every training pair in it.
-        steps: it had.
-        lr: the learning rate of its last step.
-        train_loss: mean over the training cubes, each as it was when its batch came.
-        validation_loss: mean over the validation pairs, after the epoch.
-        copy_loss: what taking the degraded cube for its restoration gives on them.
-        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
-        by_degradation: the validation loss of every combination of degradations that occurs.
-        best: whether no earlier epoch validated as well.
-        seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
-        cubes_per_second: in training.
-        waiting: the share of the training time spent waiting for batches, in 0 .. 1.
-    """
-
-    epoch: int
-    variant: int
-    steps: int
-    lr: float
-    train_loss: float
-    validation_loss: float
-    copy_loss: float
-    mean_image_loss: float
-    by_degradation: dict[str, float]
-    best: bool
-    seconds: float
-    cubes_per_second: float
-    waiting: float
-
-    def __str__(self) -> str:
-        return (
-            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
-            f"(copying {self.copy_loss:.4f}, mean image {self.mean_image_loss:.4f}), lr {self.lr:g}, "
-            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
-            f"{', best' if self.best else ''}"
-        )
 
 
 @dataclass(frozen=True)

@@ -173,15 +173,15 @@ def build_network(name: str | None = None, width: int | None = None) -> nn.Modul
     return UNet2D(width) if kind.name == "unet2d" else UNet3D(width)
 
 
-def start_at(network: nn.Module, constant: float) -> None:
-    """Let an untrained network of `build_network` give about one value (see `RestorationHead.start_at`).
+def begin_at(network: nn.Module, constant: float) -> None:
+    """Let an untrained network of `build_network` give about one value (see `RestorationHead.begin_at`).
 
     Args:
         network: changed in the bias of its last convolution only.
         constant: in [0, 1]; kept a thousandth away from both ends.
     """
     if isinstance(network, UNet3D | UNet2D):
-        network.out_tr.start_at(constant)
+        network.out_tr.begin_at(constant)
     else:
         bias = network.get_parameter(f"decoder.seg_layers.{_STAGES - 2}.bias")
         nn.init.constant_(bias, torch.logit(torch.tensor(constant), eps=0.001).item())

@@ -87,7 +87,7 @@ class RestorationHead(nn.Module):
         super().__init__()
         self.final_conv = convolution(channels_in, 1, kernel_size=1)
 
-    def start_at(self, constant: float) -> None:
+    def begin_at(self, constant: float) -> None:
         """Let the untrained head give about one value: the bias becomes the logit of `constant`.
 
         From torch's first weights the output is near 0.5, while a cube of lung is near 0.07. At the published
