@@ -9,7 +9,7 @@ from torch import nn
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks import registry as architectures
-from genesis_toolkit.training.networks.registry import ARCHITECTURES, build_network, check_cubes, begin_at
+from genesis_toolkit.training.networks.registry import ARCHITECTURES, begin_at, build_network, check_cubes
 from genesis_toolkit.training.networks.unet3d import UNet3D
 
 NNUNET = ("resenc-l", "plainconv")

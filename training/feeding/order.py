@@ -69,6 +69,18 @@ def deal(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     return np.array_split(order, -(-len(order) // batch_size))
 
 
+def epoch_works(
+    seed: int,
+    epoch: int,
+    cubes: NDArray[np.int64],
+    scan: NDArray[np.integer[Any]],
+    batch_size: int,
+    variant: int,
+) -> list[Work]:
+    """Return the batches of one epoch: every cube once, in `epoch_order`, in the given variant."""
+    return [Work(part, variant) for part in deal(epoch_order(seed, epoch, cubes, scan), batch_size)]
+
+
 def validation_works(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
     """The batches of validation: always variant 0 in the same order, so that epochs can be compared.
 

@@ -13,7 +13,7 @@ from genesis_toolkit.pipeline.degrade.recipes import named
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
 from genesis_toolkit.training.feeding.feeds import RECIPE, Feed, feed_of
-from genesis_toolkit.training.feeding.order import Work, deal, epoch_order, smallest, validation_works
+from genesis_toolkit.training.feeding.order import Work, epoch_works, smallest, validation_works
 from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.feeding.split import Split, split_cubes
 from genesis_toolkit.training.networks.registry import (
@@ -63,8 +63,7 @@ class PretrainData:
         """
         given = self.parameters
         variant = 0 if given.overfit else self.feed.variant(epoch)
-        order = epoch_order(given.seed, epoch, self.split.train, self.scan)
-        works = [Work(part, variant) for part in deal(order, given.batch_size)]
+        works = epoch_works(given.seed, epoch, self.split.train, self.scan, given.batch_size, variant)
         if given.max_steps is not None:
             works = works[: max(0, given.max_steps - epoch * self.steps)]
         return works

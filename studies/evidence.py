@@ -1,6 +1,6 @@
 """Whether pre-training helps with few labels: from made-up scans to the slides' figure, in one command.
 
-    python benchmarks/evidence.py --out DIR [--trials 10]
+    python studies/evidence.py --out DIR [--trials 10]
 
 Practice scans, cubes of 24 x 24 x 16 voxels, a small 3D U-Net pre-trained on those of subsets 0-6 without any
 label, once by the published mix of degradations and once by what is local of it, two tasks (nodule or not;

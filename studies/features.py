@@ -1,6 +1,6 @@
 """What pre-trained weights have come to, before any fine-tuning: two tables of docs/explanation/evidence.md.
 
-    python benchmarks/features.py DIR
+    python studies/features.py DIR
 
 DIR is what `evidence.py --out DIR` has made. First, how far the convolutions of each level have moved from
 their first values. Then a logistic regression of nodule or not on features that are left as they are: the
