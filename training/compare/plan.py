@@ -277,7 +277,7 @@ def _words(value: object) -> str:
 
 
 def _check_labels(name: str, store: TargetStore, parameters: FinetuneParameters) -> None:
-    """Refuse a trial that could not learn or be judged, before hours of others have gone by."""
+    """Refuse a trial that could not learn or be evaluated, before hours of others have gone by."""
     try:
         target_data(store, parameters)
     except (CallError, DataError) as error:

@@ -84,7 +84,8 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         self._pairs = _Pairs(store, split, recipe, seed)
         self._again = (self._pairs.place, split, recipe, seed)
         # In memory that worker processes share: those that persist are never sent the dataset again.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros(1, dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it so
 
     def __len__(self) -> int:
         return len(self._pairs.cubes)

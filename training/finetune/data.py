@@ -179,7 +179,7 @@ def choose_scans(
 
 
 def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetData:
-    """Take the labelled part of a store, and see whether anything can be learnt and judged.
+    """Take the labelled part of a store, and see whether anything can be learnt and evaluated.
 
     Raises:
         CallError: more labelled scans are asked for than there are.
@@ -267,7 +267,7 @@ class TargetBatches:
 
 
 def check_foreground(batches: TargetBatches, data: TargetData) -> None:
-    """Check that masks have some foreground to learn from, and to judge by; read no further than the first.
+    """Check that masks have some foreground to learn from, and to evaluate; read no further than the first.
 
     Raises:
         DataError: the masks of a fold are all empty.

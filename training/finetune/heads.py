@@ -4,7 +4,8 @@ Classification is encoder -> global average pool of the deepest level -> linear 
 Segmentation is the whole network with a new last convolution. Both give logits.
 
 A 2D network does a 3D task slice by slice: the slices of a cube along z are its images. Classification pools
-the features over x, y and all slices, then one head judges the cube. Segmentation takes each slice by itself.
+the features over x, y and all slices, then one head classifies the cube. Segmentation takes each slice by
+itself.
 """
 
 from abc import ABC, abstractmethod
@@ -67,7 +68,7 @@ class TargetNetwork(nn.Module, ABC):
     def begin_epoch(self) -> None:
         """Let the running statistics of the 3D U-Net be those of the coming epoch's batches alone.
 
-        Training and judging go by the statistics of each batch and never look at them; `segment`
+        Training and evaluation go by the statistics of each batch and never look at them; `segment`
         does. Followed as torch does it they would still hold a share of their first values after few steps.
         """
         for part in self.modules():
@@ -104,7 +105,7 @@ class Classifier(TargetNetwork):
 
     def __init__(self, plan: Architecture, axes: int, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__(plan, axes)
-        self.way_down = encoder
+        self.way_down = encoder  # the name of its weights in finished runs
         self.head = head
 
     def encoder(self) -> nn.Module:
@@ -112,7 +113,7 @@ class Classifier(TargetNetwork):
         return self.way_down
 
     def forward(self, cubes: Tensor) -> Tensor:
-        """Judge cubes.
+        """Classify cubes.
 
         Args:
             cubes: float32 `[batch, 1, x, y, z]` in [0, 1], of images `[batch, 1, x, y]`.
@@ -141,11 +142,11 @@ class Segmenter(TargetNetwork):
         self.network = network
 
     def encoder(self) -> nn.Module:
-        """The way down."""
+        """The encoder."""
         return encoder_of(self.network)
 
     def forward(self, cubes: Tensor) -> Tensor:
-        """Judge every voxel.
+        """Classify every voxel.
 
         Args:
             cubes: float32 `[batch, 1, x, y, z]` in [0, 1], of images `[batch, 1, x, y]`.

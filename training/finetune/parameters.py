@@ -9,7 +9,7 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.machine.options import check_counts, check_lr, check_seed
 
-#: What a task is judged by: one of the metrics of `metrics`, by the task of the store.
+#: The score of each task: one of the metrics of `metrics`.
 SCORES = {"ncc": "auc", "segment": "iou", "dxc": "mean_auc"}
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -26,7 +26,7 @@ class FinetuneParameters:
         lr: Adam's learning rate, the same in every step.
         labels: how many scans of the train fold are labelled: a share in (0, 1] where it is a float, a number
             of scans where it is an int. Validation and test stay whole.
-        freeze_encoder: train the head alone, or the way up: a linear probe.
+        freeze_encoder: train the head alone, or the decoder: a linear probe.
         seed: of the labelled scans, of the first weights of the head (from scratch, of all), and of the order
             of the cubes.
 

@@ -76,7 +76,7 @@ class FinetuneOutcome:
         status: `finished`, or `already finished` when there was nothing left to do.
         task: of the store: `ncc`, `segment` or `dxc`.
         kind: `classify` or `segment`.
-        metric: what the task is judged by: `auc`, `mean_auc` or `iou`.
+        metric: the score of the task: `auc`, `mean_auc` or `iou`.
         score: that metric on the test fold, of the best epoch's network, in 0 .. 1.
         metrics: all metrics on the test fold, in 0 .. 1; None where the cubes do not determine one.
         notes: why a metric is None, and what else to keep in mind; a sentence each.
@@ -87,7 +87,7 @@ class FinetuneOutcome:
         train_scans: how many labelled scans trained.
         train_cubes: how many cubes they have.
         validation_cubes: how many validated.
-        test_cubes: how many were judged.
+        test_cubes: how many were evaluated.
         network: its name.
         width: channels of its first convolution.
         weights: its parameters, counted.

@@ -208,6 +208,26 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
             raise
 
 
+def check_file(out: Path, run: Path, *, overwrite: bool) -> None:
+    """Check that a file made from a run may be written.
+
+    Args:
+        out: the file.
+        run: the folder of the run, which keeps its own files.
+        overwrite: replace what is there.
+
+    Raises:
+        CallError: something is in the way, or `out` lies in the run or in a store.
+    """
+    check_place(out)
+    if run.resolve() in (out.resolve(), *out.resolve().parents):
+        raise CallError(f"{out} lies inside the run {run}, which keeps its own files: choose another place.")
+    if out.is_dir():
+        raise CallError(f"{out} is a folder, and a file is to be written there: choose another name.")
+    if out.exists() and not overwrite:
+        raise CallError(f"{out} exists: choose another name, or give --overwrite to replace it.")
+
+
 def check_same(
     run: Run,
     begun: Mapping[str, Any],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks.unet2d import EDGE_MULTIPLE_2D, UNet2D, check_image
-from genesis_toolkit.training.networks.unet3d import EDGE_MULTIPLE, UNet3D, check_size
+from genesis_toolkit.training.networks.unet3d import EDGE_MULTIPLE, UNet3D, check_edges, check_size
 
 PACKAGE = "dynamic_network_architectures"
 
@@ -208,12 +208,7 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
         (check_image if kind.name == "unet2d" else check_size)(size)
         return
     multiple = kind.edge_multiple
-    for axis, edge in zip("xyz", size, strict=True):
-        if edge < multiple or edge % multiple:
-            raise CallError(
-                f"The cubes have {edge} voxels along {axis}; {name} halves every edge {_STAGES - 1} times, "
-                f"so it needs a multiple of {multiple}, such as {edge + -edge % multiple}."
-            )
+    check_edges(size, multiple, name, "The cubes have {} voxels")
     if prod(edge // multiple for edge in size) < _NORM_LEAST:
         raise CallError(
             f"Cubes of {' x '.join(map(str, size))} voxels are one voxel at the deepest level of {name}, and "

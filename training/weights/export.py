@@ -7,8 +7,7 @@ from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of, write_whole
-from genesis_toolkit.pipeline.store.open import check_place
-from genesis_toolkit.training.machine.run_folder import Run
+from genesis_toolkit.training.machine.run_folder import Run, check_file
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, Architecture
 from genesis_toolkit.training.weights.card import ExportResult, model_card
 from genesis_toolkit.training.weights.files import read_checkpoint, saved_bytes
@@ -36,7 +35,8 @@ def export(folder: Path, out: Path, kind: str, *, overwrite: bool = False) -> Ex
     if kind not in FORMATS:
         raise CallError(f"--format {kind} is unknown; allowed: {', '.join(FORMATS)}.")
     card = out.with_name(f"{out.name}.md")
-    _check_out(folder, out, card, overwrite=overwrite)
+    for path in (out, card):
+        check_file(path, folder, overwrite=overwrite)
     run = _described(folder)
     best = file_of(folder)
     checkpoint = read_checkpoint(best)
@@ -81,20 +81,6 @@ def _official(kind: Architecture, checkpoint: Mapping[str, Any]) -> dict[str, An
         "state_dict": {PREFIX + key: tensor for key, tensor in checkpoint["state_dict"].items()},
         "optimizer_state_dict": checkpoint["optimizer_state_dict"],
     }
-
-
-def _check_out(folder: Path, out: Path, card: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything that is not to be replaced."""
-    check_place(out)
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise CallError(
-            f"{out} lies inside the run {folder}, which keeps its own files: choose another place."
-        )
-    for path in (out, card):
-        if path.is_dir():
-            raise CallError(f"{path} is a folder, and a file is to be written there: choose another name.")
-        if path.exists() and not overwrite:
-            raise CallError(f"{path} exists: choose another name, or give --overwrite to replace it.")
 
 
 def _described(folder: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _LEVELS = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
 
 
 class Encoder(nn.Module):
-    """The way down of the 3D U-Net, with its weights, under their published names.
+    """The encoder of the 3D U-Net, with its weights, under their published names.
 
     Attributes:
         output_channels: features of every level; 64, 128, 256, 512 in the published network.
