@@ -249,9 +249,8 @@ def test_a_stopped_run_goes_on_to_the_bit(
 
 @pytest.mark.full
 def test_a_killed_run_ends_with_the_same_bits(stores: dict[str, Path], tmp_path: Path) -> None:
-    script = TESTS / "support" / "finetune_kills.py"
-    words = [sys.executable, str(script), str(stores["segment"]), str(tmp_path), "5", "4"]
-    codes, epochs = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    words = [sys.executable, "-m", "support.finetune_kills", str(stores["segment"]), str(tmp_path), "5", "4"]
+    codes, epochs = json.loads(subprocess.run(words, cwd=TESTS, check=True, capture_output=True).stdout)
     assert codes == [0, *[-signal.SIGKILL] * 4, 0]
     assert len(set(epochs)) > 1, "the kills all fell into the same epoch"
     assert_same_run(tmp_path / "killed", tmp_path / "whole")

@@ -163,7 +163,7 @@ def test_a_file_under_torchvisions_names_is_loaded_and_its_last_layer_left_aside
     decoder = {key: value.clone() for key, value in network.decoder.state_dict().items()}
     first = read_encoder(tmp_path / "resnet18-test.pth")
     first.begin(network)
-    assert first.describe() == {
+    assert first.source() == {
         "file": "resnet18-test.pth",
         "sha256": sha256_of((tmp_path / "resnet18-test.pth").read_bytes()),
     }

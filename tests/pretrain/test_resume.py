@@ -104,8 +104,8 @@ def test_every_option_has_its_state_in_the_checkpoint(
 @pytest.mark.parametrize("kind", ["pairs", "cubes"])
 def test_sigkill_at_ten_random_moments(kind: str, stores: dict[str, Path], tmp_path: Path) -> None:
     """Whatever was going on then: a step, the writing of a checkpoint, validation."""
-    call = [sys.executable, TESTS / "support" / "kills.py", stores[kind], tmp_path, kind, "10"]
-    done = subprocess.run(list(map(str, call)), check=True, capture_output=True, encoding="utf-8")
+    call = [sys.executable, "-m", "support.kills", stores[kind], tmp_path, kind, "10"]
+    done = subprocess.run(list(map(str, call)), cwd=TESTS, check=True, capture_output=True, encoding="utf-8")
     told = json.loads(done.stdout)
     assert told["codes"] == [0, *[-signal.SIGKILL] * 10, 0]
     assert told["positions"] == sorted(told["positions"])

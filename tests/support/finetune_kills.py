@@ -1,6 +1,6 @@
 """A program that has a fine-tuning run killed again and again, each time in a process of its own.
 
-    python tests/finetune_kills.py STORE FOLDER SEED KILLS
+    cd tests; python -m support.finetune_kills STORE FOLDER SEED KILLS
 
 Processes are forked, so torch is imported once. Prints the exit codes, and how many epochs were on the disk
 after each kill, as JSON; `FOLDER/whole` is a run that nobody kills, `FOLDER/killed` the other one.

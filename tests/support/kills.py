@@ -1,6 +1,6 @@
 """A program that has a run killed again and again, each time begun in a process of its own: see test_resume.
 
-    python tests/kills.py STORE FOLDER SEED KILLS
+    cd tests; python -m support.kills STORE FOLDER SEED KILLS
 
 Processes are forked, so torch is imported once. Prints the exit codes and the positions that were on the disk
 after each kill, as JSON; `FOLDER/whole` is a run that nobody kills, `FOLDER/killed` the other one, and the

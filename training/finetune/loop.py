@@ -59,12 +59,12 @@ class FineTuner:
         """
         state, data = self.state, self.data
         while not self.stopped_by:
-            begun, works = perf_counter(), data.training(state.epoch)
+            started, works = perf_counter(), data.training(state.epoch)
             tick = self._counting(f"epoch {state.epoch + 1}: ", len(works) + len(data.validation))
             self._train_epoch(works, tick)
             train_loss, validation_loss = state.loss, self._validate(tick)
             best = state.finish_epoch(validation_loss)
-            seconds = round(perf_counter() - begun, 3)
+            seconds = round(perf_counter() - started, 3)
             record = FinetuneRecord(state.epoch, len(works), train_loss, validation_loss, best, seconds)
             self.run.append(record)
             self.run.save(state, best=best)

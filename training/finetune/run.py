@@ -207,11 +207,10 @@ def describe_finetuning(
         beginning: of its network.
         data: what it keeps of its data, plain JSON values.
     """
-    file, network = {"file": beginning.file, "sha256": beginning.sha256}, beginning.network
     return {
         "genesis_toolkit": __version__,
-        "parameters": {**parameters.as_dict(), "network": network, "width": beginning.width},
-        "weights": file if beginning.file else None,
+        "parameters": {**parameters.as_dict(), "network": beginning.network, "width": beginning.width},
+        "weights": beginning.source() if beginning.file else None,
         "beginning": beginning.describe(),
         **data,
     }

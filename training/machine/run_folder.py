@@ -230,7 +230,7 @@ def check_file(out: Path, run: Path, *, overwrite: bool) -> None:
 
 def check_same(
     run: Run,
-    begun: Mapping[str, Any],
+    earlier: Mapping[str, Any],
     described: Mapping[str, Any],
     stopping_rules: Sequence[str],
     weights_key: str = "initial_encoder",
@@ -239,7 +239,7 @@ def check_same(
 
     Args:
         run: for the sentence.
-        begun: what the run was begun with; `parameters`, `store` and `weights_key` are read.
+        earlier: what the run was begun with; `parameters`, `store` and `weights_key` are read.
         described: the same of this call.
         stopping_rules: parameters that may differ.
         weights_key: under which the file of first weights stands, named as its option; None where there was
@@ -250,20 +250,20 @@ def check_same(
             weights holds other data.
     """
     again = "to continue, give another --out, or --overwrite to begin again."
-    store, given = begun["store"], described["store"]
+    store, given = earlier["store"], described["store"]
     if store["fingerprint"] != given["fingerprint"]:
         raise CallError(
             f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
             f"name the first {again}"
         )
     for name, now in described["parameters"].items():
-        before = begun["parameters"].get(name)
+        before = earlier["parameters"].get(name)
         if name not in stopping_rules and before != now:
             raise CallError(
                 f"{run.folder} was begun with {_words(name, before)}, this call asks for "
                 f"{_words(name, now)}: repeat the first {again}"
             )
-    first, asked = begun.get(weights_key), described[weights_key]
+    first, asked = earlier.get(weights_key), described[weights_key]
     if first != asked:
         before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))
         other = " (another content)" if before == now else ""

@@ -41,7 +41,7 @@ from genesis_toolkit.training.pretrain.validation import (
     measure_baselines,
     works_to_average,
 )
-from genesis_toolkit.training.weights.beginning import EncoderWeights
+from genesis_toolkit.training.weights.beginning import Beginning
 from genesis_toolkit.training.weights.state import TrainingState
 
 
@@ -161,8 +161,8 @@ def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
         stack.enter_context(steady(group.local))
         if not group.leads:
             report, say = silent, lambda _: None
-        data, state, encoder = group.in_turn(lambda: _open(call, device, group.world))
-        described = _description(data, encoder)
+        data, state, beginning = group.in_turn(lambda: _open(call, device, group.world))
+        described = _description(data, beginning)
         run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
         earlier = group.from_lead(lambda: read_earlier(run, described, data, call.overwrite))
         share_batches(state.model, group)
@@ -195,16 +195,16 @@ def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
 
 def _open(
     call: _Call, device: torch.device, processes: int
-) -> tuple[PretrainData, TrainingState, EncoderWeights | None]:
+) -> tuple[PretrainData, TrainingState, Beginning | None]:
     """Open the store, and make the network with its first weights."""
     data = open_data(call.store, call.parameters, processes)
     state = new_state(data.parameters, device, call.execution.channels_last)
     return data, state, begin_encoder(state, call.initial_encoder)
 
 
-def _description(data: PretrainData, encoder: EncoderWeights | None) -> dict[str, Any]:
+def _description(data: PretrainData, beginning: Beginning | None) -> dict[str, Any]:
     """Return what `run.json` says of the run, but for the baselines."""
-    first = encoder.describe() if encoder else None
+    first = beginning.source() if beginning else None
     told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
     return {"genesis_toolkit": __version__, **told, **data.describe()}
 

@@ -70,9 +70,9 @@ class Trainer:
             works = self.data.training(state.epoch)
             parts = -(-len(self.data.validation) // self.group.world)
             tick = counting(self.report, f"epoch {state.epoch + 1}: ", len(works) + parts, state.step)
-            begun, waited, before = perf_counter(), self.batches.waited, state.loss_cubes
+            started, waited, before = perf_counter(), self.batches.waited, state.loss_cubes
             self._train_epoch(works, tick)
-            trained, waited = perf_counter() - begun, self.batches.waited - waited
+            trained, waited = perf_counter() - started, self.batches.waited - waited
             validation = self._validate(tick)
             self._check_finite(validation.loss, "in validation")
             train_loss, cubes = state.loss, state.loss_cubes - before
@@ -88,7 +88,7 @@ class Trainer:
                 mean_image_loss=self.baselines.mean_image,
                 by_degradation=validation.by_degradation,
                 best=best,
-                seconds=round(perf_counter() - begun, 3),
+                seconds=round(perf_counter() - started, 3),
                 cubes_per_second=round(cubes / trained, 3),
                 waiting=round(waited / trained, 4),
             )
@@ -102,7 +102,7 @@ class Trainer:
             DataError: the loss is no finite number; that step has not touched the weights.
         """
         state, given = self.state, self.data.parameters
-        left, begun, waited, seen = works[state.step :], perf_counter(), self.batches.waited, 0
+        left, started, waited, seen = works[state.step :], perf_counter(), self.batches.waited, 0
         self.network.train()
         with closing(self.batches.stream(part_of(left, self.group.rank, self.group.world))) as stream:
             for work, batch in zip(left, stream, strict=True):
@@ -126,7 +126,7 @@ class Trainer:
                 state.finish_step(value, len(work.cubes))
                 self.events.tell_step(state.epoch * self.data.steps + state.step, value, lr)
                 self.at_step()
-                seen, seconds = seen + len(work.cubes), perf_counter() - begun
+                seen, seconds = seen + len(work.cubes), perf_counter() - started
                 waiting = 100 * (self.batches.waited - waited) / seconds
                 tick(
                     f"training, loss {state.loss:.4f}, {seen / seconds:.1f} cubes/s, {waiting:.1f} % waiting"

@@ -17,7 +17,7 @@ from genesis_toolkit.training.networks.registry import architecture, begin_at, b
 from genesis_toolkit.training.pretrain.data import PretrainData
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 from genesis_toolkit.training.pretrain.validation import Baselines
-from genesis_toolkit.training.weights.beginning import EncoderWeights, read_encoder
+from genesis_toolkit.training.weights.beginning import Beginning, read_encoder
 from genesis_toolkit.training.weights.files import PRETRAINED, checkpoint_bytes, read_checkpoint
 from genesis_toolkit.training.weights.state import TrainingState
 
@@ -56,18 +56,18 @@ def new_state(
     )
 
 
-def begin_encoder(state: TrainingState, path: Path | None) -> EncoderWeights | None:
+def begin_encoder(state: TrainingState, path: Path | None) -> Beginning | None:
     """Let the encoder, and its average, begin with the weights of a file, where there is one.
 
     Raises:
-        CallError, DataError: as `read_encoder` and `EncoderWeights.begin`.
+        CallError, DataError: as `read_encoder` and `Beginning.begin`.
     """
     if path is None:
         return None
-    encoder = read_encoder(path)
+    beginning = read_encoder(path)
     for network in state.networks:
-        encoder.begin(network)
-    return encoder
+        beginning.begin(network)
+    return beginning
 
 
 def begin_output(state: TrainingState, constant: float) -> None:

@@ -27,48 +27,6 @@ _CHANNEL = 1  # the axis of a kernel that is as long as its input has channels
 _KERNEL_AXES, _COLOURS = 4, 3
 
 
-@dataclass(frozen=True)
-class EncoderWeights:
-    """The weights of a ResNet-18, read from a file.
-
-    Attributes:
-        path: of the file, as it was given.
-        sha256: of its content, in hexadecimal.
-        weights: by torchvision's names, without those of the last layer; the first convolution has one
-            channel.
-    """
-
-    path: Path
-    sha256: str
-    weights: Mapping[str, Tensor]
-
-    def describe(self) -> dict[str, str]:
-        """What a run keeps of it, and no folder of this machine."""
-        return {"file": self.path.name, "sha256": self.sha256}
-
-    def begin(self, network: nn.Module) -> None:
-        """Put the weights into the encoder of a network, in place.
-
-        Raises:
-            CallError: the network is no `UNet2D`.
-            DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
-        """
-        if not isinstance(network, UNet2D):
-            raise CallError(
-                f"--initial-encoder {self.path} is for the ResNet-18 in --network unet2d, and another "
-                "network is to be trained: leave it out."
-            )
-        own = network.encoder.state_dict()
-        counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
-        width = len(self.weights[_FIRST]) if _FIRST in self.weights else 0
-        if width and width != len(own[_FIRST]):
-            raise CallError(
-                f"{self.path} has {_FIRST} of {width} channels, and the network was asked to have "
-                f"{len(own[_FIRST])}: give --width {width}."
-            )
-        load_weights(network.encoder, {**counters, **self.weights}, self.path)
-
-
 @dataclass(frozen=True, eq=False)
 class Beginning:
     """What a network begins with.
@@ -76,9 +34,8 @@ class Beginning:
     Attributes:
         network: its name in `registry`.
         width: channels of its first convolution.
-        weights: of the whole network, by published name, on the CPU; None where there are none.
-        encoder: weights of a ResNet-18 for the encoder of `unet2d`; None where there are none. Of `weights`
-            and `encoder` one is None at least; from scratch both are.
+        weights: on the CPU, of the whole network by published name, or of an encoder; None from scratch.
+        of_encoder: whether they are of the encoder of `unet2d` alone, by torchvision's names.
         file: the name of the file of weights, without its folder; None from scratch.
         sha256: of that file, in hexadecimal; None from scratch.
         window: lowest and highest value that the weights were trained on, in HU or grey levels, where the
@@ -88,31 +45,50 @@ class Beginning:
     network: str
     width: int
     weights: Mapping[str, Tensor] | None = None
-    encoder: EncoderWeights | None = None
+    of_encoder: bool = False
     file: str | None = None
     sha256: str | None = None
     window: tuple[int, int] | None = None
 
     def begin(self, network: nn.Module) -> None:
-        """Put the weights into a network of this kind and width, in place; from scratch it stays as it is.
+        """Put the weights into a network, in place; from scratch it stays as it is.
 
         Raises:
-            DataError: they do not fit.
+            CallError: the weights are of an encoder, and the network is no `UNet2D` or of another width.
+            DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
         """
-        if self.weights is not None:
-            load_weights(network, self.weights, Path(self.file or ""))
-        if self.encoder is not None:
-            self.encoder.begin(network)
+        if self.weights is None:
+            return
+        path = Path(self.file or "")
+        if not self.of_encoder:
+            load_weights(network, self.weights, path)
+            return
+        if not isinstance(network, UNet2D):
+            raise CallError(
+                f"--initial-encoder {path} is for the ResNet-18 in --network unet2d, and another network is "
+                "to be trained: leave it out."
+            )
+        own = network.encoder.state_dict()
+        if self.width and self.width != len(own[_FIRST]):
+            raise CallError(
+                f"{path} has {_FIRST} of {self.width} channels, and the network was asked to have "
+                f"{len(own[_FIRST])}: give --width {self.width}."
+            )
+        counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
+        load_weights(network.encoder, {**counters, **self.weights}, path)
+
+    def source(self) -> dict[str, str | None]:
+        """Return the file as a run keeps it: plain JSON values, and no folder of this machine."""
+        return {"file": self.file, "sha256": self.sha256}
 
     def describe(self) -> dict[str, Any]:
-        """Plain JSON values, and no folder of this machine; `pretrained` says which part has weights."""
-        part = "network" if self.weights is not None else "encoder" if self.encoder is not None else None
+        """Return all but the weights, in the same way; `pretrained` says which part they are of."""
+        part = "encoder" if self.of_encoder else "network"
         return {
             "network": self.network,
             "width": self.width,
-            "pretrained": part,
-            "file": self.file,
-            "sha256": self.sha256,
+            "pretrained": None if self.weights is None else part,
+            **self.source(),
             "window": None if self.window is None else list(self.window),
         }
 
@@ -150,23 +126,21 @@ def read_beginning(weights: Path | None, network: str | None = None, width: int 
 
 
 def _read(path: Path, window: tuple[int, int] | None) -> Beginning:
-    """What lies in a file of weights, once it is known to fit."""
-    sha256 = sha256_of(path.read_bytes())
+    """Return what lies in a file of weights, once it is known to fit."""
     weights = read_weights(path)
     if all(name in weights for name in _RESNET):
-        encoder = read_encoder(path)
-        shape = tuple(encoder.weights[_RESNET[0]].shape)
+        shape = tuple(weights[_FIRST].shape)
         if len(shape) != _KERNEL_AXES or not 1 <= shape[0] <= MOST_WIDTH:
             raise DataError(
-                f"{path} has {_RESNET[0]} of shape {shape}, a ResNet-18 needs (width, 3, 7, 7), width at "
-                f"least 1 and at most {MOST_WIDTH}."
+                f"{path} has {_FIRST} of shape {shape}, a ResNet-18 needs (width, 3, 7, 7), width at least 1 "
+                f"and at most {MOST_WIDTH}."
             )
-        width = shape[0]
-        encoder.begin(UNet2D(width))
-        return Beginning("unet2d", width, None, encoder, path.name, sha256)
+        found = read_encoder(path)
+        found.begin(UNet2D(found.width))
+        return found
     kind, width = recognise(weights, path)
     load_exactly(kind, width, weights, path)
-    return Beginning(kind.name, width, weights, None, path.name, sha256, window)
+    return Beginning(kind.name, width, weights, False, path.name, sha256_of(path.read_bytes()), window)
 
 
 def _window(weights: Path) -> tuple[int, int] | None:
@@ -179,7 +153,7 @@ def _window(weights: Path) -> tuple[int, int] | None:
     return (low, high) if low < high else None
 
 
-def read_encoder(path: Path) -> EncoderWeights:
+def read_encoder(path: Path) -> Beginning:
     """Read a state dict of ResNet-18 as torchvision publishes it: `resnet18-*.pth`.
 
     The kernels of the first convolution, for red, green and blue, are added up to one: that is what an image
@@ -209,4 +183,6 @@ def read_encoder(path: Path) -> EncoderWeights:
     first = weights.get(_FIRST)
     if first is not None and first.ndim == _KERNEL_AXES and first.shape[_CHANNEL] == _COLOURS:
         weights[_FIRST] = first.sum(_CHANNEL, keepdim=True)
-    return EncoderWeights(path, sha256_of(path.read_bytes()), weights)
+    sha256 = sha256_of(path.read_bytes())
+    width = 0 if first is None else len(first)  # 0 of a file that `begin` will refuse
+    return Beginning("unet2d", width, weights, True, path.name, sha256)
