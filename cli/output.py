@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from genesis_toolkit.training.pretrain.parameters import option
+from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
     from genesis_toolkit.pipeline.targets.estimate import TargetEstimate
     from genesis_toolkit.training.finetune.run import FinetuneOutcome
-    from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+    from genesis_toolkit.training.pretrain.call import PretrainOutcome
 
 WIDTH = 80
 MOST_ROWS = 20

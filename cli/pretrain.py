@@ -21,6 +21,7 @@ from genesis_toolkit.cli.options import (
     setting,
 )
 from genesis_toolkit.cli.output import TrainingProgress, print_json, say_next, show_run, show_table
+from genesis_toolkit.training.machine.options import option as option_name
 from genesis_toolkit.training.pretrain.parameters import (
     NETWORKS,
     OPTIMISERS,
@@ -29,10 +30,9 @@ from genesis_toolkit.training.pretrain.parameters import (
     Execution,
     PretrainParameters,
 )
-from genesis_toolkit.training.pretrain.parameters import option as option_name
 
 if TYPE_CHECKING:
-    from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+    from genesis_toolkit.training.pretrain.call import PretrainOutcome
 
 _PUBLISHED, _HERE = PretrainParameters(), Execution()
 
@@ -116,7 +116,7 @@ def pretrain(
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     check_installed("Training", "train", "torch")
-    from genesis_toolkit.training.pretrain.loop import pretrain as run
+    from genesis_toolkit.training.pretrain.call import pretrain as run
 
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     parameters = PretrainParameters(**options)
