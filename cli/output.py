@@ -234,17 +234,13 @@ class Progress:
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` pieces of `what` are done; of none, print `what` above the bars."""
         if not total:
-            self._tell(what)
+            self.say(what)
             return
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
         self._counts.pop(what, None)  # the latest stands last
         self._counts[what] = done, total
-
-    def _tell(self, message: str) -> None:
-        if self._bars.console.is_terminal:
-            self.say(message)
 
     def say(self, sentence: str) -> None:
         """Print a line above the bar, or plainly where there is none."""
@@ -257,7 +253,7 @@ class TrainingProgress(Progress):
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of the epoch's `total` steps are done; of none, print `what` above the bars."""
         if not total:
-            self._tell(what)
+            self.say(what)
             return
         if not self._tasks:
             self._tasks["steps"] = self._bars.add_task(what, total=total)
