@@ -86,7 +86,7 @@ def explain(
     from dataclasses import asdict
 
     from genesis_toolkit.pipeline.cubes.explain import explain_scan
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
     from genesis_toolkit.pipeline.errors import CallError, DataError
     from genesis_toolkit.pipeline.hounsfield import Window
     from genesis_toolkit.pipeline.pictures.map import draw_map
@@ -94,7 +94,7 @@ def explain(
 
     if len(hu) != 2:
         raise CallError(f"--hu {','.join(map(str, hu))}: two numbers low,high are wanted, as in -1000,1000.")
-    rule, window = PlaceRule(size, border, max_tissue, min_tissue, plane), Window(*hu)
+    rule, window = CubeRule(size, border, max_tissue, min_tissue, plane), Window(*hu)
     steps = "scan read, judged, drawn" if png else "scan read, judged"
     count = steps.count(",") + 1
     with Progress() as progress:
@@ -308,9 +308,9 @@ def _next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> str:
 
 def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
     """The settings that differ from the defaults, as typed."""
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
 
-    most = PlaceRule(found.size).most_tissue
+    most = CubeRule(found.size).most_tissue
     settings = {
         "--size": (",".join(map(str, found.size)), "64,64,32"),
         "--plane": (found.plane or "axial", "axial"),

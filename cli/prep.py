@@ -128,7 +128,7 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     Example:
       genesis-prep pack pairs.zarr pairs.zip
     """
-    from genesis_toolkit.pipeline.exchange.archive import pack as run
+    from genesis_toolkit.pipeline.exchange.archive import pack_store as run
 
     with Progress() as progress:
         size = run(store, archive, overwrite=overwrite, report=progress)
@@ -151,7 +151,7 @@ for command in (
 
 
 def _write_scans(folder: Path, options: dict[str, Any]) -> None:
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
     from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
     parameters = PhantomParameters(**options)
@@ -159,7 +159,7 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
         write_luna16(folder, parameters, report=progress)
     made = f"{counted(parameters.scans, 'scan')} of {' x '.join(map(str, parameters.shape))} voxels"
     click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
-    rules = [PlaceRule(), *(PlaceRule(size, (0, 0, 0)) for size in _SMALLER)]
+    rules = [CubeRule(), *(CubeRule(size, (0, 0, 0)) for size in _SMALLER)]
     fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
     smaller = ""
     if fitting[:1] != rules[:1]:

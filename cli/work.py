@@ -142,7 +142,7 @@ def extract_cubes(
     metavar="NAME",
     help="genesis, official-2020, official-2019 or paper.",
 )
-@click.option("--variants", type=int, default=1, show_default=True, help="Degraded twins of every cube.")
+@click.option("--variants", type=int, default=1, show_default=True, help="Degraded cubes of every cube.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other degradations.")
 @work_options("Threads at work. [default: one a core]")
 @recipe_options
@@ -159,7 +159,7 @@ def degrade(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Give every cube of CUBES its degraded twins, in the pair store PAIRS.
+    """Give every cube of CUBES its degraded cubes, in the pair store PAIRS.
 
     Interrupted, the same command goes on; finished, it makes damaged files again, and else does nothing.
     Recipes: genesis, official-2020, official-2019, paper; any parameter of one can be given in its place, as
@@ -169,13 +169,13 @@ def degrade(
     Example:
       genesis-prep degrade cubes.zarr pairs.zarr --variants 4
     """
-    from genesis_toolkit.pipeline.degrade.recipes import named
+    from genesis_toolkit.pipeline.degrade.recipes import get_recipe
     from genesis_toolkit.pipeline.describe.facts import describe
     from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
-    from genesis_toolkit.pipeline.pairs.degrade import degrade as run
+    from genesis_toolkit.pipeline.pairs.degrade import degrade_cubes as run
 
     given = {name: value for name, value in changes.items() if value is not None}
-    parameters = DegradeParameters(named(recipe, **given), variants, seed)
+    parameters = DegradeParameters(get_recipe(recipe, **given), variants, seed)
     if dry_run:
         from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
-from genesis_toolkit.pipeline.cubes.update import Growth
+from genesis_toolkit.pipeline.cubes.update import Update
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report
@@ -29,12 +29,12 @@ from genesis_toolkit.pipeline.store.write import write_cube_store
 _Table = TypeVar("_Table", ScanTable, ImageTable)
 
 
-def pack(
+def assemble(
     ledger: Ledger,
     job: dict[str, Any],
     parameters: Parameters,
     names: Sequence[str],
-    growth: Growth | None,
+    update: Update | None,
     key: Key | None,
     report: Report,
 ) -> dict[str, str]:
@@ -45,7 +45,7 @@ def pack(
         job: the parameters, as they stand in the store.
         parameters: what was cut.
         names: of the records, in the order of the scans.
-        growth: the store that these scans are added to; None makes one of them alone.
+        update: the store that these scans are added to; None makes one of them alone.
         key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
         report: told as shards are finished.
 
@@ -55,17 +55,17 @@ def pack(
     size = parameters.size
     ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
     records = [compact(ledger.recorded(name), key) for name in names]
-    cubes, scans, images = _cube_table(records, growth), scan_table(records, growth), None
+    cubes, scans, images = _cube_table(records, update), scan_table(records, update), None
     if "patient" in records[0]:
-        images = image_table(records, growth)
+        images = image_table(records, update)
     attributes = attributes_of(parameters, job)
     write_cube_store(ledger.store, attributes, parameters.dtype, cubes, scans, images)
     finish(ledger.store, Contents(attributes, cubes, scans, None, images), parameters.dtype)
     length = shard_length(size, parameters.dtype.itemsize)
-    hashes = _link_shards(ledger, growth.store, length) if growth else {}
+    hashes = _link_shards(ledger, update.store, length) if update else {}
     shards, first = -(-len(cubes) // length), len(hashes)
     report("shards", first, shards)
-    chunks = _chunks(ledger, names, records, growth, first * length)
+    chunks = _chunks(ledger, names, records, update, first * length)
     for shard in count(first):
         parts = list(islice(chunks, length))
         if not parts:
@@ -123,12 +123,12 @@ def _chunks(
     ledger: Ledger,
     names: Sequence[str],
     records: Sequence[dict[str, Any]],
-    growth: Growth | None,
+    update: Update | None,
     first: int,
 ) -> Iterator[bytes]:
     """The encoded cubes from number `first` on: those of the store that grows, then the staged ones."""
-    if growth:
-        yield from (growth.store.cubes.encoded(position) for position in range(first, len(growth.store)))
+    if update:
+        yield from (update.store.cubes.encoded(position) for position in range(first, len(update.store)))
     for name, record in zip(names, records, strict=True):
         if len(record["chunks"]):
             data = ledger.staged(name).read_bytes()
@@ -136,22 +136,22 @@ def _chunks(
                 yield data[end - size : end]
 
 
-def _cube_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> CubeTable:
+def _cube_table(records: Sequence[dict[str, Any]], update: Update | None) -> CubeTable:
     counts = [len(record["chunks"]) for record in records]
-    rows = growth.rows if growth else range(len(records))
+    rows = update.rows if update else range(len(records))
     new = {
         "scan": np.repeat(np.array(rows, np.int32), counts),
         "number": np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts]),
         "corner": np.concatenate([record["corners"] for record in records]),
         "tissue": np.concatenate([record["tissue"] for record in records]),
     }
-    if growth is None:
+    if update is None:
         return CubeTable(**new)
-    old = growth.store.table
+    old = update.store.table
     return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
 
 
-def scan_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) -> ScanTable:
+def scan_table(records: Sequence[dict[str, Any]], update: Update | None = None) -> ScanTable:
     """The table of scans, one row a record, behind those of the store that grows."""
 
     def column(name: str, dtype: Any) -> NDArray[Any]:
@@ -172,26 +172,26 @@ def scan_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) 
         cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
         stream=column("stream", np.uint64),
     )
-    return _added(growth, growth.store.scans, new) if growth else new
+    return _added(update, update.store.scans, new) if update else new
 
 
-def image_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) -> ImageTable:
+def image_table(records: Sequence[dict[str, Any]], update: Update | None = None) -> ImageTable:
     """The table of images, one row a record, behind those of the store that grows."""
     columns = {
         field.name: np.array([record[field.name] for record in records], dtype=object)
         for field in fields(ImageTable)
     }
     new = ImageTable(**columns)
-    before = growth.store.images if growth else None
-    return new if growth is None or before is None else _added(growth, before, new)
+    before = update.store.images if update else None
+    return new if update is None or before is None else _added(update, before, new)
 
 
-def _added(growth: Growth, before: _Table, new: _Table) -> _Table:
+def _added(update: Update, before: _Table, new: _Table) -> _Table:
     """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
-    again, columns = len(growth.again), {}
+    again, columns = len(update.again), {}
     for field in fields(new):
         values = getattr(new, field.name)
         column = np.concatenate([getattr(before, field.name).astype(values.dtype), values[again:]])
-        column[list(growth.again)] = values[:again]
+        column[list(update.again)] = values[:again]
         columns[field.name] = column
     return type(new)(**columns)

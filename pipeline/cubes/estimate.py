@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline.cubes.example import cut_example
 from genesis_toolkit.pipeline.cubes.extract import plan_job
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
 from genesis_toolkit.pipeline.cubes.records import file_state
-from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, too_small
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, too_small
 from genesis_toolkit.pipeline.engine import Report, counting, silent
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.find import Found, Source
@@ -114,7 +114,7 @@ def plan_extraction(
         seconds = example.seconds * bytes_fit / sizes[example.scan] / min(workers, fit)
     return ExtractionPlan(
         scans=len(sound),
-        known=len(job.growth.store.scans) if job.growth else 0,
+        known=len(job.update.store.scans) if job.update else 0,
         set_aside=len(job.sources) - len(sound),
         passed_over=job.found.passed_over,
         other_list=job.found.other_list,
@@ -166,6 +166,6 @@ def _cubes_of(path: Path, scan: Source, parameters: Parameters) -> Sequence[NDAr
 
 def _compile() -> None:
     """Let the kernels be compiled, which the first scan or image would wait for."""
-    rule = PlaceRule((1, 1, 1), (0, 0, 0))
+    rule = CubeRule((1, 1, 1), (0, 0, 0))
     passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule)
     resize(np.zeros((1, 1), np.uint8), (1, 1))

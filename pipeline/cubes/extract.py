@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_toolkit.pipeline.cluster import connect
-from genesis_toolkit.pipeline.cubes.assemble import attributes_of, pack
+from genesis_toolkit.pipeline.cubes.assemble import assemble, attributes_of
 from genesis_toolkit.pipeline.cubes.crop import cut_images
 from genesis_toolkit.pipeline.cubes.cut import cut_scans, cut_subset
 from genesis_toolkit.pipeline.cubes.parameters import (
@@ -27,7 +27,7 @@ from genesis_toolkit.pipeline.cubes.parameters import (
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
 from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, lost_scans, record_is_old
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair_cubes
-from genesis_toolkit.pipeline.cubes.update import Growth, compare
+from genesis_toolkit.pipeline.cubes.update import Update, compare
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
@@ -39,7 +39,7 @@ _MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractionResult:
     """What came of `extract_cubes`.
 
     Attributes:
@@ -68,18 +68,18 @@ class Job:
         found: the scans of the source.
         description: the parameters as they stand in the store, with what was left to be found out put in.
         key: of the pseudonyms in the store; None where it has none.
-        growth: what the finished store is to take in; None where a store is made.
+        update: what the finished store is to take in; None where a store is made.
     """
 
     found: Found
     description: dict[str, Any]
     key: Key | None
-    growth: Growth | None = None
+    update: Update | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The scans to cut; none where all is done."""
-        return self.growth.sources if self.growth else self.found.sources
+        return self.update.sources if self.update else self.found.sources
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def extract_cubes(
     strict: bool = False,
     overwrite: bool = False,
     report: Report = silent,
-) -> Extraction:
+) -> ExtractionResult:
     """Cut cubes out of every scan, or X-ray image, of a folder into one cube store.
 
     Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`) and
@@ -140,13 +140,13 @@ def extract_cubes(
     damage = None if overwrite else find_damage(target, CUBES)
     repaired = _repair(damage, parameters, anonymize, work) if damage else 0
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
-    if job.growth and not job.sources:
-        return Extraction(job.growth.store, job.found, done_before=True, repaired=repaired)
+    if job.update and not job.sources:
+        return ExtractionResult(job.update.store, job.found, done_before=True, repaired=repaired)
     if job.key:
         job.key.keep()
     unused = _make(target, job, parameters, work, strict, overwrite, started)
-    taken_in = len(job.sources) if job.growth else 0
-    return Extraction(open_cubes(target), job.found, False, taken_in, repaired, unused)
+    taken_in = len(job.sources) if job.update else 0
+    return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
 
 
 def plan_job(
@@ -175,7 +175,7 @@ def plan_job(
         raise CallError(
             f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
         )
-    return replace(job, growth=compare(open_cubes(target), job.found, job.key))
+    return replace(job, update=compare(open_cubes(target), job.found, job.key))
 
 
 def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> Job:
@@ -199,7 +199,7 @@ def _make(
     Raises:
         CallError, DataError: as `extract_cubes`.
     """
-    grow, report = job.growth is not None, work.report
+    grow, report = job.update is not None, work.report
     with (
         connect(work.scheduler, work.source, target, report) as cluster,
         hold(target, job.description, overwrite=overwrite, grow=grow) as ledger,
@@ -211,7 +211,7 @@ def _make(
             ledger.abandon()
             raise DataError(reasons)
         names = [task.name for task in tasks]
-        hashes = pack(ledger, job.description, parameters, names, job.growth, job.key, report)
+        hashes = assemble(ledger, job.description, parameters, names, job.update, job.key, report)
         ledger.finish(hashes, run_log(started, cluster.workers if cluster else work.workers))
     return unused
 

@@ -21,7 +21,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20
 
 
-def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Report = silent) -> int:
+def pack_store(store: Path, archive: Path, *, overwrite: bool = False, report: Report = silent) -> int:
     """Put a finished store into one archive, which is read as the store is, without unpacking.
 
     Args:

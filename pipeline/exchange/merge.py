@@ -1,4 +1,4 @@
-"""Cube stores that were made apart -> one: `merge`, for one made on each node, or in each hospital.
+"""Cube stores that were made apart -> one: `merge_stores`, for one made on each node, or in each hospital.
 
 No voxel is decoded. A shard that comes to lie where a whole shard lies in the new store is linked; of the
 others the encoded cubes are copied. What is taken over is compared with the manifest it comes from first.
@@ -35,8 +35,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What came of `merge`.
+class MergeResult:
+    """What came of `merge_stores`.
 
     Attributes:
         store: the finished store.
@@ -49,14 +49,14 @@ class Merged:
     done_before: bool
 
 
-def merge(
+def merge_stores(
     places: Sequence[str | Path],
     target: Path,
     *,
     workers: int | None = None,
     overwrite: bool = False,
     report: Report = silent,
-) -> Merged:
+) -> MergeResult:
     """Put cube stores together that were made apart with equal parameters.
 
     Their cubes and scans stand one store after the other, in the order given. LUNA16 subsets cut apart and
@@ -81,7 +81,7 @@ def merge(
     cubes, scans, images = _tables(stores)
     inputs = [Path(store.storage.place) for store in stores if isinstance(store.storage, Folder)]
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
-        return Merged(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
+        return MergeResult(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
     workers = workers or min(cores(), _MOST_WORKERS)
     with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
         _run_all(ledger, _checks(stores), "shards checked", workers, report)
@@ -92,7 +92,7 @@ def merge(
         finish(ledger.store, Contents(attributes, cubes, scans, None, images), dtype)
         hashes = {record["path"]: record["sha256"] for record in shards}
         ledger.finish(hashes, _log(stores, started, workers))
-    return Merged(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
+    return MergeResult(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
 
 
 def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:

@@ -22,7 +22,7 @@ _CUBES_PER_SCAN = 32  # in the authors' names, where the store does not tell
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """One file of `export_npy`.
 
     Attributes:
@@ -47,7 +47,7 @@ def export_npy(
     dtype: Literal["float64", "float32"] = "float64",
     overwrite: bool = False,
     report: Report = silent,
-) -> list[Exported]:
+) -> list[ExportResult]:
     """Write the cubes of a store as the authors' cube files, one a subset, as `numpy.save` would.
 
     The cubes of a subset stand in the order of the store. A file is there whole or not at all; one that is
@@ -93,7 +93,7 @@ def export_npy(
         digest = there.get(subset) or _write(
             paths[subset], _parts(store, positions, np.dtype(dtype), written)
         )
-        exported.append(Exported(paths[subset], subset, len(positions), digest, subset in there))
+        exported.append(ExportResult(paths[subset], subset, len(positions), digest, subset in there))
     return exported
 
 

@@ -38,7 +38,7 @@ IMPORTED: dict[str, Any] = {"hu": [WINDOW.low, WINDOW.high], "imported": "npy"}
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What came of `import_npy`.
 
     Attributes:
@@ -57,7 +57,7 @@ def import_npy(
     workers: int | None = None,
     overwrite: bool = False,
     report: Report = silent,
-) -> Imported:
+) -> ImportResult:
     """Make a cube store of the authors' cube files, exactly: every value becomes the whole HU it stands for.
 
     A file is one row in the table of scans, its name without the suffix the identifier, and a cube's number
@@ -78,7 +78,7 @@ def import_npy(
     started = datetime.now(UTC)
     sources = _read_heads(files)
     if check_target(target, CUBES, overwrite=overwrite, inputs=files) is not None:
-        return Imported(_made_of(target, sources), done_before=True)
+        return ImportResult(_made_of(target, sources), done_before=True)
     job = IMPORTED | {
         "size": list(sources[0].size),
         "files": [source.path.name for source in sources],
@@ -92,7 +92,7 @@ def import_npy(
             ledger.abandon()
             raise DataError(problem)
         _finish(ledger, sources, run_log(started, workers))
-    return Imported(open_cubes(target), done_before=False)
+    return ImportResult(open_cubes(target), done_before=False)
 
 
 def _read_heads(files: Sequence[Path]) -> list[NpyFile]:

@@ -1,4 +1,4 @@
-"""Cube store -> pair store: `degrade` gives every cube its degraded twins, shard by shard.
+"""Cube store -> pair store: `degrade_cubes` gives every cube its degraded cubes, shard by shard.
 
 Each task writes one whole shard. What is drawn for a pair depends on the seed, the scan, the cube and the
 variant alone, so neither workers nor order nor an interruption show in the result.
@@ -47,7 +47,7 @@ class DegradeParameters:
 
     Attributes:
         recipe: which degradations, how often, how large.
-        variants: degraded twins of every cube.
+        variants: degraded cubes of every cube.
         seed: of all that is drawn.
 
     Raises:
@@ -68,8 +68,8 @@ class DegradeParameters:
 
 
 @dataclass(frozen=True)
-class Degradation:
-    """What came of `degrade`.
+class DegradationResult:
+    """What came of `degrade_cubes`.
 
     Attributes:
         store: the finished store.
@@ -82,7 +82,7 @@ class Degradation:
     repaired: int = 0
 
 
-def degrade(
+def degrade_cubes(
     cubes: str | Path,
     target: Path,
     parameters: DegradeParameters,
@@ -91,7 +91,7 @@ def degrade(
     scheduler: str | None = None,
     overwrite: bool = False,
     report: Report = silent,
-) -> Degradation:
+) -> DegradationResult:
     """Degrade every cube of a store into a pair store of its own, which holds the originals too.
 
     Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`), or
@@ -116,7 +116,7 @@ def degrade(
     repaired = _repair(damage, cubes, parameters, workers, report) if damage else 0
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
-        return Degradation(_open_pairs(target), done_before=True, repaired=repaired)
+        return DegradationResult(_open_pairs(target), done_before=True, repaired=repaired)
     with (
         connect(scheduler, None if is_url(cubes) else Path(cubes), target, report) as cluster,
         hold(target, job, overwrite=overwrite) as ledger,
@@ -129,7 +129,7 @@ def degrade(
         finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
         run(_make, left, finished=finished, workers=workers, pool="threads", cluster=cluster)
         _finish(ledger, store, parameters, job, run_log(started, cluster.workers if cluster else workers))
-    return Degradation(_open_pairs(target), done_before=False)
+    return DegradationResult(_open_pairs(target), done_before=False)
 
 
 def check_job(
@@ -141,7 +141,7 @@ def check_job(
         The cube store, the parameters as they stand in the pair store, and whether that is there already.
 
     Raises:
-        CallError: as `degrade`.
+        CallError: as `degrade_cubes`.
     """
     store = open_cubes(cubes)
     check_size(parameters.recipe, store.size)
@@ -240,7 +240,7 @@ def _copy(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
 
 
 def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
-    """Read, degrade and encode one shard of degraded twins."""
+    """Read, degrade and encode one shard of degraded cubes."""
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     parameters = task.parameters
     pairs = np.arange(task.shard * length, min((task.shard + 1) * length, len(store) * parameters.variants))
@@ -265,7 +265,7 @@ def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]
             flip[block],
             applied[block],
         )
-        chunks += [encode_cube(twin) for twin in degraded[:count]]
+        chunks += [encode_cube(cube) for cube in degraded[:count]]
     return shard_parts(chunks, length), {"flip": flip.tolist(), "applied": applied.tolist()}
 
 
@@ -314,8 +314,8 @@ def _repair(
 ) -> int:
     """Make the damaged files of a finished store again; how many, none where it was made by another call.
 
-    Originals come from the cube store as they are, twins are degraded again, and so are all of them where it
-    is their bits that are damaged.
+    Originals come from the cube store as they are, degraded cubes are made again, and all
+    of them where it is their bits that are damaged.
 
     Raises:
         DataError: a file cannot be made as it was; the store is left as it is.
@@ -347,7 +347,7 @@ def _repair(
 
 
 def _bits(ledger: Ledger, tasks: Sequence[_Task]) -> list[NDArray[np.uint8]]:
-    """The columns `flip` and `applied`, from the records of all shards of twins in order."""
+    """The columns `flip` and `applied`, from the records of all shards of degraded cubes in order."""
     records = [ledger.recorded(task.name) or {} for task in tasks if task.array == "degraded"]
     columns = [[bit for record in records for bit in record[name]] for name in ("flip", "applied")]
     return [np.array(column, np.uint8) for column in columns]

@@ -86,11 +86,11 @@ class _Replayer:
             except DataError:  # a damaged shard is named by itself
                 read[row] = False
         pairs, variant, cube = pairs[read], variant[read], cube[read]
-        twins = np.empty_like(cubes[read])
+        again = np.empty_like(cubes[read])
         flip, applied = np.zeros((2, len(pairs)), np.uint8)
         streams = self.stream[self.scan[cube]]
-        self.degrader(cubes[read], streams, self.number[cube], variant, twins, flip, applied)
-        same = (twins == stored[read]).all(axis=tuple(range(1, twins.ndim)))
+        self.degrader(cubes[read], streams, self.number[cube], variant, again, flip, applied)
+        same = (again == stored[read]).all(axis=tuple(range(1, again.ndim)))
         bits = (flip == self.flip[pairs]) & (applied == self.applied[pairs])
         wrong = [("degraded", f"pair {pair} is not what its original gives") for pair in pairs[~same]]
         wrong += [("flip, applied", f"those of pair {pair} are not what was drawn") for pair in pairs[~bits]]

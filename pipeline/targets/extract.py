@@ -37,7 +37,7 @@ _MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
-class TargetExtraction:
+class TargetResult:
     """What came of `extract_targets`.
 
     Attributes:
@@ -90,7 +90,7 @@ def extract_targets(
     scheduler: str | None = None,
     overwrite: bool = False,
     report: Report = silent,
-) -> TargetExtraction:
+) -> TargetResult:
     """Cut labelled cubes of one task out of a source into one target store.
 
     Interrupted, it goes on when it is called again; finished, it does nothing. Names, tables and lists of the
@@ -114,7 +114,7 @@ def extract_targets(
     started = datetime.now(UTC)
     job = plan_target_job(source, target, parameters, overwrite=overwrite)
     if job.finished:
-        return TargetExtraction(open_targets(target), job.plan.said, done_before=True)
+        return TargetResult(open_targets(target), job.plan.said, done_before=True)
     with (
         connect(scheduler, source, target, report) as cluster,
         hold(target, job.description, overwrite=overwrite) as ledger,
@@ -125,7 +125,7 @@ def extract_targets(
         _check_any(ledger, tasks, parameters)
         hashes = pack_targets(ledger, job.description, parameters, [task.name for task in tasks], report)
         ledger.finish(hashes, run_log(started, cluster.workers if cluster else workers))
-    return TargetExtraction(open_targets(target), job.plan.said)
+    return TargetResult(open_targets(target), job.plan.said)
 
 
 def plan_target_job(

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from support.scan_rows import scan_rows
 
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import hold
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
@@ -81,7 +81,7 @@ def cubes(tmp_path_factory: pytest.TempPathFactory, originals: NDArray[np.int16]
 
 @pytest.fixture(scope="module")
 def pairs(cubes: CubeStore) -> PairStore:
-    return degrade(
+    return degrade_cubes(
         cubes.path, cubes.path.with_name("pairs.zarr"), DegradeParameters(variants=3, seed=4)
     ).store
 
@@ -392,8 +392,8 @@ def test_a_recipe_is_for_degrading_on_the_fly(cubes: CubeStore, pairs: PairStore
 
 @pytest.mark.parametrize("recipe", ["genesis", "official-2020", "paper"])
 def test_on_the_fly_gives_the_bits_of_the_pair_store(cubes: CubeStore, tmp_path: Path, recipe: str) -> None:
-    pairs = degrade(
-        cubes.path, tmp_path / "pairs.zarr", DegradeParameters(named(recipe), 3, 7), workers=1
+    pairs = degrade_cubes(
+        cubes.path, tmp_path / "pairs.zarr", DegradeParameters(get_recipe(recipe), 3, 7), workers=1
     ).store
     chosen = np.arange(11)
     feed = feed_of(cubes, recipe, pairs.seed)
