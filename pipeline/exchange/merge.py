@@ -16,8 +16,9 @@ import numpy as np
 
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Report, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.job import Facts, Work, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
@@ -84,8 +85,9 @@ def merge_stores(
         return MergeResult(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
     workers = workers or min(cores(), _MOST_WORKERS)
     with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
-        _run_all(ledger, _checks(stores), "shards checked", workers, report)
-        shards = _run_all(ledger, _shards(ledger, stores), "shards", workers, report)
+        for what, tasks in (("shards checked", _checks(stores)), ("shards", _shards(ledger, stores))):
+            run_missing(Work(workers, report=report), ledger, what, tasks, lambda make: make())
+        shards = list(ledger.records(tasks))
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
         dtype = stores[0].cubes.dtype
         write_cube_store(ledger.store, attributes, dtype, cubes, scans, images)
@@ -258,24 +260,16 @@ def _same_rows(held: Table | None, wanted: Table | None) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A piece of the work, and the name of its record."""
-
-    name: str
-    make: Callable[[], dict[str, Any]]
-
-
-def _checks(stores: Sequence[CubeStore]) -> list[_Task]:
+def _checks(stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
     """One for every shard of every store: it is what the store's manifest says."""
-    return [
-        _Task(f"checked-{number}-{shard}", partial(_check, store, shard))
+    return {
+        f"checked-{number}-{shard}": partial(_check, store, shard)
         for number, store in enumerate(stores)
         for shard in range(-(-len(store) // store.cubes.length))
-    ]
+    }
 
 
-def _check(store: CubeStore, shard: int) -> dict[str, Any]:
+def _check(store: CubeStore, shard: int) -> Facts:
     path = store.cubes.path(shard)
     try:
         found = sha256_of(store.storage.read(path))
@@ -290,12 +284,12 @@ def _check(store: CubeStore, shard: int) -> dict[str, Any]:
     return {}
 
 
-def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> list[_Task]:
+def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
     """One for every shard of the new store."""
     size = stores[0].size
     starts = [0, *accumulate(map(len, stores))]
     length = shard_length(size, stores[0].cubes.dtype.itemsize)
-    tasks = []
+    tasks = dict[str, Callable[[], Facts]]()
     for shard in range(-(-starts[-1] // length)):
         first, last = shard * length, min((shard + 1) * length, starts[-1])
         spans = [
@@ -303,13 +297,13 @@ def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> list[_Task]:
             for store, (start, end) in zip(stores, pairwise(starts), strict=True)
             if start < last and end > first
         ]
-        tasks.append(_Task(f"shard-{shard}", partial(_make_shard, ledger, shard, length, spans)))
+        tasks[f"shard-{shard}"] = partial(_make_shard, ledger, shard, length, spans)
     return tasks
 
 
 def _make_shard(
     ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, int, int]]
-) -> dict[str, Any]:
+) -> Facts:
     """One shard of the cubes `first` .. `last - 1` of each store: linked where it is a shard already."""
     store, first, last = spans[0]
     path = shard_path(Path("cubes"), shard, len(store.cubes.shape)).as_posix()
@@ -324,28 +318,13 @@ def _make_shard(
     if as_it_is:
         link_shard(Path(store.storage.place, source), ledger.store / path)
         return {"path": path, "sha256": store.manifest[source], "linked": True}
-    digest = ledger.write(ledger.store / path, *shard_parts(list(_encoded(spans)), length))
+    digest = ledger.write(ledger.store / path, shard_parts(list(_encoded(spans)), length))
     return {"path": path, "sha256": digest, "linked": False}
 
 
 def _encoded(spans: Sequence[tuple[CubeStore, int, int]]) -> Iterator[bytes]:
     for store, first, last in spans:
         yield from map(store.cubes.encoded, range(first, last))
-
-
-def _run_all(
-    ledger: Ledger, tasks: Sequence[_Task], what: str, workers: int, report: Report
-) -> list[dict[str, Any]]:
-    """Do what an earlier run has not done; the records of all, in order."""
-    done = ledger.names()
-    left = [task for task in tasks if task.name not in done]
-
-    def make(task: _Task) -> None:
-        ledger.record(task.name, task.make())
-
-    finished = counting(report, what, len(tasks), len(tasks) - len(left))
-    run(make, left, finished=finished, workers=workers, pool="threads")
-    return [ledger.recorded(task.name) or {} for task in tasks]
 
 
 def _log(stores: Sequence[CubeStore], started: datetime, workers: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.engine import Report, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
-from genesis_toolkit.pipeline.ledger import write_parts
+from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store.metadata import AXES
 from genesis_toolkit.pipeline.store.open import CubeStore, check_place, open_cubes
@@ -148,4 +148,4 @@ def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
 def _write(path: Path, parts: Iterator[bytes | memoryview]) -> str:
     for left in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
         left.unlink()
-    return write_parts(path, parts)
+    return write_whole(path, parts)

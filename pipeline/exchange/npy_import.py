@@ -6,7 +6,7 @@ scan, where in it, at what spacing) stands in the store as not known: docs/refer
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,9 +19,10 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Report, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
+from genesis_toolkit.pipeline.job import Facts, Work, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.metadata import CUBES
@@ -87,7 +88,7 @@ def import_npy(
     workers = workers or min(cores(), _MOST_WORKERS)
     with hold(target, job, overwrite=overwrite) as ledger:
         tasks = _tasks(ledger, sources)
-        problem = _run_all(ledger, tasks, workers, report)
+        problem = _run_all(Work(workers, report=report), ledger, tasks)
         if problem:
             ledger.abandon()
             raise DataError(problem)
@@ -145,20 +146,20 @@ def _names(held: Sequence[tuple[str, int, int]]) -> str:
 class _Task:
     """A piece of an import: a file to hash, or a shard to make of one file or several."""
 
-    name: str
     files: tuple[NpyFile, ...]
-    make: Callable[[], dict[str, Any]]
+    make: Callable[[], Facts]
 
-    def is_done(self, record: dict[str, Any] | None) -> bool:
-        """Whether a record is of these very files."""
-        return record is not None and record["modified"] == [source.modified for source in self.files]
+    @property
+    def modified(self) -> list[int]:
+        """When its files were last written, which tells whether a record is of these very files."""
+        return [source.modified for source in self.files]
 
 
-def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> list[_Task]:
+def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
     """The shards of the store, and before the first shard of a file the hashing of that file."""
     ends = list(accumulate(source.count for source in sources))
     length = shard_length(sources[0].size, _DTYPE.itemsize)
-    tasks, hashed = [], 0
+    tasks, hashed = dict[str, _Task](), 0
     for shard in range(-(-ends[-1] // length)):
         first, last = shard * length, min((shard + 1) * length, ends[-1])
         spans = [
@@ -167,23 +168,21 @@ def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> list[_Task]:
             if end > first and end - source.count < last
         ]
         while hashed < len(sources) and ends[hashed] - sources[hashed].count < last:
-            tasks.append(_Task(f"file-{hashed}", (sources[hashed],), partial(_hash, sources[hashed])))
+            tasks[f"file-{hashed}"] = _Task((sources[hashed],), partial(_hash, sources[hashed]))
             hashed += 1
         of = tuple(source for source, _, _ in spans)
-        tasks.append(_Task(f"shard-{shard}", of, partial(_make_shard, ledger, shard, length, spans)))
+        tasks[f"shard-{shard}"] = _Task(of, partial(_make_shard, ledger, shard, length, spans))
     return tasks
 
 
-def _hash(source: NpyFile) -> dict[str, Any]:
+def _hash(source: NpyFile) -> Facts:
     with source.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     source.check_same()
     return {"sha256": digest}
 
 
-def _make_shard(
-    ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, int, int]]
-) -> dict[str, Any]:
+def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, int, int]]) -> Facts:
     """Read, check, encode and write the cubes `first` .. `last - 1` of each file."""
     size = spans[0][0].size
     # The slice after the last is not known. Taken for air, it makes the score 1 / (2 z) too low at most.
@@ -199,51 +198,43 @@ def _make_shard(
                 tissue.append(tissue_score(room, corner, size))
         source.check_same()
     path = shard_path(ledger.store / "cubes", shard, 1 + len(size))
-    return {"sha256": ledger.write(path, *shard_parts(chunks, length)), "tissue": tissue}
+    return {"sha256": ledger.write(path, shard_parts(chunks, length)), "tissue": tissue}
 
 
-def _run_all(ledger: Ledger, tasks: Sequence[_Task], workers: int, report: Report) -> str:
+def _run_all(work: Work, ledger: Ledger, tasks: Mapping[str, _Task]) -> str:
     """Do what an earlier run has not done; the first problem by place in the files, or no word.
 
     Tasks are begun in order, and none after a problem was found. So those before it all come to their end,
     and the one that is told is the same for any number of workers.
     """
-    done = ledger.names()
-    left = [
-        (place, task)
-        for place, task in enumerate(tasks)
-        if task.name not in done or not task.is_done(ledger.recorded(task.name))
-    ]
     stop = threading.Event()
-    problems: dict[int, str] = {}
 
-    def make(item: tuple[int, _Task]) -> None:
-        place, task = item
+    def make(task: _Task) -> Facts:
         if stop.is_set():
-            return
+            return {"problem": ""}
         try:
-            facts = task.make()
+            return task.make() | {"modified": task.modified}
         except DataError as error:
-            problems[place] = str(error)
             stop.set()
-        else:
-            ledger.record(task.name, facts | {"modified": [source.modified for source in task.files]})
+            return {"problem": str(error)}
 
-    finished = counting(report, "files and shards", len(tasks), len(tasks) - len(left))
-    run(make, left, finished=finished, workers=workers, pool="threads")
-    return problems[min(problems)] if problems else ""
+    def is_true(task: _Task, facts: Facts) -> bool:
+        return facts.get("modified") == task.modified
+
+    run_missing(work, ledger, "files and shards", tasks, make, is_true=is_true)
+    return next(filter(None, (facts.get("problem") for facts in ledger.records(tasks))), "")
 
 
 def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> None:
     """Tables, manifest, and the store's own name."""
     size = sources[0].size
     count = sum(source.count for source in sources)
+    shards = range(-(-count // shard_length(size, _DTYPE.itemsize)))
     hashes, tissue = {}, []
-    for shard in range(-(-count // shard_length(size, _DTYPE.itemsize))):
-        record = ledger.recorded(f"shard-{shard}") or {}
+    for shard, record in enumerate(ledger.records(f"shard-{shard}" for shard in shards)):
         hashes[shard_path(Path("cubes"), shard, 1 + len(size)).as_posix()] = record["sha256"]
         tissue += record["tissue"]
-    sha256 = [(ledger.recorded(f"file-{number}") or {})["sha256"] for number in range(len(sources))]
+    sha256 = [record["sha256"] for record in ledger.records(f"file-{n}" for n in range(len(sources)))]
     counts = np.array([source.count for source in sources], np.int32)
     table = CubeTable(
         scan=np.repeat(np.arange(len(sources), dtype=np.int32), counts),

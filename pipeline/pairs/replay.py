@@ -1,17 +1,17 @@
 """Derive pairs of a store again from their originals, and compare them bit for bit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.recut import UnknownError, Work, drawn, needed
+from genesis_toolkit.pipeline.cubes.recut import UnknownError, drawn, needed
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe
-from genesis_toolkit.pipeline.engine import counting, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.job import Work
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 
 _BLOCK = 32  # pairs derived at a time
@@ -35,15 +35,13 @@ def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]
     pairs = drawn(np.arange(len(replayer.flip)), most)
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
     compared, wrong = 0, list[Problem]()
-    count = counting(work.report, "blocks of pairs", len(blocks), 0)
 
     def finished(answer: tuple[int, list[Problem]]) -> None:
         nonlocal compared
         compared += answer[0]
         wrong.extend(answer[1])
-        count(answer)
 
-    run(replayer.look, blocks, finished=finished, workers=work.workers, pool="threads")
+    replace(work, pool="threads").each("blocks of pairs", replayer.look, blocks, finished)
     return compared, wrong
 
 

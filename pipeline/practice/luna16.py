@@ -18,13 +18,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Report, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
+from genesis_toolkit.pipeline.job import Work, run_missing
+from genesis_toolkit.pipeline.ledger import hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
 
 #: LUNA16's ten folds.
@@ -120,11 +122,10 @@ def write_luna16(
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
         for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
             (ledger.store / name).mkdir(exist_ok=True)
-        left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
-        finished = counting(report, "scans", parameters.scans, parameters.scans - len(left))
-        draw = partial(_draw_scan, ledger, parameters)
-        run(draw, left, workers=workers or cores(), pool="processes", finished=finished)
-        records = [ledger.recorded(str(index)) or {} for index in range(parameters.scans)]
+        scans = {str(index): index for index in range(parameters.scans)}
+        work = Work(workers or cores(), "processes", report=report)
+        run_missing(work, ledger, "scans", scans, partial(_draw_scan, ledger.store, parameters))
+        records = list(ledger.records(scans))
         for name, columns in _TABLES.items():
             rows = [row for record in records for row in record[name]]
             write_whole(ledger.store / name, _table(columns, rows).encode("ascii"))
@@ -132,22 +133,16 @@ def write_luna16(
     return [folder / record["header"] for record in records]
 
 
-def _draw_scan(ledger: Ledger, parameters: PhantomParameters, index: int) -> None:
-    """Draw and write one scan; its rows of the tables go into its record."""
+def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[str, Any]:
+    """Draw and write one scan; where it lies, and its rows of the tables."""
     uid = series_uid(parameters, index)
     chest = draw_chest(parameters.shape, parameters.seed, index)
-    header = _write_image(ledger.store / f"subset{index % SUBSETS}", uid, chest, chest.hu)
+    header = _write_image(folder / f"subset{index % SUBSETS}", uid, chest, chest.hu)
     for name, mask in ((LUNG_MASKS, chest.lung), (NODULE_MASKS, chest.nodule)):
-        _write_image(ledger.store / name, uid, chest, mask)
+        _write_image(folder / name, uid, chest, mask)
     annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
-    ledger.record(
-        str(index),
-        {
-            "header": header.relative_to(ledger.store).as_posix(),
-            "annotations.csv": annotations,
-            "candidates_V2.csv": candidates,
-        },
-    )
+    place = header.relative_to(folder).as_posix()
+    return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
 
 def check_free(folder: Path) -> None:

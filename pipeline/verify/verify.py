@@ -14,7 +14,6 @@ from pathlib import Path
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
 from genesis_toolkit.pipeline.cubes.recut import (
     UnknownError,
-    Work,
     compare_cubes,
     compare_scans,
     extraction_of,
@@ -23,6 +22,7 @@ from genesis_toolkit.pipeline.cubes.recut import (
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.job import Work
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
@@ -190,7 +190,7 @@ def verify(
     if inconsistent and (source or pairs):
         told.left_out.append("scans, and pairs derived again: tables or attributes are wrong")
     else:
-        _recheck(remains, source, key, cubes, pairs, Work(workers, pool, report), told)
+        _recheck(remains, source, key, cubes, pairs, Work(workers, pool, report=report), told)
     told.left_out += _not_looked_at(remains)
     return told.of(remains)
 

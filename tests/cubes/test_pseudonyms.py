@@ -285,11 +285,11 @@ def test_a_scan_that_lost_its_voxels_is_refused(luna16: Path, tmp_path: Path) ->
 def test_interrupted_it_leaves_pseudonyms_too(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import genesis_toolkit.pipeline.cubes.assemble as pack
+    from genesis_toolkit.pipeline.cubes import assemble
 
     key, target = tmp_path / "key", tmp_path / "secret.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "write_cube_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(assemble, "write_cube_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             extract(source, target, key)
     assert unfinished(target).exists()

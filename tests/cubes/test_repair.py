@@ -231,7 +231,7 @@ def test_scans_that_were_being_taken_in_are_kept_through_a_repair(
 
     write_scan(stores / "scans" / "subset6" / "1.2.9.mhd", lungs(12))
     with monkeypatch.context() as patch:
-        patch.setattr("genesis_toolkit.pipeline.cubes.extract.pack", interrupt)
+        patch.setattr("genesis_toolkit.pipeline.cubes.extract.assemble", interrupt)
         with pytest.raises(KeyboardInterrupt):
             extract_again(stores)
     done = list((unfinished(stores / "cubes.zarr") / "done").iterdir())
@@ -239,7 +239,7 @@ def test_scans_that_were_being_taken_in_are_kept_through_a_repair(
     when = done[0].stat().st_mtime_ns
     shard(stores / "cubes.zarr", "cubes", 0).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("genesis_toolkit.pipeline.cubes.extract.pack", interrupt)
+        patch.setattr("genesis_toolkit.pipeline.cubes.extract.assemble", interrupt)
         with pytest.raises(KeyboardInterrupt):
             extract_again(stores)
     assert done[0].stat().st_mtime_ns == when
@@ -328,7 +328,7 @@ def test_only_the_damaged_shard_is_degraded_again(stores: Path, monkeypatch: pyt
     degrading = genesis_toolkit.pipeline.pairs.degrade._degrade
 
     def noting(task: object, store: object) -> object:
-        made.append(task.name)  # type: ignore[attr-defined]
+        made.append(f"{task.array}-{task.shard}")  # type: ignore[attr-defined]
         return degrading(task, store)  # type: ignore[arg-type]
 
     monkeypatch.setattr("genesis_toolkit.pipeline.pairs.degrade._degrade", noting)
