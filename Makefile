@@ -1,15 +1,18 @@
 # make demo: the whole journey on practice scans      make test: every check and test
 # make quick: the tests to run all day                make bench, make docs
+# make lowest: a small journey with the oldest dependencies that pyproject.toml allows; takes the package index
 # A machine without a GPU wants the CPU build of torch; see "CPU and CUDA" in the README.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
+LOWEST := .lowest
+LOWEST_PYTHON ?= python3.11
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 SOURCES := $(shell find face pipeline cli training -name '*.py')
 
-.PHONY: demo test quick lint bench docs clean
+.PHONY: demo test quick lint bench docs lowest clean
 
 # The package is installed, not linked, so that what runs is what a user gets.
 $(VENV)/run: pyproject.toml constraints.txt $(SOURCES)
@@ -58,5 +61,21 @@ bench: $(VENV)/develop
 	$(BIN)/python benchmarks/bench_verify.py
 	$(BIN)/python benchmarks/bench_images.py
 
+# The core alone: no torch. `>=` becomes `==`.
+lowest:
+	rm -rf $(LOWEST)
+	$(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(LOWEST_PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+		| sed 's/>=/==/' | tee $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt .
+	$(LOWEST)/bin/python -m pip check
+	$(LOWEST)/bin/genesis-prep phantom $(LOWEST)/scans --scans 3 --shape 128,128,64
+	$(LOWEST)/bin/genesis-prep extract-cubes $(LOWEST)/scans $(LOWEST)/cubes.zarr --size 64,64,32 --border 0,0,0 \
+		--cubes-per-scan 4 --workers 2
+	$(LOWEST)/bin/genesis-prep degrade $(LOWEST)/cubes.zarr $(LOWEST)/pairs.zarr --variants 2 --workers 2
+	$(LOWEST)/bin/genesis-prep verify $(LOWEST)/pairs.zarr --replay 8
+	$(LOWEST)/bin/genesis-prep preview $(LOWEST)/pairs.zarr $(LOWEST)/pairs.html
+	$(LOWEST)/bin/genesis-prep info $(LOWEST)/pairs.zarr
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist docs/_build docs/_pictures
+	rm -rf $(VENV) $(LOWEST) $(DEMO) build dist docs/_build docs/_pictures

@@ -126,7 +126,7 @@ def finetune(
       genesis-train finetune lungs.zarr --out few --weights run --labels 10%
     """
     parameters = parameters_of(options)
-    check_installed("Fine-tuning", "finetune", "torch", "monai")
+    check_installed("Fine-tuning", "finetune", "torch", "scipy")
     from genesis_toolkit.training.finetune.loop import finetune as tune
 
     with TrainingProgress() as progress:

@@ -81,7 +81,7 @@ class _Negatives(click.ParamType[int | None]):
     help="segment: how SOURCE is laid out, as for extract-cubes. [default: auto]",
 )
 @click.option("--seed", type=int, help="ncc, segment: another seed draws others. [default: 0]")
-@work_options("Processes at work. [default: one a core]")
+@work_options("Scans at a time. [default: one a core]")
 def extract_targets(
     source: Path,
     targets: Path,

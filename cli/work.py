@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     help="Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
 )
 @click.option("--strict", is_flag=True, help="Stop at the first scan that fails.")
-@work_options("Processes at work. [default: one a core]")
+@work_options("Scans at a time. [default: one a core]")
 def extract_cubes(
     source: Path,
     cubes: Path,
@@ -208,8 +208,7 @@ def degrade(
 
 def at_work(workers: int | None, scheduler: str | None) -> int:
     """How many tasks there will be at a time."""
-    from genesis_toolkit.pipeline.cluster import workers_of
-    from genesis_toolkit.pipeline.engine import cores
+    from genesis_toolkit.pipeline.engine import cores, workers_of
 
     return workers_of(scheduler) if scheduler else workers or cores()
 

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
@@ -67,7 +66,6 @@ def draw_curves(png: Path) -> None:
     rng = np.random.default_rng(4)
     units = np.arange(-1000, 1001)
     figure = Figure(figsize=(6.4, 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     halves = figure.subplots(1, 2, sharey=True)
     for cell, inverted in zip(halves, (False, True), strict=True):
         for points in rng.random((4, 4)):

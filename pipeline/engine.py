@@ -1,60 +1,78 @@
-"""Runs one task for each item: here, on threads, on processes, or on a cluster that `cluster` connects to.
+"""The one place that knows dask: runs one task for each item, and hands over each record as it comes.
 
 What is computed never depends on where: a task is a plain function of its item, writes its own files, and
-returns a small record. Items are begun in order, and no more of them are handed out than keep everyone at
-work, so that a hundred thousand cost what they weigh. An interruption reaches the caller at once; what was
-under way is dropped.
+returns a small record. One worker is this very process, without dask. Several are the threads of this process
+or processes of their own, on a cluster that `run` starts on this machine, or those of a cluster that is there
+already, which `connect` looks at before anything is begun.
 
-The local pools are those of the standard library. Through dask.delayed a task cost 0.5 ms before it began,
-independent tasks ran in any order, and six went to a process at a time.
+Items are begun in order, and no more of them are handed out than keep everyone at work, so a hundred thousand
+cost no memory. Short ones go to a worker several at a time: a dask task costs 1 to 3 ms of processor time.
 """
 
-import multiprocessing
+import json
 import os
-import signal
-import threading
+import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from time import perf_counter
+from typing import Any, TypeVar
+from uuid import uuid4
 
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.local_cluster import local_workers, quiet
+from genesis_toolkit.pipeline.version import __version__
 
 Item = TypeVar("Item")
 Record = TypeVar("Record")
 
-#: Told as work goes on: what is being done, how many pieces are done, how many there are.
-Report = Callable[[str, int, int], None]
+#: Told as work goes on: what is being done, how many pieces are done, how many there are. Of none at all
+#: (0, 0), what is told is a message, to be shown once.
+Progress = Callable[[str, int, int], None]
 
-Pool = Literal["threads", "processes"]
+#: Tasks handed out to a cluster that is there already: enough for hundreds of workers.
+_AHEAD = 1000
+_SECONDS_TO_ANSWER = 20
+#: What processes cost before they are at work: starting them, and their imports.
+_SECONDS_TO_START = 3.0
+#: How long items are worked on between two messages, and how many they are at most.
+_SECONDS_A_BATCH, _MOST_A_BATCH = 0.25, 256
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Workers elsewhere, connected to by `cluster.connect`.
+class Workers:
+    """Who carries out tasks.
 
     Attributes:
-        executor: takes tasks for them.
-        workers: how many there are at the beginning.
-        ahead: how many tasks to hand out before one has come back.
-        lost: what a task raises that several workers died of.
+        count: how many tasks at a time. One is done in this very process.
+        processes: whether each has a process of its own, for tasks that hold the GIL; else they are threads.
+        client: of the cluster that `connect` found; None where workers are started for each `run`.
+        progress: told while workers start.
     """
 
-    executor: Executor
-    workers: int
-    ahead: int
-    lost: type[BaseException]
+    count: int = 1
+    processes: bool = False
+    client: Any = None
+    progress: Progress = field(default=silent, repr=False)
+
+    def for_seconds(self, seconds: float) -> "Workers":
+        """Who does work that holds the GIL, so many seconds of it: processes, or one where they cost more."""
+        if self.client is not None:
+            return self
+        return replace(self, processes=True) if processes_pay(seconds, self.count) else replace(self, count=1)
+
+
+def processes_pay(seconds: float, workers: int) -> bool:
+    """Whether so many seconds of work are done sooner by processes, which have to be started, than by one."""
+    return seconds - seconds / workers > _SECONDS_TO_START
 
 
 def cores() -> int:
@@ -62,18 +80,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-def counting(report: Report, what: str, total: int, done: int) -> Callable[[object], None]:
+def counting(progress: Progress, what: str, total: int, done: int) -> Callable[[object], None]:
     """A `finished` for `run` that reports one more piece done each time; `done` were done before."""
-    report(what, done, total)
+    if total:
+        progress(what, done, total)
 
     def finished(_: object) -> None:
         nonlocal done
         done += 1
-        report(what, done, total)
+        progress(what, done, total)
 
     return finished
 
@@ -83,9 +98,7 @@ def run(
     items: Sequence[Item],
     *,
     finished: Callable[[Record], None],
-    workers: int = 1,
-    pool: Pool = "threads",
-    cluster: Cluster | None = None,
+    workers: Workers | int = 1,
     lost: Callable[[Item], Record] | None = None,
 ) -> None:
     """Run `task` on every item and hand each record to `finished`, in the order in which they finish.
@@ -95,146 +108,273 @@ def run(
             says so in its record.
         items: what to work on, begun in this order.
         finished: called in this process and thread.
-        workers: how many tasks at a time. One runs in this very process.
-        pool: `threads` for tasks that leave the GIL (our kernels, blosc); `processes` for those that do not
-            (SimpleITK reads with the GIL held: two threads took 1.1 times the time of one after the other).
-        cluster: runs the tasks instead of workers on this machine.
+        workers: who does it; a number is that many threads.
         lost: the record of an item whose task ends the process it runs in, alone as well as among others.
 
     Raises:
+        CallError: workers cannot be started on this machine.
         DataError: a worker died and there is no `lost`, or the cluster is gone.
     """
-    if cluster is not None:
-        _run_on_cluster(task, items, cluster, finished, lost)
-    elif workers == 1 or len(items) <= 1:
+    workers = Workers(workers) if isinstance(workers, int) else workers
+    if workers.client is not None:
+        with quiet():
+            _spread(task, items, _Hands(workers.client, workers.count, _AHEAD), finished, lost)
+    elif workers.count == 1 or len(items) <= 1:
         for item in items:
             finished(task(item))
     else:
-        _run_here(task, items, min(workers, len(items)), pool, finished, lost)
+        number, place = min(workers.count, len(items)), next(_numbers)
+        with (
+            _holding(place),
+            local_workers(number, workers.processes, workers.progress) as client,
+        ):
+            hands = _Hands(client, number, number, None if workers.processes else place, ours=True)
+            _spread(task, items, hands, finished, lost)
 
 
-def _run_here(
+@dataclass(frozen=True)
+class _Hands:
+    """Workers that are there, and how they are given their tasks.
+
+    Attributes:
+        client: of their cluster.
+        count: how many they are.
+        ahead: how many dask tasks to hand out before one has come back.
+        threads: where threads of this process find what they are given; None where they are none.
+        ours: whether the cluster is this run's own. Then a dask task may be several items, and one whose
+            process died is tried again alone; of another, the scheduler has tried it on several workers.
+    """
+
+    client: Any
+    count: int
+    ahead: int
+    threads: int | None = None
+    ours: bool = False
+
+    def begin(self, task: Callable[[Any], Any], items: Sequence[Any]) -> Any:
+        """Give some items to a worker; a dask future of their records and of the seconds that they took."""
+        if self.threads is None:
+            return self.client.submit(_carry_out, task, items, pure=False)
+        place = next(_numbers)
+        _held[self.threads][place] = task, items
+        return self.client.submit(_carry_out_held, self.threads, place, pure=False)
+
+
+def _spread(
     task: Callable[[Item], Record],
-    items: Iterable[Item],
-    workers: int,
-    pool: Pool,
+    items: Sequence[Item],
+    hands: _Hands,
     finished: Callable[[Record], None],
     lost: Callable[[Item], Record] | None,
 ) -> None:
-    waiting = deque(items)
-    while waiting:
-        with _executor(pool, workers) as executor:
-            suspects = []
-            for item, future in _handed_out(executor, task, waiting, 2 * workers):
-                if isinstance(future.exception(), BrokenExecutor):
-                    suspects.append(item)
-                else:
-                    finished(future.result())
-        # A worker died, and the pool with it. Alone, each item that was under way shows if it was the one.
-        for item in suspects:
-            with _executor("processes", 1) as executor:
-                try:
-                    record = executor.submit(task, item).result()
-                except BrokenExecutor:
-                    record = _record_of(item, lost)
+    """Hand items out in a window, and their records over as they come."""
+    waiting, suspects, size = deque(items), list[Item](), 1
+    done: SimpleQueue[Any] = SimpleQueue()
+    under_way = dict[Any, list[Item]]()
+    while waiting or under_way:
+        while waiting and len(under_way) < hands.ahead:
+            batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            future = hands.begin(task, batch)
+            under_way[future] = batch
+            future.add_done_callback(done.put)
+        future = done.get()
+        batch = under_way.pop(future)
+        answer = _answer(future)
+        if answer is None:
+            suspects += batch
+            continue
+        records, seconds = answer
+        if hands.ours:
+            size = batch_size(size, seconds / len(batch), len(waiting), hands.count)
+        for record in records:
             finished(record)
+    # Alone, each item that was under way in a process which died shows if it was the one.
+    for item in suspects:
+        answer = _answer(hands.begin(task, [item])) if hands.ours else None
+        finished(answer[0][0] if answer else _record_of(item, lost))
 
 
-def _run_on_cluster(
-    task: Callable[[Item], Record],
-    items: Iterable[Item],
-    cluster: Cluster,
-    finished: Callable[[Record], None],
-    lost: Callable[[Item], Record] | None,
-) -> None:
-    for item, future in _handed_out(cluster.executor, task, deque(items), cluster.ahead):
-        try:
-            record = future.result()
-        except cluster.lost:
-            record = _record_of(item, lost)
-        except CancelledError:
-            raise DataError(
-                "The dask scheduler does not answer any more. What is done is kept: start it again and give "
-                "the same command."
-            ) from None
-        finished(record)
+def batch_size(before: int, seconds: float, waiting: int, workers: int) -> int:
+    """How many items to give to a worker at a time.
+
+    Args:
+        before: how many it was; it no more than doubles, since one short item may come before long ones.
+        seconds: that an item took.
+        waiting: how many are left, of which all workers shall have their share to the end.
+        workers: how many there are.
+    """
+    fit = int(_SECONDS_A_BATCH / max(seconds, 1e-9))
+    return max(1, min(fit, 2 * before, waiting // (8 * workers), _MOST_A_BATCH))
+
+
+def _answer(future: Any) -> tuple[list[Any], float] | None:
+    """What came of a dask task; None where the process that worked on it died.
+
+    Raises:
+        DataError: the cluster is gone.
+        Exception: what the task raised.
+    """
+    from distributed import CancelledError, KilledWorker
+    from distributed.comm.core import CommClosedError
+
+    try:
+        answer: tuple[list[Any], float] = future.result()
+    except KilledWorker:
+        return None
+    except (CancelledError, CommClosedError):
+        raise DataError(
+            "The dask scheduler does not answer any more. What is done is kept: start it again and give "
+            "the same command."
+        ) from None
+    except Exception as error:
+        if type(error).__module__ == "distributed.scheduler":  # workers did not come back in time
+            raise DataError(_DIED) from None
+        raise
+    return answer
+
+
+_DIED = (
+    "A worker died at its work, most likely because memory ran out. What is done is kept: give the same "
+    "command again, with fewer workers."
+)
 
 
 def _record_of(item: Item, lost: Callable[[Item], Record] | None) -> Record:
     """The record of an item that ends the process it is worked on in."""
-    if lost is not None:
-        return lost(item)
-    raise DataError(
-        "A worker died at its work, most likely because memory ran out. What is done is kept: give the same "
-        "command again, with fewer workers."
-    )
+    if lost is None:
+        raise DataError(_DIED)
+    return lost(item)
 
 
-def _handed_out(
-    executor: Executor, task: Callable[[Item], Record], waiting: deque[Item], ahead: int
-) -> Iterator[tuple[Item, "Future[Record]"]]:
-    """Take items from `waiting` and give them back with their futures as these are done.
-
-    Where the executor breaks, those under way come back with that error, and the others stay in `waiting`.
-    """
-    # A queue costs the same for any number under way; concurrent.futures.wait looks at all of them each time.
-    done: SimpleQueue[tuple[Item, Future[Record]]] = SimpleQueue()
-    under_way = 0
-    while waiting or under_way:
-        while waiting and under_way < ahead:
-            item = waiting.popleft()
-            try:
-                future = executor.submit(task, item)
-            except BrokenExecutor:
-                waiting.appendleft(item)
-                break
-            under_way += 1
-            future.add_done_callback(partial(_put, done, item))
-        if not under_way:
-            return
-        yield done.get()
-        under_way -= 1
+def _carry_out(task: Callable[[Item], Record], items: Sequence[Item]) -> tuple[list[Record], float]:
+    """On a worker: the records of some items, and the seconds that they took."""
+    begun = perf_counter()
+    return [task(item) for item in items], perf_counter() - begun
 
 
-def _put(done: "SimpleQueue[tuple[Item, Future[Record]]]", item: Item, future: "Future[Record]") -> None:
-    done.put((item, future))
+#: What threads of this process are given, by run. It does not go through dask, which would pickle it.
+_held: dict[int, dict[int, tuple[Callable[[Any], Any], Sequence[Any]]]] = {}
+_numbers = count()
+
+
+def _carry_out_held(run: int, place: int) -> tuple[list[Any], float]:
+    return _carry_out(*_held[run].pop(place))
 
 
 @contextmanager
-def _executor(pool: Pool, workers: int) -> Iterator[Executor]:
-    """Threads or processes that are gone when the block is left, at once where it is left by an error.
-
-    Processes do not hear Ctrl-C, which a terminal sends to all of them: this process does, and ends them.
-    """
-    if pool == "threads":
-        executor: Executor = ThreadPoolExecutor(workers, thread_name_prefix="genesis")
-    else:
-        before = set(multiprocessing.active_children())
-        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        executor = ProcessPoolExecutor(workers, spawn, initializer=_follow_parent)
+def _holding(run: int) -> Iterator[None]:
+    """A place for what threads are given, which late ones find empty once the block is left."""
+    _held[run] = {}
     try:
-        yield executor
-    except BaseException:
-        if pool == "processes":
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
-        executor.shutdown(wait=pool == "processes", cancel_futures=True)
-        raise
-    executor.shutdown()
+        yield
+    finally:
+        del _held[run]
 
 
-def _follow_parent() -> None:
-    """In a worker: leave interruptions to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # numcodecs makes a lock when it is imported. A spawned process has it looked after, which ends in a
-    # warning about a leak where the process is terminated; a forked one does not. No worker starts another.
-    multiprocessing.set_start_method("fork", force=True)
-    parent = multiprocessing.parent_process()
+@contextmanager
+def connect(
+    scheduler: str | None, workers: int | None, source: Path | None, target: Path, progress: Progress
+) -> Iterator[Workers]:
+    """Connect to a dask.distributed scheduler and its workers while the block runs.
 
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)  # a killed parent leaves its workers waiting for ever
+    Args:
+        scheduler: its address, as in `tcp://node17:8786`, or the path of its scheduler file. None: there is
+            no cluster to connect to, and workers of this machine are given back.
+        workers: how many of this machine; None takes one a core.
+        source: what the workers will read; None where that is on a server.
+        target: where they will write; its folder is tried with a file that is removed again.
+        progress: told while workers are waited for.
 
-    threading.Thread(target=watch, daemon=True).start()
+    Raises:
+        CallError: no scheduler answers, or its workers cannot do this work; the sentence says what to change.
+    """
+    if scheduler is None:
+        yield Workers(workers or cores(), progress=progress)
+        return
+    with quiet():
+        client = _client(scheduler)
+        try:
+            progress("waiting for a dask worker", 0, 1)
+            client.wait_for_workers(1)
+            progress("waiting for a dask worker", 1, 1)
+            there = _check_workers(client, source and source.resolve(), target.resolve().parent)
+            yield Workers(there, client=client, progress=progress)
+        finally:
+            with suppress(OSError, TimeoutError):  # a scheduler that is gone
+                client.close(timeout=2)
+
+
+def workers_of(scheduler: str) -> int:
+    """How many workers a cluster has at this moment; 1 where none has come yet.
+
+    Raises:
+        CallError: no scheduler answers.
+    """
+    with quiet():
+        client = _client(scheduler)
+        try:
+            return max(1, len(client.nthreads()))
+        finally:
+            client.close()
+
+
+def _client(scheduler: str) -> Any:
+    from distributed import Client
+
+    address = _address(scheduler)
+    try:
+        return Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
+    except (OSError, TimeoutError, ValueError):
+        raise CallError(
+            f"--scheduler {scheduler}: no dask scheduler answers there. Start one with dask scheduler, or "
+            "leave the option out to work on this machine."
+        ) from None
+
+
+def _address(scheduler: str) -> str:
+    """The address itself, or the one that a scheduler file holds."""
+    if "://" in scheduler:
+        return scheduler
+    try:
+        return str(json.loads(Path(scheduler).read_bytes())["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CallError(
+            f"--scheduler {scheduler}: that is no scheduler file. Give the one that dask scheduler "
+            "--scheduler-file writes, or an address as in tcp://node17:8786."
+        ) from None
+
+
+def _check_workers(client: Any, source: Path | None, folder: Path) -> int:
+    """Let every worker look at the source, and at a file written beside the target; how many there are."""
+    probe = folder / f".genesis-{uuid4().hex}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+    except OSError as error:
+        raise CallError(f"{folder} cannot be written ({error.strerror}): choose another place.") from None
+    try:
+        answers = client.run(_look, [path for path in (source, probe) if path])
+    except ImportError:
+        raise CallError(
+            "The dask workers lack this toolkit: pip install genesis-toolkit where they run."
+        ) from None
+    finally:
+        probe.unlink(missing_ok=True)
+    for version, host, missing in answers.values():
+        if version != __version__:
+            raise CallError(
+                f"The dask worker on {host} has genesis-toolkit {version}, this is {__version__}: install "
+                "the same version everywhere, or the voxels may differ."
+            )
+        if missing:
+            place = folder if probe in missing else source
+            raise CallError(
+                f"The dask worker on {host} does not see {place}: scans and store must lie on a file system "
+                "that this machine and all workers share."
+            )
+    return len(answers)
+
+
+def _look(paths: Sequence[Path]) -> tuple[str, str, list[Path]]:
+    """On a worker: its version of the toolkit, its name, and which of the paths are not there."""
+    return __version__, socket.gethostname(), [path for path in paths if not path.exists()]

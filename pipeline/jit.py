@@ -14,13 +14,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numba.extending import intrinsic
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: numba's way to write a function in LLVM's own terms; a call of it has the arguments behind the first.
-instructions: Callable[..., Any] = intrinsic
 
 
 @cache

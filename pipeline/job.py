@@ -5,103 +5,30 @@ values, which stand in the ledger once the files are on the disk. So a kill lose
 others, and the same call runs what is missing.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from genesis_toolkit.pipeline.cluster import connect
-from genesis_toolkit.pipeline.engine import Cluster, Pool, Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Workers, counting, run
 from genesis_toolkit.pipeline.ledger import Ledger
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Record = TypeVar("Record")
 
 #: What the ledger notes of a piece of work.
 Facts = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Work:
-    """Who does the work, and who is told.
-
-    Attributes:
-        workers: how many tasks at a time.
-        pool: `threads`, or `processes` for tasks that hold the GIL, as those that read scans do.
-        cluster: does the work instead of this machine.
-        report: told as tasks are finished.
-    """
-
-    workers: int = 1
-    pool: Pool = "threads"
-    cluster: Cluster | None = None
-    report: Report = silent
-
-    def run(
-        self,
-        task: Callable[[Item], Answer],
-        items: Sequence[Item],
-        finished: Callable[[Answer], None],
-        lost: Callable[[Item], Answer] | None = None,
-    ) -> None:
-        """Run a task on every item, as `engine.run` does."""
-        hands: dict[str, Any] = {"workers": self.workers, "pool": self.pool, "cluster": self.cluster}
-        run(task, items, finished=finished, lost=lost, **hands)
-
-    def each(
-        self,
-        what: str,
-        task: Callable[[Item], Answer],
-        items: Sequence[Item],
-        finished: Callable[[Answer], None],
-        lost: Callable[[Item], Answer] | None = None,
-    ) -> None:
-        """Run a task on every item, and report each as one more of `what`."""
-        count = counting(self.report, what, len(items), 0)
-
-        def told(answer: Answer) -> None:
-            finished(answer)
-            count(answer)
-
-        self.run(task, items, told, lost)
-
-
-@contextmanager
-def at_work(
-    scheduler: str | None,
-    workers: int | None,
-    pool: Pool,
-    source: Path | None,
-    target: Path,
-    report: Report,
-) -> Iterator[Work]:
-    """Who does the work: those of a cluster that is there already, or so many on this machine.
-
-    Args:
-        scheduler: of the cluster, as `cluster.connect` takes it; None takes this machine.
-        workers: how many on this machine; None takes one a core.
-        pool: where they are on this machine.
-        source: what they will read; None where that is on a server.
-        target: where they will write.
-        report: told as tasks are finished.
-
-    Raises:
-        CallError: no scheduler answers, or its workers cannot do this work.
-    """
-    with connect(scheduler, source, target, report) as cluster:
-        yield Work(cluster.workers if cluster else workers or cores(), pool, cluster, report)
-
-
 def run_missing(
-    work: Work,
+    workers: Workers,
     ledger: Ledger,
     what: str,
     tasks: Mapping[str, Item],
     make: Callable[[Item], Facts],
     *,
     is_true: Callable[[Item, Facts], bool] | None = None,
+    suited: Callable[[Workers, Sequence[Item]], Workers] | None = None,
     told: Callable[[Facts], None] | None = None,
     lost: Callable[[Item], Facts] | None = None,
     chain: Callable[[Item], Hashable] | None = None,
@@ -110,12 +37,13 @@ def run_missing(
     """Do what no earlier run has done; `Ledger.records` then has what is noted of every task.
 
     Args:
-        work: who does it.
+        workers: who does it.
         ledger: of the work, held by this run.
-        what: is made, in the report.
+        what: is made, for the progress.
         tasks: by the names of their records, begun in this order.
         make: does a task, and says what is to be noted of it.
         is_true: whether what an earlier run noted of a task is still true; None: it always is.
+        suited: the kind of workers that suits what is left to do.
         told: what was noted of every task, before this run or in it, in the order in which they finish.
         lost: what is to be noted of a task that ends the process it runs in.
         chain: tasks next to one another for which this is equal are done in order, by one worker; each may
@@ -137,7 +65,7 @@ def run_missing(
                 break
             told(facts)
             done += pieces(item)
-    count = counting(work.report, what, sum(map(pieces, tasks.values())), done)
+    count = counting(workers.progress, what, sum(map(pieces, tasks.values())), done)
 
     def finished(made: Sequence[tuple[str, Facts]]) -> None:
         for name, facts in made:
@@ -148,7 +76,27 @@ def run_missing(
     def died(chained: _Chain[Item]) -> Sequence[tuple[str, Facts]]:
         return [piece.note(name, lost(item)) for name, item in chained] if lost else ()
 
-    work.run(piece.make_all, left, finished, died if lost else None)
+    if suited is not None:
+        workers = suited(workers, [item for chained in left for _, item in chained])
+    run(piece.make_all, left, finished=finished, workers=workers, lost=died if lost else None)
+
+
+def run_all(
+    workers: Workers,
+    what: str,
+    task: Callable[[Item], Record],
+    items: Sequence[Item],
+    finished: Callable[[Record], None],
+    lost: Callable[[Item], Record] | None = None,
+) -> None:
+    """Run a task on every item, as `engine.run` does, and report each as one more of `what`."""
+    count = counting(workers.progress, what, len(items), 0)
+
+    def told(record: Record) -> None:
+        finished(record)
+        count(record)
+
+    run(task, items, finished=told, workers=workers, lost=lost)
 
 
 #: Tasks that one worker does in order, with their names.

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from support.scans import SMALL, lungs, small_shards, write_scan
 
 import genesis_toolkit
@@ -35,6 +36,29 @@ def twelve_scans(luna16: Path) -> Path:
     for number in range(3, 12):
         write_scan(luna16 / "subset3" / f"1.3.{number}.mhd", lungs(number))
     return luna16
+
+
+@pytest.fixture
+def twelve_nifti(twelve_scans: Path, tmp_path: Path) -> Path:
+    """The same twelve in a format that SimpleITK reads, by name in one folder."""
+    for path in twelve_scans.rglob("*.mhd"):
+        write_scan(tmp_path / "nifti" / f"{path.stem}.nii", sitk.GetArrayFromImage(sitk.ReadImage(path)).T)
+    return tmp_path / "nifti"
+
+
+@pytest.fixture(params=["threads", "processes"])
+def twelve(request: pytest.FixtureRequest) -> Path:
+    """The twelve that `extract_call` reads in threads, and those that it reads in processes."""
+    name = "twelve_scans" if request.param == "threads" else "twelve_nifti"
+    folder: Path = request.getfixturevalue(name)
+    return folder
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have several workers be processes, whoever reads the scans and however small they are."""
+    monkeypatch.setattr("genesis_toolkit.pipeline.engine._SECONDS_TO_START", -1)
+    monkeypatch.setattr("genesis_toolkit.pipeline.scans.readers.read_by_us", lambda _: False)
 
 
 @pytest.fixture

@@ -15,15 +15,13 @@ import pytest
 from support.folders import TESTS
 from support.scans import POISON, SMALL, extract_call
 
-from genesis_toolkit.pipeline import cluster
+from genesis_toolkit.pipeline import engine
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
-
-pytest.importorskip("distributed")
 
 
 class Dask:
@@ -76,7 +74,7 @@ def running(folder: Path, workers: int) -> Iterator[Dask]:
     try:
         for _ in range(workers):
             dask.work()
-        dask.wait(lambda: cluster.workers_of(str(dask.file)) == max(1, workers))
+        dask.wait(lambda: engine.workers_of(str(dask.file)) == max(1, workers))
         yield dask
     finally:
         dask.end()
@@ -157,7 +155,7 @@ def test_a_scan_that_every_worker_dies_of_is_named_and_stops_no_other(
     with running(tmp_path / "dask", 0) as dask:
         for _ in range(6):  # a scan is given up after it took four
             dask.work(PYTHONPATH=str(tmp_path))
-        dask.wait(lambda: cluster.workers_of(str(dask.file)) == 6)
+        dask.wait(lambda: engine.workers_of(str(dask.file)) == 6)
         there = tmp_path / "there.zarr"
         store = extract_cubes(twelve_scans, there, SMALL, scheduler=str(dask.file)).store
     assert store.scans.status.tolist().count("used") == 10
@@ -171,13 +169,13 @@ def test_workers_that_cannot_do_the_work_are_named_before_it_begins(
 ) -> None:
     target = tmp_path / "c.zarr"
     with running(tmp_path / "dask", 1) as dask:
-        monkeypatch.setattr(cluster, "__version__", "9.9")
+        monkeypatch.setattr(engine, "__version__", "9.9")
         with pytest.raises(CallError, match=r"has genesis-toolkit 0\..*, this is 9\.9: install"):
             extract_cubes(luna16, target, SMALL, scheduler=str(dask.file))
         monkeypatch.undo()
         with (
             pytest.raises(CallError, match=r"does not see /no/such: scans and store must lie"),
-            cluster.connect(str(dask.file), Path("/no/such"), target, lambda *_: None),
+            engine.connect(str(dask.file), None, Path("/no/such"), target, engine.silent),
         ):
             pass
     assert not target.exists()
@@ -187,7 +185,7 @@ def test_workers_that_cannot_do_the_work_are_named_before_it_begins(
 def test_where_no_scheduler_answers_the_call_was_wrong(
     luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr(engine, "_SECONDS_TO_ANSWER", 0.5)
     target = tmp_path / "c.zarr"
     for words in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:nonsense", "nonsense://"):
         with pytest.raises(CallError, match="no dask scheduler answers there"):

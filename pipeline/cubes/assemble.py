@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
 from genesis_toolkit.pipeline.cubes.update import Update
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, counting
+from genesis_toolkit.pipeline.engine import Progress, counting
 from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, write_whole
 from genesis_toolkit.pipeline.rng import stream_key
@@ -37,7 +37,7 @@ def assemble(
     names: Sequence[str],
     update: Update | None,
     key: Key | None,
-    report: Report,
+    report: Progress,
 ) -> dict[str, str]:
     """Staged scans -> everything of a cube store but its manifest and its name.
 
@@ -78,7 +78,7 @@ class ShardedArray:
 
 
 def write_shards(
-    ledger: Ledger, array: ShardedArray, chunks: Iterator[bytes], report: Report, first: int = 0
+    ledger: Ledger, array: ShardedArray, chunks: Iterator[bytes], report: Progress, first: int = 0
 ) -> dict[str, str]:
     """Write encoded cubes into shards, of which the first few lie there already.
 

@@ -18,7 +18,7 @@ from genesis_toolkit.pipeline.cubes.extract import plan_job
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
 from genesis_toolkit.pipeline.cubes.records import UNREADABLE, Cut, Task, file_state
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, too_small
-from genesis_toolkit.pipeline.engine import Report, counting, silent
+from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.images import read_image_size, resize
 from genesis_toolkit.pipeline.scans.read import read_geometry
@@ -85,7 +85,7 @@ def plan_extraction(
     workers: int,
     anonymize: Path | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> ExtractionPlan:
     """Find the scans, read the headers of up to a thousand, cut one, and say what all would come to.
 

@@ -23,12 +23,19 @@ from genesis_toolkit.pipeline.cubes.parameters import (
     find_sources,
 )
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
-from genesis_toolkit.pipeline.cubes.records import Cut, CutTask, Outcome, cut_all, nothing_given
+from genesis_toolkit.pipeline.cubes.records import (
+    Cut,
+    CutTask,
+    Outcome,
+    cut_all,
+    nothing_given,
+    suited_readers,
+)
 from genesis_toolkit.pipeline.cubes.repair import find_damage, repair_cubes
 from genesis_toolkit.pipeline.cubes.update import Update, compare
-from genesis_toolkit.pipeline.engine import Pool, Report, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, connect, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.job import Facts, Work, at_work, run_missing
+from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
 from genesis_toolkit.pipeline.store.metadata import CUBES
@@ -99,12 +106,11 @@ def extract_cubes(
     parameters: Parameters,
     *,
     workers: int | None = None,
-    pool: Pool = "processes",
     scheduler: str | None = None,
     anonymize: Path | None = None,
     strict: bool = False,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> ExtractionResult:
     """Cut cubes out of every scan, or X-ray image, of a folder into one cube store.
 
@@ -116,9 +122,9 @@ def extract_cubes(
         source: the folder of the scans.
         target: the store to make.
         parameters: what to cut; `ExtractParameters` of CT scans, `ImageParameters` of X-ray images.
-        workers: how many scans at a time on this machine; None takes one a core.
-        pool: `threads` where processes cannot be started; CT scans are then read one at a time.
-        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        workers: how many scans at a time on this machine; None takes one a core. `readers` says
+            whether they are threads or processes.
+        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         anonymize: a file with a key, made where there is none: the store tells pseudonyms made with it in
             the place of identifiers, paths and sha256, and the voxels are the same.
         strict: stop at the first scan that fails.
@@ -131,13 +137,13 @@ def extract_cubes(
             the finished store is damaged and cannot be repaired.
     """
     started = datetime.now(UTC)
-    hands = partial(at_work, scheduler, workers, pool, source, target, report)
+    hands = partial(connect, scheduler, workers, source, target, report)
     damage = None if overwrite else find_damage(target, CUBES)
     repaired = 0
     if damage:
         asked = _asked_for(source, parameters, anonymize)
-        with hands() as work:
-            repaired = repair_cubes(damage, source, parameters, asked.description, asked.key, work)
+        with hands() as crew:
+            repaired = repair_cubes(damage, source, parameters, asked.description, asked.key, crew)
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     tasks = job.tasks
     if job.update and not tasks:
@@ -145,15 +151,15 @@ def extract_cubes(
     if job.key:
         job.key.keep()
     grow = job.update is not None
-    with hands() as work, hold(target, job.description, overwrite=overwrite, grow=grow) as ledger:
-        unused = _cut_all(work, ledger, job, tasks, strict)
+    with hands() as crew, hold(target, job.description, overwrite=overwrite, grow=grow) as ledger:
+        unused = _cut_all(crew, ledger, job, tasks, strict)
         nothing = None if grow else nothing_given(ledger, tasks, *(_IMAGES if job.images else _SCANS))
         if nothing:
             ledger.abandon()
             raise nothing
         names = [task.name for task in tasks]
         hashes = assemble(ledger, job.description, parameters, names, job.update, job.key, report)
-        ledger.finish(hashes, run_log(started, work.workers))
+        ledger.finish(hashes, run_log(started, crew.count))
     taken_in = len(tasks) if grow else 0
     return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
 
@@ -200,7 +206,7 @@ def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> 
 
 
 def _cut_all(
-    work: Work, ledger: Ledger, job: Job, tasks: Sequence[CutTask[Any]], strict: bool
+    workers: Workers, ledger: Ledger, job: Job, tasks: Sequence[CutTask[Any]], strict: bool
 ) -> tuple[Outcome, ...]:
     """Cut every scan that an earlier run has not finished; what came of those that gave no cube, by path.
 
@@ -220,17 +226,18 @@ def _cut_all(
 
     if job.description.get("sampler") == "official":
         run_missing(
-            work,
+            workers,
             ledger,
             "scans",
             {task.name: task for task in official_tasks(tasks)},
             partial(cut_official, ledger),
             is_true=partial(official_is_same, ledger),
+            suited=suited_readers,
             told=told,
             chain=lambda task: task.source.subset,
         )
     else:
-        cut_all(work, ledger, "image" if job.images else "scan", tasks, job.cut, told)
+        cut_all(workers, ledger, "image" if job.images else "scan", tasks, job.cut, told)
     return tuple(sorted(unused, key=lambda outcome: outcome.path))
 
 

@@ -12,11 +12,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.job import Facts, Work, run_missing
+from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, sha256_of
 from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.scans.read import scan_files
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.shards import encode_cube
 
 Parameters = TypeVar("Parameters", covariant=True)
@@ -104,7 +106,7 @@ def is_same(task: CutTask[object], record: Facts) -> bool:
 
 
 def cut_all(
-    work: Work,
+    workers: Workers,
     ledger: Ledger,
     noun: str,
     tasks: Sequence[Task],
@@ -114,16 +116,23 @@ def cut_all(
     """Cut every scan that no earlier run has cut, and stage and note what it gave.
 
     Args:
-        work: who does it.
+        workers: who does it.
         ledger: holds the records and the staged cubes.
         noun: what is cut, `scan` or `image`.
         tasks: one a scan.
         cut: cuts one; raises one of `UNREADABLE` where it cannot be read.
         told: each record.
     """
-    by_name = {task.name: task for task in tasks}
-    make = partial(cut_and_stage, ledger, cut)
-    run_missing(work, ledger, f"{noun}s", by_name, make, is_true=is_same, told=told, lost=_lost)
+    by_name, make = {task.name: task for task in tasks}, partial(cut_and_stage, ledger, cut)
+    which: dict[str, Any] = {"is_true": is_same, "suited": suited_readers, "lost": _lost}
+    run_missing(workers, ledger, f"{noun}s", by_name, make, told=told, **which)
+
+
+def suited_readers(workers: Workers, tasks: Sequence[CutTask[Any]]) -> Workers:
+    """The kind of workers that suits the scans to be read."""
+    sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
+    paths = (path for task in sound for path in task.files)
+    return readers(workers, paths, sound[0].parameters if sound else None)
 
 
 def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Facts:

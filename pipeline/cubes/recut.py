@@ -4,7 +4,7 @@ Which cubes and pairs are looked at is drawn anew in every run, so that many run
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,10 +17,12 @@ from genesis_toolkit.pipeline.cubes.cut import cubes_at, read_turned
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters, extraction, find_sources
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import UNREADABLE, why
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.job import Work
+from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.examine import reason_of
 from genesis_toolkit.pipeline.store.metadata import CUBES, leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
@@ -154,7 +156,7 @@ def places_of(
 
 
 def compare_scans(
-    remains: Remains, places: Mapping[int, Path], key: Key | None, work: Work
+    remains: Remains, places: Mapping[int, Path], key: Key | None, workers: Workers
 ) -> dict[int, Problem]:
     """Hold the sha256 of scans against those that a store tells; what is wrong, by row."""
     paths, digests = needed(remains, "scans/path", "scans/sha256")
@@ -173,12 +175,12 @@ def compare_scans(
         if problem:
             wrong[row] = str(paths[row]), problem
 
-    replace(work, pool="threads").each("scans", look, list(places), finished)
+    run_all(workers, "scans", look, list(places), finished)
     return wrong
 
 
 def compare_cubes(
-    remains: Remains, places: Mapping[int, Path], most: int, work: Work
+    remains: Remains, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
     """Cut random cubes again and compare them with a store's, voxel for voxel.
 
@@ -186,7 +188,7 @@ def compare_cubes(
         remains: of the store.
         places: of the scans that are as they were, by row.
         most: how many cubes to draw.
-        work: who does it.
+        workers: who does it.
 
     Returns:
         How many were compared, and what is wrong, by the scan's name.
@@ -196,7 +198,9 @@ def compare_cubes(
     """
     (scan,) = needed(remains, "scan")
     there = np.flatnonzero(np.isin(scan, list(places)))
-    tasks = recuts(remains, drawn(there, most), places, extraction_of(remains))
+    parameters = extraction_of(remains)
+    tasks = recuts(remains, drawn(there, most), places, parameters)
+    suited = readers(workers, (task.path for task in tasks), parameters)
     reader = remains.reader("cubes" if remains.kind == CUBES else "original")
     out = np.empty(reader.shape[1:], reader.dtype)
 
@@ -210,7 +214,7 @@ def compare_cubes(
                 same = np.array_equal(cube, out)
                 yield "" if same else f"gives other voxels than those of cube {number}"
 
-    return compare_again(work, tasks, _cubes_of, compare)
+    return compare_again(suited, tasks, _cubes_of, compare)
 
 
 def _cubes_of(task: Recut) -> list[Voxels]:
@@ -227,7 +231,7 @@ Given = TypeVar("Given")
 
 
 def compare_again(
-    work: Work,
+    workers: Workers,
     tasks: Sequence[Task],
     cut: Callable[[Task], Given],
     compare: Callable[[Task, Given], Iterable[str | None]],
@@ -235,7 +239,7 @@ def compare_again(
     """Cut scans again, and compare what they give with a store.
 
     Args:
-        work: who cuts.
+        workers: who cuts.
         tasks: one a scan, with its name.
         cut: cuts one; raises one of `UNREADABLE` where that cannot be done.
         compare: says of each cube what is wrong with it, nothing where it is the same, and None where the
@@ -257,7 +261,7 @@ def compare_again(
         wrong.extend((task.name, words) for words in found if words)
 
     lost = partial(_answer_of, problem="the process that read it died: its file is broken")
-    work.each("scans cut again", partial(_try, cut), tasks, finished, lost)
+    run_all(workers, "scans cut again", partial(_try, cut), tasks, finished, lost)
     return compared, wrong
 
 

@@ -23,8 +23,9 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.job import Work
+from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.ledger import (
     LOG,
     MANIFEST,
@@ -36,6 +37,7 @@ from genesis_toolkit.pipeline.ledger import (
     sha256_of,
     write_whole,
 )
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.examine import examine
 from genesis_toolkit.pipeline.store.metadata import (
     MOST_MANIFEST,
@@ -177,7 +179,12 @@ def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger]
 
 
 def repair_cubes(
-    damage: Damage, source: Path, parameters: Parameters, job: dict[str, Any], key: Key | None, work: Work
+    damage: Damage,
+    source: Path,
+    parameters: Parameters,
+    job: dict[str, Any],
+    key: Key | None,
+    workers: Workers,
 ) -> int:
     """Repair a cube store: shards are made from the scans whose cubes lie in them.
 
@@ -187,12 +194,12 @@ def repair_cubes(
         parameters: what is cut.
         job: the same, as they stand in the store.
         key: what the names in the store were made with; None where they are the scans' own.
-        work: who does it.
+        workers: who does it.
 
     Returns, Raises:
         As `repair`.
     """
-    return repair(damage, job, partial(_make_again, damage, source, parameters, job, key, work))
+    return repair(damage, job, partial(_make_again, damage, source, parameters, job, key, workers))
 
 
 def _make_again(
@@ -201,7 +208,7 @@ def _make_again(
     parameters: Parameters,
     job: dict[str, Any],
     key: Key | None,
-    work: Work,
+    workers: Workers,
     ledger: Ledger,
 ) -> None:
     try:
@@ -222,7 +229,8 @@ def _make_again(
             if (key.digest(digest) if key else digest) != wanted[scan]:
                 problems.append(f"{scan} is no longer the scan that its cubes were cut from")
 
-    work.each("shards made again", _make, tasks, finished, _lost)
+    paths = (recut.path for task in tasks for recut in task.recuts)
+    run_all(readers(workers, paths, parameters), "shards made again", _make, tasks, finished, _lost)
     if problems:
         raise damage.refuse("; ".join(sorted(set(problems))[:_MOST_NAMES]))
 

@@ -8,7 +8,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from genesis_toolkit.pipeline.engine import Report, counting, silent
+from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, whole_file
 from genesis_toolkit.pipeline.store.open import check_place, open_store
@@ -18,7 +18,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20
 
 
-def pack_store(store: Path, archive: Path, *, overwrite: bool = False, report: Report = silent) -> int:
+def pack_store(store: Path, archive: Path, *, overwrite: bool = False, report: Progress = silent) -> int:
     """Put a finished store into one archive, which is read as the store is, without unpacking.
 
     Args:

@@ -16,9 +16,9 @@ import numpy as np
 
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.job import Facts, Work, run_missing
+from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
@@ -56,7 +56,7 @@ def merge_stores(
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> MergeResult:
     """Put cube stores together that were made apart with equal parameters.
 
@@ -83,17 +83,17 @@ def merge_stores(
     inputs = [Path(store.storage.place) for store in stores if isinstance(store.storage, Folder)]
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
         return MergeResult(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
-    workers = workers or min(cores(), _MOST_WORKERS)
+    crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
         for what, tasks in (("shards checked", _checks(stores)), ("shards", _shards(ledger, stores))):
-            run_missing(Work(workers, report=report), ledger, what, tasks, lambda make: make())
+            run_missing(crew, ledger, what, tasks, lambda make: make())
         shards = list(ledger.records(tasks))
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
         dtype = stores[0].cubes.dtype
         write_cube_store(ledger.store, attributes, dtype, cubes, scans, images)
         finish(ledger.store, Contents(attributes, cubes, scans, None, images), dtype)
         hashes = {record["path"]: record["sha256"] for record in shards}
-        ledger.finish(hashes, _log(stores, started, workers))
+        ledger.finish(hashes, _log(stores, started, crew.count))
     return MergeResult(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
 
 

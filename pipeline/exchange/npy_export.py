@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Report, counting, silent
+from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
 from genesis_toolkit.pipeline.ledger import write_whole
@@ -46,7 +46,7 @@ def export_npy(
     *,
     dtype: Literal["float64", "float32"] = "float64",
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> list[ExportResult]:
     """Write the cubes of a store as the authors' cube files, one a subset, as `numpy.save` would.
 

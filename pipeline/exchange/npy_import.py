@@ -5,7 +5,6 @@ scan, where in it, at what spacing) stands in the store as not known: docs/refer
 """
 
 import hashlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +18,10 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
-from genesis_toolkit.pipeline.job import Facts, Work, run_missing
+from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.metadata import CUBES
@@ -57,7 +56,7 @@ def import_npy(
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> ImportResult:
     """Make a cube store of the authors' cube files, exactly: every value becomes the whole HU it stands for.
 
@@ -85,14 +84,14 @@ def import_npy(
         "files": [source.path.name for source in sources],
         "bytes": [source.bytes for source in sources],
     }
-    workers = workers or min(cores(), _MOST_WORKERS)
+    crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, job, overwrite=overwrite) as ledger:
         tasks = _tasks(ledger, sources)
-        problem = _run_all(Work(workers, report=report), ledger, tasks)
+        problem = _run_all(crew, ledger, tasks)
         if problem:
             ledger.abandon()
             raise DataError(problem)
-        _finish(ledger, sources, run_log(started, workers))
+        _finish(ledger, sources, run_log(started, crew.count))
     return ImportResult(open_cubes(target), done_before=False)
 
 
@@ -146,6 +145,7 @@ def _names(held: Sequence[tuple[str, int, int]]) -> str:
 class _Task:
     """A piece of an import: a file to hash, or a shard to make of one file or several."""
 
+    place: int
     files: tuple[NpyFile, ...]
     make: Callable[[], Facts]
 
@@ -168,10 +168,10 @@ def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
             if end > first and end - source.count < last
         ]
         while hashed < len(sources) and ends[hashed] - sources[hashed].count < last:
-            tasks[f"file-{hashed}"] = _Task((sources[hashed],), partial(_hash, sources[hashed]))
+            tasks[f"file-{hashed}"] = _Task(len(tasks), (sources[hashed],), partial(_hash, sources[hashed]))
             hashed += 1
         of = tuple(source for source, _, _ in spans)
-        tasks[f"shard-{shard}"] = _Task(of, partial(_make_shard, ledger, shard, length, spans))
+        tasks[f"shard-{shard}"] = _Task(len(tasks), of, partial(_make_shard, ledger, shard, length, spans))
     return tasks
 
 
@@ -201,28 +201,28 @@ def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[N
     return {"sha256": ledger.write(path, shard_parts(chunks, length)), "tissue": tissue}
 
 
-def _run_all(work: Work, ledger: Ledger, tasks: Mapping[str, _Task]) -> str:
+def _run_all(workers: Workers, ledger: Ledger, tasks: Mapping[str, _Task]) -> str:
     """Do what an earlier run has not done; the first problem by place in the files, or no word.
 
-    Tasks are begun in order, and none after a problem was found. So those before it all come to their end,
-    and the one that is told is the same for any number of workers.
+    None is begun that comes after a problem in the files. So those before it all come to their end, and the
+    one that is told is the same for any number of workers.
     """
-    stop = threading.Event()
+    problems: dict[int, str] = {}
 
     def make(task: _Task) -> Facts:
-        if stop.is_set():
-            return {"problem": ""}
+        if any(known < task.place for known in list(problems)):
+            return {}
         try:
             return task.make() | {"modified": task.modified}
         except DataError as error:
-            stop.set()
-            return {"problem": str(error)}
+            problems[task.place] = str(error)
+            return {}
 
     def is_true(task: _Task, facts: Facts) -> bool:
         return facts.get("modified") == task.modified
 
-    run_missing(work, ledger, "files and shards", tasks, make, is_true=is_true)
-    return next(filter(None, (facts.get("problem") for facts in ledger.records(tasks))), "")
+    run_missing(workers, ledger, "files and shards", tasks, make, is_true=is_true)
+    return problems[min(problems)] if problems else ""
 
 
 def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Report, cores, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, connect, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.job import Facts, Work, at_work, run_missing
+from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, check_same_parameters, hold, run_log, sha256_of
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.metadata import PAIRS
@@ -84,7 +84,7 @@ def degrade_cubes(
     workers: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> DegradationResult:
     """Degrade every cube of a store into a pair store of its own, which holds the originals too.
 
@@ -96,7 +96,7 @@ def degrade_cubes(
         target: the pair store to make.
         parameters: how to degrade.
         workers: threads at work; None takes one a core.
-        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as shards are finished.
 
@@ -109,25 +109,25 @@ def degrade_cubes(
     damage = None if overwrite else find_damage(target, PAIRS)
     repaired = 0
     if damage:
-        store, work = open_cubes(cubes), Work(workers or cores(), report=report)
-        make_again = partial(_make_again, damage, store, parameters, work)
+        store, crew = open_cubes(cubes), Workers(workers or cores(), progress=report)
+        make_again = partial(_make_again, damage, store, parameters, crew)
         repaired = repair(damage, _job(store, parameters), make_again)
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
         return DegradationResult(_open_pairs(target), done_before=True, repaired=repaired)
     with (
-        at_work(scheduler, workers, "threads", source, target, report) as work,
+        connect(scheduler, workers, source, target, report) as crew,
         hold(target, job, overwrite=overwrite) as ledger,
     ):
-        if work.cluster is None:
+        if crew.client is None:
             compile_kernels(store, parameters, report)
         tasks = _tasks(ledger, store, parameters, job)
-        run_missing(work, ledger, "shards", tasks, _make)
+        run_missing(crew, ledger, "shards", tasks, _make)
         records = dict(zip(tasks.values(), ledger.records(tasks), strict=True))
         ledger.clear_store(keep=("original", "degraded"))  # the tables of a run that was killed
         _write_tables(ledger, store, job, *_bits(records))
         hashes = {task.path: record["sha256"] for task, record in records.items()}
-        ledger.finish(hashes, run_log(started, work.workers))
+        ledger.finish(hashes, run_log(started, crew.count))
     return DegradationResult(_open_pairs(target), done_before=False)
 
 
@@ -151,7 +151,7 @@ def check_job(
     return store, job, present is not None
 
 
-def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Report) -> None:
+def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Progress) -> None:
     """Let the kernels be compiled before the first shard waits for them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
@@ -274,7 +274,7 @@ def _write_tables(
 
 
 def _make_again(
-    damage: Damage, store: CubeStore, parameters: DegradeParameters, work: Work, ledger: Ledger
+    damage: Damage, store: CubeStore, parameters: DegradeParameters, workers: Workers, ledger: Ledger
 ) -> None:
     """Make the damaged files of a finished store again.
 
@@ -294,7 +294,7 @@ def _make_again(
     def make(task: _Task) -> None:
         records[task] = _make(task)
 
-    work.each("shards made again", make, tasks, lambda _: None)
+    run_all(workers, "shards made again", make, tasks, lambda _: None)
     if damage.others:
         _write_tables(ledger, store, job, *(_bits(records) if lost else bits))
 

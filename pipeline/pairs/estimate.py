@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, check_job, compile_kernels
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
@@ -46,7 +46,7 @@ def plan_degradation(
     *,
     workers: int,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> DegradationPlan:
     """Degrade a block of cubes, throw it away, and say what all would come to.
 

@@ -1,6 +1,6 @@
 """Derive pairs of a store again from their originals, and compare them bit for bit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,21 +9,22 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, drawn, needed
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.job import Work
+from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 
 _BLOCK = 32  # pairs derived at a time
 
 
-def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]:
+def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Problem]]:
     """Derive random pairs again from their originals, and compare them bit for bit.
 
     Args:
         remains: of the store.
         most: how many pairs to draw.
-        work: who does it.
+        workers: who does it.
 
     Returns:
         How many were compared, and what is wrong, by array.
@@ -41,7 +42,7 @@ def replay(remains: Remains, most: int, work: Work) -> tuple[int, list[Problem]]
         compared += answer[0]
         wrong.extend(answer[1])
 
-    replace(work, pool="threads").each("blocks of pairs", replayer.look, blocks, finished)
+    run_all(workers, "blocks of pairs", replayer.look, blocks, finished)
     return compared, wrong
 
 

@@ -1,24 +1,57 @@
-"""Charts for a page of HTML, as SVG that takes the page's colours, and grey pictures as data URIs.
+"""Charts for a page of HTML, as SVG that takes the page's fonts and colours, and grey pictures as data URIs.
 
-Pure: numbers in, text out, always the same text for the same numbers. Names are escaped here.
+Pure: numbers in, text out. With one version of matplotlib, the same numbers give the same text. Names are
+escaped here.
 """
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from math import ceil, floor, log10
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-_WIDTH, _HEIGHT = 760, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 112, 34
-_PLAIN_TOP = 14  # of a chart without marks
+# Drawn in these colours, which become the page's: it may be light, dark or printed.
+_COLOURS = {"ink": "#000001", "soft": "#000002", "faint": "#000003", "fill": "#000004", "line": "#000005"}
+_COLOURS["band"] = "#000006"
+_FILLED: Any = {"fill": True, "color": _COLOURS["fill"], "alpha": 0.75}
+_OUTLINED: Any = {"color": _COLOURS["line"], "linewidth": 1.5}
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "genesis-toolkit",
+    "text.parse_math": False,
+    "text.color": _COLOURS["ink"],
+    "font.size": 11,
+    "axes.unicode_minus": False,
+    "axes.edgecolor": _COLOURS["soft"],
+    "axes.facecolor": "none",
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _COLOURS["faint"],
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "xtick.labelcolor": _COLOURS["ink"],
+    "ytick.labelcolor": _COLOURS["ink"],
+}
+_TITLE = "title of "  # begins the name of a group in the SVG that the rest of this name becomes the title of
+_SIZE = (760 / 72, 320 / 72)  # inches
+_NICE = (1, 2, 5, 10)  # what ticks may lie apart, times a power of ten
 _SMALLEST = 1e-6  # shares below this lie on the axis of a logarithmic chart
-_APART = 13  # pixels between the names of marks
-_MOST_TICKS = 10
+_APART = 1 / 52  # of the width, between the names of marks
 
 
 def histogram_chart(
@@ -40,27 +73,26 @@ def histogram_chart(
     Returns:
         An `svg` element.
     """
-    bins = len(next(iter(counts.values())))
+    shares = {name: each / max(1, int(each.sum())) for name, each in counts.items()}
+    least = min(float(each.min(initial=1.0, where=each > 0)) for each in shares.values())
+    powers = range(min(-1, floor(log10(max(_SMALLEST, least)))), 1)
+    foot, bins = 10.0 ** powers[0], len(next(iter(shares.values())))
     last = low + bins * width
-    plot = _Plot(low, last, _TOP)
-    least = max(_SMALLEST, min(_least_share(each) for each in counts.values()))
-    lowest = min(-1, floor(log10(least)))
-
-    def height(share: float) -> float:
-        return max(0.0, 1 - log10(share) / lowest) if share > 0 else 0.0
-
-    parts = [_grid(plot, [(1 - power / lowest, _percent(10.0**power)) for power in range(0, lowest - 1, -1)])]
-    inside = {
-        name: (max(first, low), min(end, last))
-        for name, (first, end) in marks.items()
-        if end >= low and first < last
-    }
-    parts += _marked(plot, inside)
-    for number, (name, each) in enumerate(counts.items()):
-        shares = each / max(1, int(each.sum()))
-        heights = [height(float(share)) for share in shares]
-        parts.append(_steps(plot, low, width, heights, "filled" if number == 0 else "line", name))
-    return _svg(title, [*parts, _axis(plot)])
+    with _chart(title, low, last) as (figure, axes):
+        axes.set(yscale="log", ylim=(foot, 1))
+        axes.set_yticks(
+            [10.0**power for power in powers], [f"{10.0 ** (power + 2):.6g} %" for power in powers]
+        )
+        axes.minorticks_off()
+        free = float(low)
+        for name, (first, end) in sorted(marks.items(), key=lambda mark: sum(mark[1])):
+            if end >= low and first < last:
+                free = _mark(axes, name, max(first, low), min(end, last) + 1, free) + _APART * (last - low)
+        for number, (name, each) in enumerate(shares.items()):
+            look = _OUTLINED if number else _FILLED
+            edges, heights = low + width * np.arange(bins + 1), np.maximum(each, foot)
+            axes.stairs(heights, edges, baseline=foot, gid=_TITLE + name, **look)
+        return _svg(figure, title)
 
 
 def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) -> str:
@@ -75,13 +107,12 @@ def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) 
     Returns:
         An `svg` element.
     """
-    plot = _Plot(first, last, _PLAIN_TOP)
-    most = max(1, int(counts.max()))
-    step = max(1.0, _nice_step(most, 5))
-    ticks = [(value * step / most, f"{value * step:,.0f}") for value in range(floor(most / step) + 1)]
-    heights = [float(count) / most for count in counts]
-    bars = _steps(plot, first, (last - first) / len(counts), heights, "filled", title)
-    return _svg(title, [_grid(plot, ticks), bars, _axis(plot)])
+    with _chart(title, first, last) as (figure, axes):
+        axes.set_ylim(0, max(1, int(counts.max())))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_NICE, integer=True))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.stairs(counts, np.linspace(first, last, len(counts) + 1), gid=_TITLE + title, **_FILLED)
+        return _svg(figure, title)
 
 
 def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: int) -> str:
@@ -104,84 +135,38 @@ def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: in
     return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
-class _Plot:
-    """The area of a chart: numbers along x and shares of the height -> pixels."""
-
-    def __init__(self, first: float, last: float, top: int) -> None:
-        self.first, self.last, self.top = first, last, top
-        self.right, self.bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-
-    def x(self, value: float) -> float:
-        return _LEFT + (value - self.first) / (self.last - self.first) * (self.right - _LEFT)
-
-    def y(self, height: float) -> float:
-        return self.bottom - height * (self.bottom - self.top)
-
-
-def _svg(title: str, parts: Sequence[str]) -> str:
-    name = escape(title)
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}"><title>{name}</title>'
-        f"{''.join(parts)}</svg>"
-    )
+@contextmanager
+def _chart(title: str, first: float, last: float) -> Iterator[tuple[Figure, Axes]]:
+    """An empty chart with these ends of x, alike whatever the user's own settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        figure = Figure(_SIZE, dpi=72, frameon=False, layout="constrained", gid=_TITLE + title)
+        axes = figure.add_subplot(xlim=(first, last))
+        axes.xaxis.set_major_locator(MaxNLocator(10, steps=_NICE))
+        axes.xaxis.set_major_formatter("{x:.6g}")
+        yield figure, axes
 
 
-def _grid(plot: _Plot, ticks: Sequence[tuple[float, str]]) -> str:
-    """Lines across the plot at these heights, with their names on the left."""
-    return "".join(
-        f'<path class="grid" d="M{_LEFT} {plot.y(height):.1f}H{plot.right}"/>'
-        f'<text x="{_LEFT - 6}" y="{plot.y(height) + 4:.1f}" text-anchor="end">{name}</text>'
-        for height, name in ticks
-    )
+def _mark(axes: Axes, name: str, first: int, end: int, free: float) -> float:
+    """A band with its name above, no further left than at `free`; where the name lies."""
+    axes.axvspan(first, end, facecolor=_COLOURS["band"], edgecolor=_COLOURS["band"], linewidth=0.5)
+    middle = (first + end) / 2
+    place = max(middle, free)
+    leader = {"arrowstyle": "-", "color": _COLOURS["faint"], "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0)}
+    above = ("data", "axes fraction")
+    where: Any = {"rotation": 90, "ha": "center", "va": "bottom", "annotation_clip": False}
+    axes.annotate(name, (middle, 1), (place, 1.05), above, above, leader, **where)
+    return place
 
 
-def _axis(plot: _Plot) -> str:
-    step = _nice_step(plot.last - plot.first, _MOST_TICKS)
-    values = [
-        number * step for number in range(ceil(plot.first / step - 1e-9), floor(plot.last / step + 1e-9) + 1)
-    ]
-    ticks = "".join(
-        f'<text x="{plot.x(value):.1f}" y="{plot.bottom + 18}" text-anchor="middle">{value:.6g}</text>'
-        for value in values
-    )
-    return f'<path class="axis" d="M{_LEFT} {plot.bottom}H{plot.right}"/>{ticks}'
-
-
-def _steps(plot: _Plot, first: float, width: float, heights: Sequence[float], kind: str, name: str) -> str:
-    """A histogram's outline; a title tells its name."""
-    outline = f"M{plot.x(first):.1f} {plot.bottom}"
-    for number, height in enumerate(heights):
-        outline += f"V{plot.y(height):.1f}H{plot.x(first + (number + 1) * width):.1f}"
-    return f'<path class="{kind}" d="{outline}V{plot.bottom}"><title>{escape(name)}</title></path>'
-
-
-def _marked(plot: _Plot, marks: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Bands with their names above, moved apart where they would lie on each other."""
-    parts, free = [], 0.0
-    for name, (first, end) in sorted(marks.items(), key=lambda mark: sum(mark[1])):
-        left, right = plot.x(first), plot.x(end + 1)
-        middle = (left + right) / 2
-        place = max(middle, free)
-        free = place + _APART
-        parts.append(
-            f'<rect class="band" x="{left:.1f}" y="{plot.top}" width="{max(1.5, right - left):.1f}" '
-            f'height="{plot.bottom - plot.top}"/>'
-            f'<path class="leader" d="M{middle:.1f} {plot.top}L{place:.1f} {plot.top - 10}"/>'
-            f'<text transform="translate({place + 4:.1f} {plot.top - 12}) rotate(-90)">{escape(name)}</text>'
-        )
-    return parts
-
-
-def _least_share(counts: NDArray[np.int64]) -> float:
-    found = counts[counts > 0]
-    return float(found.min() / counts.sum()) if len(found) else 1.0
-
-
-def _nice_step(span: float, most: int) -> float:
-    """The smallest of 1, 2, 5, 10, .. that makes at most so many steps of a span."""
-    power = 10.0 ** floor(log10(span / most))
-    return next(power * digit for digit in (1, 2, 5, 10) if span / (power * digit) <= most)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g} %"
+def _svg(figure: Figure, title: str) -> str:
+    """The chart as an element of a page that fetches nothing: no reference, not even one to clip by."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = drawn.getvalue().split("<svg ", 1)[1]
+    text = re.sub(r'font-family: [^;"]*;? ?| clip-path="[^"]*"', "", text)
+    text = re.sub(f'<g id="{_TITLE}([^"]*)">', r"<g><title>\1</title>", text)
+    for name, colour in _COLOURS.items():
+        text = text.replace(f": {colour}", f": var(--{name})")
+    return f'<svg role="img" aria-label="{escape(title)}" {text}'

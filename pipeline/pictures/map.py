@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -87,7 +86,6 @@ def draw_map(
     # 12 inches for three pictures on one scale, and room for the titles, the axes and the colour bar.
     tall = 12 * max(heights) / sum(widths) + 1.7
     figure = Figure(figsize=(13.5, min(max(tall, 4), 14)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title + (f"\ntoo small: {reason}" if reason else ""), fontsize=10)
     one, many = ("patch", "patches") if rule.plane else ("cube", "cubes")
     figure.supxlabel(f"dashed: the border that no {one} crosses; green: some of the {many}", fontsize=8)

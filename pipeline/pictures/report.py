@@ -50,10 +50,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 p, figcaption { max-width: 48rem; } figcaption, .note { color: var(--soft); font-size: .85rem; }
-figure { margin: 0 0 1rem; } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; }
-svg text { fill: var(--ink); } .grid, .leader { stroke: var(--faint); fill: none; }
-.axis { stroke: var(--soft); fill: none; } .filled { fill: var(--fill); fill-opacity: .75; }
-.line { fill: none; stroke: var(--line); stroke-width: 1.5; } .band { fill: var(--band); }
+figure { margin: 0 0 1rem; } svg { width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top;
   padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--faint); font-weight: normal; }
 thead th { color: var(--soft); } tbody th { white-space: nowrap; } tr { break-inside: avoid; }

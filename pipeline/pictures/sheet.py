@@ -7,7 +7,6 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -126,7 +125,6 @@ def draw_pictures(
     figure = Figure(
         figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
     )
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=9, parse_math=False)
     cells = figure.subplots(len(pictures), len(headings), squeeze=False)
     for row, line in enumerate(pictures):

@@ -13,6 +13,7 @@ nobody; a network that is trained on them has learned nothing about people.
 import csv
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Report, cores, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.job import Work, run_missing
+from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
 
@@ -40,6 +41,7 @@ NODULE_MASKS = "seg-nodules"
 SEED_LIMIT = 2**63 - 1
 
 _SCANS_LIMIT = 10_000
+_SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # that drawing takes, most of them with the GIL held
 _TABLES = {
     "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
     "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
@@ -100,7 +102,7 @@ def series_uid(parameters: PhantomParameters, index: int) -> str:
 
 
 def write_luna16(
-    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Report = silent
+    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
 
@@ -109,7 +111,7 @@ def write_luna16(
     Args:
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many scans, how large, which seed.
-        workers: processes at work; None takes one a core. They do not show in the bytes.
+        workers: scans at a time; None takes one a core. They do not show in the bytes.
         report: told as scans are finished.
 
     Returns:
@@ -123,8 +125,16 @@ def write_luna16(
         for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
             (ledger.store / name).mkdir(exist_ok=True)
         scans = {str(index): index for index in range(parameters.scans)}
-        work = Work(workers or cores(), "processes", report=report)
-        run_missing(work, ledger, "scans", scans, partial(_draw_scan, ledger.store, parameters))
+        draw = partial(_draw_scan, ledger.store, parameters)
+        each = _SECONDS_A_SCAN + _SECONDS_A_VOXEL * math.prod(parameters.shape)
+        run_missing(
+            Workers(workers or cores(), progress=report),
+            ledger,
+            "scans",
+            scans,
+            draw,
+            suited=lambda crew, left: crew.for_seconds(each * len(left)),
+        )
         records = list(ledger.records(scans))
         for name, columns in _TABLES.items():
             rows = [row for record in records for row in record[name]]

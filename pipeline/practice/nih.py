@@ -17,9 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-from genesis_toolkit.pipeline.engine import Report, cores, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.job import Work, run_missing
+from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     PICTURE_LIMITS,
@@ -42,6 +42,7 @@ COLUMNS = (
 )
 
 _IMAGES_LIMIT = 100_000
+_SECONDS_AN_IMAGE = 0.4  # that drawing takes, most of them with the GIL held
 _HEALTHY = "No Finding"
 
 #: Images a folder, and folders: of NIH's twelve, even a small data set has several.
@@ -111,7 +112,7 @@ class Sitting:
 
 
 def write_nih(
-    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Report = silent
+    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Progress = silent
 ) -> list[Path]:
     """Write practice radiographs in the layout of NIH ChestX-ray14.
 
@@ -120,7 +121,7 @@ def write_nih(
     Args:
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many images, how large, which seed.
-        workers: processes at work; None takes one a core. They do not show in the bytes.
+        workers: patients at a time; None takes one a core. They do not show in the bytes.
         report: told as images are finished.
 
     Returns:
@@ -132,9 +133,16 @@ def write_nih(
     check_free(folder)
     sittings = {str(one.patient): one for one in planned(parameters)}
     with hold(folder, {"layout": "nih"} | asdict(parameters), overwrite=False) as ledger:
-        work = Work(workers or cores(), "processes", report=report)
         draw = partial(_draw_images, ledger.store, parameters)
-        run_missing(work, ledger, "images", sittings, draw, pieces=lambda one: one.images)
+        run_missing(
+            Workers(workers or cores(), progress=report),
+            ledger,
+            "images",
+            sittings,
+            draw,
+            suited=lambda crew, left: crew.for_seconds(_SECONDS_AN_IMAGE * sum(one.images for one in left)),
+            pieces=lambda one: one.images,
+        )
         rows = [row for record in ledger.records(sittings) for row in record["rows"]]
         write_whole(ledger.store / TABLE, _table(rows).encode("ascii"))
         for name, test in ((TRAIN_VAL_LIST, False), (TEST_LIST, True)):

@@ -1,21 +1,20 @@
 """One DICOM file: what its header says of its series and its place, and its pixels.
 
-The few header elements that are wanted are read here: SimpleITK takes five times as long for a header, and
-opens nothing that is no image, so that it could not name an RT object or a report. The pixels, rescaled to
-HU, are read by SimpleITK. Of the header nothing but the series' identifier, its geometry and the pixel
-scaling goes any further. Source: DICOM PS3.3 (image plane module), PS3.5 (encoding).
+pydicom reads the header: SimpleITK opens nothing that is no image, so that it could not name an RT object or
+a report. The pixels, rescaled to HU, are read by SimpleITK. Of the header nothing but the series' identifier,
+its geometry and the pixel scaling goes any further. Source: DICOM PS3.3 (image plane module).
 """
 
 import math
 import os
-import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
@@ -27,25 +26,29 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _MODALITY = 0x00020002, 0x00020010, 0x00080008, 0x00080060
 _SERIES, _POSITION, _ORIENTATION = 0x0020000E, 0x00200032, 0x00200037
-_SAMPLES, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280008, 0x00280010, 0x00280011
-_PIXEL_SPACING = 0x00280030  # the last one wanted
-_WANTED = frozenset((
+_SAMPLES, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING = (
+    0x00280002,
+    0x00280008,
+    0x00280010,
+    0x00280011,
+    0x00280030,
+)
+_WANTED = (
     _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _MODALITY, _SERIES, _POSITION, _ORIENTATION,
     _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING,
-))  # fmt: skip
-# By byte order: group, element, type and length of an element; a length of four bytes. Compiled, since a
-# header holds a hundred elements.
-_EXPLICIT = {order: struct.Struct(order + "HH2sH") for order in "<>"}
-_LENGTH = {order: struct.Struct(order + "I") for order in "<>"}
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+)  # fmt: skip
+_META_GROUPS, _GROUPS = (
+    range(2, 3),
+    range(0x0029),
+)  # of the file itself; of the image, up to the last one wanted
 _UNDEFINED = 0xFFFFFFFF
-_LONG = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # these have a length of four bytes
-_IMPLICIT, _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+_DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _INDEX, _INDEX_NAME = "1.2.840.10008.1.3.10", "DICOMDIR"  # the SOP class of a disc's index, and its name
-_HEAD_BYTES = (1 << 14, 1 << 22, -1)  # how much more of a file is read until its header is whole
+_HEAD_BYTES = 132  # the preamble, and `DICM`
 _DEFLATED_BYTES = 1 << 24  # the most that a deflated header may inflate to
 # How a file begins that lacks the preamble: with its meta group, or with group 8.
 _BARE = (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
+_QUIET = threading.Lock()  # pydicom's warnings are not for the user, and are silenced for all threads at once
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,14 @@ class Slice:
     state: tuple[int, int]
 
 
-class _ShortError(Exception):
-    """The bytes end before the header does."""
-
-
 def state_of(status: os.stat_result) -> tuple[int, int]:
     """What tells that a file has changed: its bytes, and when it was last written, in ns."""
     return status.st_size, status.st_mtime_ns
 
 
 def _is_dicom(head: bytes) -> bool:
-    """Whether these are the first bytes of a DICOM file, with or without its preamble; 132 are enough."""
-    return head[128:132] == b"DICM" or (len(head) >= 132 and head[:4] in _BARE)
+    """Whether these are the first 132 bytes of a DICOM file, with or without its preamble."""
+    return head[128:] == b"DICM" or (len(head) == _HEAD_BYTES and head[:4] in _BARE)
 
 
 def read_header(path: Path) -> Slice | None:
@@ -99,18 +98,17 @@ def read_header(path: Path) -> Slice | None:
         DataError: it cannot be opened, or its header is damaged or cut short.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb") as file:
             state = state_of(os.fstat(file.fileno()))
-            head = file.read(_HEAD_BYTES[0])
-            if not _is_dicom(head):
+            if not _is_dicom(file.read(_HEAD_BYTES)):
                 return None
-            elements = _read_elements(file, head, state[0])
+            elements = _read_elements(file)
         numbers = {tag: _numbers(elements, tag) for tag in (_POSITION, _ORIENTATION, _PIXEL_SPACING)}
         samples, rows, columns = (_unsigned(elements, tag) for tag in (_SAMPLES, _ROWS, _COLUMNS))
         frames = int(_text(elements, _FRAMES) or 1)
     except OSError as error:
         raise DataError(not_opened(error)) from None
-    except (_ShortError, ValueError, struct.error, zlib.error, RecursionError):
+    except ValueError:
         raise DataError("its DICOM header cannot be read: it is damaged or cut short") from None
     spacing = numbers[_PIXEL_SPACING]
     return Slice(
@@ -174,87 +172,70 @@ def _is_index(elements: dict[int, bytes]) -> bool:
     return _text(elements, _SOP_CLASS_OF_FILE) == _INDEX
 
 
-def _read_elements(file: FileIO, data: bytes, size: int) -> dict[int, bytes]:
-    """The wanted elements of a file of `size` bytes, of which `data` has been read; more only as needed."""
-    for count in _HEAD_BYTES[1:]:
-        if len(data) >= size:
-            break
-        with suppress(_ShortError):
-            return _parse(data, whole=False)
-        data += file.read(count)
-    return _parse(data, whole=True)
+def _read_elements(file: BinaryIO) -> dict[int, bytes]:
+    """The wanted elements at the top of a DICOM file, as they stand in it, but little endian.
 
-
-def _parse(data: bytes, whole: bool) -> dict[int, bytes]:
-    """The wanted elements at the top of a data set, as they stand in the file, little endian.
+    Not by pydicom's `dcmread`, which inflates without a limit and reads what has no pixels to its end.
 
     Raises:
-        _ShortError: more of the file is needed, or there is no more.
-        ValueError: these bytes are no DICOM.
+        ValueError: the header is damaged or cut short.
+        OSError: the file cannot be read.
     """
-    found: dict[int, bytes] = {}
-    at, explicit, order = (132, True, "<") if data[128:132] == b"DICM" else (0, data[4:6].isalpha(), "<")
-    in_meta = True
-    while at < len(data) or not whole:
-        if in_meta and data[at : at + 2] != b"\x02\0":
-            in_meta = False
-            syntax = _text(found, _SYNTAX)
-            if syntax:
-                explicit, order = syntax != _IMPLICIT, ">" if syntax == _BIG_ENDIAN else "<"
+    from pydicom.filereader import read_preamble
+
+    try:
+        with _QUIET, warnings.catch_warnings(action="ignore"):
+            file.seek(0)
+            read_preamble(file, force=True)
+            meta = _read_groups(file, _META_GROUPS)
+            syntax = _text(meta, _SYNTAX)
             if syntax == _DEFLATED:
-                data, at = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[at:], _DEFLATED_BYTES), 0
-        tag, kind, start, length = _element(data, at, explicit, order)
-        if tag > _PIXEL_SPACING:
-            break
-        at = _end(data, start, length, kind, explicit, order)
-        if tag in _WANTED:
-            if at > len(data):
-                raise _ShortError
-            value = data[start:at]
-            found[tag] = value[::-1] if order == ">" and kind == b"US" else value
-    else:
-        if at > len(data):
-            raise _ShortError
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+                inflated = inflater.decompress(file.read(), _DEFLATED_BYTES)
+                if not inflater.eof and len(inflated) < _DEFLATED_BYTES:
+                    raise ValueError("it ends within what is deflated")
+                file = BytesIO(inflated)
+            return meta | _read_groups(file, _GROUPS, little_endian=syntax != _BIG_ENDIAN)
+    except OSError as error:
+        if error.errno:
+            raise
+        raise ValueError("it ends within a sequence") from None
+    except Exception as error:  # pydicom lets through whatever damaged bytes lead to
+        raise ValueError(str(error)) from None
+
+
+def _read_groups(file: BinaryIO, groups: range, little_endian: bool = True) -> dict[int, bytes]:
+    """The wanted elements of some groups; the file is left where another group begins.
+
+    Values are taken raw, since what is wrong with a value that nobody wants is no reason to refuse a file.
+
+    Raises:
+        ValueError: the file ends within an element, which pydicom takes for its end.
+    """
+    from pydicom.dataelem import RawDataElement
+    from pydicom.filereader import read_dataset
+
+    end, beyond = 0, False
+
+    def is_beyond(tag: Any, _kind: str | None, length: int) -> bool:
+        nonlocal end, beyond
+        end, beyond = 0 if length == _UNDEFINED else file.tell() + length, tag.group not in groups
+        return beyond
+
+    # The type of values is found out: not every file keeps to what its syntax says.
+    elements = read_dataset(
+        file, False, little_endian, stop_when=is_beyond, specific_tags=[*_WANTED]
+    ).values()
+    end = end or file.tell()
+    if not beyond and end != file.seek(0, os.SEEK_END):
+        raise ValueError("it ends within an element")
+    found = {}
+    for one in elements:
+        value = one.value or b""
+        if not isinstance(one, RawDataElement) or len(value) != one.length:
+            raise ValueError("it ends within a value, or has items for one")
+        found[int(one.tag)] = value[::-1] if one.VR == "US" and not little_endian else value
     return found
-
-
-def _element(data: bytes, at: int, explicit: bool, order: str) -> tuple[int, bytes, int, int]:
-    """The element at an offset: its tag, its type, the offset of its value, its length."""
-    if at + 8 > len(data):
-        raise _ShortError
-    group, element, kind, length = _EXPLICIT[order].unpack_from(data, at)
-    tag = group << 16 | element
-    if not explicit or group == _ITEM >> 16:
-        return tag, b"", at + 8, _LENGTH[order].unpack_from(data, at + 4)[0]
-    if kind in _LONG:
-        if at + 12 > len(data):
-            raise _ShortError
-        return tag, kind, at + 12, _LENGTH[order].unpack_from(data, at + 8)[0]
-    if not (kind.isalpha() and kind.isupper()):
-        raise ValueError("no type of value")
-    return tag, kind, at + 8, length
-
-
-def _end(data: bytes, start: int, length: int, kind: bytes, explicit: bool, order: str) -> int:
-    """Where a value ends; a sequence of undefined length is walked to its end, items within items too."""
-    if length != _UNDEFINED:
-        return start + length
-    explicit = explicit and kind != b"UN"
-    at = start
-    while True:
-        tag, _, at, length = _element(data, at, explicit, order)
-        if tag == _SEQUENCE_END:
-            return at
-        if tag != _ITEM:
-            raise ValueError("no item")
-        if length != _UNDEFINED:
-            at += length
-            continue
-        while True:
-            tag, kind, at, length = _element(data, at, explicit, order)
-            if tag == _ITEM_END:
-                break
-            at = _end(data, at, length, kind, explicit, order)
 
 
 def _text(elements: dict[int, bytes], tag: int) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.scans.files import not_opened
+from genesis_toolkit.pipeline.scans.files import check_file, not_opened
 
 META_IMAGE = (".mhd", ".mha")
 NIFTI = (".nii", ".nii.gz")
@@ -80,9 +80,9 @@ def inflate_meta_image(path: Path) -> NDArray[Any] | None:
         DataError: the compressed voxels are damaged or cut short.
     """
     header = _meta_header(path)
-    dtype = _TYPES.get(header.get("ElementType", ""))
-    if not _is_true(header, "CompressedData") or dtype is None or _channels(header) != 1:
+    if not _is_deflated(header):
         return None
+    dtype = _TYPES[header["ElementType"]]
     shape = _edges(header)[::-1]
     order = (
         ">" if _is_true(header, "BinaryDataByteOrderMSB") or _is_true(header, "ElementByteOrderMSB") else "<"
@@ -101,6 +101,18 @@ def inflate_meta_image(path: Path) -> NDArray[Any] | None:
     return values.view(order + dtype).reshape(shape).astype(dtype, copy=False)
 
 
+def read_by_us(path: Path) -> bool:
+    """Whether the voxels of a scan are read without SimpleITK: those of most MetaImages."""
+    if path.suffix.lower() not in META_IMAGE:
+        return False
+    try:
+        check_file(path)
+        header = _meta_header(path)
+        return _is_deflated(header) or _plain_voxels(path, header) is not None
+    except (DataError, OSError):
+        return True  # nothing reads it
+
+
 def read_plain(path: Path) -> tuple[NDArray[np.int16], str] | None:
     """The voxels of a MetaImage of plain int16 in a file of its own, and the sha256 of header and voxels.
 
@@ -114,13 +126,8 @@ def read_plain(path: Path) -> tuple[NDArray[np.int16], str] | None:
         DataError: it became shorter while it was read.
     """
     header = _meta_header(path)
-    data = _data_file(path, header)
-    swapped = _is_true(header, "BinaryDataByteOrderMSB") or _is_true(header, "ElementByteOrderMSB")
-    plain = header.get("ElementType") == "MET_SHORT" and header.get("BinaryData", "True").lower() == "true"
-    if data is None or not plain or swapped or _is_true(header, "CompressedData") or _channels(header) != 1:
-        return None
-    needed = _stored_bytes(header)
-    if "HeaderSize" in header or needed is None or data.stat().st_size != needed:
+    data, needed = _plain_voxels(path, header), _stored_bytes(header)
+    if data is None or needed is None:
         return None
     values = np.empty(needed // 2, np.dtype("<i2"))
     digest, room, done = hashlib.sha256(path.read_bytes()), values.view(np.uint8), 0
@@ -131,6 +138,22 @@ def read_plain(path: Path) -> tuple[NDArray[np.int16], str] | None:
     if done != needed:
         raise DataError(f"its data file {data.name} was cut short while it was read")
     return values.astype(np.int16, copy=False), digest.hexdigest()
+
+
+def _is_deflated(header: dict[str, str]) -> bool:
+    """Whether the voxels are compressed, one number each."""
+    known = header.get("ElementType", "") in _TYPES
+    return known and _is_true(header, "CompressedData") and _channels(header) == 1
+
+
+def _plain_voxels(path: Path, header: dict[str, str]) -> Path | None:
+    """The file of voxels that are int16 as they lie in memory, and nothing else in it; None for any other."""
+    data, needed = _data_file(path, header), _stored_bytes(header)
+    swapped = _is_true(header, "BinaryDataByteOrderMSB") or _is_true(header, "ElementByteOrderMSB")
+    plain = header.get("ElementType") == "MET_SHORT" and header.get("BinaryData", "True").lower() == "true"
+    if data is None or not plain or swapped or _is_true(header, "CompressedData") or _channels(header) != 1:
+        return None
+    return None if "HeaderSize" in header or data.stat().st_size != needed else data
 
 
 def _inflate(file: BinaryIO, room: NDArray[np.uint8]) -> int:

@@ -39,7 +39,7 @@ def read_image(path: Path) -> Picture:
     data = _first_bytes(path, _MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise DataError(f"its file has more than {_MOST_BYTES:,} bytes")
-    return Picture(decode_png(data).T, hashlib.sha256(data).hexdigest())
+    return Picture(decode_png(path, data).T, hashlib.sha256(data).hexdigest())
 
 
 def read_image_size(path: Path) -> tuple[int, int]:

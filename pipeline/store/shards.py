@@ -37,7 +37,7 @@ COMPRESSION_LEVEL = 5
 CRC_BYTES: Final = 4
 #: What the checksum of bytes with their own checksum behind them always is, so that no slice need be copied.
 RESIDUE: Final = google_crc32c.value(bytes(CRC_BYTES))
-_BLOSC_HEADER = 16
+BLOSC_HEADER: Final = 16
 _BLOSC_LENGTHS = struct.Struct("<I4xI")  # bytes before and after compression, from byte 4 on
 #: In the index of a shard: there is no such cube.
 MISSING = np.uint64(2**64 - 1)
@@ -118,7 +118,7 @@ def checked_chunk(chunk: bytes | memoryview, size: int) -> memoryview:
     packed = memoryview(chunk)[:-CRC_BYTES]
     if not fits_checksum(chunk):
         raise DataError("its checksum does not fit")
-    if len(packed) < _BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (size, len(packed)):
+    if len(packed) < BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (size, len(packed)):
         raise DataError("it holds another number of bytes than its place has")
     return packed
 

@@ -23,9 +23,8 @@ from genesis_toolkit.pipeline.cubes.assemble import (
     write_shards,
 )
 from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
-from genesis_toolkit.pipeline.engine import Pool, Report, silent
+from genesis_toolkit.pipeline.engine import Progress, connect, silent
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.job import at_work
 from genesis_toolkit.pipeline.ledger import Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.store.metadata import TARGETS
 from genesis_toolkit.pipeline.store.open import check_target
@@ -114,10 +113,9 @@ def extract_targets(
     parameters: TargetParameters,
     *,
     workers: int | None = None,
-    pool: Pool = "processes",
     scheduler: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> TargetResult:
     """Cut labelled cubes of one task out of a source into one target store.
 
@@ -129,9 +127,9 @@ def extract_targets(
         source: the folder of LUNA16, of NIH ChestX-ray14, or of scans with masks.
         target: the store to make.
         parameters: the task, and how it is cut.
-        workers: how many scans at a time on this machine; None takes one a core.
-        pool: `threads` where processes cannot be started.
-        scheduler: of a dask.distributed cluster that does the work, as `cluster.connect` takes it.
+        workers: how many scans at a time on this machine; None takes one a core. `readers` says
+            whether they are threads or processes.
+        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as scans are finished.
 
@@ -144,15 +142,15 @@ def extract_targets(
     if job.finished:
         return TargetResult(open_targets(target), job.plan.said, done_before=True)
     with (
-        at_work(scheduler, workers, pool, source, target, report) as work,
+        connect(scheduler, workers, source, target, report) as crew,
         hold(target, job.description, overwrite=overwrite) as ledger,
     ):
-        cut_all(work, ledger, "scan", job.tasks, cut_target)
+        cut_all(crew, ledger, "scan", job.tasks, cut_target)
         nothing = nothing_given(ledger, job.tasks, "scan") or _no_foreground(ledger, job)
         if nothing:
             ledger.abandon()
             raise nothing
-        ledger.finish(_assemble(ledger, job, report), run_log(started, work.workers))
+        ledger.finish(_assemble(ledger, job, report), run_log(started, crew.count))
     return TargetResult(open_targets(target), job.plan.said)
 
 
@@ -221,7 +219,7 @@ def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
     return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
 
 
-def _assemble(ledger: Ledger, job: TargetJob, report: Report) -> dict[str, str]:
+def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str]:
     """Staged scans -> everything of a target store but its manifest and its name, in the order of the scans.
 
     Returns:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, compare_again, drawn, needed
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.job import Work
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 from genesis_toolkit.pipeline.targets.extract import cut_target, plan_targets, target_tasks
@@ -38,7 +39,7 @@ class _Recut:
 
 
 def compare_targets(
-    remains: Remains, source: Path, places: Mapping[int, Path], most: int, work: Work
+    remains: Remains, source: Path, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
     """Plan the source again, cut random cubes again, and compare both with a store.
 
@@ -50,7 +51,7 @@ def compare_targets(
             for by the name of that folder, in the source and beside it.
         places: of the scans that are as they were, by row.
         most: how many cubes to draw.
-        work: who does it.
+        workers: who does it.
 
     Returns:
         How many cubes were compared, voxels, labels or masks, corner and fold; and what is wrong, by the
@@ -72,12 +73,13 @@ def compare_targets(
         if name not in by_path:
             raise UnknownError(f"{name} is none of the scans of the source")
         tasks.append(_Recut(name, by_path[name], tuple(mine.tolist()), tuple(number[mine].tolist())))
+    suited = readers(workers, (path for one in tasks for path in one.task.files))
     stored = _Stored(remains, corner, fold)
 
     def compare(recut: _Recut, cut: Cut) -> list[str | None]:
         return [stored.differs(recut, cut, place) for place in range(len(recut.numbers))]
 
-    return compare_again(work, tasks, _cut_again, compare)
+    return compare_again(suited, tasks, _cut_again, compare)
 
 
 @dataclass(frozen=True)

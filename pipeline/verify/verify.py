@@ -19,10 +19,9 @@ from genesis_toolkit.pipeline.cubes.recut import (
     extraction_of,
     places_of,
 )
-from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.job import Work
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
@@ -151,8 +150,7 @@ def verify(
     cubes: int = CUBES_CUT_AGAIN,
     pairs: int = 0,
     workers: int | None = None,
-    pool: Pool = "processes",
-    report: Report = silent,
+    report: Progress = silent,
 ) -> Verification:
     """Look for all that is wrong with a store.
 
@@ -163,7 +161,6 @@ def verify(
         cubes: how many random cubes to cut again from `source`.
         pairs: how many random pairs to derive again from their originals.
         workers: files read at a time, and scans; None takes one a core.
-        pool: `threads` where processes cannot be started; scans are then read one at a time.
         report: told as files are read.
 
     Raises:
@@ -190,7 +187,7 @@ def verify(
     if inconsistent and (source or pairs):
         told.left_out.append("scans, and pairs derived again: tables or attributes are wrong")
     else:
-        _recheck(remains, source, key, cubes, pairs, Work(workers, pool, report=report), told)
+        _recheck(remains, source, key, cubes, pairs, Workers(workers, progress=report), told)
     told.left_out += _not_looked_at(remains)
     return told.of(remains)
 
@@ -337,7 +334,7 @@ def _recheck(
     key: Key | None,
     cubes: int,
     pairs: int,
-    work: Work,
+    workers: Workers,
     told: _Told,
 ) -> None:
     """Compare with the scans, and derive pairs again, as far as the call asks for it."""
@@ -347,21 +344,21 @@ def _recheck(
             parameters = extraction_of(remains) if key else None
             places, gone = places_of(remains, source, parameters, key)
             told.add(gone)
-            wrong = compare_scans(remains, places, key, work)
+            wrong = compare_scans(remains, places, key, workers)
             told.add(wrong.values())
             told.scans = len(places) + len(gone)
             places = {row: path for row, path in places.items() if row not in wrong}
             looked_at = "cubes of the scans"
             if remains.kind == TARGETS:
-                told.cut_again, problems = compare_targets(remains, source, places, cubes, work)
+                told.cut_again, problems = compare_targets(remains, source, places, cubes, workers)
             else:
-                told.cut_again, problems = compare_cubes(remains, places, cubes, work)
+                told.cut_again, problems = compare_cubes(remains, places, cubes, workers)
             told.add(problems)
     except UnknownError as error:
         told.left_out.append(f"{looked_at}: {error}")
     try:
         if pairs:
-            told.replayed, problems = replay(remains, pairs, work)
+            told.replayed, problems = replay(remains, pairs, workers)
             told.add(problems)
     except UnknownError as error:
         told.left_out.append(f"pairs derived again: {error}")

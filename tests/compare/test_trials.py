@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from support.scans import lungs, write_scan
+from support.scans import gone, lungs, write_scan
 
 import genesis_toolkit.training.compare.evidence
 import genesis_toolkit.training.compare.trials
@@ -451,16 +451,6 @@ def test_a_dry_run_says_which_trials_there_are(stores: Path, tmp_path: Path, fak
     assert [trial["done"] for trial in told["trials"]] == [True] * 4 + [False] * 2
     other = call(*words, "--dry-run", "--lr", "0.5")
     assert (other.exit_code, "--lr 0.001" in other.stderr) == (2, True)
-
-
-def gone(group: int) -> None:
-    """Wait until no process of a group is left."""
-    while True:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
 
 
 @pytest.mark.full

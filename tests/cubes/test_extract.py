@@ -11,7 +11,6 @@ from support.scans import SMALL, lungs, write_scan
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.engine import Pool
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
 from genesis_toolkit.pipeline.scans.geometry import reorient, resample
@@ -70,11 +69,18 @@ def test_xarray_opens_it_without_a_warning(cube_store: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("pool", "workers"), [("threads", 2), ("processes", 2), ("processes", 3)])
+@pytest.mark.parametrize(("processes", "workers"), [(False, 2), (True, 2), (True, 3)])
 def test_workers_and_order_do_not_show(
-    luna16: Path, cube_store: Path, tmp_path: Path, pool: Pool, workers: int
+    luna16: Path,
+    cube_store: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    processes: bool,
+    workers: int,
 ) -> None:
-    extract_cubes(luna16, tmp_path / "two.zarr", SMALL, workers=workers, pool=pool)
+    if processes:
+        request.getfixturevalue("processes")
+    extract_cubes(luna16, tmp_path / "two.zarr", SMALL, workers=workers)
     assert read_manifest(tmp_path / "two.zarr") == read_manifest(cube_store)
 
 

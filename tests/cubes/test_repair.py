@@ -220,7 +220,7 @@ def test_a_store_that_grew_is_repaired_and_grows_in_one_call(stores: Path) -> No
     write_scan(stores / "scans" / "subset6" / "1.2.9.mhd", lungs(12))
     result = extract_again(stores)
     assert (result.repaired, result.taken_in, len(result.store)) == (1, 1, 24)
-    assert verify(stores / "cubes.zarr", source=stores / "scans", pool="threads").findings == ()
+    assert verify(stores / "cubes.zarr", source=stores / "scans").findings == ()
 
 
 def test_scans_that_were_being_taken_in_are_kept_through_a_repair(

@@ -245,7 +245,7 @@ def test_hubs_read_its_front_matter(cube_store: Path, rows: int, category: str) 
 
 def test_it_depends_on_nothing_but_the_store(luna16: Path, cube_store: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "named differently.zarr"
-    extract_cubes(luna16, other, SMALL, workers=2, pool="threads")
+    extract_cubes(luna16, other, SMALL, workers=2)
     assert card(other) == card(cube_store)
     assert str(tmp_path) not in card(other)
     assert not re.search(r"\b20[2-9]\d-\d\d|\d+\.\d+\.\d+", card(other).replace(PATENT, ""))

@@ -473,3 +473,22 @@ def test_the_command(stores: dict[str, Path], tmp_path: Path) -> None:
     assert "from scratch" in again.stdout
     wrong = CliRunner().invoke(command, [*words, "--labels", "0"])
     assert isinstance(wrong.exception, CallError)
+
+
+def test_monai_is_needed_for_segmentation_only(stores: dict[str, Path], tmp_path: Path) -> None:
+    code = "import sys; sys.modules['monai'] = None\n"
+    code += "from genesis_toolkit.cli.train import main; main(sys.argv[1:])"
+    options = "--width 2 --epochs 1 --device cpu --out run".split()
+    for name, exit_code in (("dxc", 0), ("segment", 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "finetune", str(stores[name]), *options],
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert done.returncode == exit_code, done.stderr
+        assert (tmp_path / "run").exists() == (exit_code == 0)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert 'MONAI, for its Dice loss: install it with pip install "genesis-toolkit[finetune]"' in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Metrics against loops over every pair and every voxel, scikit-learn's, and scipy's Mann-Whitney test."""
+"""Metrics against loops over every pair and every voxel, and scikit-learn's."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn import metrics
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
@@ -27,7 +26,6 @@ def arrays(cases: list[tuple[float, bool]]) -> tuple[Any, Any]:
     return np.array([one for one, _ in cases], float), np.array([label for _, label in cases])
 
 
-@settings(deadline=None)  # the first call loads MONAI
 @given(CASES)
 def test_auc_counts_the_pairs_won(cases: list[tuple[int, bool]]) -> None:
     scores, labels = arrays([(float(score), label) for score, label in cases])
@@ -40,8 +38,6 @@ def test_auc_counts_the_pairs_won(cases: list[tuple[int, bool]]) -> None:
     won = sum((one > other) + 0.5 * (one == other) for one, other in pairs)
     assert found.reason is None
     assert found.value == pytest.approx(won / len(pairs), abs=1e-12)
-    theirs = stats.mannwhitneyu(scores[labels], scores[~labels], method="asymptotic").statistic / len(pairs)
-    assert found.value == pytest.approx(theirs, abs=1e-12)
     assert auc(-scores, labels).value == pytest.approx(1 - found.value, abs=1e-12)
     assert auc(np.exp(scores), labels.astype(np.uint8)) == found  # any rising function, any kind of label
 

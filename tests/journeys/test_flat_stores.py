@@ -90,9 +90,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("store.shards", "cubes.assemble", "store.write", "pairs.degrade"):
             patch.setattr(f"genesis_toolkit.pipeline.{module}.shard_length", lambda *_: 4)
-        extract_cubes(folder / "nih", folder / "whole.zarr", WHOLE, workers=1, pool="threads")
-        extract_cubes(folder / "nih", folder / "crops.zarr", CROPS, workers=1, pool="threads")
-        extract_cubes(folder / "luna16", folder / "patches.zarr", PATCHES, workers=1, pool="threads")
+        extract_cubes(folder / "nih", folder / "whole.zarr", WHOLE, workers=1)
+        extract_cubes(folder / "nih", folder / "crops.zarr", CROPS, workers=1)
+        extract_cubes(folder / "luna16", folder / "patches.zarr", PATCHES, workers=1)
         for name in ("crops", "patches"):
             parameters = DegradeParameters(variants=2, seed=3)
             degrade_cubes(folder / f"{name}.zarr", folder / f"{name}-pairs.zarr", parameters, workers=1)
@@ -112,7 +112,7 @@ def pixels_of(source: Path, name: str) -> NDArray[np.uint8]:
 
 
 def look(store: Path, **more: Any) -> Verification:
-    return verify(store, workers=1, pool="threads", **more)
+    return verify(store, workers=1, **more)
 
 
 def call(*words: object) -> str:
@@ -239,7 +239,7 @@ def test_pairs_hold_the_originals_and_twins_of_two_axes(made: Path, name: str) -
 def test_workers_do_not_show(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("store.shards", "cubes.assemble", "store.write", "pairs.degrade"):
         monkeypatch.setattr(f"genesis_toolkit.pipeline.{module}.shard_length", lambda *_: 4)
-    extract_cubes(made / "nih", tmp_path / "c.zarr", CROPS, workers=3, pool="threads")
+    extract_cubes(made / "nih", tmp_path / "c.zarr", CROPS, workers=3)
     degrade_cubes(tmp_path / "c.zarr", tmp_path / "p.zarr", DegradeParameters(variants=2, seed=3), workers=3)
     assert read_manifest(tmp_path / "c.zarr") == read_manifest(made / "crops.zarr")
     assert read_manifest(tmp_path / "p.zarr") == read_manifest(made / "crops-pairs.zarr")
@@ -302,7 +302,7 @@ def test_images_are_mended_to_the_byte(copy: Path, damaged: list[str], monkeypat
     found = look(path)
     assert set(found.damaged) == set(damaged)
     write_note(path, found.damaged)
-    mended = extract_cubes(copy / "nih", path, CROPS, workers=1, pool="threads")
+    mended = extract_cubes(copy / "nih", path, CROPS, workers=1)
     assert mended.repaired == len(damaged)
     assert look(path, source=copy / "nih").findings == ()
 
@@ -314,7 +314,7 @@ def test_a_lost_label_is_found_and_not_guessed(copy: Path) -> None:
         open_store(path)
     assert "images/labels/c/0" in look(path).damaged
     with pytest.raises(DataError, match="images/labels would come only of cutting all scans again"):
-        extract_cubes(copy / "nih", path, CROPS, workers=1, pool="threads")
+        extract_cubes(copy / "nih", path, CROPS, workers=1)
 
 
 def test_stores_of_images_made_apart_merge_to_one_made_at_once(made: Path, tmp_path: Path) -> None:
@@ -322,8 +322,8 @@ def test_stores_of_images_made_apart_merge_to_one_made_at_once(made: Path, tmp_p
     for number, names in enumerate((TAKEN[:2], TAKEN[2:])):
         parts.append(tmp_path / f"{number}.zarr")
         source = write_images(tmp_path / f"nih{number}", names)
-        extract_cubes(source, parts[-1], CROPS, workers=1, pool="threads")
-    extract_cubes(made / "nih", tmp_path / "once.zarr", CROPS, workers=1, pool="threads")
+        extract_cubes(source, parts[-1], CROPS, workers=1)
+    extract_cubes(made / "nih", tmp_path / "once.zarr", CROPS, workers=1)
     merge_stores(parts, tmp_path / "merged.zarr", workers=1)
     assert read_manifest(tmp_path / "merged.zarr") == read_manifest(tmp_path / "once.zarr")
     assert merge_stores(parts, tmp_path / "merged.zarr", workers=1).done_before
@@ -333,10 +333,10 @@ def test_stores_of_images_made_apart_merge_to_one_made_at_once(made: Path, tmp_p
 
 def test_new_images_come_behind_with_what_the_table_says(tmp_path: Path) -> None:
     source = write_images(tmp_path / "nih", TAKEN[1:3])
-    extract_cubes(source, tmp_path / "c.zarr", WHOLE, workers=1, pool="threads")
+    extract_cubes(source, tmp_path / "c.zarr", WHOLE, workers=1)
     shutil.rmtree(source)
     write_images(source, TAKEN)
-    grown = extract_cubes(source, tmp_path / "c.zarr", WHOLE, workers=1, pool="threads")
+    grown = extract_cubes(source, tmp_path / "c.zarr", WHOLE, workers=1)
     assert grown.taken_in == 3
     store = grown.store
     assert store.images is not None
@@ -389,7 +389,7 @@ def test_attributes_that_no_store_of_images_has(made: Path, changes: dict[str, A
 
 def test_pseudonyms_tell_no_patient(made: Path, tmp_path: Path) -> None:
     path, key = tmp_path / "c.zarr", tmp_path / "key"
-    extract_cubes(made / "nih", path, CROPS, workers=1, pool="threads", anonymize=key)
+    extract_cubes(made / "nih", path, CROPS, workers=1, anonymize=key)
     plain, store = open_cubes(made / "crops.zarr"), open_cubes(path)
     assert plain.images is not None
     assert store.images is not None

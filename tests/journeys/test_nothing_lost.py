@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.folders import TESTS
-from support.scans import POISON, SMALL, extract_call, kill_after, lungs, write_scan
+from support.scans import POISON, SMALL, extract_call, gone, kill_after, lungs, write_scan
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
@@ -21,15 +21,15 @@ KILLS = 20
 
 
 @pytest.fixture
-def whole(twelve_scans: Path, tmp_path: Path) -> dict[str, str]:
+def whole(twelve: Path, tmp_path: Path) -> dict[str, str]:
     """What a run that nothing stops makes of the twelve scans: the sha256 of every file."""
-    store = extract_cubes(twelve_scans, tmp_path / "whole.zarr", SMALL, workers=1).store
+    store = extract_cubes(twelve, tmp_path / "whole.zarr", SMALL, workers=1).store
     return read_manifest(store.path)
 
 
 @pytest.mark.full
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
-    twelve_scans: Path, tmp_path: Path, whole: dict[str, str]
+    twelve: Path, tmp_path: Path, whole: dict[str, str]
 ) -> None:
     target = tmp_path / "killed.zarr"
     moments, kills, stores = random.Random(20), 0, 0
@@ -37,16 +37,29 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
         done = unfinished(target) / "done"
         before = sum(1 for _ in done.glob("[!.]*.json")) if done.is_dir() else 0
         pieces = min(12, before + moments.randrange(4))
-        if kill_after(extract_call(twelve_scans, target), target, pieces, moments.uniform(0, 0.1)):
+        if kill_after(extract_call(twelve, target), target, pieces, moments.uniform(0, 0.1)):
             kills += 1
         else:  # it was faster: begin another store
             assert read_manifest(target) == whole
             shutil.rmtree(target)
             stores += 1
-    extract_cubes(twelve_scans, target, SMALL, workers=1)
+    extract_cubes(twelve, target, SMALL, workers=1)
     assert read_manifest(target) == whole
     assert not unfinished(target).exists()
     assert stores < KILLS
+
+
+@pytest.mark.full
+def test_no_worker_outlives_a_command_that_is_killed(twelve: Path, tmp_path: Path) -> None:
+    target = tmp_path / "killed.zarr"
+    run = subprocess.Popen(extract_call(twelve, target), stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (done := unfinished(target) / "done").is_dir() or not any(done.glob("[!.]*.json")):
+        assert run.poll() is None
+        time.sleep(0.001)
+    os.kill(run.pid, signal.SIGKILL)  # of which its processes are not told
+    run.wait()
+    gone(run.pid)
+    extract_cubes(twelve, target, SMALL, workers=1)
 
 
 def go_on_after(
@@ -64,23 +77,21 @@ def go_on_after(
 @pytest.mark.full
 @pytest.mark.parametrize("limit", [1_200, 20_000, 200_000])
 def test_a_file_that_may_not_grow_stops_it_with_a_sentence(
-    twelve_scans: Path, tmp_path: Path, whole: dict[str, str], limit: int
+    twelve: Path, tmp_path: Path, whole: dict[str, str], limit: int
 ) -> None:
     """As a full disk does, anywhere: RLIMIT_FSIZE. A record, a staged scan and a shard are what fails."""
     target = tmp_path / "full.zarr"
     call = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-    call += "import runpy; sys.argv = sys.argv[1:]\n"
-    call += "runpy.run_module('genesis_toolkit.cli.prep', run_name='__main__')"
-    words = extract_call(twelve_scans, target)
-    words = [words[0], "-c", call, "genesis-prep", *words[3:]]
+    words = extract_call(twelve, target)
+    words = [words[0], "-c", call + words[2], *words[3:]]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    go_on_after(done, twelve_scans, target, whole)
+    go_on_after(done, twelve, target, whole)
 
 
 @pytest.mark.full
 def test_a_disk_that_is_full_stops_it_with_a_sentence(
-    twelve_scans: Path, tmp_path: Path, whole: dict[str, str]
+    twelve: Path, tmp_path: Path, whole: dict[str, str]
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -91,11 +102,11 @@ def test_a_disk_that_is_full_stops_it_with_a_sentence(
         pytest.skip("a tmpfs cannot be mounted here; RLIMIT_FSIZE stands for it")
     try:
         target = disk / "full.zarr"
-        words = extract_call(twelve_scans, target)
+        words = extract_call(twelve, target)
         done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
         assert "No space left on device" in done.stderr
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        go_on_after(done, twelve_scans, target, whole)
+        go_on_after(done, twelve, target, whole)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -103,13 +114,14 @@ def test_a_disk_that_is_full_stops_it_with_a_sentence(
 @pytest.mark.full
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_says_what_is_done_and_how_to_go_on(
-    twelve_scans: Path, tmp_path: Path, kind: signal.Signals
+    twelve: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:
+    alike = next(twelve.rglob("1.3.4.[mn]*"))  # where its kind of scans lies
     for number in range(60):
-        write_scan(twelve_scans / "subset4" / f"1.4.{number}.mhd", lungs(100 + number))
+        write_scan(alike.with_stem(f"1.4.{number}"), lungs(100 + number))
     target = tmp_path / "c.zarr"
     run = subprocess.Popen(
-        extract_call(twelve_scans, target), stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
+        extract_call(twelve, target), stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
     done = unfinished(target) / "done"
     while not (done.is_dir() and any(done.glob("[!.]*.json"))):
@@ -125,7 +137,8 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     assert second == "Error: Interrupted. What is done is kept: the same command goes on from there."
     kept = len(list(done.glob("[!.]*.json")))
     assert int(words[1]) <= kept
-    extract_cubes(twelve_scans, target, SMALL, workers=1)
+    gone(run.pid)
+    extract_cubes(twelve, target, SMALL, workers=1)
 
 
 @pytest.mark.full
@@ -148,18 +161,20 @@ def test_a_second_run_on_the_same_store_is_refused(twelve_scans: Path, tmp_path:
 
 
 @pytest.mark.full
-def test_a_scan_that_ends_its_process_stops_no_other(twelve_scans: Path, tmp_path: Path) -> None:
+def test_a_scan_that_ends_its_process_stops_no_other(twelve_nifti: Path, tmp_path: Path) -> None:
     """As a damaged file does that the reader's own library breaks at."""
     target = tmp_path / "c.zarr"
+    number = sorted(path.name for path in twelve_nifti.iterdir()).index("1.3.4.nii")
     code = (
         "from pathlib import Path\n"
-        "import poison\n"
+        "import genesis_toolkit.pipeline.engine, poison\n"
         "from support.scans import SMALL\n"
         "from genesis_toolkit.pipeline.cubes.extract import extract_cubes\n"
+        "genesis_toolkit.pipeline.engine._SECONDS_TO_START = -1\n"
         "if __name__ == '__main__':\n"
-        f"    source, target = Path({str(twelve_scans)!r}), Path({str(target)!r})\n"
+        f"    source, target = Path({str(twelve_nifti)!r}), Path({str(target)!r})\n"
         "    store = extract_cubes(source, target, SMALL, workers=2).store\n"
-        "    print(store.scans.status.tolist().count('used'), store.scans.reason[5])\n"
+        f"    print(store.scans.status.tolist().count('used'), store.scans.reason[{number}])\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")

@@ -130,6 +130,22 @@ def test_a_process_that_cannot_begin_ends_the_run_before_it_waits(
 
 
 @pytest.mark.full
+def test_a_program_without_a_main_guard_ends_and_says_why(pairs: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom genesis_toolkit.training.pretrain.loop import pretrain\n"
+        "from genesis_toolkit.training.pretrain.parameters import Execution\n"
+        f"pretrain({str(pairs)!r}, Path('run'), execution=Execution(device='cpu', devices=2))\n"
+    )
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 1
+    assert "if __name__ == '__main__':" in done.stderr  # Python's own words, from the other process
+    assert "could not begin" in done.stderr
+
+
+@pytest.mark.full
 def test_torchrun_starts_the_processes(pairs: Path, tmp_path: Path) -> None:
     call = "-m torch.distributed.run --standalone --nproc-per-node 2 -m genesis_toolkit.cli.train".split()
     call += f"pretrain {pairs} --out run --width 4 --batch-size 4 --lr 0.5 --epochs 1 --device cpu".split()

@@ -1,7 +1,6 @@
 """A run that was stopped at any step goes on as if nothing had happened, to the bit."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -99,7 +98,6 @@ def test_every_option_has_its_state_in_the_checkpoint(
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 @pytest.mark.parametrize("kind", ["pairs", "cubes"])
 def test_sigkill_at_ten_random_moments(kind: str, stores: dict[str, Path], tmp_path: Path) -> None:
     """Whatever was going on then: a step, the writing of a checkpoint, validation."""

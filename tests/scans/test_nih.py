@@ -223,12 +223,10 @@ def test_crops_are_distinct_and_uniform() -> None:
 
 
 @pytest.mark.full
-def test_workers_do_not_show(nih: Path, tmp_path: Path) -> None:
+def test_workers_do_not_show(nih: Path, tmp_path: Path, processes: None) -> None:
     extract_cubes(nih, tmp_path / "one.zarr", SMALL, workers=1)
     extract_cubes(nih, tmp_path / "three.zarr", SMALL, workers=3)
-    extract_cubes(nih, tmp_path / "threads.zarr", SMALL, workers=2, pool="threads")
     assert read_manifest(tmp_path / "three.zarr") == read_manifest(tmp_path / "one.zarr")
-    assert read_manifest(tmp_path / "threads.zarr") == read_manifest(tmp_path / "one.zarr")
 
 
 def test_a_broken_image_stops_no_other_and_is_taken_in_once_mended(nih: Path, tmp_path: Path) -> None:

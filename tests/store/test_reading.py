@@ -2,25 +2,67 @@
 
 import os
 import resource
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numcodecs.blosc as blosc
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.chunks import chunk_of, sealed
 
-import genesis_toolkit.pipeline.store.reading
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.exchange.archive import pack_store
+from genesis_toolkit.pipeline.store import reading
 from genesis_toolkit.pipeline.store.open import open_cubes
 from genesis_toolkit.pipeline.store.reading import read_cubes
 from genesis_toolkit.pipeline.store.shards import ShardReader, encode_cube, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
 
 SIZE = (16, 8, 8)
+kernel_only = pytest.mark.skipif(not reading._HAS_KERNEL, reason="the reference reads here")
+
+
+def sealed(frame: bytes) -> bytes:
+    return frame + int(google_crc32c.value(frame)).to_bytes(4, "little")
+
+
+def chunk_of(
+    values: NDArray[Any], codec: str = "lz4", shuffle: int = blosc.BITSHUFFLE, block: int = 0
+) -> bytes:
+    frame: bytes = blosc.compress(values, codec.encode(), 5, shuffle, block, values.itemsize)
+    return sealed(frame)
+
+
+def numbers(kind: str, count: int, seed: int) -> NDArray[np.int16]:
+    """Contents of which LZ4 makes long literals, long matches, short periods, and a mixture."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, Callable[[], NDArray[Any]]] = {
+        "noise": lambda: rng.integers(-(2**15), 2**15, count),
+        "window": lambda: rng.integers(-1000, 1001, count),
+        "constant": lambda: np.full(count, rng.integers(-1000, 1001)),
+        "period": lambda: np.resize(rng.integers(-1000, 1001, rng.integers(1, 300)), count),
+        "steps": lambda: np.repeat(rng.integers(-1000, 1001, count), rng.integers(1, 99, count))[:count],
+        "half": lambda: np.where(np.arange(count) < count // 2, 7, rng.integers(-1000, 1001, count)),
+    }
+    return found[kind]().astype(np.int16)
+
+
+def decode(chunk: bytes, out: NDArray[Any]) -> bool:
+    """Have the kernel alone read a chunk from a file into `out`; whether it says that it has."""
+    done = np.zeros(1, np.bool_)
+    with tempfile.TemporaryFile() as file:
+        file.write(chunk)
+        file.flush()
+        spans = np.array([[file.fileno(), 0, len(chunk)]])
+        packed = np.full(-(-(out.nbytes + 64) // 4), 0xA5A5A5A5, np.uint32)
+        reading._read_all(spans, np.zeros(1, np.int64), packed, out.view(np.uint8)[None], done)
+    return bool(done[0])
 
 
 def shards_of(folder: Path, chunks: list[bytes], length: int) -> ShardReader:
@@ -40,7 +82,7 @@ def no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("left to the reference")
 
-    if genesis_toolkit.pipeline.store.reading._HAS_KERNEL:  # elsewhere the reference is what there is to test
+    if reading._HAS_KERNEL:  # elsewhere the reference is what there is to test
         monkeypatch.setattr(ShardReader, "read", refuse)
         monkeypatch.setattr(ShardReader, "read_many", refuse)
 
@@ -71,6 +113,7 @@ def test_a_store_and_its_archive(cube_store: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(*out)
 
 
+@pytest.mark.usefixtures("no_reference")
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
 @pytest.mark.parametrize("codec", ["lz4", "zstd", "blosclz"])
 @pytest.mark.parametrize("shuffle", [blosc.NOSHUFFLE, blosc.SHUFFLE, blosc.BITSHUFFLE])
@@ -88,9 +131,27 @@ def test_what_is_of_another_make_comes_too(
     np.testing.assert_array_equal(out, values)
 
 
-def test_without_the_instruction_the_reference_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genesis_toolkit.pipeline.store.reading, "_HAS_KERNEL", False)
-    monkeypatch.setattr(genesis_toolkit.pipeline.store.reading, "_read_all", None)
+@pytest.mark.skipif(sys.platform != "linux", reason="the tests know the wheels for Linux alone")
+def test_the_wheels_export_what_the_kernel_calls() -> None:
+    """Otherwise every read would quietly become slower."""
+    assert reading._HAS_KERNEL
+
+
+@pytest.mark.parametrize(
+    "missing", [{"no_such_function": "numcodecs.blosc"}, {"crc32c_extend": "no_such_module"}]
+)
+def test_a_wheel_that_exports_less_is_noticed(
+    missing: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_MODULES", missing)
+    assert not reading._bind()
+
+
+def test_without_exported_functions_the_reference_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_HAS_KERNEL", False)
+    monkeypatch.setattr(reading, "_read_all", None)
     values = hu(5)
     reader = shards_of(tmp_path, [encode_cube(cube) for cube in values], 4)
     out = np.zeros_like(values)
@@ -165,3 +226,57 @@ def test_a_chunk_of_another_size_is_no_cube(tmp_path: Path) -> None:
             read_cubes(reader, [0, 1], out)
     with pytest.raises(IndexError):
         read_cubes(reader, [2], out[:1])
+
+
+@kernel_only
+@pytest.mark.parametrize("kind", ["noise", "window", "constant", "period", "steps", "half"])
+@pytest.mark.parametrize("codec", ["lz4", "lz4hc"])
+@pytest.mark.parametrize(
+    ("count", "block"), [(128, 0), (1920, 0), (131072, 0), (90112, 65536), (32768, 65536)]
+)
+def test_the_numbers_that_were_packed(kind: str, codec: str, count: int, block: int) -> None:
+    """Blocks of two streams and of one (lz4hc's); several, the last one short; and frames left unpacked."""
+    for seed in range(3):
+        values = numbers(kind, count, seed)
+        out = np.full_like(values, -9)
+        assert decode(chunk_of(values, codec, block=block), out)
+        np.testing.assert_array_equal(out, values)
+
+
+@kernel_only
+def test_frames_that_say_another_length_are_refused() -> None:
+    """Their checksums fit, so the lengths alone stand between them and blosc; nothing is written."""
+    values = numbers("steps", 4096, 1)
+    chunk = chunk_of(values)
+    frame, out = chunk[:-4], np.full(8192, 77, np.int16)
+    assert decode(chunk, np.zeros(4096, np.int16))
+    for count in (0, 128, 3968, 4095, 4097, 4224, 8192):
+        assert not decode(chunk, out[:count])
+    for length in (*range(40), len(frame) - 1):
+        assert not decode(sealed(frame[:length]), out[:4096])
+    assert not decode(sealed(frame + b"\0"), out[:4096])
+    for place in (4, 12):  # the lengths of the content and of the frame
+        for length in (0, 1, 15, 16, 17, 8191, 8193, 2**24, 2**31 - 1, 2**31, 2**32 - 1):
+            other = frame[:place] + length.to_bytes(4, "little") + frame[place + 4 :]
+            assert not decode(sealed(other), out[:4096])
+    assert (out == 77).all()
+
+
+@kernel_only
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), kind=st.sampled_from(["half", "period", "steps"]))
+def test_frames_that_lie_write_nothing_elsewhere(data: st.DataObject, kind: str) -> None:
+    """Headers, lengths and streams that do not fit together: some numbers or none, all in their place."""
+    values = numbers(kind, 81920, 0)
+    frame = bytearray(chunk_of(values, block=65536)[:-4])
+    for _ in range(data.draw(st.integers(1, 4))):
+        starts = [int.from_bytes(frame[16 + 4 * k : 20 + 4 * k], "little") for k in range(2)]
+        near = st.sampled_from([0, 16, *(min(start, len(frame) - 50) for start in starts)])
+        place = data.draw(near.flatmap(lambda at: st.integers(at, at + 49)) | st.integers(0, len(frame) - 1))
+        frame[place] = data.draw(st.sampled_from([0, 1, 15, 16, 127, 240, 255]) | st.integers(0, 255))
+    del frame[data.draw(st.integers(len(frame) - 40, len(frame)) | st.integers(16, len(frame))) :]
+    frame[4:8] = (2 * len(values)).to_bytes(4, "little")  # so that they come as far as blosc
+    frame[12:16] = len(frame).to_bytes(4, "little")
+    around = np.full(len(values) + 512, 77, np.int16)
+    decode(sealed(bytes(frame)), around[256:-256])
+    assert (np.delete(around, slice(256, -256)) == 77).all()

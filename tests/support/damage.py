@@ -16,7 +16,7 @@ def files_of(store: Path) -> list[Path]:
 
 
 def look(store: Path, **options: Any) -> Verification:
-    return verify(store, workers=1, pool="threads", **options)
+    return verify(store, workers=1, **options)
 
 
 def told(found: Verification) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
     python tests/kills.py STORE FOLDER SEED KILLS
 
-Processes are forked, so torch is imported once. Prints the exit codes and the positions that were on the disk
-after each kill, as JSON; `FOLDER/whole` is a run that nobody kills, `FOLDER/killed` the other one, and the
-files of the same names and the suffix `.steps` have the loss of every step that was taken.
+Prints the exit codes and the positions that were on the disk after each kill, as JSON; `FOLDER/whole` is a
+run that nobody kills, `FOLDER/killed` the other one, and the files of the same names and the suffix `.steps`
+have the loss of every step that was taken.
 """
 
 import json
@@ -18,11 +18,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, before torch is loaded
 
 import torch
-from support.forked import forked
+from support.spawned import spawned
 from support.training_runs import SMALL, position
 
-from genesis_toolkit.training.feeding.ring import normalise
-from genesis_toolkit.training.pretrain.data import open_data
 from genesis_toolkit.training.pretrain.loop import Trainer, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution
 
@@ -42,34 +40,26 @@ def noting(path: Path) -> None:
     Trainer._agree = told  # type: ignore[method-assign]
 
 
-def begun(store: Path, folder: Path, kill: tuple[int, float] | None) -> int:
-    """The exit code of one process that trains; SIGKILL so many seconds after so many of its steps."""
+def work(store: Path, folder: Path, step: Callable[[], None]) -> None:
+    """Train, in a process of its own."""
+    noting(folder.with_suffix(".steps"))
 
-    def work(folder: Path, step: Callable[[], None]) -> None:
-        noting(folder.with_suffix(".steps"))
+    def report(what: str, done: int, total: int) -> None:
+        if "training" in what:
+            step()
 
-        def report(what: str, done: int, total: int) -> None:
-            if "training" in what:
-                step()
-
-        pretrain(store, folder, RUN, Execution(save_steps=1), report=report)
-
-    return forked(work, folder, kill)
+    pretrain(store, folder, RUN, Execution(save_steps=1), report=report)
 
 
 def main() -> None:
     store, folder, seed, kills = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    # The kernels are loaded once, before any process is begun; torch's own threads must not be there yet.
-    data = open_data(store, RUN)
-    for batch in data.batches(pin=False).stream(data.validation):
-        normalise(batch.original, data.feed.window)
     draw = random.Random(seed)
-    codes = [begun(store, folder / "whole", None)]
+    codes = [spawned(work, store, folder / "whole", None)]
     positions = []
     for _ in range(kills):
-        codes.append(begun(store, folder / "killed", (draw.randint(1, 2), draw.uniform(0, 0.1))))
+        codes.append(spawned(work, store, folder / "killed", (draw.randint(1, 2), draw.uniform(0, 0.1))))
         positions.append(position(folder / "killed"))
-    codes.append(begun(store, folder / "killed", None))
+    codes.append(spawned(work, store, folder / "killed", None))
     sys.stdout.write(json.dumps({"codes": codes, "positions": positions}))
 
 

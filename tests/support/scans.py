@@ -40,18 +40,30 @@ def write_scan(path: Path, voxels: NDArray[np.generic], spacing: tuple[float, ..
     return path
 
 
+#: Runs a command as if starting processes were worth it for the smallest scans.
+_EAGER = (
+    "import runpy, sys, genesis_toolkit.pipeline.engine\n"
+    "genesis_toolkit.pipeline.engine._SECONDS_TO_START = -1\n"
+    "sys.argv = sys.argv[1:]\n"
+    "runpy.run_module(sys.argv[0], run_name='__main__')\n"
+)
+
+
 def extract_call(source: Path, target: Path, *options: str) -> list[str]:
-    """The command that extracts cubes as `SMALL` says, with two workers."""
+    """The command that extracts cubes as `SMALL` says, with two workers.
+
+    They are threads where MetaImages are read, and processes, however small the scans, where SimpleITK does.
+    """
     call = [
         sys.executable,
-        "-m",
+        "-c",
+        _EAGER,
         "genesis_toolkit.cli.prep",
         "extract-cubes",
         str(source),
         str(target),
-        "--workers",
-        "2",
     ]
+    call += ["--workers", "2"]
     small = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6"
     return [*call, *small.split(), *options]
 
@@ -76,13 +88,23 @@ def kill_after(call: list[str], target: Path, pieces: int, seconds: float = 0) -
     return False
 
 
+def gone(group: int) -> None:
+    """Wait until no process of a group is left."""
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+
+
 #: A module that ends the process which reads one of the twelve, as a file does that the reader breaks at.
 POISON = """\
 import os, signal
 import genesis_toolkit.pipeline.cubes.cut as cut
 read = cut.read_scan
 def read_scan(path):
-    if path.name == '1.3.4.mhd': os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem == '1.3.4': os.kill(os.getpid(), signal.SIGSEGV)
     return read(path)
 cut.read_scan = read_scan
 """

@@ -1,8 +1,11 @@
 """Tasks for worker processes, which import them by name."""
 
+import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
+from multiprocessing.synchronize import Lock
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.ledger import sha256_of
 from genesis_toolkit.pipeline.store.open import open_cubes
+
+_locks: list[Lock] = []
 
 
 def square(number: int) -> tuple[int, int]:
@@ -29,10 +34,22 @@ def fail_at_3(number: int) -> int:
 
 
 def die_at_3(number: int) -> tuple[int, int]:
-    """As a segmentation fault or the kernel's out-of-memory killer would have it."""
+    """As a segmentation fault or the kernel's out-of-memory killer would have it, with a lock in hand."""
     if number == 3:
+        _locks.append(multiprocessing.Lock())  # as numcodecs and tqdm make one
         os.kill(os.getpid(), signal.SIGKILL)
     return number, number * number
+
+
+def listening(_: int) -> list[str]:
+    """Where this process takes connections, as /proc has it."""
+    sockets = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            sockets.add(str(descriptor.readlink()))
+    tables = [Path(f"/proc/self/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
 
 
 def nap(seconds: float) -> None:

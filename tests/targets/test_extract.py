@@ -179,9 +179,7 @@ def test_interrupted_it_goes_on_and_no_worker_shows(scans: Path, nodules: Path, 
     with pytest.raises(CallError, match=r"begun with negatives 2 \(asked for now: 3\)"):
         extract_targets(scans, target, NoduleParameters(size=SIZE, negatives=3))
     first = []
-    extract_targets(
-        scans, target, NODULES, workers=3, pool="threads", report=lambda *told: first.append(told)
-    )
+    extract_targets(scans, target, NODULES, workers=3, report=lambda *told: first.append(told))
     assert first[0] == ("scans", 3, 6)
     assert read_manifest(target) == read_manifest(nodules)
     assert not unfinished(target).exists()

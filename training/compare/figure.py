@@ -15,7 +15,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
@@ -177,7 +176,6 @@ def _draw(panels: Sequence[Panel], arms: Sequence[str], notes: Sequence[str]) ->
     below = 0.15 + _LINE * (len(said) + key_rows * 1.15) + 0.15
     total = below + sum(height + _TITLE + _FOOT for height in heights)
     figure = Figure(figsize=(across, total), dpi=150)
-    FigureCanvasAgg(figure)
     top = total
     margin = (across - columns * (_LEFT + width + _RIGHT)) / 2
     for row, height in zip(by_row, heights, strict=True):

@@ -14,15 +14,13 @@ processes of their own: its numbers do not depend on how many there are.
 import csv
 import io
 import json
-import multiprocessing
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.engine import Report, cores, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import locked, write_whole
 from genesis_toolkit.training.compare.arms import Arm
@@ -97,7 +95,7 @@ def compare_trials(
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
     say: Say = lambda _: None,
 ) -> Written:
     """Fine-tune every arm on every task with several seeds, and write table and chart of what came out.
@@ -235,7 +233,7 @@ def read_score(folder: Path) -> float | None:
 
 
 def carry_out(
-    out: Path, plan: Plan, workers: int, device: str, report: Report, say: Say
+    out: Path, plan: Plan, workers: int, device: str, report: Progress, say: Say
 ) -> dict[Trial, float]:
     """Run the trials that are not finished.
 
@@ -278,7 +276,8 @@ def carry_out(
     if waiting:
         tell()
         works = [_work(out, plan, trial, device) for trial in waiting]
-        run(_carry_out, works, finished=finished, workers=workers, pool="processes", lost=_lost)
+        crew = Workers(workers, processes=True, progress=report)
+        run(_carry_out, works, finished=finished, workers=crew, lost=_lost)
     if failed:
         raise DataError(_told(failed, len(plan.trials)))
     return {
@@ -334,10 +333,6 @@ def _carry_out(work: _Work) -> Done:
             device=work.device,
             threads=threads,
         )
-    except KeyboardInterrupt:
-        if multiprocessing.parent_process() is not None:
-            os._exit(130)  # or the pool would give this process another trial
-        raise
     except (CallError, DataError, OSError, MemoryError, RuntimeError) as error:
         return Done(work.trial, None, str(error) or type(error).__name__)
     return Done(work.trial, outcome.score, notes=tuple(outcome.notes))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -176,9 +177,15 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
     """Take the labelled part of a store, and see whether anything can be learnt and judged.
 
     Raises:
-        CallError: more labelled scans are asked for than there are.
+        CallError: more labelled scans are asked for than there are, or the task is segmentation and MONAI is
+            not installed.
         DataError: a fold has no cube, or there is one kind of label only among those that train or test.
     """
+    if store.masks is not None and find_spec("monai") is None:
+        raise CallError(
+            "Learning segmentation needs MONAI, for its Dice loss: install it with "
+            'pip install "genesis-toolkit[finetune]".'
+        )
     table = store.table
     folds = [np.flatnonzero(table.fold == fold) for fold in range(len(FOLDS))]
     for name, cubes in zip(FOLDS, folds, strict=True):

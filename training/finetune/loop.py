@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn import functional
 
-from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.targets.store import open_targets
 from genesis_toolkit.training.feeding.ring import normalise
@@ -62,7 +61,7 @@ def finetune(
     device: str = "auto",
     threads: int | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
     say: Say = lambda _: None,
 ) -> FinetuneOutcome:
     """Fine-tune a network on a target task and judge it on the test fold, or go on with what was begun.
@@ -88,8 +87,6 @@ def finetune(
             is no number any more.
         KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are on the disk.
     """
-    if find_spec("monai") is None:
-        raise CallError('Fine-tuning needs MONAI: install it with pip install "genesis-toolkit[finetune]".')
     store = open_targets(targets)
     if beginning is None:
         scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None
@@ -159,7 +156,7 @@ class FineTuner:
     batches: TargetBatches
     beginning: Beginning
     stop: Stop
-    report: Report
+    report: Progress
     say: Say
 
     def __post_init__(self) -> None:

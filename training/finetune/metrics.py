@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
@@ -141,15 +142,9 @@ def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return Metric(math.nan, f"there are {positives} positive and {negatives} negative cases")
-    # Imported here: MONAI takes seconds to load.
-    import torch
-    from monai.metrics import compute_roc_auc
-
-    # Ranks in place of scores, ties alike: torch has not every dtype of numpy.
-    _, ranks = np.unique(scores, return_inverse=True)
-    return Metric(
-        float(compute_roc_auc(torch.from_numpy(ranks), torch.from_numpy(positive.astype(np.float64))))
-    )
+    values = scores.astype(np.float64)  # the pairs won would be counted in the dtype of the scores
+    won = stats.mannwhitneyu(values[positive], values[~positive], method="asymptotic").statistic
+    return Metric(float(won) / (positives * negatives))
 
 
 def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
@@ -88,7 +88,7 @@ def segment_scan(
     *,
     device: str = "auto",
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> Segmented:
     """Segment a scan with the network of a fine-tuning run.
 
@@ -139,7 +139,7 @@ def segment_voxels(
     window: Window,
     size: tuple[int, ...],
     device: torch.device,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> NDArray[np.uint8]:
     """Segment the voxels of a scan.
 

@@ -9,6 +9,12 @@ its buckets anew after the first step, so the gradients of a resumed run would b
 than those of one that went through; here they are added up in one order always, so that a kill does not show
 in the bits. And Fabric 2.6 would save the sixty lines below at the price of ten packages, an HTTP client
 among them, and 1.8 s at every start.
+
+Python's own multiprocessing starts the others, also for two reasons. torch.distributed.launcher makes the
+first process a child too: two processes took 10.2 s of processor time to meet in place of 6.8 s, every word
+of progress would have to travel, and a Ctrl-C, which a terminal sends to all and the launcher sends on, would
+count twice and lose the steps since the last checkpoint. torch.multiprocessing writes the traceback of an
+error into a file that it leaves behind, in place of stderr.
 """
 
 import multiprocessing
@@ -183,32 +189,33 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
     }
     if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look this machine's name up instead
         names["GLOO_SOCKET_IFNAME"] = "lo"
-    started = []
     spawn = multiprocessing.get_context("spawn")
+    begun, begin = spawn.Pipe(duplex=False)
+    others = [
+        spawn.Process(target=_begin, args=(rank, begin, take_part, call), daemon=True)
+        for rank in range(1, count)
+    ]
     with _environment(names):
-        for rank in range(1, count):
-            here, there = spawn.Pipe(duplex=False)
-            with _environment({"RANK": str(rank), "LOCAL_RANK": str(rank)}):
-                process = spawn.Process(target=_begin, args=(there, take_part, call), daemon=True)
-                process.start()
-            started.append((process, here))
+        for other in others:
+            other.start()
         try:
-            # torch would wait half an hour for one that never comes.
-            for process, here in started:
-                wait([here, process.sentinel])
-                if not here.poll():
+            for _ in others:  # torch would wait half an hour for one that never comes
+                wait([begun, *(other.sentinel for other in others)])
+                if not begun.poll():
                     raise DataError("A further process of this run could not begin; it said why above.")
+                begun.recv()
             with _environment({"RANK": "0", "LOCAL_RANK": "0"}):
                 yield
         finally:
-            for process, _ in started:
-                process.join(_GRACE)
-                process.kill()
+            for other in others:
+                other.join(_GRACE)
+                other.kill()
 
 
-def _begin(begun: Connection, take_part: Callable[..., None], call: tuple[Any, ...]) -> None:
+def _begin(rank: int, begin: Connection, take_part: Callable[..., None], call: tuple[Any, ...]) -> None:
     """In one of the others: everything could be imported, so say so and take part."""
-    begun.send(None)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    begin.send(None)
     take_part(*call)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from genesis_toolkit.pipeline.engine import Report, silent
+from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.version import __version__
@@ -58,7 +58,7 @@ def pretrain(
     *,
     initial_encoder: Path | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Progress = silent,
     say: Say = lambda _: None,
 ) -> PretrainOutcome:
     """Train a U-Net to restore degraded cubes, 3D or 2D, or go on with a run that was begun.
@@ -111,7 +111,7 @@ def _join_in(call: _Call) -> None:
         raise SystemExit(130) from None
 
 
-def _take_part(call: _Call, report: Report, say: Say) -> PretrainOutcome:
+def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
     """From the store to the outcome, in each of the processes; the leading one writes and speaks."""
     execution = call.execution
     device = choose_device(execution.device, execution.devices)
@@ -168,7 +168,7 @@ def _begin_with(state: TrainingState, path: Path | None) -> InitialEncoder | Non
     return first
 
 
-def _first_look(batches: Batches, data: PretrainData, report: Report) -> tuple[Baselines, float]:
+def _first_look(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
     """The baselines, and the mean voxel of training originals, in [0, 1], from which the network starts."""
     works = works_to_average(data.split.train, data.parameters.batch_size)
     tick = _counter(report, "before epoch 1: ", len(works) + len(data.validation))
@@ -197,7 +197,7 @@ class Trainer:
     events: Events
     stop: Stop
     at_step: Callable[[], None]
-    report: Report
+    report: Progress
     say: Say
 
     def __post_init__(self) -> None:
@@ -355,7 +355,7 @@ class Trainer:
         )
 
 
-def _counter(report: Report, prefix: str, total: int, done: int = 0) -> Callable[[str], None]:
+def _counter(report: Progress, prefix: str, total: int, done: int = 0) -> Callable[[str], None]:
     def tick(what: str) -> None:
         nonlocal done
         done += 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -56,7 +55,6 @@ def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> No
     across, down = slices[0].original.shape
     height = _MARGIN + _EDGE * down / across * len(slices)
     figure = Figure(figsize=(_LABEL + 3 * _EDGE, height), dpi=100)
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10, y=1 - 0.15 / height, va="top")
     # Placed by hand: finding a layout takes longer than drawing, and a short epoch should not wait for it.
     figure.subplots_adjust(_LABEL / (_LABEL + 3 * _EDGE), 0.02, 0.99, 1 - _MARGIN / height, 0.04, 0.04)

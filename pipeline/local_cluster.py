@@ -1,0 +1,211 @@
+"""Starts dask on this machine: a LocalCluster of threads of this process, or of processes of their own.
+
+Nothing of it is heard: no log line, no port but on 127.0.0.1, no trace of a worker once the block is left.
+"""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from queue import SimpleQueue
+from time import monotonic
+from typing import Any
+
+from genesis_toolkit.pipeline.errors import CallError
+
+_SECONDS_TO_END = 1.5  # of an interruption, which is answered within two
+_HERE = "127.0.0.1:0"  # at any port
+_LOUD = ("distributed", "distributed.client", "bokeh", "tornado.application")
+#: What multiprocessing calls the processes that are started here.
+_PROCESS = "Dask Worker process"
+
+
+@contextmanager
+def local_workers(number: int, processes: bool, progress: Callable[[str, int, int], None]) -> Iterator[Any]:
+    """Workers on this machine that are gone when the block is left, at once where it is left by an error.
+
+    Args:
+        number: how many, of one task at a time each.
+        processes: whether each is a process of its own; else they are threads of this one.
+        progress: an `engine.Progress`, told while they start.
+
+    Yields:
+        Their `distributed.Client`.
+
+    Raises:
+        CallError: they cannot be started.
+    """
+    environment = dict(os.environ)
+    what = f"starting {number} worker {'processes' if processes else 'threads'}"
+    progress(what, 0, 1)
+    with quiet() as distributed:
+        import dask
+
+        # What is set here is all there is: a user's files and environment are for clusters of their own.
+        _clean_up_quietly()
+        defaults = dask.config.merge(*dask.config.defaults)["distributed"]
+        with dask.config.set({"distributed": dask.config.merge(defaults, _CONFIGURATION)}):
+            start = _Start(number, processes, distributed)
+            try:
+                client = start.client()
+                progress(what, 1, 1)
+                if _WATCHED:
+                    port = client.scheduler_info()["services"]["dashboard"]
+                    progress(f"dask shows the work at http://127.0.0.1:{port}/status", 0, 0)
+                yield client
+                start.end()
+            except BaseException:
+                start.end_at_once()
+                raise
+            finally:
+                for name in os.environ.keys() - environment:  # dask's, which its processes have by now
+                    del os.environ[name]
+
+
+def _clean_up_quietly() -> None:
+    """Have Python's resource tracker clean up after a process that is killed without a word on stderr.
+
+    It removes the locks that libraries made there (numcodecs, tqdm), and warns of each as of a leak.
+    """
+    before = os.environ.pop("PYTHONWARNINGS", None)
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()  # it reads its environment when it starts, once
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+#: The dashboard is drawn by bokeh.
+_WATCHED = importlib.util.find_spec("bokeh") is not None
+
+_CONFIGURATION: dict[str, Any] = {
+    "scheduler": {
+        "allowed-failures": 0,  # `run` tries again, alone
+        "worker-ttl": None,  # a reader may hold the GIL, and so the heartbeat, for minutes
+        "no-workers-timeout": "120s",
+        "active-memory-manager": {"start": False},
+        "http": {} if _WATCHED else {"routes": []},
+    },
+    "worker": {
+        "multiprocessing-method": "spawn",  # a fork of a process with threads may hang
+        "profile": {"enabled": False},
+        "http": {"routes": []},
+    },
+    "nanny": {"pre-spawn-environ": {}},  # which would come into this process too
+    "deploy": {"lost-worker-timeout": "1h"},  # or one that starts slowly after a death is given up
+    "diagnostics": {"nvml": False},
+}
+
+
+class _Start:
+    """A LocalCluster that is started in a thread, so that an interruption is answered meanwhile."""
+
+    def __init__(self, number: int, processes: bool, distributed: Any) -> None:
+        self._number, self._processes, self._distributed = number, processes, distributed
+        self._before = set(multiprocessing.active_children())
+        self._answer: SimpleQueue[Any] = SimpleQueue()
+        self._cluster: Any = None
+        self._client: Any = None
+        self._over = False
+        self._thread = threading.Thread(target=self._start, daemon=True)
+        self._thread.start()
+
+    def client(self) -> Any:
+        """The client of the cluster, once all workers are there.
+
+        Raises:
+            CallError: it could not be started.
+        """
+        error = self._answer.get()
+        if error is None:
+            return self._client
+        raise CallError(
+            f"No worker can be started on this machine ({error}); dask needs ports of its own on 127.0.0.1 "
+            "for them. With --workers 1 the work is done without."
+        )
+
+    def end(self) -> None:
+        """Close the cluster, of which all work is done."""
+        self._client.close()
+        self._cluster.close()
+
+    def end_at_once(self) -> None:
+        """Kill processes and leave threads; return when the cluster is closed, after 1.5 s at the latest."""
+        self._over, limit = True, monotonic() + _SECONDS_TO_END
+        closing = self._thread
+        if self._cluster is not None:
+            self._cluster.shutdown_on_close = False  # or it is waited for when this process ends
+            for nanny in self._cluster.workers.values() if self._processes else ():
+                nanny.close_gracefully()  # no worker is started in the place of one that is killed
+            closing = threading.Thread(target=self._close, daemon=True)
+            closing.start()
+        while closing.is_alive() and monotonic() < limit:
+            for child in set(multiprocessing.active_children()) - self._before:
+                if child.name.startswith(_PROCESS):
+                    child.kill()
+            closing.join(0.05)
+            if not self._processes:
+                break
+
+    def _start(self) -> None:
+        # All threads and processes that are started from here leave Ctrl-C to the main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        processes, number = self._processes, self._number
+        try:
+            self._cluster = self._distributed.LocalCluster(
+                n_workers=number if processes else 1,
+                threads_per_worker=1 if processes else number,
+                processes=processes,
+                dashboard_address=_HERE,
+                # Left out, that of threads is at a port that all networks reach.
+                worker_dashboard_address=None if processes else _HERE,
+                silence_logs=logging.CRITICAL,
+                memory_limit=0,  # nothing is spilled, paused or ended: what a scan takes, it takes
+                **({"preload": [__name__]} if processes else {}),
+            )
+            self._client = self._distributed.Client(self._cluster, set_as_default=False)
+        except Exception as error:
+            self._answer.put(error)
+        else:
+            self._answer.put(None)
+        if self._over:
+            self._close()
+
+    def _close(self) -> None:
+        with suppress(Exception):
+            if self._client is not None:
+                self._client.close(timeout=1)
+            if self._cluster is not None:
+                self._cluster.close(timeout=1)
+
+
+def dask_setup(_: Any) -> None:
+    """Keep a worker process from writing. dask calls it, by this name, before the first task."""
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def quiet() -> Iterator[Any]:
+    """The module `distributed`, kept from writing: what its notes come to is said in one sentence here."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    before = [logger.level for logger in loggers]
+    import dask
+
+    with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # as distributed is imported
+        import distributed
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield distributed
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
