@@ -38,6 +38,9 @@ VERSION = 2  # of the records of finished pieces; those of version 1 tell less
 MANIFEST = "manifest-sha256.txt"
 LOG = "log.json"  # facts of the run: times, versions, workers. The manifest leaves it out.
 _UNHASHED = {MANIFEST, LOG}
+
+#: What a path may be given as.
+AnyPath = str | os.PathLike[str]
 _REPLACED = "replaced"
 
 
@@ -307,14 +310,19 @@ _NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the sour
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            old, new = before.get(name), now.get(name)
-            if isinstance(old, dict) and isinstance(new, dict):
-                return first_difference(old, new)
-            words = _NAMES.get(name, name.replace("_", " "))
-            return f"{words} {_words(old)} (asked for now: {_words(new)})"
-    return None
+    name, old, new = difference(before, now)
+    return f"{name} {old} (asked for now: {new})" if name else None
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The first parameter that differs, its name and both values in words; empty where all are equal."""
+    for name in sorted({*one, *other}):
+        old, new = one.get(name), other.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return difference(old, new)
+        if old != new:
+            return _NAMES.get(name, name.replace("_", " ")), _words(old), _words(new)
+    return "", "", ""
 
 
 def check_same_parameters(target: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -366,6 +374,12 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes | memoryview]) -> str:
             file.write(part)
             digest.update(part)
     return digest.hexdigest()
+
+
+def located(place: AnyPath) -> str | Path:
+    """The name of a store: a URL as it is, all else a path."""
+    text = os.fspath(place)
+    return text if "://" in text else Path(text)
 
 
 def sha256_of(data: bytes) -> str:

@@ -7,6 +7,7 @@ Where a store is updated, its full shards are linked, and what is new comes behi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +19,9 @@ from genesis_toolkit.pipeline.cubes.update import Update
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Progress, counting
+from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts
-from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, write_whole
+from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, sha256_of, write_whole
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
@@ -58,8 +60,7 @@ def assemble(
     cubes, scans = _cube_table(records, update), scan_table(records, update)
     images = image_table(records, update)
     attributes = attributes_of(parameters, job)
-    write_cube_store(ledger.store, attributes, parameters.dtype, cubes, scans, images)
-    finish(ledger.store, Contents(attributes, cubes, scans, None, images), parameters.dtype)
+    write_tables(ledger.store, attributes, parameters.dtype, cubes, scans, images)
     length = shard_length(parameters.size, parameters.dtype.itemsize)
     hashes = _link_shards(ledger, update.store, length) if update else {}
     chunks = _chunks(ledger, names, records, update, len(hashes) * length)
@@ -126,10 +127,43 @@ def staged_chunks(
             yield data[end : (end := end + size)]
 
 
-def numbers_in(records: Sequence[Facts]) -> tuple[list[int], NDArray[np.int32]]:
-    """How many cubes each scan gave, and the number of every cube in its scan: int32 [cube]."""
+def numbered(records: Sequence[Facts]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Of every cube the row of its scan and its number in it: int32 [cube] each."""
     counts = [len(record["chunks"]) for record in records]
-    return counts, np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts])
+    rows = np.repeat(np.arange(len(records), dtype=np.int32), counts)
+    return rows, np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts])
+
+
+def write_tables(
+    folder: Path,
+    attributes: dict[str, Any],
+    dtype: np.dtype[Any],
+    cubes: CubeTable,
+    scans: ScanTable,
+    images: ImageTable | None = None,
+) -> None:
+    """Write everything of a cube store but its shards and its manifest, as `write_cube_store` takes it."""
+    write_cube_store(folder, attributes, dtype, cubes, scans, images)
+    finish(folder, Contents(attributes, cubes, scans, None, images), dtype)
+
+
+def whole_shard(store: CubeStore, shard: int) -> bytes:
+    """A shard of cubes as it is, once its sha256 is known to be right.
+
+    Raises:
+        DataError: it cannot be read, or is damaged.
+    """
+    path = store.cubes.path(shard)
+    try:
+        data = store.storage.read(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"The shard {store.storage.place}/{path} cannot be read: {reason}.") from None
+    if store.manifest.get(path) != sha256_of(data):
+        raise DataError(
+            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
+        )
+    return data
 
 
 def _pseudonymous(record: Facts, key: Key) -> Facts:
@@ -170,11 +204,10 @@ def _chunks(
 
 
 def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
-    counts, numbers = numbers_in(records)
-    rows = update.rows if update else range(len(records))
+    rows, number = numbered(records)
     new = {
-        "scan": np.repeat(np.array(rows, np.int32), counts),
-        "number": numbers,
+        "scan": np.array(update.rows, np.int32)[rows] if update else rows,
+        "number": number,
         "corner": np.concatenate([record["corners"] for record in records]),
         "tissue": np.concatenate([record["tissue"] for record in records]),
     }

@@ -36,7 +36,7 @@ from genesis_toolkit.pipeline.cubes.update import Update, compare
 from genesis_toolkit.pipeline.engine import Progress, Workers, connect, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import Ledger, check_same_parameters, hold, run_log
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, check_target, open_cubes
@@ -101,13 +101,13 @@ class Job:
 
 
 def extract_cubes(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     parameters: Parameters,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
-    anonymize: Path | None = None,
+    anonymize: AnyPath | None = None,
     strict: bool = False,
     overwrite: bool = False,
     report: Progress = silent,
@@ -136,7 +136,8 @@ def extract_cubes(
         DataError: no scan gave a cube, and the reasons are in the message; a scan failed under `strict`; or
             the finished store is damaged and cannot be repaired.
     """
-    started = datetime.now(UTC)
+    started, source, target = datetime.now(UTC), Path(source), Path(target)
+    anonymize = Path(anonymize) if anonymize else None
     hands = partial(connect, scheduler, workers, source, target, report)
     damage = None if overwrite else find_damage(target, CUBES)
     repaired = 0

@@ -27,6 +27,16 @@ Task = TypeVar("Task", bound="CutTask[Any]")
 #: What reading a strange file leads to; `why` says it in words.
 UNREADABLE = (DataError, OSError, ValueError, MemoryError)
 
+#: What stands in the table of scans of one that was not read.
+NOTHING_KNOWN: Facts = {
+    "sha256": "",
+    "reason": "",
+    "shape": [0] * 3,
+    "spacing": [0.0] * 3,
+    "origin": [0.0] * 3,
+    "direction": [0.0] * 9,
+}
+
 _MOST_REASONS = 20
 _DIED = "the process that worked on it died, alone as well: the file is broken, or memory is too short"
 
@@ -171,11 +181,10 @@ def nothing_given(
 def _blank_record(task: CutTask[object]) -> Facts:
     """The record of a scan of which nothing is known but where it lies."""
     states = task.states()
-    record: Facts = {**asdict(task.source), "bytes": states[0][0], "states": states, "sha256": ""}
+    record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
     skip, problem = record.pop("skip"), record.pop("problem")
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
-    record |= {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
-    return record | {"shape": [0] * 3, "spacing": [0.0] * 3, "origin": [0.0] * 3, "direction": [0.0] * 9}
+    return record | {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
 
 
 def _lost(task: CutTask[object]) -> Facts:

@@ -17,12 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import attributes_of
+from genesis_toolkit.pipeline.cubes.assemble import attributes_of, write_tables
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
-from genesis_toolkit.pipeline.describe.contents import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import run_all
@@ -51,7 +49,6 @@ from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
 from genesis_toolkit.pipeline.store.storage import Folder
-from genesis_toolkit.pipeline.store.write import write_cube_store
 
 NOTE = ".damaged.json"
 FORMAT = "genesis-damage"
@@ -213,10 +210,9 @@ def _make_again(
 ) -> None:
     try:
         if damage.others:
-            cubes, scans, images = _tables(damage)
+            tables = _tables(damage)
             attributes = attributes_of(parameters, job)
-            write_cube_store(ledger.store, attributes, parameters.dtype, cubes, scans, images)
-            finish(ledger.store, Contents(attributes, cubes, scans, None, images), parameters.dtype)
+            write_tables(ledger.store, attributes, parameters.dtype, *tables)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
         wanted = dict(zip(*(column.tolist() for column in needed(damage.remains, *_DIGESTS)), strict=True))
     except UnknownError as error:
@@ -327,7 +323,7 @@ def _shard_tasks(
 
 
 def _tables(damage: Damage) -> list[Any]:
-    """The tables of cubes, scans and images, as they can be read; None for images where there are none.
+    """The tables of cubes, scans and, where there are any, images.
 
     Raises:
         DataError: a column cannot be read.
@@ -339,8 +335,7 @@ def _tables(damage: Damage) -> list[Any]:
     missing = [name for own in names.values() for name in own if name not in remains.columns]
     if missing:
         raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
-    tables = [kind(*(remains.columns[name] for name in own)) for kind, own in names.items()]
-    return [*tables, None][:3]
+    return [kind(*(remains.columns[name] for name in own)) for kind, own in names.items()]
 
 
 def _ends_well(remains: Remains, path: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import MANIFEST, whole_file
+from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, whole_file
 from genesis_toolkit.pipeline.store.open import check_place, open_store
 from genesis_toolkit.pipeline.store.storage import ARCHIVE
 
@@ -18,7 +18,9 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20
 
 
-def pack_store(store: Path, archive: Path, *, overwrite: bool = False, report: Progress = silent) -> int:
+def pack_store(
+    store: AnyPath, archive: AnyPath, *, overwrite: bool = False, report: Progress = silent
+) -> int:
     """Put a finished store into one archive, which is read as the store is, without unpacking.
 
     Args:
@@ -34,6 +36,7 @@ def pack_store(store: Path, archive: Path, *, overwrite: bool = False, report: P
         CallError: no store, or something in the way.
         DataError: a file of the store is not as its manifest says.
     """
+    store, archive = Path(store), Path(archive)
     opened = open_store(store)
     folder = opened.path
     if archive.suffix.lower() != ARCHIVE:

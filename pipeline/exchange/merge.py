@@ -14,18 +14,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genesis_toolkit.pipeline.describe.contents import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
+from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
 from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
-from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, difference, hold, located, run_log
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
-from genesis_toolkit.pipeline.store.write import write_cube_store
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
 _MOST_NAMES = 5
@@ -51,8 +49,8 @@ class MergeResult:
 
 
 def merge_stores(
-    places: Sequence[str | Path],
-    target: Path,
+    places: Sequence[AnyPath],
+    target: AnyPath,
     *,
     workers: int | None = None,
     overwrite: bool = False,
@@ -76,7 +74,8 @@ def merge_stores(
         DataError: a store is damaged; which shard.
     """
     started = datetime.now(UTC)
-    stores = _opened(places, target)
+    target = Path(target)
+    stores = _opened(list(map(located, places)), target)
     attributes = _attributes(stores)
     _check_scans(stores)
     cubes, scans, images = _tables(stores)
@@ -90,8 +89,7 @@ def merge_stores(
         shards = list(ledger.records(tasks))
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
         dtype = stores[0].cubes.dtype
-        write_cube_store(ledger.store, attributes, dtype, cubes, scans, images)
-        finish(ledger.store, Contents(attributes, cubes, scans, None, images), dtype)
+        write_tables(ledger.store, attributes, dtype, cubes, scans, images)
         hashes = {record["path"]: record["sha256"] for record in shards}
         ledger.finish(hashes, _log(stores, started, crew.count))
     return MergeResult(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
@@ -120,11 +118,12 @@ def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
     """
     first = stores[0]
     for other in stores[1:]:
-        difference = _difference(_fixed(first), _fixed(other))
-        if difference:
+        name, one, own = difference(_fixed(other), _fixed(first))
+        if name:
             raise CallError(
-                f"{other.storage.place} cannot be merged with {first.storage.place}: {difference}. Only "
-                "stores made with the same parameters can; extract one of them again."
+                f"{other.storage.place} cannot be merged with {first.storage.place}: {name} is {one} in the "
+                f"one and {own} in the other. Only stores made with the same parameters can; extract one of "
+                "them again."
             )
     parameters = {}
     for name, value in first.attributes["parameters"].items():
@@ -142,18 +141,6 @@ def _fixed(store: CubeStore) -> dict[str, Any]:
     parameters = store.attributes["parameters"]
     own = {name: value for name, value in parameters.items() if name not in _FREE}
     return attributes | {"dtype": store.cubes.dtype.name} | own
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    for name in sorted({*one, *other}):
-        if one.get(name) != other.get(name):
-            values = (_words(side[name]) if name in side else "none" for side in (other, one))
-            return f"{name.replace('_', ' ')} is {' in the one and '.join(values)} in the other"
-    return ""
-
-
-def _words(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _layout(values: Sequence[str | None]) -> str | None:
@@ -270,17 +257,7 @@ def _checks(stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
 
 
 def _check(store: CubeStore, shard: int) -> Facts:
-    path = store.cubes.path(shard)
-    try:
-        found = sha256_of(store.storage.read(path))
-    except OSError as error:
-        raise DataError(
-            f"The shard {store.storage.place}/{path} cannot be read: {error.strerror or error}."
-        ) from None
-    if store.manifest.get(path) != found:
-        raise DataError(
-            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
-        )
+    whole_shard(store, shard)
     return {}
 
 

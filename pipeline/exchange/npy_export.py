@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
-from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, located, write_whole
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store.metadata import AXES
 from genesis_toolkit.pipeline.store.open import CubeStore, check_place, open_cubes
@@ -41,8 +41,8 @@ class ExportResult:
 
 
 def export_npy(
-    cubes: str | Path,
-    folder: Path,
+    cubes: AnyPath,
+    folder: AnyPath,
     *,
     dtype: Literal["float64", "float32"] = "float64",
     overwrite: bool = False,
@@ -65,6 +65,7 @@ def export_npy(
             the way.
         DataError: the store is damaged.
     """
+    cubes, folder = located(cubes), Path(folder)
     store = open_cubes(cubes)
     if len(store.size) != len(AXES):
         raise CallError(

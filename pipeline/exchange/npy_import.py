@@ -15,20 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_table, write_tables
+from genesis_toolkit.pipeline.cubes.records import NOTHING_KNOWN
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
-from genesis_toolkit.pipeline.describe.contents import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
-from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import CubeTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
 
 _DTYPE = np.dtype(np.int16)
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
@@ -51,8 +50,8 @@ class ImportResult:
 
 
 def import_npy(
-    files: Sequence[Path],
-    target: Path,
+    files: Sequence[AnyPath],
+    target: AnyPath,
     *,
     workers: int | None = None,
     overwrite: bool = False,
@@ -76,8 +75,9 @@ def import_npy(
         DataError: a file that is damaged, or a value that stands for no whole HU; nothing is left behind.
     """
     started = datetime.now(UTC)
-    sources = _read_heads(files)
-    if check_target(target, CUBES, overwrite=overwrite, inputs=files) is not None:
+    target, inputs = Path(target), list(map(Path, files))
+    sources = _read_heads(inputs)
+    if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
         return ImportResult(_made_of(target, sources), done_before=True)
     job = IMPORTED | {
         "size": list(sources[0].size),
@@ -235,37 +235,24 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
         hashes[shard_path(Path("cubes"), shard, 1 + len(size)).as_posix()] = record["sha256"]
         tissue += record["tissue"]
     sha256 = [record["sha256"] for record in ledger.records(f"file-{n}" for n in range(len(sources)))]
-    counts = np.array([source.count for source in sources], np.int32)
-    table = CubeTable(
-        scan=np.repeat(np.arange(len(sources), dtype=np.int32), counts),
-        number=np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts]),
-        corner=np.full((count, 3), -1, np.int32),
-        tissue=np.array(tissue, np.float64),
-    )
+    records = [
+        {
+            **NOTHING_KNOWN,
+            "identifier": source.identifier,
+            "subset": source.subset,
+            "path": source.path.name,
+            "bytes": source.bytes,
+            "sha256": digest,
+            "status": "used",
+            "chunks": range(source.count),
+            "stream": stream_key(source.identifier),
+        }
+        for source, digest in zip(sources, sha256, strict=True)
+    ]
+    scan, number = numbered(records)
+    table = CubeTable(scan, number, np.full((count, 3), -1, np.int32), np.array(tissue, np.float64))
     attributes = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
     attributes["parameters"] = IMPORTED | {"size": list(size)}
     ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-    scans = _scan_table(sources, counts, sha256)
-    write_cube_store(ledger.store, attributes, _DTYPE, table, scans)
-    finish(ledger.store, Contents(attributes, table, scans), _DTYPE)
+    write_tables(ledger.store, attributes, _DTYPE, table, scan_table(records))
     ledger.finish(hashes, log)
-
-
-def _scan_table(sources: Sequence[NpyFile], counts: Any, sha256: Sequence[str]) -> ScanTable:
-    """One row a file, zeros where a scan's own would tell its geometry."""
-    rows = len(sources)
-    return ScanTable(
-        identifier=np.array([source.identifier for source in sources], object),
-        subset=np.array([source.subset for source in sources], np.int16),
-        path=np.array([source.path.name for source in sources], object),
-        bytes=np.array([source.bytes for source in sources], np.int64),
-        sha256=np.array(sha256, object),
-        shape=np.zeros((rows, 3), np.int32),
-        spacing=np.zeros((rows, 3)),
-        origin=np.zeros((rows, 3)),
-        direction=np.zeros((rows, 9)),
-        status=np.full(rows, "used", object),
-        reason=np.full(rows, "", object),
-        cubes=counts,
-        stream=np.array([stream_key(source.identifier) for source in sources], np.uint64),
-    )

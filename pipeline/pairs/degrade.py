@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.assemble import whole_shard
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
@@ -22,13 +23,13 @@ from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Progress, Workers, connect, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
-from genesis_toolkit.pipeline.ledger import Ledger, check_same_parameters, hold, run_log, sha256_of
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, located, run_log
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.metadata import PAIRS
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_target, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.storage import absolute, is_url
+from genesis_toolkit.pipeline.store.storage import absolute
 from genesis_toolkit.pipeline.store.write import write_pair_store
 
 _MOST_VARIANTS = 10_000
@@ -77,8 +78,8 @@ class DegradationResult:
 
 
 def degrade_cubes(
-    cubes: str | Path,
-    target: Path,
+    cubes: AnyPath,
+    target: AnyPath,
     parameters: DegradeParameters,
     *,
     workers: int | None = None,
@@ -105,7 +106,8 @@ def degrade_cubes(
         DataError: the cube store is damaged, or the finished pair store is and cannot be repaired.
     """
     started = datetime.now(UTC)
-    source = None if is_url(cubes) else Path(cubes)
+    cubes, target = located(cubes), Path(target)
+    source = cubes if isinstance(cubes, Path) else None
     damage = None if overwrite else find_damage(target, PAIRS)
     repaired = 0
     if damage:
@@ -194,8 +196,9 @@ def _tasks(
 def _make(task: _Task) -> Facts:
     """Make one shard, in whatever process this runs."""
     store = _opened(task.cubes, task.manifest_sha256)
-    make = _copy if task.array == "original" else _degrade
-    parts, facts = make(task, store)
+    parts, facts = (
+        ([whole_shard(store, task.shard)], {}) if task.array == "original" else _degrade(task, store)
+    )
     return {"sha256": task.ledger.write(task.ledger.store / task.path, parts), **facts}
 
 
@@ -210,20 +213,6 @@ def _opened(cubes: str | Path, manifest_sha256: str) -> CubeStore:
     if store.manifest_sha256 != manifest_sha256:
         raise DataError(f"{cubes} has been replaced since this run began: give the same command again.")
     return store
-
-
-def _copy(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
-    """One shard of originals as it is, once its sha256 is known to be right."""
-    path = store.cubes.path(task.shard)
-    try:
-        data = store.storage.read(path)
-    except OSError as error:
-        raise DataError(f"The shard {store.storage.place}/{path} cannot be read: {error.strerror}.") from None
-    if store.manifest[path] != sha256_of(data):
-        raise DataError(
-            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
-        )
-    return [data], {}
 
 
 def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
-from genesis_toolkit.pipeline.ledger import hold, write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
 
 #: LUNA16's ten folds.
@@ -102,7 +102,7 @@ def series_uid(parameters: PhantomParameters, index: int) -> str:
 
 
 def write_luna16(
-    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
+    folder: AnyPath, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
 
@@ -120,6 +120,7 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
+    folder = Path(folder)
     check_free(folder)
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
         for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):

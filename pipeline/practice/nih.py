@@ -20,7 +20,7 @@ from PIL import Image
 from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
-from genesis_toolkit.pipeline.ledger import hold, write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     PICTURE_LIMITS,
     Person,
@@ -112,7 +112,11 @@ class Sitting:
 
 
 def write_nih(
-    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Progress = silent
+    folder: AnyPath,
+    parameters: RadiographParameters,
+    *,
+    workers: int | None = None,
+    report: Progress = silent,
 ) -> list[Path]:
     """Write practice radiographs in the layout of NIH ChestX-ray14.
 
@@ -130,6 +134,7 @@ def write_nih(
     Raises:
         CallError: the folder is a file or holds something.
     """
+    folder = Path(folder)
     check_free(folder)
     sittings = {str(one.patient): one for one in planned(parameters)}
     with hold(folder, {"layout": "nih"} | asdict(parameters), overwrite=False) as ledger:

@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.cubes.assemble import (
     attributes_of,
     compact,
     image_table,
-    numbers_in,
+    numbered,
     scan_table,
     staged_chunks,
     write_shards,
@@ -25,7 +25,7 @@ from genesis_toolkit.pipeline.cubes.assemble import (
 from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
 from genesis_toolkit.pipeline.engine import Progress, connect, silent
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.ledger import Ledger, check_same_parameters, hold, run_log
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.store.metadata import TARGETS
 from genesis_toolkit.pipeline.store.open import check_target
 from genesis_toolkit.pipeline.store.schema import TargetTable
@@ -108,8 +108,8 @@ _WAYS: dict[type[TargetParameters], _Ways] = {
 
 
 def extract_targets(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     parameters: TargetParameters,
     *,
     workers: int | None = None,
@@ -137,7 +137,7 @@ def extract_targets(
         CallError: nothing to cut, something in the way, other parameters or another source than the store's.
         DataError: a table is damaged, or no scan gave a cube, and the reasons are in the message.
     """
-    started = datetime.now(UTC)
+    started, source, target = datetime.now(UTC), Path(source), Path(target)
     job = plan_target_job(source, target, parameters, overwrite=overwrite)
     if job.finished:
         return TargetResult(open_targets(target), job.plan.said, done_before=True)
@@ -228,7 +228,7 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
     ledger.clear_store()
     parameters, names = job.parameters, [task.name for task in job.tasks]
     records = list(compact(ledger, names))
-    counts, numbers = numbers_in(records)
+    scan, number = numbered(records)
     labels, arrays = None, {"cubes": parameters.dtype.itemsize}
     if isinstance(parameters, MaskParameters):
         arrays["masks"] = 1
@@ -237,10 +237,10 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         labels = np.array(rows, np.uint8).reshape(-1, len(parameters.classes))
     told = {"task": parameters.task, "classes": list(parameters.classes), "folds": list(FOLDS)}
     table = TargetTable(
-        scan=np.repeat(np.arange(len(records), dtype=np.int32), counts),
-        number=numbers,
+        scan=scan,
+        number=number,
         corner=np.concatenate([record["corners"] for record in records]),
-        fold=np.repeat(np.array([task.piece.fold for task in job.tasks], np.uint8), counts),
+        fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
     )
     attributes = attributes_of(parameters, job.description, **told)
     tables = table, labels, scan_table(records), image_table(records)
