@@ -27,17 +27,17 @@ import numpy as np  # noqa: E402
 from support import oracle  # noqa: E402
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader  # noqa: E402
-from genesis_toolkit.pipeline.degrade.recipes import named, shuffle_windows  # noqa: E402
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe, shuffle_windows  # noqa: E402
 from genesis_toolkit.pipeline.hounsfield import Window  # noqa: E402
 
 FIRST_CALL = """
 import time, numpy as np
 begin = time.perf_counter()
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.hounsfield import Window
 loaded = time.perf_counter()
-degrader = Degrader(named("genesis"), (64, 64, 32), Window(), 0)
+degrader = Degrader(get_recipe("genesis"), (64, 64, 32), Window(), 0)
 cubes = np.zeros((1, 64, 64, 32), np.int16)
 bits = np.zeros(1, np.uint8)
 degrader(cubes, np.zeros(1, np.uint64), np.zeros(1, np.int64), 0, np.zeros_like(cubes), bits, bits.copy())
@@ -127,7 +127,7 @@ def in_two_threads(batches: list[Batch], degrader: Degrader, variant: int) -> No
 
 def measure(case: Case, rounds: int) -> dict[str, float]:
     """Seconds a pair, medians over the rounds; and the bytes of a thread's buffers."""
-    recipe = named(case.recipe)
+    recipe = get_recipe(case.recipe)
     full = Degrader(recipe, case.size, Window(), 0)
     plain = Degrader(replace(recipe, shuffle_rate=0.0), case.size, Window(), 0)
     batches = [Batch(case), Batch(case)]
@@ -187,7 +187,7 @@ def report(case: Case, found: dict[str, float]) -> int:
     """Print what was measured of one size; how many gates were missed."""
     limit = found["memcpy"]
     size = " x ".join(map(str, case.size))
-    windows = shuffle_windows(named(case.recipe), case.size)
+    windows = shuffle_windows(get_recipe(case.recipe), case.size)
     head = f"{size}, int16, {case.recipe}, {windows:,} windows"
     print(f"{head:54}{'ms a pair':>12}{'x memcpy':>10}{'pairs/s':>10}")
     for name, words in NAMES.items():

@@ -22,8 +22,8 @@ from scipy.ndimage import uniform_filter
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.degrade.recipes import named
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 from genesis_toolkit.training.machine.devices import choose_device
 from genesis_toolkit.training.pretrain.call import pretrain
@@ -67,7 +67,9 @@ def learn(folder: Path, epochs: int, picture: Path | None) -> Sequence[str]:
     missed, rows = [], []
     for name, rates in ONLY.items():
         pairs, run = folder / f"{name}.zarr", folder / name
-        degrade(folder / "cubes.zarr", pairs, DegradeParameters(replace(named("genesis"), **rates), 8))
+        degrade_cubes(
+            folder / "cubes.zarr", pairs, DegradeParameters(replace(get_recipe("genesis"), **rates), 8)
+        )
         parameters = PretrainParameters(width=8, epochs=epochs)
         outcome = pretrain(pairs, run, parameters, say=lambda line: print(f"  {line}", file=sys.stderr))
         data = open_data(pairs, parameters)

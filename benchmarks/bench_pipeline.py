@@ -19,10 +19,10 @@ from bench_degrade import scan_like, seconds
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.engine import cores
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_cubes
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_parts
 
@@ -54,7 +54,7 @@ def measure_degrading(folder: Path, rounds: int) -> None:
     cubes = np.zeros((count, *store.size), np.int16)
     twins = np.zeros_like(cubes)
     bits = np.zeros(count, np.uint8)
-    degrader = Degrader(named("genesis"), store.size, store.window, 0)
+    degrader = Degrader(get_recipe("genesis"), store.size, store.window, 0)
     names = ["read", "degrade", "encode", "write", "all, 1 worker", f"all, {cores()} workers"]
     times: dict[str, list[float]] = {name: [] for name in names}
     parameters = DegradeParameters(variants=VARIANTS)
@@ -66,7 +66,7 @@ def measure_degrading(folder: Path, rounds: int) -> None:
     def whole(workers: int) -> float:
         shutil.rmtree(folder / "pairs.zarr", ignore_errors=True)
         return seconds(
-            lambda: degrade(folder / "cubes.zarr", folder / "pairs.zarr", parameters, workers=workers)
+            lambda: degrade_cubes(folder / "cubes.zarr", folder / "pairs.zarr", parameters, workers=workers)
         )
 
     whole(1)

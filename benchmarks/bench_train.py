@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.training.feeding.feeds import feed_of
 from genesis_toolkit.training.feeding.normalise import normalise
@@ -132,7 +132,7 @@ def main() -> None:
         folder = Path(name)
         free = ExtractParameters(cubes_per_scan=64, border=(0, 0, 0), max_tissue=1.0)
         extract_cubes(small_scans(folder / "scans"), folder / "cubes.zarr", free)
-        pairs = degrade(folder / "cubes.zarr", folder / "pairs.zarr", DegradeParameters()).store
+        pairs = degrade_cubes(folder / "cubes.zarr", folder / "pairs.zarr", DegradeParameters()).store
         measure(open_cubes(folder / "cubes.zarr"), pairs, rounds)
 
 

@@ -27,7 +27,7 @@ from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.engine import cores
 from genesis_toolkit.pipeline.ledger import read_manifest
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.store.shards import decode_chunk, fits_checksum
 from genesis_toolkit.pipeline.verify.verify import verify
@@ -43,7 +43,7 @@ def make_store(folder: Path) -> Path:
     if not store.exists():
         free = ExtractParameters(cubes_per_scan=64, border=(0, 0, 0), max_tissue=1.0)
         extract_cubes(small_scans(folder / "scans"), folder / "cubes.zarr", free)
-        degrade(folder / "cubes.zarr", store, DegradeParameters(variants=VARIANTS))
+        degrade_cubes(folder / "cubes.zarr", store, DegradeParameters(variants=VARIANTS))
     return store
 
 

@@ -93,13 +93,13 @@ def degrade(
     Example:
       genesis-prep degrade cubes.zarr pairs.zarr --variants 4
     """
-    from genesis_toolkit.pipeline.degrade.recipes import named
+    from genesis_toolkit.pipeline.degrade.recipes import get_recipe
     from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
-    from genesis_toolkit.pipeline.pairs.degrade import degrade as run
+    from genesis_toolkit.pipeline.pairs.degrade import degrade_cubes as run
 
     work = work_of(options, dry_run)
     changes = {name: value for name, value in options.items() if value is not None}
-    parameters = DegradeParameters(named(recipe, **changes), variants, seed)
+    parameters = DegradeParameters(get_recipe(recipe, **changes), variants, seed)
     if dry_run:
         from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
 

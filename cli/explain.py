@@ -36,7 +36,7 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
       genesis-prep explain scan.mhd --png map.png
     """
     from genesis_toolkit.pipeline.cubes.explain import explain_scan
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
     from genesis_toolkit.pipeline.errors import CallError, DataError
     from genesis_toolkit.pipeline.hounsfield import Window
     from genesis_toolkit.pipeline.pictures.map import draw_map
@@ -44,7 +44,7 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
 
     if len(hu) != 2:
         raise CallError(f"--hu {','.join(map(str, hu))}: it must be two numbers low,high, as in -1000,1000.")
-    rule, window = PlaceRule(**rule_of), Window(*hu)
+    rule, window = CubeRule(**rule_of), Window(*hu)
     steps = "scan read, judged, drawn" if png else "scan read, judged"
     count = steps.count(",") + 1
     with Progress() as progress:
@@ -177,9 +177,9 @@ def _say_next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> None:
 
 def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
     """The settings that differ from the defaults, as typed."""
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
 
-    most = PlaceRule(found.size).most_tissue
+    most = CubeRule(found.size).most_tissue
     settings = {
         "--size": (",".join(map(str, found.size)), "64,64,32"),
         "--plane": (found.plane or "axial", "axial"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.cubes.extract import Extraction
+    from genesis_toolkit.pipeline.cubes.extract import ExtractionResult
     from genesis_toolkit.pipeline.cubes.parameters import Parameters
     from genesis_toolkit.pipeline.cubes.records import Outcome
     from genesis_toolkit.pipeline.scans.find import Found
@@ -159,7 +159,7 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
     return ImageParameters(**typed)
 
 
-def _show(result: "Extraction", cubes: Path, parameters: "Parameters", as_json: bool) -> None:
+def _show(result: "ExtractionResult", cubes: Path, parameters: "Parameters", as_json: bool) -> None:
     """Say what came of an extraction; ends with exit code 1 where a scan failed."""
     found = result.found
     if not result.done_before:
@@ -272,7 +272,7 @@ def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
 
 def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
     """The way out for scans that were too small or too dense, once for all of them."""
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
 
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
     asked = store.attributes["parameters"]
@@ -280,7 +280,7 @@ def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
         click.echo("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
     elif any("needed" in reason for reason in reasons):
         size, border = tuple(asked["size"]), tuple(asked["border"])
-        least = PlaceRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
+        least = CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
         click.echo(
             f"With --border {','.join(map(str, border))} a scan needs {edges(least)} voxels; a smaller "
             "--border or --size takes smaller scans."

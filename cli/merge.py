@@ -26,7 +26,7 @@ def merge(
     Example:
       genesis-prep merge node1.zarr node2.zarr cubes.zarr
     """
-    from genesis_toolkit.pipeline.exchange.merge import merge as run
+    from genesis_toolkit.pipeline.exchange.merge import merge_stores as run
 
     with Progress() as progress:
         result = run(stores, out, workers=workers, overwrite=overwrite, report=progress)

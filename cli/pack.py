@@ -19,7 +19,7 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     Example:
       genesis-prep pack pairs.zarr pairs.zip
     """
-    from genesis_toolkit.pipeline.exchange.archive import pack as run
+    from genesis_toolkit.pipeline.exchange.archive import pack_store as run
 
     with Progress() as progress:
         size = run(store, archive, overwrite=overwrite, report=progress)

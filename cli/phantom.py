@@ -42,7 +42,7 @@ def phantom(folder: Path, layout: str, **given: Any) -> None:
 
 
 def _write_scans(folder: Path, options: dict[str, Any]) -> None:
-    from genesis_toolkit.pipeline.cubes.rule import PlaceRule
+    from genesis_toolkit.pipeline.cubes.rule import CubeRule
     from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
     parameters = PhantomParameters(**options)
@@ -50,7 +50,7 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
         write_luna16(folder, parameters, report=progress)
     made = f"{counted(parameters.scans, 'scan')} of {edges(parameters.shape)} voxels"
     click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
-    rules = [PlaceRule(), *(PlaceRule(size, (0, 0, 0)) for size in _SMALLER)]
+    rules = [CubeRule(), *(CubeRule(size, (0, 0, 0)) for size in _SMALLER)]
     fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
     smaller = ""
     if fitting[:1] != rules[:1]:

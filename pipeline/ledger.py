@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
@@ -34,9 +34,13 @@ from genesis_toolkit.pipeline.version import __version__
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
+VERSION = 2  # of the records of finished pieces; those of version 1 tell less
 MANIFEST = "manifest-sha256.txt"
 LOG = "log.json"  # facts of the run: times, versions, workers. The manifest leaves it out.
 _UNHASHED = {MANIFEST, LOG}
+
+#: What a path may be given as.
+AnyPath = str | os.PathLike[str]
 _REPLACED = "replaced"
 
 
@@ -68,7 +72,7 @@ class Ledger:
         """Where a finished piece waits until it is packed into the store."""
         return self.work / "stage" / name
 
-    def write(self, path: Path, *parts: bytes) -> str:
+    def write(self, path: Path, parts: bytes | Iterable[bytes | memoryview]) -> str:
         """Write a piece of this work as `write_whole` does, so long as this run holds it.
 
         A worker of a cluster may still be at a task of a run that was interrupted, or taken for dead: what it
@@ -80,11 +84,23 @@ class Ledger:
         begun = _begun(self.work)
         if begun is None or begun.run != self.run:
             raise DataError(f"{self.work} does not lie here, or belongs to another run now.")
-        return write_whole(path, *parts)
+        return write_whole(path, parts)
 
     def record(self, name: str, facts: Mapping[str, Any]) -> None:
         """Note that a piece of work is done. Call it after the piece itself is on the disk."""
         self.write(self.work / "done" / f"{name}.json", json.dumps(facts).encode())
+
+    def records(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """What was noted of finished pieces of work, in the order given."""
+        for name in names:
+            facts = self.recorded(name)
+            if facts is None:
+                raise RuntimeError(f"{name} of {self.target} was never finished")
+            yield facts
+
+    def has_staged(self) -> bool:
+        """Whether a finished piece waits to be packed into the store."""
+        return any((self.work / "stage").iterdir())
 
     def names(self) -> set[str]:
         """The names of all pieces of work that are done."""
@@ -203,15 +219,20 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool, grow: bool = 
         begun = _begun(work)
         if begun is not None:
             difference = first_difference(begun.job, job)
+            if begun.version != VERSION and not overwrite:
+                raise CallError(
+                    f"{work} holds work begun by another version of this toolkit, which cannot be continued: "
+                    "give --overwrite to begin again."
+                )
             if difference and not overwrite:
                 raise CallError(
                     f"{work} holds work begun with {difference}: repeat that call to continue it, or give "
                     "--overwrite to begin again."
                 )
-            if difference or not (work / "store").exists():
+            if difference or begun.version != VERSION or not (work / "store").exists():
                 _empty(work)
         run = uuid4().hex
-        begun_now = {"format": FORMAT, "run": run, "job": job}
+        begun_now = {"format": FORMAT, "version": VERSION, "run": run, "job": job}
         write_whole(work / "job.json", json.dumps(begun_now, indent=1).encode())
         for folder in ("done", "stage", "store"):
             (work / folder).mkdir(exist_ok=True)
@@ -241,10 +262,11 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Begun:
-    """What `job.json` says: the parameters, and the run that holds the work or held it last."""
+    """What `job.json` says: the parameters, the run that holds the work or held it last, and the version."""
 
     job: dict[str, Any]
     run: str
+    version: int
 
 
 def _begun(work: Path) -> _Begun | None:
@@ -255,7 +277,7 @@ def _begun(work: Path) -> _Begun | None:
         return None
     if not isinstance(noted, dict) or noted.get("format") != FORMAT or not isinstance(noted.get("job"), dict):
         return None
-    return _Begun(noted["job"], str(noted.get("run")))
+    return _Begun(noted["job"], str(noted.get("run")), noted.get("version", 1))
 
 
 def _check_ours(work: Path) -> None:
@@ -288,41 +310,43 @@ _NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the sour
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            old, new = before.get(name), now.get(name)
-            if isinstance(old, dict) and isinstance(new, dict):
-                return first_difference(old, new)
-            words = _NAMES.get(name, name.replace("_", " "))
-            return f"{words} {_words(old)} (asked for now: {_words(new)})"
-    return None
+    name, old, new = difference(before, now)
+    return f"{name} {old} (asked for now: {new})" if name else None
 
 
-def write_whole(path: Path, *parts: bytes) -> str:
-    """Write a file so that it is there whole or not at all, on the disk when this returns.
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The first parameter that differs, its name and both values in words; empty where all are equal."""
+    for name in sorted({*one, *other}):
+        old, new = one.get(name), other.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return difference(old, new)
+        if old != new:
+            return _NAMES.get(name, name.replace("_", " ")), _words(old), _words(new)
+    return "", "", ""
 
-    Args:
-        path: the file.
-        parts: its content, one after the other. Joined first, a shard of 40 MB would cost memory that is new
-            to the process, ten times the time of writing the parts.
 
-    Returns:
-        The sha256 of the content, in hexadecimal.
+def check_same_parameters(target: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on with a finished store that was made with other parameters.
+
+    Raises:
+        CallError: the first that differs.
     """
-    return write_parts(path, parts)
+    difference = first_difference(made, asked)
+    if difference:
+        raise CallError(
+            f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
+        )
 
 
-def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """Write a file as `write_whole` does, of parts that are made as they are written."""
-    digest = hashlib.sha256()
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that is there under its name whole or not at all: once it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A process id is not enough: on a cluster two machines may write the same piece, under one id.
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-                digest.update(part)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -331,7 +355,31 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> str:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say which file was the one too many
         raise
+
+
+def write_whole(path: Path, parts: bytes | Iterable[bytes | memoryview]) -> str:
+    """Write a file as `whole_file` does.
+
+    Args:
+        path: the file.
+        parts: its content, one part after the other, which may be made as they are written. Joined first, a
+            shard of 40 MB would cost memory that is new to the process, ten times the time of writing them.
+
+    Returns:
+        The sha256 of the content, in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    with whole_file(path) as file:
+        for part in (parts,) if isinstance(parts, bytes) else parts:
+            file.write(part)
+            digest.update(part)
     return digest.hexdigest()
+
+
+def located(place: AnyPath) -> str | Path:
+    """The name of a store: a URL as it is, all else a path."""
+    text = os.fspath(place)
+    return text if "://" in text else Path(text)
 
 
 def sha256_of(data: bytes) -> str:

@@ -27,8 +27,8 @@ import torch
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.degrade.recipes import named
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.practice.luna16 import NODULE_MASKS, PhantomParameters, write_luna16
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, NoduleParameters
@@ -50,9 +50,9 @@ SCANS = PhantomParameters(scans=40, shape=(320, 320, 128), seed=2)
 CUBES = ExtractParameters(size=SIZE, border=(40, 40, 8), min_tissue=0.02, max_tissue=0.5)
 VARIANTS = 32  # of every cube; an epoch reads one, so each comes three times
 RECIPES = {
-    "genesis-ct-3d": named("genesis"),
+    "genesis-ct-3d": get_recipe("genesis"),
     # Without what changes the whole cube: grey values that are bent or turned, all around a window in noise.
-    "local-ct-3d": named("genesis", nonlinear_rate=0.0, paint_rate=1.0, inpaint_share=1.0),
+    "local-ct-3d": get_recipe("genesis", nonlinear_rate=0.0, paint_rate=1.0, inpaint_share=1.0),
 }
 # SGD at 1.0, as published: Adam comes to the same loss with features that tell less (see that page).
 PRETRAINING = PretrainParameters(width=4, epochs=96, batch_size=8, lr=1.0, schedule="cosine", warmup=10)
@@ -78,7 +78,7 @@ def cube_store(folder: Path) -> None:
 def pretrained(folder: Path, arm: str) -> PretrainOutcome:
     """A network that has learnt to restore what the recipe of `arm` degrades, in `folder`."""
     pairs = folder / f"{arm}.zarr"
-    degrade(folder / "cubes.zarr", pairs, DegradeParameters(RECIPES[arm], VARIANTS))
+    degrade_cubes(folder / "cubes.zarr", pairs, DegradeParameters(RECIPES[arm], VARIANTS))
     execution = Execution(device="cpu")
     return pretrain(pairs, folder / arm, PRETRAINING, execution, say=lambda line: say(f"{arm}, {line}"))
 

@@ -74,7 +74,7 @@ def cube_store(luna16: Path, tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scans, and stores of them with four cubes a shard: to copy, not to harm."""
     from genesis_toolkit.pipeline.cubes.extract import extract_cubes
-    from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+    from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 
     folder = tmp_path_factory.mktemp("finished")
     write_scan(folder / "scans" / "subset0" / "1.2.3.mhd", lungs(0))
@@ -83,7 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         small_shards(patch)
         extract_cubes(folder / "scans", folder / "cubes.zarr", SMALL, workers=1)
-        degrade(folder / "cubes.zarr", folder / "pairs.zarr", DegradeParameters(variants=2), workers=1)
+        degrade_cubes(folder / "cubes.zarr", folder / "pairs.zarr", DegradeParameters(variants=2), workers=1)
     return folder
 
 

@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline import engine
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
 
@@ -88,7 +88,7 @@ def recorded(target: Path) -> int:
 def test_a_cluster_gives_the_bytes_that_one_process_gives(twelve_scans: Path, tmp_path: Path) -> None:
     alone, pairs = tmp_path / "alone.zarr", tmp_path / "pairs.zarr"
     extract_cubes(twelve_scans, alone, SMALL, workers=1)
-    degrade(alone, pairs, DegradeParameters(variants=3), workers=1)
+    degrade_cubes(alone, pairs, DegradeParameters(variants=3), workers=1)
     with running(tmp_path / "dask", 2) as dask:
         there = tmp_path / "there.zarr"
         address = json.loads(dask.file.read_text())["address"]
@@ -100,7 +100,7 @@ def test_a_cluster_gives_the_bytes_that_one_process_gives(twelve_scans: Path, tm
         assert done.returncode == 0, done.stderr
         assert done.stderr == "", "dask keeps its notes to itself"
         assert read_manifest(tmp_path / "command.zarr") == read_manifest(alone)
-        degrade(there, tmp_path / "p.zarr", DegradeParameters(variants=3), scheduler=address)
+        degrade_cubes(there, tmp_path / "p.zarr", DegradeParameters(variants=3), scheduler=address)
         assert read_manifest(tmp_path / "p.zarr") == read_manifest(pairs)
         masks = shutil.copytree(twelve_scans, tmp_path / "masks")  # any whole numbers on the scans' grids do
         parameters = MaskParameters(size=(8, 8, 8), cubes_per_scan=2, masks=masks)

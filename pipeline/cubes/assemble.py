@@ -1,12 +1,13 @@
 """Staged scans -> the shards, tables and metadata of a cube store, in scan order.
 
-Packing is copying, so it is done anew after an interruption, by one process, at the speed of the disk. Where
-a store grows, its full shards are linked, and what is new comes behind its last cube.
+Assembling is copying, so it is done anew after an interruption, by one process, at the speed of the disk.
+Where a store is updated, its full shards are linked, and what is new comes behind its last cube.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from itertools import accumulate, count, islice
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
-from genesis_toolkit.pipeline.cubes.update import Growth
+from genesis_toolkit.pipeline.cubes.update import Update
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress
-from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, write_whole
+from genesis_toolkit.pipeline.engine import Progress, counting
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.job import Facts
+from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, sha256_of, write_whole
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
@@ -29,12 +32,12 @@ from genesis_toolkit.pipeline.store.write import write_cube_store
 _Table = TypeVar("_Table", ScanTable, ImageTable)
 
 
-def pack(
+def assemble(
     ledger: Ledger,
     job: dict[str, Any],
     parameters: Parameters,
     names: Sequence[str],
-    growth: Growth | None,
+    update: Update | None,
     key: Key | None,
     report: Progress,
 ) -> dict[str, str]:
@@ -45,57 +48,125 @@ def pack(
         job: the parameters, as they stand in the store.
         parameters: what was cut.
         names: of the records, in the order of the scans.
-        growth: the store that these scans are added to; None makes one of them alone.
+        update: the store that these scans are added to; None makes one of them alone.
         key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
         report: told as shards are finished.
 
     Returns:
         The sha256 of every shard by its path in the store.
     """
-    size = parameters.size
-    ledger.clear_store()  # packing is copying: cheaper to do again than to trust what a kill left
-    records = [compact(ledger.recorded(name), key) for name in names]
-    cubes, scans, images = _cube_table(records, growth), scan_table(records, growth), None
-    if "patient" in records[0]:
-        images = image_table(records, growth)
+    ledger.clear_store()  # assembling is copying: cheaper to do again than to trust what a kill left
+    records = list(compact(ledger, names, key))
+    cubes, scans = _cube_table(records, update), scan_table(records, update)
+    images = image_table(records, update)
     attributes = attributes_of(parameters, job)
-    write_cube_store(ledger.store, attributes, parameters.dtype, cubes, scans, images)
-    finish(ledger.store, Contents(attributes, cubes, scans, None, images), parameters.dtype)
-    length = shard_length(size, parameters.dtype.itemsize)
-    hashes = _link_shards(ledger, growth.store, length) if growth else {}
-    shards, first = -(-len(cubes) // length), len(hashes)
-    report("shards", first, shards)
-    chunks = _chunks(ledger, names, records, growth, first * length)
-    for shard in count(first):
-        parts = list(islice(chunks, length))
-        if not parts:
-            break
-        path = shard_path(ledger.store / "cubes", shard, 1 + len(size))
-        digest = write_whole(path, *shard_parts(parts, length))
+    write_tables(ledger.store, attributes, parameters.dtype, cubes, scans, images)
+    length = shard_length(parameters.size, parameters.dtype.itemsize)
+    hashes = _link_shards(ledger, update.store, length) if update else {}
+    chunks = _chunks(ledger, names, records, update, len(hashes) * length)
+    array = ShardedArray("cubes", 1 + len(parameters.size), length, len(cubes))
+    return hashes | write_shards(ledger, array, chunks, report, len(hashes))
+
+
+@dataclass(frozen=True)
+class ShardedArray:
+    """An array of voxels that is being written: its name, axes, cubes a full shard and cubes in all."""
+
+    name: str
+    axes: int
+    length: int
+    cubes: int
+
+
+def write_shards(
+    ledger: Ledger, array: ShardedArray, chunks: Iterator[bytes], report: Progress, first: int = 0
+) -> dict[str, str]:
+    """Write encoded cubes into shards, of which the first few lie there already.
+
+    Returns:
+        The sha256 of every shard that was written, by its path in the store.
+    """
+    hashes, total = {}, -(-array.cubes // array.length)
+    count = counting(report, "shards" if array.name == "cubes" else f"shards of {array.name}", total, first)
+    for shard in range(first, total):
+        path = shard_path(ledger.store / array.name, shard, array.axes)
+        digest = write_whole(path, shard_parts(list(islice(chunks, array.length)), array.length))
         hashes[path.relative_to(ledger.store).as_posix()] = digest
-        report("shards", shard + 1, shards)
+        count(shard)
     return hashes
 
 
-def attributes_of(parameters: Parameters, job: dict[str, Any]) -> dict[str, Any]:
-    """What a cube store says of itself, given what was cut and the parameters as they stand in the store."""
+def attributes_of(parameters: Any, job: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What a store says of itself, given what was cut and the parameters as they stand in the store."""
     window = [parameters.window.low, parameters.window.high]
-    return {"window": window, "unit": parameters.unit, "size": list(parameters.size), "parameters": job}
+    told = {"window": window, "unit": parameters.unit, "size": list(parameters.size)}
+    return told | more | {"parameters": job}
 
 
-def compact(record: dict[str, Any] | None, key: Key | None) -> dict[str, Any]:
-    """A record as the store has it, its lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
-    if record is None:
-        raise RuntimeError("a scan was never finished")
-    record["stream"] = stream_key(record["identifier"])  # of the true one, so that no draw changes
-    if key:
-        record |= _pseudonymous(record, key)
-    corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
-    tissue, chunks = np.array(record["tissue"], np.float64), np.array(record["chunks"], np.int64)
-    return record | {"corners": corners, "tissue": tissue, "chunks": chunks}
+def compact(ledger: Ledger, names: Sequence[str], key: Key | None = None) -> Iterator[Facts]:
+    """Records as the store has them, lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
+    for record in ledger.records(names):
+        record["stream"] = stream_key(record["identifier"])  # of the true one, so that no draw changes
+        if key:
+            record |= _pseudonymous(record, key)
+        corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
+        tissue, chunks = np.array(record["tissue"], np.float64), np.array(record["chunks"], np.int64)
+        yield record | {"corners": corners, "tissue": tissue, "chunks": chunks}
 
 
-def _pseudonymous(record: dict[str, Any], key: Key) -> dict[str, Any]:
+def staged_chunks(
+    ledger: Ledger, names: Sequence[str], records: Sequence[Facts], masks: bool = False
+) -> Iterator[bytes]:
+    """The encoded cubes of scans, or their masks, which are staged behind the cubes of their scan."""
+    for name, record in zip(names, records, strict=True):
+        if not len(record["chunks"]):
+            continue
+        data = ledger.staged(name).read_bytes()
+        sizes, end = (record["mask_chunks"], int(sum(record["chunks"]))) if masks else (record["chunks"], 0)
+        for size in sizes:
+            yield data[end : (end := end + size)]
+
+
+def numbered(records: Sequence[Facts]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Of every cube the row of its scan and its number in it: int32 [cube] each."""
+    counts = [len(record["chunks"]) for record in records]
+    rows = np.repeat(np.arange(len(records), dtype=np.int32), counts)
+    return rows, np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts])
+
+
+def write_tables(
+    folder: Path,
+    attributes: dict[str, Any],
+    dtype: np.dtype[Any],
+    cubes: CubeTable,
+    scans: ScanTable,
+    images: ImageTable | None = None,
+) -> None:
+    """Write everything of a cube store but its shards and its manifest, as `write_cube_store` takes it."""
+    write_cube_store(folder, attributes, dtype, cubes, scans, images)
+    finish(folder, Contents(attributes, cubes, scans, None, images), dtype)
+
+
+def whole_shard(store: CubeStore, shard: int) -> bytes:
+    """A shard of cubes as it is, once its sha256 is known to be right.
+
+    Raises:
+        DataError: it cannot be read, or is damaged.
+    """
+    path = store.cubes.path(shard)
+    try:
+        data = store.storage.read(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"The shard {store.storage.place}/{path} cannot be read: {reason}.") from None
+    if store.manifest.get(path) != sha256_of(data):
+        raise DataError(
+            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
+        )
+    return data
+
+
+def _pseudonymous(record: Facts, key: Key) -> Facts:
     """What stands in the place of all that tells whose a scan is."""
     told = not record["reason"] or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
     of_images = {"patient": key.patient(record["patient"])} if "patient" in record else {}
@@ -122,37 +193,32 @@ def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str
 def _chunks(
     ledger: Ledger,
     names: Sequence[str],
-    records: Sequence[dict[str, Any]],
-    growth: Growth | None,
+    records: Sequence[Facts],
+    update: Update | None,
     first: int,
 ) -> Iterator[bytes]:
     """The encoded cubes from number `first` on: those of the store that grows, then the staged ones."""
-    if growth:
-        yield from (growth.store.cubes.encoded(position) for position in range(first, len(growth.store)))
-    for name, record in zip(names, records, strict=True):
-        if len(record["chunks"]):
-            data = ledger.staged(name).read_bytes()
-            for end, size in zip(accumulate(record["chunks"]), record["chunks"], strict=True):
-                yield data[end - size : end]
+    if update:
+        yield from (update.store.cubes.encoded(position) for position in range(first, len(update.store)))
+    yield from staged_chunks(ledger, names, records)
 
 
-def _cube_table(records: Sequence[dict[str, Any]], growth: Growth | None) -> CubeTable:
-    counts = [len(record["chunks"]) for record in records]
-    rows = growth.rows if growth else range(len(records))
+def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
+    rows, number = numbered(records)
     new = {
-        "scan": np.repeat(np.array(rows, np.int32), counts),
-        "number": np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts]),
+        "scan": np.array(update.rows, np.int32)[rows] if update else rows,
+        "number": number,
         "corner": np.concatenate([record["corners"] for record in records]),
         "tissue": np.concatenate([record["tissue"] for record in records]),
     }
-    if growth is None:
+    if update is None:
         return CubeTable(**new)
-    old = growth.store.table
+    old = update.store.table
     return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
 
 
-def scan_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) -> ScanTable:
-    """The table of scans, one row a record, behind those of the store that grows."""
+def scan_table(records: Sequence[Facts], update: Update | None = None) -> ScanTable:
+    """The table of scans, one row a record, behind those of the store that is updated."""
 
     def column(name: str, dtype: Any) -> NDArray[Any]:
         return np.array([record[name] for record in records], dtype=dtype)
@@ -172,26 +238,25 @@ def scan_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) 
         cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
         stream=column("stream", np.uint64),
     )
-    return _added(growth, growth.store.scans, new) if growth else new
+    return _added(update, update.store.scans, new) if update else new
 
 
-def image_table(records: Sequence[dict[str, Any]], growth: Growth | None = None) -> ImageTable:
-    """The table of images, one row a record, behind those of the store that grows."""
-    columns = {
-        field.name: np.array([record[field.name] for record in records], dtype=object)
-        for field in fields(ImageTable)
-    }
-    new = ImageTable(**columns)
-    before = growth.store.images if growth else None
-    return new if growth is None or before is None else _added(growth, before, new)
+def image_table(records: Sequence[Facts], update: Update | None = None) -> ImageTable | None:
+    """The table of images, one row a record, behind those of the store that is updated; None of CT scans."""
+    names = [field.name for field in fields(ImageTable)]
+    if not all(name in records[0] for name in names):
+        return None
+    new = ImageTable(**{n: np.array([record[n] for record in records], dtype=object) for n in names})
+    before = update.store.images if update else None
+    return new if update is None or before is None else _added(update, before, new)
 
 
-def _added(growth: Growth, before: _Table, new: _Table) -> _Table:
+def _added(update: Update, before: _Table, new: _Table) -> _Table:
     """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
-    again, columns = len(growth.again), {}
+    again, columns = len(update.again), {}
     for field in fields(new):
         values = getattr(new, field.name)
         column = np.concatenate([getattr(before, field.name).astype(values.dtype), values[again:]])
-        column[list(growth.again)] = values[:again]
+        column[list(update.again)] = values[:again]
         columns[field.name] = column
     return type(new)(**columns)

@@ -12,7 +12,7 @@ _ONE = np.uint64(1)
 
 
 @kernel
-def judge_corners(
+def evaluate_corners(
     voxels: NDArray[Any],
     tissue: Any,
     air: Any,

@@ -1,8 +1,6 @@
 """One X-ray image -> its cubes: the whole image resized, or random crops of it as it is.
 
-Nothing was published of how images were prepared for the 2D models (METHOD.md section 5), so this is ours. A
-task writes its image's cubes, encoded, and its record into the ledger, and gives back a few words; it runs
-anywhere.
+Nothing was published of how images were prepared for the 2D models (METHOD.md section 5), so this is ours.
 """
 
 from collections.abc import Sequence
@@ -12,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
-from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, blank_record, recorded, staged
+from genesis_toolkit.pipeline.cubes.records import Cut, CutTask
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
-from genesis_toolkit.pipeline.scans.images import Picture, read_image, resize
+from genesis_toolkit.pipeline.scans.images import read_image, resize
 
 _TRIES = 64  # random corners drawn for each one wanted
 
@@ -109,34 +107,16 @@ def cube_at(
     return np.ascontiguousarray(crop)
 
 
-def cut_images(tasks: Sequence[CutTask[ImageParameters]]) -> list[Outcome]:
-    """Cut images, each from its file to its staged cubes and its record."""
-    return [recorded(task, _cut(task)) for task in tasks]
+def cut_picture(task: CutTask[ImageParameters]) -> Cut:
+    """Read an image that is large enough, and take what is asked of it.
 
-
-def _cut(task: CutTask[ImageParameters]) -> dict[str, Any]:
-    record = blank_record(task)
-    picture = None if record["reason"] else _read(task, record)
-    if picture is not None:
-        found = cut_image(picture.pixels, task.source.identifier, task.parameters)
-        record |= {"sha256": picture.sha256, **staged(task, *found)}
-    return record
-
-
-def _read(task: CutTask[ImageParameters], record: dict[str, Any]) -> Picture | None:
-    """The image, if it can be read and is large enough; else None, and the record says why."""
-    try:
-        picture = read_image(task.path)
-    except DataError as error:
-        record["reason"] = str(error)
-        return None
-    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
-        record["reason"] = f"it cannot be read: {error}"
-        return None
+    Raises:
+        DataError, OSError, ValueError, MemoryError: it cannot be read.
+    """
+    picture = read_image(task.path)
     x, y = picture.pixels.shape
-    record["shape"] = [x, y, 1]
-    reason = too_small((x, y), task.parameters)
-    if reason is None:
-        return picture
-    record |= {"status": "skipped", "reason": reason}
-    return None
+    small = too_small((x, y), task.parameters)
+    if small:
+        return Cut("", {"shape": [x, y, 1], "status": "skipped", "reason": small})
+    corners, tissue, cubes = cut_image(picture.pixels, task.source.identifier, task.parameters)
+    return Cut(picture.sha256, {"shape": [x, y, 1]}, corners, cubes, tissue)

@@ -1,11 +1,12 @@
-"""One scan -> its cubes: read it, decide where it may be cut, cut, and stage what came of it.
+"""One scan -> its cubes: read it, decide where it may be cut, and cut.
 
-METHOD.md section 2. A task writes its scan's cubes, encoded, and its record into the ledger, and gives back a
-few words; it runs anywhere.
+METHOD.md section 2. With `--sampler official` each scan goes on with the draws of the one before it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.official import OfficialCorners
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.cubes.records import (
+    UNREADABLE,
+    Cut,
     CutTask,
-    Outcome,
-    blank_record,
-    record_is_old,
-    recorded,
-    staged,
+    cut_and_stage,
+    is_same,
+    why,
 )
 from genesis_toolkit.pipeline.cubes.rule import (
     Corners,
@@ -30,10 +31,13 @@ from genesis_toolkit.pipeline.cubes.rule import (
     too_small,
 )
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.job import Facts
+from genesis_toolkit.pipeline.ledger import Ledger
 from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.geometry import (
     Geometry,
     Scan,
+    Voxels,
     reorient,
     reoriented,
     resample,
@@ -65,24 +69,42 @@ def cut_cubes(
     corners = draw(
         passing_corners(scan.voxels, parameters.rule, parameters.window), parameters.cubes_per_scan
     )
-    tissue, cubes = [], []
-    edges, plane = parameters.box, parameters.plane
-    x, y, z = edges
+    rule, window = parameters.rule, parameters.window
+    tissue = [tissue_score(scan.voxels, corner, rule.size, window, rule.plane) for corner in corners]
+    return corners, tissue, list(cubes_at(scan.voxels, corners, parameters))
+
+
+def cubes_at(
+    voxels: Voxels, corners: Iterable[Sequence[int] | NDArray[np.integer[Any]]], parameters: ExtractParameters
+) -> Iterator[NDArray[np.int16]]:
+    """The cubes of a scan at corners that are known.
+
+    Args:
+        voxels: int16, float32 or float64 [x, y, z], HU.
+        corners: first voxels in x, y, z.
+        parameters: what is cut.
+
+    Yields:
+        int16 HU in the window, C-contiguous: [x, y, z], or a patch [x, y], [x, z] or [y, z].
+
+    Raises:
+        DataError: the scan does not reach as far.
+    """
+    x, y, z = edges = parameters.box
     # Clipped row by row, where x lies together, in one buffer that stays in the cache; turned last. 0.22 of
     # the time of clipping a turned cube, 0.4 of that with [z, y, x].
-    rows = np.empty((y, z, x), scan.voxels.dtype)
-    window = parameters.window
+    rows = np.empty((y, z, x), voxels.dtype)
     for corner in corners:
-        box = tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))
-        tissue.append(tissue_score(scan.voxels, corner, parameters.size, window, plane))
-        rows[...] = scan.voxels[box].transpose(1, 2, 0)
-        np.clip(rows, window.low, window.high, out=rows)
+        box = voxels[tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))]
+        if min(corner) < 0 or box.shape != edges:
+            raise DataError(f"it has no cube of {' x '.join(map(str, edges))} at {tuple(corner)}")
+        rows[...] = box.transpose(1, 2, 0)
+        np.clip(rows, parameters.window.low, parameters.window.high, out=rows)
         if rows.dtype.kind == "f":
             np.rint(rows, out=rows)
         # Always a copy: with an edge of 1 in x the turned buffer may be contiguous as it is.
         cube = np.array(rows.transpose(2, 0, 1), dtype=np.int16, order="C")
-        cubes.append(cube.reshape(parameters.size))
-    return corners, tissue, cubes
+        yield cube.reshape(parameters.size)
 
 
 def uniform(identifier: str, seed: int) -> Draw:
@@ -95,31 +117,69 @@ def uniform(identifier: str, seed: int) -> Draw:
     return draw
 
 
-def cut_scans(tasks: Sequence[CutTask[ExtractParameters]]) -> list[Outcome]:
-    """Cut scans, each from its file to its staged cubes and its record."""
-    return [
-        recorded(task, _cut(task, uniform(task.source.identifier, task.parameters.first_seed)))
-        for task in tasks
-    ]
+def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
+    """Read a scan that is large enough, and cut its cubes.
 
+    Args:
+        task: the scan.
+        draw: chooses among the corners that pass; None draws uniformly.
 
-def cut_subset(tasks: Sequence[CutTask[ExtractParameters]]) -> list[Outcome]:
-    """Cut the scans of one subset in order, each going on with the official draws of the one before.
-
-    A scan that has its record keeps it, so long as the draws before it are those that it went on with.
-
-    Returns:
-        What came of those that were cut now.
+    Raises:
+        DataError, OSError, ValueError, MemoryError: its header cannot be read.
     """
-    used, outcomes = 0, []
-    for task in tasks:
-        record = task.ledger.recorded(task.name)
-        if record is None or record["draws_before"] != used or record_is_old(record, task.path):
-            generator = OfficialCorners(task.parameters.first_seed, used)
-            record = _cut(task, generator.draw) | {"draws_before": used, "draws": generator.used}
-            outcomes.append(recorded(task, record))
-        used = record["draws"]
-    return outcomes
+    parameters = task.parameters
+    geometry = turned(read_geometry(task.path), parameters)
+    facts, small = asdict(geometry), too_small(geometry.shape, parameters.rule)
+    if small:
+        return Cut("", facts | {"status": "skipped", "reason": small})
+    try:
+        scan = read_turned(task.path, parameters)
+    except UNREADABLE as error:
+        return Cut("", facts | {"status": "failed", "reason": why(error)})
+    draw = draw or uniform(task.source.identifier, parameters.first_seed)
+    corners, tissue, cubes = cut_cubes(scan, draw, parameters)
+    if not cubes:
+        low = f"{parameters.min_tissue:g} to " if parameters.min_tissue else ""
+        found = f"{low}{parameters.max_tissue:g}{'' if low else ' or less'}"
+        facts |= {"status": "skipped", "reason": f"no place for a cube has a tissue score of {found}"}
+    return Cut(scan.sha256, facts, corners, cubes, tissue)
+
+
+@dataclass(frozen=True)
+class OfficialTask(CutTask[ExtractParameters]):
+    """One scan whose draws go on from those of the scan before it.
+
+    Attributes:
+        before: the record of the scan before it in its subset; empty of the first.
+    """
+
+    before: str
+
+    def draws_before(self, ledger: Ledger) -> int:
+        """How many words the scans before it in its subset took."""
+        return int((ledger.recorded(self.before) or {"draws": 0})["draws"]) if self.before else 0
+
+
+def official_tasks(tasks: Iterable[CutTask[ExtractParameters]]) -> Iterator[OfficialTask]:
+    """Chain the scans of each subset, which lie next to one another."""
+    for _, group in groupby(tasks, key=lambda task: task.source.subset):
+        before = ""
+        for task in group:
+            yield OfficialTask(task.path, task.source, task.parameters, before)
+            before = task.name
+
+
+def cut_official(ledger: Ledger, task: OfficialTask) -> Facts:
+    """Cut and stage a scan with the authors' draws; what its record says."""
+    used = task.draws_before(ledger)
+    generator = OfficialCorners(task.parameters.first_seed, used)
+    record = cut_and_stage(ledger, partial(cut_scan, draw=generator.draw), task)
+    return record | {"draws_before": used, "draws": generator.used}
+
+
+def official_is_same(ledger: Ledger, task: OfficialTask, record: Facts) -> bool:
+    """Whether a record is of the scan's files, drawn after those draws that are now before it."""
+    return is_same(task, record) and record["draws_before"] == task.draws_before(ledger)
 
 
 def turned(geometry: Geometry, parameters: ExtractParameters) -> Geometry:
@@ -138,38 +198,3 @@ def read_turned(path: Path, parameters: ExtractParameters) -> Scan:
     scan = read_scan(path)
     scan = reorient(scan, parameters.orient) if parameters.orient else scan
     return resample(scan, parameters.spacing) if parameters.spacing else scan
-
-
-def _cut(task: CutTask[ExtractParameters], draw: Draw) -> dict[str, Any]:
-    record = blank_record(task)
-    scan = None if record["reason"] else _read(task, record)
-    if scan is not None:
-        record |= {"sha256": scan.sha256, **_stage(task, scan, draw)}
-    return record
-
-
-def _read(task: CutTask[ExtractParameters], record: dict[str, Any]) -> Scan | None:
-    """The scan, if it can be read and is large enough; else None, and the record says why."""
-    try:
-        geometry = turned(read_geometry(task.path), task.parameters)
-        record |= asdict(geometry)
-        reason = too_small(geometry.shape, task.parameters.rule)
-        if reason is None:
-            return read_turned(task.path, task.parameters)
-        record |= {"status": "skipped", "reason": reason}
-    except DataError as error:
-        record["reason"] = str(error)
-    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
-        record["reason"] = f"it cannot be read: {error}"
-    return None
-
-
-def _stage(task: CutTask[ExtractParameters], scan: Scan, draw: Draw) -> dict[str, Any]:
-    """Cut and stage the cubes of one scan; what its record says of them."""
-    parameters = task.parameters
-    corners, tissue, cubes = cut_cubes(scan, draw, parameters)
-    if not cubes:
-        low = f"{parameters.min_tissue:g} to " if parameters.min_tissue else ""
-        found = f"{low}{parameters.max_tissue:g}{'' if low else ' or less'}"
-        return {"status": "skipped", "reason": f"no place for a cube has a tissue score of {found}"}
-    return staged(task, corners, tissue, cubes)

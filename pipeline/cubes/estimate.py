@@ -4,46 +4,40 @@ Time and bytes come from doing a small part of the work on this machine, one sca
 throwing it away. They are estimates; the counts are exact, or say that they are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes import crop as cut_images
-from genesis_toolkit.pipeline.cubes.crop import cut_image
-from genesis_toolkit.pipeline.cubes.cut import cut_cubes, read_turned, turned, uniform
-from genesis_toolkit.pipeline.cubes.example import cut_example
+from genesis_toolkit.pipeline.cubes.crop import too_small as too_small_image
+from genesis_toolkit.pipeline.cubes.cut import turned
 from genesis_toolkit.pipeline.cubes.extract import plan_job
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
-from genesis_toolkit.pipeline.cubes.records import file_state
-from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, too_small
+from genesis_toolkit.pipeline.cubes.records import UNREADABLE, Cut, Task, file_state
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, too_small
 from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.scans.find import Found, Source
-from genesis_toolkit.pipeline.scans.images import read_image, read_image_size, resize
+from genesis_toolkit.pipeline.scans.images import read_image_size, resize
 from genesis_toolkit.pipeline.scans.read import read_geometry
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
 #: Headers that are read at most, to see how many scans are too small; taken evenly.
 _MOST_HEADERS = 1000
+_TRIED = 5  # scans, until one gives cubes
 
 
 @dataclass(frozen=True)
-class ExtractionPlan:
-    """What `extract_cubes` would do.
+class Estimate:
+    """What a command that cuts scans would do.
 
     Attributes:
         scans: to be cut, as far as finding them tells.
-        known: scans that a finished store holds already.
         set_aside: found, but passed over or unusable, as finding them tells.
-        passed_over, other_list, absent: what is left out, as in `Found`.
+        cubes: at most.
         bytes: of the scans' files.
-        headers: how many headers were read to see whether the scans are large enough.
-        unfit: of these headers, those that cannot be read or are of scans too small for the rule.
-        cubes: at most, if the scans are like those that were looked at.
         store_bytes: of these cubes, encoded as those of the example were; None where no scan gave any.
         files: of shards, at most.
         example: the scan that was cut; empty where none gave a cube.
@@ -53,21 +47,34 @@ class ExtractionPlan:
     """
 
     scans: int
-    known: int
     set_aside: int
-    passed_over: tuple[int, ...]
-    other_list: int
-    absent: int
-    bytes: int
-    headers: int
-    unfit: int
     cubes: int
+    bytes: int
     store_bytes: int | None
     files: int
     example: str
     example_seconds: float | None
     seconds: float | None
     workers: int
+
+
+@dataclass(frozen=True)
+class ExtractionPlan(Estimate):
+    """What `extract_cubes` would do.
+
+    Attributes:
+        known: scans that a finished store holds already.
+        passed_over, other_list, absent: what is left out, as in `Found`.
+        headers: how many headers were read to see whether the scans are large enough.
+        unfit: of these headers, those that cannot be read or are of scans too small for the rule.
+    """
+
+    known: int
+    passed_over: tuple[int, ...]
+    other_list: int
+    absent: int
+    headers: int
+    unfit: int
 
 
 def plan_extraction(
@@ -94,78 +101,80 @@ def plan_extraction(
         CallError, DataError: as `extract_cubes`.
     """
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
-    sound = [scan for scan in job.sources if not scan.problem and not scan.skip]
+    tasks = job.tasks
+    sound = [task for task in tasks if not task.source.problem and not task.source.skip]
     looked_at = sound[:: -(-len(sound) // _MOST_HEADERS)] if sound else []
-    unfit = _unfit(job.found, looked_at, parameters, report)
-    large = [scan for scan in looked_at if scan not in unfit]
-    sizes = {scan: file_state(job.found.root / scan.path)[0] for scan in sound}
-    share = len(large) / len(looked_at) if looked_at else 0.0
-    fit = round(len(sound) * share)
+    large, count = [], counting(report, "headers", len(looked_at), 0)
+    for task in looked_at:
+        large += [task] if _fits(task.path, parameters) else []
+        count(task)
+    fit = round(len(sound) * len(large) / len(looked_at)) if looked_at else 0
+    sizes = {task.name: file_state(task.path)[0] for task in sound}
+    work = sum(sizes[task.name] for task in large) * len(sound) / max(1, len(looked_at))
     cubes = fit * (parameters.cubes_per_scan or 1)
     _compile()
-    root = job.found.root
-    example = cut_example(
-        large,
-        lambda scan: [len(encode_cube(cube)) for cube in _cubes_of(root / scan.path, scan, parameters)],
-    )
-    seconds = None
-    if example:
-        bytes_fit = sum(map(sizes.__getitem__, large)) * len(sound) / len(looked_at)
-        seconds = example.seconds * bytes_fit / sizes[example.scan] / min(workers, fit)
     return ExtractionPlan(
         scans=len(sound),
-        known=len(job.growth.store.scans) if job.growth else 0,
-        set_aside=len(job.sources) - len(sound),
+        set_aside=len(tasks) - len(sound),
+        cubes=cubes,
+        bytes=sum(sizes.values()),
+        files=-(-cubes // shard_length(parameters.size, parameters.dtype.itemsize)),
+        workers=workers,
+        known=len(job.update.store.scans) if job.update else 0,
         passed_over=job.found.passed_over,
         other_list=job.found.other_list,
         absent=job.found.absent,
-        bytes=sum(sizes.values()),
         headers=len(looked_at),
-        unfit=len(unfit),
-        cubes=cubes,
-        store_bytes=round(example.cube_bytes * cubes) if example else None,
-        files=-(-cubes // shard_length(parameters.size, parameters.dtype.itemsize)),
-        example=example.scan.path if example else "",
-        example_seconds=example.seconds if example else None,
-        seconds=seconds,
-        workers=workers,
+        unfit=len(looked_at) - len(large),
+        **try_one(large, job.cut, cubes, work, min(workers, fit)),
     )
 
 
-def _unfit(found: Found, scans: Sequence[Source], parameters: Parameters, report: Progress) -> list[Source]:
-    unfit = []
-    read = counting(report, "headers", len(scans), 0)
-    for scan in scans:
-        if not _fits(found.root / scan.path, parameters):
-            unfit.append(scan)
-        read(scan)
-    return unfit
+def try_one(
+    tasks: Sequence[Task], cut: Callable[[Task], Cut], cubes: int, bytes_: float, workers: int
+) -> dict[str, Any]:
+    """Cut the scan in the middle, or the next ones where it gives no cube, and throw away what it gives.
+
+    Args:
+        tasks: the scans.
+        cut: cuts one.
+        cubes: that all of them would give.
+        bytes_: of their files.
+        workers: scans at a time.
+
+    Returns:
+        What all of them would come to, the fields of `Estimate` from `store_bytes` to `seconds`.
+    """
+    for task in tasks[len(tasks) // 2 :][:_TRIED]:
+        begun = perf_counter()
+        try:
+            given = cut(task)
+        except UNREADABLE:  # said of it by the extraction itself
+            continue
+        if given.cubes:
+            stored = sum(len(encode_cube(one)) for one in (*given.cubes, *given.masks))
+            seconds = perf_counter() - begun
+            return {
+                "store_bytes": round(stored / len(given.cubes) * cubes),
+                "example": task.source.path,
+                "example_seconds": seconds,
+                "seconds": seconds * bytes_ / file_state(task.path)[0] / workers,
+            }
+    return {"store_bytes": None, "example": "", "example_seconds": None, "seconds": None}
 
 
 def _fits(path: Path, parameters: Parameters) -> bool:
     """Whether a header can be read, and says that there is a place for a cube."""
     try:
         if isinstance(parameters, ImageParameters):
-            return cut_images.too_small(read_image_size(path), parameters) is None
+            return too_small_image(read_image_size(path), parameters) is None
         return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
     except DataError:
         return False
 
 
-def _cubes_of(path: Path, scan: Source, parameters: Parameters) -> Sequence[NDArray[Any]]:
-    """The cubes of one scan or image.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    if isinstance(parameters, ImageParameters):
-        return cut_image(read_image(path).pixels, scan.identifier, parameters)[2]
-    draw = uniform(scan.identifier, parameters.first_seed)
-    return cut_cubes(read_turned(path, parameters), draw, parameters)[2]
-
-
 def _compile() -> None:
     """Let the kernels be compiled, which the first scan or image would wait for."""
-    rule = PlaceRule((1, 1, 1), (0, 0, 0))
+    rule = CubeRule((1, 1, 1), (0, 0, 0))
     passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule)
     resize(np.zeros((1, 1), np.uint8), (1, 1))

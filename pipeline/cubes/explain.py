@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.rule import (
-    PlaceRule,
+    CubeRule,
     Plane,
     Triple,
     count_scores,
@@ -79,7 +79,7 @@ class Explanation:
         shortages: the axes along which the scan is too small, so that it has no candidate.
         places_whole: places where a cube lies inside the scan.
         lost_to_border: of these, those lost along x, then y, then z.
-        candidates: what is left, and is judged by the tissue rule.
+        candidates: what is left, and goes before the tissue rule.
         lost_to_max_tissue: candidates with a score above max_tissue.
         lost_to_min_tissue: candidates with a score below min_tissue.
         passing: places a cube may be cut at.
@@ -109,7 +109,7 @@ class Explanation:
 
 
 def explain_scan(
-    voxels: Voxels, spacing: tuple[float, float, float], rule: PlaceRule, window: Window = _PUBLISHED
+    voxels: Voxels, spacing: tuple[float, float, float], rule: CubeRule, window: Window = _PUBLISHED
 ) -> Explanation:
     """Count what the border and the tissue rule do to a scan.
 
@@ -117,7 +117,7 @@ def explain_scan(
         voxels: int16, float32 or float64 [x, y, z], HU, of any shape; real numbers not rounded.
         spacing: mm between voxel centres in x, y, z.
         rule: what a cube needs.
-        window: what real numbers are scaled by, see `place.tissue_from`.
+        window: what real numbers are scaled by, see `rule.tissue_from`.
     """
     shape: Triple = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
     whole = [max(edge - cube + 1, 0) for edge, cube in zip(shape, rule.box, strict=True)]
@@ -148,18 +148,18 @@ def explain_scan(
     )
 
 
-def _scores(voxels: Voxels, rule: PlaceRule, window: Window) -> NDArray[np.uint32]:
+def _scores(voxels: Voxels, rule: CubeRule, window: Window) -> NDArray[np.uint32]:
     """`count_scores`, with no candidates where the scan is too small."""
     if too_small((voxels.shape[0], voxels.shape[1], voxels.shape[2]), rule):
         return np.zeros(2 * rule.voxels + 1, dtype=np.uint32)
     return count_scores(voxels, rule, window)
 
 
-def _between(by_score: NDArray[np.uint32], rule: PlaceRule) -> int:
+def _between(by_score: NDArray[np.uint32], rule: CubeRule) -> int:
     return int(by_score[rule.least_halves : rule.most_halves + 1].sum())
 
 
-def _quantiles(by_score: NDArray[np.uint32], rule: PlaceRule) -> dict[str, float]:
+def _quantiles(by_score: NDArray[np.uint32], rule: CubeRule) -> dict[str, float]:
     ends = np.cumsum(by_score, dtype=np.int64)
     if not ends[-1]:
         return {}
@@ -168,7 +168,7 @@ def _quantiles(by_score: NDArray[np.uint32], rule: PlaceRule) -> dict[str, float
     return dict(zip(_QUANTILES, scores.tolist(), strict=True))
 
 
-def _shortages(shape: Triple, rule: PlaceRule) -> tuple[Shortage, ...]:
+def _shortages(shape: Triple, rule: CubeRule) -> tuple[Shortage, ...]:
     short = []
     for axis, found, needed, border in zip(_AXES, shape, rule.least_shape, rule.border, strict=True):
         if found < needed:
@@ -178,7 +178,7 @@ def _shortages(shape: Triple, rule: PlaceRule) -> tuple[Shortage, ...]:
 
 
 def _alternatives(
-    voxels: Voxels, rule: PlaceRule, window: Window, by_score: NDArray[np.uint32]
+    voxels: Voxels, rule: CubeRule, window: Window, by_score: NDArray[np.uint32]
 ) -> tuple[Alternative, ...]:
     """Other borders (the largest that fits a scan that is too small, half as much, none), other shares."""
     borders = [_halved(rule.border), (0, 0, 0)]

@@ -1,22 +1,21 @@
 """Scans -> cube store: `extract_cubes` finds the scans, cuts each in a task of its own, packs what they gave.
 
-X-ray images are scans of one slice here; what is cut of each say `cut` and `cut_images`. A finished scan is
+X-ray images are scans of one slice here; what is cut of each say `cut` and `crop`. A finished scan is
 staged, encoded; when all are done their cubes are packed into shards in scan order, so the bytes do not
 depend on which scan was finished first. Scans that were added to the source of a finished store are cut and
 packed behind what is there. METHOD.md sections 2 and 5.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.cubes.assemble import attributes_of, pack
-from genesis_toolkit.pipeline.cubes.crop import cut_images
-from genesis_toolkit.pipeline.cubes.cut import cut_scans, cut_subset
+from genesis_toolkit.pipeline.cubes.assemble import assemble
+from genesis_toolkit.pipeline.cubes.crop import cut_picture
+from genesis_toolkit.pipeline.cubes.cut import cut_official, cut_scan, official_is_same, official_tasks
 from genesis_toolkit.pipeline.cubes.parameters import (
     ExtractParameters,
     ImageParameters,
@@ -24,22 +23,27 @@ from genesis_toolkit.pipeline.cubes.parameters import (
     find_sources,
 )
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
-from genesis_toolkit.pipeline.cubes.records import CutTask, Outcome, lost_scans, record_is_old
-from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair_cubes
-from genesis_toolkit.pipeline.cubes.update import Growth, compare
-from genesis_toolkit.pipeline.engine import Progress, Workers, connect, counting, run, silent
+from genesis_toolkit.pipeline.cubes.records import (
+    Cut,
+    CutTask,
+    Outcome,
+    cut_all,
+    nothing_given,
+    suited_readers,
+)
+from genesis_toolkit.pipeline.cubes.repair import find_damage, repair_cubes
+from genesis_toolkit.pipeline.cubes.update import Update, compare
+from genesis_toolkit.pipeline.engine import Progress, Workers, connect, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found, Source
-from genesis_toolkit.pipeline.scans.readers import readers
+from genesis_toolkit.pipeline.job import Facts, run_missing
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
+from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, check_target, open_cubes
 
-_MOST_REASONS = 20
-
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractionResult:
     """What came of `extract_cubes`.
 
     Attributes:
@@ -66,48 +70,48 @@ class Job:
 
     Attributes:
         found: the scans of the source.
-        description: the parameters as they stand in the store, with what was left to be found out put in.
+        parameters: what is cut.
+        description: the same as they stand in the store, with what was left to be found out put in.
         key: of the pseudonyms in the store; None where it has none.
-        growth: what the finished store is to take in; None where a store is made.
+        update: what the finished store is to take in; None where a store is made.
     """
 
     found: Found
+    parameters: Parameters
     description: dict[str, Any]
     key: Key | None
-    growth: Growth | None = None
+    update: Update | None = None
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def images(self) -> bool:
+        """Whether X-ray images are cut, and no scans."""
+        return isinstance(self.parameters, ImageParameters)
+
+    @property
+    def tasks(self) -> list[CutTask[Any]]:
         """The scans to cut; none where all is done."""
-        return self.growth.sources if self.growth else self.found.sources
+        sources = self.update.sources if self.update else self.found.sources
+        root = self.found.root.resolve()  # a worker of a cluster has another working directory
+        return [CutTask(root / scan.path, scan, self.parameters) for scan in sources]
 
-
-@dataclass(frozen=True)
-class _Work:
-    """Who does the work, and who is told."""
-
-    source: Path
-    workers: int | None
-    scheduler: str | None
-    report: Progress
-
-    def at(self, target: Path) -> AbstractContextManager[Workers]:
-        """Those who write what becomes `target`."""
-        return connect(self.scheduler, self.workers, self.source, target, self.report)
+    @property
+    def cut(self) -> Callable[[CutTask[Any]], Cut]:
+        """Cuts one of them, without the official draws."""
+        return cut_picture if self.images else cut_scan
 
 
 def extract_cubes(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     parameters: Parameters,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
-    anonymize: Path | None = None,
+    anonymize: AnyPath | None = None,
     strict: bool = False,
     overwrite: bool = False,
     report: Progress = silent,
-) -> Extraction:
+) -> ExtractionResult:
     """Cut cubes out of every scan, or X-ray image, of a folder into one cube store.
 
     Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`) and
@@ -118,7 +122,7 @@ def extract_cubes(
         source: the folder of the scans.
         target: the store to make.
         parameters: what to cut; `ExtractParameters` of CT scans, `ImageParameters` of X-ray images.
-        workers: how many scans at a time on this machine; None takes one a core. `spread.readers` says
+        workers: how many scans at a time on this machine; None takes one a core. `readers` says
             whether they are threads or processes.
         scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         anonymize: a file with a key, made where there is none: the store tells pseudonyms made with it in
@@ -132,18 +136,42 @@ def extract_cubes(
         DataError: no scan gave a cube, and the reasons are in the message; a scan failed under `strict`; or
             the finished store is damaged and cannot be repaired.
     """
-    started = datetime.now(UTC)
-    work = _Work(source, workers, scheduler, report)
+    started, source, target = datetime.now(UTC), Path(source), Path(target)
+    anonymize = Path(anonymize) if anonymize else None
+    hands = partial(connect, scheduler, workers, source, target, report)
     damage = None if overwrite else find_damage(target, CUBES)
-    repaired = _repair(damage, parameters, anonymize, work) if damage else 0
+    repaired = 0
+    if damage:
+        asked = _asked_for(source, parameters, anonymize)
+        with hands() as crew:
+            repaired = repair_cubes(damage, source, parameters, asked.description, asked.key, crew)
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
-    if job.growth and not job.sources:
-        return Extraction(job.growth.store, job.found, done_before=True, repaired=repaired)
+    tasks = job.tasks
+    if job.update and not tasks:
+        return ExtractionResult(job.update.store, job.found, done_before=True, repaired=repaired)
     if job.key:
         job.key.keep()
-    unused = _make(target, job, parameters, work, strict, overwrite, started)
-    taken_in = len(job.sources) if job.growth else 0
-    return Extraction(open_cubes(target), job.found, False, taken_in, repaired, unused)
+    grow = job.update is not None
+    with hands() as crew, hold(target, job.description, overwrite=overwrite, grow=grow) as ledger:
+        unused = _cut_all(crew, ledger, job, tasks, strict)
+        nothing = None if grow else nothing_given(ledger, tasks, *(_IMAGES if job.images else _SCANS))
+        if nothing:
+            ledger.abandon()
+            raise nothing
+        names = [task.name for task in tasks]
+        hashes = assemble(ledger, job.description, parameters, names, job.update, job.key, report)
+        ledger.finish(hashes, run_log(started, crew.count))
+    taken_in = len(tasks) if grow else 0
+    return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
+
+
+#: What is cut, and what would help where nothing is.
+_SCANS = (
+    "scan",
+    "A smaller --border or --size takes smaller scans, a larger --max-tissue denser ones; genesis-prep "
+    "explain SCAN says what helps.",
+)
+_IMAGES = ("image", "A smaller --size takes smaller images; damaged ones must be fetched again.")
 
 
 def plan_job(
@@ -167,138 +195,51 @@ def plan_job(
         raise CallError(
             f"{target} was imported, not extracted: choose another name, or give --overwrite to replace it."
         )
-    difference = first_difference(present["parameters"], job.description)
-    if difference:
-        raise CallError(
-            f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
-        )
-    return replace(job, growth=compare(open_cubes(target), job.found, job.key))
+    check_same_parameters(target, present["parameters"], job.description)
+    return replace(job, update=compare(open_cubes(target), job.found, job.key))
 
 
 def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> Job:
     """What a call asks for, whatever store there is."""
     found = find_sources(source, parameters)
     key = read_key(anonymize) if anonymize else None
-    return Job(found, _describe(parameters, found, key), key)
-
-
-def _make(
-    target: Path,
-    job: Job,
-    parameters: Parameters,
-    work: _Work,
-    strict: bool,
-    overwrite: bool,
-    started: datetime,
-) -> tuple[Outcome, ...]:
-    """Cut what is to be cut, and make or grow the store; the scans that gave no cube.
-
-    Raises:
-        CallError, DataError: as `extract_cubes`.
-    """
-    grow, report = job.growth is not None, work.report
-    with (
-        work.at(target) as crew,
-        hold(target, job.description, overwrite=overwrite, grow=grow) as ledger,
-    ):
-        tasks = _tasks(ledger, job, parameters)
-        unused = _cut_all(tasks, parameters, crew, strict, report)
-        if len(unused) == len(tasks) and not grow:
-            reasons = _nothing(tasks, parameters)
-            ledger.abandon()
-            raise DataError(reasons)
-        names = [task.name for task in tasks]
-        hashes = pack(ledger, job.description, parameters, names, job.growth, job.key, report)
-        ledger.finish(hashes, run_log(started, crew.count))
-    return unused
-
-
-def _repair(damage: Damage, parameters: Parameters, anonymize: Path | None, work: _Work) -> int:
-    """Make the damaged files of a finished store again; how many, none where it was made by another call."""
-    job = _asked_for(work.source, parameters, anonymize)
-    said = damage.remains.attributes
-    if said is not None and said.get("parameters") != job.description:
-        return 0  # `plan_job` says what differs
-    attributes = attributes_of(parameters, job.description)
-    with (
-        work.at(damage.target) as crew,
-        hold(damage.target, job.description, overwrite=False) as ledger,
-    ):
-        try:
-            repair_cubes(damage, work.source, parameters, attributes, job.key, ledger, crew, work.report)
-        finally:
-            ledger.clear_store()
-            if not ledger.names():  # of scans that were being taken in
-                ledger.abandon()
-    return len(damage.files) + damage.log
-
-
-def _tasks(ledger: Ledger, job: Job, parameters: Parameters) -> list[CutTask[Parameters]]:
-    root = job.found.root.resolve()  # a worker of a cluster has another working directory
-    return [CutTask(ledger, root / scan.path, scan, _record_name(scan), parameters) for scan in job.sources]
-
-
-def _record_name(scan: Source) -> str:
-    return sha256_of(scan.path.encode(errors="surrogateescape"))[:32]
+    return Job(found, parameters, _describe(parameters, found, key), key)
 
 
 def _cut_all(
-    tasks: Sequence[CutTask[Parameters]],
-    parameters: Parameters,
-    crew: Workers,
-    strict: bool,
-    report: Progress,
+    workers: Workers, ledger: Ledger, job: Job, tasks: Sequence[CutTask[Any]], strict: bool
 ) -> tuple[Outcome, ...]:
     """Cut every scan that an earlier run has not finished; what came of those that gave no cube, by path.
 
     Raises:
         DataError: a scan failed, and `strict`.
     """
-    done = _done_before(tasks)
-    images = isinstance(parameters, ImageParameters)
-    count = counting(report, "images" if images else "scans", len(tasks), len(done))
-    # By path, since the official draws may cut a scan again that was done before.
-    outcomes: dict[str, Outcome] = {}
+    unused: list[Outcome] = []
 
-    def look(outcome: Outcome) -> None:
-        outcomes[outcome.path] = outcome
-        if strict and outcome.status == "failed":
+    def told(record: Facts) -> None:
+        if strict and record["status"] == "failed":
             raise DataError(
-                f"{outcome.path}: {outcome.reason}. That is the first scan that failed, and --strict stops "
-                "there; what is done is kept, and the same command goes on."
+                f"{record['path']}: {record['reason']}. That is the first scan that failed, and --strict "
+                "stops there; what is done is kept, and the same command goes on."
             )
+        if record["status"] != "used":
+            unused.append(Outcome(record["path"], record["status"], record["reason"]))
 
-    def finished(cut_now: Sequence[Outcome]) -> None:
-        for outcome in cut_now:
-            known = outcome.path in outcomes
-            look(outcome)
-            if not known:
-                count(outcome)
-
-    for outcome in done.values():
-        look(outcome)
-    if isinstance(parameters, ExtractParameters) and parameters.sampler == "official":
-        # The official draws run on through a subset, so its scans are cut in order; subsets side by side.
-        items = [list(group) for _, group in groupby(tasks, key=lambda task: task.source.subset)]
-        cut: Callable[..., list[Outcome]] = cut_subset
-        lost = None
+    if job.description.get("sampler") == "official":
+        run_missing(
+            workers,
+            ledger,
+            "scans",
+            {task.name: task for task in official_tasks(tasks)},
+            partial(cut_official, ledger),
+            is_true=partial(official_is_same, ledger),
+            suited=suited_readers,
+            told=told,
+            chain=lambda task: task.source.subset,
+        )
     else:
-        items = [[task] for task in tasks if task.name not in done]
-        cut, lost = cut_images if images else cut_scans, lost_scans
-    left = (task.path for item in items for task in item if not (task.source.problem or task.source.skip))
-    run(cut, items, finished=finished, workers=readers(crew, left, parameters), lost=lost)
-    return tuple(outcome for _, outcome in sorted(outcomes.items()) if outcome.status != "used")
-
-
-def _done_before(tasks: Sequence[CutTask[Parameters]]) -> dict[str, Outcome]:
-    """What came of the scans that an earlier run finished and that are still the same, by their names."""
-    done = {}
-    names = tasks[0].ledger.names() if tasks else set()
-    for task in tasks:
-        record = task.ledger.recorded(task.name) if task.name in names else None
-        if record is not None and not record_is_old(record, task.path):
-            done[task.name] = Outcome(task.source.path, record["status"], record["reason"])
-    return done
+        cut_all(workers, ledger, "image" if job.images else "scan", tasks, job.cut, told)
+    return tuple(sorted(unused, key=lambda outcome: outcome.path))
 
 
 def _describe(parameters: Parameters, found: Found, key: Key | None) -> dict[str, Any]:
@@ -311,18 +252,3 @@ def _describe(parameters: Parameters, found: Found, key: Key | None) -> dict[str
             del values["plane"]  # which cubes have none of
     values |= {"anonymized_with": key.fingerprint} if key else {}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _nothing(tasks: Sequence[CutTask[Parameters]], parameters: Parameters) -> str:
-    """The sentence, and the reasons, where nothing gave a cube."""
-    kind = "scan"
-    advice = (
-        "A smaller --border or --size takes smaller scans, a larger --max-tissue denser ones; genesis-prep "
-        "explain SCAN says what helps."
-    )
-    if isinstance(parameters, ImageParameters):
-        kind, advice = "image", "A smaller --size takes smaller images; damaged ones must be fetched again."
-    records = [task.ledger.recorded(task.name) or {} for task in tasks[:_MOST_REASONS]]
-    reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in records]
-    more = [f"  and {len(tasks) - _MOST_REASONS} more"] if len(tasks) > _MOST_REASONS else []
-    return "\n".join([f"No {kind} gave a cube, so no store was made.", *reasons, *more, advice])

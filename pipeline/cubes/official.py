@@ -50,14 +50,14 @@ class OfficialCorners:
     def used(self) -> int:
         """How many 32-bit words were drawn since the start of the subset: all there is to know of the state.
 
-        Kept with each scan, it lets an interrupted subset go on after that scan without judging those before.
+        Kept with each scan, it lets an interrupted subset go on after that scan without those before.
         """
         return self._random.used
 
     def draw(self, corners: Corners, count: int) -> NDArray[np.int32]:
         """Draw the corners of the next scan: x, then y, then z, until `count` pass or the attempts run out.
 
-        Unlike `place.draw_corners` this may give a corner twice, as the authors' generator does.
+        Unlike `rule.draw_corners` this may give a corner twice, as the authors' generator does.
 
         Args:
             corners: the decision for the scan.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED
 from genesis_toolkit.pipeline.cubes.rule import (
-    PlaceRule,
+    CubeRule,
     Plane,
     Triple,
 )
@@ -41,7 +41,7 @@ class ExtractParameters(HounsfieldValues):
         hu: the HU window, lowest and highest value kept.
         border: voxels in x, y, z that no cube may touch, on either side.
         max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            of patches 0.7, in which air counts like tissue, see `PlaceRule`.
+            of patches 0.7, in which air counts like tissue, see `CubeRule`.
         min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
             Patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
@@ -101,9 +101,9 @@ class ExtractParameters(HounsfieldValues):
         return OFFICIAL_SEED if self.sampler == "official" else 0
 
     @property
-    def rule(self) -> PlaceRule:
+    def rule(self) -> CubeRule:
         """Where cubes may lie."""
-        return PlaceRule(self.size, self.border, self.max_tissue, self.min_tissue, self.plane)
+        return CubeRule(self.size, self.border, self.max_tissue, self.min_tissue, self.plane)
 
     @property
     def box(self) -> Triple:

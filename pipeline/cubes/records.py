@@ -1,33 +1,90 @@
-"""What a task of `extract_cubes` is, and what it notes of its scan or image in the ledger.
+"""What a scan or image is to give, what it gave, and what the ledger notes of it.
 
-Scans and images share this, so that resuming, packing and taking in what is new work alike for both.
+Cubes and targets share this, so that resuming, assembling and taking in what is new work alike for both.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.ledger import Ledger
+from genesis_toolkit.pipeline.job import Facts, run_missing
+from genesis_toolkit.pipeline.ledger import Ledger, sha256_of
 from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.scans.read import scan_files
+from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.shards import encode_cube
 
 Parameters = TypeVar("Parameters", covariant=True)
+Task = TypeVar("Task", bound="CutTask[Any]")
+
+#: What reading a strange file leads to; `why` says it in words.
+UNREADABLE = (DataError, OSError, ValueError, MemoryError)
+
+#: What stands in the table of scans of one that was not read.
+NOTHING_KNOWN: Facts = {
+    "sha256": "",
+    "reason": "",
+    "shape": [0] * 3,
+    "spacing": [0.0] * 3,
+    "origin": [0.0] * 3,
+    "direction": [0.0] * 9,
+}
+
+_MOST_REASONS = 20
+_DIED = "the process that worked on it died, alone as well: the file is broken, or memory is too short"
 
 
 @dataclass(frozen=True)
 class CutTask(Generic[Parameters]):
-    """One scan or image to cut: where it is, and the name of its record in the ledger."""
+    """One scan or image to cut: where it is, as which source it was found, and what is cut."""
 
-    ledger: Ledger
     path: Path
     source: Source
-    name: str
     parameters: Parameters
+
+    @property
+    def name(self) -> str:
+        """Of its record in the ledger."""
+        return sha256_of(self.source.path.encode(errors="surrogateescape"))[:32]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it is cut from: the scan first, then its masks."""
+        return (self.path,)
+
+    def states(self) -> list[list[int]]:
+        """Bytes and time of the files, which tell whether they were changed since."""
+        return [list(file_state(path)) for path in self.files]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a scan gave.
+
+    Attributes:
+        sha256: of its files; empty where they were not read.
+        facts: what its record says besides: its geometry, a status and a reason.
+        corners: int32 [cube, 3].
+        cubes: the store's dtype each, C-contiguous.
+        tissue: the rule's score of each; empty where it was not asked.
+        labels: one row a cube, 0 or 1 a class; empty where there are none.
+        masks: uint8 each, 1 foreground, C-contiguous; empty where there are none.
+    """
+
+    sha256: str
+    facts: Mapping[str, Any]
+    corners: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    cubes: Sequence[NDArray[Any]] = ()
+    tissue: Sequence[float] = ()
+    labels: Sequence[Sequence[int]] = ()
+    masks: Sequence[NDArray[np.uint8]] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +96,11 @@ class Outcome:
     reason: str
 
 
+def why(error: Exception) -> str:
+    """Why a scan, or its mask, cannot be read, in words to go after its name."""
+    return str(error) if isinstance(error, DataError) else f"it cannot be read: {error}"
+
+
 def file_state(path: Path) -> tuple[int, int]:
     """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told."""
     try:
@@ -48,41 +110,83 @@ def file_state(path: Path) -> tuple[int, int]:
     return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
-def record_is_old(record: dict[str, Any], path: Path) -> bool:
-    """Whether a scan's files have changed since it was recorded."""
-    return (record["bytes"], record["modified"]) != file_state(path)
+def is_same(task: CutTask[object], record: Facts) -> bool:
+    """Whether a scan's files are those that a record is of."""
+    return bool(record["states"] == task.states())
 
 
-def blank_record(task: CutTask[object]) -> dict[str, Any]:
+def cut_all(
+    workers: Workers,
+    ledger: Ledger,
+    noun: str,
+    tasks: Sequence[Task],
+    cut: Callable[[Task], Cut],
+    told: Callable[[Facts], None] | None = None,
+) -> None:
+    """Cut every scan that no earlier run has cut, and stage and note what it gave.
+
+    Args:
+        workers: who does it.
+        ledger: holds the records and the staged cubes.
+        noun: what is cut, `scan` or `image`.
+        tasks: one a scan.
+        cut: cuts one; raises one of `UNREADABLE` where it cannot be read.
+        told: each record.
+    """
+    by_name, make = {task.name: task for task in tasks}, partial(cut_and_stage, ledger, cut)
+    which: dict[str, Any] = {"is_true": is_same, "suited": suited_readers, "lost": _lost}
+    run_missing(workers, ledger, f"{noun}s", by_name, make, told=told, **which)
+
+
+def suited_readers(workers: Workers, tasks: Sequence[CutTask[Any]]) -> Workers:
+    """The kind of workers that suits the scans to be read."""
+    sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
+    paths = (path for task in sound for path in task.files)
+    return readers(workers, paths, sound[0].parameters if sound else None)
+
+
+def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Facts:
+    """Cut one scan, from its file to its staged cubes, in whatever process; what its record says."""
+    record = _blank_record(task)
+    if record["reason"]:
+        return record
+    try:
+        given = cut(task)
+    except UNREADABLE as error:
+        return record | {"reason": why(error)}
+    record |= {"status": "used", "reason": "", **given.facts, "sha256": given.sha256}
+    if not given.cubes:
+        return record
+    chunks, masks = [encode_cube(cube) for cube in given.cubes], [encode_cube(mask) for mask in given.masks]
+    ledger.write(ledger.staged(task.name), [*chunks, *masks])
+    record |= {"corners": given.corners.tolist(), "tissue": list(given.tissue)}
+    record |= {"targets": [list(row) for row in given.labels]}
+    return record | {"chunks": list(map(len, chunks)), "mask_chunks": list(map(len, masks))}
+
+
+def nothing_given(
+    ledger: Ledger, tasks: Sequence[CutTask[object]], noun: str, advice: str = ""
+) -> DataError | None:
+    """The error that says why no scan gave a cube, with the reasons; None where one did."""
+    names = [task.name for task in tasks]
+    if any(record["chunks"] for record in ledger.records(names)):
+        return None
+    first = ledger.records(names[:_MOST_REASONS])
+    reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in first]
+    more = [f"  and {len(tasks) - _MOST_REASONS} more"] if len(tasks) > _MOST_REASONS else []
+    said = [f"No {noun} gave a cube, so no store was made.", *reasons, *more, *([advice] if advice else [])]
+    return DataError("\n".join(said))
+
+
+def _blank_record(task: CutTask[object]) -> Facts:
     """The record of a scan of which nothing is known but where it lies."""
-    size, when = file_state(task.path)
-    record: dict[str, Any] = {**asdict(task.source), "bytes": size, "modified": when, "sha256": ""}
+    states = task.states()
+    record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
     skip, problem = record.pop("skip"), record.pop("problem")
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
-    record |= {"corners": [], "tissue": [], "chunks": []}
-    return record | {"shape": [0] * 3, "spacing": [0.0] * 3, "origin": [0.0] * 3, "direction": [0.0] * 9}
+    return record | {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
 
 
-def staged(
-    task: CutTask[object],
-    corners: NDArray[Any],
-    tissue: Sequence[float],
-    cubes: Sequence[NDArray[Any]],
-) -> dict[str, Any]:
-    """Stage the cubes of a scan, encoded; what its record says of them."""
-    chunks = [encode_cube(cube) for cube in cubes]
-    task.ledger.write(task.ledger.staged(task.name), *chunks)
-    sizes = [len(chunk) for chunk in chunks]
-    return {"status": "used", "corners": corners.tolist(), "tissue": list(tissue), "chunks": sizes}
-
-
-def recorded(task: CutTask[object], record: dict[str, Any]) -> Outcome:
-    """Note what came of a scan, once its cubes are staged."""
-    task.ledger.record(task.name, record)
-    return Outcome(task.source.path, record["status"], record["reason"])
-
-
-def lost_scans(tasks: Sequence[CutTask[object]]) -> list[Outcome]:
-    """The records of scans that end the process which works on them."""
-    reason = "the process that worked on it died, alone as well: the file is broken, or memory is too short"
-    return [recorded(task, blank_record(task) | {"status": "failed", "reason": reason}) for task in tasks]
+def _lost(task: CutTask[object]) -> Facts:
+    """The record of a scan that ends the process which works on it."""
+    return _blank_record(task) | {"status": "failed", "reason": _DIED}

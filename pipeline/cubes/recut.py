@@ -3,21 +3,23 @@
 Which cubes and pairs are looked at is drawn anew in every run, so that many runs see more than one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.crop import cube_at
-from genesis_toolkit.pipeline.cubes.cut import read_turned
+from genesis_toolkit.pipeline.cubes.cut import cubes_at, read_turned
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters, extraction, find_sources
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
-from genesis_toolkit.pipeline.engine import Workers, counting, run
+from genesis_toolkit.pipeline.cubes.records import UNREADABLE, why
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -67,16 +69,9 @@ def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
             picture = read_image(task.path)
             return picture.sha256, [cube_at(picture.pixels, corner, parameters) for corner in task.corners]
         scan = read_turned(task.path, parameters)
-    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
-        raise DataError(f"it cannot be read: {error}") from None
-    cubes = []
-    for corner in task.corners:
-        box = tuple(slice(start, start + edge) for start, edge in zip(corner, parameters.box, strict=True))
-        voxels = scan.voxels[box]
-        if min(corner) < 0 or voxels.shape != parameters.box:
-            raise DataError(f"it has no cube of {' x '.join(map(str, parameters.box))} at {corner}")
-        cubes.append(np.ascontiguousarray(parameters.window.clip(voxels)).reshape(parameters.size))
-    return scan.sha256, cubes
+        return scan.sha256, list(cubes_at(scan.voxels, task.corners, parameters))
+    except UNREADABLE as error:
+        raise DataError(why(error)) from None
 
 
 def recuts(
@@ -175,15 +170,12 @@ def compare_scans(
         same = (key.digest(found) if key else found) == str(digests[row])
         return row, "" if same else "is not the scan that the cubes were cut from: its sha256 is another"
 
-    count = counting(workers.progress, "scans", len(places), 0)
-
     def finished(answer: tuple[int, str]) -> None:
         row, problem = answer
         if problem:
             wrong[row] = str(paths[row]), problem
-        count(answer)
 
-    run(look, list(places), finished=finished, workers=workers)
+    run_all(workers, "scans", look, list(places), finished)
     return wrong
 
 
@@ -208,44 +200,83 @@ def compare_cubes(
     there = np.flatnonzero(np.isin(scan, list(places)))
     parameters = extraction_of(remains)
     tasks = recuts(remains, drawn(there, most), places, parameters)
+    suited = readers(workers, (task.path for task in tasks), parameters)
     reader = remains.reader("cubes" if remains.kind == CUBES else "original")
     out = np.empty(reader.shape[1:], reader.dtype)
-    compared, wrong = 0, list[Problem]()
-    count = counting(workers.progress, "scans cut again", len(tasks), 0)
 
-    def finished(answer: tuple[Recut, str, list[Voxels]]) -> None:
-        nonlocal compared
-        task, problem, cubes = answer
-        if problem:
-            wrong.append((task.name, f"cannot be cut again: {problem}"))
-        for number, cube in zip(task.numbers, cubes, strict=False):
+    def compare(task: Recut, cubes: Sequence[Voxels]) -> Iterator[str | None]:
+        for number, cube in zip(task.numbers, cubes, strict=True):
             try:
                 reader.read(number, out)
             except DataError:  # a damaged shard is named by itself
-                continue
-            compared += 1
-            if not np.array_equal(cube, out):
-                wrong.append((task.name, f"gives other voxels than those of cube {number}"))
-        count(answer)
+                yield None
+            else:
+                same = np.array_equal(cube, out)
+                yield "" if same else f"gives other voxels than those of cube {number}"
+
+    return compare_again(suited, tasks, _cubes_of, compare)
+
+
+def _cubes_of(task: Recut) -> list[Voxels]:
+    return cut_again(task)[1]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Task = TypeVar("Task", bound=_Named)
+Given = TypeVar("Given")
+
+
+def compare_again(
+    workers: Workers,
+    tasks: Sequence[Task],
+    cut: Callable[[Task], Given],
+    compare: Callable[[Task, Given], Iterable[str | None]],
+) -> tuple[int, list[Problem]]:
+    """Cut scans again, and compare what they give with a store.
+
+    Args:
+        workers: who cuts.
+        tasks: one a scan, with its name.
+        cut: cuts one; raises one of `UNREADABLE` where that cannot be done.
+        compare: says of each cube what is wrong with it, nothing where it is the same, and None where the
+            store's own cannot be read.
+
+    Returns:
+        How many cubes were compared, and what is wrong, by the scan's name.
+    """
+    compared, wrong = 0, list[Problem]()
+
+    def finished(answer: tuple[Task, str, Given | None]) -> None:
+        nonlocal compared
+        task, problem, given = answer
+        if given is None:
+            wrong.append((task.name, f"cannot be cut again: {problem}"))
+            return
+        found = list(compare(task, given))
+        compared += sum(words is not None for words in found)
+        wrong.extend((task.name, words) for words in found if words)
 
     lost = partial(_answer_of, problem="the process that read it died: its file is broken")
-    suited = readers(workers, (task.path for task in tasks), parameters)
-    run(_try, tasks, finished=finished, workers=suited, lost=lost)
+    run_all(workers, "scans cut again", partial(_try, cut), tasks, finished, lost)
     return compared, wrong
+
+
+def _try(cut: Callable[[Task], Given], task: Task) -> tuple[Task, str, Given | None]:
+    try:
+        return task, "", cut(task)
+    except UNREADABLE as error:
+        return _answer_of(task, why(error))
+
+
+def _answer_of(task: Task, problem: str) -> tuple[Task, str, None]:
+    return task, problem, None
 
 
 def drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:
     """Some of the numbers, in order, none twice."""
     rng = np.random.default_rng()
     return np.sort(rng.choice(numbers, min(most, len(numbers)), replace=False))
-
-
-def _try(task: Recut) -> tuple[Recut, str, list[Voxels]]:
-    try:
-        return task, "", cut_again(task)[1]
-    except DataError as error:
-        return _answer_of(task, str(error))
-
-
-def _answer_of(task: Recut, problem: str) -> tuple[Recut, str, list[Voxels]]:
-    return task, problem, []

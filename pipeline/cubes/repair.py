@@ -7,26 +7,28 @@ repaired store is to the byte what it was.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genesis_toolkit.pipeline.cubes.assemble import attributes_of, write_tables
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
-from genesis_toolkit.pipeline.describe.contents import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress, Workers, counting, run
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.ledger import (
     LOG,
     MANIFEST,
     Ledger,
+    hold,
     log_is_whole,
     run_log,
     sealed_log,
@@ -47,7 +49,6 @@ from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
 from genesis_toolkit.pipeline.store.storage import Folder
-from genesis_toolkit.pipeline.store.write import write_cube_store
 
 NOTE = ".damaged.json"
 FORMAT = "genesis-damage"
@@ -145,69 +146,92 @@ def find_damage(target: Path, kind: str) -> Damage | None:
     return Damage(target, tuple(path for path in manifest if path in damaged), log, remains)
 
 
+def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger], None]) -> int:
+    """Make the damaged files of a finished store again, and put them back.
+
+    Args:
+        damage: of the store.
+        job: the parameters of the call, as they stand in a store that it makes.
+        make_again: makes the files, which lie in the ledger's store until all are known to be right.
+
+    Returns:
+        How many; 0 where another call made the store.
+
+    Raises:
+        DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
+    """
+    said = damage.remains.attributes
+    if said is not None and said.get("parameters") != job:
+        return 0  # whoever finds out what is to be done says what differs
+    with hold(damage.target, job, overwrite=False) as ledger:
+        ledger.clear_store()
+        try:
+            make_again(ledger)
+            _put_back(damage, ledger)
+        finally:
+            ledger.clear_store()
+            if not ledger.has_staged():  # scans that were being taken in
+                ledger.abandon()
+    return len(damage.files) + damage.log
+
+
 def repair_cubes(
     damage: Damage,
     source: Path,
     parameters: Parameters,
-    attributes: dict[str, Any],
+    job: dict[str, Any],
     key: Key | None,
-    ledger: Ledger,
-    crew: Workers,
-    report: Progress,
-) -> None:
-    """Make the damaged files of a cube store again, shards from the scans whose cubes lie in them.
+    workers: Workers,
+) -> int:
+    """Repair a cube store: shards are made from the scans whose cubes lie in them.
 
     Args:
         damage: of the store.
         source: the scans.
         parameters: what is cut.
-        attributes: what the store says of itself, as `write_cube_store` takes it.
+        job: the same, as they stand in the store.
         key: what the names in the store were made with; None where they are the scans' own.
-        ledger: what is made again lies in it until all of it is known to be right.
-        crew: who makes them.
-        report: told as shards are made.
+        workers: who does it.
 
-    Raises:
-        DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
+    Returns, Raises:
+        As `repair`.
     """
-    ledger.clear_store()
-    tables = [*_TABLES, *_OF_IMAGES] if has_images(damage.remains.manifest) else _TABLES
-    missing = [
-        name
-        for table, prefix in tables
-        for name in _names(table, prefix)
-        if name not in damage.remains.columns
-    ]
-    if damage.others and missing:
-        raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
+    return repair(damage, job, partial(_make_again, damage, source, parameters, job, key, workers))
+
+
+def _make_again(
+    damage: Damage,
+    source: Path,
+    parameters: Parameters,
+    job: dict[str, Any],
+    key: Key | None,
+    workers: Workers,
+    ledger: Ledger,
+) -> None:
     try:
         if damage.others:
-            rows = [_table(damage.remains, table, prefix) for table, prefix in tables]
-            write_cube_store(ledger.store, attributes, parameters.dtype, *rows)
-            cubes, scans, *images = rows
-            finish(ledger.store, Contents(attributes, cubes, scans, None, *images), parameters.dtype)
+            tables = _tables(damage)
+            attributes = attributes_of(parameters, job)
+            write_tables(ledger.store, attributes, parameters.dtype, *tables)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
+        wanted = dict(zip(*(column.tolist() for column in needed(damage.remains, *_DIGESTS)), strict=True))
     except UnknownError as error:
         raise damage.refuse(str(error)) from None
-    wanted = dict(zip(*(column.tolist() for column in needed(damage.remains, *_DIGESTS)), strict=True))
     problems = list[str]()
-    count = counting(report, "shards made again", len(tasks), 0)
 
     def finished(made: _Made) -> None:
         problems.extend(made.problems)
         for scan, digest in made.digests.items():
             if (key.digest(digest) if key else digest) != wanted[scan]:
                 problems.append(f"{scan} is no longer the scan that its cubes were cut from")
-        count(made)
 
     paths = (recut.path for task in tasks for recut in task.recuts)
-    run(_make, tasks, finished=finished, workers=readers(crew, paths, parameters), lost=_lost)
+    run_all(readers(workers, paths, parameters), "shards made again", _make, tasks, finished, _lost)
     if problems:
         raise damage.refuse("; ".join(sorted(set(problems))[:_MOST_NAMES]))
-    put_back(damage, ledger)
 
 
-def put_back(damage: Damage, ledger: Ledger) -> None:
+def _put_back(damage: Damage, ledger: Ledger) -> None:
     """Put files that were made again in the place of the damaged ones, all of them or none.
 
     Raises:
@@ -231,8 +255,6 @@ def put_back(damage: Damage, ledger: Ledger) -> None:
     note_path(damage.target).unlink(missing_ok=True)
 
 
-_TABLES: tuple[tuple[Any, str], ...] = ((CubeTable, ""), (ScanTable, "scans/"))
-_OF_IMAGES: tuple[tuple[Any, str], ...] = ((ImageTable, "images/"),)
 _DIGESTS = ("scans/path", "scans/sha256")
 
 
@@ -264,7 +286,7 @@ def _make(task: _Task) -> _Made:
             return _Made((f"{recut.name}: {error}",), digests)
         chunks |= zip(recut.numbers, map(encode_cube, cubes), strict=True)
     parts = shard_parts([chunks[number] for number in sorted(chunks)], task.length)
-    task.ledger.write(task.ledger.store / task.path, *parts)
+    task.ledger.write(task.ledger.store / task.path, parts)
     return _Made((), digests)
 
 
@@ -300,13 +322,20 @@ def _shard_tasks(
     return tasks
 
 
-def _names(table: Any, prefix: str) -> list[str]:
-    return [prefix + field.name for field in fields(table)]
+def _tables(damage: Damage) -> list[Any]:
+    """The tables of cubes, scans and, where there are any, images.
 
-
-def _table(remains: Remains, table: Any, prefix: str) -> Any:
-    columns = needed(remains, *_names(table, prefix))
-    return table(**{field.name: values for field, values in zip(fields(table), columns, strict=True)})
+    Raises:
+        DataError: a column cannot be read.
+    """
+    remains = damage.remains
+    kinds = [(CubeTable, ""), (ScanTable, "scans/"), (ImageTable, "images/")]
+    kinds = kinds if has_images(remains.manifest) else kinds[:2]
+    names = {kind: [prefix + column.name for column in fields(kind)] for kind, prefix in kinds}
+    missing = [name for own in names.values() for name in own if name not in remains.columns]
+    if missing:
+        raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
+    return [kind(*(remains.columns[name] for name in own)) for kind, own in names.items()]
 
 
 def _ends_well(remains: Remains, path: str) -> bool:

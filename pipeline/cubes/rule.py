@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.box_sums import judge_corners
+from genesis_toolkit.pipeline.cubes.box_sums import evaluate_corners
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import TISSUE_HU, Window
 from genesis_toolkit.pipeline.rng import draw_distinct
@@ -48,7 +48,7 @@ _ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
 @dataclass(frozen=True)
-class PlaceRule:
+class CubeRule:
     """Which cubes, or patches of slices, a scan may give: METHOD.md section 2, its cubes by default.
 
     Attributes:
@@ -178,7 +178,7 @@ class Corners:
 
     @property
     def candidates(self) -> int:
-        """The number of corners that were judged."""
+        """The number of corners that were evaluated."""
         return self.passing.size
 
     @property
@@ -187,7 +187,7 @@ class Corners:
         return int(self.by_slice.sum())
 
 
-def too_small(shape: Triple, rule: PlaceRule) -> str | None:
+def too_small(shape: Triple, rule: CubeRule) -> str | None:
     """Why a scan of this shape has no corner at all, with the numbers; None where it has one.
 
     Args:
@@ -208,12 +208,12 @@ def too_small(shape: Triple, rule: PlaceRule) -> str | None:
 def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
     """The smallest value of a dtype that is tissue, as a number of that dtype.
 
-    Of whole numbers it is -150. Real numbers are judged before any rounding to whole HU (-150.3 is no tissue,
-    though it is stored as -150), and as METHOD.md section 2 says: scaled to [0, 1] in double precision, where
-    a few values next to -150 fall on the very number that -150 becomes, and so are tissue too. Scaling never
-    reverses an order, so one number tells tissue from the rest, and no scaled copy of the scan is needed.
-    Clipping to the window comes to nothing here: it can change a decision only in a window that leaves -150
-    out, and there tissue means what it means in scans of whole numbers.
+    Of whole numbers it is -150. Real numbers are looked at before any rounding to whole HU (-150.3 is no
+    tissue, though it is stored as -150), and as METHOD.md section 2 says: scaled to [0, 1] in double
+    precision, where a few values next to -150 fall on the very number that -150 becomes, and so
+    are tissue too. Scaling never reverses an order, so one number tells tissue from the rest, and no
+    scaled copy of the scan is needed. Clipping to the window comes to nothing here: it can change a decision
+    only in a window that leaves -150 out, and there tissue means what it means in scans of whole numbers.
 
     Args:
         dtype: of the scan's voxels: a signed integer, float32 or float64.
@@ -243,8 +243,8 @@ def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
     return dtype.type(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min)
 
 
-def passing_corners(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED) -> Corners:
-    """Judge every corner of a scan by the tissue rule.
+def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> Corners:
+    """Evaluate every corner of a scan by the tissue rule.
 
     Takes 1 byte for each candidate and a ring of as many slices as the cube has.
 
@@ -254,11 +254,11 @@ def passing_corners(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED
         rule: what a cube needs.
         window: what real numbers are scaled by, see `tissue_from`; whole numbers need none.
     """
-    corners, _ = _judged(voxels, rule, window, bins=0)
+    corners, _ = _evaluated(voxels, rule, window, bins=0)
     return corners
 
 
-def count_scores(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
+def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
     """How many candidate corners have which score: the whole distribution, exactly.
 
     Args:
@@ -269,7 +269,7 @@ def count_scores(voxels: Voxels, rule: PlaceRule, window: Window = _PUBLISHED) -
     Returns:
         uint32 [2 * voxels of a cube + 1], the number of candidates by the sum of their scores in halves.
     """
-    _, counts = _judged(voxels, rule, window, bins=2 * rule.voxels + 1)
+    _, counts = _evaluated(voxels, rule, window, bins=2 * rule.voxels + 1)
     return counts
 
 
@@ -306,9 +306,9 @@ def tissue_score(
         corner: the first voxel of the cube.
         size: edges of the cube, or the two of the patch.
         window: what real numbers are scaled by, see `tissue_from`.
-        plane: of a patch's slice, as for `PlaceRule`.
+        plane: of a patch's slice, as for `CubeRule`.
     """
-    rule = PlaceRule(tuple(size), plane=plane)
+    rule = CubeRule(tuple(size), plane=plane)
     x, y, z = (int(number) for number in corner)
     edge_x, edge_y, edge_z = rule.box
     box = voxels[x : x + edge_x, y : y + edge_y, z : z + edge_z + rule.look]
@@ -323,7 +323,9 @@ def _typed(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
-def _judged(voxels: Voxels, rule: PlaceRule, window: Window, bins: int) -> tuple[Corners, NDArray[np.uint32]]:
+def _evaluated(
+    voxels: Voxels, rule: CubeRule, window: Window, bins: int
+) -> tuple[Corners, NDArray[np.uint32]]:
     """The decisions, and the number of candidates by score where `bins` has room for every score."""
     counts = [edge - least + 1 for edge, least in zip(voxels.shape, rule.least_shape, strict=True)]
     passing = np.empty(counts[::-1], dtype=np.bool_)
@@ -334,7 +336,7 @@ def _judged(voxels: Voxels, rule: PlaceRule, window: Window, bins: int) -> tuple
         least = most = 2 * rule.voxels + 1
     edge_x, edge_y, edge_z = rule.box
     width, height = counts[0] + edge_x - 1, counts[1] + edge_y - 1
-    judge_corners(
+    evaluate_corners(
         np.ascontiguousarray(voxels.T),
         tissue_from(voxels.dtype, window),
         air_below(voxels.dtype, rule.plane),

@@ -19,7 +19,7 @@ _MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
-class Growth:
+class Update:
     """What a finished store is to take in.
 
     Attributes:
@@ -44,7 +44,7 @@ class Growth:
         return [*self.again, *range(first, first + len(self.new))]
 
 
-def compare(store: CubeStore, found: Found, key: Key | None = None) -> Growth:
+def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     """Compare the scans that were found with those that a finished store was made from.
 
     A scan counts as the same while its bytes are as many as they were, and either no file was changed since
@@ -78,10 +78,10 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Growth:
     taken = {str(scans.identifier[row]): str(scans.path[row]) for row in rows.values() if scans.sha256[row]}
     again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
     new = tuple(_told_apart(source, taken, name) for path, source in here.items() if path not in rows)
-    growth = Growth(store, again, new)
+    update = Update(store, again, new)
     if store.attributes["parameters"].get("sampler") == "official":
-        _check_official(growth)
-    return growth
+        _check_official(update)
+    return update
 
 
 def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None) -> bool:
@@ -118,11 +118,11 @@ def _told_apart(source: Source, taken: dict[str, str], name: Callable[[str], str
     return replace(source, problem=f"its identifier is that of {other} as well")
 
 
-def _check_official(growth: Growth) -> None:
+def _check_official(update: Update) -> None:
     """Refuse new scans in a subset whose cubes were drawn: the official draws run on through a subset."""
-    drawn = set(growth.store.scans.subset.tolist())
+    drawn = set(update.store.scans.subset.tolist())
     _refuse(
-        (source.path for source in growth.sources if source.subset in drawn),
+        (source.path for source in update.sources if source.subset in drawn),
         "new in a subset that is drawn already, and the official draws run on from scan to scan: choose "
         "another name, or give --overwrite to draw the subset again.",
     )

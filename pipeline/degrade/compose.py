@@ -1,6 +1,6 @@
 """Cube -> pair: the degradations of METHOD.md section 3 in their order, each with its own random stream.
 
-Order: flip (of both members of the pair), then on the degraded twin local shuffling, the non-linear curve and
+Order: flip (of both members of the pair), then on the degraded cube local shuffling, the non-linear curve and
 painting. The curve acts on each voxel alone, so it is looked up where the result is written; out-painting
 keeps under a third of a cube, so windows and look-ups that noise would cover are left out. Neither changes a
 bit of the result.
@@ -152,7 +152,7 @@ def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  
 
 @kernel
 def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: ignore[no-untyped-def]
-    """One pair: the degraded twin of `original` into `out`; returns (flip bits, applied bits), uint64."""
+    """One pair: the degraded cube of `original` into `out`; returns (flip bits, applied bits), uint64."""
     applied = _draw_which(k0, k1, variant, cube, plan)
     flip = draw_flip(k0, k1, variant, cube, plan.flip_below, plan.flip_axes)
     source = original
@@ -204,14 +204,14 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
 
 
 class Degrader:
-    """Makes degraded twins of cubes of one size, for one recipe, HU window and seed (METHOD.md section 3).
+    """Degrades cubes of one size, for one recipe, HU window and seed (METHOD.md section 3).
 
     What a pair gets depends only on (seed, stream, number, variant): not on the batch, the order or the
     thread. One object serves any number of threads at once; each keeps its own buffers, and the work is done
     without the GIL.
 
     Args:
-        recipe: what is drawn; see `recipes.named`, or `recipes.only` to force degradations.
+        recipe: what is drawn; see `recipes.get_recipe`, or `recipes.only` to force degradations.
         size: the edges of the cubes in voxels, x, y, z or x, y.
         window: the whole numbers that the cubes hold.
         seed: 0 .. 2^63 - 1.
@@ -248,7 +248,7 @@ class Degrader:
             stream: uint64 [n], the stream key of each cube's scan.
             number: integers [n], the cube's number within its scan, 0 .. 2^32 - 1.
             variant: 0 .. 2^32 - 1, one for all or integers [n].
-            out: the shape and dtype of `cubes`, C-contiguous, no part of them: filled with the twins.
+            out: the shape and dtype of `cubes`, C-contiguous, no part of them: filled with what is degraded.
             flip: uint8 [n], filled with the net flip: bit 0 is x, bit 1 is y, bit 2 is z.
             applied: uint8 [n], filled with the bits of `Applied`.
 
@@ -278,11 +278,14 @@ class Degrader:
         axes = ", ".join("xyz"[: len(self.size)])
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
-                f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for their twins is {out.dtype} "
-                f"{out.shape}, but both must be [n, {axes}] of one dtype with {axes} = {self.size}."
+                f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for the degraded ones is "
+                f"{out.dtype} {out.shape}, but both must be [n, {axes}] of one dtype with "
+                f"{axes} = {self.size}."
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
-            raise CallError("The cubes or the buffer for their twins are strided: give C-contiguous arrays.")
+            raise CallError(
+                "The cubes or the buffer for the degraded ones are strided: give C-contiguous arrays."
+            )
         for name, row in rows.items():
             if row.shape != (len(cubes),):
                 raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")

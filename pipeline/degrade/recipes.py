@@ -170,7 +170,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def named(name: str, /, **overrides: Any) -> Recipe:
+def get_recipe(name: str, /, **overrides: Any) -> Recipe:
     """A recipe by name, with single parameters replaced.
 
     Args:

@@ -5,15 +5,12 @@ the run, which says when and by what the store was made, stays behind.
 """
 
 import hashlib
-import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
-from uuid import uuid4
 
-from genesis_toolkit.pipeline.engine import Progress, silent
+from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import MANIFEST
+from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, whole_file
 from genesis_toolkit.pipeline.store.open import check_place, open_store
 from genesis_toolkit.pipeline.store.storage import ARCHIVE
 
@@ -21,7 +18,9 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20
 
 
-def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Progress = silent) -> int:
+def pack_store(
+    store: AnyPath, archive: AnyPath, *, overwrite: bool = False, report: Progress = silent
+) -> int:
     """Put a finished store into one archive, which is read as the store is, without unpacking.
 
     Args:
@@ -37,6 +36,7 @@ def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Progres
         CallError: no store, or something in the way.
         DataError: a file of the store is not as its manifest says.
     """
+    store, archive = Path(store), Path(archive)
     opened = open_store(store)
     folder = opened.path
     if archive.suffix.lower() != ARCHIVE:
@@ -45,20 +45,11 @@ def pack(store: Path, archive: Path, *, overwrite: bool = False, report: Progres
     if archive.is_dir() or (archive.exists() and not overwrite):
         raise CallError(f"{archive} exists: choose another name, or give --overwrite to replace the file.")
     digests = {**opened.manifest, MANIFEST: opened.manifest_sha256}
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    temporary = archive.with_name(f".{archive.name}.{uuid4().hex[:12]}.part")
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
-                for done, path in enumerate(sorted(digests)):
-                    report("files", done, len(digests))
-                    _add(packed, folder, path, digests[path])
-            report("files", len(digests), len(digests))
-            _flush(file)
-        temporary.replace(archive)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    count = counting(report, "files", len(digests), 0)
+    with whole_file(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+        for path in sorted(digests):
+            _add(packed, folder, path, digests[path])
+            count(path)
     return archive.stat().st_size
 
 
@@ -77,8 +68,3 @@ def _add(packed: zipfile.ZipFile, folder: Path, path: str, digest: str) -> None:
         raise DataError(
             f"The store {folder} is damaged: {path} is not as it was written. genesis-prep verify says more."
         )
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Cube stores that were made apart -> one: `merge`, for one made on each node, or in each hospital.
+"""Cube stores that were made apart -> one: `merge_stores`, for one made on each node, or in each hospital.
 
 No voxel is decoded. A shard that comes to lie where a whole shard lies in the new store is linked; of the
 others the encoded cubes are copied. What is taken over is compared with the manifest it comes from first.
@@ -14,17 +14,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genesis_toolkit.pipeline.describe.contents import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress, cores, counting, run, silent
-from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
+from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.job import Facts, run_missing
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, difference, hold, located, run_log
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
-from genesis_toolkit.pipeline.store.write import write_cube_store
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
 _MOST_NAMES = 5
@@ -35,8 +34,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What came of `merge`.
+class MergeResult:
+    """What came of `merge_stores`.
 
     Attributes:
         store: the finished store.
@@ -49,14 +48,14 @@ class Merged:
     done_before: bool
 
 
-def merge(
-    places: Sequence[str | Path],
-    target: Path,
+def merge_stores(
+    places: Sequence[AnyPath],
+    target: AnyPath,
     *,
     workers: int | None = None,
     overwrite: bool = False,
     report: Progress = silent,
-) -> Merged:
+) -> MergeResult:
     """Put cube stores together that were made apart with equal parameters.
 
     Their cubes and scans stand one store after the other, in the order given. LUNA16 subsets cut apart and
@@ -75,24 +74,25 @@ def merge(
         DataError: a store is damaged; which shard.
     """
     started = datetime.now(UTC)
-    stores = _opened(places, target)
+    target = Path(target)
+    stores = _opened(list(map(located, places)), target)
     attributes = _attributes(stores)
     _check_scans(stores)
     cubes, scans, images = _tables(stores)
     inputs = [Path(store.storage.place) for store in stores if isinstance(store.storage, Folder)]
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
-        return Merged(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
-    workers = workers or min(cores(), _MOST_WORKERS)
+        return MergeResult(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
+    crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
-        _run_all(ledger, _checks(stores), "shards checked", workers, report)
-        shards = _run_all(ledger, _shards(ledger, stores), "shards", workers, report)
+        for what, tasks in (("shards checked", _checks(stores)), ("shards", _shards(ledger, stores))):
+            run_missing(crew, ledger, what, tasks, lambda make: make())
+        shards = list(ledger.records(tasks))
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
         dtype = stores[0].cubes.dtype
-        write_cube_store(ledger.store, attributes, dtype, cubes, scans, images)
-        finish(ledger.store, Contents(attributes, cubes, scans, None, images), dtype)
+        write_tables(ledger.store, attributes, dtype, cubes, scans, images)
         hashes = {record["path"]: record["sha256"] for record in shards}
-        ledger.finish(hashes, _log(stores, started, workers))
-    return Merged(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
+        ledger.finish(hashes, _log(stores, started, crew.count))
+    return MergeResult(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
 
 
 def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
@@ -118,11 +118,12 @@ def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
     """
     first = stores[0]
     for other in stores[1:]:
-        difference = _difference(_fixed(first), _fixed(other))
-        if difference:
+        name, one, own = difference(_fixed(other), _fixed(first))
+        if name:
             raise CallError(
-                f"{other.storage.place} cannot be merged with {first.storage.place}: {difference}. Only "
-                "stores made with the same parameters can; extract one of them again."
+                f"{other.storage.place} cannot be merged with {first.storage.place}: {name} is {one} in the "
+                f"one and {own} in the other. Only stores made with the same parameters can; extract one of "
+                "them again."
             )
     parameters = {}
     for name, value in first.attributes["parameters"].items():
@@ -140,18 +141,6 @@ def _fixed(store: CubeStore) -> dict[str, Any]:
     parameters = store.attributes["parameters"]
     own = {name: value for name, value in parameters.items() if name not in _FREE}
     return attributes | {"dtype": store.cubes.dtype.name} | own
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    for name in sorted({*one, *other}):
-        if one.get(name) != other.get(name):
-            values = (_words(side[name]) if name in side else "none" for side in (other, one))
-            return f"{name.replace('_', ' ')} is {' in the one and '.join(values)} in the other"
-    return ""
-
-
-def _words(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _layout(values: Sequence[str | None]) -> str | None:
@@ -258,44 +247,26 @@ def _same_rows(held: Table | None, wanted: Table | None) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A piece of the work, and the name of its record."""
-
-    name: str
-    make: Callable[[], dict[str, Any]]
-
-
-def _checks(stores: Sequence[CubeStore]) -> list[_Task]:
+def _checks(stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
     """One for every shard of every store: it is what the store's manifest says."""
-    return [
-        _Task(f"checked-{number}-{shard}", partial(_check, store, shard))
+    return {
+        f"checked-{number}-{shard}": partial(_check, store, shard)
         for number, store in enumerate(stores)
         for shard in range(-(-len(store) // store.cubes.length))
-    ]
+    }
 
 
-def _check(store: CubeStore, shard: int) -> dict[str, Any]:
-    path = store.cubes.path(shard)
-    try:
-        found = sha256_of(store.storage.read(path))
-    except OSError as error:
-        raise DataError(
-            f"The shard {store.storage.place}/{path} cannot be read: {error.strerror or error}."
-        ) from None
-    if store.manifest.get(path) != found:
-        raise DataError(
-            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
-        )
+def _check(store: CubeStore, shard: int) -> Facts:
+    whole_shard(store, shard)
     return {}
 
 
-def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> list[_Task]:
+def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
     """One for every shard of the new store."""
     size = stores[0].size
     starts = [0, *accumulate(map(len, stores))]
     length = shard_length(size, stores[0].cubes.dtype.itemsize)
-    tasks = []
+    tasks = dict[str, Callable[[], Facts]]()
     for shard in range(-(-starts[-1] // length)):
         first, last = shard * length, min((shard + 1) * length, starts[-1])
         spans = [
@@ -303,13 +274,13 @@ def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> list[_Task]:
             for store, (start, end) in zip(stores, pairwise(starts), strict=True)
             if start < last and end > first
         ]
-        tasks.append(_Task(f"shard-{shard}", partial(_make_shard, ledger, shard, length, spans)))
+        tasks[f"shard-{shard}"] = partial(_make_shard, ledger, shard, length, spans)
     return tasks
 
 
 def _make_shard(
     ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, int, int]]
-) -> dict[str, Any]:
+) -> Facts:
     """One shard of the cubes `first` .. `last - 1` of each store: linked where it is a shard already."""
     store, first, last = spans[0]
     path = shard_path(Path("cubes"), shard, len(store.cubes.shape)).as_posix()
@@ -324,28 +295,13 @@ def _make_shard(
     if as_it_is:
         link_shard(Path(store.storage.place, source), ledger.store / path)
         return {"path": path, "sha256": store.manifest[source], "linked": True}
-    digest = ledger.write(ledger.store / path, *shard_parts(list(_encoded(spans)), length))
+    digest = ledger.write(ledger.store / path, shard_parts(list(_encoded(spans)), length))
     return {"path": path, "sha256": digest, "linked": False}
 
 
 def _encoded(spans: Sequence[tuple[CubeStore, int, int]]) -> Iterator[bytes]:
     for store, first, last in spans:
         yield from map(store.cubes.encoded, range(first, last))
-
-
-def _run_all(
-    ledger: Ledger, tasks: Sequence[_Task], what: str, workers: int, report: Progress
-) -> list[dict[str, Any]]:
-    """Do what an earlier run has not done; the records of all, in order."""
-    done = ledger.names()
-    left = [task for task in tasks if task.name not in done]
-
-    def make(task: _Task) -> None:
-        ledger.record(task.name, task.make())
-
-    finished = counting(report, what, len(tasks), len(tasks) - len(left))
-    run(make, left, finished=finished, workers=workers)
-    return [ledger.recorded(task.name) or {} for task in tasks]
 
 
 def _log(stores: Sequence[CubeStore], started: datetime, workers: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
-from genesis_toolkit.pipeline.ledger import write_parts
+from genesis_toolkit.pipeline.ledger import AnyPath, located, write_whole
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store.metadata import AXES
 from genesis_toolkit.pipeline.store.open import CubeStore, check_place, open_cubes
@@ -22,7 +22,7 @@ _CUBES_PER_SCAN = 32  # in the authors' names, where the store does not tell
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """One file of `export_npy`.
 
     Attributes:
@@ -41,13 +41,13 @@ class Exported:
 
 
 def export_npy(
-    cubes: str | Path,
-    folder: Path,
+    cubes: AnyPath,
+    folder: AnyPath,
     *,
     dtype: Literal["float64", "float32"] = "float64",
     overwrite: bool = False,
     report: Progress = silent,
-) -> list[Exported]:
+) -> list[ExportResult]:
     """Write the cubes of a store as the authors' cube files, one a subset, as `numpy.save` would.
 
     The cubes of a subset stand in the order of the store. A file is there whole or not at all; one that is
@@ -65,6 +65,7 @@ def export_npy(
             the way.
         DataError: the store is damaged.
     """
+    cubes, folder = located(cubes), Path(folder)
     store = open_cubes(cubes)
     if len(store.size) != len(AXES):
         raise CallError(
@@ -93,7 +94,7 @@ def export_npy(
         digest = there.get(subset) or _write(
             paths[subset], _parts(store, positions, np.dtype(dtype), written)
         )
-        exported.append(Exported(paths[subset], subset, len(positions), digest, subset in there))
+        exported.append(ExportResult(paths[subset], subset, len(positions), digest, subset in there))
     return exported
 
 
@@ -148,4 +149,4 @@ def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
 def _write(path: Path, parts: Iterator[bytes | memoryview]) -> str:
     for left in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
         left.unlink()
-    return write_parts(path, parts)
+    return write_whole(path, parts)

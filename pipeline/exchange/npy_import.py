@@ -5,7 +5,7 @@ scan, where in it, at what spacing) stands in the store as not known: docs/refer
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_table, write_tables
+from genesis_toolkit.pipeline.cubes.records import NOTHING_KNOWN
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
-from genesis_toolkit.pipeline.describe.contents import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
-from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
+from genesis_toolkit.pipeline.job import Facts, run_missing
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
-from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import CubeTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
 
 _DTYPE = np.dtype(np.int16)
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
@@ -37,7 +37,7 @@ IMPORTED: dict[str, Any] = {"hu": [WINDOW.low, WINDOW.high], "imported": "npy"}
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What came of `import_npy`.
 
     Attributes:
@@ -50,13 +50,13 @@ class Imported:
 
 
 def import_npy(
-    files: Sequence[Path],
-    target: Path,
+    files: Sequence[AnyPath],
+    target: AnyPath,
     *,
     workers: int | None = None,
     overwrite: bool = False,
     report: Progress = silent,
-) -> Imported:
+) -> ImportResult:
     """Make a cube store of the authors' cube files, exactly: every value becomes the whole HU it stands for.
 
     A file is one row in the table of scans, its name without the suffix the identifier, and a cube's number
@@ -75,23 +75,24 @@ def import_npy(
         DataError: a file that is damaged, or a value that stands for no whole HU; nothing is left behind.
     """
     started = datetime.now(UTC)
-    sources = _read_heads(files)
-    if check_target(target, CUBES, overwrite=overwrite, inputs=files) is not None:
-        return Imported(_made_of(target, sources), done_before=True)
+    target, inputs = Path(target), list(map(Path, files))
+    sources = _read_heads(inputs)
+    if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
+        return ImportResult(_made_of(target, sources), done_before=True)
     job = IMPORTED | {
         "size": list(sources[0].size),
         "files": [source.path.name for source in sources],
         "bytes": [source.bytes for source in sources],
     }
-    workers = workers or min(cores(), _MOST_WORKERS)
+    crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, job, overwrite=overwrite) as ledger:
         tasks = _tasks(ledger, sources)
-        problem = _run_all(ledger, tasks, workers, report)
+        problem = _run_all(crew, ledger, tasks)
         if problem:
             ledger.abandon()
             raise DataError(problem)
-        _finish(ledger, sources, run_log(started, workers))
-    return Imported(open_cubes(target), done_before=False)
+        _finish(ledger, sources, run_log(started, crew.count))
+    return ImportResult(open_cubes(target), done_before=False)
 
 
 def _read_heads(files: Sequence[Path]) -> list[NpyFile]:
@@ -144,20 +145,21 @@ def _names(held: Sequence[tuple[str, int, int]]) -> str:
 class _Task:
     """A piece of an import: a file to hash, or a shard to make of one file or several."""
 
-    name: str
+    place: int
     files: tuple[NpyFile, ...]
-    make: Callable[[], dict[str, Any]]
+    make: Callable[[], Facts]
 
-    def is_done(self, record: dict[str, Any] | None) -> bool:
-        """Whether a record is of these very files."""
-        return record is not None and record["modified"] == [source.modified for source in self.files]
+    @property
+    def modified(self) -> list[int]:
+        """When its files were last written, which tells whether a record is of these very files."""
+        return [source.modified for source in self.files]
 
 
-def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> list[_Task]:
+def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
     """The shards of the store, and before the first shard of a file the hashing of that file."""
     ends = list(accumulate(source.count for source in sources))
     length = shard_length(sources[0].size, _DTYPE.itemsize)
-    tasks, hashed = [], 0
+    tasks, hashed = dict[str, _Task](), 0
     for shard in range(-(-ends[-1] // length)):
         first, last = shard * length, min((shard + 1) * length, ends[-1])
         spans = [
@@ -166,23 +168,21 @@ def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> list[_Task]:
             if end > first and end - source.count < last
         ]
         while hashed < len(sources) and ends[hashed] - sources[hashed].count < last:
-            tasks.append(_Task(f"file-{hashed}", (sources[hashed],), partial(_hash, sources[hashed])))
+            tasks[f"file-{hashed}"] = _Task(len(tasks), (sources[hashed],), partial(_hash, sources[hashed]))
             hashed += 1
         of = tuple(source for source, _, _ in spans)
-        tasks.append(_Task(f"shard-{shard}", of, partial(_make_shard, ledger, shard, length, spans)))
+        tasks[f"shard-{shard}"] = _Task(len(tasks), of, partial(_make_shard, ledger, shard, length, spans))
     return tasks
 
 
-def _hash(source: NpyFile) -> dict[str, Any]:
+def _hash(source: NpyFile) -> Facts:
     with source.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     source.check_same()
     return {"sha256": digest}
 
 
-def _make_shard(
-    ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, int, int]]
-) -> dict[str, Any]:
+def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, int, int]]) -> Facts:
     """Read, check, encode and write the cubes `first` .. `last - 1` of each file."""
     size = spans[0][0].size
     # The slice after the last is not known. Taken for air, it makes the score 1 / (2 z) too low at most.
@@ -198,36 +198,30 @@ def _make_shard(
                 tissue.append(tissue_score(room, corner, size))
         source.check_same()
     path = shard_path(ledger.store / "cubes", shard, 1 + len(size))
-    return {"sha256": ledger.write(path, *shard_parts(chunks, length)), "tissue": tissue}
+    return {"sha256": ledger.write(path, shard_parts(chunks, length)), "tissue": tissue}
 
 
-def _run_all(ledger: Ledger, tasks: Sequence[_Task], workers: int, report: Progress) -> str:
+def _run_all(workers: Workers, ledger: Ledger, tasks: Mapping[str, _Task]) -> str:
     """Do what an earlier run has not done; the first problem by place in the files, or no word.
 
     None is begun that comes after a problem in the files. So those before it all come to their end, and the
     one that is told is the same for any number of workers.
     """
-    done = ledger.names()
-    left = [
-        (place, task)
-        for place, task in enumerate(tasks)
-        if task.name not in done or not task.is_done(ledger.recorded(task.name))
-    ]
     problems: dict[int, str] = {}
 
-    def make(item: tuple[int, _Task]) -> None:
-        place, task = item
-        if any(known < place for known in list(problems)):
-            return
+    def make(task: _Task) -> Facts:
+        if any(known < task.place for known in list(problems)):
+            return {}
         try:
-            facts = task.make()
+            return task.make() | {"modified": task.modified}
         except DataError as error:
-            problems[place] = str(error)
-        else:
-            ledger.record(task.name, facts | {"modified": [source.modified for source in task.files]})
+            problems[task.place] = str(error)
+            return {}
 
-    finished = counting(report, "files and shards", len(tasks), len(tasks) - len(left))
-    run(make, left, finished=finished, workers=workers)
+    def is_true(task: _Task, facts: Facts) -> bool:
+        return facts.get("modified") == task.modified
+
+    run_missing(workers, ledger, "files and shards", tasks, make, is_true=is_true)
     return problems[min(problems)] if problems else ""
 
 
@@ -235,43 +229,30 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     """Tables, manifest, and the store's own name."""
     size = sources[0].size
     count = sum(source.count for source in sources)
+    shards = range(-(-count // shard_length(size, _DTYPE.itemsize)))
     hashes, tissue = {}, []
-    for shard in range(-(-count // shard_length(size, _DTYPE.itemsize))):
-        record = ledger.recorded(f"shard-{shard}") or {}
+    for shard, record in enumerate(ledger.records(f"shard-{shard}" for shard in shards)):
         hashes[shard_path(Path("cubes"), shard, 1 + len(size)).as_posix()] = record["sha256"]
         tissue += record["tissue"]
-    sha256 = [(ledger.recorded(f"file-{number}") or {})["sha256"] for number in range(len(sources))]
-    counts = np.array([source.count for source in sources], np.int32)
-    table = CubeTable(
-        scan=np.repeat(np.arange(len(sources), dtype=np.int32), counts),
-        number=np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts]),
-        corner=np.full((count, 3), -1, np.int32),
-        tissue=np.array(tissue, np.float64),
-    )
+    sha256 = [record["sha256"] for record in ledger.records(f"file-{n}" for n in range(len(sources)))]
+    records = [
+        {
+            **NOTHING_KNOWN,
+            "identifier": source.identifier,
+            "subset": source.subset,
+            "path": source.path.name,
+            "bytes": source.bytes,
+            "sha256": digest,
+            "status": "used",
+            "chunks": range(source.count),
+            "stream": stream_key(source.identifier),
+        }
+        for source, digest in zip(sources, sha256, strict=True)
+    ]
+    scan, number = numbered(records)
+    table = CubeTable(scan, number, np.full((count, 3), -1, np.int32), np.array(tissue, np.float64))
     attributes = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
     attributes["parameters"] = IMPORTED | {"size": list(size)}
     ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-    scans = _scan_table(sources, counts, sha256)
-    write_cube_store(ledger.store, attributes, _DTYPE, table, scans)
-    finish(ledger.store, Contents(attributes, table, scans), _DTYPE)
+    write_tables(ledger.store, attributes, _DTYPE, table, scan_table(records))
     ledger.finish(hashes, log)
-
-
-def _scan_table(sources: Sequence[NpyFile], counts: Any, sha256: Sequence[str]) -> ScanTable:
-    """One row a file, zeros where a scan's own would tell its geometry."""
-    rows = len(sources)
-    return ScanTable(
-        identifier=np.array([source.identifier for source in sources], object),
-        subset=np.array([source.subset for source in sources], np.int16),
-        path=np.array([source.path.name for source in sources], object),
-        bytes=np.array([source.bytes for source in sources], np.int64),
-        sha256=np.array(sha256, object),
-        shape=np.zeros((rows, 3), np.int32),
-        spacing=np.zeros((rows, 3)),
-        origin=np.zeros((rows, 3)),
-        direction=np.zeros((rows, 9)),
-        status=np.full(rows, "used", object),
-        reason=np.full(rows, "", object),
-        cubes=counts,
-        stream=np.array([stream_key(source.identifier) for source in sources], np.uint64),
-    )

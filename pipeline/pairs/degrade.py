@@ -1,10 +1,10 @@
-"""Cube store -> pair store: `degrade` gives every cube its degraded twins, shard by shard.
+"""Cube store -> pair store: `degrade_cubes` gives every cube its degraded cubes, shard by shard.
 
 Each task writes one whole shard. What is drawn for a pair depends on the seed, the scan, the cube and the
 variant alone, so neither workers nor order nor an interruption show in the result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -14,26 +14,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, put_back
+from genesis_toolkit.pipeline.cubes.assemble import whole_shard
+from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
 from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress, connect, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, connect, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import (
-    Ledger,
-    first_difference,
-    hold,
-    run_log,
-    sha256_of,
-)
+from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, located, run_log
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.metadata import PAIRS
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_target, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.storage import absolute, is_url
+from genesis_toolkit.pipeline.store.storage import absolute
 from genesis_toolkit.pipeline.store.write import write_pair_store
 
 _MOST_VARIANTS = 10_000
@@ -46,7 +42,7 @@ class DegradeParameters:
 
     Attributes:
         recipe: which degradations, how often, how large.
-        variants: degraded twins of every cube.
+        variants: degraded cubes of every cube.
         seed: of all that is drawn.
 
     Raises:
@@ -67,8 +63,8 @@ class DegradeParameters:
 
 
 @dataclass(frozen=True)
-class Degradation:
-    """What came of `degrade`.
+class DegradationResult:
+    """What came of `degrade_cubes`.
 
     Attributes:
         store: the finished store.
@@ -81,16 +77,16 @@ class Degradation:
     repaired: int = 0
 
 
-def degrade(
-    cubes: str | Path,
-    target: Path,
+def degrade_cubes(
+    cubes: AnyPath,
+    target: AnyPath,
     parameters: DegradeParameters,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
     report: Progress = silent,
-) -> Degradation:
+) -> DegradationResult:
     """Degrade every cube of a store into a pair store of its own, which holds the originals too.
 
     Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`), or
@@ -110,24 +106,31 @@ def degrade(
         DataError: the cube store is damaged, or the finished pair store is and cannot be repaired.
     """
     started = datetime.now(UTC)
+    cubes, target = located(cubes), Path(target)
+    source = cubes if isinstance(cubes, Path) else None
     damage = None if overwrite else find_damage(target, PAIRS)
-    repaired = _repair(damage, cubes, parameters, workers or cores(), report) if damage else 0
+    repaired = 0
+    if damage:
+        store, crew = open_cubes(cubes), Workers(workers or cores(), progress=report)
+        make_again = partial(_make_again, damage, store, parameters, crew)
+        repaired = repair(damage, _job(store, parameters), make_again)
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
-        return Degradation(_open_pairs(target), done_before=True, repaired=repaired)
+        return DegradationResult(_open_pairs(target), done_before=True, repaired=repaired)
     with (
-        connect(scheduler, workers, None if is_url(cubes) else Path(cubes), target, report) as crew,
+        connect(scheduler, workers, source, target, report) as crew,
         hold(target, job, overwrite=overwrite) as ledger,
     ):
-        tasks = _tasks(ledger, store, parameters, job)
-        done = ledger.names()
-        left = [task for task in tasks if task.name not in done]
         if crew.client is None:
             compile_kernels(store, parameters, report)
-        finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
-        run(_make, left, finished=finished, workers=crew)
-        _finish(ledger, store, parameters, job, run_log(started, crew.count))
-    return Degradation(_open_pairs(target), done_before=False)
+        tasks = _tasks(ledger, store, parameters, job)
+        run_missing(crew, ledger, "shards", tasks, _make)
+        records = dict(zip(tasks.values(), ledger.records(tasks), strict=True))
+        ledger.clear_store(keep=("original", "degraded"))  # the tables of a run that was killed
+        _write_tables(ledger, store, job, *_bits(records))
+        hashes = {task.path: record["sha256"] for task, record in records.items()}
+        ledger.finish(hashes, run_log(started, crew.count))
+    return DegradationResult(_open_pairs(target), done_before=False)
 
 
 def check_job(
@@ -139,17 +142,14 @@ def check_job(
         The cube store, the parameters as they stand in the pair store, and whether that is there already.
 
     Raises:
-        CallError: as `degrade`.
+        CallError: as `degrade_cubes`.
     """
     store = open_cubes(cubes)
     check_size(parameters.recipe, store.size)
     job = _job(store, parameters)
     present = check_target(target, PAIRS, overwrite=overwrite, inputs=[cubes])
-    difference = first_difference(present["parameters"], job) if present is not None else None
-    if difference:
-        raise CallError(
-            f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
-        )
+    if present is not None:
+        check_same_parameters(target, present["parameters"], job)
     return store, job, present is not None
 
 
@@ -175,11 +175,6 @@ class _Task:
     shard: int
 
     @property
-    def name(self) -> str:
-        """Of its record in the ledger."""
-        return f"{self.array}-{self.shard}"
-
-    @property
     def path(self) -> str:
         """Of the shard in the store."""
         return shard_path(PurePosixPath(self.array), self.shard, self.axes).as_posix()
@@ -187,27 +182,24 @@ class _Task:
 
 def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
-) -> list[_Task]:
-    """A task for every shard of the pair store."""
+) -> dict[str, _Task]:
+    """A task for every shard of the pair store; the originals keep the shards of the cube store."""
     place, axes = absolute(store.storage.place), len(store.cubes.shape)
     task = partial(_Task, ledger, place, job["cubes_sha256"], parameters, axes)
-    counts = _shards(store, parameters.variants)
-    return [task(array, shard) for array, count in counts.items() for shard in range(count)]
-
-
-def _shards(store: CubeStore, variants: int) -> dict[Literal["original", "degraded"], int]:
-    """How many shards each array has; the originals keep those of the cube store."""
     length = shard_length(store.size, store.cubes.dtype.itemsize)
-    return {"original": -(-len(store) // store.cubes.length), "degraded": -(-len(store) * variants // length)}
+    originals, degraded = -(-len(store) // store.cubes.length), -(-len(store) * parameters.variants // length)
+    tasks = [task("original", shard) for shard in range(originals)]
+    tasks += [task("degraded", shard) for shard in range(degraded)]
+    return {f"{one.array}-{one.shard}": one for one in tasks}
 
 
-def _make(task: _Task) -> None:
+def _make(task: _Task) -> Facts:
     """Make one shard, in whatever process this runs."""
     store = _opened(task.cubes, task.manifest_sha256)
-    make = _copy if task.array == "original" else _degrade
-    parts, facts = make(task, store)
-    digest = task.ledger.write(task.ledger.store / task.path, *parts)
-    task.ledger.record(task.name, {"sha256": digest, **facts})
+    parts, facts = (
+        ([whole_shard(store, task.shard)], {}) if task.array == "original" else _degrade(task, store)
+    )
+    return {"sha256": task.ledger.write(task.ledger.store / task.path, parts), **facts}
 
 
 @lru_cache(maxsize=1)
@@ -223,22 +215,8 @@ def _opened(cubes: str | Path, manifest_sha256: str) -> CubeStore:
     return store
 
 
-def _copy(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
-    """One shard of originals as it is, once its sha256 is known to be right."""
-    path = store.cubes.path(task.shard)
-    try:
-        data = store.storage.read(path)
-    except OSError as error:
-        raise DataError(f"The shard {store.storage.place}/{path} cannot be read: {error.strerror}.") from None
-    if store.manifest[path] != sha256_of(data):
-        raise DataError(
-            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
-        )
-    return [data], {}
-
-
 def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]]:
-    """Read, degrade and encode one shard of degraded twins."""
+    """Read, degrade and encode one shard of degraded cubes."""
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     parameters = task.parameters
     pairs = np.arange(task.shard * length, min((task.shard + 1) * length, len(store) * parameters.variants))
@@ -263,31 +241,8 @@ def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]
             flip[block],
             applied[block],
         )
-        chunks += [encode_cube(twin) for twin in degraded[:count]]
+        chunks += [encode_cube(cube) for cube in degraded[:count]]
     return shard_parts(chunks, length), {"flip": flip.tolist(), "applied": applied.tolist()}
-
-
-def _finish(
-    ledger: Ledger,
-    store: CubeStore,
-    parameters: DegradeParameters,
-    job: dict[str, Any],
-    log: dict[str, Any],
-) -> None:
-    """Tables, manifest, and the store's own name."""
-    hashes, flip, applied = {}, list[int](), list[int]()
-    for array, count in _shards(store, parameters.variants).items():
-        for shard in range(count):
-            record = ledger.recorded(f"{array}-{shard}")
-            if record is None:
-                raise RuntimeError(f"shard {shard} of {array} was never finished")
-            path = shard_path(PurePosixPath(array), shard, len(store.cubes.shape))
-            hashes[path.as_posix()] = record["sha256"]
-            flip += record.get("flip", [])
-            applied += record.get("applied", [])
-    ledger.clear_store(keep=("original", "degraded"))  # the tables of a run that was killed
-    _write_tables(ledger, store, job, np.array(flip, np.uint8), np.array(applied, np.uint8))
-    ledger.finish(hashes, log)
 
 
 def _write_tables(
@@ -307,48 +262,37 @@ def _write_tables(
     finish(ledger.store, contents, store.cubes.dtype)
 
 
-def _repair(
-    damage: Damage, cubes: str | Path, parameters: DegradeParameters, workers: int, report: Progress
-) -> int:
-    """Make the damaged files of a finished store again; how many, none where it was made by another call.
+def _make_again(
+    damage: Damage, store: CubeStore, parameters: DegradeParameters, workers: Workers, ledger: Ledger
+) -> None:
+    """Make the damaged files of a finished store again.
 
-    Originals come from the cube store as they are, twins are degraded again, and so are all of them where it
-    is their bits that are damaged.
-
-    Raises:
-        DataError: a file cannot be made as it was; the store is left as it is.
+    Originals come from the cube store as they are, degraded cubes are made again, and all of them where it is
+    their bits that are damaged.
     """
-    store = open_cubes(cubes)
-    job, said = _job(store, parameters), damage.remains.attributes
-    if said is not None and said.get("parameters") != job:
-        return 0  # `check_job` says what differs
-    columns = damage.remains.columns
+    job, columns = _job(store, parameters), damage.remains.columns
     bits = [columns[name] for name in ("flip", "applied") if name in columns]
     lost = bool(damage.others) and len(bits) < 2
-    with hold(damage.target, job, overwrite=False) as ledger:
-        ledger.clear_store()
-        tasks = [
-            task
-            for task in _tasks(ledger, store, parameters, job)
-            if task.path in damage.files or (lost and task.array == "degraded")
-        ]
-        try:
-            finished = counting(report, "shards made again", len(tasks), 0)
-            run(_make, tasks, finished=finished, workers=workers)
-            if damage.others:
-                flip, applied = _bits(ledger, tasks) if lost else bits
-                _write_tables(ledger, store, job, flip, applied)
-            put_back(damage, ledger)
-        finally:
-            ledger.abandon()
-    return len(damage.files) + damage.log
+    tasks = [
+        task
+        for task in _tasks(ledger, store, parameters, job).values()
+        if task.path in damage.files or (lost and task.array == "degraded")
+    ]
+    records = dict[_Task, Facts]()
+
+    def make(task: _Task) -> None:
+        records[task] = _make(task)
+
+    run_all(workers, "shards made again", make, tasks, lambda _: None)
+    if damage.others:
+        _write_tables(ledger, store, job, *(_bits(records) if lost else bits))
 
 
-def _bits(ledger: Ledger, tasks: Sequence[_Task]) -> list[NDArray[np.uint8]]:
-    """The columns `flip` and `applied`, from the records of all shards of twins in order."""
-    records = [ledger.recorded(task.name) or {} for task in tasks if task.array == "degraded"]
-    columns = [[bit for record in records for bit in record[name]] for name in ("flip", "applied")]
-    return [np.array(column, np.uint8) for column in columns]
+def _bits(records: Mapping[_Task, Facts]) -> Iterator[NDArray[np.uint8]]:
+    """The columns `flip` and `applied`, from what is noted of all shards of degraded cubes."""
+    degraded = sorted((task.shard, facts) for task, facts in records.items() if task.array == "degraded")
+    for name in ("flip", "applied"):
+        yield np.array([bit for _, facts in degraded for bit in facts[name]], np.uint8)
 
 
 def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:

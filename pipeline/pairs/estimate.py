@@ -25,7 +25,7 @@ class DegradationPlan:
     Attributes:
         cubes: of the cube store.
         pairs: to be made; 0 where the pair store is finished.
-        store_bytes: of originals and twins, as the block that was tried was encoded.
+        store_bytes: of originals and degraded cubes, as the block that was tried was encoded.
         files: of shards.
         seconds: with `workers` at work.
         workers: shards at a time.
@@ -57,12 +57,12 @@ def plan_degradation(
     compile_kernels(store, parameters, report)
     chosen = np.linspace(0, len(store) - 1, min(_BLOCK, len(store))).astype(int)
     originals = np.empty((len(chosen), *store.size), store.cubes.dtype)
-    twins, bits = np.empty_like(originals), np.zeros(len(chosen), np.uint8)
+    degraded, bits = np.empty_like(originals), np.zeros(len(chosen), np.uint8)
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     begun = perf_counter()
     store.cubes.read_many(chosen, originals)
-    degrader(originals, store.streams()[chosen], store.table.number[chosen], 0, twins, bits, bits.copy())
-    encoded = sum(len(encode_cube(twin)) for twin in twins) / len(chosen)
+    degrader(originals, store.streams()[chosen], store.table.number[chosen], 0, degraded, bits, bits.copy())
+    encoded = sum(len(encode_cube(cube)) for cube in degraded) / len(chosen)
     seconds = (perf_counter() - begun) / len(chosen)
     shards = range(-(-len(store) // store.cubes.length))
     copied = sum(store.storage.size(store.cubes.path(shard)) for shard in shards)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, drawn, needed
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe
-from genesis_toolkit.pipeline.engine import Workers, counting, run
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 
 _BLOCK = 32  # pairs derived at a time
@@ -35,15 +36,13 @@ def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Pro
     pairs = drawn(np.arange(len(replayer.flip)), most)
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
     compared, wrong = 0, list[Problem]()
-    count = counting(workers.progress, "blocks of pairs", len(blocks), 0)
 
     def finished(answer: tuple[int, list[Problem]]) -> None:
         nonlocal compared
         compared += answer[0]
         wrong.extend(answer[1])
-        count(answer)
 
-    run(replayer.look, blocks, finished=finished, workers=workers)
+    run_all(workers, "blocks of pairs", replayer.look, blocks, finished)
     return compared, wrong
 
 
@@ -86,11 +85,11 @@ class _Replayer:
             except DataError:  # a damaged shard is named by itself
                 read[row] = False
         pairs, variant, cube = pairs[read], variant[read], cube[read]
-        twins = np.empty_like(cubes[read])
+        again = np.empty_like(cubes[read])
         flip, applied = np.zeros((2, len(pairs)), np.uint8)
         streams = self.stream[self.scan[cube]]
-        self.degrader(cubes[read], streams, self.number[cube], variant, twins, flip, applied)
-        same = (twins == stored[read]).all(axis=tuple(range(1, twins.ndim)))
+        self.degrader(cubes[read], streams, self.number[cube], variant, again, flip, applied)
+        same = (again == stored[read]).all(axis=tuple(range(1, again.ndim)))
         bits = (flip == self.flip[pairs]) & (applied == self.applied[pairs])
         wrong = [("degraded", f"pair {pair} is not what its original gives") for pair in pairs[~same]]
         wrong += [("flip, applied", f"those of pair {pair} are not what was drawn") for pair in pairs[~bits]]

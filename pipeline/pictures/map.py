@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.rule import (
     Corners,
-    PlaceRule,
+    CubeRule,
     Triple,
     draw_corners,
     passing_corners,
@@ -52,7 +52,7 @@ _VIEWS = (
 def draw_map(
     voxels: Voxels,
     spacing: tuple[float, float, float],
-    rule: PlaceRule,
+    rule: CubeRule,
     png: Path,
     *,
     title: str = "",
@@ -105,7 +105,7 @@ def _draw_view(
     view: _View,
     voxels: Voxels,
     spacing: Sequence[float],
-    rule: PlaceRule,
+    rule: CubeRule,
     corners: Corners | None,
     examples: NDArray[np.int32],
     window: Window,
@@ -148,7 +148,7 @@ def _outline(panel: Axes, view: _View, corner: Any, edges: Sequence[int], style:
         )
 
 
-def _fullest(axis: int, shape: Triple, rule: PlaceRule, corners: Corners | None) -> int:
+def _fullest(axis: int, shape: Triple, rule: CubeRule, corners: Corners | None) -> int:
     """The slice across an axis that the most passing cubes are centred on; the middle one without any."""
     if corners is None or not corners.count:
         return shape[axis] // 2

@@ -19,13 +19,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
+from genesis_toolkit.pipeline.job import run_missing
+from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
 
 #: LUNA16's ten folds.
@@ -100,7 +102,7 @@ def series_uid(parameters: PhantomParameters, index: int) -> str:
 
 
 def write_luna16(
-    folder: Path, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
+    folder: AnyPath, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
 
@@ -118,17 +120,23 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
+    folder = Path(folder)
     check_free(folder)
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
         for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
             (ledger.store / name).mkdir(exist_ok=True)
-        left = [index for index in range(parameters.scans) if ledger.recorded(str(index)) is None]
-        finished = counting(report, "scans", parameters.scans, parameters.scans - len(left))
-        draw = partial(_draw_scan, ledger, parameters)
-        seconds = len(left) * (_SECONDS_A_SCAN + _SECONDS_A_VOXEL * math.prod(parameters.shape))
-        crew = Workers(workers or cores(), progress=report).for_seconds(seconds)
-        run(draw, left, workers=crew, finished=finished)
-        records = [ledger.recorded(str(index)) or {} for index in range(parameters.scans)]
+        scans = {str(index): index for index in range(parameters.scans)}
+        draw = partial(_draw_scan, ledger.store, parameters)
+        each = _SECONDS_A_SCAN + _SECONDS_A_VOXEL * math.prod(parameters.shape)
+        run_missing(
+            Workers(workers or cores(), progress=report),
+            ledger,
+            "scans",
+            scans,
+            draw,
+            suited=lambda crew, left: crew.for_seconds(each * len(left)),
+        )
+        records = list(ledger.records(scans))
         for name, columns in _TABLES.items():
             rows = [row for record in records for row in record[name]]
             write_whole(ledger.store / name, _table(columns, rows).encode("ascii"))
@@ -136,22 +144,16 @@ def write_luna16(
     return [folder / record["header"] for record in records]
 
 
-def _draw_scan(ledger: Ledger, parameters: PhantomParameters, index: int) -> None:
-    """Draw and write one scan; its rows of the tables go into its record."""
+def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[str, Any]:
+    """Draw and write one scan; where it lies, and its rows of the tables."""
     uid = series_uid(parameters, index)
     chest = draw_chest(parameters.shape, parameters.seed, index)
-    header = _write_image(ledger.store / f"subset{index % SUBSETS}", uid, chest, chest.hu)
+    header = _write_image(folder / f"subset{index % SUBSETS}", uid, chest, chest.hu)
     for name, mask in ((LUNG_MASKS, chest.lung), (NODULE_MASKS, chest.nodule)):
-        _write_image(ledger.store / name, uid, chest, mask)
+        _write_image(folder / name, uid, chest, mask)
     annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
-    ledger.record(
-        str(index),
-        {
-            "header": header.relative_to(ledger.store).as_posix(),
-            "annotations.csv": annotations,
-            "candidates_V2.csv": candidates,
-        },
-    )
+    place = header.relative_to(folder).as_posix()
+    return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
 
 def check_free(folder: Path) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.ledger import Ledger, hold, write_whole
+from genesis_toolkit.pipeline.job import run_missing
+from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     PICTURE_LIMITS,
     Person,
@@ -40,8 +42,8 @@ COLUMNS = (
 )
 
 _IMAGES_LIMIT = 100_000
-_HEALTHY = "No Finding"
 _SECONDS_AN_IMAGE = 0.4  # that drawing takes, most of them with the GIL held
+_HEALTHY = "No Finding"
 
 #: Images a folder, and folders: of NIH's twelve, even a small data set has several.
 _A_FOLDER, _FOLDERS = 20, 12
@@ -110,7 +112,11 @@ class Sitting:
 
 
 def write_nih(
-    folder: Path, parameters: RadiographParameters, *, workers: int | None = None, report: Progress = silent
+    folder: AnyPath,
+    parameters: RadiographParameters,
+    *,
+    workers: int | None = None,
+    report: Progress = silent,
 ) -> list[Path]:
     """Write practice radiographs in the layout of NIH ChestX-ray14.
 
@@ -128,23 +134,21 @@ def write_nih(
     Raises:
         CallError: the folder is a file or holds something.
     """
+    folder = Path(folder)
     check_free(folder)
-    sittings = list(planned(parameters))
+    sittings = {str(one.patient): one for one in planned(parameters)}
     with hold(folder, {"layout": "nih"} | asdict(parameters), overwrite=False) as ledger:
-        left = [one for one in sittings if ledger.recorded(str(one.patient)) is None]
-        done = parameters.scans - sum(one.images for one in left)
-        finished = counting(report, "images", parameters.scans, done)
-
-        def add(images: int) -> None:
-            for _ in range(images):
-                finished(None)
-
-        draw = partial(_draw_images, ledger, parameters)
-        crew = Workers(workers or cores(), progress=report).for_seconds(
-            _SECONDS_AN_IMAGE * sum(one.images for one in left)
+        draw = partial(_draw_images, ledger.store, parameters)
+        run_missing(
+            Workers(workers or cores(), progress=report),
+            ledger,
+            "images",
+            sittings,
+            draw,
+            suited=lambda crew, left: crew.for_seconds(_SECONDS_AN_IMAGE * sum(one.images for one in left)),
+            pieces=lambda one: one.images,
         )
-        run(draw, left, workers=crew, finished=add)
-        rows = [row for one in sittings for row in (ledger.recorded(str(one.patient)) or {})["rows"]]
+        rows = [row for record in ledger.records(sittings) for row in record["rows"]]
         write_whole(ledger.store / TABLE, _table(rows).encode("ascii"))
         for name, test in ((TRAIN_VAL_LIST, False), (TEST_LIST, True)):
             names = [f"{row[0]}\n" for row in rows if is_test(int(row[3]) - 1) == test]
@@ -179,19 +183,17 @@ def _place(number: int, name: str) -> str:
     return f"images_{number // _A_FOLDER % _FOLDERS + 1:03d}/images/{name}"
 
 
-def _draw_images(ledger: Ledger, parameters: RadiographParameters, sitting: Sitting) -> int:
-    """Draw and write the images of one patient; their rows of the table go into the record."""
+def _draw_images(folder: Path, parameters: RadiographParameters, sitting: Sitting) -> dict[str, Any]:
+    """Draw and write the images of one patient; their rows of the table."""
     case = draw_case(parameters.seed, sitting.patient)
     rows = []
     for follow_up in range(sitting.images):
         number = sitting.first + follow_up
         radiograph = take(case, follow_up, parameters.shape)
         rows.append(_row(radiograph, person(parameters.seed, sitting.patient), sitting.patient, follow_up))
-        path = ledger.store / _place(number, str(rows[-1][0]))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = folder / _place(number, str(rows[-1][0]))
         write_whole(path, _png(radiograph, rgba=number % _RGBA_IMAGES == 3))
-    ledger.record(str(sitting.patient), {"rows": rows})
-    return sitting.images
+    return {"rows": rows}
 
 
 def _row(radiograph: Radiograph, who: Person, patient: int, follow_up: int) -> list[str | int | float]:

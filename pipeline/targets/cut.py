@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.rule import Triple
+from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.rng import Operation, draw_words
-
-Triple = tuple[int, int, int]
 
 _TRIES = 64  # random corners drawn for a cube, until one is new
 
@@ -41,6 +41,13 @@ def box_at(
     to = tuple(slice(a - c, b - c) for a, b, c in zip(first, last, corner, strict=True))
     box[to] = voxels[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
     return box
+
+
+def clipped_boxes(
+    voxels: NDArray[Any], corners: NDArray[np.integer[Any]], size: Triple, window: Window
+) -> list[NDArray[np.int16]]:
+    """The cubes of a scan at known corners: int16, clipped; beyond the scan the window's lowest value."""
+    return [np.ascontiguousarray(window.clip(box_at(voxels, corner, size, window.low))) for corner in corners]
 
 
 def draw_mask_corners(

@@ -4,39 +4,49 @@ The ledger and the engine are those of `extract_cubes`: interrupted, the same ca
 shows in the bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from genesis_toolkit.pipeline.cubes.records import (
-    CutTask,
-    Outcome,
-    blank_record,
-    file_state,
-    lost_scans,
-    recorded,
+import numpy as np
+
+from genesis_toolkit.pipeline.cubes.assemble import (
+    ShardedArray,
+    attributes_of,
+    compact,
+    image_table,
+    numbered,
+    scan_table,
+    staged_chunks,
+    write_shards,
 )
-from genesis_toolkit.pipeline.engine import Progress, Workers, connect, counting, run, silent
-from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.scans.readers import readers
+from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
+from genesis_toolkit.pipeline.engine import Progress, connect, silent
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.store.metadata import TARGETS
 from genesis_toolkit.pipeline.store.open import check_target
-from genesis_toolkit.pipeline.store.shards import encode_cube
-from genesis_toolkit.pipeline.targets.assemble import pack_targets
-from genesis_toolkit.pipeline.targets.mask_files import masks_folder
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
-from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan
+from genesis_toolkit.pipeline.store.schema import TargetTable
+from genesis_toolkit.pipeline.store.shards import shard_length
+from genesis_toolkit.pipeline.store.write import write_target_store
+from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
+from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
+from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
+from genesis_toolkit.pipeline.targets.parameters import (
+    FindingParameters,
+    MaskParameters,
+    NoduleParameters,
+    TargetParameters,
+    described,
+)
+from genesis_toolkit.pipeline.targets.plan import FOLDS, Plan, TargetTask
 from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
-from genesis_toolkit.pipeline.targets.tasks import cut_piece, described, plan_task
-
-_MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
-class TargetExtraction:
+class TargetResult:
     """What came of `extract_targets`.
 
     Attributes:
@@ -55,40 +65,58 @@ class TargetJob:
     """What a call of `extract_targets` is to do, found out without doing any of it.
 
     Attributes:
+        parameters: the task, and how it is cut.
         plan: the scans, and what is wanted of each.
         description: the parameters as they stand in the store.
-        masks: the folder of the masks; None but for segmentation.
+        tasks: the scans to cut.
         finished: the store is there already, and there is nothing to do.
     """
 
+    parameters: TargetParameters
     plan: Plan
     description: dict[str, Any]
-    masks: Path | None
+    tasks: tuple[TargetTask[Any], ...]
     finished: bool
 
-    def masks_of(self, piece: Piece) -> list[Path]:
-        """Where the masks lie that have the name of a scan."""
-        return [self.masks / name for name in piece.wanted] if self.masks else []
+    def labels_of(self, task: TargetTask[Any]) -> list[list[int]]:
+        """The labels of the cubes that a scan would give, one row a cube, 0 or 1 a class.
+
+        It may give fewer: whether it can be read, and reaches as far as its candidates, is known once it is
+        cut. Of segmentation, whose cubes have masks, rows are without a class.
+        """
+        sound = not (task.source.problem or task.source.skip)
+        return _WAYS[type(self.parameters)].labels(task.piece.wanted, self.parameters) if sound else []
 
 
-@dataclass(frozen=True)
-class _Task(CutTask[TargetParameters]):
-    """One scan: besides what every task knows, what of it is wanted, and the masks that have its name."""
+class _Ways(NamedTuple):
+    """How a source is planned for a task, how a scan is cut, and which labels its cubes will have."""
 
-    piece: Piece
-    masks: tuple[Path, ...]
+    plan: Callable[[Path, Any], Plan]
+    cut: Callable[[Any], Cut]
+    labels: Callable[[Any, Any], list[list[int]]]
+
+
+_WAYS: dict[type[TargetParameters], _Ways] = {
+    NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
+    MaskParameters: _Ways(
+        plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
+    ),
+    FindingParameters: _Ways(
+        lambda source, _: plan_findings(source), cut_findings, lambda wanted, _: [wanted]
+    ),
+}
 
 
 def extract_targets(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     parameters: TargetParameters,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
     report: Progress = silent,
-) -> TargetExtraction:
+) -> TargetResult:
     """Cut labelled cubes of one task out of a source into one target store.
 
     Interrupted, it goes on when it is called again; finished, it does nothing. Names, tables and lists of the
@@ -99,7 +127,8 @@ def extract_targets(
         source: the folder of LUNA16, of NIH ChestX-ray14, or of scans with masks.
         target: the store to make.
         parameters: the task, and how it is cut.
-        workers: how many scans at a time on this machine; None takes one a core.
+        workers: how many scans at a time on this machine; None takes one a core. `readers` says
+            whether they are threads or processes.
         scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         report: told as scans are finished.
@@ -108,20 +137,21 @@ def extract_targets(
         CallError: nothing to cut, something in the way, other parameters or another source than the store's.
         DataError: a table is damaged, or no scan gave a cube, and the reasons are in the message.
     """
-    started = datetime.now(UTC)
+    started, source, target = datetime.now(UTC), Path(source), Path(target)
     job = plan_target_job(source, target, parameters, overwrite=overwrite)
     if job.finished:
-        return TargetExtraction(open_targets(target), job.plan.said, done_before=True)
+        return TargetResult(open_targets(target), job.plan.said, done_before=True)
     with (
         connect(scheduler, workers, source, target, report) as crew,
         hold(target, job.description, overwrite=overwrite) as ledger,
     ):
-        tasks = _tasks(ledger, job, parameters)
-        _cut_all(tasks, crew, report)
-        _check_any(ledger, tasks, parameters)
-        hashes = pack_targets(ledger, job.description, parameters, [task.name for task in tasks], report)
-        ledger.finish(hashes, run_log(started, crew.count))
-    return TargetExtraction(open_targets(target), job.plan.said)
+        cut_all(crew, ledger, "scan", job.tasks, cut_target)
+        nothing = nothing_given(ledger, job.tasks, "scan") or _no_foreground(ledger, job)
+        if nothing:
+            ledger.abandon()
+            raise nothing
+        ledger.finish(_assemble(ledger, job, report), run_log(started, crew.count))
+    return TargetResult(open_targets(target), job.plan.said)
 
 
 def plan_target_job(
@@ -135,102 +165,90 @@ def plan_target_job(
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
     inputs = [source, *([masks] if masks else [])]
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=inputs)
-    plan = plan_task(source, parameters)
+    plan = plan_targets(source, parameters)
     description = described(parameters, plan.sha256)
-    difference = first_difference(present["parameters"], description) if present else None
-    if difference:
-        raise CallError(
-            f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
-        )
-    return TargetJob(plan, description, masks, finished=present is not None)
+    if present is not None:
+        check_same_parameters(target, present["parameters"], description)
+    return TargetJob(
+        parameters, plan, description, target_tasks(plan, parameters, masks), present is not None
+    )
 
 
-def _tasks(ledger: Ledger, job: TargetJob, parameters: TargetParameters) -> list[_Task]:
-    root = job.plan.root.resolve()  # a worker of a cluster has another working directory
-    return [
-        _Task(
-            ledger,
-            root / one.source.path,
-            one.source,
-            _record_name(one),
-            parameters,
-            one,
-            tuple(job.masks_of(one)),
-        )
-        for one in job.plan.pieces
-    ]
-
-
-def _record_name(piece: Piece) -> str:
-    return sha256_of(piece.source.path.encode(errors="surrogateescape"))[:32]
-
-
-def _cut_all(tasks: Sequence[_Task], crew: Workers, report: Progress) -> None:
-    """Cut every scan that an earlier run has not finished."""
-    left = [task for task in tasks if _is_left(task)]
-    finished = counting(report, "scans", len(tasks), len(tasks) - len(left))
-    paths = (path for task in left for path in (task.path, *task.masks))
-    run(_cut_one, left, finished=finished, workers=readers(crew, paths), lost=_lost)
-
-
-def _is_left(task: _Task) -> bool:
-    record = task.ledger.recorded(task.name)
-    return record is None or record["states"] != _states(task)
-
-
-def _cut_one(task: _Task) -> Outcome:
-    """Cut one scan, from its file to its staged cubes and its record."""
-    record = blank_record(task) | _nothing(task)
-    if not record["reason"]:
-        try:
-            record |= _staged(task, cut_piece(task.path, task.masks, task.piece, task.parameters))
-        except DataError as error:
-            record["reason"] = str(error)
-        except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
-            record["reason"] = f"it cannot be read: {error}"
-    return recorded(task, record)
-
-
-def _staged(task: _Task, cut: Cut) -> dict[str, Any]:
-    """Stage what a scan gave; what its record says of it."""
-    cubes, masks = [encode_cube(cube) for cube in cut.cubes], [encode_cube(mask) for mask in cut.masks]
-    task.ledger.write(task.ledger.staged(task.name), *cubes, *masks)
-    found = {"corners": cut.corners.tolist(), "targets": [list(row) for row in cut.labels]}
-    found |= {"chunks": [len(chunk) for chunk in cubes], "mask_chunks": [len(chunk) for chunk in masks]}
-    return {"status": "used", "reason": "", **cut.facts, "sha256": cut.sha256, **found}
-
-
-def _nothing(task: _Task) -> dict[str, Any]:
-    """What the record of a scan has besides that of `extract_cubes`, of one that gave nothing."""
-    return {"fold": task.piece.fold, "targets": [], "mask_chunks": [], "states": _states(task)}
-
-
-def _lost(task: _Task) -> Outcome:
-    """The record of a scan that ends the process which works on it."""
-    outcome = lost_scans([task])[0]
-    record = task.ledger.recorded(task.name) or {}
-    task.ledger.record(task.name, record | _nothing(task))
-    return outcome
-
-
-def _states(task: _Task) -> list[list[int]]:
-    """Bytes and time of the files that a piece is made of, which tell whether it was changed since."""
-    return [list(file_state(path)) for path in (task.path, *task.masks)]
-
-
-def _check_any(ledger: Ledger, tasks: Sequence[_Task], parameters: TargetParameters) -> None:
-    """Refuse to make a store of nothing.
+def plan_targets(source: Path, parameters: TargetParameters) -> Plan:
+    """Find the scans of a source, and what is wanted of each.
 
     Raises:
-        DataError: no scan gave a cube, or no mask has any foreground.
+        CallError: no such source, or nothing of it can be cut.
+        DataError: a table or a list is damaged.
     """
-    records = [ledger.recorded(task.name) or {} for task in tasks]
-    if not any(record["chunks"] for record in records):
-        reasons = [f"  {record['path']}: {record['reason']}" for record in records[:_MOST_REASONS]]
-        more = [f"  and {len(records) - _MOST_REASONS} more"] if len(records) > _MOST_REASONS else []
-        ledger.abandon()
-        raise DataError("\n".join(["No scan gave a cube, so no store was made.", *reasons, *more]))
-    if isinstance(parameters, MaskParameters) and not any(record.get("foreground") for record in records):
-        ledger.abandon()
-        asked = f"one of --labels {','.join(map(str, parameters.labels))}" if parameters.labels else "but 0"
-        raise DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
+    return _WAYS[type(parameters)].plan(source, parameters)
+
+
+def cut_target(task: TargetTask[Any]) -> Cut:
+    """Cut what is wanted of one scan.
+
+    Raises:
+        DataError, OSError, ValueError, MemoryError: it cannot be read, or has several masks.
+    """
+    return _WAYS[type(task.parameters)].cut(task)
+
+
+def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -> tuple[TargetTask[Any], ...]:
+    """A task for every scan of a plan; `masks` is the folder of the masks, None but for segmentation."""
+    root = plan.root.resolve()  # a worker of a cluster has another working directory
+    return tuple(
+        TargetTask(
+            root / one.source.path,
+            one.source,
+            parameters,
+            one,
+            tuple(masks / name for name in one.wanted) if masks else (),
+        )
+        for one in plan.pieces
+    )
+
+
+def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
+    """The error where no mask has any foreground; None where there are no masks, or one has."""
+    parameters = job.parameters
+    if not isinstance(parameters, MaskParameters):
+        return None
+    if any(record.get("foreground") for record in ledger.records(task.name for task in job.tasks)):
+        return None
+    asked = f"one of --labels {','.join(map(str, parameters.labels))}" if parameters.labels else "but 0"
+    return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
+
+
+def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str]:
+    """Staged scans -> everything of a target store but its manifest and its name, in the order of the scans.
+
+    Returns:
+        The sha256 of every shard by its path in the store.
+    """
+    ledger.clear_store()
+    parameters, names = job.parameters, [task.name for task in job.tasks]
+    records = list(compact(ledger, names))
+    scan, number = numbered(records)
+    labels, arrays = None, {"cubes": parameters.dtype.itemsize}
+    if isinstance(parameters, MaskParameters):
+        arrays["masks"] = 1
+    else:
+        rows = [row for record in records for row in record["targets"]]
+        labels = np.array(rows, np.uint8).reshape(-1, len(parameters.classes))
+    told = {"task": parameters.task, "classes": list(parameters.classes), "folds": list(FOLDS)}
+    table = TargetTable(
+        scan=scan,
+        number=number,
+        corner=np.concatenate([record["corners"] for record in records]),
+        fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
+    )
+    attributes = attributes_of(parameters, job.description, **told)
+    tables = table, labels, scan_table(records), image_table(records)
+    write_target_store(ledger.store, attributes, parameters.dtype, *tables)
+    hashes = dict[str, str]()
+    for name, itemsize in arrays.items():
+        length = shard_length(parameters.size, itemsize)
+        array = ShardedArray(name, 1 + len(parameters.size), length, len(table))
+        chunks = staged_chunks(ledger, names, records, masks=name == "masks")
+        hashes |= write_shards(ledger, array, chunks, report)
+    return hashes

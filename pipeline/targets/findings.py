@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.images import read_image, resize
 from genesis_toolkit.pipeline.scans.nih import (
@@ -14,7 +15,15 @@ from genesis_toolkit.pipeline.scans.nih import (
     official_lists,
 )
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters
-from genesis_toolkit.pipeline.targets.plan import TEST, TRAIN, VALIDATION, Cut, Piece, Plan, fold_of_name
+from genesis_toolkit.pipeline.targets.plan import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Piece,
+    Plan,
+    TargetTask,
+    fold_of_name,
+)
 
 _NOTHING = "No Finding"
 
@@ -75,21 +84,17 @@ def fold_of_patient(patient: str) -> int:
     return VALIDATION if fold_of_name(patient) == VALIDATION else TRAIN
 
 
-def cut_findings(path: Path, piece: Piece, parameters: FindingParameters) -> Cut:
+def cut_findings(task: TargetTask[FindingParameters]) -> Cut:
     """The whole image, resized by area averaging as `extract-cubes` does.
 
     Raises:
         DataError: it cannot be read.
     """
-    picture = read_image(path)
+    picture = read_image(task.path)
     x, y = picture.pixels.shape
-    corner = np.zeros((1, 3), np.int32)
+    cubes = [resize(picture.pixels, task.parameters.size)]
     return Cut(
-        picture.sha256,
-        {"shape": [x, y, 1]},
-        corner,
-        [resize(picture.pixels, parameters.size)],
-        [piece.wanted],
+        picture.sha256, {"shape": [x, y, 1]}, np.zeros((1, 3), np.int32), cubes, labels=[task.piece.wanted]
     )
 
 

@@ -1,5 +1,9 @@
-"""Segmentation: cubes of scans with the same boxes of their masks (METHOD.md section 6)."""
+"""Segmentation: cubes of scans with the same boxes of their masks (METHOD.md section 6).
 
+Which mask belongs to which scan, names alone say.
+"""
+
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,51 +11,105 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.cubes.records import Cut
+from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import stream_key
+from genesis_toolkit.pipeline.scans.files import HERE, walk, within
+from genesis_toolkit.pipeline.scans.find import Found, Source, find_scans, layout_of
+from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
-from genesis_toolkit.pipeline.targets.cut import box_at, draw_mask_corners
+from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, draw_mask_corners
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
-from genesis_toolkit.pipeline.targets.plan import Cut, Piece
+from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_name, fold_of_subset
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
 
+#: LUNA16's masks of the lungs.
+LUNGS = "seg-lungs-LUNA16"
 
-def cut_masks(path: Path, mask_path: Path, piece: Piece, parameters: MaskParameters) -> Cut:
+
+def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
+    """The scans of a source, each with the path of its mask.
+
+    A mask has the name of its scan: its path relative to the masks' folder is that of the scan relative to
+    the source, whatever the suffix; or it is the scan's identifier, as of LUNA16's masks of the lungs. Scans
+    without one are passed over. What lies in the masks' folder is no scan.
+
+    Raises:
+        CallError: no scans, no masks, or no scan with a mask.
+    """
+    found = _found(source, parameters)
+    folder = masks_folder(source, parameters)
+    by_name = _by_name(_masks_in(folder))
+    mine = _within(folder, found.root)
+    pieces, without = [], 0
+    for one in found.sources:
+        if mine is not None and (one.path == mine or one.path.startswith(f"{mine}/")):
+            continue
+        masks = _masks_of(one, by_name)
+        if not masks:
+            without += 1
+            continue
+        fold = fold_of_subset(one.subset) if found.layout == "luna16" else fold_of_name(one.identifier)
+        pieces.append(Piece(one, fold, sorted(masks)))
+    if not pieces:
+        raise CallError(
+            f"No scan in {found.root} has a mask in {folder}: a mask has the name of its scan, as "
+            f"{_stem(found.sources[0].path)}.nii.gz."
+        )
+    said = f"{without:,} scans have no mask in {folder}, and are passed over."
+    return Plan(found.root, tuple(pieces), (said,) if without else ())
+
+
+def masks_folder(source: Path, parameters: MaskParameters) -> Path:
+    """The folder of the masks.
+
+    Raises:
+        CallError: there is none, or none was given and the source is not LUNA16.
+    """
+    folder = parameters.masks or source / LUNGS
+    if parameters.masks is None and layout_of(source) != "luna16":
+        raise CallError(
+            f"{source} is not laid out as LUNA16: give the folder of the masks, as in --masks masks."
+        )
+    if not folder.is_dir():
+        raise CallError(f"There is no folder {folder}: give that of the masks, as in --masks masks.")
+    if folder.resolve() == source.resolve():
+        raise CallError(f"--masks {folder} is the folder of the scans: masks lie in one of their own.")
+    return folder
+
+
+def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     """Cut cubes of a scan and of its mask.
-
-    Args:
-        path: of the scan.
-        mask_path: of its mask.
-        piece: says the scan's identifier.
-        parameters: what to cut.
 
     Returns:
         Its facts hold `foreground`, how many voxels of the scan are.
 
     Raises:
-        DataError: either cannot be read, or they do not lie on one grid: nothing is resampled.
+        DataError: it has several masks; or either cannot be read, or they do not lie on one grid: nothing is
+            resampled.
     """
-    geometry = read_geometry(path)
+    parameters, (mask, *others) = task.parameters, task.masks
+    if others:
+        names = ", ".join(mask.name for mask in task.masks)
+        raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
+    geometry = read_geometry(task.path)
     try:
-        lies = read_geometry(mask_path)
+        lies = read_geometry(mask)
         if not same_grid(geometry, lies):
             raise DataError(
                 f"it lies on another grid ({grid_words(lies)}) than the scan ({grid_words(geometry)}): "
                 "resample it to the scan's, by nearest neighbour"
             )
-        foreground = _foreground(read_scan(mask_path).voxels, parameters.labels)
+        foreground = _foreground(read_scan(mask).voxels, parameters.labels)
     except DataError as error:
-        raise DataError(f"its mask {mask_path.name}: {error}") from None
-    scan = read_scan(path)
-    stream = stream_key(piece.source.identifier)
+        raise DataError(f"its mask {mask.name}: {error}") from None
+    scan = read_scan(task.path)
+    stream = stream_key(task.source.identifier)
     corners = draw_mask_corners(
         foreground, parameters.size, parameters.cubes_per_scan, parameters.seed, stream
     )
-    window, size = parameters.window, parameters.size
-    cubes = [
-        np.ascontiguousarray(window.clip(box_at(scan.voxels, corner, size, window.low))) for corner in corners
-    ]
-    masks = [box_at(foreground, corner, size, 0).astype(np.uint8) for corner in corners]
+    cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.window)
+    masks = [box_at(foreground, corner, parameters.size, 0).astype(np.uint8) for corner in corners]
     facts = {**asdict(scan.geometry), "foreground": int(np.count_nonzero(foreground))}
     return Cut(scan.sha256, facts, corners, cubes, masks=masks)
 
@@ -60,3 +118,43 @@ def _foreground(voxels: NDArray[Any], labels: tuple[int, ...] | None) -> NDArray
     if voxels.dtype != np.int16:
         raise DataError("it holds values that are not whole numbers")
     return voxels != 0 if labels is None else np.isin(voxels, labels)
+
+
+def _found(source: Path, parameters: MaskParameters) -> Found:
+    luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
+    return find_scans(source, parameters.layout, range(10) if luna16 else None)
+
+
+def _masks_in(folder: Path) -> list[str]:
+    """All files of a folder that may be masks, by their paths in it."""
+    files, _ = walk(folder, SUFFIXES)
+    return [
+        within(place, name)
+        for place, names in files.items()
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    ]
+
+
+def _by_name(masks: Iterable[str]) -> dict[str, list[str]]:
+    named: dict[str, list[str]] = {}
+    for mask in masks:
+        named.setdefault(_stem(mask), []).append(mask)
+    return named
+
+
+def _masks_of(source: Source, by_name: dict[str, list[str]]) -> set[str]:
+    return {mask for name in (_stem(source.path), source.identifier) for mask in by_name.get(name, [])}
+
+
+def _within(folder: Path, root: Path) -> str | None:
+    """The path of a folder relative to the root it lies in; None where it lies elsewhere."""
+    folder, root = folder.resolve(), root.resolve()
+    place = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else HERE
+    return None if place == HERE else place
+
+
+def _stem(path: str) -> str:
+    """A path without the suffix of a scan."""
+    suffix = max((one for one in SUFFIXES if path.lower().endswith(one)), key=len, default="")
+    return path[: len(path) - len(suffix)]

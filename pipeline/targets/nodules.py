@@ -3,15 +3,14 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
+from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.targets.candidates import TABLE, choose_candidates, read_candidates
-from genesis_toolkit.pipeline.targets.cut import box_at, corners_around
+from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
-from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan, fold_of_subset, rows_words
+from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_subset, rows_words
 from genesis_toolkit.pipeline.targets.world import inside, nearest_voxels
 
 #: Begins the reason of a scan some of whose candidates lie outside it.
@@ -59,7 +58,7 @@ def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
     return Plan(found.root, pieces, tuple(said))
 
 
-def cut_nodules(path: Path, piece: Piece, parameters: NoduleParameters) -> Cut:
+def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
     """Cut a cube around every candidate of a scan.
 
     The nearest voxel to a candidate is the cube's middle, size // 2, but where the cube is moved so as to lie
@@ -69,21 +68,18 @@ def cut_nodules(path: Path, piece: Piece, parameters: NoduleParameters) -> Cut:
     Raises:
         DataError: the scan cannot be read, or none of its candidates lies in it.
     """
-    if not piece.wanted:
+    wanted, size, window = task.piece.wanted, task.parameters.size, task.parameters.window
+    if not wanted:
         return Cut("", {"status": "skipped", "reason": "no candidate of it was taken"})
-    geometry = read_geometry(path)
-    voxels = nearest_voxels([row[1:4] for row in piece.wanted], geometry)
+    geometry = read_geometry(task.path)
+    voxels = nearest_voxels([row[1:4] for row in wanted], geometry)
     within = inside(voxels, geometry.shape)
-    rows = [row[0] for row, there in zip(piece.wanted, within, strict=True) if not there]
+    rows = [row[0] for row, there in zip(wanted, within, strict=True) if not there]
     reason = f"{OUTSIDE}: {rows_words(rows)} of {TABLE}" if rows else ""
     if not within.any():
         raise DataError(reason)
-    scan = read_scan(path)
-    corners = corners_around(voxels[within], geometry.shape, parameters.size)
-    window = parameters.window
-    cubes = [
-        np.ascontiguousarray(window.clip(box_at(scan.voxels, corner, parameters.size, window.low)))
-        for corner in corners
-    ]
-    labels = [[row[4]] for row, there in zip(piece.wanted, within, strict=True) if there]
-    return Cut(scan.sha256, {**asdict(scan.geometry), "reason": reason}, corners, cubes, labels)
+    scan = read_scan(task.path)
+    corners = corners_around(voxels[within], geometry.shape, size)
+    cubes = clipped_boxes(scan.voxels, corners, size, window)
+    labels = [[row[4]] for row, there in zip(wanted, within, strict=True) if there]
+    return Cut(scan.sha256, {**asdict(scan.geometry), "reason": reason}, corners, cubes, labels=labels)

@@ -1,14 +1,15 @@
 """What is asked of a target store, one record a task (METHOD.md section 6)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from genesis_toolkit.pipeline.cubes.rule import Triple
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.scans.find import Layout
-from genesis_toolkit.pipeline.targets.cut import Triple
 
 _MOST_CUBES = 10_000
 _MOST_EDGE = 1024
@@ -152,3 +153,39 @@ TargetParameters = NoduleParameters | MaskParameters | FindingParameters
 TASKS: dict[str, type[TargetParameters]] = {
     one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)
 }
+
+_BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
+
+
+def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any]:
+    """The parameters as they stand in a store; of the masks' folder its name, for its path is nobody's."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in vars(parameters).items()
+    }
+    if isinstance(parameters, MaskParameters):
+        values["masks"] = parameters.masks.name if parameters.masks else None
+    return {"task": parameters.task, **values, "source_sha256": source_sha256}
+
+
+def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
+    """The parameters that a store tells, any JSON; of the masks' folder the name is all that is known.
+
+    Raises:
+        ValueError: they are not those of `extract-targets`.
+    """
+    try:
+        kind = TASKS[made["task"]]
+        names = {field.name for field in fields(kind)}
+        if set(made) != names | _BESIDES:
+            others = ", ".join(sorted(set(made) ^ (names | _BESIDES)))
+            raise ValueError(f"{others} is missing, or is none of them")
+        values: dict[str, Any] = {
+            name: tuple(v) if isinstance(v := made[name], list) else v for name in names
+        }
+        if values.get("masks") is not None:
+            values["masks"] = Path(values["masks"])
+        return kind(**values)
+    except KeyError:
+        raise ValueError(f"their task is none of {', '.join(TASKS)}") from None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from None

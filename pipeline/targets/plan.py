@@ -1,17 +1,18 @@
-"""What a scan is to give to a target store, what it gave, and which fold it is in."""
+"""What a scan is to give to a target store, and which fold it is in."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.records import CutTask
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.find import Source
+from genesis_toolkit.pipeline.targets.parameters import TargetParameters
 
 #: The folds, in the order of their numbers.
 FOLDS = ("train", "validation", "test")
@@ -21,6 +22,9 @@ TRAIN, VALIDATION, TEST = range(3)
 _OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
 #: How many subsets LUNA16 has.
 SUBSETS = len(_OF_SUBSET)
+
+
+Asked = TypeVar("Asked", bound=TargetParameters, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What a scan gave.
+class TargetTask(CutTask[Asked]):
+    """One scan to cut: besides what every task knows, what is wanted of it, and the masks of its name."""
 
-    Attributes:
-        sha256: of its files; empty where they were not read.
-        facts: what its record says besides: its geometry, a reason.
-        corners: int32 [cube, 3].
-        cubes: the store's dtype each, C-contiguous.
-        labels: one row a cube, 0 or 1 a class; empty where there are masks.
-        masks: uint8 each, 1 foreground, C-contiguous; empty where there are labels.
-    """
+    piece: Piece
+    masks: tuple[Path, ...] = ()
 
-    sha256: str
-    facts: dict[str, Any]
-    corners: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
-    cubes: Sequence[NDArray[Any]] = ()
-    labels: Sequence[Sequence[int]] = ()
-    masks: Sequence[NDArray[np.uint8]] = ()
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The scan and its masks."""
+        return (self.path, *self.masks)
 
 
 def fold_of_subset(subset: int) -> int:

@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.recut import UnknownError, drawn, needed
-from genesis_toolkit.pipeline.engine import Workers, counting, run
+from genesis_toolkit.pipeline.cubes.records import Cut
+from genesis_toolkit.pipeline.cubes.recut import UnknownError, compare_again, drawn, needed
+from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
-from genesis_toolkit.pipeline.targets.mask_files import masks_folder
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
-from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan
-from genesis_toolkit.pipeline.targets.tasks import cut_piece, parameters_of, plan_task
+from genesis_toolkit.pipeline.targets.extract import cut_target, plan_targets, target_tasks
+from genesis_toolkit.pipeline.targets.masks import masks_folder
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters, parameters_of
+from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,14 @@ class _Recut:
     """A scan to cut again.
 
     Attributes:
-        path: where it lies.
-        masks: those that have its name.
-        piece: what is wanted of it.
-        parameters: of the store.
+        name: of the scan in the store.
+        task: how it is cut.
         numbers: of the cubes to compare, in the store.
         places: of the same cubes among all of their scan.
     """
 
-    path: Path
-    masks: tuple[Path, ...]
-    piece: Piece
-    parameters: TargetParameters
+    name: str
+    task: TargetTask[Any]
     numbers: tuple[int, ...]
     places: tuple[int, ...]
 
@@ -65,40 +61,25 @@ def compare_targets(
         UnknownError: what is needed is damaged, or the source cannot be planned.
     """
     scan, number, corner, fold, path = needed(remains, "scan", "number", "corner", "fold", "scans/path")
-    parameters, plan = _planned(remains, source)
+    plan, planned = _planned(remains, source)
     if plan.sha256 != remains.cutting["source_sha256"]:
         wrong = "is not that of the source: its names, tables or lists say something else than they did"
         return 0, [("parameters.source_sha256", wrong)]
-    pieces = {piece.source.path: piece for piece in plan.pieces}
-    there = np.flatnonzero(np.isin(scan, list(places)))
-    chosen = drawn(there, most)
+    by_path = {task.source.path: task for task in planned}
+    chosen = drawn(np.flatnonzero(np.isin(scan, list(places))), most)
     tasks = []
     for row in np.unique(scan[chosen]).tolist():
-        mine, piece = chosen[scan[chosen] == row], pieces.get(str(path[row]))
-        if piece is None:
-            raise UnknownError(f"{path[row]} is none of the scans of the source")
-        masks = _masks_of(piece, source, parameters)
-        numbers, within = tuple(mine.tolist()), tuple(number[mine].tolist())
-        tasks.append(_Recut(places[row], masks, piece, parameters, numbers, within))
+        mine, name = chosen[scan[chosen] == row], str(path[row])
+        if name not in by_path:
+            raise UnknownError(f"{name} is none of the scans of the source")
+        tasks.append(_Recut(name, by_path[name], tuple(mine.tolist()), tuple(number[mine].tolist())))
+    suited = readers(workers, (path for one in tasks for path in one.task.files))
     stored = _Stored(remains, corner, fold)
-    compared, problems = 0, list[Problem]()
-    count = counting(workers.progress, "scans cut again", len(tasks), 0)
 
-    def finished(answer: tuple[_Recut, str, Cut | None]) -> None:
-        nonlocal compared
-        task, problem, cut = answer
-        if cut is None:
-            problems.append((task.piece.source.path, f"cannot be cut again: {problem}"))
-        else:
-            found = [stored.differs(task, cut, place) for place in range(len(task.numbers))]
-            compared += sum(words is not None for words in found)
-            problems.extend((task.piece.source.path, words) for words in found if words)
-        count(answer)
+    def compare(recut: _Recut, cut: Cut) -> list[str | None]:
+        return [stored.differs(recut, cut, place) for place in range(len(recut.numbers))]
 
-    lost = partial(_answer_of, problem="the process that read it died: its file is broken")
-    suited = readers(workers, (path for task in tasks for path in (task.path, *task.masks)))
-    run(_try, tasks, finished=finished, workers=suited, lost=lost)
-    return compared, problems
+    return compare_again(suited, tasks, _cut_again, compare)
 
 
 @dataclass(frozen=True)
@@ -109,9 +90,9 @@ class _Stored:
     corner: NDArray[np.int32]
     fold: NDArray[np.uint8]
 
-    def differs(self, task: _Recut, cut: Cut, place: int) -> str | None:
+    def differs(self, recut: _Recut, cut: Cut, place: int) -> str | None:
         """In what a cube differs from one that was cut again, in words; None where it cannot be read."""
-        number = task.numbers[place]
+        number = recut.numbers[place]
         try:
             cube, mask = self._read("cubes", number), self._read("masks", number)
         except DataError:  # a damaged shard is named by itself
@@ -122,7 +103,7 @@ class _Stored:
             "voxels": cube is not None and np.array_equal(cut.cubes[place], cube),
             "mask": mask is None or np.array_equal(cut.masks[place], mask),
             "labels": labels is None or np.array_equal(cut.labels[place], labels[number]),
-            "fold": task.piece.fold == self.fold[number],
+            "fold": recut.task.piece.fold == self.fold[number],
         }
         others = [name for name, equal in same.items() if not equal]
         return f"differs from cube {number} in its {', '.join(others)}" if others else ""
@@ -136,17 +117,20 @@ class _Stored:
         return out
 
 
-def _planned(remains: Remains, source: Path) -> tuple[TargetParameters, Plan]:
-    """The parameters of a store, and what its source holds now.
+def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any], ...]]:
+    """What a source holds now, planned with the parameters of a store.
 
     Raises:
-        UnknownError: either cannot be had.
+        UnknownError: they cannot be had.
     """
     try:
-        parameters = parameters_of(remains.cutting)
-        if isinstance(parameters, MaskParameters) and parameters.masks is not None:
-            parameters = replace(parameters, masks=_folder_of_masks(source, str(parameters.masks)))
-        return parameters, plan_task(source, parameters)
+        parameters, masks = parameters_of(remains.cutting), None
+        if isinstance(parameters, MaskParameters):
+            if parameters.masks is not None:
+                parameters = replace(parameters, masks=_folder_of_masks(source, str(parameters.masks)))
+            masks = masks_folder(source, parameters)
+        plan = plan_targets(source, parameters)
+        return plan, target_tasks(plan, parameters, masks)
     except (CallError, DataError, ValueError) as error:
         raise UnknownError(str(error).rstrip(".")) from None
 
@@ -164,35 +148,19 @@ def _folder_of_masks(source: Path, name: str) -> Path:
     return found
 
 
-def _masks_of(piece: Piece, source: Path, parameters: TargetParameters) -> tuple[Path, ...]:
-    if not isinstance(parameters, MaskParameters):
-        return ()
-    folder = masks_folder(source, parameters)
-    return tuple(folder / name for name in piece.wanted)
+def _cut_again(recut: _Recut) -> Cut:
+    """Cut a scan again; of what it gives, the cubes to compare.
 
-
-def _try(task: _Recut) -> tuple[_Recut, str, Cut | None]:
-    """Cut a scan again; of what it gives, the cubes to compare."""
-    try:
-        cut = cut_piece(task.path, task.masks, task.piece, task.parameters)
-    except DataError as error:
-        return _answer_of(task, str(error))
-    except (OSError, ValueError, MemoryError) as error:  # whatever else a strange file leads to
-        return _answer_of(task, f"it cannot be read: {error}")
-    if len(cut.cubes) <= max(task.places):
-        return _answer_of(task, f"it gives {len(cut.cubes)} cubes, and the store has more of it")
-    return (
-        task,
-        "",
-        replace(
-            cut,
-            corners=cut.corners[list(task.places)],
-            cubes=[cut.cubes[place] for place in task.places],
-            labels=[cut.labels[place] for place in task.places] if cut.labels else (),
-            masks=[cut.masks[place] for place in task.places] if cut.masks else (),
-        ),
+    Raises:
+        DataError: it gives too few, or as `cut_target`.
+    """
+    cut, places = cut_target(recut.task), recut.places
+    if len(cut.cubes) <= max(places):
+        raise DataError(f"it gives {len(cut.cubes)} cubes, and the store has more of it")
+    return replace(
+        cut,
+        corners=cut.corners[list(places)],
+        cubes=[cut.cubes[place] for place in places],
+        labels=[cut.labels[place] for place in places] if cut.labels else (),
+        masks=[cut.masks[place] for place in places] if cut.masks else (),
     )
-
-
-def _answer_of(task: _Recut, problem: str) -> tuple[_Recut, str, Cut | None]:
-    return task, problem, None

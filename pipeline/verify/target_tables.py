@@ -15,9 +15,9 @@ from genesis_toolkit.pipeline.targets.parameters import (
     MaskParameters,
     NoduleParameters,
     TargetParameters,
+    parameters_of,
 )
 from genesis_toolkit.pipeline.targets.plan import FOLDS, SUBSETS, TEST, fold_of_name, fold_of_subset
-from genesis_toolkit.pipeline.targets.tasks import parameters_of
 from genesis_toolkit.pipeline.verify.tables import Columns, is_sha256, own_problems, table_problems, where
 
 #: The tasks that have these arrays or tables; no other has them.

@@ -12,7 +12,7 @@ from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
 
 WORDS = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6".split()
@@ -80,7 +80,7 @@ def test_it_counts_what_degrading_then_does(cube_store: Path, tmp_path: Path) ->
     plan = plan_degradation(cube_store, tmp_path / "p.zarr", parameters, workers=1)
     assert everything(tmp_path) == before
     assert (plan.cubes, plan.pairs, plan.files) == (12, 36, 2)
-    store = degrade(cube_store, tmp_path / "p.zarr", parameters, workers=1).store
+    store = degrade_cubes(cube_store, tmp_path / "p.zarr", parameters, workers=1).store
     shards = [*files_in(store.path / "original" / "c"), *files_in(store.path / "degraded" / "c")]
     assert plan.files == len(shards)
     assert plan.store_bytes == pytest.approx(sum(path.stat().st_size for path in shards), rel=0.3)

@@ -15,7 +15,7 @@ from support.scans import lungs, write_scan
 from genesis_toolkit.cli.errors import GenesisGroup
 from genesis_toolkit.cli.explain import explain
 from genesis_toolkit.pipeline.cubes.explain import Explanation, Shortage, explain_scan
-from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners, tissue_score, too_small
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, tissue_score, too_small
 from genesis_toolkit.pipeline.pictures.map import draw_map
 
 Triple = tuple[int, int, int]
@@ -27,7 +27,7 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(GenesisGroup(commands={"explain": explain}), ["explain", *map(str, words)])
 
 
-def passing(voxels: np.ndarray, rule: PlaceRule) -> tuple[int, int]:
+def passing(voxels: np.ndarray, rule: CubeRule) -> tuple[int, int]:
     if too_small(voxels.shape, rule):
         return 0, 0
     corners = passing_corners(voxels, rule)
@@ -45,7 +45,7 @@ def passing(voxels: np.ndarray, rule: PlaceRule) -> tuple[int, int]:
 def test_the_counts_are_those_of_the_rule(
     seed: int, shape: Triple, size: Triple, border: Triple, bounds: tuple[float, float]
 ) -> None:
-    rule = PlaceRule(size, border, max(bounds), min(bounds))
+    rule = CubeRule(size, border, max(bounds), min(bounds))
     voxels = np.asfortranarray(np.random.default_rng(seed).integers(-250, -100, shape).astype(np.int16))
     found = explain_scan(voxels, SPACING, rule)
     assert (found.candidates, found.passing) == passing(voxels, rule)
@@ -60,22 +60,22 @@ def test_the_counts_are_those_of_the_rule(
             for more, fits in ((0, True), (1, False)):
                 changed = list(border)
                 changed[axis] = shortage.largest_border + more
-                least = PlaceRule(size, tuple(changed)).least_shape[axis]  # type: ignore[arg-type]
+                least = CubeRule(size, tuple(changed)).least_shape[axis]  # type: ignore[arg-type]
                 assert (shape[axis] >= least) == fits
         else:
-            assert shape[axis] < PlaceRule(size, (0, 0, 0)).least_shape[axis]
+            assert shape[axis] < CubeRule(size, (0, 0, 0)).least_shape[axis]
     for other in found.alternatives:
         option, value = other.option.split()
         values = {"size": size, "border": border, "max_tissue": max(bounds), "min_tissue": min(bounds)}
         values[option[2:].replace("-", "_")] = (
             tuple(map(int, value.split(","))) if option == "--border" else float(value)
         )
-        assert (other.candidates, other.passing) == passing(voxels, PlaceRule(**values))  # type: ignore[arg-type]
+        assert (other.candidates, other.passing) == passing(voxels, CubeRule(**values))  # type: ignore[arg-type]
     json.dumps(asdict(found))
 
 
 def test_the_scores_are_quantiles_of_all_candidates() -> None:
-    rule = PlaceRule((5, 4, 3), (2, 2, 2), 0.4)
+    rule = CubeRule((5, 4, 3), (2, 2, 2), 0.4)
     voxels = np.asfortranarray(lungs(3, (16, 14, 15)))
     found = explain_scan(voxels, SPACING, rule)
     corners = passing_corners(voxels, rule)
@@ -95,12 +95,12 @@ def test_the_scores_are_quantiles_of_all_candidates() -> None:
 
 
 def test_a_scan_too_small_names_the_axes_and_the_border_that_fits() -> None:
-    found = explain_scan(lungs(0, (300, 200, 64)), SPACING, PlaceRule())
+    found = explain_scan(lungs(0, (300, 200, 64)), SPACING, CubeRule())
     assert found.shortages == (Shortage("y", 200, 265, 67), Shortage("z", 64, 96, 14))
     assert (found.candidates, found.passing, found.share, found.scores) == (0, 0, 0.0, {})
     assert found.alternatives[0].option == "--border 100,67,14"
     assert found.alternatives[0].candidates == 36 * 2 * 1
-    found = explain_scan(lungs(0, (300, 300, 30)), SPACING, PlaceRule())
+    found = explain_scan(lungs(0, (300, 300, 30)), SPACING, CubeRule())
     assert found.shortages == (Shortage("z", 30, 96, None),)
     assert [other.option for other in found.alternatives] == ["--border 50,50,15", "--border 0,0,0"]
 
@@ -111,7 +111,7 @@ def test_a_scan_too_small_names_the_axes_and_the_border_that_fits() -> None:
     ids=["cubes", "no place", "too flat", "too narrow"],
 )
 def test_the_map_is_a_png_that_is_whole_and_repeats(tmp_path: Path, shape: Triple, share: float) -> None:
-    rule = PlaceRule((16, 16, 16), (2, 2, 2), share)
+    rule = CubeRule((16, 16, 16), (2, 2, 2), share)
     voxels = np.asfortranarray(lungs(0, shape))
     for name in ("a.png", "b.png"):
         draw_map(voxels, SPACING, rule, tmp_path / name, title="a scan")

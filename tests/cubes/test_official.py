@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED, OfficialCorners
-from genesis_toolkit.pipeline.cubes.rule import Corners, PlaceRule, passing_corners, too_small
+from genesis_toolkit.pipeline.cubes.rule import Corners, CubeRule, passing_corners, too_small
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
 
-RULE = PlaceRule((4, 3, 2), (2, 1, 3), 0.3)
+RULE = CubeRule((4, 3, 2), (2, 1, 3), 0.3)
 COUNT = 5
 
 
@@ -56,7 +56,7 @@ SUBSET: tuple[NDArray[np.int16] | None, ...] = (
 
 
 def cubes_by_loops(
-    scans: tuple[NDArray[np.int16] | None, ...], rule: PlaceRule, count: int, seed: int
+    scans: tuple[NDArray[np.int16] | None, ...], rule: CubeRule, count: int, seed: int
 ) -> list[list[NDArray[np.float64]]]:
     """METHOD.md section 2 for one subset, with the module's generator and normalised float voxels."""
     (sx, sy, sz), (bx, by, bz) = rule.size, rule.border

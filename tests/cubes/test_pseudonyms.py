@@ -19,10 +19,10 @@ from support.scans import SMALL, lungs, write_scan
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key, read_key
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
 
@@ -147,7 +147,7 @@ def test_voxels_streams_and_pairs_are_the_same(source: Path, tmp_path: Path) -> 
     assert differ == {f"scans/{name}" for name in hidden}
     twins = []
     for one in (plain, store):
-        degrade(one.path, tmp_path / "p.zarr", DegradeParameters(named("genesis")), overwrite=True)
+        degrade_cubes(one.path, tmp_path / "p.zarr", DegradeParameters(get_recipe("genesis")), overwrite=True)
         twins.append(np.asarray(zarr.open_group(tmp_path / "p.zarr", mode="r")["degraded"][...]))
     np.testing.assert_array_equal(*twins)
 
@@ -285,11 +285,11 @@ def test_a_scan_that_lost_its_voxels_is_refused(luna16: Path, tmp_path: Path) ->
 def test_interrupted_it_leaves_pseudonyms_too(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import genesis_toolkit.pipeline.cubes.assemble as pack
+    from genesis_toolkit.pipeline.cubes import assemble
 
     key, target = tmp_path / "key", tmp_path / "secret.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "write_cube_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(assemble, "write_cube_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             extract(source, target, key)
     assert unfinished(target).exists()

@@ -14,12 +14,12 @@ from support.scans import SMALL, lungs, small_shards, write_scan
 
 import genesis_toolkit.pipeline.cubes.repair
 from genesis_toolkit.cli.prep import main
-from genesis_toolkit.pipeline.cubes.extract import Extraction, extract_cubes
+from genesis_toolkit.pipeline.cubes.extract import ExtractionResult, extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.cubes.repair import note_path, write_note
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, unfinished
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_cubes
 from genesis_toolkit.pipeline.verify.verify import verify
 
@@ -56,7 +56,7 @@ def look_and_note(store: Path) -> tuple[str, ...]:
     return found.damaged
 
 
-def extract_again(stores: Path, parameters: ExtractParameters = SMALL, workers: int = 1) -> Extraction:
+def extract_again(stores: Path, parameters: ExtractParameters = SMALL, workers: int = 1) -> ExtractionResult:
     return extract_cubes(stores / "scans", stores / "cubes.zarr", parameters, workers=workers)
 
 
@@ -194,7 +194,7 @@ def test_whatever_the_parameters_a_shard_comes_back(stores: Path, other: dict[st
 
 
 def test_a_store_of_pseudonyms_is_repaired_with_its_key(stores: Path) -> None:
-    def again() -> Extraction:
+    def again() -> ExtractionResult:
         return extract_cubes(stores / "scans", stores / "a.zarr", SMALL, workers=1, anonymize=stores / "key")
 
     again()
@@ -231,7 +231,7 @@ def test_scans_that_were_being_taken_in_are_kept_through_a_repair(
 
     write_scan(stores / "scans" / "subset6" / "1.2.9.mhd", lungs(12))
     with monkeypatch.context() as patch:
-        patch.setattr("genesis_toolkit.pipeline.cubes.extract.pack", interrupt)
+        patch.setattr("genesis_toolkit.pipeline.cubes.extract.assemble", interrupt)
         with pytest.raises(KeyboardInterrupt):
             extract_again(stores)
     done = list((unfinished(stores / "cubes.zarr") / "done").iterdir())
@@ -239,7 +239,7 @@ def test_scans_that_were_being_taken_in_are_kept_through_a_repair(
     when = done[0].stat().st_mtime_ns
     shard(stores / "cubes.zarr", "cubes", 0).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("genesis_toolkit.pipeline.cubes.extract.pack", interrupt)
+        patch.setattr("genesis_toolkit.pipeline.cubes.extract.assemble", interrupt)
         with pytest.raises(KeyboardInterrupt):
             extract_again(stores)
     assert done[0].stat().st_mtime_ns == when
@@ -315,12 +315,12 @@ def test_a_pair_store_comes_back_from_its_cubes(stores: Path, names: list[str]) 
     for name in names:
         flip(store / name)
     assert set(look_and_note(store)) == set(names)
-    result = degrade(stores / "cubes.zarr", store, TWICE, workers=1)
+    result = degrade_cubes(stores / "cubes.zarr", store, TWICE, workers=1)
     assert (result.repaired, result.done_before) == (len(names), True)
     assert bytes_of(store) == before
     assert not note_path(store).exists()
     assert not unfinished(store).exists()
-    assert degrade(stores / "cubes.zarr", store, TWICE).repaired == 0
+    assert degrade_cubes(stores / "cubes.zarr", store, TWICE).repaired == 0
 
 
 def test_only_the_damaged_shard_is_degraded_again(stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,12 +328,12 @@ def test_only_the_damaged_shard_is_degraded_again(stores: Path, monkeypatch: pyt
     degrading = genesis_toolkit.pipeline.pairs.degrade._degrade
 
     def noting(task: object, store: object) -> object:
-        made.append(task.name)  # type: ignore[attr-defined]
+        made.append(f"{task.array}-{task.shard}")  # type: ignore[attr-defined]
         return degrading(task, store)  # type: ignore[arg-type]
 
     monkeypatch.setattr("genesis_toolkit.pipeline.pairs.degrade._degrade", noting)
     shard(stores / "pairs.zarr", "degraded", 4).unlink()
-    assert degrade(stores / "cubes.zarr", stores / "pairs.zarr", TWICE, workers=1).repaired == 1
+    assert degrade_cubes(stores / "cubes.zarr", stores / "pairs.zarr", TWICE, workers=1).repaired == 1
     assert made == ["degraded-4"]
 
 
@@ -343,9 +343,9 @@ def test_a_pair_store_whose_cubes_are_damaged_or_others_is_left_as_it_is(stores:
     harmed = bytes_of(store)
     flip(shard(stores / "cubes.zarr", "cubes", 0))
     with pytest.raises(DataError, match="damaged: its sha256 is not the one in the manifest"):
-        degrade(stores / "cubes.zarr", store, TWICE, workers=1)
+        degrade_cubes(stores / "cubes.zarr", store, TWICE, workers=1)
     with pytest.raises(CallError, match=r"variants 2 \(asked for now: 3\)"):
-        degrade(stores / "cubes.zarr", store, DegradeParameters(variants=3), workers=1)
+        degrade_cubes(stores / "cubes.zarr", store, DegradeParameters(variants=3), workers=1)
     assert bytes_of(store) == harmed
     assert not unfinished(store).exists()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.rule import (
-    PlaceRule,
+    CubeRule,
     count_scores,
     draw_corners,
     passing_corners,
@@ -68,7 +68,7 @@ def test_every_decision_is_that_of_the_loops(
     dtype: type,
     window: tuple[int, int],
 ) -> None:
-    rule = PlaceRule(size, border, max(bounds), min(bounds))
+    rule = CubeRule(size, border, max(bounds), min(bounds))
     shape = tuple(least + more for least, more in zip(rule.least_shape, beyond, strict=True))
     values = np.random.default_rng(seed).uniform(-200, -100, shape)
     voxels = np.asfortranarray(values.astype(dtype))
@@ -93,14 +93,14 @@ def test_every_int16_value_is_judged() -> None:
         voxels = np.full((257, 257, 5), -32768, dtype=np.int16, order="F")
         voxels[:256, :256, slice_] = values
         for max_tissue in (0.0, 0.5, 1.0):
-            corners = passing_corners(voxels, PlaceRule((1, 1, 1), (0, 0, 0), max_tissue))
+            corners = passing_corners(voxels, CubeRule((1, 1, 1), (0, 0, 0), max_tissue))
             expected = np.where(values >= -150, score, 0.0) <= max_tissue
             np.testing.assert_array_equal(corners.passing[:, :, 0], expected)
 
 
 @pytest.mark.parametrize(("max_tissue", "min_tissue"), [(0.15, 0.0), (0.3, 0.05), (0.52, 0.5)])
 def test_the_published_size_at_random_and_boundary_corners(max_tissue: float, min_tissue: float) -> None:
-    rule = PlaceRule(max_tissue=max_tissue, min_tissue=min_tissue, border=(10, 11, 3))
+    rule = CubeRule(max_tissue=max_tissue, min_tissue=min_tissue, border=(10, 11, 3))
     rng = np.random.default_rng(3)
     coarse = rng.normal(-350, 500, (4, 4, 4)).repeat(40, 0).repeat(38, 1).repeat(20, 2)
     voxels = np.asfortranarray((coarse + rng.normal(0, 40, coarse.shape)).astype(np.int16))
@@ -125,17 +125,17 @@ def test_the_published_size_at_random_and_boundary_corners(max_tissue: float, mi
 def test_bounds_between_two_scores_let_nothing_pass() -> None:
     voxels = np.full((8, 8, 8), -1000, dtype=np.int16, order="F")
     voxels[::2] = 0
-    rule = PlaceRule((1, 1, 1), (0, 0, 0), max_tissue=0.3, min_tissue=0.2)
+    rule = CubeRule((1, 1, 1), (0, 0, 0), max_tissue=0.3, min_tissue=0.2)
     assert passing_corners(voxels, rule).count == 0
-    assert passing_corners(voxels, PlaceRule((2, 1, 1), (0, 0, 0), 0.5, 0.5)).count == 6 * 7 * 4
+    assert passing_corners(voxels, CubeRule((2, 1, 1), (0, 0, 0), 0.5, 0.5)).count == 6 * 7 * 4
 
 
 @given(share=st.floats(0, 1), size=st.tuples(*[st.integers(1, 70)] * 3))
 def test_bounds_in_halves_are_those_of_the_shares(share: float, size: Triple) -> None:
     voxels = int(np.prod(size))
     most, least = (
-        PlaceRule(size, max_tissue=share).most_halves,
-        PlaceRule(size, (0, 0, 0), 1.0, share).least_halves,
+        CubeRule(size, max_tissue=share).most_halves,
+        CubeRule(size, (0, 0, 0), 1.0, share).least_halves,
     )
     assert most / 2 <= share * voxels < (most + 1) / 2
     assert least / 2 >= share * voxels
@@ -144,7 +144,7 @@ def test_bounds_in_halves_are_those_of_the_shares(share: float, size: Triple) ->
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_real_numbers_are_judged_before_they_are_rounded(dtype: type) -> None:
-    rule = PlaceRule((1, 1, 1), (0, 0, 0), 0.5)
+    rule = CubeRule((1, 1, 1), (0, 0, 0), 0.5)
     values = np.array([-150.5, -150.3, -150.0001, -150.0, -149.9999, -149.6, -149.4], dtype)
     voxels = np.full((8, 2, 5), -1000, dtype=dtype, order="F")
     voxels[:7, 0, 0] = values
@@ -167,7 +167,7 @@ def test_the_least_tissue_is_where_the_scaled_value_crosses(
 
 def test_whole_numbers_are_judged_alike_in_every_dtype() -> None:
     voxels = np.asfortranarray(np.random.default_rng(5).integers(-160, -140, (12, 11, 13)).astype(np.int16))
-    rule = PlaceRule((3, 2, 4), (1, 1, 1), 0.6, 0.2)
+    rule = CubeRule((3, 2, 4), (1, 1, 1), 0.6, 0.2)
     expected = passing_corners(voxels, rule).passing
     assert 0 < expected.sum() < expected.size
     for window in (Window(), Window(-999, 998), Window(0, 4000), Window(-2000, -500)):
@@ -179,12 +179,12 @@ def test_whole_numbers_are_judged_alike_in_every_dtype() -> None:
 @pytest.mark.parametrize("hu", [-32768, -1000, -151, -150, -149, 0, 32767])
 def test_tissue_begins_at_minus_150(hu: int) -> None:
     voxels = np.full((8, 8, 8), hu, dtype=np.int16, order="F")
-    corners = passing_corners(voxels, PlaceRule((2, 2, 2), (0, 0, 0), 0.5))
+    corners = passing_corners(voxels, CubeRule((2, 2, 2), (0, 0, 0), 0.5))
     assert corners.passing.all() == (hu < -150)
 
 
 def test_the_published_bounds() -> None:
-    rule = PlaceRule()
+    rule = CubeRule()
     assert rule.least_shape == (265, 265, 96)
     assert too_small((265, 265, 96), rule) is None
     assert too_small((512, 512, 64), rule) == "64 slices, 96 needed"
@@ -200,7 +200,7 @@ def test_the_published_bounds() -> None:
 def test_corners_are_drawn_uniformly_among_those_that_pass_each_once() -> None:
     rng = np.random.default_rng(0)
     voxels = np.asfortranarray(rng.choice(np.array([-1000, 0], np.int16), (14, 13, 12), p=[0.8, 0.2]))
-    corners = passing_corners(voxels, PlaceRule((3, 3, 3), (1, 1, 1), 0.2))
+    corners = passing_corners(voxels, CubeRule((3, 3, 3), (1, 1, 1), 0.2))
     counts = np.zeros(corners.passing.shape, int)
     for _ in range(400):
         drawn = draw_corners(corners, 20, rng.integers(0, 2**32, 2 * 64 * 20, dtype=np.uint32))
@@ -213,11 +213,11 @@ def test_corners_are_drawn_uniformly_among_those_that_pass_each_once() -> None:
 def test_few_places_give_few_cubes() -> None:
     voxels = np.full((8, 8, 9), 50, dtype=np.int16, order="F")
     voxels[:, :, :4] = -1000
-    corners = passing_corners(voxels, PlaceRule((3, 3, 3), (2, 2, 0), 0.2))
+    corners = passing_corners(voxels, CubeRule((3, 3, 3), (2, 2, 0), 0.2))
     words = np.random.default_rng(0).integers(0, 2**32, 1000, dtype=np.uint32)
     assert len(draw_corners(corners, 32, words)) == corners.count == 2
     voxels[...] = 50
-    assert draw_corners(passing_corners(voxels, PlaceRule((3, 3, 3), (2, 2, 0), 0.2)), 32, words).shape == (
+    assert draw_corners(passing_corners(voxels, CubeRule((3, 3, 3), (2, 2, 0), 0.2)), 32, words).shape == (
         0,
         3,
     )
@@ -238,4 +238,4 @@ def test_few_places_give_few_cubes() -> None:
 )
 def test_wrong_rules_are_refused_with_the_value(values: dict[str, object], words: str) -> None:
     with pytest.raises(CallError, match=words):
-        PlaceRule(**values)  # type: ignore[arg-type]
+        CubeRule(**values)  # type: ignore[arg-type]

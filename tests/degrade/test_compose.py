@@ -18,7 +18,7 @@ from genesis_toolkit.pipeline.degrade import shuffle as shuffling
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.flip import flip_into
 from genesis_toolkit.pipeline.degrade.nonlinear import fill_table
-from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, named, only, shuffle_windows
+from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, get_recipe, only, shuffle_windows
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
 
@@ -33,7 +33,7 @@ def cubes_of(n, size, dtype=np.int16, seed=0):
 
 
 def degrade(recipe, cubes, streams, numbers, variant, seed=0, window=None):
-    """(twins, flip, applied) of a batch."""
+    """(degraded cubes, flip, applied) of a batch."""
     out = np.full_like(cubes, 77)
     flip, applied = np.zeros(len(cubes), np.uint8), np.zeros(len(cubes), np.uint8)
     size = cubes.shape[1:]
@@ -53,13 +53,13 @@ def check_against_oracle(recipe, cubes, streams, numbers, variant, seed):
     """All equal but where a curve was applied: there within 1, and only where rounding is a close call."""
     window = WINDOWS[cubes.dtype.type]
     windows = shuffle_windows(recipe, cubes.shape[1:])
-    twins, flip, applied = degrade(recipe, cubes, streams, numbers, variant, seed)
+    degraded, flip, applied = degrade(recipe, cubes, streams, numbers, variant, seed)
     for i, cube in enumerate(cubes):
         draws = oracle.StreamDraws(seed, int(streams[i]), int(numbers[i]), variant)
         expected, turned, names = oracle.degrade(cube, recipe, windows, window.low, window.high, draws)
         assert flip[i] == flip_bits(turned)
         assert applied[i] == sum(Applied[name] for name in names)
-        difference = np.abs(twins[i].astype(np.int64) - expected)
+        difference = np.abs(degraded[i].astype(np.int64) - expected)
         if "NONLINEAR" not in names:
             assert not difference.any()
         else:
@@ -108,7 +108,7 @@ def test_each_of_the_twelve_combinations_equals_the_oracle(name, applied):
 @pytest.mark.parametrize("applied", [2, 6, 10, 11])
 def test_shuffling_many_layers_deep_equals_the_oracle(applied):
     """Alone, painted in, and with windows left over: 9 layers in rows that are longer than a 64-bit word."""
-    recipe = only(named("official-2020", shuffle_windows=3000), Applied(applied))
+    recipe = only(get_recipe("official-2020", shuffle_windows=3000), Applied(applied))
     check_against_oracle(recipe, cubes_of(1, (130, 70)), [applied], [0], 0, 0)
 
 
@@ -116,16 +116,16 @@ def test_shuffling_many_layers_deep_equals_the_oracle(applied):
 @pytest.mark.parametrize("applied", [2, 10])
 def test_looking_for_buried_windows_does_not_show(monkeypatch, size, applied):
     """4 cubes, 3,000 windows, 0.5 to 10 layers: the same bits whether buried windows are shuffled or not."""
-    recipe = only(named("official-2020", shuffle_windows=3000), Applied(applied))
+    recipe = only(get_recipe("official-2020", shuffle_windows=3000), Applied(applied))
     cubes = cubes_of(4, size)
-    twins = []
+    degraded = []
     for layers, looks in ((np.inf, False), (0.0, True)):
         monkeypatch.setattr(shuffling, "_LAYERS", layers)
         degrader = Degrader(recipe, size, Window(), 0)
         assert bool(degrader._scratch(cubes.dtype).shuffle.covered.size) == looks
-        twins.append(degrade(recipe, cubes, range(4), range(4), 0)[0])
-    assert np.array_equal(*twins)
-    assert (twins[0] != cubes).any()
+        degraded.append(degrade(recipe, cubes, range(4), range(4), 0)[0])
+    assert np.array_equal(*degraded)
+    assert (degraded[0] != cubes).any()
 
 
 @given(
@@ -151,12 +151,12 @@ def test_flipping_equals_numpy(bits, dtype, size):
 
 
 def test_noise_and_cube_are_one_or_the_other():
-    """The noise of a voxel does not depend on the windows: twin == where(mask, noise, cube)."""
+    """The noise of a voxel does not depend on the windows: degraded == where(mask, noise, cube)."""
     cube = cubes_of(1, SMALL)
     noise = oracle.StreamDraws(0, 5, 0, 0).noise(SMALL, -1000, 1000)
     for bit in (Applied.INPAINT, Applied.OUTPAINT):
-        twin = degrade(only(RECIPES["genesis"], bit), cube, [5], [0], 0)[0][0]
-        assert np.all((twin == cube[0]) | (twin == noise))
+        degraded = degrade(only(RECIPES["genesis"], bit), cube, [5], [0], 0)[0][0]
+        assert np.all((degraded == cube[0]) | (degraded == noise))
 
 
 def table_of(points, inverted, window, dtype=np.int16):
@@ -201,29 +201,29 @@ def test_a_curve_whose_x_stands_still_is_solved_exactly(points):
 def test_values_outside_the_window_stay_and_harm_nothing():
     cube = np.full((1, 16, 16, 16), -32768, np.int16)
     cube[0, 0] = 32767
-    twin = degrade(only(RECIPES["genesis"], Applied.NONLINEAR), cube, [0], [0], 0)[0]
-    assert np.array_equal(twin, cube)
+    degraded = degrade(only(RECIPES["genesis"], Applied.NONLINEAR), cube, [0], [0], 0)[0]
+    assert np.array_equal(degraded, cube)
 
 
 def test_the_identity_copies():
     cube = cubes_of(2, (4, 5, 6))
-    nothing = named("genesis", flip_rate=0.0, shuffle_rate=0.0, nonlinear_rate=0.0, paint_rate=0.0)
-    twin, flip, applied = degrade(nothing, cube, [0, 1], [0, 0], 0)
-    assert np.array_equal(twin, cube)
+    nothing = get_recipe("genesis", flip_rate=0.0, shuffle_rate=0.0, nonlinear_rate=0.0, paint_rate=0.0)
+    degraded, flip, applied = degrade(nothing, cube, [0, 1], [0, 0], 0)
+    assert np.array_equal(degraded, cube)
     assert not flip.any()
     assert not applied.any()
 
 
 @pytest.mark.parametrize("size", [SMALL, SLICE])
 def test_the_dtype_does_not_show(size):
-    """With one window, the twins of 4 cubes are the same numbers in every dtype."""
+    """With one window, the degraded cubes of 4 are the same numbers in every dtype."""
     cubes = cubes_of(4, size, np.uint8)
-    twins = [
+    degraded = [
         degrade(RECIPES["genesis"], cubes.astype(dtype), range(4), range(4), 0, window=Window(0, 255))
         for dtype in WINDOWS
     ]
-    for other in twins[1:]:
-        for one, two in zip(twins[0], other, strict=True):
+    for other in degraded[1:]:
+        for one, two in zip(degraded[0], other, strict=True):
             assert np.array_equal(one, two)
 
 
@@ -279,7 +279,7 @@ def test_arrays_that_do_not_fit_are_refused():
     bits = np.zeros(2, np.uint8)
     rest = (np.zeros(2, np.uint64), np.zeros(2, np.int64), 0)
     for cubes, out, words in (
-        (good, np.zeros_like(good[:1]), "the buffer for their twins"),
+        (good, np.zeros_like(good[:1]), "the buffer for the degraded ones"),
         (good, good.astype(np.uint16), "one dtype"),
         (cubes_of(2, (28, 27, 31)), np.zeros((2, 28, 27, 31), np.int16), r"\(28, 27, 30\)"),
         (good.astype(np.int32), good.astype(np.int32), "int16, uint8 or uint16"),

@@ -12,7 +12,7 @@ from scipy import stats
 from support import oracle
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, named, only, shuffle_windows
+from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, get_recipe, only, shuffle_windows
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 
@@ -108,7 +108,7 @@ def chance_of_flips(recipe):
 @pytest.mark.parametrize("name", ["genesis", "official-2020", "official-2019"])
 def test_flips_are_as_frequent_as_they_should_be(name, dimensions):
     """60,000 pairs against the exact chances, chi-square, p > 0.001; released program: 27.1 %."""
-    still = named(name, shuffle_rate=0.0, nonlinear_rate=0.0, paint_rate=0.0)
+    still = get_recipe(name, shuffle_rate=0.0, nonlinear_rate=0.0, paint_rate=0.0)
     _, flip, _ = run(still, np.zeros((60_000, *[2] * dimensions), np.int16))
     axes = tuple(axis for axis in still.flip_axes if dimensions == 3 or axis != "z")
     expected = chance_of_flips(replace(still, flip_axes=axes))
@@ -129,7 +129,7 @@ def test_some_flip_is_drawn_in_40_percent():
 
 def test_the_twelve_combinations_come_as_often_as_they_should():
     """20,000 pairs, chi-square over 12 combinations, p > 0.001; nothing at all in 0.5 % (tolerance 0.15)."""
-    quick = named("genesis", shuffle_windows=1, shuffle_keeps="number")
+    quick = get_recipe("genesis", shuffle_windows=1, shuffle_keeps="number")
     cubes = np.zeros((20_000, 14, 14, 14), np.int16)
     _, _, applied = run(quick, cubes, window=Window(0, 10))
     counts = np.bincount(applied, minlength=16)
@@ -183,7 +183,7 @@ def test_curves_are_monotone_and_inverted_half_the_time():
 
 def test_permutations_are_uniform():
     """40,000 windows of 8 voxels, one a cube: where a voxel goes (8 x 8) and where two go (56), p > 0.001."""
-    one = named("genesis", shuffle_windows=1, shuffle_keeps="number", shuffle_edges=("2", "2"))
+    one = get_recipe("genesis", shuffle_windows=1, shuffle_keeps="number", shuffle_edges=("2", "2"))
     cubes = np.broadcast_to(np.arange(8, dtype=np.int16).reshape(2, 2, 2), (40_000, 2, 2, 2)).copy()
     out, _, _ = run(only(one, Applied.SHUFFLE), cubes, window=Window(0, 7))
     places = out.reshape(-1, 8).astype(np.int64)
@@ -267,7 +267,7 @@ def test_shuffling_of_slices_moves_what_the_oracle_moves(name, tolerance):
 
 def test_permutations_of_pixels_are_uniform():
     """40,000 windows of 2 x 2 pixels, one a slice: all 24 orders come as often, chi-square, p > 0.001."""
-    one = named("genesis", shuffle_windows=1, shuffle_keeps="number", shuffle_edges=("2", "2"))
+    one = get_recipe("genesis", shuffle_windows=1, shuffle_keeps="number", shuffle_edges=("2", "2"))
     cubes = np.broadcast_to(np.arange(4, dtype=np.int16).reshape(2, 2), (40_000, 2, 2)).copy()
     out, _, _ = run(only(one, Applied.SHUFFLE), cubes, window=Window(0, 3))
     orders = np.unique(out.reshape(-1, 4), axis=0, return_counts=True)
@@ -293,7 +293,7 @@ def test_kernels_and_the_straightforward_program_agree_in_distribution(name, siz
 
     The program's own random numbers, not the kernels': Kolmogorov-Smirnov over pairs, p > 0.001.
     """
-    recipe = named(name, shuffle_windows=300, shuffle_keeps="number")
+    recipe = get_recipe(name, shuffle_windows=300, shuffle_keeps="number")
     ramp = np.arange(np.prod(size)).reshape(size) % 2001 - 1000
     cubes = np.broadcast_to(ramp.astype(np.int16), (300, *size)).copy()
     ours, _, _ = run(recipe, cubes)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genesis_toolkit.pipeline.degrade import recipes
-from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, Recipe, named, only
+from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, Recipe, get_recipe, only
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
 SHUFFLE, INPAINT, OUTPAINT = Applied.SHUFFLE, Applied.INPAINT, Applied.OUTPAINT
@@ -153,24 +153,24 @@ def test_the_official_recipes_keep_their_number(name):
 
 
 def test_overrides_keep_the_name_and_change_the_digest():
-    changed = named("genesis", nonlinear_rate=0.5)
+    changed = get_recipe("genesis", nonlinear_rate=0.5)
     assert changed.name == "genesis"
     assert changed.nonlinear_rate == 0.5
     assert changed.digest() != RECIPES["genesis"].digest()
-    assert named("genesis") == RECIPES["genesis"]
-    assert named("genesis", shuffle_rate=1).digest() == named("genesis", shuffle_rate=1.0).digest()
+    assert get_recipe("genesis") == RECIPES["genesis"]
+    assert get_recipe("genesis", shuffle_rate=1).digest() == get_recipe("genesis", shuffle_rate=1.0).digest()
     assert len({r.digest() for r in RECIPES.values()}) == 4
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(CallError, match=r"'models'.*genesis, official-2020, official-2019, paper"):
-        named("models")
+        get_recipe("models")
 
 
 @pytest.mark.parametrize("key", ["shufle_rate", "name"])
 def test_an_unknown_parameter_is_named(key):
     with pytest.raises(CallError, match=f"no parameter '{key}'.*shuffle_rate"):
-        named("genesis", **{key: 0.5})
+        get_recipe("genesis", **{key: 0.5})
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_an_unknown_parameter_is_named(key):
 )
 def test_a_value_out_of_range_is_refused_with_value_and_range(key, value, allowed):
     with pytest.raises(CallError) as caught:
-        named("genesis", **{key: value})
+        get_recipe("genesis", **{key: value})
     message = str(caught.value)
     assert "--" + key.replace("_", "-") in message
     assert repr(value) in message
@@ -242,7 +242,7 @@ def test_a_recorded_recipe_must_be_whole():
 )
 def test_a_cube_too_small_says_for_what_and_how_to_go_on(name, size, overrides, words):
     with pytest.raises(CallError) as caught:
-        recipes.check_size(named(name, **overrides), size)
+        recipes.check_size(get_recipe(name, **overrides), size)
     for word in words:
         assert word in str(caught.value)
 
@@ -259,14 +259,14 @@ def test_a_cube_too_small_says_for_what_and_how_to_go_on(name, size, overrides, 
     ],
 )
 def test_a_degradation_that_never_happens_asks_nothing(size, overrides):
-    recipes.check_size(named("genesis", **overrides), size)
+    recipes.check_size(get_recipe("genesis", **overrides), size)
 
 
 def test_rules_that_fit_into_no_cube_are_refused():
     with pytest.raises(
         CallError, match=r"--inpaint-edges .* fits into no cube: .* --inpaint-edges L//6,L//3"
     ):
-        recipes.check_size(named("genesis", inpaint_edges=("L//3", "L//6")), (64, 64, 32))
+        recipes.check_size(get_recipe("genesis", inpaint_edges=("L//3", "L//6")), (64, 64, 32))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_rules_that_fit_into_no_cube_are_refused():
     ],
 )
 def test_slices_flip_the_axes_that_they_have(name, overrides, axes):
-    recipe = named(name, **overrides)
+    recipe = get_recipe(name, **overrides)
     recipes.check_size(recipe, (64, 64))
     assert recipes.flip_axes(recipe, (64, 64)) == axes
     assert recipes.flip_axes(recipe, (64, 64, 32)) == recipe.flip_axes
@@ -291,10 +291,10 @@ def test_slices_flip_the_axes_that_they_have(name, overrides, axes):
 )
 def test_slices_have_no_z_to_choose(name, axes):
     with pytest.raises(CallError) as caught:
-        recipes.check_size(named(name, flip_axes=axes), (64, 64))
+        recipes.check_size(get_recipe(name, flip_axes=axes), (64, 64))
     for word in ("--flip-axes is " + ",".join(axes), "two dimensions", "leave z out"):
         assert word in str(caught.value)
-    recipes.check_size(named(name, flip_axes=axes), (64, 64, 32))
+    recipes.check_size(get_recipe(name, flip_axes=axes), (64, 64, 32))
 
 
 def test_only_forces_exactly_what_is_asked():

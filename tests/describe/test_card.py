@@ -19,7 +19,7 @@ from support.scans import SMALL, lungs, write_scan
 import genesis_toolkit.cli.prep
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.degrade.recipes import Recipe, named
+from genesis_toolkit.pipeline.degrade.recipes import Recipe, get_recipe
 from genesis_toolkit.pipeline.describe.card import (
     CARD,
     EXTRACT_OPTIONS,
@@ -30,19 +30,19 @@ from genesis_toolkit.pipeline.describe.card import (
 )
 from genesis_toolkit.pipeline.describe.croissant import CROISSANT
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.exchange.merge import merge
+from genesis_toolkit.pipeline.exchange.merge import merge_stores
 from genesis_toolkit.pipeline.exchange.npy_import import IMPORTED
 from genesis_toolkit.pipeline.ledger import read_manifest
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import CubeTable
 
 
 @pytest.fixture
 def pair_store(cube_store: Path) -> Path:
-    recipe = named("paper", flip_axes=("x", "z"), shuffle_edges=("1", "L//8"), nonlinear_rate=0.5)
+    recipe = get_recipe("paper", flip_axes=("x", "z"), shuffle_edges=("1", "L//8"), nonlinear_rate=0.5)
     target = cube_store.with_name("pairs.zarr")
-    degrade(cube_store, target, DegradeParameters(recipe, variants=2, seed=7), workers=1)
+    degrade_cubes(cube_store, target, DegradeParameters(recipe, variants=2, seed=7), workers=1)
     return target
 
 
@@ -184,13 +184,13 @@ def test_a_merged_store_has_the_card_of_one_made_at_once(
     for subsets in ((0, 1), (2, 3, 4, 5, 6)):
         parts.append(tmp_path / f"part{subsets[0]}.zarr")
         extract_cubes(luna16, parts[-1], dataclasses.replace(SMALL, subsets=subsets), workers=1)
-    merge(parts, tmp_path / "merged.zarr", workers=1)
+    merge_stores(parts, tmp_path / "merged.zarr", workers=1)
     assert card(tmp_path / "merged.zarr") == card(cube_store)
 
 
 def test_a_recipe_of_ones_own_has_no_command(cube_store: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(named("genesis"), name="mine | <b>")
-    degrade(cube_store, tmp_path / "own.zarr", DegradeParameters(recipe), workers=1)
+    recipe = dataclasses.replace(get_recipe("genesis"), name="mine | <b>")
+    degrade_cubes(cube_store, tmp_path / "own.zarr", DegradeParameters(recipe), workers=1)
     text = card(tmp_path / "own.zarr")
     assert not blocks(text, "text")
     assert "| recipe: name | mine \\| &lt;b> |" in text

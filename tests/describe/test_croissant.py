@@ -13,7 +13,7 @@ import zarr
 
 from genesis_toolkit.pipeline.describe.croissant import CROISSANT
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 
 #: What the store cannot know, and the validator would like: a date, a version and a paper on the data.
 MISSING = ("citeAs", "datePublished", "version")
@@ -23,7 +23,7 @@ MISSING = ("citeAs", "datePublished", "version")
 def store(request: pytest.FixtureRequest, cube_store: Path) -> Path:
     if request.param == "cubes":
         return cube_store
-    degrade(cube_store, cube_store.with_name("pairs.zarr"), DegradeParameters(variants=2), workers=1)
+    degrade_cubes(cube_store, cube_store.with_name("pairs.zarr"), DegradeParameters(variants=2), workers=1)
     return cube_store.with_name("pairs.zarr")
 
 

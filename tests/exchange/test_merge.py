@@ -17,13 +17,13 @@ from support.scans import SMALL, kill_after, lungs, write_scan
 
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.archive import pack
-from genesis_toolkit.pipeline.exchange.merge import merge
+from genesis_toolkit.pipeline.exchange.archive import pack_store
+from genesis_toolkit.pipeline.exchange.merge import merge_stores
 from genesis_toolkit.pipeline.exchange.npy_import import import_npy
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, unfinished
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.shards import ShardReader, shard_path
 
@@ -55,7 +55,7 @@ def test_subsets_cut_apart_are_the_store_cut_at_once(
 ) -> None:
     at_once = dataclasses.replace(SMALL, subsets=(0, 5))
     extract_cubes(luna16, tmp_path / "once.zarr", at_once, workers=1)
-    result = merge(halves, tmp_path / "merged.zarr")
+    result = merge_stores(halves, tmp_path / "merged.zarr")
     assert read_manifest(result.store.path) == read_manifest(tmp_path / "once.zarr")
     assert extract_cubes(luna16, tmp_path / "merged.zarr", at_once).done_before
     write_scan(luna16 / "subset5" / "1.2.9.mhd", lungs(9))
@@ -69,7 +69,7 @@ def test_a_scan_that_changed_before_the_merge_is_seen_after_it(
     data = bytearray(raw.read_bytes())
     data[1000] ^= 1
     raw.write_bytes(data)
-    merge(halves, tmp_path / "merged.zarr")
+    merge_stores(halves, tmp_path / "merged.zarr")
     with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd is no longer as before"):
         extract_cubes(luna16, tmp_path / "merged.zarr", dataclasses.replace(SMALL, subsets=(0, 5)))
 
@@ -94,7 +94,7 @@ def test_any_stores_are_the_store_made_at_once(
             np.save(files[-1], values)
             parts.append(import_npy(files[-1:], folder / f"{subset}.zarr", workers=1).store.path)
         once = import_npy(files, folder / "once.zarr", workers=1).store
-        merged = merge(parts, folder / "merged.zarr", workers=workers)
+        merged = merge_stores(parts, folder / "merged.zarr", workers=workers)
         assert read_manifest(merged.store.path) == read_manifest(once.path)
         aligned, first = 0, 0
         for number, count in enumerate(counts):  # by counting: whole shards, and a last one that stays last
@@ -119,7 +119,7 @@ def test_nothing_is_decoded_and_whole_shards_are_linked(
     with monkeypatch.context() as patch:
         patch.setattr(ShardReader, "read", refuse)
         patch.setattr(ShardReader, "read_many", refuse)
-        result = merge(paths, tmp_path / "merged.zarr")
+        result = merge_stores(paths, tmp_path / "merged.zarr")
     assert result.linked == 1
     inodes = [shard_path(path / "cubes", 0, 4).stat().st_ino for path in (paths[0], result.store.path)]
     assert inodes[0] == inodes[1]
@@ -144,7 +144,7 @@ def test_where_there_are_no_links_shards_are_copied(
         np.save(files[-1], np.full((3, 2, 2, 2), 0.5))
         import_npy(files[-1:], tmp_path / f"{subset}.zarr")
     monkeypatch.setattr("os.link", refuse)
-    result = merge([tmp_path / "0.zarr", tmp_path / "1.zarr"], tmp_path / "merged.zarr")
+    result = merge_stores([tmp_path / "0.zarr", tmp_path / "1.zarr"], tmp_path / "merged.zarr")
     assert shard_path(result.store.path / "cubes", 0, 4).stat().st_nlink == 1
     np.testing.assert_array_equal(voxels_of(result.store), np.zeros((6, 2, 2, 2), np.int16))
 
@@ -153,7 +153,7 @@ def test_rows_are_numbered_anew(luna16: Path, halves: list[Path], tmp_path: Path
     one = extract_cubes(
         luna16, tmp_path / "one.zarr", dataclasses.replace(SMALL, subsets=(1, 5)), workers=1
     ).store
-    store = merge([tmp_path / "one.zarr", halves[0]], tmp_path / "merged.zarr").store
+    store = merge_stores([tmp_path / "one.zarr", halves[0]], tmp_path / "merged.zarr").store
     assert store.scans.identifier.tolist() == ["1.2.4", "1.2.5", "1.2.3"]
     assert store.scans.status.tolist() == ["skipped", "used", "used"]
     assert store.table.scan.tolist() == [1] * 6 + [2] * 6
@@ -167,9 +167,9 @@ def test_rows_are_numbered_anew(luna16: Path, halves: list[Path], tmp_path: Path
 
 
 def test_archives_are_merged_as_folders_are(halves: list[Path], tmp_path: Path) -> None:
-    merge(halves, tmp_path / "folders.zarr")
-    pack(halves[0], tmp_path / "zero.zip")
-    result = merge([tmp_path / "zero.zip", halves[1]], tmp_path / "merged.zarr")
+    merge_stores(halves, tmp_path / "folders.zarr")
+    pack_store(halves[0], tmp_path / "zero.zip")
+    result = merge_stores([tmp_path / "zero.zip", halves[1]], tmp_path / "merged.zarr")
     assert read_manifest(result.store.path) == read_manifest(tmp_path / "folders.zarr")
 
 
@@ -190,7 +190,7 @@ def test_different_parameters_are_refused_by_name(
     other = dataclasses.replace(FIVE, **change)  # type: ignore[arg-type]
     extract_cubes(luna16, tmp_path / "other.zarr", other, workers=1)
     with pytest.raises(CallError, match=words):
-        merge([halves[0], tmp_path / "other.zarr"], tmp_path / "merged.zarr")
+        merge_stores([halves[0], tmp_path / "other.zarr"], tmp_path / "merged.zarr")
     assert not (tmp_path / "merged.zarr").exists()
     assert not unfinished(tmp_path / "merged.zarr").exists()
 
@@ -199,14 +199,14 @@ def test_an_imported_store_is_not_merged_with_an_extracted_one(halves: list[Path
     np.save(tmp_path / "a.npy", np.full((1, 16, 16, 16), 0.5))
     import_npy([tmp_path / "a.npy"], tmp_path / "imported.zarr")
     with pytest.raises(CallError, match="border is none in the one and 2,2,2 in the other"):
-        merge([halves[0], tmp_path / "imported.zarr"], tmp_path / "merged.zarr")
+        merge_stores([halves[0], tmp_path / "imported.zarr"], tmp_path / "merged.zarr")
 
 
 def test_layouts_may_differ(luna16: Path, halves: list[Path], tmp_path: Path) -> None:
     write_scan(tmp_path / "files" / "p01" / "ct.nii.gz", lungs(4))
     extract_cubes(tmp_path / "files", tmp_path / "files.zarr", SMALL, workers=1)
     for order in ((halves[0], tmp_path / "files.zarr"), (tmp_path / "files.zarr", halves[0])):
-        parameters = merge(order, tmp_path / "m.zarr", overwrite=True).store.attributes["parameters"]
+        parameters = merge_stores(order, tmp_path / "m.zarr", overwrite=True).store.attributes["parameters"]
         assert parameters["layout"] == "mixed"
         assert parameters["subsets"] == [0]
 
@@ -216,11 +216,11 @@ def test_a_scan_in_two_stores_is_named(luna16: Path, cube_store: Path, tmp_path:
     other = dataclasses.replace(SMALL, subsets=(5, 6))
     extract_cubes(luna16, tmp_path / "other.zarr", other, workers=1)
     with pytest.raises(CallError, match=r"may not come twice: 1\.2\.5 in \S+cubes\.zarr and \S+other"):
-        merge([cube_store, tmp_path / "other.zarr"], tmp_path / "merged.zarr")
+        merge_stores([cube_store, tmp_path / "other.zarr"], tmp_path / "merged.zarr")
     key = tmp_path / "key"
     extract_cubes(luna16, tmp_path / "secret.zarr", other, workers=1, anonymize=key)
     with pytest.raises(CallError, match=r"may not come twice: 1\.2\.5 or [0-9a-f]{32} in "):
-        merge([cube_store, tmp_path / "secret.zarr"], tmp_path / "merged.zarr")
+        merge_stores([cube_store, tmp_path / "secret.zarr"], tmp_path / "merged.zarr")
 
 
 def test_the_official_draws_of_a_subset_are_not_put_together(luna16: Path, tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ def test_the_official_draws_of_a_subset_are_not_put_together(luna16: Path, tmp_p
     write_scan(luna16 / "subset0" / "1.2.7.mhd", lungs(7))
     extract_cubes(luna16, tmp_path / "two.zarr", official, workers=1)
     with pytest.raises(CallError, match=r"both hold cubes of subset 0, and the official draws"):
-        merge([tmp_path / "one.zarr", tmp_path / "two.zarr"], tmp_path / "merged.zarr")
+        merge_stores([tmp_path / "one.zarr", tmp_path / "two.zarr"], tmp_path / "merged.zarr")
 
 
 def test_wrong_calls_exit_with_2(cube_store: Path, halves: list[Path], tmp_path: Path) -> None:
-    degrade(cube_store, tmp_path / "p.zarr", DegradeParameters(named("genesis")))
+    degrade_cubes(cube_store, tmp_path / "p.zarr", DegradeParameters(get_recipe("genesis")))
     out, before = tmp_path / "merged.zarr", read_manifest(halves[0])
     cases = [
         ((halves[0], out), "two stores or more"),
@@ -263,9 +263,9 @@ def test_finished_work_is_left_alone(halves: list[Path], cube_store: Path, tmp_p
     assert [one["done_before"] for one in facts] == [False, True]
     assert [one["cubes"] for one in facts] == [12, 12]
     with pytest.raises(CallError, match="exists and was not made of these stores"):
-        merge(halves[::-1], out)
+        merge_stores(halves[::-1], out)
     before = read_manifest(out)
-    merge(halves[::-1], out, overwrite=True)
+    merge_stores(halves[::-1], out, overwrite=True)
     assert read_manifest(out) != before
 
 
@@ -290,11 +290,11 @@ def test_a_damaged_shard_is_named_and_the_merge_goes_on_once_it_is_mended(
         shards[1].write_bytes(whole[1][:100])
     out = tmp_path / "merged.zarr"
     with pytest.raises(DataError, match=r"zero\.zarr\S* is damaged.*(sha256|cubes/c/1/0/0/0)"):
-        merge(paths, out, workers=1)
+        merge_stores(paths, out, workers=1)
     assert not out.exists()
     for shard, data in zip(shards, whole, strict=True):
         shard.write_bytes(data)
-    assert len(merge(paths, out).store) == 12
+    assert len(merge_stores(paths, out).store) == 12
 
 
 def test_interrupted_it_goes_on(luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_interrupted_it_goes_on(luna16: Path, tmp_path: Path, monkeypatch: pytes
     paths = [tmp_path / "zero.zarr", tmp_path / "five.zarr"]
     for path, parameters in zip(paths, (ZERO, FIVE), strict=True):
         extract_cubes(luna16, path, parameters, workers=1)
-    whole = read_manifest(merge(paths, tmp_path / "whole.zarr").store.path)
+    whole = read_manifest(merge_stores(paths, tmp_path / "whole.zarr").store.path)
     make, left = module._make_shard, 1
 
     def interrupt(*arguments: object) -> dict[str, object]:
@@ -317,24 +317,27 @@ def test_interrupted_it_goes_on(luna16: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(module, "_make_shard", interrupt)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            merge(paths, tmp_path / "c.zarr", workers=1)
+            merge_stores(paths, tmp_path / "c.zarr", workers=1)
         assert not (tmp_path / "c.zarr").exists()
         left = 1
         if len(list((unfinished(tmp_path / "c.zarr") / "done").iterdir())) == 4 + 2:
             break  # four shards checked, two of three made
-    assert read_manifest(merge(paths, tmp_path / "c.zarr", workers=1).store.path) == whole
+    assert read_manifest(merge_stores(paths, tmp_path / "c.zarr", workers=1).store.path) == whole
 
 
 def test_tables_that_a_kill_left_are_written_anew(
     halves: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, whole = tmp_path / "c.zarr", read_manifest(merge(halves, tmp_path / "whole.zarr").store.path)
+    target, whole = (
+        tmp_path / "c.zarr",
+        read_manifest(merge_stores(halves, tmp_path / "whole.zarr").store.path),
+    )
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            merge(halves, target)
+            merge_stores(halves, target)
     assert (unfinished(target) / "store" / "scans").is_dir()
-    assert read_manifest(merge(halves, target).store.path) == whole
+    assert read_manifest(merge_stores(halves, target).store.path) == whole
 
 
 @pytest.mark.full

@@ -22,13 +22,13 @@ from support.scans import SMALL, kill_after
 
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_export import export_npy
 from genesis_toolkit.pipeline.exchange.npy_files import hu_of, read_head, values_of
 from genesis_toolkit.pipeline.exchange.npy_import import import_npy
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, unfinished
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import shard_path
@@ -440,7 +440,7 @@ def test_export_refuses_another_window_and_pairs(luna16: Path, cube_store: Path,
     extract_cubes(luna16, tmp_path / "wide.zarr", wide, workers=1)
     with pytest.raises(CallError, match=r"holds -1000 \.\. 2000 HU"):
         export_npy(tmp_path / "wide.zarr", tmp_path / "out")
-    degrade(cube_store, tmp_path / "p.zarr", DegradeParameters(named("genesis")))
+    degrade_cubes(cube_store, tmp_path / "p.zarr", DegradeParameters(get_recipe("genesis")))
     with pytest.raises(CallError, match="is a pair store"):
         export_npy(tmp_path / "p.zarr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -506,14 +506,16 @@ def test_cubes_without_a_subset_have_a_file_without_a_number(tmp_path: Path) -> 
 def test_an_imported_store_is_degraded_and_learnt_from_as_any_other(tmp_path: Path) -> None:
     files = [write(tmp_path / f"bat_32_s_16x16x16_{subset}.npy", hu(subset, 4)) for subset in (0, 5)]
     store = import_npy(files, tmp_path / "c.zarr").store
-    pairs = degrade(tmp_path / "c.zarr", tmp_path / "p.zarr", DegradeParameters(named("genesis"))).store
+    pairs = degrade_cubes(
+        tmp_path / "c.zarr", tmp_path / "p.zarr", DegradeParameters(get_recipe("genesis"))
+    ).store
     split = split_cubes(store.scans, store.table)
     assert split.train.tolist() == [0, 1, 2, 3]
     assert split.validation.tolist() == [4, 5, 6, 7]
     opened = open_store(tmp_path / "p.zarr")
     assert len(pairs) == len(opened) == 8
     rooms = []
-    for feed in (PairFeed(pairs), CubeFeed(store, named("genesis"), 0)):
+    for feed in (PairFeed(pairs), CubeFeed(store, get_recipe("genesis"), 0)):
         cubes = np.empty((2, 8, 16, 16, 16), np.int16)
         bits = np.empty((2, 8), np.uint8)
         room = PairBuffer(cubes[0], cubes[1], bits[0], bits[1], np.empty((16, 16, 16), np.int16))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.training.feeding.dataset import PairDataset, PairLoader
 from genesis_toolkit.training.pretrain.data import open_data
@@ -28,7 +28,7 @@ def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(cubes: Path) -> Path:
-    degrade(cubes, cubes.with_name("pairs.zarr"), DegradeParameters(variants=2, seed=3), workers=1)
+    degrade_cubes(cubes, cubes.with_name("pairs.zarr"), DegradeParameters(variants=2, seed=3), workers=1)
     return cubes.with_name("pairs.zarr")
 
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from support.training_runs import make_cube_store
 
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.pipeline.store.shards import shard_path
 from genesis_toolkit.training.feeding.feeds import CubeFeed, PairFeed, feed_of
@@ -33,7 +33,7 @@ def cubes(tmp_path_factory: pytest.TempPathFactory, originals: NDArray[np.int16]
 
 @pytest.fixture(scope="module")
 def pairs(cubes: CubeStore) -> PairStore:
-    return degrade(
+    return degrade_cubes(
         cubes.path, cubes.path.with_name("pairs.zarr"), DegradeParameters(variants=3, seed=4)
     ).store
 
@@ -89,8 +89,8 @@ def test_a_recipe_is_for_degrading_on_the_fly(cubes: CubeStore, pairs: PairStore
 
 @pytest.mark.parametrize("recipe", ["genesis", "official-2020", "paper"])
 def test_on_the_fly_gives_the_bits_of_the_pair_store(cubes: CubeStore, tmp_path: Path, recipe: str) -> None:
-    pairs = degrade(
-        cubes.path, tmp_path / "pairs.zarr", DegradeParameters(named(recipe), 3, 7), workers=1
+    pairs = degrade_cubes(
+        cubes.path, tmp_path / "pairs.zarr", DegradeParameters(get_recipe(recipe), 3, 7), workers=1
     ).store
     chosen = np.arange(11)
     feed = feed_of(cubes, recipe, pairs.seed)

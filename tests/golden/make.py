@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 
 CUTTING = ExtractParameters(cubes_per_scan=3, size=(16, 16, 16), border=(1, 1, 1), max_tissue=0.6)
 DEGRADING = DegradeParameters(variants=2, seed=5)
@@ -63,7 +63,7 @@ def write_scans(folder: Path) -> Path:
 def main() -> None:
     folder = Path(sys.argv[1])
     extract_cubes(write_scans(folder / "scans"), folder / "cubes.zarr", CUTTING, workers=1)
-    degrade(folder / "cubes.zarr", folder / "pairs.zarr", DEGRADING, workers=1)
+    degrade_cubes(folder / "cubes.zarr", folder / "pairs.zarr", DEGRADING, workers=1)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ from genesis_toolkit.pipeline.describe.card import CARD, IMAGE_OPTIONS
 from genesis_toolkit.pipeline.describe.croissant import CROISSANT
 from genesis_toolkit.pipeline.describe.facts import describe
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.merge import merge
+from genesis_toolkit.pipeline.exchange.merge import merge_stores
 from genesis_toolkit.pipeline.exchange.npy_export import export_npy
 from genesis_toolkit.pipeline.ledger import hold, read_manifest
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.pictures.report import report
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows
 from genesis_toolkit.pipeline.store.metadata import CUBES, described
@@ -95,7 +95,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         extract_cubes(folder / "luna16", folder / "patches.zarr", PATCHES, workers=1)
         for name in ("crops", "patches"):
             parameters = DegradeParameters(variants=2, seed=3)
-            degrade(folder / f"{name}.zarr", folder / f"{name}-pairs.zarr", parameters, workers=1)
+            degrade_cubes(folder / f"{name}.zarr", folder / f"{name}-pairs.zarr", parameters, workers=1)
     return folder
 
 
@@ -240,7 +240,7 @@ def test_workers_do_not_show(made: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for module in ("store.shards", "cubes.assemble", "store.write", "pairs.degrade"):
         monkeypatch.setattr(f"genesis_toolkit.pipeline.{module}.shard_length", lambda *_: 4)
     extract_cubes(made / "nih", tmp_path / "c.zarr", CROPS, workers=3)
-    degrade(tmp_path / "c.zarr", tmp_path / "p.zarr", DegradeParameters(variants=2, seed=3), workers=3)
+    degrade_cubes(tmp_path / "c.zarr", tmp_path / "p.zarr", DegradeParameters(variants=2, seed=3), workers=3)
     assert read_manifest(tmp_path / "c.zarr") == read_manifest(made / "crops.zarr")
     assert read_manifest(tmp_path / "p.zarr") == read_manifest(made / "crops-pairs.zarr")
 
@@ -324,11 +324,11 @@ def test_stores_of_images_made_apart_merge_to_one_made_at_once(made: Path, tmp_p
         source = write_images(tmp_path / f"nih{number}", names)
         extract_cubes(source, parts[-1], CROPS, workers=1)
     extract_cubes(made / "nih", tmp_path / "once.zarr", CROPS, workers=1)
-    merge(parts, tmp_path / "merged.zarr", workers=1)
+    merge_stores(parts, tmp_path / "merged.zarr", workers=1)
     assert read_manifest(tmp_path / "merged.zarr") == read_manifest(tmp_path / "once.zarr")
-    assert merge(parts, tmp_path / "merged.zarr", workers=1).done_before
+    assert merge_stores(parts, tmp_path / "merged.zarr", workers=1).done_before
     with pytest.raises(CallError, match="cannot be merged"):
-        merge([made / "patches.zarr", made / "crops.zarr"], tmp_path / "mixed.zarr")
+        merge_stores([made / "patches.zarr", made / "crops.zarr"], tmp_path / "mixed.zarr")
 
 
 def test_new_images_come_behind_with_what_the_table_says(tmp_path: Path) -> None:

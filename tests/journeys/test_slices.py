@@ -18,7 +18,7 @@ from genesis_toolkit.pipeline.cubes.explain import explain_scan
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.cubes.rule import (
-    PlaceRule,
+    CubeRule,
     Plane,
     count_scores,
     passing_corners,
@@ -90,7 +90,7 @@ def test_every_decision_is_that_of_brute_force(
     dtype: type,
     window: Pair,
 ) -> None:
-    rule = PlaceRule(size, border, most, plane=plane)
+    rule = CubeRule(size, border, most, plane=plane)
     x, y, z = (least + more for least, more in zip(rule.least_shape, beyond, strict=True))
     voxels = np.asfortranarray(around_both_bounds(seed, (x, y, z)).astype(dtype))
     corners = passing_corners(voxels, rule, Window(*window))
@@ -121,13 +121,13 @@ def test_the_bound_itself_passes_and_a_pixel_more_does_not(plane: Plane) -> None
         pixels[25 - tissue :] = -150
         across = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
         voxels = np.asfortranarray(np.expand_dims(pixels.reshape(5, 5), across))
-        rule = PlaceRule((5, 5), (0, 0, 0), 0.64, plane=plane)
+        rule = CubeRule((5, 5), (0, 0, 0), 0.64, plane=plane)
         assert passing_corners(voxels, rule).count == (air + tissue <= 16)
 
 
 def test_every_int16_value_is_judged() -> None:
     values = np.arange(-32768, 32768).astype(np.int16).reshape(256, 256, 1)
-    corners = passing_corners(np.asfortranarray(values), PlaceRule((1, 1), (0, 0, 0), 0.0))
+    corners = passing_corners(np.asfortranarray(values), CubeRule((1, 1), (0, 0, 0), 0.0))
     np.testing.assert_array_equal(corners.passing, (values >= -950) & (values < -150))
 
 
@@ -137,7 +137,7 @@ def test_real_numbers_are_judged_before_they_are_rounded(dtype: type) -> None:
     voxels = np.asfortranarray(near.reshape(9, 1, 1))
     lung = [False] * 3 + [True] * 4 + [False] * 2
     for window in (Window(), Window(-900, 100)):  # what is clipped afterwards changes nothing
-        corners = passing_corners(voxels, PlaceRule((1, 1), (0, 0, 0), 0.0), window)
+        corners = passing_corners(voxels, CubeRule((1, 1), (0, 0, 0), 0.0), window)
         assert corners.passing.ravel().tolist() == lung
         scores = [tissue_score(voxels, np.array([x, 0, 0]), (1, 1), window, "axial") for x in range(9)]
         assert scores == [0.0 if passes else 1.0 for passes in lung]
@@ -150,7 +150,7 @@ def test_slices_before_the_patient_do_not_pass() -> None:
     air = np.random.default_rng(0).normal(-1000, 15, (40, 40, 30))
     voxels = np.where(lung, -800, np.where(body, 40, np.where(x**2 + y**2 < 20**2, air, -2000)))
     corners = passing_corners(
-        np.asfortranarray(voxels.astype(np.int16)), PlaceRule((24, 24), (0, 0, 0), plane="coronal")
+        np.asfortranarray(voxels.astype(np.int16)), CubeRule((24, 24), (0, 0, 0), plane="coronal")
     )
     share = corners.passing.mean(axis=(0, 2))
     assert share[20] == 1.0
@@ -161,7 +161,7 @@ def test_slices_before_the_patient_do_not_pass() -> None:
 def test_the_slices_beside_change_nothing() -> None:
     voxels = np.full((6, 6, 5), 100, np.int16, order="F")
     voxels[:, :, 2] = -800
-    corners = passing_corners(voxels, PlaceRule((3, 3), (0, 0, 0), 0.0))
+    corners = passing_corners(voxels, CubeRule((3, 3), (0, 0, 0), 0.0))
     assert corners.by_slice.tolist() == [0, 0, 16, 0, 0]
 
 
@@ -226,7 +226,7 @@ def test_a_scan_that_is_too_small_is_told_what_it_needs(plane: Plane, least: Tri
     def by(edges: Sequence[int]) -> str:
         return " x ".join(map(str, edges))
 
-    rule = PlaceRule((224, 224), plane=plane)
+    rule = CubeRule((224, 224), plane=plane)
     assert rule.least_shape == least
     assert too_small(least, rule) is None
     for axis in range(3):
@@ -245,7 +245,7 @@ def test_a_scan_that_is_too_small_is_told_what_it_needs(plane: Plane, least: Tri
 
 def test_the_smallest_scan_has_one_place() -> None:
     for plane in get_args(Plane):
-        rule = PlaceRule((5, 4), (2, 3, 1), 1.0, plane=plane)
+        rule = CubeRule((5, 4), (2, 3, 1), 1.0, plane=plane)
         assert passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule).candidates == 1
 
 
@@ -260,7 +260,7 @@ def test_the_smallest_scan_has_one_place() -> None:
 def test_the_explanation_counts_patches(
     seed: int, shape: Triple, plane: Plane, size: Pair, border: Triple
 ) -> None:
-    rule = PlaceRule(size, border, plane=plane)
+    rule = CubeRule(size, border, plane=plane)
     voxels = np.asfortranarray(around_both_bounds(seed, shape).astype(np.int16))
     found = explain_scan(voxels, SPACING, rule)
     counts = {"whole": 0, "inside": 0, "dense": 0}
@@ -287,7 +287,7 @@ def test_the_heat_map_is_the_share_of_patches_centred_there(
     seed: int, size: tuple[int, ...], plane: Plane
 ) -> None:
     shape = (9, 10, 11)
-    rule = PlaceRule(size, (1, 1, 1), 0.5, plane=plane if len(size) == 2 else None)
+    rule = CubeRule(size, (1, 1, 1), 0.5, plane=plane if len(size) == 2 else None)
     voxels = np.random.default_rng(seed).choice(np.array([-1000, 0], np.int16), shape)
     corners = passing_corners(np.asfortranarray(voxels), rule)
     for axis in range(3):
@@ -306,7 +306,7 @@ def test_the_heat_map_is_the_share_of_patches_centred_there(
 
 def test_the_map_of_patches_is_drawn(tmp_path: Path) -> None:
     voxels = np.asfortranarray(lungs(0))
-    draw_map(voxels, SPACING, PlaceRule((16, 20), (2, 2, 2), plane="coronal"), tmp_path / "map.png")
+    draw_map(voxels, SPACING, CubeRule((16, 20), (2, 2, 2), plane="coronal"), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -15,7 +15,7 @@ from support.training_runs import SMALL, blobs, losses, make_cube_store
 from torch import multiprocessing, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.feeding.order import Work, deal, epoch_order, part_of
 from genesis_toolkit.training.machine.devices import choose_device
 from genesis_toolkit.training.machine.processes import joined, launched
@@ -29,7 +29,7 @@ TWO = Execution(device="cpu", devices=2)
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
     cubes = make_cube_store(folder / "cubes.zarr", blobs(29, (16, 16, 16)), 5)
-    degrade(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
+    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
     return folder / "pairs.zarr"
 
 

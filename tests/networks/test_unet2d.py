@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genesis_toolkit.cli.train import main
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D
 from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
@@ -223,7 +223,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(images: Path) -> Path:
-    degrade(images, images.with_name("pairs.zarr"), DegradeParameters(variants=2, seed=0))
+    degrade_cubes(images, images.with_name("pairs.zarr"), DegradeParameters(variants=2, seed=0))
     return images.with_name("pairs.zarr")
 
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import zarr
 from support.scans import kill_after
-from support.tasks import twin
+from support.tasks import degraded_pair
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, named
+from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, get_recipe
 from genesis_toolkit.pipeline.engine import run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import PairStore, open_cubes, open_store
 
-TWICE = DegradeParameters(named("genesis"), variants=2)
+TWICE = DegradeParameters(get_recipe("genesis"), variants=2)
 
 
 @pytest.fixture
 def pair_store(cube_store: Path, tmp_path: Path) -> Path:
-    degrade(cube_store, tmp_path / "pairs.zarr", TWICE, workers=1)
+    degrade_cubes(cube_store, tmp_path / "pairs.zarr", TWICE, workers=1)
     return tmp_path / "pairs.zarr"
 
 
@@ -37,7 +37,7 @@ def test_plain_zarr_reads_what_the_degrader_makes(cube_store: Path, pair_store: 
     assert group["cube"][...].tolist() == [*range(12)] * 2
     assert group["variant"][...].tolist() == [0] * 12 + [1] * 12
     cubes = open_cubes(cube_store)
-    degrader = Degrader(named("genesis"), (16, 16, 16), cubes.window, 0)
+    degrader = Degrader(get_recipe("genesis"), (16, 16, 16), cubes.window, 0)
     for variant in range(2):
         out = np.empty_like(original)
         flip, applied = np.empty(12, np.uint8), np.empty(12, np.uint8)
@@ -52,8 +52,8 @@ def test_the_store_says_how_it_was_made(cube_store: Path, pair_store: Path) -> N
     store = open_store(pair_store)
     assert isinstance(store, PairStore)
     parameters = store.attributes["parameters"]
-    assert Recipe.from_json(parameters["recipe"]) == named("genesis")
-    assert parameters["recipe_sha256"] == named("genesis").digest()
+    assert Recipe.from_json(parameters["recipe"]) == get_recipe("genesis")
+    assert parameters["recipe_sha256"] == get_recipe("genesis").digest()
     assert (store.variants, store.seed, len(store)) == (2, 0, 24)
     assert store.attributes["cubes"] == open_cubes(cube_store).attributes["parameters"]
     assert store.scans.identifier.tolist() == ["1.2.3", "1.2.4", "1.2.5"]
@@ -71,19 +71,19 @@ def test_xarray_opens_it_without_a_warning(pair_store: Path) -> None:
 
 
 def test_workers_do_not_show(cube_store: Path, pair_store: Path, tmp_path: Path) -> None:
-    degrade(cube_store, tmp_path / "four.zarr", TWICE, workers=4)
+    degrade_cubes(cube_store, tmp_path / "four.zarr", TWICE, workers=4)
     assert read_manifest(tmp_path / "four.zarr") == read_manifest(pair_store)
 
 
 def test_finished_work_is_left_alone_and_other_parameters_refused(cube_store: Path, pair_store: Path) -> None:
-    assert degrade(cube_store, pair_store, TWICE).done_before
+    assert degrade_cubes(cube_store, pair_store, TWICE).done_before
     for parameters, words in (
-        (DegradeParameters(named("genesis"), 3), r"variants 2 \(asked for now: 3\)"),
-        (DegradeParameters(named("genesis"), 2, 7), r"seed 0 \(asked for now: 7\)"),
-        (DegradeParameters(named("paper"), 2), "inpaint fill noise|name genesis"),
+        (DegradeParameters(get_recipe("genesis"), 3), r"variants 2 \(asked for now: 3\)"),
+        (DegradeParameters(get_recipe("genesis"), 2, 7), r"seed 0 \(asked for now: 7\)"),
+        (DegradeParameters(get_recipe("paper"), 2), "inpaint fill noise|name genesis"),
     ):
         with pytest.raises(CallError, match=words):
-            degrade(cube_store, pair_store, parameters)
+            degrade_cubes(cube_store, pair_store, parameters)
 
 
 def test_a_damaged_original_is_not_passed_on(cube_store: Path, tmp_path: Path) -> None:
@@ -92,17 +92,17 @@ def test_a_damaged_original_is_not_passed_on(cube_store: Path, tmp_path: Path) -
     data[100] ^= 1
     shard.write_bytes(data)
     with pytest.raises(DataError, match="damaged"):
-        degrade(cube_store, tmp_path / "pairs.zarr", TWICE, workers=1)
+        degrade_cubes(cube_store, tmp_path / "pairs.zarr", TWICE, workers=1)
     assert not (tmp_path / "pairs.zarr").exists()
 
 
 def test_stores_that_are_none(cube_store: Path, pair_store: Path, tmp_path: Path) -> None:
     with pytest.raises(CallError, match="There is no store at"):
-        degrade(tmp_path / "absent.zarr", tmp_path / "p.zarr", TWICE)
+        degrade_cubes(tmp_path / "absent.zarr", tmp_path / "p.zarr", TWICE)
     with pytest.raises(CallError, match="is a pair store"):
-        degrade(pair_store, tmp_path / "p.zarr", TWICE)
+        degrade_cubes(pair_store, tmp_path / "p.zarr", TWICE)
     with pytest.raises(CallError, match="no genesis-pairs store, so it is left alone"):
-        degrade(cube_store, cube_store, TWICE, overwrite=True)
+        degrade_cubes(cube_store, cube_store, TWICE, overwrite=True)
     shutil.move(cube_store, unfinished(tmp_path / "later.zarr"))
     with pytest.raises(CallError, match="not finished"):
         open_store(tmp_path / "later.zarr")
@@ -147,11 +147,11 @@ def test_attributes_that_no_store_has_are_named(cube_store: Path, old: str, new:
 
 def test_stores_do_not_nest(cube_store: Path, pair_store: Path) -> None:
     with pytest.raises(CallError, match="lies inside the store"):
-        degrade(cube_store, cube_store / "pairs.zarr", TWICE)
+        degrade_cubes(cube_store, cube_store / "pairs.zarr", TWICE)
     moved = pair_store / "cubes.zarr"
     shutil.move(cube_store, moved)
     with pytest.raises(CallError, match="which would be replaced"):
-        degrade(moved, pair_store, TWICE, overwrite=True)
+        degrade_cubes(moved, pair_store, TWICE, overwrite=True)
     assert moved.exists()
 
 
@@ -161,7 +161,7 @@ def test_work_left_after_the_store_got_its_name_is_harmless(cube_store: Path, pa
     with hold(pair_store, job, overwrite=True) as ledger:
         ledger.record("original-0", {"sha256": "x"})
     shutil.rmtree(ledger.store)
-    again = degrade(cube_store, pair_store, TWICE)
+    again = degrade_cubes(cube_store, pair_store, TWICE)
     assert again.done_before
     assert not unfinished(pair_store).exists()
     with hold(pair_store, job, overwrite=True) as ledger:
@@ -169,7 +169,7 @@ def test_work_left_after_the_store_got_its_name_is_harmless(cube_store: Path, pa
         ledger.record("degraded-0", {"sha256": "x", "flip": [0] * 24, "applied": [0] * 24})
     shutil.rmtree(ledger.store)
     before = arrays_of(pair_store)
-    assert not degrade(cube_store, pair_store, TWICE, overwrite=True).done_before
+    assert not degrade_cubes(cube_store, pair_store, TWICE, overwrite=True).done_before
     assert arrays_of(pair_store) == before
 
 
@@ -211,7 +211,7 @@ def test_the_size_of_shards_does_not_show(
     cube_store: Path, pair_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     monkeypatch.setattr("genesis_toolkit.pipeline.store.shards._MOST_CUBES", most)
-    degrade(cube_store, tmp_path / "small.zarr", TWICE, workers=2)
+    degrade_cubes(cube_store, tmp_path / "small.zarr", TWICE, workers=2)
     assert len(list((tmp_path / "small.zarr" / "degraded" / "c").iterdir())) == -(-24 // most)
     assert arrays_of(tmp_path / "small.zarr") == arrays_of(pair_store)
 
@@ -219,9 +219,15 @@ def test_the_size_of_shards_does_not_show(
 @pytest.mark.full
 def test_processes_threads_and_order_do_not_show(cube_store: Path, pair_store: Path) -> None:
     degraded = np.asarray(zarr.open_group(pair_store, mode="r")["degraded"][...])
-    stored = {pair: sha256_of(np.ascontiguousarray(twin).tobytes()) for pair, twin in enumerate(degraded)}
+    stored = {pair: sha256_of(np.ascontiguousarray(cube).tobytes()) for pair, cube in enumerate(degraded)}
     backwards = [(cube_store, pair) for pair in reversed(range(24))]
     for pool in ("processes", "threads"):
         made: dict[int, str] = {}
-        run(twin, backwards, workers=2, pool=pool, finished=lambda record, made=made: made.update([record]))
+        run(
+            degraded_pair,
+            backwards,
+            workers=2,
+            pool=pool,
+            finished=lambda record, made=made: made.update([record]),
+        )
         assert made == stored

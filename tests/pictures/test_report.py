@@ -21,10 +21,10 @@ from support.scans import SMALL, lungs, write_scan
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.archive import pack
+from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import hold
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
 from genesis_toolkit.pipeline.pictures.report import count_values, coverage, report, write_report
 from genesis_toolkit.pipeline.pictures.sheet import evenly
@@ -94,7 +94,7 @@ def call(*words: object) -> Result:
 @pytest.fixture
 def pair_store(cube_store: Path) -> Path:
     target = cube_store.with_name("pairs.zarr")
-    degrade(cube_store, target, DegradeParameters(variants=2), workers=1)
+    degrade_cubes(cube_store, target, DegradeParameters(variants=2), workers=1)
     return target
 
 
@@ -171,7 +171,7 @@ def test_what_is_no_report_is_left_alone(cube_store: Path, tmp_path: Path) -> No
 def test_one_store_gives_one_page(pair_store: Path, tmp_path: Path) -> None:
     first = report(open_store(pair_store), 3)
     assert report(open_store(pair_store), 3) == first
-    pack(pair_store, tmp_path / "pairs.zip")
+    pack_store(pair_store, tmp_path / "pairs.zip")
     packed = report(open_store(tmp_path / "pairs.zip"), 3)
     assert packed.replace("pairs.zip", "pairs.zarr") == first
 

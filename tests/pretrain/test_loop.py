@@ -21,7 +21,7 @@ from support.training_runs import SMALL, assert_equal_weights, blobs, losses, ma
 
 from genesis_toolkit.cli.train import main
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.feeding.order import validation_works
 from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.run_folder import Run, hold_run
@@ -40,7 +40,7 @@ def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pairs(cubes: Path) -> Path:
     path = cubes.with_name("pairs.zarr")
-    degrade(cubes, path, DegradeParameters(variants=2, seed=0))
+    degrade_cubes(cubes, path, DegradeParameters(variants=2, seed=0))
     return path
 
 

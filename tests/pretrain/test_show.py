@@ -11,7 +11,7 @@ import torch
 from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, weights
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.pretrain import validation
 from genesis_toolkit.training.pretrain.call import pretrain
@@ -33,7 +33,7 @@ ONE = replace(SMALL, epochs=1)
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
     cubes = make_cube_store(folder / "cubes.zarr", blobs(40, (16, 16, 16)), 4)
-    degrade(cubes, folder / "pairs.zarr", DegradeParameters(variants=1, seed=1))
+    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=1, seed=1))
     return folder / "pairs.zarr"
 
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from support.scans import lungs, write_scan
 
-from genesis_toolkit.pipeline.cubes.rule import PlaceRule, passing_corners
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.formats import read_plain
@@ -104,7 +104,7 @@ def test_real_numbers_are_judged_before_they_are_rounded(tmp_path: Path, dtype: 
     values = np.random.default_rng(6).choice(near, (12, 11, 13))
     voxels = read_scan(write_scan(tmp_path / "s.mhd", values)).voxels
     expected = passing_by_loops(values, 3, 0.7)
-    rule = PlaceRule((3, 3, 3), (0, 0, 0), 0.7)
+    rule = CubeRule((3, 3, 3), (0, 0, 0), 0.7)
     np.testing.assert_array_equal(passing_corners(voxels, rule).passing, expected)
     assert (passing_by_loops(np.rint(values), 3, 0.7) != expected).any(), "rounded first it would be another"
     whole = np.rint(values)

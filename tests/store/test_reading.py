@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.exchange.archive import pack
+from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.store import reading
 from genesis_toolkit.pipeline.store.open import open_cubes
 from genesis_toolkit.pipeline.store.reading import read_cubes
@@ -104,7 +104,7 @@ def test_any_order_of_cubes(tmp_path: Path, length: int) -> None:
 
 @pytest.mark.usefixtures("no_reference")
 def test_a_store_and_its_archive(cube_store: Path, tmp_path: Path) -> None:
-    pack(cube_store, tmp_path / "cubes.zip")
+    pack_store(cube_store, tmp_path / "cubes.zip")
     folder, archive = open_cubes(cube_store), open_cubes(tmp_path / "cubes.zip")
     out = [np.zeros((len(folder), *folder.size), np.int16) for _ in range(2)]
     read_cubes(folder.cubes, range(len(folder)), out[0])

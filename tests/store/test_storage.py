@@ -17,9 +17,9 @@ from support.servers import Ranges, installed, moto, nginx, ranges
 
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.archive import pack
+from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import ShardReader, encode_cube, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Archive, Folder, open_storage
@@ -28,7 +28,7 @@ from genesis_toolkit.pipeline.verify.verify import verify
 
 @pytest.fixture
 def pair_store(cube_store: Path, tmp_path: Path) -> Path:
-    degrade(cube_store, tmp_path / "pairs.zarr", DegradeParameters(variants=2), workers=1)
+    degrade_cubes(cube_store, tmp_path / "pairs.zarr", DegradeParameters(variants=2), workers=1)
     return tmp_path / "pairs.zarr"
 
 
@@ -61,7 +61,7 @@ def same(first: CubeStore | PairStore, second: CubeStore | PairStore) -> None:
 def test_an_archive_is_read_as_the_folder_is(pair_store: Path, cube_store: Path, tmp_path: Path) -> None:
     for path in (pair_store, cube_store):
         archive = tmp_path / f"{path.stem}.zip"
-        assert pack(path, archive) == archive.stat().st_size
+        assert pack_store(path, archive) == archive.stat().st_size
         same(open_store(path), open_store(archive))
         with zipfile.ZipFile(archive) as packed:
             assert packed.testzip() is None
@@ -75,16 +75,16 @@ def test_an_archive_is_read_as_the_folder_is(pair_store: Path, cube_store: Path,
 
 
 def test_equal_stores_give_equal_archives(cube_store: Path, tmp_path: Path) -> None:
-    pack(cube_store, tmp_path / "one.zip")
+    pack_store(cube_store, tmp_path / "one.zip")
     (cube_store / LOG).write_text("{}")
     for path in sorted(cube_store.rglob("*")):
         path.chmod(0o700)
-    pack(cube_store, tmp_path / "two.zip")
+    pack_store(cube_store, tmp_path / "two.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
 def test_an_archive_goes_to_other_processes(cube_store: Path, tmp_path: Path) -> None:
-    pack(cube_store, tmp_path / "c.zip")
+    pack_store(cube_store, tmp_path / "c.zip")
     store = open_cubes(tmp_path / "c.zip")
     again = pickle.loads(pickle.dumps(store))
     same(store, again)
@@ -94,17 +94,17 @@ def test_what_is_in_the_way_stays(cube_store: Path, tmp_path: Path) -> None:
     target = tmp_path / "c.zip"
     target.write_text("mine")
     with pytest.raises(CallError, match="--overwrite"):
-        pack(cube_store, target)
+        pack_store(cube_store, target)
     assert target.read_text() == "mine"
-    pack(cube_store, target, overwrite=True)
+    pack_store(cube_store, target, overwrite=True)
     with pytest.raises(CallError, match=r"does not end in \.zip"):
-        pack(cube_store, tmp_path / "c.tar")
+        pack_store(cube_store, tmp_path / "c.tar")
     with pytest.raises(CallError, match="lies inside the store"):
-        pack(cube_store, cube_store / "c.zip")
+        pack_store(cube_store, cube_store / "c.zip")
     shard = next((cube_store / "cubes" / "c").rglob("0/0/0/0"))
     shard.write_bytes(shard.read_bytes()[::-1])
     with pytest.raises(DataError, match="is not as it was written"):
-        pack(cube_store, tmp_path / "damaged.zip")
+        pack_store(cube_store, tmp_path / "damaged.zip")
     assert not [path for path in tmp_path.iterdir() if "damaged" in path.name]
 
 
@@ -128,7 +128,7 @@ def test_damaged_metadata_of_a_store_is_no_other_folder(cube_store: Path, text: 
 
 
 def test_hostile_archives_are_refused(cube_store: Path, tmp_path: Path) -> None:
-    pack(cube_store, tmp_path / "c.zip")
+    pack_store(cube_store, tmp_path / "c.zip")
     whole = (tmp_path / "c.zip").read_bytes()
     for name in ("../../evil", "/etc/passwd", "C:\\evil", "a//b"):
         with pytest.raises(DataError, match="a name that leads out of it"):
@@ -155,7 +155,7 @@ def test_hostile_archives_are_refused(cube_store: Path, tmp_path: Path) -> None:
 def test_parts_of_files_are_what_slices_are(
     cube_store: Path, tmp_path: Path, kind: type[Folder] | type[Archive]
 ) -> None:
-    pack(cube_store, tmp_path / "c.zip")
+    pack_store(cube_store, tmp_path / "c.zip")
     storage = open_storage(cube_store if kind is Folder else tmp_path / "c.zip")
     assert isinstance(storage, kind)
     for name in read_manifest(cube_store):
@@ -173,7 +173,7 @@ def test_a_server_is_read_as_the_folder_is(
     pair_store: Path, cube_store: Path, tmp_path: Path, server: str
 ) -> None:
     same(open_store(pair_store), open_store(f"{server}/pairs.zarr"))
-    degrade(f"{server}/cubes.zarr", tmp_path / "p.zarr", DegradeParameters(variants=2), workers=2)
+    degrade_cubes(f"{server}/cubes.zarr", tmp_path / "p.zarr", DegradeParameters(variants=2), workers=2)
     assert read_manifest(tmp_path / "p.zarr") == read_manifest(pair_store)
     done = CliRunner().invoke(main, ["info", f"{server}/pairs.zarr", "--json"])
     assert json.loads(done.stdout)["pairs"] == 24
@@ -234,7 +234,7 @@ def test_training_is_the_same_to_the_bit_wherever_the_store_lies(
 
     for name, value in keys(server, AWS_SKIP_SIGNATURE="true").items():
         monkeypatch.setenv(name, value)
-    pack(pair_store, tmp_path / "pairs.zip")
+    pack_store(pair_store, tmp_path / "pairs.zip")
     (tmp_path / "bucket").symlink_to(tmp_path)
     places = [pair_store, tmp_path / "pairs.zip", f"{server}/pairs.zarr", "s3://bucket/pairs.zarr"]
     given = PretrainParameters(width=2, epochs=2, batch_size=4, lr=0.1)

@@ -23,6 +23,8 @@ ROWS = (
     ("pipeline.version", "pipeline.errors", "pipeline.jit"),
     ("pipeline.local_cluster",),
     ("pipeline.hounsfield", "pipeline.rng", "pipeline.ledger", "pipeline.engine"),
+    ("pipeline.job",),
+    ("pipeline.job",),
     ("pipeline.scans", "pipeline.store", "pipeline.degrade", "pipeline.practice"),
     ("pipeline.describe",),
     ("pipeline.cubes",),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.ledger import sha256_of
 from genesis_toolkit.pipeline.store.open import open_cubes
 
@@ -56,7 +56,7 @@ def nap(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def twin(task: tuple[Path, int]) -> tuple[int, str]:
+def degraded_pair(task: tuple[Path, int]) -> tuple[int, str]:
     """Degrade one pair of a store, in whatever process this runs."""
     path, pair = task
     store = open_cubes(path)
@@ -64,6 +64,6 @@ def twin(task: tuple[Path, int]) -> tuple[int, str]:
     original, out = np.empty((2, 1, *store.size), store.cubes.dtype)
     store.cubes.read(cube, original[0])
     bits = np.empty(1, np.uint8)
-    degrader = Degrader(named("genesis"), (16, 16, 16), store.window, 0)
+    degrader = Degrader(get_recipe("genesis"), (16, 16, 16), store.window, 0)
     degrader(original, store.streams()[[cube]], store.table.number[[cube]], variant, out, bits, bits.copy())
     return pair, sha256_of(out.tobytes())

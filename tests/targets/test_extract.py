@@ -27,10 +27,14 @@ from genesis_toolkit.pipeline.targets.candidates import choose_candidates, parse
 from genesis_toolkit.pipeline.targets.estimate import estimate_targets
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.findings import fold_of_patient
-from genesis_toolkit.pipeline.targets.parameters import FindingParameters, MaskParameters, NoduleParameters
+from genesis_toolkit.pipeline.targets.parameters import (
+    FindingParameters,
+    MaskParameters,
+    NoduleParameters,
+    parameters_of,
+)
 from genesis_toolkit.pipeline.targets.plan import fold_of_name
 from genesis_toolkit.pipeline.targets.store import describe_targets, open_targets
-from genesis_toolkit.pipeline.targets.tasks import parameters_of
 
 SHAPE, SIZE = (22, 20, 18), (8, 8, 6)
 NODULES = NoduleParameters(size=SIZE, negatives=2)
@@ -187,9 +191,9 @@ def test_a_scan_that_ends_its_process_fails_alone(
 ) -> None:
     def run(task, items, *, lost, finished, **_) -> None:
         for item in items:
-            finished(lost(item) if item.source.identifier == "a.2" else task(item))
+            finished(lost(item) if item[0][1].source.identifier == "a.2" else task(item))
 
-    monkeypatch.setattr("genesis_toolkit.pipeline.targets.extract.run", run)
+    monkeypatch.setattr("genesis_toolkit.pipeline.job.run", run)
     store = extract_targets(scans, tmp_path / "t.zarr", NODULES).store
     assert store.scans.status.tolist().count("used") == 5
     assert "process that worked on it died" in store.scans.reason[1]
@@ -374,7 +378,7 @@ def three(scans: Path, nodules: Path, tmp_path_factory: pytest.TempPathFactory) 
     write_nih(folder / "nih", images)
     shutil.copytree(nodules, folder / "ncc.zarr")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("targets.assemble", "store.write"):
+        for module in ("targets.extract", "store.write"):
             patch.setattr(f"genesis_toolkit.pipeline.{module}.shard_length", lambda *_: 4)
         masks = MaskParameters(size=SIZE, cubes_per_scan=3, masks=scans / "seg-lungs-LUNA16")
         extract_targets(scans, folder / "segment.zarr", masks, workers=1)

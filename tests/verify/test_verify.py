@@ -30,9 +30,9 @@ from support.servers import Ranges
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.archive import pack
+from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest, sha256_of
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.metadata import CUBES, PAIRS, Array, array_names, described, read_column
 from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.verify.verify import Verification, verify
@@ -71,7 +71,7 @@ def test_threads_do_not_show(stores: Path) -> None:
 
 
 def test_archives_and_servers_are_looked_at_alike(stores: Path, server: str) -> None:
-    pack(stores / "pairs.zarr", stores / "pairs.zip")
+    pack_store(stores / "pairs.zarr", stores / "pairs.zip")
     assert look(stores / "pairs.zip", source=None, pairs=3).findings == ()
     url = verify(f"{server}/pairs.zarr", workers=3)
     assert (url.findings, url.files) == ((), look(stores / "pairs.zip").files)
@@ -663,7 +663,7 @@ def test_tables_are_read_as_zarr_reads_them(
 ) -> None:
     monkeypatch.setattr("genesis_toolkit.pipeline.store.schema.TABLE_ROWS", rows)
     extract_cubes(finished / "scans", tmp_path / "cubes.zarr", SMALL, workers=1)
-    degrade(tmp_path / "cubes.zarr", tmp_path / "pairs.zarr", DegradeParameters(variants=2), workers=1)
+    degrade_cubes(tmp_path / "cubes.zarr", tmp_path / "pairs.zarr", DegradeParameters(variants=2), workers=1)
     for kind, name in ((CUBES, "cubes.zarr"), (PAIRS, "pairs.zarr")):
         group = zarr.open_group(tmp_path / name, mode="r")
         for column in array_names(kind):

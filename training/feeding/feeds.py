@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.flip import flip_into
-from genesis_toolkit.pipeline.degrade.recipes import Recipe, named
+from genesis_toolkit.pipeline.degrade.recipes import Recipe, get_recipe
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
@@ -147,7 +147,7 @@ def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed
         CallError: the recipe is unknown, or given for a pair store.
     """
     if isinstance(store, CubeStore):
-        return CubeFeed(store, named(recipe or RECIPE), seed)
+        return CubeFeed(store, get_recipe(recipe or RECIPE), seed)
     if recipe is not None:
         its_own = store.attributes["parameters"]["recipe"]["name"]
         raise CallError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.degrade.recipes import named
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
 from genesis_toolkit.training.feeding.feeds import RECIPE, Feed, feed_of
@@ -147,7 +147,7 @@ def store_facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
     return {
         "path": store.storage.place,
         "format": store.attributes["format"],
-        "recipe": named(recipe).to_json() if made_here else store.attributes["parameters"]["recipe"],
+        "recipe": get_recipe(recipe).to_json() if made_here else store.attributes["parameters"]["recipe"],
         "fingerprint": digest.hexdigest(),
         "manifest": store.manifest_sha256,
         "scans": int(used.sum()),
