@@ -31,11 +31,11 @@ def info(store: Path | str, as_json: bool) -> None:
       genesis-prep info pairs.zarr
     """
     from genesis_toolkit.pipeline.describe.facts import describe
-    from genesis_toolkit.pipeline.store.metadata import TARGETS, VERSIONS
     from genesis_toolkit.pipeline.store.open import open_store
     from genesis_toolkit.pipeline.store.opening import read_attributes
+    from genesis_toolkit.pipeline.store.schema import KINDS, TARGETS
 
-    if read_attributes(store, tuple(VERSIONS))["format"] == TARGETS:
+    if read_attributes(store, tuple(KINDS))["format"] == TARGETS:
         show_targets(store, as_json)
         return
     facts = describe(open_store(store))

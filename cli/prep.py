@@ -100,11 +100,11 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
     """
     from genesis_toolkit.pipeline.pictures.report import write_report
     from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
-    from genesis_toolkit.pipeline.store.metadata import PAIRS, TARGETS, VERSIONS
     from genesis_toolkit.pipeline.store.open import open_store
     from genesis_toolkit.pipeline.store.opening import read_attributes
+    from genesis_toolkit.pipeline.store.schema import KINDS, PAIRS, TARGETS
 
-    kind = read_attributes(store, tuple(VERSIONS))["format"]
+    kind = read_attributes(store, tuple(KINDS))["format"]
     if kind == TARGETS:
         draw_target_sheet(store, file, rows)
         return

@@ -21,8 +21,9 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.store.examine import reason_of
-from genesis_toolkit.pipeline.store.metadata import CUBES, leads_outside
+from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
+from genesis_toolkit.pipeline.store.schema import CUBES
 
 Voxels = NDArray[np.int16] | NDArray[np.uint8]
 

@@ -34,16 +34,16 @@ from genesis_toolkit.pipeline.ledger import (
     write_whole,
 )
 from genesis_toolkit.pipeline.store.examine import examine
-from genesis_toolkit.pipeline.store.metadata import (
-    MOST_MANIFEST,
-    has_images,
-    parse_json,
-    strict_manifest,
-    voxel_arrays,
-)
-from genesis_toolkit.pipeline.store.opening import is_shard
+from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, parse_json, strict_manifest
 from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import (
+    KINDS,
+    CubeTable,
+    ImageTable,
+    ScanTable,
+    has_images,
+    is_shard,
+)
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
 from genesis_toolkit.pipeline.store.storage import Folder
 from genesis_toolkit.pipeline.store.write import write_cube_store
@@ -131,7 +131,7 @@ def find_damage(target: Path, kind: str) -> Damage | None:
     except OSError:
         return None
     manifest, problems = strict_manifest(data)
-    if problems or not all(f"{name}/zarr.json" in manifest for name in voxel_arrays(kind)):
+    if problems or not all(f"{name}/zarr.json" in manifest for name in KINDS[kind].voxels):
         return None
     noted = _noted(target, sha256_of(data))
     files = [path for path in manifest if path in noted or not is_shard(path)]

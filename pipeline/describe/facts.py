@@ -9,9 +9,8 @@ import numpy as np
 from genesis_toolkit.pipeline.degrade.recipes import Applied
 from genesis_toolkit.pipeline.ledger import LOG
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
-from genesis_toolkit.pipeline.store.metadata import AXES
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
-from genesis_toolkit.pipeline.store.schema import ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import AXES, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.storage import Storage
 
 # What each degradation makes of a cube, in the order in which they are done.

@@ -30,9 +30,8 @@ from genesis_toolkit.pipeline.ledger import (
     sha256_of,
 )
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.store.metadata import PAIRS
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_target, open_cubes, open_store
-from genesis_toolkit.pipeline.store.schema import PairTable
+from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import absolute, is_url
 from genesis_toolkit.pipeline.store.write import write_pair_store

@@ -21,9 +21,8 @@ from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows, evenly
-from genesis_toolkit.pipeline.store.metadata import AXES
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import AXES, CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import ShardReader
 
 _BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'

@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.pictures.sheet import (
     middle_slices,
     sheet_title,
 )
-from genesis_toolkit.pipeline.targets.plan import FOLDS
+from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.targets.store import TargetStore
 
 #: The masks of a row of pictures [across, down]; None of a picture without one.

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, settle
-from genesis_toolkit.pipeline.store.metadata import CUBES
 from genesis_toolkit.pipeline.store.opening import (
     DAMAGE,
     FOR_PRETRAINING,
@@ -39,7 +38,14 @@ from genesis_toolkit.pipeline.store.opening import (
     read_attributes,
     reader,
 )
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, PairTable, ScanTable, read_table
+from genesis_toolkit.pipeline.store.schema import (
+    CUBES,
+    CubeTable,
+    ImageTable,
+    PairTable,
+    ScanTable,
+    read_table,
+)
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Folder, is_url
 

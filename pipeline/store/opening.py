@@ -17,19 +17,25 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, sha256_of, unfinished
 from genesis_toolkit.pipeline.store.metadata import (
-    CUBES,
-    EDGES,
     MOST_CHUNK,
     MOST_MANIFEST,
     MOST_METADATA,
-    PAIRS,
-    VERSIONS,
     check_arrays,
-    has_images,
     parse_json,
     strict_manifest,
 )
-from genesis_toolkit.pipeline.store.schema import ImageTable, ScanTable, array_of, read_table
+from genesis_toolkit.pipeline.store.schema import (
+    CUBES,
+    EDGES,
+    KINDS,
+    PAIRS,
+    ImageTable,
+    ScanTable,
+    array_of,
+    has_images,
+    is_shard,
+    read_table,
+)
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Storage, is_url, open_storage
 
@@ -41,7 +47,6 @@ FOR_PRETRAINING = (CUBES, PAIRS)
 
 _AT_ONCE = 8  # files asked for at the same time
 _LONGEST_VERSION = 40
-_SHARDED = ("cubes", "original", "degraded", "masks")
 
 
 @dataclass(frozen=True)
@@ -143,11 +148,6 @@ def read_attributes(place: str | Path, kinds: Sequence[str] = FOR_PRETRAINING) -
     return _attributes(_storage(place, kinds), kinds)
 
 
-def is_shard(path: str) -> bool:
-    """Whether a file of a store, by its path in it, is a shard of voxels."""
-    return path.split("/")[0] in _SHARDED and "/c/" in path
-
-
 def reader(storage: Storage, group: zarr.Group, name: str) -> ShardReader:
     """Reads the voxels of an array of a store."""
     array = array_of(group, name)
@@ -181,9 +181,9 @@ def _attributes(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
         ) from None
     if name not in kinds or not isinstance(attributes, dict):
         raise CallError(f"{place} is a {name} store; allowed here: {', '.join(kinds)}.")
-    if version != VERSIONS[name]:
+    if version != (ours := KINDS[name].version):
         raise DataError(
-            f"{place} is of format version {version}, this program reads version {VERSIONS[name]}: use the "
+            f"{place} is of format version {version}, this program reads version {ours}: use the "
             f"genesis-toolkit that wrote it{_written_by(storage)}, or a later one."
         )
     if not finalised:

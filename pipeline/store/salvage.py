@@ -15,21 +15,16 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.store.examine import reason_of
 from genesis_toolkit.pipeline.store.metadata import (
-    CUBES,
     MOST_CHUNK,
     MOST_METADATA,
-    PAIRS,
-    TARGETS,
-    VERSIONS,
     Array,
-    array_names,
     check_lengths,
     described,
     parse_json,
     read_column,
-    voxel_arrays,
     words_of,
 )
+from genesis_toolkit.pipeline.store.schema import CUBES, KINDS, PAIRS, TARGETS, array_names
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Storage
 
@@ -106,11 +101,11 @@ def read_remains(
     if root is not None and attributes is None:
         problems.append((ROOT, "does not say what store it is"))
     kind = (attributes or {}).get("format") or _kind_of(manifest)
-    if kind not in VERSIONS:
+    if kind not in KINDS:
         return Remains(storage, manifest, None, attributes, {}, {}), problems
     arrays = _arrays(storage, kind, manifest, root, sound, problems)
     size = (attributes or {}).get("size")
-    for name in voxel_arrays(kind):
+    for name in KINDS[kind].voxels:
         if name in arrays and size is not None and list(arrays[name].shape[1:]) != size:
             problems.append((name, f"its cubes are {words_of(arrays[name].shape[1:])}, not {words_of(size)}"))
     files = [*manifest, *strangers]
@@ -121,7 +116,7 @@ def read_remains(
         mine = [path for path in files if path.startswith(f"{name}/c/")]
         odd = [path for path in mine if path in manifest and arrays[name].place(path) is None]
         problems += [(path, "is no chunk of its array") for path in odd]
-        if name not in voxel_arrays(kind) and all(map(sound, mine)):
+        if name not in KINDS[kind].voxels and all(map(sound, mine)):
             try:
                 columns[name] = read_column(arrays[name], _chunks(storage, manifest))
             except (DataError, OSError) as error:

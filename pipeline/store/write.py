@@ -9,15 +9,19 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.store.metadata import AXES, CUBES, PAIRS, TARGETS, VERSIONS
 from genesis_toolkit.pipeline.store.schema import (
-    TABLE_ROWS,
+    AXES,
+    CUBES,
+    KINDS,
+    PAIRS,
+    TARGETS,
     CubeTable,
     ImageTable,
     PairTable,
     ScanTable,
     TargetTable,
     codecs,
+    write_column,
     write_table,
 )
 from genesis_toolkit.pipeline.store.shards import ShardReader, shard_length
@@ -104,22 +108,14 @@ def write_target_store(
     if labels is None:
         _create_voxels(group, "masks", len(table), "cube", size, mask, shard_length(size, mask.itemsize))
     else:
-        array = group.create_array(
-            "labels",
-            shape=labels.shape,
-            chunks=(min(len(labels), TABLE_ROWS), labels.shape[1]),
-            dtype=mask,
-            compressors=codecs(mask),
-            dimension_names=("cube", "class"),
-        )
-        array[...] = labels
+        write_column(group, "labels", labels.astype(mask, copy=False), ("cube", "class"))
     write_table(group, table, "cube")
     _write_scans(group, scans, images)
     _consolidate(folder)
 
 
 def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    genesis = {"format": kind, "version": VERSIONS[kind], "finalised": True, **attributes}
+    genesis = {"format": kind, "version": KINDS[kind].version, "finalised": True, **attributes}
     return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
 
 

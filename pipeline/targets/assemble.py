@@ -12,11 +12,10 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.assemble import compact, image_table, scan_table
 from genesis_toolkit.pipeline.engine import Report
 from genesis_toolkit.pipeline.ledger import Ledger, write_whole
-from genesis_toolkit.pipeline.store.schema import TargetTable
+from genesis_toolkit.pipeline.store.schema import FOLDS, TargetTable
 from genesis_toolkit.pipeline.store.shards import shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_target_store
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
-from genesis_toolkit.pipeline.targets.plan import FOLDS
 
 
 def pack_targets(

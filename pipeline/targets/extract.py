@@ -23,8 +23,8 @@ from genesis_toolkit.pipeline.cubes.records import (
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.store.metadata import TARGETS
 from genesis_toolkit.pipeline.store.open import check_target
+from genesis_toolkit.pipeline.store.schema import TARGETS
 from genesis_toolkit.pipeline.store.shards import encode_cube
 from genesis_toolkit.pipeline.targets.assemble import pack_targets
 from genesis_toolkit.pipeline.targets.mask_files import masks_folder

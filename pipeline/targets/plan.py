@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.find import Source
 
-#: The folds, in the order of their numbers.
-FOLDS = ("train", "validation", "test")
+#: The numbers of `FOLDS`.
 TRAIN, VALIDATION, TEST = range(3)
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).

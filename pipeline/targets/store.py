@@ -22,12 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.store.metadata import TARGETS
 from genesis_toolkit.pipeline.store.opening import DAMAGE, Opened, damage_of, open_checked, reader
-from genesis_toolkit.pipeline.store.schema import ImageTable, ScanTable, TargetTable, array_of, read_table
+from genesis_toolkit.pipeline.store.schema import (
+    FOLDS,
+    TARGETS,
+    ImageTable,
+    ScanTable,
+    TargetTable,
+    array_of,
+    read_table,
+)
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.targets.parameters import TASKS, MaskParameters
-from genesis_toolkit.pipeline.targets.plan import FOLDS
 
 
 @dataclass(frozen=True)

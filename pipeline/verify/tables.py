@@ -20,8 +20,9 @@ from genesis_toolkit.pipeline.cubes.parameters import (
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.store.examine import named
-from genesis_toolkit.pipeline.store.metadata import EDGES, PAIRS, voxel_arrays, words_of
+from genesis_toolkit.pipeline.store.metadata import words_of
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
+from genesis_toolkit.pipeline.store.schema import EDGES, KINDS, PAIRS
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -36,7 +37,7 @@ def store_problems(remains: Remains) -> list[Problem]:
     problems = attribute_problems(remains.attributes) if remains.attributes else []
     if remains.kind is None:
         return problems
-    voxels = remains.arrays.get(voxel_arrays(remains.kind)[0])
+    voxels = remains.arrays.get(next(iter(KINDS[remains.kind].voxels)))
     box = box_of(remains.cutting, voxels.shape[1:]) if voxels else None
     problems += table_problems(remains.columns, box)
     if remains.kind == PAIRS and voxels:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.store.metadata import has_images, words_of
+from genesis_toolkit.pipeline.store.metadata import words_of
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
+from genesis_toolkit.pipeline.store.schema import FOLDS, has_images
 from genesis_toolkit.pipeline.targets.findings import fold_of_patient, multi_hot
 from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
@@ -16,7 +17,7 @@ from genesis_toolkit.pipeline.targets.parameters import (
     NoduleParameters,
     TargetParameters,
 )
-from genesis_toolkit.pipeline.targets.plan import FOLDS, SUBSETS, TEST, fold_of_name, fold_of_subset
+from genesis_toolkit.pipeline.targets.plan import SUBSETS, TEST, fold_of_name, fold_of_subset
 from genesis_toolkit.pipeline.targets.tasks import parameters_of
 from genesis_toolkit.pipeline.verify.tables import Columns, is_sha256, own_problems, table_problems, where
 

@@ -26,18 +26,18 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
-from genesis_toolkit.pipeline.store.metadata import (
+from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, MOST_METADATA, strict_manifest
+from genesis_toolkit.pipeline.store.opening import read_attributes
+from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_remains
+from genesis_toolkit.pipeline.store.schema import (
     CUBES,
-    MOST_MANIFEST,
-    MOST_METADATA,
+    KINDS,
     PAIRS,
     TARGETS,
-    VERSIONS,
     array_names,
-    strict_manifest,
+    is_shard,
+    is_voxels,
 )
-from genesis_toolkit.pipeline.store.opening import is_shard, read_attributes
-from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_remains
 from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage, is_url, open_storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
 from genesis_toolkit.pipeline.verify.tables import store_problems
@@ -47,7 +47,6 @@ from genesis_toolkit.pipeline.verify.target_tables import target_problems
 CUBES_CUT_AGAIN = 32
 
 _AT_ONCE = 8  # files asked of a server at the same time
-_VOXELS = ("cubes", "original", "degraded", "masks")
 _OF_MASKS = Window(0, 1)
 
 
@@ -202,7 +201,7 @@ def printable(text: str) -> str:
 
 def _opened(place: str | Path) -> Storage:
     if not is_url(place) and not Path(place).exists():
-        read_attributes(place, tuple(VERSIONS))  # says what is the matter
+        read_attributes(place, tuple(KINDS))  # says what is the matter
     return open_storage(place)
 
 
@@ -227,7 +226,7 @@ def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, s
         CallError, DataError: as `read_attributes`.
     """
     if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
-        read_attributes(place, tuple(VERSIONS))
+        read_attributes(place, tuple(KINDS))
 
 
 def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
@@ -383,6 +382,6 @@ def _not_looked_at(remains: Remains) -> list[str]:
     if remains.window is None:
         left_out.append("the values of voxels and the parameters: zarr.json is damaged")
     for name in array_names(remains.kind, remains.manifest):
-        if name not in remains.arrays or (name not in remains.columns and name not in _VOXELS):
+        if name not in remains.arrays or (name not in remains.columns and not is_voxels(name)):
             left_out.append(f"{name}: it, or what tells its length, is damaged")
     return left_out

@@ -39,9 +39,9 @@ from genesis_toolkit.pipeline.ledger import hold, read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade
 from genesis_toolkit.pipeline.pictures.report import report
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows
-from genesis_toolkit.pipeline.store.metadata import CUBES, described
+from genesis_toolkit.pipeline.store.metadata import described
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
-from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_cube_store
 from genesis_toolkit.pipeline.verify.tables import attribute_problems, pair_problems, table_problems

@@ -22,7 +22,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
 from genesis_toolkit.pipeline.pictures.target_sheet import target_rows
 from genesis_toolkit.pipeline.store.open import open_store
-from genesis_toolkit.pipeline.store.opening import is_shard
+from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.targets.candidates import choose_candidates, parse_candidates
 from genesis_toolkit.pipeline.targets.estimate import estimate_targets
 from genesis_toolkit.pipeline.targets.extract import extract_targets
