@@ -31,14 +31,14 @@ def info(store: Path | str, as_json: bool) -> None:
       genesis-prep info pairs.zarr
     """
     from genesis_toolkit.pipeline.describe.facts import describe
-    from genesis_toolkit.pipeline.store.open import open_store
-    from genesis_toolkit.pipeline.store.opening import read_attributes
-    from genesis_toolkit.pipeline.store.schema import KINDS, TARGETS
+    from genesis_toolkit.pipeline.store.attributes import read_attributes
+    from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
+    from genesis_toolkit.pipeline.store.schema import TARGETS
 
-    if read_attributes(store, tuple(KINDS))["format"] == TARGETS:
+    if read_attributes(store)["format"] == TARGETS:
         show_targets(store, as_json)
         return
-    facts = describe(open_store(store))
+    facts = describe(open_store(store, CubeStore, PairStore))
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -100,18 +100,18 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
     """
     from genesis_toolkit.pipeline.pictures.report import write_report
     from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
-    from genesis_toolkit.pipeline.store.open import open_store
-    from genesis_toolkit.pipeline.store.opening import read_attributes
-    from genesis_toolkit.pipeline.store.schema import KINDS, PAIRS, TARGETS
+    from genesis_toolkit.pipeline.store.attributes import read_attributes
+    from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
+    from genesis_toolkit.pipeline.store.schema import PAIRS, TARGETS
 
-    kind = read_attributes(store, tuple(KINDS))["format"]
+    kind = read_attributes(store)["format"]
     if kind == TARGETS:
         draw_target_sheet(store, file, rows)
         return
     report = file.suffix.lower() == ".html"
     with Progress() as progress:
         progress("pages" if report else "sheets", 0, 1)
-        (write_report if report else draw_sheet)(open_store(store), file, rows)
+        (write_report if report else draw_sheet)(open_store(store, CubeStore, PairStore), file, rows)
     click.echo(f"The {'report' if report else 'contact sheet'} is {file}.")
     further = "genesis-train pretrain {} --out run" if kind == PAIRS else "genesis-prep degrade {} pairs.zarr"
     click.echo(f"Next: {further.format(store)}")

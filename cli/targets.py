@@ -106,8 +106,8 @@ def extract_targets(
       genesis-prep extract-targets scans organs.zarr --task segment --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
+    from genesis_toolkit.pipeline.describe.facts import describe_targets
     from genesis_toolkit.pipeline.targets.extract import extract_targets as extract
-    from genesis_toolkit.pipeline.targets.store import describe_targets
 
     parameters = _parameters(task, given_options())
     if dry_run:
@@ -143,7 +143,8 @@ def extract_targets(
 
 def show_targets(store: Path | str, as_json: bool) -> None:
     """Say what a target store holds, as `genesis-prep info` does."""
-    from genesis_toolkit.pipeline.targets.store import describe_targets, open_targets
+    from genesis_toolkit.pipeline.describe.facts import describe_targets
+    from genesis_toolkit.pipeline.store.open import open_targets
 
     facts = describe_targets(open_targets(store))
     if as_json:
@@ -173,7 +174,7 @@ def draw_target_sheet(store: Path | str, file: Path, rows: int) -> None:
     """
     from genesis_toolkit.pipeline.errors import CallError
     from genesis_toolkit.pipeline.pictures.target_sheet import draw_targets
-    from genesis_toolkit.pipeline.targets.store import open_targets
+    from genesis_toolkit.pipeline.store.open import open_targets
 
     if file.suffix.lower() == ".html":
         raise CallError(f"{file}: there are reports of cubes and pairs alone; give a name that ends in .png.")

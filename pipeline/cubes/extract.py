@@ -32,8 +32,9 @@ from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found, Source
-from genesis_toolkit.pipeline.store.open import CubeStore, check_target, open_cubes
+from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES
+from genesis_toolkit.pipeline.store.write import check_target
 
 _MOST_REASONS = 20
 

@@ -20,10 +20,10 @@ from genesis_toolkit.pipeline.engine import Pool, Report, counting, run
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
-from genesis_toolkit.pipeline.store.examine import reason_of
 from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 from genesis_toolkit.pipeline.store.schema import CUBES
+from genesis_toolkit.pipeline.wording import reason_of
 
 Voxels = NDArray[np.int16] | NDArray[np.uint8]
 

@@ -2,15 +2,17 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.recipes import Applied
 from genesis_toolkit.pipeline.ledger import LOG
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
-from genesis_toolkit.pipeline.store.schema import AXES, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore
+from genesis_toolkit.pipeline.store.schema import AXES, FOLDS, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.storage import Storage
 
 # What each degradation makes of a cube, in the order in which they are done.
@@ -63,6 +65,58 @@ def describe(store: CubeStore | PairStore) -> dict[str, Any]:
         "run": _log(store.storage),
     }
     return facts | (_pairs(store) if isinstance(store, PairStore) else {})
+
+
+def describe_targets(store: TargetStore) -> dict[str, Any]:
+    """What a target store holds, as plain JSON values.
+
+    Returns:
+        `folds` says of each fold how many cubes it has, of how many scans, and how many cubes show each
+        class; of segmentation these are left out, since masks are not read.
+    """
+    folds = count_folds(store.table.fold, store.table.scan, store.labels, store.classes)
+    attributes = store.attributes
+    told = {name: attributes[name] for name in ("task", "classes", "size", "window", "unit", "parameters")}
+    return {
+        "store": str(store.storage.place),
+        "format": attributes["format"],
+        "version": attributes["version"],
+        **told,
+        "cubes": len(store),
+        "folds": folds,
+        "scans": dict(Counter(store.scans.status.tolist())),
+        "not_used": [
+            {"path": str(path), "status": str(status), "reason": str(reason)}
+            for path, status, reason in zip(
+                store.scans.path, store.scans.status, store.scans.reason, strict=True
+            )
+            if reason
+        ],
+    }
+
+
+def count_folds(
+    fold: NDArray[np.uint8], scan: NDArray[np.int32], labels: NDArray[np.uint8] | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """How many cubes each fold has, of how many scans, and how many of them show each class.
+
+    Args:
+        fold: uint8 [cube], 0 train, 1 validation, 2 test.
+        scan: int32 [cube], the row of its scan.
+        labels: uint8 [cube, class], 0 or 1; None of segmentation, where classes are not counted.
+        classes: the names of the columns of `labels`.
+
+    Returns:
+        `cubes`, `scans` and `classes` by the name of the fold.
+    """
+    folds = {}
+    for number, name in enumerate(FOLDS):
+        mine = fold == number
+        shown: dict[str, int] = {}
+        if labels is not None:
+            shown = dict(zip(classes, labels[mine].sum(axis=0).tolist(), strict=True))
+        folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": shown}
+    return folds
 
 
 def image_counts(images: ImageTable, scans: ScanTable) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
-from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.store.write import check_target, write_cube_store
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
 _MOST_NAMES = 5

@@ -24,10 +24,10 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
 from genesis_toolkit.pipeline.ledger import Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
-from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.store.write import check_target, write_cube_store
 
 _DTYPE = np.dtype(np.int16)
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk

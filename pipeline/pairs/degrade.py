@@ -30,11 +30,11 @@ from genesis_toolkit.pipeline.ledger import (
     sha256_of,
 )
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_target, open_cubes, open_store
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import absolute, is_url
-from genesis_toolkit.pipeline.store.write import write_pair_store
+from genesis_toolkit.pipeline.store.write import check_target, write_pair_store
 
 _MOST_VARIANTS = 10_000
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
@@ -115,7 +115,7 @@ def degrade(
     repaired = _repair(damage, cubes, parameters, workers, report) if damage else 0
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
-        return Degradation(_open_pairs(target), done_before=True, repaired=repaired)
+        return Degradation(open_store(target, PairStore), done_before=True, repaired=repaired)
     with (
         connect(scheduler, None if is_url(cubes) else Path(cubes), target, report) as cluster,
         hold(target, job, overwrite=overwrite) as ledger,
@@ -128,7 +128,7 @@ def degrade(
         finished = counting(report, "shards", len(tasks), len(tasks) - len(left))
         run(_make, left, finished=finished, workers=workers, pool="threads", cluster=cluster)
         _finish(ledger, store, parameters, job, run_log(started, cluster.workers if cluster else workers))
-    return Degradation(_open_pairs(target), done_before=False)
+    return Degradation(open_store(target, PairStore), done_before=False)
 
 
 def check_job(
@@ -361,10 +361,3 @@ def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
         "seed": parameters.seed,
         "cubes_sha256": store.manifest_sha256,
     }
-
-
-def _open_pairs(path: Path) -> PairStore:
-    store = open_store(path)
-    if not isinstance(store, PairStore):
-        raise CallError(f"{path} is a cube store; a pair store is wanted, as genesis-prep degrade writes it.")
-    return store

@@ -3,15 +3,12 @@
 Pure: numbers in, text out, always the same text for the same numbers. Names are escaped here.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import ceil, floor, log10
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 _WIDTH, _HEIGHT = 760, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 112, 34
@@ -82,26 +79,6 @@ def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) 
     heights = [float(count) / most for count in counts]
     bars = _steps(plot, first, (last - first) / len(counts), heights, "filled", title)
     return _svg(title, [_grid(plot, ticks), bars, _axis(plot)])
-
-
-def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: int) -> str:
-    """A slice as a data URI of an 8-bit grey PNG.
-
-    Args:
-        values: any integer dtype [across, down].
-        low: what is black.
-        high: what is white.
-        most_edge: pixels along an edge at most; of larger slices every second, third .. voxel is shown.
-
-    Returns:
-        `data:image/png;base64,` and the picture.
-    """
-    stride = ceil(max(values.shape) / most_edge)
-    shown = np.clip(values[::stride, ::stride].T.astype(np.int64), low, high)
-    grey = ((shown - low) * 255 // (high - low)).astype(np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(grey)).save(encoded, "PNG")
-    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 class _Plot:

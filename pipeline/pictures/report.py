@@ -19,11 +19,13 @@ from genesis_toolkit.pipeline.describe.facts import image_counts
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
+from genesis_toolkit.pipeline.pictures.charts import bar_chart, histogram_chart
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows, evenly
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
+from genesis_toolkit.pipeline.store.notebook import grey_picture
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
 from genesis_toolkit.pipeline.store.schema import AXES, CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import ShardReader
+from genesis_toolkit.pipeline.store.write import check_place
 
 _BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'
 _MOST_CUBES = 512  # looked at for the histogram

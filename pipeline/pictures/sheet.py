@@ -17,8 +17,8 @@ from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
-from genesis_toolkit.pipeline.store.opening import Opened
+from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore
+from genesis_toolkit.pipeline.store.write import check_place
 
 #: The headings of `middle_slices`.
 PLANES = ("axial", "coronal", "sagittal")
@@ -97,7 +97,7 @@ def check_picture(png: Path) -> None:
     check_place(png)
 
 
-def sheet_title(store: Opened, count: int, what: str) -> str:
+def sheet_title(store: AnyStore, count: int, what: str) -> str:
     """What stands over a contact sheet: the store's name, how much of what it holds, size and window."""
     points = "voxels" if len(store.size) == 3 else "pixels"
     edges, window = " x ".join(map(str, store.size)), store.window

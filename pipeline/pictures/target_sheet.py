@@ -17,8 +17,8 @@ from genesis_toolkit.pipeline.pictures.sheet import (
     middle_slices,
     sheet_title,
 )
+from genesis_toolkit.pipeline.store.open import TargetStore
 from genesis_toolkit.pipeline.store.schema import FOLDS
-from genesis_toolkit.pipeline.targets.store import TargetStore
 
 #: The masks of a row of pictures [across, down]; None of a picture without one.
 Outlines = list[NDArray[np.uint8] | None]

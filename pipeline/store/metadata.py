@@ -22,10 +22,10 @@ from genesis_toolkit.pipeline.store.schema import (
     VOXELS,
     WIDTH,
     Column,
-    array_names,
     columns_of_kind,
 )
 from genesis_toolkit.pipeline.store.shards import decode_chunk
+from genesis_toolkit.pipeline.wording import words_of
 
 #: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
 MOST_METADATA = 2**24
@@ -33,11 +33,11 @@ MOST_CHUNK = 2**28
 MOST_MANIFEST = 2**28
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # of a manifest
+_STRINGS = np.dtypes.StringDType()  # as zarr reads them
 _MOST_ROWS = 2**40
 _MOST_CHUNK_ROWS = 2**20
 _MOST_CUBE_BYTES = 2**31 - 17  # what blosc takes
 _MOST_TEXT = 2**28  # bytes of a chunk of strings
-_MOST_WORDS = 60
 _DEEPEST = 64
 _TOO_DEEP = "its JSON is nested too deep"
 _PACKED = ["blosc", "crc32c"]
@@ -138,32 +138,6 @@ def described(kind: str, name: str, metadata: Any) -> Array:
     return Array(name, tuple(shape), dtype, chunk[0], fill)
 
 
-def check_arrays(attributes: Mapping[str, Any], metadata: bytes, files: Collection[str]) -> None:
-    """Refuse metadata that the format does not have, or that asks for more rows than there are files for.
-
-    Args:
-        attributes: of the store.
-        metadata: its `zarr.json`, with that of its arrays consolidated.
-        files: the names of all its files.
-
-    Raises:
-        ValueError, LookupError, TypeError: which array, and what is wrong.
-    """
-    kind, held = attributes["format"], parse_json(metadata)["consolidated_metadata"]["metadata"]
-    arrays, problems = {}, []
-    for name in array_names(kind, files):
-        try:
-            arrays[name] = described(kind, name, held[name])
-        except ValueError as error:
-            problems.append((name, str(error)))
-    problems += check_lengths(arrays, files)[1]
-    for name in KINDS[kind].voxels:
-        if name in arrays and list(arrays[name].shape[1:]) != attributes["size"]:
-            problems.append((name, f"its cubes are {arrays[name].shape[1:]}"))
-    if problems:
-        raise ValueError(": ".join(problems[0]))
-
-
 def check_lengths(
     arrays: Mapping[str, Array], files: Collection[str]
 ) -> tuple[set[str], list[tuple[str, str]]]:
@@ -218,11 +192,11 @@ def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[An
         rows = min(array.chunk, len(array) - chunk * array.chunk)
         if data is None:
             shape = (rows, *array.shape[1:])
-            parts.append(np.full(shape, array.fill, dtype=object if array.dtype is None else array.dtype))
+            parts.append(np.full(shape, array.fill, array.dtype or _STRINGS))
         else:
             values = _strings(data, array.chunk) if array.dtype is None else _numbers(data, array)
             parts.append(values[:rows])
-    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype or object)
+    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype or _STRINGS)
 
 
 def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
@@ -251,12 +225,6 @@ def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
 def leads_outside(path: str) -> bool:
     """Whether a path that a stranger wrote is none below the folder it is relative to."""
     return bool({"", ".", ".."} & set(path.split("/"))) or "\\" in path or "\0" in path
-
-
-def words_of(value: Any) -> str:
-    """A value in a sentence, its middle left out where it is long."""
-    text = repr(value)
-    return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 5]} ..."
 
 
 def _lacking(array: Array, files: Iterable[str]) -> str:
@@ -328,7 +296,6 @@ def _strings(data: bytes, rows: int) -> NDArray[Any]:
     if struct.unpack_from("<I", text)[0] != rows:  # or room would be made for as many as it says
         raise DataError(f"a chunk of strings holds another number of them than {rows:,}")
     try:
-        values: NDArray[Any] = VLenUTF8().decode(text)
+        return np.array(VLenUTF8().decode(text), _STRINGS)
     except ValueError:
         raise DataError("a chunk of strings is damaged") from None
-    return values

@@ -4,7 +4,7 @@ Whatever reads, writes, checks or describes a store takes names, dtypes, axes an
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -31,9 +31,8 @@ VOXELS = ("int16", "uint16", "uint8")
 TABLE_ROWS = 65536
 #: What became of a scan.
 STATUSES = ("used", "skipped", "failed")
-#: Of a target store: what its numbers of folds mean, and the array that holds the answers of each task.
+#: What the numbers of folds mean.
 FOLDS = ("train", "validation", "test")
-ANSWERS = {"ncc": "labels", "segment": "masks", "dxc": "labels"}
 
 _Strings = NDArray[Any]
 
@@ -172,6 +171,9 @@ class Kind:
         voxels: its arrays of voxels; the first holds the cubes.
         tables: its tables besides those of scans and images, by the name of their rows.
         others: arrays that are neither.
+        cutting: the attribute that holds the parameters with which the cubes were cut.
+        numbers: whole numbers among its parameters, and the least that each may be.
+        answers: the tasks that there are, and the array that holds the answers of each.
     """
 
     noun: str
@@ -180,6 +182,9 @@ class Kind:
     voxels: dict[str, Column]
     tables: dict[str, type[Table]]
     others: dict[str, Column]
+    cutting: str = "parameters"
+    numbers: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
 
 
 #: All kinds, by the name that stands in a store's attributes.
@@ -199,6 +204,8 @@ KINDS = {
         },
         {"cube": CubeTable, "pair": PairTable},
         {},
+        cutting="cubes",
+        numbers={"variants": 1, "seed": 0},
     ),
     TARGETS: Kind(
         "target store",
@@ -207,6 +214,7 @@ KINDS = {
         {"cubes": _CUBES, "masks": _voxels("Mask of the cube, 0 or 1.", "Mask of the image, 0 or 1.")},
         {"cube": TargetTable},
         {"labels": Column("0 or 1 for each class.", ("class",), dtype="uint8", dimension="cube")},
+        answers={"ncc": "labels", "segment": "masks", "dxc": "labels"},
     ),
 }
 _NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path
@@ -216,10 +224,10 @@ _ALL_VOXELS = {name for kind in KINDS.values() for name in kind.voxels}
 def columns_of(table: type[Table]) -> dict[str, Column]:
     """The columns of a table by name, in order."""
     hints, found = get_type_hints(table, include_extras=True), {}
-    for field in fields(table):
-        array, column = get_args(hints[field.name])
+    for one in fields(table):
+        array, column = get_args(hints[one.name])
         (number,) = get_args(get_args(array)[1])
-        found[field.name] = replace(column, dtype="string" if number is Any else np.dtype(number).name)
+        found[one.name] = replace(column, dtype="string" if number is Any else np.dtype(number).name)
     return found
 
 
@@ -300,27 +308,6 @@ def write_column(
         attributes=attributes or {},
     )
     array[...] = values
-
-
-def read_table(group: zarr.Group, table: type[Table]) -> dict[str, Any]:
-    """The columns of a table by name.
-
-    Raises:
-        KeyError, ValueError: a column is missing, or damaged.
-    """
-    return {name: np.asarray(array_of(group, name)[...]) for name in columns_of(table)}
-
-
-def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """An array of a group.
-
-    Raises:
-        KeyError, ValueError: there is none of that name.
-    """
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise ValueError(f"{name} is no array")
-    return array
 
 
 def codecs(dtype: np.dtype[Any] | None) -> tuple[BloscCodec, Crc32cCodec]:

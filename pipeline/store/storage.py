@@ -19,6 +19,9 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 #: What a store's archive ends in.
 ARCHIVE = ".zip"
 
+#: A store's name: a folder, an archive or a URL.
+Place = str | os.PathLike[str]
+
 _LOCAL_HEADER = 30  # bytes of a member's own header; the lengths of its name and extra field end it
 
 
@@ -196,17 +199,17 @@ def _check_member(place: Path, member: zipfile.ZipInfo) -> None:
         raise DataError(f"{place} holds {member.filename!r}, a name that leads out of it, so it is no store.")
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(place: Place) -> bool:
     """Whether a store's name is that of a server."""
     return isinstance(place, str) and "://" in place
 
 
-def absolute(place: str | Path) -> str | Path:
+def absolute(place: Place) -> str | Path:
     """A store's name as it is understood in any working directory."""
-    return place if is_url(place) else Path(place).resolve()
+    return str(place) if is_url(place) else Path(place).resolve()
 
 
-def open_storage(place: str | Path) -> Storage:
+def open_storage(place: Place) -> Storage:
     """The storage of a store by its name: a folder, an archive, or a URL.
 
     Raises:

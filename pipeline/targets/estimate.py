@@ -12,13 +12,13 @@ import numpy as np
 
 from genesis_toolkit.pipeline.cubes.example import cut_example
 from genesis_toolkit.pipeline.cubes.records import file_state
+from genesis_toolkit.pipeline.describe.facts import count_folds
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 from genesis_toolkit.pipeline.targets.extract import TargetJob, plan_target_job
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
 from genesis_toolkit.pipeline.targets.plan import Piece
-from genesis_toolkit.pipeline.targets.store import count_folds
 from genesis_toolkit.pipeline.targets.tasks import cut_piece, wanted_labels
 
 

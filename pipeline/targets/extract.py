@@ -23,14 +23,14 @@ from genesis_toolkit.pipeline.cubes.records import (
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import Ledger, first_difference, hold, run_log, sha256_of
-from genesis_toolkit.pipeline.store.open import check_target
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.pipeline.store.schema import TARGETS
 from genesis_toolkit.pipeline.store.shards import encode_cube
+from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.targets.assemble import pack_targets
 from genesis_toolkit.pipeline.targets.mask_files import masks_folder
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
 from genesis_toolkit.pipeline.targets.plan import Cut, Piece, Plan
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
 from genesis_toolkit.pipeline.targets.tasks import cut_piece, described, plan_task
 
 _MOST_REASONS = 20

@@ -22,16 +22,14 @@ from genesis_toolkit.pipeline.cubes.recut import (
 )
 from genesis_toolkit.pipeline.engine import Pool, Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
-from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
-from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, MOST_METADATA, strict_manifest
-from genesis_toolkit.pipeline.store.opening import read_attributes
-from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_remains
+from genesis_toolkit.pipeline.store.attributes import read_attributes
+from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine
+from genesis_toolkit.pipeline.store.metadata import MOST_METADATA
+from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
 from genesis_toolkit.pipeline.store.schema import (
     CUBES,
-    KINDS,
     PAIRS,
     TARGETS,
     array_names,
@@ -42,12 +40,12 @@ from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage, is_
 from genesis_toolkit.pipeline.targets.recut import compare_targets
 from genesis_toolkit.pipeline.verify.tables import store_problems
 from genesis_toolkit.pipeline.verify.target_tables import target_problems
+from genesis_toolkit.pipeline.wording import reason_of
 
 #: Cubes that are cut again unless another number is asked for.
 CUBES_CUT_AGAIN = 32
 
 _AT_ONCE = 8  # files asked of a server at the same time
-_OF_MASKS = Window(0, 1)
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,8 @@ def verify(
     """
     told, storage = _Told(), _opened(place)
     workers = workers or (cores() if storage.near else _AT_ONCE)
-    manifest = _read_manifest(storage, told)
+    manifest, _, problems = read_manifest(storage)
+    told.add((MANIFEST, problem) for problem in problems)
     _refuse_others(place, storage, manifest)
     strangers = _strangers(storage, manifest)
     told.add((name, "is in no line of the manifest") for name in strangers)
@@ -179,10 +178,10 @@ def verify(
         _examine_all, storage, manifest, workers, counting(report, "files", len(manifest), 0), told
     )
     sound = examine_all({path: None for path in manifest if not is_shard(path)})
-    remains, problems = read_remains(storage, manifest, strangers, sound.__contains__)
+    remains, wrong = read_remains(storage, manifest, strangers, sound.__contains__)
     key = _check_call(remains, source, anonymize, pairs)
-    inconsistent = told.add(problems)
-    examine_all({path: _place_of(path, remains) for path in manifest if is_shard(path)})
+    inconsistent = told.add(wrong)
+    examine_all({path: remains.shard(path) for path in manifest if is_shard(path)})
     consistency = target_problems if remains.kind == TARGETS else store_problems
     inconsistent |= told.add(consistency(remains))
     told.add(_log_problems(storage, told))
@@ -201,22 +200,8 @@ def printable(text: str) -> str:
 
 def _opened(place: str | Path) -> Storage:
     if not is_url(place) and not Path(place).exists():
-        read_attributes(place, tuple(KINDS))  # says what is the matter
+        read_attributes(place)  # says what is the matter
     return open_storage(place)
-
-
-def _read_manifest(storage: Storage, told: _Told) -> dict[str, str]:
-    try:
-        size = storage.size(MANIFEST)
-        if size > MOST_MANIFEST:
-            raise ValueError(f"it has {size:,} bytes, and {MOST_MANIFEST:,} at most are read")
-        data = storage.read(MANIFEST)
-    except (OSError, ValueError) as error:
-        told.add([(MANIFEST, f"cannot be read, so no file can be held against it: {reason_of(error)}")])
-        return {}
-    manifest, problems = strict_manifest(data)
-    told.add((MANIFEST, problem) for problem in problems)
-    return manifest
 
 
 def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, str]) -> None:
@@ -226,7 +211,7 @@ def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, s
         CallError, DataError: as `read_attributes`.
     """
     if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
-        read_attributes(place, tuple(KINDS))
+        read_attributes(place)
 
 
 def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
@@ -269,14 +254,6 @@ def _strangers(storage: Storage, manifest: Mapping[str, str]) -> list[str]:
             names += [Path(folder, name).relative_to(storage.place).as_posix() for name in [*files, *links]]
     known = {*manifest, MANIFEST, LOG}
     return sorted(set(names) - known)
-
-
-def _place_of(path: str, remains: Remains) -> ShardPlace | None:
-    """Which shard a file is; None where that cannot be known."""
-    array = remains.arrays.get(path.split("/")[0])
-    number = array.place(path) if array else None
-    window = _OF_MASKS if array and array.name == "masks" else remains.window
-    return ShardPlace(array, number, window) if array and number is not None else None
 
 
 def _examine_all(

@@ -18,10 +18,11 @@ from PIL import Image
 from support.damage import files_of, flip, forge, look, set_attribute, set_value, told
 
 from genesis_toolkit.cli.prep import main
+from genesis_toolkit.pipeline.describe.facts import describe_targets
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
 from genesis_toolkit.pipeline.pictures.target_sheet import target_rows
-from genesis_toolkit.pipeline.store.open import open_store
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore, open_store, open_targets
 from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.targets.candidates import choose_candidates, parse_candidates
 from genesis_toolkit.pipeline.targets.estimate import estimate_targets
@@ -29,7 +30,6 @@ from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.findings import fold_of_patient
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters, MaskParameters, NoduleParameters
 from genesis_toolkit.pipeline.targets.plan import fold_of_name
-from genesis_toolkit.pipeline.targets.store import describe_targets, open_targets
 from genesis_toolkit.pipeline.targets.tasks import parameters_of
 
 SHAPE, SIZE = (22, 20, 18), (8, 8, 6)
@@ -536,9 +536,11 @@ def test_others_read_it_and_damage_is_found(nodules: Path, tmp_path: Path, cube_
     assert store.labels is not None
     assert (np.asarray(group["labels"]) == store.labels).all()
     assert (np.asarray(group["cubes"][3]) == read(store.cubes, 3)).all()
-    with pytest.raises(CallError, match="is a genesis-targets store; allowed here: genesis-cubes"):
-        open_store(nodules)
-    with pytest.raises(CallError, match="is a genesis-cubes store; allowed here: genesis-targets"):
+    assert isinstance(open_store(nodules), TargetStore)
+    words = "is a target store, and this takes a cube store, as extract-cubes makes it or a pair store"
+    with pytest.raises(CallError, match=words):
+        open_store(nodules, CubeStore, PairStore)
+    with pytest.raises(CallError, match="is a cube store, and this takes a target store, as extract-targets"):
         open_targets(cube_store)
     with pytest.raises(CallError, match="is no genesis-targets store, so it is left alone"):
         extract_targets(tmp_path, cube_store, NODULES, overwrite=True)

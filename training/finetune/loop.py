@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from genesis_toolkit.pipeline.engine import Report, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.targets.store import open_targets
+from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.training.feeding.ring import normalise
 from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData, target_data
 from genesis_toolkit.training.finetune.heads import TargetNetwork, build_target_network

@@ -31,7 +31,7 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
-from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
 from genesis_toolkit.training.feeding.ring import normalise
 from genesis_toolkit.training.finetune.run import Finetuned, read_finetuned

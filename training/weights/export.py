@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of, write_whole
-from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.networks.registry import (
     ARCHITECTURES,
