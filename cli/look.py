@@ -128,7 +128,7 @@ def _facts_rows(facts: dict[str, Any]) -> list[list[str]]:
     pairs = [["pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"]] if "pairs" in facts else []
     points = "voxels" if len(facts["size"]) == 3 else "pixels"
     return [
-        ["store", f"{facts['path']} ({facts['format']}, version {facts['version']})"],
+        ["store", f"{facts['store']} ({facts['format']}, version {facts['version']})"],
         ["cubes", f"{facts['cubes']:,} of {' x '.join(map(str, facts['size']))} {points}"],
         *pairs,
         ["window", f"{facts['window'][0]} .. {facts['window'][1]} {facts['unit']}"],

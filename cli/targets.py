@@ -106,7 +106,7 @@ def extract_targets(
       genesis-prep extract-targets scans organs.zarr --task segment --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
-    from genesis_toolkit.pipeline.describe.facts import describe_targets
+    from genesis_toolkit.pipeline.describe.facts import describe
     from genesis_toolkit.pipeline.targets.extract import extract_targets as extract
 
     parameters = _parameters(task, given_options())
@@ -123,7 +123,7 @@ def extract_targets(
             overwrite=overwrite,
             report=progress,
         )
-    facts = describe_targets(result.store)
+    facts = describe(result.store)
     failed = _failed(facts)
     if as_json:
         said = {"done_before": result.done_before, "left_out": list(result.said), "failed": len(failed)}
@@ -143,10 +143,10 @@ def extract_targets(
 
 def show_targets(store: Path | str, as_json: bool) -> None:
     """Say what a target store holds, as `genesis-prep info` does."""
-    from genesis_toolkit.pipeline.describe.facts import describe_targets
+    from genesis_toolkit.pipeline.describe.facts import describe
     from genesis_toolkit.pipeline.store.open import open_targets
 
-    facts = describe_targets(open_targets(store))
+    facts = describe(open_targets(store))
     if as_json:
         click.echo(json.dumps(facts))
         return

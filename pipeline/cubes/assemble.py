@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
 from genesis_toolkit.pipeline.cubes.update import Growth
-from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, write_whole

@@ -19,7 +19,7 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.recut import Recut, UnknownError, cut_again, needed, places_of, recuts
-from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, counting
 from genesis_toolkit.pipeline.errors import DataError

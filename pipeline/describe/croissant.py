@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genesis_toolkit.pipeline.describe.card import CARD
-from genesis_toolkit.pipeline.describe.contents import Contents, description
+from genesis_toolkit.pipeline.describe.facts import Contents, description
 from genesis_toolkit.pipeline.ledger import MANIFEST
 from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, WIDTH, Column, array_names, columns_of_kind
 
@@ -96,7 +96,7 @@ def croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> st
         "name": contents.title,
         "description": description(contents),
         "keywords": ["Models Genesis", "self-supervised learning", _modality(contents), "zarr"],
-        "license": f"The licence of the {_source(contents)} applies, see {CARD}.",
+        "license": f"The licence of the {contents.sources} applies, see {CARD}.",
         "distribution": _distribution(contents, digests),
         "recordSet": _record_sets(contents, voxels),
     }
@@ -105,10 +105,6 @@ def croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> st
 
 def _modality(contents: Contents) -> str:
     return "computed tomography" if contents.images is None else "chest X-ray"
-
-
-def _source(contents: Contents) -> str:
-    return "scans" if contents.images is None else "images"
 
 
 def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:
@@ -159,7 +155,7 @@ def _file_set(name: str, meaning: str, encoding: str, includes: Sequence[str]) -
 def _record_sets(contents: Contents, voxels: str) -> list[dict[str, Any]]:
     meanings = {
         "cubes": f"{len(contents.cubes)} {contents.things}.",
-        "scans": f"{len(contents.scans)} {_source(contents)} that were found, used or not.",
+        "scans": f"{len(contents.scans)} {contents.sources} that were found, used or not.",
         "images": "What NIH's table says of each of them, row by row.",
         "pairs": "Degraded twins and the cubes that they are made of.",
     }

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError

@@ -18,7 +18,7 @@ from genesis_toolkit.pipeline.cluster import connect
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, put_back
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
-from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Report, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError

@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import box_of
-from genesis_toolkit.pipeline.describe.contents import Contents, description, parameter_rows, summary
-from genesis_toolkit.pipeline.describe.facts import image_counts
+from genesis_toolkit.pipeline.describe.facts import (
+    Contents,
+    contents_of,
+    description,
+    image_counts,
+    parameter_rows,
+    summary,
+)
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import write_whole
@@ -114,8 +120,7 @@ def check_report(html: Path) -> None:
 
 def report(store: CubeStore | PairStore, rows: int) -> str:
     """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
-    pairs = store.pairs if isinstance(store, PairStore) else None
-    contents = Contents(store.attributes, store.table, store.scans, pairs, store.images)
+    contents = contents_of(store)
     name = escape(PurePath(store.storage.place).name)
     body = "\n".join(
         (
