@@ -173,12 +173,12 @@ def draw_target_sheet(store: Path | str, file: Path, rows: int) -> None:
         CallError: it is no file for a picture.
     """
     from genesis_toolkit.pipeline.errors import CallError
-    from genesis_toolkit.pipeline.pictures.target_sheet import draw_targets
+    from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
     from genesis_toolkit.pipeline.store.open import open_targets
 
     if file.suffix.lower() == ".html":
         raise CallError(f"{file}: there are reports of cubes and pairs alone; give a name that ends in .png.")
-    draw_targets(open_targets(store), file, rows)
+    draw_sheet(open_targets(store), file, rows)
     click.echo(f"The contact sheet is {file}.")
     click.echo(f"Next: genesis-train finetune {store} --out run")
 

@@ -330,11 +330,11 @@ def _sheet(store: CubeStore | PairStore, rows: int) -> str:
     lines = []
     for row in pictures:
         cells = []
-        for (voxels, label), heading in zip(row, headings, strict=True):
-            told = escape(" / ".join(label.split("\n")))
-            uri = grey_picture(voxels, low, high, _MOST_EDGE)
-            picture = f'<img src="{uri}" alt="{escape(heading)}">'
-            cells.append(f"<td><figure>{picture}<figcaption>{told}</figcaption></figure></td>")
+        for picture, heading in zip(row, headings, strict=True):
+            told = escape(" / ".join(picture.label.split("\n")))
+            uri = grey_picture(picture.voxels, low, high, _MOST_EDGE)
+            image = f'<img src="{uri}" alt="{escape(heading)}">'
+            cells.append(f"<td><figure>{image}<figcaption>{told}</figcaption></figure></td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     flat = isinstance(store, CubeStore) and len(store.size) == 2  # several in a row

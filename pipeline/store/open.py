@@ -115,8 +115,7 @@ class Store(Generic[Row]):
         return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
-        holds, values = (value for _, value in self._facts()[:2])
-        return f"<{type(self).__name__} {self.storage.place}: {holds}, {values}>"
+        return f"<{type(self).__name__} {self.storage.place}: {self.contents}, {self.values}>"
 
     def _repr_html_(self) -> str:
         shown = np.arange(0, len(self), max(1, -(-len(self) // MOST_CUBES)))
@@ -135,6 +134,17 @@ class Store(Generic[Row]):
     def size(self) -> tuple[int, ...]:
         """The edges of a cube in voxels: x, y, z, or x, y of a slice or an image."""
         return tuple(self.attributes["size"])
+
+    @property
+    def contents(self) -> str:
+        """What it holds, in words: `12 cubes of 64 x 64 x 32 voxels`."""
+        points = "voxels" if len(self.size) == 3 else "pixels"
+        return f"{counted(len(self), *self.ROWS)} of {' x '.join(map(str, self.size))} {points}"
+
+    @property
+    def values(self) -> str:
+        """What its voxels are, in words: `-1000 .. 1000 HU`."""
+        return "{} .. {} {}".format(*self.window, self.attributes["unit"])
 
     @property
     def path(self) -> Path:
@@ -162,12 +172,10 @@ class Store(Generic[Row]):
 
     def _facts(self) -> list[tuple[str, str]]:
         """What it holds, as names and values."""
-        edges = f"{' x '.join(map(str, self.size))} {'voxels' if len(self.size) == 3 else 'pixels'}"
-        low, high = self.window
         status = Counter(self.scans.status.tolist())
         return [
-            ("holds", f"{counted(len(self), *self.ROWS)} of {edges}"),
-            ("values", f"{low} .. {high} {self.attributes['unit']}"),
+            ("holds", self.contents),
+            ("values", self.values),
             (
                 "scans" if self.images is None else "images",
                 ", ".join(f"{status[word]:,} {word}" for word in STATUSES),

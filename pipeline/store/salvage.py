@@ -212,7 +212,9 @@ def read_remains(
         own, again = metadata(f"{name}/{ROOT}"), (consolidated or {}).get(name)
         if own is not None and consolidated is not None and own != again:
             problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
-        if own is not None or again is not None:
+        if own is None and again is None:
+            problems += [(name, "is described nowhere")] if consolidated is not None else ()
+        else:
             try:
                 arrays[name] = described(kind, name, again if own is None else own)
             except ValueError as error:

@@ -451,11 +451,11 @@ def test_the_contact_sheet_shows_them_as_they_are(made: Path, tmp_path: Path, na
     headings, rows = contact_rows(store, 2)
     assert all(len(row) == len(headings) for row in rows)
     if isinstance(store, CubeStore):
-        first, shown = np.empty(store.size, store.cubes.dtype), rows[0][0][0]
+        first, shown = np.empty(store.size, store.cubes.dtype), rows[0][0].voxels
         store.cubes.read(0, first)
         upright = first[:, ::-1] if name == "patches" else first  # coronal: the head stands at the top
         np.testing.assert_array_equal(shown, upright)
-    assert {picture.shape for row in rows for picture, _ in row} == {store.size}
+    assert {picture.voxels.shape for row in rows for picture in row} == {store.size}
     call("preview", store.path, tmp_path / "sheet.png", "--rows", 2)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 100

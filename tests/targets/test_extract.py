@@ -21,7 +21,7 @@ from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.describe.facts import describe
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
-from genesis_toolkit.pipeline.pictures.target_sheet import target_rows
+from genesis_toolkit.pipeline.pictures.sheet import contact_rows
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore, open_store, open_targets
 from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.targets.candidates import choose_candidates, parse_candidates
@@ -617,23 +617,23 @@ def test_a_dry_run_by_the_command(scans: Path, tmp_path: Path) -> None:
 
 def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_path: Path) -> None:
     store = open_targets(three / "segment.zarr")
-    headings, pictures, outlines = target_rows(store, 3)
+    headings, pictures = contact_rows(store, 3)
     assert (headings, len(pictures)) == (["axial", "coronal", "sagittal"], 3)
     assert store.masks is not None
-    for line, masks, cube, fold in zip(pictures, outlines, (0, 8, 17), (0, 1, 2), strict=True):
+    for line, cube, fold in zip(pictures, (0, 8, 17), (0, 1, 2), strict=True):
         words = ("train", "validation", "test")[fold]
-        assert line[0][1] == f"cube {cube}, scan {cube // 3}\n{words}"
+        assert line[0].label == f"cube {cube}, scan {cube // 3}\n{words}"
         for voxels, shown in (
-            (read(store.cubes, cube), [one for one, _ in line]),
-            (read(store.masks, cube), masks),
+            (read(store.cubes, cube), [one.voxels for one in line]),
+            (read(store.masks, cube), [one.mask for one in line]),
         ):
             sides = (voxels[:, :, 3], voxels[:, 4, ::-1], voxels[4, :, ::-1])
             assert all((one == side).all() for one, side in zip(shown, sides, strict=True))
-    _, pictures, outlines = target_rows(open_targets(three / "ncc.zarr"), 4)
-    assert [line[0][1].split("\n")[2] for line in pictures].count("nodule") == 2
-    assert outlines == [[None] * 3] * 4
-    _, pictures, _ = target_rows(open_targets(three / "dxc.zarr"), 2)
-    assert pictures[0][0][1] == "cube 0, image 0\ntrain\nHernia, Mass"
+    _, pictures = contact_rows(open_targets(three / "ncc.zarr"), 4)
+    assert [line[0].label.split("\n")[2] for line in pictures].count("nodule") == 2
+    assert [[one.mask for one in line] for line in pictures] == [[None] * 3] * 4
+    _, pictures = contact_rows(open_targets(three / "dxc.zarr"), 2)
+    assert pictures[0][0].label == "cube 0, image 0\ntrain\nHernia, Mass"
     for task in ("segment", "dxc"):
         done = CliRunner().invoke(
             main, ["preview", str(three / f"{task}.zarr"), str(tmp_path / f"{task}.png")]
