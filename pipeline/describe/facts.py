@@ -134,8 +134,8 @@ def describe(store: AnyStore) -> dict[str, Any]:
 
     Returns:
         Where it lies, format, version, counts, window, size, bytes on disk and before compression, the scans
-        by status, those that gave nothing with the reason, the parameters and the facts of the run. Of cubes
-        and pairs as `facts_of`; of targets the task, its classes and `folds` as `count_folds`.
+        by status, those that gave nothing or not all and why, the parameters and the facts of the run. Of
+        cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as `count_folds`.
     """
     attributes, scans = store.attributes, store.scans
     arrays = [getattr(store, name, None) for name in KINDS[attributes["format"]].voxels]
@@ -150,7 +150,7 @@ def describe(store: AnyStore) -> dict[str, Any]:
         "scans": _statuses(scans),
         "not_used": [
             {name: str(getattr(scans, name)[row]) for name in ("path", "status", "reason")}
-            for row in np.flatnonzero(scans.status != "used")
+            for row in np.flatnonzero((scans.status != "used") | (scans.reason != ""))
         ],
         "run": _log(store.storage),
     }

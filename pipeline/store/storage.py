@@ -49,6 +49,8 @@ class Storage(Protocol):
         Raises:
             OSError: as `read`.
         """
+        (data,) = self.read_ranges(path, [(start, length)])
+        return data
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterable[bytes]:
         """Several parts of a file, each as (start, length): one after the other, where that costs nothing.
@@ -65,7 +67,7 @@ class Storage(Protocol):
         """
 
 
-class Folder:
+class Folder(Storage):
     """A store in a folder. A file is opened for each part that is read.
 
     That costs a few microseconds, and keeps a store of ten thousand shards within any limit of open files.
@@ -80,11 +82,6 @@ class Folder:
     def read(self, path: str) -> bytes:
         """A whole file."""
         return Path(self._prefix + path).read_bytes()
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """A part of a file."""
-        with self.opened(path) as (descriptor, _):
-            return os.pread(descriptor, length, start)
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Several parts of a file, opened once, each read as it is asked for."""
@@ -113,7 +110,7 @@ class Folder:
         return status.st_size
 
 
-class Archive:
+class Archive(Storage):
     """A store in one zip archive as `pack` writes it: every member stored as it is, not compressed.
 
     So a part of a member is a part of the archive, one `pread` at a known offset. (Through zarr's ZipStore a
@@ -149,11 +146,6 @@ class Archive:
     def read(self, path: str) -> bytes:
         """A whole file."""
         return self.read_range(path, 0, self.size(path))
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """A part of a file."""
-        length = max(0, min(length, self.size(path) - start))
-        return os.pread(self._file.fileno(), length, self._begin(path) + start)
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Several parts of a file, each read as it is asked for."""
