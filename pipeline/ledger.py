@@ -31,6 +31,7 @@ from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.pipeline.wording import value_words
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
@@ -294,7 +295,7 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str |
             if isinstance(old, dict) and isinstance(new, dict):
                 return first_difference(old, new)
             words = _NAMES.get(name, name.replace("_", " "))
-            return f"{words} {_words(old)} (asked for now: {_words(new)})"
+            return f"{words} {value_words(old)} (asked for now: {value_words(new)})"
     return None
 
 
@@ -370,10 +371,6 @@ def _manifest(store: Path, hashes: Mapping[str, str]) -> str:
     return "".join(
         f"{hashes.get(path) or sha256_of((store / path).read_bytes())}  {path}\n" for path in paths
     )
-
-
-def _words(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _empty(work: Path) -> None:

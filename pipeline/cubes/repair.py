@@ -47,11 +47,10 @@ from genesis_toolkit.pipeline.store.schema import (
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
 from genesis_toolkit.pipeline.store.storage import Folder
 from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.wording import listed
 
 NOTE = ".damaged.json"
 FORMAT = "genesis-damage"
-
-_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,9 @@ class Damage:
 
     def refuse(self, why: str) -> DataError:
         """The error for damage that cannot be mended."""
-        names = ", ".join(self.files[:_MOST_NAMES]) + (" and more" if len(self.files) > _MOST_NAMES else "")
         return DataError(
-            f"{self.target} is damaged ({names}) and was left as it is: {why}. --overwrite makes the whole "
-            "store again."
+            f"{self.target} is damaged ({listed(self.files)}) and was left as it is: {why}. --overwrite makes "
+            "the whole store again."
         )
 
 
@@ -201,7 +199,7 @@ def repair_cubes(
 
     spread(_make, tasks, finished=finished, lost=_lost)
     if problems:
-        raise damage.refuse("; ".join(sorted(set(problems))[:_MOST_NAMES]))
+        raise damage.refuse(listed(sorted(set(problems)), between="; "))
     put_back(damage, ledger)
 
 
@@ -215,7 +213,7 @@ def put_back(damage: Damage, ledger: Ledger) -> None:
     others = [path for path in damage.files if examine(made, path).sha256 != manifest[path]]
     if others:
         raise damage.refuse(
-            f"{', '.join(others[:_MOST_NAMES])}, made again, would not be as before: other versions of "
+            f"{listed(others)}, made again, would not be as before: other versions of "
             "libraries made it, which its log.json names, or the manifest itself is damaged"
         )
     for path in damage.files:
@@ -291,7 +289,7 @@ def _shard_tasks(
         numbers = np.arange(first, min(first + array.chunk, len(array)))
         gone = [str(path[row]) for row in np.unique(scan[numbers]).tolist() if row not in places]
         if gone:
-            raise damage.refuse(f"{', '.join(gone[:_MOST_NAMES])} lies no longer in {source}")
+            raise damage.refuse(f"{listed(gone)} lies no longer in {source}")
         tasks.append(
             _Task(ledger, shard, array.chunk, tuple(recuts(damage.remains, numbers, places, parameters)))
         )

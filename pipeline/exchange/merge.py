@@ -24,9 +24,9 @@ from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, 
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
 from genesis_toolkit.pipeline.store.write import check_target, write_cube_store
+from genesis_toolkit.pipeline.wording import listed, value_words
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
-_MOST_NAMES = 5
 _SEVERAL_KEYS = "several keys"
 _Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
 _Tables = tuple[CubeTable, ScanTable, ImageTable | None]
@@ -144,13 +144,9 @@ def _fixed(store: CubeStore) -> dict[str, Any]:
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     for name in sorted({*one, *other}):
         if one.get(name) != other.get(name):
-            values = (_words(side[name]) if name in side else "none" for side in (other, one))
+            values = (value_words(side[name]) if name in side else "none" for side in (other, one))
             return f"{name.replace('_', ' ')} is {' in the one and '.join(values)} in the other"
     return ""
-
-
-def _words(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _layout(values: Sequence[str | None]) -> str | None:
@@ -205,9 +201,8 @@ def _check_scans(stores: Sequence[CubeStore]) -> None:
                         "draws run on through a subset: extract it at once."
                     )
     if twice:
-        more = f"; and {len(twice) - _MOST_NAMES} more" if len(twice) > _MOST_NAMES else ""
         raise CallError(
-            f"The same scan may not come twice: {'; '.join(twice[:_MOST_NAMES])}{more}. Leave it out of one "
+            f"The same scan may not come twice: {listed(twice, between='; ')}. Leave it out of one "
             "of the stores; of scans that only have the same name, rename one and extract it again."
         )
 

@@ -28,6 +28,7 @@ from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import check_target, write_cube_store
+from genesis_toolkit.pipeline.wording import listed
 
 _DTYPE = np.dtype(np.int16)
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
@@ -136,8 +137,7 @@ def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
 
 
 def _names(held: Sequence[tuple[str, int, int]]) -> str:
-    more = f" and {len(held) - 3} more" if len(held) > 3 else ""
-    return ", ".join(name for name, _, _ in held[:3]) + more
+    return listed([name for name, _, _ in held], most=3)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.find import Source
+from genesis_toolkit.pipeline.wording import listed
 
 #: The numbers of `FOLDS`.
 TRAIN, VALIDATION, TEST = range(3)
@@ -95,5 +96,4 @@ def fold_of_name(name: str) -> int:
 
 def rows_words(rows: Sequence[int], most: int = 5) -> str:
     """Numbers of rows in a sentence: `rows 3, 4 and 17 more`."""
-    more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
-    return f"row{'' if len(rows) == 1 else 's'} {', '.join(map(str, rows[:most]))}{more}"
+    return f"row{'' if len(rows) == 1 else 's'} {listed(rows, most)}"
