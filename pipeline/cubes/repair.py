@@ -82,8 +82,8 @@ class Damage:
     def refuse(self, why: str) -> DataError:
         """The error for damage that cannot be mended."""
         return DataError(
-            f"{self.target} is damaged ({listed(self.files)}) and was left as it is: {why}. --overwrite makes "
-            "the whole store again."
+            f"{self.target} is damaged ({listed(self.files)}) and was left as it is: {why}. --overwrite "
+            "makes the whole store again."
         )
 
 
