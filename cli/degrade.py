@@ -21,7 +21,6 @@ from genesis_toolkit.cli.output import (
     Progress,
     counted,
     duration,
-    facts_of,
     print_json,
     said_of,
     say_next,
@@ -94,6 +93,7 @@ def degrade(
       genesis-prep degrade cubes.zarr pairs.zarr --variants 4
     """
     from genesis_toolkit.pipeline.degrade.recipes import get_recipe
+    from genesis_toolkit.pipeline.describe.facts import describe
     from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
     from genesis_toolkit.pipeline.pairs.degrade import degrade_cubes as run
 
@@ -109,7 +109,7 @@ def degrade(
         return
     with Progress() as progress:
         result = run(cubes, pairs, parameters, report=progress, **work)
-    facts = facts_of(result.store)
+    facts = describe(result.store)
     if as_json:
         print_json({"done_before": result.done_before, "repaired": result.repaired, **facts}, pairs)
         return

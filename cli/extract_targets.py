@@ -93,8 +93,8 @@ def extract_targets(
         --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
+    from genesis_toolkit.pipeline.describe.facts import describe
     from genesis_toolkit.pipeline.targets.extract import extract_targets as run
-    from genesis_toolkit.pipeline.targets.store import describe_targets
 
     parameters = _parameters(task, given_options())
     work = work_of(options, dry_run)
@@ -103,7 +103,7 @@ def extract_targets(
         return
     with Progress() as progress:
         result = run(source, targets, parameters, **work, report=progress)
-    facts = describe_targets(result.store)
+    facts = describe(result.store)
     failed = sum(row["status"] != "skipped" for row in facts["not_used"])  # or has candidates outside it
     if as_json:
         said = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}

@@ -8,7 +8,6 @@ import click
 from genesis_toolkit.cli.options import Command, Store, json_option
 from genesis_toolkit.cli.output import (
     edges,
-    facts_of,
     print_json,
     say_next,
     shares,
@@ -32,13 +31,11 @@ def info(store: Path | str, as_json: bool) -> None:
     Example:
       genesis-prep info pairs.zarr
     """
-    from genesis_toolkit.pipeline.store.metadata import TARGETS, VERSIONS
-    from genesis_toolkit.pipeline.store.open import open_store
-    from genesis_toolkit.pipeline.store.opening import read_attributes
-    from genesis_toolkit.pipeline.targets.store import describe_targets, open_targets
+    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.store.open import TargetStore, open_store
 
-    targets = read_attributes(store, tuple(VERSIONS))["format"] == TARGETS
-    facts = describe_targets(open_targets(store)) if targets else facts_of(open_store(store))
+    opened = open_store(store)
+    targets, facts = isinstance(opened, TargetStore), describe(opened)
     if as_json:
         print_json(facts)
         return
@@ -54,7 +51,7 @@ def info(store: Path | str, as_json: bool) -> None:
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts of a store of any kind."""
-    from genesis_toolkit.pipeline.describe.contents import parameter_rows
+    from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     points = "voxels" if len(facts["size"]) == 3 else "pixels"
     low, high = facts["window"]
@@ -115,7 +112,7 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _told(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
     from genesis_toolkit.pipeline.degrade.recipes import RECIPES
-    from genesis_toolkit.pipeline.describe.contents import parameter_rows
+    from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     told = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
     if "recipe" in told:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
     from genesis_toolkit.pipeline.targets.estimate import TargetEstimate
     from genesis_toolkit.training.finetune.run import FinetuneOutcome
     from genesis_toolkit.training.pretrain.call import PretrainOutcome
@@ -81,14 +80,6 @@ def say_next(line: str, *words: object) -> None:
         words: stand in its `{}`, quoted for the shell.
     """
     click.echo(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}", err=True)
-
-
-def facts_of(store: "CubeStore | PairStore") -> dict[str, Any]:
-    """What a store holds, as `--json` tells it."""
-    from genesis_toolkit.pipeline.describe.facts import describe
-
-    facts = describe(store)
-    return {"store": facts.pop("path")} | facts  # `store` in every command; the library calls it `path`
 
 
 def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]], as_json: bool) -> None:

@@ -28,26 +28,22 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
     from genesis_toolkit.pipeline.errors import CallError
     from genesis_toolkit.pipeline.pictures.report import write_report
     from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
-    from genesis_toolkit.pipeline.pictures.target_sheet import draw_targets
-    from genesis_toolkit.pipeline.store.metadata import CUBES, PAIRS, TARGETS, VERSIONS
-    from genesis_toolkit.pipeline.store.open import open_store
-    from genesis_toolkit.pipeline.store.opening import read_attributes
-    from genesis_toolkit.pipeline.targets.store import open_targets
+    from genesis_toolkit.pipeline.store.open import TargetStore, open_store
+    from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, TARGETS
 
-    kind = read_attributes(store, tuple(VERSIONS))["format"]
-    report = file.suffix.lower() == ".html"
-    if report and kind == TARGETS:
-        raise CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
+    opened, report = open_store(store), file.suffix.lower() == ".html"
     with Progress() as progress:
         progress("pages" if report else "sheets", 0, 1)
-        if kind == TARGETS:
-            draw_targets(open_targets(store), file, rows)
+        if not report:
+            draw_sheet(opened, file, rows)
+        elif isinstance(opened, TargetStore):
+            raise CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
         else:
-            (write_report if report else draw_sheet)(open_store(store), file, rows)
+            write_report(opened, file, rows)
     click.echo(f"The {'report' if report else 'contact sheet'} is {file}.")
     further = {
         CUBES: "genesis-prep degrade {} pairs.zarr",
         PAIRS: "genesis-train pretrain {} --out run",
         TARGETS: "genesis-train finetune {} --out run",
     }
-    say_next(further[kind], store)
+    say_next(further[opened.attributes["format"]], store)

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.weights.load import encoder_of, load_network

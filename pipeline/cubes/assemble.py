@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
 from genesis_toolkit.pipeline.cubes.update import Update
-from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Progress, counting
 from genesis_toolkit.pipeline.errors import DataError

@@ -6,7 +6,7 @@ checksums, decoded and compared with the window.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,11 +18,11 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.store.metadata import Array
 from genesis_toolkit.pipeline.store.shards import MISSING, decode_chunk, read_index
 from genesis_toolkit.pipeline.store.storage import Storage
+from genesis_toolkit.pipeline.wording import listed, reason_of
 
 _BLOCK = 2**20
 _FAR_BLOCK = 2**24  # of a server, where every question costs its time
 _MOST_PACKED = 64  # bytes that an encoded cube may be larger than its voxels
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,6 @@ def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Exa
         return Examined(path, size, "", (f"cannot be read: {reason_of(error)}",))
 
 
-def named(numbers: Sequence[int]) -> str:
-    """The first few of some numbers, and how many more there are."""
-    more = f" and {len(numbers) - _MOST_NAMED:,} more" if len(numbers) > _MOST_NAMED else ""
-    return ", ".join(map(str, numbers[:_MOST_NAMED])) + more
-
-
-def reason_of(error: Exception) -> str:
-    """Why, in the words of the system where it has any."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 def _read_shard(
     storage: Storage, path: str, size: int, place: ShardPlace, digest: "hashlib._Hash"
 ) -> list[str]:
@@ -122,7 +111,7 @@ def _read_shard(
             if problem:
                 wrong.setdefault(problem, []).append(place.first + (piece.number or 0))
     kind = "pair" if place.array.name == "degraded" else "cube"
-    found = [f"{kind} {named(numbers)}: {problem}" for problem, numbers in wrong.items()]
+    found = [f"{kind} {listed(numbers)}: {problem}" for problem, numbers in wrong.items()]
     return [broken, *found] if broken else found
 
 

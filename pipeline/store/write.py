@@ -9,18 +9,26 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.store.metadata import AXES, CUBES, PAIRS, TARGETS, VERSIONS
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import MANIFEST, settle
+from genesis_toolkit.pipeline.store.attributes import read_attributes
 from genesis_toolkit.pipeline.store.schema import (
-    TABLE_ROWS,
+    AXES,
+    CUBES,
+    KINDS,
+    PAIRS,
+    TARGETS,
     CubeTable,
     ImageTable,
     PairTable,
     ScanTable,
     TargetTable,
     codecs,
+    write_column,
     write_table,
 )
 from genesis_toolkit.pipeline.store.shards import ShardReader, shard_length
+from genesis_toolkit.pipeline.store.storage import is_url
 
 
 def write_cube_store(
@@ -104,22 +112,14 @@ def write_target_store(
     if labels is None:
         _create_voxels(group, "masks", len(table), "cube", size, mask, shard_length(size, mask.itemsize))
     else:
-        array = group.create_array(
-            "labels",
-            shape=labels.shape,
-            chunks=(min(len(labels), TABLE_ROWS), labels.shape[1]),
-            dtype=mask,
-            compressors=codecs(mask),
-            dimension_names=("cube", "class"),
-        )
-        array[...] = labels
+        write_column(group, "labels", labels.astype(mask, copy=False), ("cube", "class"))
     write_table(group, table, "cube")
     _write_scans(group, scans, images)
     _consolidate(folder)
 
 
 def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    genesis = {"format": kind, "version": VERSIONS[kind], "finalised": True, **attributes}
+    genesis = {"format": kind, "version": KINDS[kind].version, "finalised": True, **attributes}
     return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
 
 
@@ -154,3 +154,47 @@ def _consolidate(folder: Path) -> None:
     with warnings.catch_warnings():  # zarr warns that the v3 specification lacks it so far; xarray needs it
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(str(folder))
+
+
+def check_target(
+    path: Path, kind: str, *, overwrite: bool, inputs: Sequence[str | Path]
+) -> dict[str, Any] | None:
+    """Whether a store may be written at `path`.
+
+    Args:
+        path: where it is to lie.
+        kind: `CUBES`, `PAIRS` or `TARGETS`.
+        overwrite: whether a finished store of that kind may be replaced; anything else never is.
+        inputs: what it is made from; neither may lie in the other.
+
+    Returns:
+        The attributes of the finished store that is there and is to stay; None where there is none.
+
+    Raises:
+        CallError: something else is in the way, or the store would lie in its input or in another store.
+    """
+    check_place(path)
+    settle(path)
+    for source in inputs:
+        if not is_url(source) and path.resolve() in Path(source).resolve().parents:
+            raise CallError(f"{source} lies inside {path}, which would be replaced: choose another name.")
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        attributes = read_attributes(path, (kind,))
+    except CallError:
+        attributes = {"format": "something else"}
+    if attributes["format"] != kind:
+        raise CallError(f"{path} exists and is no {kind} store, so it is left alone: choose another name.")
+    return None if overwrite else attributes
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write anything inside a finished store, whose manifest would no longer be true.
+
+    Raises:
+        CallError: `path` lies inside a store.
+    """
+    for parent in path.resolve().parents:
+        if (parent / MANIFEST).is_file() and (parent / "zarr.json").is_file():
+            raise CallError(f"{path} lies inside the store {parent}: choose another place.")

@@ -26,11 +26,10 @@ from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
 from genesis_toolkit.pipeline.engine import Progress, connect, silent
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
-from genesis_toolkit.pipeline.store.metadata import TARGETS
-from genesis_toolkit.pipeline.store.open import check_target
-from genesis_toolkit.pipeline.store.schema import TargetTable
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
 from genesis_toolkit.pipeline.store.shards import shard_length
-from genesis_toolkit.pipeline.store.write import write_target_store
+from genesis_toolkit.pipeline.store.write import check_target, write_target_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
@@ -41,8 +40,7 @@ from genesis_toolkit.pipeline.targets.parameters import (
     TargetParameters,
     described,
 )
-from genesis_toolkit.pipeline.targets.plan import FOLDS, Plan, TargetTask
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
 @dataclass(frozen=True)

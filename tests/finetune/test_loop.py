@@ -24,7 +24,7 @@ from support.training_runs import assert_equal_weights, losses, weights
 
 from genesis_toolkit.cli.finetune import finetune as command
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.data import TargetBatches, choose_scans, target_data
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels

@@ -25,9 +25,10 @@ from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import hold
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
+from genesis_toolkit.pipeline.pictures.charts import bar_chart, histogram_chart
 from genesis_toolkit.pipeline.pictures.report import count_values, coverage, report, write_report
 from genesis_toolkit.pipeline.pictures.sheet import evenly
+from genesis_toolkit.pipeline.store.notebook import grey_picture
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path

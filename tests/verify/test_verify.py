@@ -33,8 +33,9 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest, sha256_of
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.pipeline.store.metadata import CUBES, PAIRS, Array, array_names, described, read_column
+from genesis_toolkit.pipeline.store.metadata import Array, described, read_column
 from genesis_toolkit.pipeline.store.open import open_store
+from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, array_names
 from genesis_toolkit.pipeline.verify.verify import Verification, verify
 
 MOST_MEMORY = 100e6  # bytes that hostile metadata may cost

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, read_arms
 from genesis_toolkit.training.compare.scores import MOST_LETTERS
 from genesis_toolkit.training.finetune.call import new_state

@@ -37,15 +37,16 @@ class _Pairs:
     def __init__(self, store: AnyStore, split: str, recipe: str | None, seed: int) -> None:
         if split not in _PARTS:
             raise CallError(f"The split {split!r} is unknown; allowed: {', '.join(_PARTS)}.")
-        opened = store if isinstance(store, CubeStore | PairStore) else open_store(os.fspath(store))
-        self.place, self.manifest = opened.storage.place, opened.manifest_sha256
-        self.feed = feed_of(opened, recipe, seed)
+        if not isinstance(store, CubeStore | PairStore):
+            store = open_store(os.fspath(store), CubeStore, PairStore)
+        self.place, self.manifest = store.storage.place, store.manifest_sha256
+        self.feed = feed_of(store, recipe, seed)
         self.fixed = split == "validation"
         if split == "all":
-            self.cubes = np.arange(len(opened.table))
+            self.cubes = np.arange(len(store.table))
         else:
-            self.cubes = getattr(split_cubes(opened.scans, opened.table, opened.images), split)
-        self.scan = opened.table.scan[self.cubes]
+            self.cubes = getattr(split_cubes(store.scans, store.table, store.images), split)
+        self.scan = store.table.scan[self.cubes]
 
     def variant(self, epoch: int) -> int:
         """Return the variant of every cube in an epoch."""

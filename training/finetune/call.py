@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 
 from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.targets.store import open_targets
+from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.training.finetune.data import TargetBatches, TargetData, check_foreground, target_data
 from genesis_toolkit.training.finetune.heads import build_target_network
 from genesis_toolkit.training.finetune.loop import FineTuner

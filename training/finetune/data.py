@@ -18,8 +18,9 @@ from torch import Tensor
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import Operation, draw_words
-from genesis_toolkit.pipeline.targets.plan import FOLDS, TEST, TRAIN, VALIDATION
-from genesis_toolkit.pipeline.targets.store import TargetStore
+from genesis_toolkit.pipeline.store.open import TargetStore
+from genesis_toolkit.pipeline.store.schema import FOLDS
+from genesis_toolkit.pipeline.targets.plan import TEST, TRAIN, VALIDATION
 from genesis_toolkit.training.feeding.order import deal, epoch_order
 from genesis_toolkit.training.feeding.ring import Ring
 from genesis_toolkit.training.finetune.heads import Kind

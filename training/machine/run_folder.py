@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import locked, write_whole
-from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:

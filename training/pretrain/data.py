@@ -96,7 +96,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
         CallError: there is no finished store, or its cubes do not fit the network.
         DataError: the store is damaged, or holds fewer than two cubes.
     """
-    store = open_store(path)
+    store = open_store(path, CubeStore, PairStore)
     network = architecture(parameters.network or OF_THE_PAPERS[len(store.size)])
     check_cubes(network.name, store.size)
     parameters = replace(parameters, network=network.name, width=parameters.width or network.published_width)

@@ -8,7 +8,10 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of, write_whole
 from genesis_toolkit.training.machine.run_folder import Run, check_file
-from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, Architecture
+from genesis_toolkit.training.networks.registry import (
+    OF_THE_PAPERS,
+    Architecture,
+)
 from genesis_toolkit.training.weights.card import ExportResult, model_card
 from genesis_toolkit.training.weights.files import read_checkpoint, saved_bytes
 from genesis_toolkit.training.weights.load import PREFIX, file_of, load_exactly, recognise
