@@ -7,9 +7,9 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, unfinished
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA, parse_json
-from genesis_toolkit.pipeline.store.salvage import ROOT, read_within
+from genesis_toolkit.pipeline.store.salvage import ROOT
 from genesis_toolkit.pipeline.store.schema import KINDS
-from genesis_toolkit.pipeline.store.storage import Place, Storage, is_url, open_storage
+from genesis_toolkit.pipeline.store.storage import Place, Storage, is_url, open_storage, read_within
 from genesis_toolkit.pipeline.wording import words_of
 
 _LONGEST_VERSION = 40

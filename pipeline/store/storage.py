@@ -218,3 +218,16 @@ def open_storage(place: Place) -> Storage:
             raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
         return Archive(path)
     return Folder(path)
+
+
+def read_within(storage: Storage, path: str, most: int) -> bytes:
+    """A whole file, once it is known to have no more bytes than one of ours can have.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it has more; goes after its name.
+    """
+    size = storage.size(path) if storage.near else 0  # a server's answer is measured as it comes
+    if size > most:
+        raise DataError(f"has {size:,} bytes, and {most:,} at most are read")
+    return storage.read(path)
