@@ -48,6 +48,8 @@ def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
     try:
         attributes = parse_json(read_within(storage, ROOT, MOST_METADATA))["attributes"]["genesis"]
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
+    except DataError as error:
+        raise DataError(f"{place}/{ROOT} {error}." if storage.near else str(error)) from None
     except (OSError, ValueError, KeyError, TypeError):
         if _is_there(storage, MANIFEST):
             raise DataError(

@@ -105,6 +105,8 @@ def verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
     def read(path: str) -> bytes:
         try:
             data = read_within(storage, path, MOST_METADATA if path.endswith(".json") else MOST_CHUNK)
+        except DataError as error:
+            raise DataError(f"{storage.place}/{path} {error}." if storage.near else str(error)) from None
         except OSError as error:
             if storage.near or isinstance(error, FileNotFoundError):
                 raise damaged(path) from None
