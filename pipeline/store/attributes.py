@@ -7,9 +7,17 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, unfinished
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA, parse_json
-from genesis_toolkit.pipeline.store.salvage import ROOT, read_within
+from genesis_toolkit.pipeline.store.salvage import ROOT
 from genesis_toolkit.pipeline.store.schema import KINDS
-from genesis_toolkit.pipeline.store.storage import ARCHIVE, Archive, Folder, Place, Storage, is_url
+from genesis_toolkit.pipeline.store.storage import (
+    ARCHIVE,
+    Archive,
+    Folder,
+    Place,
+    Storage,
+    is_url,
+    read_within,
+)
 from genesis_toolkit.pipeline.wording import words_of
 
 _LONGEST_VERSION = 40
@@ -48,6 +56,8 @@ def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
     try:
         attributes = parse_json(read_within(storage, ROOT, MOST_METADATA))["attributes"]["genesis"]
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
+    except DataError as error:
+        raise DataError(f"{place}/{ROOT} {error}." if storage.near else str(error)) from None
     except (OSError, ValueError, KeyError, TypeError):
         if _is_there(storage, MANIFEST):
             raise DataError(

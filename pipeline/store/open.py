@@ -19,7 +19,6 @@ made again from its bits when the original is read.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,18 +29,11 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, sha256_of
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST
 from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
-from genesis_toolkit.pipeline.store.metadata import MOST_CHUNK, MOST_METADATA
+from genesis_toolkit.pipeline.store.examine import verified
 from genesis_toolkit.pipeline.store.notebook import MOST_CUBES, store_html
-from genesis_toolkit.pipeline.store.salvage import (
-    ROOT,
-    Problem,
-    Remains,
-    read_manifest,
-    read_remains,
-    read_within,
-)
+from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
 from genesis_toolkit.pipeline.store.schema import (
     CUBES,
     FOLDS,
@@ -54,13 +46,10 @@ from genesis_toolkit.pipeline.store.schema import (
     ScanTable,
     TargetTable,
     has_images,
-    is_shard,
 )
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Folder, Place, Storage
 from genesis_toolkit.pipeline.wording import counted, listed, words_of
-
-_AT_ONCE = 8  # files asked for at the same time
 
 #: A row of a store, or several: a slice, numbers in a list or an array, or one True or False a row.
 Rows = int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]
@@ -322,7 +311,7 @@ def open_store(place: Place, *kinds: type[Store[Any]]) -> Any:
     attributes_of(storage, allowed)
     manifest = read_manifest(storage)
     _refuse(storage, [(MANIFEST, problem) for problem in manifest.problems])
-    held = _verified(storage, manifest.files)
+    held = verified(storage, manifest.files)
     remains, problems = read_remains(storage, manifest.files, (), held.__contains__, held)
     _refuse(storage, problems)
     if remains.attributes is None:
@@ -390,38 +379,3 @@ def _opened(remains: Remains, manifest_sha256: str) -> Store[Any]:
     images = remains.table(ImageTable, "images/") if has_images(files) else None
     kind, scans = _STORES[attributes["format"]], remains.table(ScanTable, "scans/")
     return kind(remains.storage, files, manifest_sha256, attributes, scans, images, *kind._parts(remains))
-
-
-def _verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
-    """All files but the shards, by path, once each is known to be as it was written.
-
-    Raises:
-        DataError: a file is missing, or is not as it was written.
-    """
-    tables = {path: digest for path, digest in manifest.items() if not is_shard(path)}
-    shards = [path for path in manifest if is_shard(path)] if storage.near else []
-
-    def read(path: str) -> bytes:
-        try:
-            data = read_within(storage, path, MOST_METADATA if path.endswith(".json") else MOST_CHUNK)
-        except OSError as error:
-            if storage.near or isinstance(error, FileNotFoundError):
-                raise damaged(path) from None
-            raise DataError(f"{storage.place}/{path} cannot be read: {error.strerror}.") from None
-        if sha256_of(data) != tables[path]:
-            raise damaged(path)
-        return data
-
-    def damaged(path: str) -> DataError:
-        return DataError(
-            f"The store {storage.place} is damaged: {path} is missing or not as it was written. genesis-prep "
-            "verify says more."
-        )
-
-    for path in shards:
-        try:
-            storage.size(path)
-        except OSError:
-            raise damaged(path) from None
-    with ThreadPoolExecutor(_AT_ONCE) as threads:  # of a server, one after the other takes seconds
-        return dict(zip(tables, threads.map(read, tables), strict=True))

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, write_whole
-from genesis_toolkit.pipeline.store.storage import Storage
 
 Answer = TypeVar("Answer")
 
@@ -28,7 +27,7 @@ _RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _CLIENT: Any = {"allow_http": True, "connect_timeout": "10s", "timeout": "60s"}
 
 
-class Remote(Storage):
+class Remote:
     """The files of one store below a URL.
 
     Args:
@@ -59,6 +58,10 @@ class Remote(Storage):
     def read(self, path: str) -> bytes:
         """A whole file."""
         return self._once(path, lambda: self._fetch(path))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """A part of a file."""
+        return self.read_ranges(path, [(start, length)])[0]
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several parts of a file."""

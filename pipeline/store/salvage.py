@@ -40,7 +40,7 @@ from genesis_toolkit.pipeline.store.schema import (
     is_voxels,
 )
 from genesis_toolkit.pipeline.store.shards import ShardReader
-from genesis_toolkit.pipeline.store.storage import Storage
+from genesis_toolkit.pipeline.store.storage import Storage, read_within
 from genesis_toolkit.pipeline.wording import listed, reason_of, words_of
 
 ROOT = "zarr.json"
@@ -143,19 +143,6 @@ def read_manifest(storage: Storage) -> Manifest:
         return Manifest({}, "", (f"cannot be read, so no file can be held against it: {reason_of(error)}",))
     files, problems = strict_manifest(data)
     return Manifest(files, sha256_of(data), tuple(problems))
-
-
-def read_within(storage: Storage, path: str, most: int) -> bytes:
-    """A whole file, once it is known to have no more bytes than one of ours can have.
-
-    Raises:
-        OSError: it cannot be read.
-        DataError: it has more; goes after its name.
-    """
-    size = storage.size(path) if storage.near else 0  # a server's answer is measured as it comes
-    if size > most:
-        raise DataError(f"has {size:,} bytes, and {most:,} at most are read")
-    return storage.read(path)
 
 
 def read_remains(

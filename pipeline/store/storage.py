@@ -199,3 +199,16 @@ def is_url(place: Place) -> bool:
 def absolute(place: Place) -> str | Path:
     """A store's name as it is understood in any working directory."""
     return str(place) if is_url(place) else Path(place).resolve()
+
+
+def read_within(storage: Storage, path: str, most: int) -> bytes:
+    """A whole file, once it is known to have no more bytes than one of ours can have.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it has more; goes after its name.
+    """
+    size = storage.size(path) if storage.near else 0  # a server's answer is measured as it comes
+    if size > most:
+        raise DataError(f"has {size:,} bytes, and {most:,} at most are read")
+    return storage.read(path)

@@ -22,6 +22,7 @@ from genesis_toolkit.pipeline.store.schema import (
     ImageTable,
     PairTable,
     ScanTable,
+    Table,
     TargetTable,
     codecs,
     write_column,
@@ -49,12 +50,7 @@ def write_cube_store(
         scans: one row a scan.
         images: one row a scan too, where the scans are X-ray images.
     """
-    group = _create_group(folder, CUBES, attributes)
-    size = attributes["size"]
-    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
-    write_table(group, table, "cube")
-    _write_scans(group, scans, images)
-    _consolidate(folder)
+    _write(folder, CUBES, attributes, {"cubes": (len(table), dtype)}, [table], scans, images)
 
 
 def write_pair_store(
@@ -77,14 +73,9 @@ def write_pair_store(
         scans: one row a scan.
         images: one row a scan too, where the scans are X-ray images.
     """
-    size, dtype = attributes["size"], cubes.dtype
-    group = _create_group(folder, PAIRS, attributes)
-    _create_voxels(group, "original", len(table), "cube", size, dtype, cubes.length)
-    _create_voxels(group, "degraded", len(pairs), "pair", size, dtype, shard_length(size, dtype.itemsize))
-    write_table(group, table, "cube")
-    write_table(group, pairs, "pair", len(size))
-    _write_scans(group, scans, images)
-    _consolidate(folder)
+    voxels = {"original": (len(table), cubes.dtype), "degraded": (len(pairs), cubes.dtype)}
+    lengths = {"original": cubes.length}
+    _write(folder, PAIRS, attributes, voxels, [table, pairs], scans, images, lengths=lengths)
 
 
 def write_target_store(
@@ -107,50 +98,49 @@ def write_target_store(
         scans: one row a scan.
         images: one row a scan too, where the scans are X-ray images.
     """
-    group, size, mask = _create_group(folder, TARGETS, attributes), attributes["size"], np.dtype(np.uint8)
-    _create_voxels(group, "cubes", len(table), "cube", size, dtype, shard_length(size, dtype.itemsize))
+    voxels = {"cubes": (len(table), dtype)}
     if labels is None:
-        _create_voxels(group, "masks", len(table), "cube", size, mask, shard_length(size, mask.itemsize))
-    else:
-        write_column(group, "labels", labels.astype(mask, copy=False), ("cube", "class"))
-    write_table(group, table, "cube")
-    _write_scans(group, scans, images)
-    _consolidate(folder)
+        voxels["masks"] = (len(table), np.dtype(np.uint8))
+    _write(folder, TARGETS, attributes, voxels, [table], scans, images, labels)
 
 
-def _create_group(folder: Path, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    genesis = {"format": kind, "version": KINDS[kind].version, "finalised": True, **attributes}
-    return zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
+def _write(
+    folder: Path,
+    kind: str,
+    attributes: Mapping[str, Any],
+    voxels: Mapping[str, tuple[int, np.dtype[Any]]],
+    tables: Sequence[Table],
+    scans: ScanTable,
+    images: ImageTable | None,
+    labels: NDArray[np.uint8] | None = None,
+    lengths: Mapping[str, int] | None = None,
+) -> None:
+    """Write a store of any kind: rows and dtype of its voxels, its tables in the order of its kind.
 
-
-def _write_scans(group: zarr.Group, scans: ScanTable, images: ImageTable | None) -> None:
+    `lengths` says how many cubes a shard of an array holds where that is not as usual.
+    """
+    made, size = KINDS[kind], attributes["size"]
+    genesis = {"format": kind, "version": made.version, "finalised": True, **attributes}
+    group = zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
+    for name, (count, dtype) in voxels.items():
+        length = (lengths or {}).get(name) or shard_length(size, dtype.itemsize)
+        group.create_array(
+            name,
+            shape=(count, *size),
+            chunks=(1, *size),
+            shards=(length, *size),
+            dtype=dtype,
+            fill_value=-32768 if dtype == np.int16 else 0,
+            compressors=codecs(dtype),
+            dimension_names=(made.voxels[name].dimension, *AXES[: len(size)]),
+        )
+    if labels is not None:
+        write_column(group, "labels", labels.astype(np.uint8, copy=False), ("cube", "class"))
+    for dimension, table in zip(made.tables, tables, strict=True):
+        write_table(group, table, dimension, len(size))
     write_table(group.create_group("scans"), scans, "scan")
     if images is not None:
         write_table(group.create_group("images"), images, "scan")
-
-
-def _create_voxels(
-    group: zarr.Group,
-    name: str,
-    count: int,
-    dimension: str,
-    size: Sequence[int],
-    dtype: np.dtype[Any],
-    length: int,
-) -> None:
-    group.create_array(
-        name,
-        shape=(count, *size),
-        chunks=(1, *size),
-        shards=(length, *size),
-        dtype=dtype,
-        fill_value=-32768 if dtype == np.int16 else 0,
-        compressors=codecs(dtype),
-        dimension_names=(dimension, *AXES[: len(size)]),
-    )
-
-
-def _consolidate(folder: Path) -> None:
     with warnings.catch_warnings():  # zarr warns that the v3 specification lacks it so far; xarray needs it
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(str(folder))

@@ -23,7 +23,7 @@ from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
-from genesis_toolkit.pipeline.store.attributes import open_storage, read_attributes
+from genesis_toolkit.pipeline.store.attributes import finished_storage, read_attributes
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA
 from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
@@ -35,7 +35,7 @@ from genesis_toolkit.pipeline.store.schema import (
     is_shard,
     is_voxels,
 )
-from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage, is_url
+from genesis_toolkit.pipeline.store.storage import Archive, Folder, Place, Storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
 from genesis_toolkit.pipeline.verify.tables import store_problems
 from genesis_toolkit.pipeline.verify.target_tables import target_problems
@@ -108,7 +108,7 @@ class Verification:
 
 
 def verify(
-    place: str | Path,
+    place: Place,
     *,
     source: Path | None = None,
     anonymize: Path | None = None,
@@ -132,7 +132,7 @@ def verify(
         CallError: there is no store of ours at `place`, or no source.
         DataError: it is of another format version, or an archive that cannot be opened.
     """
-    storage = _opened(place)
+    storage = finished_storage(place, tuple(KINDS))
     told = Verification(storage.place)
     workers = workers or (cores() if storage.near else _AT_ONCE)
     manifest, _, problems = read_manifest(storage)
@@ -148,8 +148,7 @@ def verify(
     key = _check_call(remains, source, anonymize, pairs)
     inconsistent = told._add(wrong)
     examine_all({path: remains.shard(path) for path in manifest if is_shard(path)})
-    consistency = target_problems if remains.kind == TARGETS else store_problems
-    inconsistent |= told._add(consistency(remains))
+    inconsistent |= told._add((target_problems if remains.kind == TARGETS else store_problems)(remains))
     told._add(_log_problems(storage, told))
     if inconsistent and (source or pairs):
         told.left_out += ("scans, and pairs derived again: tables or attributes are wrong",)
@@ -169,13 +168,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _opened(place: str | Path) -> Storage:
-    if not is_url(place) and not Path(place).exists():
-        read_attributes(place)  # says what is the matter
-    return open_storage(place)
-
-
-def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, str]) -> None:
+def _refuse_others(place: Place, storage: Storage, manifest: Mapping[str, str]) -> None:
     """Refuse what is no store, and other versions; unless that is only what damage makes it say.
 
     Raises:
