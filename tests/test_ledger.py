@@ -1,6 +1,7 @@
 """Unfinished work stays apart, is continued by the same call only, and is never shared by two runs."""
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from genesis_toolkit.pipeline.ledger import (
     hold,
     read_manifest,
     unfinished,
+    whole_file,
     write_whole,
 )
 
@@ -121,3 +123,34 @@ def test_a_lost_piece_is_noticed_before_the_store_gets_its_name(tmp_path: Path) 
     with pytest.raises(RuntimeError, match="a/b is gone"), hold(target, {}, overwrite=False) as ledger:
         ledger.finish({"a/b": "0" * 64}, {})
     assert not target.exists()
+
+
+def test_work_of_another_version_is_refused_until_it_may_be_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with hold(target, {"seed": 0}, overwrite=False) as ledger:
+        ledger.record("x", {"n": 1})
+    note = unfinished(target) / "job.json"
+    facts = json.loads(note.read_text())
+    del facts["version"]  # as the first version wrote it
+    note.write_text(json.dumps(facts))
+    with (
+        pytest.raises(CallError, match=r"another version.*--overwrite"),
+        hold(target, {"seed": 0}, overwrite=False),
+    ):
+        pass
+    assert (unfinished(target) / "done" / "x.json").exists()
+    with hold(target, {"seed": 0}, overwrite=True) as ledger:
+        assert ledger.names() == set()
+
+
+def test_a_whole_file_is_there_when_its_block_is_left_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file"
+    with whole_file(path) as file:
+        file.write(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one"
+    with pytest.raises(TypeError), whole_file(path) as file:
+        file.writelines([b"two", "no bytes"])  # type: ignore[list-item]
+    assert path.read_bytes() == b"one"
+    assert write_whole(path, (part for part in (b"th", b"ree"))) == hashlib.sha256(b"three").hexdigest()
+    assert [left.name for left in path.parent.iterdir()] == ["file"]

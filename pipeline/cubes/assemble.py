@@ -5,7 +5,7 @@ Where a store is updated, its full shards are linked, and what is new comes behi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,33 +64,41 @@ def assemble(
     length = shard_length(parameters.size, parameters.dtype.itemsize)
     hashes = _link_shards(ledger, update.store, length) if update else {}
     chunks = _chunks(ledger, names, records, update, len(hashes) * length)
-    array = ShardedArray("cubes", 1 + len(parameters.size), length, len(cubes))
-    return hashes | write_shards(ledger, array, chunks, report, len(hashes))
-
-
-@dataclass(frozen=True)
-class ShardedArray:
-    """An array of voxels that is being written: its name, axes, cubes a full shard and cubes in all."""
-
-    name: str
-    axes: int
-    length: int
-    cubes: int
+    array = ("cubes", parameters.size, parameters.dtype.itemsize, len(cubes))
+    return hashes | write_shards(ledger, *array, chunks, report, len(hashes))
 
 
 def write_shards(
-    ledger: Ledger, array: ShardedArray, chunks: Iterator[bytes], report: Progress, first: int = 0
+    ledger: Ledger,
+    name: str,
+    size: Sequence[int],
+    itemsize: int,
+    cubes: int,
+    chunks: Iterator[bytes],
+    report: Progress,
+    first: int = 0,
 ) -> dict[str, str]:
-    """Write encoded cubes into shards, of which the first few lie there already.
+    """Write the encoded cubes of an array into its shards, of which the first few lie there already.
+
+    Args:
+        ledger: of the store.
+        name: of the array.
+        size: edges of a cube in voxels.
+        itemsize: bytes a voxel.
+        cubes: in all.
+        chunks: those that are not in the first shards.
+        report: told as shards are finished.
+        first: how many shards there are.
 
     Returns:
         The sha256 of every shard that was written, by its path in the store.
     """
-    hashes, total = {}, -(-array.cubes // array.length)
-    count = counting(report, "shards" if array.name == "cubes" else f"shards of {array.name}", total, first)
-    for shard in range(first, total):
-        path = shard_path(ledger.store / array.name, shard, array.axes)
-        digest = write_whole(path, shard_parts(list(islice(chunks, array.length)), array.length))
+    length, hashes = shard_length(size, itemsize), dict[str, str]()
+    shards = range(first, -(-cubes // length))
+    count = counting(report, "shards" if name == "cubes" else f"shards of {name}", shards.stop, first)
+    for shard in shards:
+        path = shard_path(ledger.store / name, shard, 1 + len(size))
+        digest = write_whole(path, shard_parts(list(islice(chunks, length)), length))
         hashes[path.relative_to(ledger.store).as_posix()] = digest
         count(shard)
     return hashes

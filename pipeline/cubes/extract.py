@@ -31,7 +31,7 @@ from genesis_toolkit.pipeline.cubes.records import (
     nothing_given,
     suited_readers,
 )
-from genesis_toolkit.pipeline.cubes.repair import find_damage, repair_cubes
+from genesis_toolkit.pipeline.cubes.repair import find_damage, make_cubes_again, repair
 from genesis_toolkit.pipeline.cubes.update import Update, compare
 from genesis_toolkit.pipeline.engine import Progress, Workers, connect, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
@@ -151,7 +151,9 @@ def extract_cubes(
     if damage:
         asked = _asked_for(source, parameters, anonymize)
         with hands() as crew:
-            repaired = repair_cubes(damage, source, parameters, asked.description, asked.key, crew)
+            told = (parameters, asked.description, asked.key, crew)
+            make_again = partial(make_cubes_again, damage, source, *told)
+            repaired = repair(damage, asked.description, make_again)
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     tasks = job.tasks
     if job.update and not tasks:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,26 +222,17 @@ def _cubes_of(task: Recut) -> list[Voxels]:
     return cut_again(task)[1]
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-Task = TypeVar("Task", bound=_Named)
-Given = TypeVar("Given")
-
-
 def compare_again(
     workers: Workers,
-    tasks: Sequence[Task],
-    cut: Callable[[Task], Given],
-    compare: Callable[[Task, Given], Iterable[str | None]],
+    tasks: Sequence[Any],
+    cut: Callable[[Any], Any],
+    compare: Callable[[Any, Any], Iterable[str | None]],
 ) -> tuple[int, list[Problem]]:
     """Cut scans again, and compare what they give with a store.
 
     Args:
         workers: who cuts.
-        tasks: one a scan, with its name.
+        tasks: one a scan, with its `name`.
         cut: cuts one; raises one of `UNREADABLE` where that cannot be done.
         compare: says of each cube what is wrong with it, nothing where it is the same, and None where the
             store's own cannot be read.
@@ -251,7 +242,7 @@ def compare_again(
     """
     compared, wrong = 0, list[Problem]()
 
-    def finished(answer: tuple[Task, str, Given | None]) -> None:
+    def finished(answer: tuple[Any, str, Any]) -> None:
         nonlocal compared
         task, problem, given = answer
         if given is None:
@@ -266,14 +257,14 @@ def compare_again(
     return compared, wrong
 
 
-def _try(cut: Callable[[Task], Given], task: Task) -> tuple[Task, str, Given | None]:
+def _try(cut: Callable[[Any], Any], task: Any) -> tuple[Any, str, Any]:
     try:
         return task, "", cut(task)
     except UNREADABLE as error:
         return _answer_of(task, why(error))
 
 
-def _answer_of(task: Task, problem: str) -> tuple[Task, str, None]:
+def _answer_of(task: Any, problem: str) -> tuple[Any, str, None]:
     return task, problem, None
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,31 +172,7 @@ def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger]
     return len(damage.files) + damage.log
 
 
-def repair_cubes(
-    damage: Damage,
-    source: Path,
-    parameters: Parameters,
-    job: dict[str, Any],
-    key: Key | None,
-    workers: Workers,
-) -> int:
-    """Repair a cube store: shards are made from the scans whose cubes lie in them.
-
-    Args:
-        damage: of the store.
-        source: the scans.
-        parameters: what is cut.
-        job: the same, as they stand in the store.
-        key: what the names in the store were made with; None where they are the scans' own.
-        workers: who does it.
-
-    Returns, Raises:
-        As `repair`.
-    """
-    return repair(damage, job, partial(_make_again, damage, source, parameters, job, key, workers))
-
-
-def _make_again(
+def make_cubes_again(
     damage: Damage,
     source: Path,
     parameters: Parameters,
@@ -206,10 +181,23 @@ def _make_again(
     workers: Workers,
     ledger: Ledger,
 ) -> None:
+    """Make the damaged files of a cube store, shards from the scans whose cubes lie in them.
+
+    Args:
+        damage: of the store.
+        source: the scans.
+        parameters: what is cut.
+        job: the same, as they stand in the store.
+        key: what the names in the store were made with; None where they are the scans' own.
+        workers: who does it.
+        ledger: takes the files.
+
+    Raises:
+        DataError: a file cannot be made as it was; the sentence says why.
+    """
     try:
         if damage.others:
-            tables = _tables(damage)
-            attributes = attributes_of(parameters, job)
+            attributes, tables = attributes_of(parameters, job), _tables(damage)
             write_tables(ledger.store, attributes, parameters.dtype, *tables)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
         wanted = dict(zip(*(column.tolist() for column in needed(damage.remains, *_DIGESTS)), strict=True))

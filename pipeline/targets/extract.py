@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes.assemble import (
-    ShardedArray,
     attributes_of,
     compact,
     image_table,
@@ -28,7 +27,6 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
-from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.write import check_target, write_target_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
@@ -245,8 +243,6 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
     write_target_store(ledger.store, attributes, parameters.dtype, *tables)
     hashes = dict[str, str]()
     for name, itemsize in arrays.items():
-        length = shard_length(parameters.size, itemsize)
-        array = ShardedArray(name, 1 + len(parameters.size), length, len(table))
         chunks = staged_chunks(ledger, names, records, masks=name == "masks")
-        hashes |= write_shards(ledger, array, chunks, report)
+        hashes |= write_shards(ledger, name, parameters.size, itemsize, len(table), chunks, report)
     return hashes

@@ -378,7 +378,7 @@ def three(scans: Path, nodules: Path, tmp_path_factory: pytest.TempPathFactory) 
     write_nih(folder / "nih", images)
     shutil.copytree(nodules, folder / "ncc.zarr")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("targets.extract", "store.write"):
+        for module in ("cubes.assemble", "store.write"):
             patch.setattr(f"genesis_toolkit.pipeline.{module}.shard_length", lambda *_: 4)
         masks = MaskParameters(size=SIZE, cubes_per_scan=3, masks=scans / "seg-lungs-LUNA16")
         extract_targets(scans, folder / "segment.zarr", masks, workers=1)
