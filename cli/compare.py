@@ -173,8 +173,9 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> No
             network = f"{arm.network}, {arm.width}"
             weights = arm.arm.weights or "from scratch"
             ready = sum(trial in done for trial in mine)
-            rows.append((task.name, arm.name, network, arm.taken(task), len(mine), ready, weights))
-    show_table(("task", "arm", "network, width", "taken", "trials", "done", "weights"), rows)
+            name, done_of = shortened(task.name, 12), f"{ready} of {len(mine)}"
+            rows.append((name, shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
+    show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
     click.echo(f"A dry run: nothing was written. Left to do: {left}.", err=True)
     say_next("the same command without --dry-run.")
@@ -226,7 +227,10 @@ def _show(written: "Written", *, as_json: bool) -> None:
         return
     show_table(
         ("task", "arm", "mean", "sd", "n"),
-        [(one.task, one.arm, f"{one.mean:.6g}", f"{one.sd:.4g}", one.n) for one in evidence.summaries],
+        [
+            (shortened(one.task), shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
+            for one in evidence.summaries
+        ],
     )
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])

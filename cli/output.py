@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 MOST_ROWS = 20
 _NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
-_REASON = 30  # columns of the last column, at least, where whole names leave it less
+_REASON = 26  # columns of the last column, at least, where whole names leave it less
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
