@@ -27,13 +27,15 @@ _PROCESS = "Dask Worker process"
 
 
 @contextmanager
-def local_workers(number: int, processes: bool, progress: Callable[[str, int, int], None]) -> Iterator[Any]:
+def local_workers(
+    number: int, processes: bool, progress: Callable[[str, int, int], None] | None
+) -> Iterator[Any]:
     """Workers on this machine that are gone when the block is left, at once where it is left by an error.
 
     Args:
         number: how many, of one task at a time each.
         processes: whether each is a process of its own; else they are threads of this one.
-        progress: an `engine.Progress`, told while they start.
+        progress: an `engine.Progress`, told while they start; None where nobody listens.
 
     Yields:
         Their `distributed.Client`.
@@ -41,33 +43,34 @@ def local_workers(number: int, processes: bool, progress: Callable[[str, int, in
     Raises:
         CallError: they cannot be started.
     """
-    environment = dict(os.environ)
+    seed = os.environ.get("PYTHONHASHSEED")
     what = f"starting {number} worker {'processes' if processes else 'threads'}"
-    progress(what, 0, 1)
+    told = progress or (lambda *_: None)
+    told(what, 0, 1)
     with quiet() as distributed:
         import dask
 
         # What is set here is all there is: a user's files and environment are for clusters of their own.
         if processes:
             _clean_up_quietly()
-        watched = _is_watched()
+        watched = progress is not None and _is_watched()
         defaults = dask.config.merge(*dask.config.defaults)["distributed"]
         with dask.config.set({"distributed": dask.config.merge(defaults, _CONFIGURATION)}):
             start = _Start(number, processes, watched, distributed)
             try:
                 client = start.client()
-                progress(what, 1, 1)
+                told(what, 1, 1)
                 if watched:
                     port = client.scheduler_info()["services"]["dashboard"]
-                    progress(f"dask shows the work at http://127.0.0.1:{port}/status", 0, 0)
+                    told(f"dask shows the work at http://127.0.0.1:{port}/status", 0, 0)
                 yield client
                 start.end()
             except BaseException:
                 start.end_at_once()
                 raise
             finally:
-                for name in os.environ.keys() - environment:  # dask's, which its processes have by now
-                    del os.environ[name]
+                if seed is None:
+                    os.environ.pop("PYTHONHASHSEED", None)  # dask's, which its processes have by now
 
 
 def _clean_up_quietly() -> None:
@@ -206,12 +209,12 @@ def dask_setup(_: Any) -> None:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """The module `distributed`, kept from writing: what its notes come to is said in one sentence here."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    before = [logger.level for logger in loggers]
     import dask
 
-    with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # as distributed is imported
+    with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # read when distributed is imported
         import distributed
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
