@@ -30,7 +30,7 @@ from genesis_toolkit.pipeline.ledger import read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.store.shards import decode_chunk, fits_checksum
-from genesis_toolkit.pipeline.verify.verify import verify
+from genesis_toolkit.pipeline.verify.verify import verify_store
 
 VARIANTS = 4
 BLOCK = 1 << 20
@@ -95,11 +95,11 @@ def main() -> int:
         store = make_store(folder)
         paths = [store / name for name in read_manifest(store)]
         size = sum(path.stat().st_size for path in paths)
-        work = {"verify": lambda: verify(store), "cat | sha256sum": lambda: piped(paths, "sha256sum")}
+        work = {"verify": lambda: verify_store(store), "cat | sha256sum": lambda: piped(paths, "sha256sum")}
         if shutil.which("openssl"):
             work["cat | openssl sha256"] = lambda: piped(paths, "openssl sha256")
         work["threads that read and hash"] = lambda: hashed(paths)
-        assert verify(store).findings == ()
+        assert verify_store(store).findings == ()
         times: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(options.rounds):
             for name, call in work.items():

@@ -18,16 +18,9 @@ from genesis_toolkit.cli.options import (
     json_option,
     option,
 )
-from genesis_toolkit.cli.output import (
-    TrainingProgress,
-    counted,
-    duration,
-    print_json,
-    say_next,
-    shortened,
-    show_table,
-)
+from genesis_toolkit.cli.output import counted, duration, print_json, say_next, shortened, show_table
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
@@ -139,7 +132,7 @@ def _compare_trials(
         check_choice(plan, **choice)
         _show_plan(plan, out, overwrite=overwrite, as_json=as_json)
         return
-    with TrainingProgress() as progress:
+    with TrainingBars() as progress:
         written = compare_trials(
             targets,
             arms,
@@ -150,7 +143,7 @@ def _compare_trials(
             **options,  # workers and device
             **choice,
             overwrite=overwrite,
-            report=Remaining(progress),
+            progress=Remaining(progress),
             say=progress.say,
         )
     _show(written, as_json=as_json)

@@ -18,7 +18,6 @@ from genesis_toolkit.cli.options import (
     work_options,
 )
 from genesis_toolkit.cli.output import (
-    Progress,
     counted,
     duration,
     print_json,
@@ -29,6 +28,7 @@ from genesis_toolkit.cli.output import (
     show_table,
     size_of,
 )
+from genesis_toolkit.pipeline.progress import Bars
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.pairs.estimate import DegradationPlan
@@ -93,7 +93,7 @@ def degrade(
       genesis-prep degrade cubes.zarr pairs.zarr --variants 4
     """
     from genesis_toolkit.pipeline.degrade.recipes import get_recipe
-    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.describe.facts import describe_store
     from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
     from genesis_toolkit.pipeline.pairs.degrade import degrade_cubes as run
 
@@ -103,13 +103,13 @@ def degrade(
     if dry_run:
         from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
 
-        with Progress() as progress:
+        with Bars() as progress:
             plan = plan_degradation(cubes, pairs, parameters, report=progress, **work)
         show_plan(pairs, asdict(plan), _plan_rows(plan), as_json)
         return
-    with Progress() as progress:
-        result = run(cubes, pairs, parameters, report=progress, **work)
-    facts = describe(result.store)
+    with Bars() as progress:
+        result = run(cubes, pairs, parameters, progress=progress, **work)
+    facts = describe_store(result.store)
     if as_json:
         print_json({"done_before": result.done_before, "repaired": result.repaired, **facts}, pairs)
         return

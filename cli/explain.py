@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genesis_toolkit.cli.options import Command, json_option, option, rule_options
-from genesis_toolkit.cli.output import Progress, edges, print_json, say_next, show_table
+from genesis_toolkit.cli.output import edges, print_json, say_next, show_table
+from genesis_toolkit.pipeline.progress import Bars
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.cubes.explain import Explanation
@@ -47,7 +48,7 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
     rule, window = CubeRule(**rule_of), Window(*hu)
     steps = "scan read, judged, drawn" if png else "scan read, judged"
     count = steps.count(",") + 1
-    with Progress() as progress:
+    with Bars() as progress:
         progress(steps, 0, count)
         try:
             path = scan_path(scan)

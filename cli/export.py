@@ -33,7 +33,7 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
       genesis-train export run genesis.pt --format official
     """
     check_installed("Exporting", "train", "torch")
-    from genesis_toolkit.training.weights.export import export as write
+    from genesis_toolkit.training.weights.export import export_weights as write
 
     written = write(run, out, kind, overwrite=overwrite)
     if as_json:

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
-from genesis_toolkit.cli.output import Progress, counted, print_json, show_list
+from genesis_toolkit.cli.output import counted, print_json, show_list
+from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=Command, short_help="Cube store -> the authors' cube files.")
@@ -27,8 +28,8 @@ def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool, as_
     """
     from genesis_toolkit.pipeline.exchange.npy_export import export_npy as run
 
-    with Progress() as progress:
-        files = run(cubes, folder, dtype=dtype, overwrite=overwrite, report=progress)
+    with Bars() as progress:
+        files = run(cubes, folder, dtype=dtype, overwrite=overwrite, progress=progress)
     if as_json:
         rows = [asdict(one) | {"path": str(one.path)} for one in files]
         print_json({"folder": str(folder), "files": rows}, cubes)

@@ -19,7 +19,6 @@ from genesis_toolkit.cli.options import (
 )
 from genesis_toolkit.cli.output import (
     MOST_ROWS,
-    Progress,
     counted,
     edges,
     estimate_rows,
@@ -31,6 +30,7 @@ from genesis_toolkit.cli.output import (
     show_plan,
     size_of,
 )
+from genesis_toolkit.pipeline.progress import Bars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,13 +122,13 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **opt
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 
-        with Progress() as progress:
+        with Bars() as progress:
             plan = plan_extraction(source, cubes, parameters, report=progress, **work)
         _say_left_out(plan, parameters)
         show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)), as_json)
         return
-    with Progress() as progress:
-        result = run(source, cubes, parameters, strict=options["strict"], report=progress, **work)
+    with Bars() as progress:
+        result = run(source, cubes, parameters, strict=options["strict"], progress=progress, **work)
     _show(result, cubes, parameters, as_json)
 
 

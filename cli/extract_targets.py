@@ -9,7 +9,6 @@ import click
 from genesis_toolkit.cli.errors import BAD_DATA
 from genesis_toolkit.cli.options import Command, Folder, Listed, given_options, option, work_of, work_options
 from genesis_toolkit.cli.output import (
-    Progress,
     counted,
     estimate_rows,
     print_json,
@@ -21,6 +20,7 @@ from genesis_toolkit.cli.output import (
     size_of,
     target_noun,
 )
+from genesis_toolkit.pipeline.progress import Bars
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.targets.parameters import TargetParameters
@@ -93,7 +93,7 @@ def extract_targets(
         --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
-    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.describe.facts import describe_store
     from genesis_toolkit.pipeline.targets.extract import extract_targets as run
 
     parameters = _parameters(task, given_options())
@@ -101,9 +101,9 @@ def extract_targets(
     if dry_run:
         _show_estimate(source, targets, parameters, work, as_json)
         return
-    with Progress() as progress:
-        result = run(source, targets, parameters, **work, report=progress)
-    facts = describe(result.store)
+    with Bars() as progress:
+        result = run(source, targets, parameters, **work, progress=progress)
+    facts = describe_store(result.store)
     failed = sum(row["status"] != "skipped" for row in facts["not_used"])  # or has candidates outside it
     if as_json:
         said = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}

@@ -16,7 +16,8 @@ from genesis_toolkit.cli.options import (
     out_option,
     overwrite_run,
 )
-from genesis_toolkit.cli.output import TrainingProgress, counted, print_json, say_next, show_run, show_table
+from genesis_toolkit.cli.output import counted, print_json, say_next, show_run, show_table
+from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 from genesis_toolkit.training.pretrain.parameters import NETWORKS
 
@@ -57,8 +58,8 @@ def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **opt
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
     from genesis_toolkit.training.finetune.call import finetune as run
 
-    with TrainingProgress() as progress:
-        outcome = run(targets, out, parameters, weights=weights, report=progress, say=progress.say, **told)
+    with TrainingBars() as progress:
+        outcome = run(targets, out, parameters, weights=weights, progress=progress, say=progress.say, **told)
     if as_json:
         print_json(asdict(outcome), targets)
         return

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from genesis_toolkit.cli.options import Command, Folder, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import Progress, counted, print_json, said_of, say_next, show_list
+from genesis_toolkit.cli.output import counted, print_json, said_of, say_next, show_list
+from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=Command, resumable=True, short_help="The authors' cube files -> cube store.")
@@ -28,8 +29,8 @@ def import_npy(
     """
     from genesis_toolkit.pipeline.exchange.npy_import import import_npy as run
 
-    with Progress() as progress:
-        result = run(files, cubes, workers=workers, overwrite=overwrite, report=progress)
+    with Bars() as progress:
+        result = run(files, cubes, workers=workers, overwrite=overwrite, progress=progress)
     store, scans = result.store, result.store.scans
     columns = (scans.identifier.tolist(), scans.subset.tolist(), scans.cubes.tolist())
     rows = list(zip(*columns, strict=True))

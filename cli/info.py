@@ -31,11 +31,11 @@ def info(store: Path | str, as_json: bool) -> None:
     Example:
       genesis-prep info pairs.zarr
     """
-    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.describe.facts import describe_store
     from genesis_toolkit.pipeline.store.open import TargetStore, open_store
 
     opened = open_store(store)
-    targets, facts = isinstance(opened, TargetStore), describe(opened)
+    targets, facts = isinstance(opened, TargetStore), describe_store(opened)
     if as_json:
         print_json(facts)
         return

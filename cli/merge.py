@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from genesis_toolkit.cli.options import Command, Folder, Store, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import Progress, counted, print_json, said_of, say_next
+from genesis_toolkit.cli.output import counted, print_json, said_of, say_next
+from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=Command, resumable=True, short_help="Cube stores made apart -> one.")
@@ -28,8 +29,8 @@ def merge(
     """
     from genesis_toolkit.pipeline.exchange.merge import merge_stores as run
 
-    with Progress() as progress:
-        result = run(stores, out, workers=workers, overwrite=overwrite, report=progress)
+    with Bars() as progress:
+        result = run(stores, out, workers=workers, overwrite=overwrite, progress=progress)
     store = result.store
     if as_json:
         facts = {"done_before": result.done_before, "cubes": len(store), "scans": len(store.scans)}

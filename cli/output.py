@@ -5,16 +5,13 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
     from genesis_toolkit.pipeline.targets.estimate import TargetEstimate
     from genesis_toolkit.training.finetune.run import FinetuneOutcome
@@ -184,68 +181,3 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
-
-
-class Progress:
-    """A bar for each kind of work that is reported, shown while the `with` block runs.
-
-    Calling it is the library's `Progress`: what is being done, how many pieces are done, how many there are;
-    of none at all, a message.
-    """
-
-    def __enter__(self) -> Self:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        console = Console(stderr=True)
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._counts: dict[str, tuple[int, int]] = {}
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._counts:
-            left = {what: count for what, count in self._counts.items() if count[0] < count[1]}
-            what, (done, total) = (left or self._counts).popitem()
-            self.say(f"{what}: {done:,} of {total:,} done")
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` pieces of `what` are done; of none, print `what` above the bars."""
-        if not total:
-            self.say(what)
-            return
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
-        self._counts.pop(what, None)  # the latest stands last
-        self._counts[what] = done, total
-
-    def say(self, sentence: str) -> None:
-        """Print a line above the bar, or plainly where there is none."""
-        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-class TrainingProgress(Progress):
-    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of the epoch's `total` steps are done; of none, print `what` above the bars."""
-        if not total:
-            self.say(what)
-            return
-        if not self._tasks:
-            self._tasks["steps"] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from genesis_toolkit.cli.options import Command, Folder, option
-from genesis_toolkit.cli.output import Progress, say_next, size_of
+from genesis_toolkit.cli.output import say_next, size_of
+from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=Command, short_help="A store in one file.")
@@ -21,7 +22,7 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     """
     from genesis_toolkit.pipeline.exchange.archive import pack_store as run
 
-    with Progress() as progress:
-        size = run(store, archive, overwrite=overwrite, report=progress)
+    with Bars() as progress:
+        size = run(store, archive, overwrite=overwrite, progress=progress)
     click.echo(f"{archive} holds {store}, {size_of(size)}.")
     say_next("genesis-prep info {}", archive)

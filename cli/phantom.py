@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from genesis_toolkit.cli.options import Command, Folder, Listed, option
-from genesis_toolkit.cli.output import Progress, counted, edges, say_next
+from genesis_toolkit.cli.output import counted, edges, say_next
+from genesis_toolkit.pipeline.progress import Bars
 
 # Cubes for practice scans that the published rule does not fit into, the largest first; all train.
 _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
@@ -46,8 +47,8 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
     from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
     parameters = PhantomParameters(**options)
-    with Progress() as progress:
-        write_luna16(folder, parameters, report=progress)
+    with Bars() as progress:
+        write_luna16(folder, parameters, progress=progress)
     made = f"{counted(parameters.scans, 'scan')} of {edges(parameters.shape)} voxels"
     click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
     rules = [CubeRule(), *(CubeRule(size, (0, 0, 0)) for size in _SMALLER)]
@@ -64,8 +65,8 @@ def _write_radiographs(folder: Path, options: dict[str, Any]) -> None:
     from genesis_toolkit.pipeline.practice.nih import RadiographParameters, is_test, planned, write_nih
 
     parameters = RadiographParameters(**options)
-    with Progress() as progress:
-        write_nih(folder, parameters, report=progress)
+    with Bars() as progress:
+        write_nih(folder, parameters, progress=progress)
     patients = list(planned(parameters))
     test = sum(one.images for one in patients if is_test(one.patient))
     made = f"{counted(parameters.scans, 'image')} of {edges(parameters.shape)} pixels"

@@ -20,7 +20,8 @@ from genesis_toolkit.cli.options import (
     overwrite_run,
     setting,
 )
-from genesis_toolkit.cli.output import TrainingProgress, print_json, say_next, show_run, show_table
+from genesis_toolkit.cli.output import print_json, say_next, show_run, show_table
+from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.machine.options import option as option_name
 from genesis_toolkit.training.pretrain.parameters import (
     NETWORKS,
@@ -120,7 +121,7 @@ def pretrain(
 
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     parameters = PretrainParameters(**options)
-    with TrainingProgress() as progress:
+    with TrainingBars() as progress:
         outcome = run(
             store,
             out,
@@ -128,7 +129,7 @@ def pretrain(
             execution,
             initial_encoder=initial_encoder,
             overwrite=overwrite,
-            report=progress,
+            progress=progress,
             say=progress.say,
         )
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from genesis_toolkit.cli.options import Command, Store, option
-from genesis_toolkit.cli.output import Progress, say_next
+from genesis_toolkit.cli.output import say_next
+from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=Command, short_help="A contact sheet or a report of a store.")
@@ -32,7 +33,7 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
     from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, TARGETS
 
     opened, report = open_store(store), file.suffix.lower() == ".html"
-    with Progress() as progress:
+    with Bars() as progress:
         progress("pages" if report else "sheets", 0, 1)
         if not report:
             draw_sheet(opened, file, rows)

@@ -7,7 +7,8 @@ import click
 
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import Command, device_option, json_option, option
-from genesis_toolkit.cli.output import Progress, edges, print_json, say_next, show_table
+from genesis_toolkit.cli.output import edges, print_json, say_next, show_table
+from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=Command, short_help="A scan -> its mask, by a fine-tuned network.")
@@ -32,8 +33,8 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
     check_installed("Segmenting", "finetune", "torch", "monai")
     from genesis_toolkit.training.finetune.segment import segment_scan
 
-    with Progress() as progress:
-        segmented = segment_scan(run, scan, out, device=device, overwrite=overwrite, report=progress)
+    with Bars() as progress:
+        segmented = segment_scan(run, scan, out, device=device, overwrite=overwrite, progress=progress)
     if as_json:
         print_json(asdict(segmented))
         return

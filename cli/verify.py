@@ -8,7 +8,8 @@ import click
 
 from genesis_toolkit.cli.errors import BAD_DATA
 from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
-from genesis_toolkit.cli.output import Progress, counted, print_json, say_next, show_table, size_of
+from genesis_toolkit.cli.output import counted, print_json, say_next, show_table, size_of
+from genesis_toolkit.pipeline.progress import Bars
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.verify.verify import Verification
@@ -41,18 +42,18 @@ def verify(
     """
     from genesis_toolkit.pipeline.cubes.repair import write_note
     from genesis_toolkit.pipeline.verify.verify import CUBES_CUT_AGAIN
-    from genesis_toolkit.pipeline.verify.verify import verify as run
+    from genesis_toolkit.pipeline.verify.verify import verify_store as run
 
     if source is None and (cubes is not None or anonymize is not None):
         raise click.UsageError("--cubes and --anonymize go with --source DIR, the scans to compare with.")
-    with Progress() as progress:
+    with Bars() as progress:
         found = run(
             store,
             source=source,
             anonymize=anonymize,
             cubes=CUBES_CUT_AGAIN if cubes is None else cubes,
             pairs=replay,
-            report=progress,
+            progress=progress,
         )
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
     note = write_note(Path(store), found.damaged) if mended else None

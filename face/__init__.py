@@ -1,5 +1,31 @@
-"""The Genesis Toolkit: training data for Models Genesis, prepared once, and training from it."""
+"""The Genesis Toolkit: prepare the training data of Models Genesis once, share it, and train from it.
 
-from genesis_toolkit.pipeline.version import __version__
+    import genesis_toolkit as gt
 
-__all__ = ["__version__"]
+    gt.extract_cubes("LUNA16", "cubes.zarr", progress=True)
+    gt.degrade_cubes("cubes.zarr", "pairs.zarr", progress=True)
+    degraded, original = gt.open_store("pairs.zarr")[0]
+
+Every name is loaded when it is first used, so that importing the package costs nothing. `__init__.pyi` lists
+the names and their homes, for this file as for type checkers.
+"""
+
+from typing import Any
+
+import lazy_loader
+
+from genesis_toolkit.pipeline.version import __version__ as __version__
+
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _load(name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "scipy"):
+            raise ModuleNotFoundError(
+                f'genesis_toolkit.{name} needs {error.name}: pip install "genesis-toolkit[train]".',
+                name=error.name,
+            ) from None
+        raise

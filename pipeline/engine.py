@@ -25,14 +25,11 @@ from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.local_cluster import local_workers, quiet
+from genesis_toolkit.pipeline.progress import Progress, silent
 from genesis_toolkit.pipeline.version import __version__
 
 Item = TypeVar("Item")
 Record = TypeVar("Record")
-
-#: Told as work goes on: what is being done, how many pieces are done, how many there are. Of none at all
-#: (0, 0), what is told is a message, to be shown once.
-Progress = Callable[[str, int, int], None]
 
 #: Tasks handed out to a cluster that is there already: enough for hundreds of workers.
 _AHEAD = 1000
@@ -41,10 +38,6 @@ _SECONDS_TO_ANSWER = 20
 _SECONDS_TO_START = 3.0
 #: How long items are worked on between two messages, and how many they are at most.
 _SECONDS_A_BATCH, _MOST_A_BATCH = 0.25, 256
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
 from genesis_toolkit.pipeline.cubes.update import Update
 from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress, counting
+from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, sha256_of, write_whole
+from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
 from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable

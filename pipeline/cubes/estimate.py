@@ -18,8 +18,9 @@ from genesis_toolkit.pipeline.cubes.extract import plan_job
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
 from genesis_toolkit.pipeline.cubes.records import UNREADABLE, Cut, Task, file_state
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, too_small
-from genesis_toolkit.pipeline.engine import Progress, counting, silent
+from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.progress import Progress, silent
 from genesis_toolkit.pipeline.scans.images import read_image_size, resize
 from genesis_toolkit.pipeline.scans.read import read_geometry
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length

@@ -33,7 +33,7 @@ from genesis_toolkit.pipeline.cubes.records import (
 )
 from genesis_toolkit.pipeline.cubes.repair import find_damage, make_cubes_again, repair
 from genesis_toolkit.pipeline.cubes.update import Update, compare
-from genesis_toolkit.pipeline.engine import Progress, Workers, connect, silent
+from genesis_toolkit.pipeline.engine import Workers, connect
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import (
@@ -43,6 +43,7 @@ from genesis_toolkit.pipeline.ledger import (
     hold,
     run_log,
 )
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES
@@ -107,17 +108,18 @@ class Job:
         return cut_picture if self.images else cut_scan
 
 
+@shows(Bars)
 def extract_cubes(
     source: AnyPath,
     target: AnyPath,
-    parameters: Parameters,
+    parameters: Parameters | None = None,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
     anonymize: AnyPath | None = None,
     strict: bool = False,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> ExtractionResult:
     """Cut cubes out of every scan, or X-ray image, of a folder into one cube store.
 
@@ -136,13 +138,14 @@ def extract_cubes(
             the place of identifiers, paths and sha256, and the voxels are the same.
         strict: stop at the first scan that fails.
         overwrite: replace a finished store, and begin again where other work was left.
-        report: told as scans are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: no scans, something in the way, other parameters than the store's, scans that changed.
         DataError: no scan gave a cube, and the reasons are in the message; a scan failed under `strict`; or
             the finished store is damaged and cannot be repaired.
     """
+    report, parameters = callback(progress), parameters or ExtractParameters()
     started, source, target = datetime.now(UTC), Path(source), Path(target)
     anonymize = Path(anonymize) if anonymize else None
     hands = partial(connect, scheduler, workers, source, target, report)

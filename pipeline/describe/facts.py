@@ -129,7 +129,7 @@ def contents_of(store: CubeStore | PairStore) -> Contents:
     return Contents(store.attributes, store.table, store.scans, pairs, store.images)
 
 
-def describe(store: AnyStore) -> dict[str, Any]:
+def describe_store(store: AnyStore) -> dict[str, Any]:
     """What a store is, in one object of plain JSON values.
 
     Returns:

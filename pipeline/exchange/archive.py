@@ -8,9 +8,10 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from genesis_toolkit.pipeline.engine import Progress, counting, silent
+from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, whole_file
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.store.storage import ARCHIVE
 from genesis_toolkit.pipeline.store.write import check_place
@@ -19,8 +20,9 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20
 
 
+@shows(Bars)
 def pack_store(
-    store: AnyPath, archive: AnyPath, *, overwrite: bool = False, report: Progress = silent
+    store: AnyPath, archive: AnyPath, *, overwrite: bool = False, progress: Progress | bool = False
 ) -> int:
     """Put a finished store into one archive, which is read as the store is, without unpacking.
 
@@ -28,7 +30,7 @@ def pack_store(
         store: the folder of the store.
         archive: the file to make, ending in `.zip`; it is there whole or not at all.
         overwrite: replace a file that is there.
-        report: told as files are added.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Returns:
         The bytes of the archive.
@@ -37,6 +39,7 @@ def pack_store(
         CallError: no store, or something in the way.
         DataError: a file of the store is not as its manifest says.
     """
+    report = callback(progress)
     store, archive = Path(store), Path(archive)
     opened = open_store(store)
     folder = opened.path

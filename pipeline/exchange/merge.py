@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
+from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, difference, hold, located, run_log
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
@@ -48,13 +49,14 @@ class MergeResult:
     done_before: bool
 
 
+@shows(Bars)
 def merge_stores(
     places: Sequence[AnyPath],
     target: AnyPath,
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> MergeResult:
     """Put cube stores together that were made apart with equal parameters.
 
@@ -67,12 +69,13 @@ def merge_stores(
         target: the store to make.
         workers: shards at a time; None takes one a core, 8 at most.
         overwrite: replace a finished store, and begin again where other work was left.
-        report: told as shards are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: fewer than two stores, different parameters, a scan in two of them, something in the way.
         DataError: a store is damaged; which shard.
     """
+    report = callback(progress)
     started = datetime.now(UTC)
     target = Path(target)
     stores = _opened(list(map(located, places)), target)

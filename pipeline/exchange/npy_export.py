@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Progress, counting, silent
+from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
 from genesis_toolkit.pipeline.ledger import AnyPath, located, write_whole
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import AXES
@@ -41,13 +42,14 @@ class ExportResult:
     done_before: bool
 
 
+@shows(Bars)
 def export_npy(
     cubes: AnyPath,
     folder: AnyPath,
     *,
     dtype: Literal["float64", "float32"] = "float64",
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> list[ExportResult]:
     """Write the cubes of a store as the authors' cube files, one a subset, as `numpy.save` would.
 
@@ -59,13 +61,14 @@ def export_npy(
         folder: where the files are to lie, made where there is none.
         dtype: of the values, (HU + 1000) / 2000.
         overwrite: replace files of other content.
-        report: told as cubes are written.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: no cube store, one of patches or images, another window, or a file of other content is in
             the way.
         DataError: the store is damaged.
     """
+    report = callback(progress)
     cubes, folder = located(cubes), Path(folder)
     store = open_cubes(cubes)
     if len(store.size) != len(AXES):

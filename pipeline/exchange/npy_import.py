@@ -18,11 +18,12 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_table, write_tables
 from genesis_toolkit.pipeline.cubes.records import NOTHING_KNOWN
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
+from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable
@@ -50,13 +51,14 @@ class ImportResult:
     done_before: bool
 
 
+@shows(Bars)
 def import_npy(
     files: Sequence[AnyPath],
     target: AnyPath,
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> ImportResult:
     """Make a cube store of the authors' cube files, exactly: every value becomes the whole HU it stands for.
 
@@ -69,12 +71,13 @@ def import_npy(
         target: the store to make.
         workers: shards at a time; None takes one a core, 8 at most.
         overwrite: replace a finished store, and begin again where other work was left.
-        report: told as files and shards are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: no file, two of one name, cubes of several sizes, something in the way.
         DataError: a file that is damaged, or a value that stands for no whole HU; nothing is left behind.
     """
+    report = callback(progress)
     started = datetime.now(UTC)
     target, inputs = Path(target), list(map(Path, files))
     sources = _read_heads(inputs)

@@ -20,10 +20,11 @@ from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
 from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
-from genesis_toolkit.pipeline.engine import Progress, Workers, connect, cores, silent
+from genesis_toolkit.pipeline.engine import Workers, connect, cores
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, located, run_log
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
@@ -76,15 +77,16 @@ class DegradationResult:
     repaired: int = 0
 
 
+@shows(Bars)
 def degrade_cubes(
     cubes: AnyPath,
     target: AnyPath,
-    parameters: DegradeParameters,
+    parameters: DegradeParameters | None = None,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> DegradationResult:
     """Degrade every cube of a store into a pair store of its own, which holds the originals too.
 
@@ -98,12 +100,13 @@ def degrade_cubes(
         workers: threads at work; None takes one a core.
         scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
-        report: told as shards are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: no cube store, something in the way, cubes too small for the recipe, other parameters.
         DataError: the cube store is damaged, or the finished pair store is and cannot be repaired.
     """
+    report, parameters = callback(progress), parameters or DegradeParameters()
     started = datetime.now(UTC)
     cubes, target = located(cubes), Path(target)
     source = cubes if isinstance(cubes, Path) else None

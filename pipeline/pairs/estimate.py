@@ -11,8 +11,8 @@ from time import perf_counter
 import numpy as np
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, check_job, compile_kernels
+from genesis_toolkit.pipeline.progress import Progress, silent
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
 _BLOCK = 32  # cubes degraded to see how long one takes

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
+from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 
 #: LUNA16's ten folds.
 SUBSETS = 10
@@ -101,8 +102,13 @@ def series_uid(parameters: PhantomParameters, index: int) -> str:
     return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], 'big')}"
 
 
+@shows(Bars)
 def write_luna16(
-    folder: AnyPath, parameters: PhantomParameters, *, workers: int | None = None, report: Progress = silent
+    folder: AnyPath,
+    parameters: PhantomParameters,
+    *,
+    workers: int | None = None,
+    progress: Progress | bool = False,
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
 
@@ -112,7 +118,7 @@ def write_luna16(
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many scans, how large, which seed.
         workers: scans at a time; None takes one a core. They do not show in the bytes.
-        report: told as scans are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Returns:
         The `.mhd` headers, in the order of the scans' numbers.
@@ -120,6 +126,7 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
+    report = callback(progress)
     folder = Path(folder)
     check_free(folder)
     with hold(folder, asdict(parameters), overwrite=False) as ledger:

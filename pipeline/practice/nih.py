@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
+from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
@@ -30,6 +30,7 @@ from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     take,
 )
 from genesis_toolkit.pipeline.practice.luna16 import SEED_LIMIT, check_free
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 
 TABLE = "Data_Entry_2017.csv"
 TRAIN_VAL_LIST = "train_val_list.txt"
@@ -111,12 +112,13 @@ class Sitting:
     images: int
 
 
+@shows(Bars)
 def write_nih(
     folder: AnyPath,
     parameters: RadiographParameters,
     *,
     workers: int | None = None,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> list[Path]:
     """Write practice radiographs in the layout of NIH ChestX-ray14.
 
@@ -126,7 +128,7 @@ def write_nih(
         folder: where; it must not exist, or be empty. Its parents are made.
         parameters: how many images, how large, which seed.
         workers: patients at a time; None takes one a core. They do not show in the bytes.
-        report: told as images are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Returns:
         The pictures, in the order of the table.
@@ -134,6 +136,7 @@ def write_nih(
     Raises:
         CallError: the folder is a file or holds something.
     """
+    report = callback(progress)
     folder = Path(folder)
     check_free(folder)
     sittings = {str(one.patient): one for one in planned(parameters)}

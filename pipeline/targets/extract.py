@@ -22,9 +22,10 @@ from genesis_toolkit.pipeline.cubes.assemble import (
     write_shards,
 )
 from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
-from genesis_toolkit.pipeline.engine import Progress, connect, silent
+from genesis_toolkit.pipeline.engine import connect
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
 from genesis_toolkit.pipeline.store.write import check_target, write_target_store
@@ -103,6 +104,7 @@ _WAYS: dict[type[TargetParameters], _Ways] = {
 }
 
 
+@shows(Bars)
 def extract_targets(
     source: AnyPath,
     target: AnyPath,
@@ -111,7 +113,7 @@ def extract_targets(
     workers: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> TargetResult:
     """Cut labelled cubes of one task out of a source into one target store.
 
@@ -127,12 +129,13 @@ def extract_targets(
             whether they are threads or processes.
         scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
-        report: told as scans are finished.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: nothing to cut, something in the way, other parameters or another source than the store's.
         DataError: a table is damaged, or no scan gave a cube, and the reasons are in the message.
     """
+    report = callback(progress)
     started, source, target = datetime.now(UTC), Path(source), Path(target)
     job = plan_target_job(source, target, parameters, overwrite=overwrite)
     if job.finished:

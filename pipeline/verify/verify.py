@@ -19,10 +19,11 @@ from genesis_toolkit.pipeline.cubes.recut import (
     extraction_of,
     places_of,
 )
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
+from genesis_toolkit.pipeline.engine import Workers, cores, counting, run
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.attributes import finished_storage, read_attributes
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA
@@ -107,7 +108,8 @@ class Verification:
         return bool(found)
 
 
-def verify(
+@shows(Bars)
+def verify_store(
     place: Place,
     *,
     source: Path | None = None,
@@ -115,7 +117,7 @@ def verify(
     cubes: int = CUBES_CUT_AGAIN,
     pairs: int = 0,
     workers: int | None = None,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> Verification:
     """Look for all that is wrong with a store.
 
@@ -126,12 +128,13 @@ def verify(
         cubes: how many random cubes to cut again from `source`.
         pairs: how many random pairs to derive again from their originals.
         workers: files read at a time, and scans; None takes one a core.
-        report: told as files are read.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: there is no store of ours at `place`, or no source.
         DataError: it is of another format version, or an archive that cannot be opened.
     """
+    report = callback(progress)
     storage = finished_storage(place, tuple(KINDS))
     told = Verification(storage.place)
     workers = workers or (cores() if storage.near else _AT_ONCE)

@@ -21,7 +21,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, unfinished
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import open_cubes
-from genesis_toolkit.pipeline.verify.verify import verify
+from genesis_toolkit.pipeline.verify.verify import verify_store
 
 TWICE = DegradeParameters(variants=2)
 
@@ -51,7 +51,7 @@ def shard(store: Path, array: str, number: int) -> Path:
 
 
 def look_and_note(store: Path) -> tuple[str, ...]:
-    found = verify(store, workers=1)
+    found = verify_store(store, workers=1)
     write_note(store, found.damaged)
     return found.damaged
 
@@ -129,7 +129,7 @@ def test_metadata_and_what_lies_beside_it_is_written_again(stores: Path, name: s
 def test_a_damaged_log_is_begun_anew(stores: Path) -> None:
     flip(stores / "cubes.zarr" / LOG)
     assert extract_again(stores).repaired == 1
-    assert verify(stores / "cubes.zarr").findings == ()
+    assert verify_store(stores / "cubes.zarr").findings == ()
 
 
 def test_a_table_of_a_cube_store_comes_with_overwrite_only(stores: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_store_that_grew_is_repaired_and_grows_in_one_call(stores: Path) -> No
     write_scan(stores / "scans" / "subset6" / "1.2.9.mhd", lungs(12))
     result = extract_again(stores)
     assert (result.repaired, result.taken_in, len(result.store)) == (1, 1, 24)
-    assert verify(stores / "cubes.zarr", source=stores / "scans").findings == ()
+    assert verify_store(stores / "cubes.zarr", source=stores / "scans").findings == ()
 
 
 def test_scans_that_were_being_taken_in_are_kept_through_a_repair(

@@ -31,7 +31,7 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import read_key
 from genesis_toolkit.pipeline.cubes.repair import write_note
 from genesis_toolkit.pipeline.describe.card import CARD, IMAGE_OPTIONS
 from genesis_toolkit.pipeline.describe.croissant import CROISSANT
-from genesis_toolkit.pipeline.describe.facts import describe
+from genesis_toolkit.pipeline.describe.facts import describe_store
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.merge import merge_stores
 from genesis_toolkit.pipeline.exchange.npy_export import export_npy
@@ -46,7 +46,7 @@ from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_cube_store
 from genesis_toolkit.pipeline.verify.tables import pair_problems, parameter_problems, table_problems
-from genesis_toolkit.pipeline.verify.verify import Verification, verify
+from genesis_toolkit.pipeline.verify.verify import Verification, verify_store
 
 #: Patient, view and labels of every image; of the last two patients the second is on the test list.
 IMAGES = {
@@ -113,7 +113,7 @@ def pixels_of(source: Path, name: str) -> NDArray[np.uint8]:
 
 
 def look(store: Path, **more: Any) -> Verification:
-    return verify(store, workers=1, **more)
+    return verify_store(store, workers=1, **more)
 
 
 def call(*words: object) -> str:
@@ -417,7 +417,7 @@ def test_pseudonyms_tell_no_patient(made: Path, tmp_path: Path) -> None:
 
 def test_info_counts_patients_views_and_labels(made: Path) -> None:
     facts = json.loads(call("info", made / "crops-pairs.zarr", "--json"))
-    assert facts == json.loads(json.dumps(describe(open_store(made / "crops-pairs.zarr"))))
+    assert facts == json.loads(json.dumps(describe_store(open_store(made / "crops-pairs.zarr"))))
     assert (facts["size"], facts["unit"], facts["cubes"], facts["pairs"]) == ([24, 20], "grey level", 15, 30)
     views, labels = (Counter[str]() for _ in range(2))
     for _, view, joined in map(IMAGES.__getitem__, TAKEN):

@@ -23,7 +23,7 @@ from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D
 from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.weights.beginning import read_encoder
-from genesis_toolkit.training.weights.export import export
+from genesis_toolkit.training.weights.export import export_weights
 from genesis_toolkit.training.weights.load import load_encoder, load_network
 
 SMALL = PretrainParameters(width=4, epochs=8, batch_size=4, optimiser="adam", lr=0.01)
@@ -301,7 +301,9 @@ def test_a_run_begins_with_the_weights_of_a_file_and_says_which(images: Path, tm
     with pytest.raises(CallError, match=r"another content.*or --overwrite"):
         pretrain(images, tmp_path / "run", still, **call)
 
-    card = Path(export(tmp_path / "run", tmp_path / "out.pt", "state-dict").card).read_text(encoding="utf-8")
+    card = Path(export_weights(tmp_path / "run", tmp_path / "out.pt", "state-dict").card).read_text(
+        encoding="utf-8"
+    )
     assert "the encoder began with `resnet18-test.pth`, sha256" in card
     assert str(tmp_path) not in card
 
@@ -332,7 +334,7 @@ def test_the_weights_come_back_and_the_encoder_is_torchvisions(
     run: tuple[Path, PretrainOutcome], tmp_path: Path
 ) -> None:
     folder, _ = run
-    written = export(folder, tmp_path / "out.pt", "state-dict")
+    written = export_weights(folder, tmp_path / "out.pt", "state-dict")
     assert (written.network, written.width) == ("unet2d", 4)
     best = weights(folder / "best.pt")
     for path in (folder, tmp_path / "out.pt"):
@@ -360,5 +362,5 @@ def test_formats_that_hold_no_2d_network_are_refused(
     run: tuple[Path, PretrainOutcome], tmp_path: Path, kind: str
 ) -> None:
     with pytest.raises(CallError, match=r"unet2d\)?: give --format state-dict\."):
-        export(run[0], tmp_path / "out.pt", kind)
+        export_weights(run[0], tmp_path / "out.pt", kind)
     assert not list(tmp_path.iterdir())

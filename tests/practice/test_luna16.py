@@ -39,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path],
     folder = tmp_path_factory.mktemp("phantom") / "new" / "luna16"
     calls: list[tuple[str, int, int]] = []
     parameters = PhantomParameters(scans=3, shape=SMALL, seed=SEED)
-    headers = write_luna16(folder, parameters, report=lambda *call: calls.append(call))
+    headers = write_luna16(folder, parameters, progress=lambda *call: calls.append(call))
     return folder, headers, calls
 
 

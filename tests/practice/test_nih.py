@@ -47,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path],
     folder = tmp_path_factory.mktemp("nih") / "xrays"
     calls: list[tuple[str, int, int]] = []
     parameters = RadiographParameters(scans=6, shape=SHAPE, seed=SEED)
-    paths = write_nih(folder, parameters, workers=1, report=lambda *call: calls.append(call))
+    paths = write_nih(folder, parameters, workers=1, progress=lambda *call: calls.append(call))
     return folder, paths, calls
 
 

@@ -120,7 +120,7 @@ def test_patience_stops(pairs: Path, tmp_path: Path) -> None:
 
 def test_progress_counts_every_step(pairs: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=1), report=lambda *step: seen.append(step))
+    pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=1), progress=lambda *step: seen.append(step))
     steps = [(done, total) for what, done, total in seen if what.startswith("epoch 1")]
     assert steps == [(done, 8) for done in range(1, 9)]
     assert any("training, loss 0." in what for what, _, _ in seen)
@@ -142,7 +142,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(
 ) -> None:
     folder, said = tmp_path / "run", list[str]()
     with pytest.raises(KeyboardInterrupt):
-        pretrain(pairs, folder, SMALL, report=interrupted_at(3))
+        pretrain(pairs, folder, SMALL, progress=interrupted_at(3))
     assert len(losses(folder)) == 1
     # As if the kill had come between writing the losses of an epoch and its checkpoint, mid-line.
     with (folder / "losses.jsonl").open("a") as file:
@@ -161,7 +161,7 @@ def test_interrupted_before_the_first_checkpoint(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(pairs, tmp_path / "run", SMALL, report=at_once)
+        pretrain(pairs, tmp_path / "run", SMALL, progress=at_once)
     pretrain(pairs, tmp_path / "run", SMALL)
     assert losses(tmp_path / "run") == losses(run[0])
 

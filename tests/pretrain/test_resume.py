@@ -77,7 +77,7 @@ def go_through_twice(
     execution = Execution(save_steps=every)
     for step in at:
         with pytest.raises(KeyboardInterrupt):
-            pretrain(store, folder / "killed", parameters, execution, report=at_step(step, killed))
+            pretrain(store, folder / "killed", parameters, execution, progress=at_step(step, killed))
     pretrain(store, folder / "killed", parameters, execution)
     assert steps == whole
     assert losses(folder / "killed") == losses(folder / "whole")
@@ -128,7 +128,7 @@ def test_a_signal_saves_the_position_to_the_step(
     report = at_step(8, lambda: signal.raise_signal(sent))
     before = signal.getsignal(sent)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(stores["pairs"], tmp_path / "run", RUN, report=report)
+        pretrain(stores["pairs"], tmp_path / "run", RUN, progress=report)
     assert signal.getsignal(sent) == before
     checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     # The signal came after step 8 was taken; the processes agree on it in the next one.
@@ -148,7 +148,7 @@ def test_a_signal_during_validation_is_answered_there(stores: dict[str, Path], t
 
     pretrain(stores["pairs"], tmp_path / "whole", RUN)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(stores["pairs"], tmp_path / "run", RUN, report=report)
+        pretrain(stores["pairs"], tmp_path / "run", RUN, progress=report)
     checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert (checkpoint["epoch"], checkpoint["step"]) == (1, 6)
     pretrain(stores["pairs"], tmp_path / "run", RUN)
@@ -161,7 +161,7 @@ def test_the_second_signal_interrupts_at_once(stores: dict[str, Path], tmp_path:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(stores["pairs"], tmp_path / "run", RUN, report=at_step(8, twice))
+        pretrain(stores["pairs"], tmp_path / "run", RUN, progress=at_step(8, twice))
     checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert (checkpoint["epoch"], checkpoint["step"]) == (1, 0)
 

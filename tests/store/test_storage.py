@@ -24,7 +24,7 @@ from genesis_toolkit.pipeline.store.attributes import open_storage
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import ShardReader, encode_cube, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Archive, Folder
-from genesis_toolkit.pipeline.verify.verify import verify
+from genesis_toolkit.pipeline.verify.verify import verify_store
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_nginx_serves_a_store(pair_store: Path, tmp_path: Path) -> None:
     pytest.importorskip("obstore")
     with nginx(tmp_path, tmp_path / "nginx") as address:
         same(open_store(pair_store), open_store(f"{address}/pairs.zarr"))
-        assert verify(f"{address}/pairs.zarr").findings == ()
+        assert verify_store(f"{address}/pairs.zarr").findings == ()
 
 
 @pytest.mark.skipif(
@@ -221,7 +221,7 @@ def test_motos_bucket_holds_a_store(pair_store: Path, monkeypatch: pytest.Monkey
         for path in [MANIFEST, *read_manifest(pair_store)]:
             obstore.put(bucket, f"stores/pairs.zarr/{path}", pair_store / path)
         same(open_store(pair_store), open_store("s3://bucket/stores/pairs.zarr"))
-        assert verify("s3://bucket/stores/pairs.zarr").findings == ()
+        assert verify_store("s3://bucket/stores/pairs.zarr").findings == ()
 
 
 @pytest.mark.full

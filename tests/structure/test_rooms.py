@@ -20,7 +20,7 @@ PACKAGE = "genesis_toolkit"
 HOUSE = Path(str(genesis_toolkit.__file__)).parent
 
 ROWS = (
-    ("pipeline.version", "pipeline.errors", "pipeline.jit"),
+    ("pipeline.version", "pipeline.errors", "pipeline.wording", "pipeline.progress", "pipeline.jit"),
     ("pipeline.local_cluster",),
     ("pipeline.hounsfield", "pipeline.rng", "pipeline.ledger", "pipeline.engine"),
     ("pipeline.job",),

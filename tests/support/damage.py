@@ -8,7 +8,7 @@ from typing import Any
 import zarr
 
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, sha256_of
-from genesis_toolkit.pipeline.verify.verify import Verification, verify
+from genesis_toolkit.pipeline.verify.verify import Verification, verify_store
 
 
 def files_of(store: Path) -> list[Path]:
@@ -16,7 +16,7 @@ def files_of(store: Path) -> list[Path]:
 
 
 def look(store: Path, **options: Any) -> Verification:
-    return verify(store, workers=1, **options)
+    return verify_store(store, workers=1, **options)
 
 
 def told(found: Verification) -> dict[str, str]:

@@ -26,7 +26,7 @@ RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01)  # 6 steps an epoch
 
 def work(store: Path, folder: Path, step: Callable[[], None]) -> None:
     """Fine-tune, in a process of its own."""
-    finetune(store, folder, RUN, width=2, threads=1, report=lambda *_: step())
+    finetune(store, folder, RUN, width=2, threads=1, progress=lambda *_: step())
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def work(store: Path, folder: Path, step: Callable[[], None]) -> None:
         if "training" in what:
             step()
 
-    pretrain(store, folder, RUN, Execution(save_steps=1), report=report)
+    pretrain(store, folder, RUN, Execution(save_steps=1), progress=report)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from support.damage import files_of, flip, forge, look, set_attribute, set_value, told
 
 from genesis_toolkit.cli.prep import main
-from genesis_toolkit.pipeline.describe.facts import describe
+from genesis_toolkit.pipeline.describe.facts import describe_store
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows
@@ -141,7 +141,7 @@ def test_subsets_are_the_folds_and_each_has_its_negatives(nodules: Path) -> None
     store = open_targets(nodules)
     subsets = store.scans.subset[store.table.scan]
     assert (store.table.fold == np.select([subsets <= 4, subsets <= 6], [0, 1], 2)).all()
-    folds = describe(store)["folds"]
+    folds = describe_store(store)["folds"]
     for name in ("train", "validation", "test"):
         assert folds[name] == {"cubes": 12, "scans": 2, "classes": {"nodule": 4}}
     geometry = store.scans
@@ -173,13 +173,13 @@ def test_interrupted_it_goes_on_and_no_worker_shows(scans: Path, nodules: Path, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract_targets(scans, target, NODULES, workers=1, report=interrupt)
+        extract_targets(scans, target, NODULES, workers=1, progress=interrupt)
     with pytest.raises(CallError, match="not finished"):
         open_targets(target)
     with pytest.raises(CallError, match=r"begun with negatives 2 \(asked for now: 3\)"):
         extract_targets(scans, target, NoduleParameters(size=SIZE, negatives=3))
     first = []
-    extract_targets(scans, target, NODULES, workers=3, report=lambda *told: first.append(told))
+    extract_targets(scans, target, NODULES, workers=3, progress=lambda *told: first.append(told))
     assert first[0] == ("scans", 3, 6)
     assert read_manifest(target) == read_manifest(nodules)
     assert not unfinished(target).exists()
@@ -591,7 +591,7 @@ def test_a_dry_run_says_what_the_store_will_hold(three: Path, scans: Path, tmp_p
     if isinstance(made, MaskParameters):
         made = replace(made, masks=scans / "seg-lungs-LUNA16")
     found = estimate_targets(source, tmp_path / "t.zarr", made, workers=2)
-    assert (found.finished, found.folds, found.cubes) == (False, describe(store)["folds"], len(store))
+    assert (found.finished, found.folds, found.cubes) == (False, describe_store(store)["folds"], len(store))
     assert (found.scans, found.set_aside) == (len(np.unique(store.table.scan)), 0)
     used = np.unique(store.table.scan)
     assert found.bytes == store.scans.bytes[used].sum()

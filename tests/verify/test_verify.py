@@ -36,7 +36,7 @@ from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cu
 from genesis_toolkit.pipeline.store.metadata import Array, described, read_column
 from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, array_names
-from genesis_toolkit.pipeline.verify.verify import Verification, verify
+from genesis_toolkit.pipeline.verify.verify import Verification, verify_store
 
 MOST_MEMORY = 100e6  # bytes that hostile metadata may cost
 
@@ -68,13 +68,13 @@ def test_a_sound_store_is_sound_in_every_respect(finished: Path) -> None:
 def test_threads_do_not_show(stores: Path) -> None:
     flip(stores / "pairs.zarr" / "degraded" / "c" / "3" / "0" / "0" / "0", 700)
     (stores / "pairs.zarr" / "more").write_bytes(b"?")
-    assert verify(stores / "pairs.zarr", workers=7) == look(stores / "pairs.zarr")
+    assert verify_store(stores / "pairs.zarr", workers=7) == look(stores / "pairs.zarr")
 
 
 def test_archives_and_servers_are_looked_at_alike(stores: Path, server: str) -> None:
     pack_store(stores / "pairs.zarr", stores / "pairs.zip")
     assert look(stores / "pairs.zip", source=None, pairs=3).findings == ()
-    url = verify(f"{server}/pairs.zarr", workers=3)
+    url = verify_store(f"{server}/pairs.zarr", workers=3)
     assert (url.findings, url.files) == ((), look(stores / "pairs.zip").files)
     assert url.left_out == ("files that the manifest does not know: a server does not tell its files",)
     shard = "original/c/1/0/0/0"
@@ -84,7 +84,7 @@ def test_archives_and_servers_are_looked_at_alike(stores: Path, server: str) -> 
         file.seek(whole.index((stores / "pairs.zarr" / shard).read_bytes()[100:300]))
         file.write(b"\0")
     for place in (f"{server}/pairs.zarr", stores / "pairs.zip"):
-        found = verify(place, workers=2)
+        found = verify_store(place, workers=2)
         assert [finding.name for finding in found.findings] == [shard]
         assert found.findings[0].rows == (4, 7)
 
@@ -610,7 +610,7 @@ def test_a_manifest_that_leads_out_of_the_store_is_not_followed(stores: Path) ->
 def test_another_version_is_refused_with_the_version_that_it_needs(stores: Path) -> None:
     set_attribute("version", value=2)(stores / "pairs.zarr")
     words = "of format version 2, this program reads version 1: use the genesis-toolkit that wrote it"
-    for read in (verify, open_store):
+    for read in (verify_store, open_store):
         with pytest.raises(DataError, match=words + r" \(version 0\.\d+\.\d+\), or a later one"):
             read(stores / "pairs.zarr")
     (stores / "pairs.zarr" / LOG).write_bytes(b"[" * 999)

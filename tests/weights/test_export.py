@@ -28,7 +28,7 @@ from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 from genesis_toolkit.training.pretrain.state import new_state, pack
-from genesis_toolkit.training.weights.export import FORMATS, export
+from genesis_toolkit.training.weights.export import FORMATS, export_weights
 from genesis_toolkit.training.weights.load import load_encoder, load_network
 
 NNUNET = ("resenc-l", "plainconv")
@@ -119,7 +119,7 @@ def same_bits(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 def test_the_official_file_has_the_published_names_and_shapes(run: Path, tmp_path: Path) -> None:
     put_weights(run, UNet3D())
-    written = export(run, tmp_path / "Genesis.pt", "official")
+    written = export_weights(run, tmp_path / "Genesis.pt", "official")
     content = torch.load(tmp_path / "Genesis.pt", weights_only=True)
     assert set(content) == {"epoch", "state_dict", "optimizer_state_dict"}
     assert content["epoch"] == 1
@@ -133,7 +133,7 @@ def test_the_official_file_has_the_published_names_and_shapes(run: Path, tmp_pat
 
 @pytest.mark.parametrize("kind", ["official", "state-dict"])
 def test_a_round_trip_changes_no_bit(run: Path, tmp_path: Path, kind: str) -> None:
-    export(run, tmp_path / "out.pt", kind)
+    export_weights(run, tmp_path / "out.pt", kind)
     expected = best_weights(run)
     for path in (run, run / "best.pt", tmp_path / "out.pt"):
         assert same_bits(dict(load_network(path).state_dict()), expected), path
@@ -345,7 +345,7 @@ def test_a_damaged_checkpoint_leaves_with_1(run: Path, tmp_path: Path) -> None:
     for lost in ("", (run / "losses.jsonl").read_text().splitlines()[0] + "\n{"):
         (run / "losses.jsonl").write_text(lost)
         with pytest.raises(DataError, match=r"losses\.jsonl is damaged"):
-            export(run, tmp_path / "out.pt", "official")
+            export_weights(run, tmp_path / "out.pt", "official")
     assert not files(tmp_path) & {"out.pt", "out.pt.md"}
 
 
@@ -360,14 +360,14 @@ def test_a_file_is_there_whole_or_as_it_was(
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
-            export(run, out, "official")
+            export_weights(run, out, "official")
         assert files(tmp_path) == {"run"}
-    export(run, out, "official")
+    export_weights(run, out, "official")
     before = {path: path.read_bytes() for path in tmp_path.glob("out*")}
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
-            export(run, out, "state-dict", overwrite=True)
+            export_weights(run, out, "state-dict", overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.glob("*out*")} == before
 
 
@@ -375,7 +375,7 @@ def test_a_file_is_there_whole_or_as_it_was(
 
 
 def test_the_card_tells_where_the_weights_come_from(run: Path, tmp_path: Path) -> None:
-    written = export(run, tmp_path / "out.pt", "official")
+    written = export_weights(run, tmp_path / "out.pt", "official")
     card = (tmp_path / "out.pt.md").read_text(encoding="utf-8")
     described = json.loads((run / "run.json").read_bytes())
     manifest = Path(described["store"]["path"]) / MANIFEST
@@ -407,7 +407,7 @@ def test_the_card_tells_where_the_weights_come_from(run: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["official", "state-dict"])
 def test_no_path_of_the_machine_leaves_it(run: Path, tmp_path: Path, kind: str) -> None:
-    export(run, tmp_path / "out.pt", kind)
+    export_weights(run, tmp_path / "out.pt", kind)
     for path in (tmp_path / "out.pt", tmp_path / "out.pt.md"):
         assert b"private-place" not in path.read_bytes()
         assert str(tmp_path).encode() not in path.read_bytes()
@@ -415,7 +415,7 @@ def test_no_path_of_the_machine_leaves_it(run: Path, tmp_path: Path, kind: str) 
 
 
 def test_the_card_says_of_licence_and_patent_what_the_notice_says(run: Path, tmp_path: Path) -> None:
-    export(run, tmp_path / "out.pt", "state-dict")
+    export_weights(run, tmp_path / "out.pt", "state-dict")
     card = " ".join((tmp_path / "out.pt.md").read_text(encoding="utf-8").split())
     notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
     sentence = notice[notice.index("The authors' own program") :]
@@ -425,7 +425,7 @@ def test_the_card_says_of_licence_and_patent_what_the_notice_says(run: Path, tmp
 
 @pytest.mark.full
 def test_the_code_in_the_card_runs_beside_the_weights(run: Path, tmp_path: Path) -> None:
-    export(run, tmp_path / "out.pt", "official")
+    export_weights(run, tmp_path / "out.pt", "official")
     code = re.findall(r"```python\n(.*?)```", (tmp_path / "out.pt.md").read_text(), re.DOTALL)
     assert len(code) == 1
     assert len(code[0].splitlines()) <= 5
@@ -522,7 +522,7 @@ def test_the_nnssl_checkpoint_is_as_the_page_says(
     nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
 ) -> None:
     run, name, network = nnunet_run
-    export(run, tmp_path / "out.pth", "nnssl")
+    export_weights(run, tmp_path / "out.pth", "nnssl")
     content = torch.load(tmp_path / "out.pth", weights_only=True)
     check_page(content, CHECKPOINT)
     assert all(isinstance(tensor, torch.Tensor) for tensor in content["network_weights"].values())
@@ -557,7 +557,7 @@ def test_the_package_loads_the_nnssl_weights_and_computes_the_same_on_turned_axe
     nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
 ) -> None:
     run, _, network = nnunet_run
-    export(run, tmp_path / "out.pth", "nnssl")
+    export_weights(run, tmp_path / "out.pth", "nnssl")
     content = torch.load(tmp_path / "out.pth", weights_only=True)
     theirs = build_from_plan(content["nnssl_adaptation_plan"])
     theirs.load_state_dict(content["network_weights"], strict=True)
@@ -597,7 +597,7 @@ def test_the_command_trains_nnunets_networks_and_exports_them(tmp_path: Path, na
 @pytest.mark.full
 def test_the_code_in_the_nnssl_card_runs(nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path) -> None:
     run, _, network = nnunet_run
-    export(run, tmp_path / "out.pth", "nnssl")
+    export_weights(run, tmp_path / "out.pth", "nnssl")
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out.pth.md").read_text(), re.DOTALL)
     call = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
@@ -609,8 +609,8 @@ def test_nnunets_networks_come_back_from_a_state_dict_but_not_in_the_official_fo
 ) -> None:
     run, name, network = nnunet_run
     with pytest.raises(CallError, match=f"holds the 3D U-Net only, and this run trained {name}"):
-        export(run, tmp_path / "out.pt", "official")
-    written = export(run, tmp_path / "out.pt", "state-dict")
+        export_weights(run, tmp_path / "out.pt", "official")
+    written = export_weights(run, tmp_path / "out.pt", "state-dict")
     assert (written.network, written.width) == (name, 2)
     for path in (run, tmp_path / "out.pt"):
         assert same_bits(dict(load_network(path).state_dict()), dict(network.state_dict()))
@@ -631,8 +631,8 @@ def test_a_run_that_does_not_know_its_spacing_is_refused(
     del described["store"]["spacing_mm"], described["store"]["manifest"]
     (run / "run.json").write_text(json.dumps(described))
     with pytest.raises(CallError, match="does not know the spacing"):
-        export(run, tmp_path / "out.pth", "nnssl")
-    export(run, tmp_path / "out.pt", "state-dict")
+        export_weights(run, tmp_path / "out.pth", "nnssl")
+    export_weights(run, tmp_path / "out.pt", "state-dict")
 
 
 def test_every_format_of_the_library_is_offered() -> None:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.engine import Progress, Workers, cores, run, silent
+from genesis_toolkit.pipeline.engine import Workers, cores, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import locked, write_whole
+from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.training.compare.arms import Arm
 from genesis_toolkit.training.compare.evidence import (
     FILES,
@@ -83,6 +84,7 @@ class _Work:
     device: str
 
 
+@shows(TrainingBars)
 def compare_trials(
     targets: Sequence[str | Path],
     arms: Sequence[Arm],
@@ -96,7 +98,7 @@ def compare_trials(
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
     say: Say = lambda _: None,
 ) -> Written:
     """Fine-tune every arm on every task with several seeds, and write table and chart of what came out.
@@ -117,7 +119,7 @@ def compare_trials(
         reference: compare only with this arm.
         pairs: compare only these arms, (first, second).
         overwrite: throw earlier results in `out` away and begin again.
-        report: told (what, done, total): which trials are at work, and how many are done.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
         say: told a sentence about each trial that is done.
 
     Raises:
@@ -125,6 +127,7 @@ def compare_trials(
         DataError: trials failed. All others are done, and kept; the evidence is left as it was.
         KeyboardInterrupt: when interrupted; the same call goes on.
     """
+    report = callback(progress)
     plan = make_plan(targets, arms, parameters or FinetuneParameters(), trials, width)
     check_choice(plan, reference, pairs)
     if workers is not None and workers < 1:

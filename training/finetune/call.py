@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch.amp import GradScaler
 
-from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.training.finetune.data import TargetBatches, TargetData, check_foreground, target_data
 from genesis_toolkit.training.finetune.heads import build_target_network
@@ -32,6 +32,7 @@ from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
 from genesis_toolkit.training.weights.state import TrainingState
 
 
+@shows(TrainingBars)
 def finetune(
     targets: str | Path,
     out: Path,
@@ -44,7 +45,7 @@ def finetune(
     device: str = "auto",
     threads: int | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
     say: Say = lambda _: None,
 ) -> FinetuneOutcome:
     """Fine-tune a network on a target task and evaluate it on the test fold, or go on with what was begun.
@@ -60,7 +61,7 @@ def finetune(
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
         threads: of torch on the CPU; None takes as many as there are cores. Another number, other rounding.
         overwrite: begin again where a run is.
-        report: told (what, done, total) after every step.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
         say: told one sentence an epoch, and warnings.
 
     Raises:
@@ -70,6 +71,7 @@ def finetune(
             is no number any more.
         KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are on the disk.
     """
+    report = callback(progress)
     store = open_targets(targets)
     if beginning is None:
         scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None

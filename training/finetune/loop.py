@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from genesis_toolkit.pipeline.engine import Progress
+from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData
 from genesis_toolkit.training.finetune.heads import TargetNetwork

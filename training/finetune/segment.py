@@ -25,10 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, silent
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
@@ -81,6 +81,7 @@ class Segmented:
         return prod(self.shape)
 
 
+@shows(Bars)
 def segment_scan(
     run: Path,
     scan: Path,
@@ -88,7 +89,7 @@ def segment_scan(
     *,
     device: str = "auto",
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
 ) -> Segmented:
     """Segment a scan with the network of a fine-tuning run.
 
@@ -100,13 +101,14 @@ def segment_scan(
         out: the mask to write: `.nii.gz`, `.nii`, `.mha` or `.nrrd`; uint8, 0 or 1, on the scan's grid.
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
         overwrite: replace what is there.
-        report: told of the windows.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
 
     Raises:
         CallError: there is no such run or scan, the run is of another kind of task, or `out` is of an
             unknown format or in the way; nothing is written.
         DataError: the scan or the run is damaged, or the format cannot hold the scan's grid.
     """
+    report = callback(progress)
     path = scan_path(str(scan))
     _check_out(run, path, out, overwrite=overwrite)
     finetuned = _segmenting(run)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from time import monotonic
 
-from genesis_toolkit.pipeline.engine import Progress
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.progress import Progress
 
 #: Told in sentences what a person should know: an epoch's losses, a warning.
 Say = Callable[[str], None]

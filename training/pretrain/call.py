@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from genesis_toolkit.pipeline.engine import Progress, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows, silent
 from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.devices import choose_device, steady
@@ -91,6 +91,7 @@ class PretrainOutcome:
     picture: str
 
 
+@shows(TrainingBars)
 def pretrain(
     store: str | Path,
     out: Path,
@@ -99,7 +100,7 @@ def pretrain(
     *,
     initial_encoder: Path | None = None,
     overwrite: bool = False,
-    report: Progress = silent,
+    progress: Progress | bool = False,
     say: Say = lambda _: None,
 ) -> PretrainOutcome:
     """Train a U-Net to restore degraded cubes, 3D or 2D, or go on with a run that was begun.
@@ -113,7 +114,7 @@ def pretrain(
         initial_encoder: a file of weights for the encoder of the 2D U-Net to begin with
             (`beginning.read_encoder`).
         overwrite: begin again where a run is.
-        report: told (what, done, total) after every step.
+        progress: True shows bars on stderr; a callback is told as the work goes on.
         say: told one sentence an epoch, and warnings.
 
     Raises:
@@ -122,6 +123,7 @@ def pretrain(
         KeyboardInterrupt: when interrupted. Where SIGTERM or Ctrl-C asked for it, the position is on the disk
             to the step, otherwise the last checkpoint.
     """
+    report = callback(progress)
     parameters, execution = parameters or PretrainParameters(), execution or Execution()
     if execution.tensorboard:
         check_tensorboard()

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from genesis_toolkit.pipeline.engine import Progress
 from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work, part_of
 from genesis_toolkit.training.feeding.ring import Batch, Batches

@@ -39,7 +39,7 @@ a checkpoint with an adaptation plan, for nnU-Net v2's `nnUNetv2_preprocess_like
 
 
 @dataclass(frozen=True)
-class ExportResult:
+class WeightsResult:
     """What `export` wrote, and what the card tells of it.
 
     Attributes:
@@ -65,7 +65,7 @@ class ExportResult:
     sha256: str
 
 
-def model_card(result: ExportResult, run: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
+def model_card(result: WeightsResult, run: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
     """The text of a card.
 
     Args:
@@ -82,7 +82,7 @@ def model_card(result: ExportResult, run: Mapping[str, Any], by_degradation: Map
     )
 
 
-def _heading(result: ExportResult, run: Mapping[str, Any]) -> str:
+def _heading(result: WeightsResult, run: Mapping[str, Any]) -> str:
     low, high = run["window"]
     kind = architecture(result.network)
     axes = "z, y, x" if result.format == "nnssl" else ", ".join("xyz"[: len(run["size"])])
@@ -128,7 +128,7 @@ def _training(run: Mapping[str, Any]) -> str:
     return f"## Training\n\n{_listed(run['parameters'])}{begun}"
 
 
-def _losses(result: ExportResult, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
+def _losses(result: WeightsResult, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
     rows = [("all", result.validation_loss, baselines)]
     rows += [(name, loss, baselines["by_degradation"][name]) for name, loss in by_degradation.items()]
     listed = "".join(
@@ -146,7 +146,7 @@ the network, the degraded cube taken for its restoration, and the mean image of 
 {listed}"""
 
 
-def _loading(result: ExportResult) -> str:
+def _loading(result: WeightsResult) -> str:
     code = (_NNSSL if result.format == "nnssl" else _OURS).format(file=PurePath(result.file).name)
     return f"## Load it\n\n```python\n{code}```\n"
 

@@ -12,7 +12,7 @@ from genesis_toolkit.training.networks.registry import (
     OF_THE_PAPERS,
     Architecture,
 )
-from genesis_toolkit.training.weights.card import ExportResult, model_card
+from genesis_toolkit.training.weights.card import WeightsResult, model_card
 from genesis_toolkit.training.weights.files import read_checkpoint, saved_bytes
 from genesis_toolkit.training.weights.load import PREFIX, file_of, load_exactly, recognise
 from genesis_toolkit.training.weights.nnssl import nnssl_checkpoint
@@ -21,7 +21,7 @@ from genesis_toolkit.training.weights.nnssl import nnssl_checkpoint
 FORMATS = ("official", "nnssl", "state-dict")
 
 
-def export(folder: Path, out: Path, kind: str, *, overwrite: bool = False) -> ExportResult:
+def export_weights(folder: Path, out: Path, kind: str, *, overwrite: bool = False) -> WeightsResult:
     """Write the best weights of a run in a format of others, and a model card beside them.
 
     Args:
@@ -51,7 +51,7 @@ def export(folder: Path, out: Path, kind: str, *, overwrite: bool = False) -> Ex
     else:
         content = _official(found, checkpoint) if kind == "official" else dict(checkpoint["state_dict"])
     data = saved_bytes(content)
-    result = ExportResult(
+    result = WeightsResult(
         file=str(out),
         card=str(card),
         format=kind,

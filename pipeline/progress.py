@@ -1,0 +1,111 @@
+"""How far the work is: told by a callback, and shown as bars on stderr to whoever asks for them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Told as work goes on: what is being done, how many pieces are done, how many there are. Where there are
+#: none at all (0, 0), the text is a message, to be shown once.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+class Bars:
+    """A bar for each kind of work that is reported, shown while the `with` block runs.
+
+    It is a `Progress` callback itself. Nothing is drawn where stderr is neither a terminal nor a notebook.
+    """
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Display
+
+        console = Console(stderr=True)
+        self._bars = Display(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._counts:
+            left = {what: count for what, count in self._counts.items() if count[0] < count[1]}
+            what, (done, total) = (left or self._counts).popitem()
+            self.say(f"{what}: {done:,} of {total:,} done")
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` pieces of `what` are done; of none, print `what` above the bars."""
+        if not total:
+            self.say(what)
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        self._counts.pop(what, None)  # the latest stands last
+        self._counts[what] = done, total
+
+    def say(self, sentence: str) -> None:
+        """Print a line above the bar, or plainly where there is none."""
+        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+class TrainingBars(Bars):
+    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of the epoch's `total` steps are done; of none, print `what` above the bars."""
+        if not total:
+            self.say(what)
+            return
+        if not self._tasks:
+            self._tasks["steps"] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)
+
+
+def callback(progress: Progress | bool) -> Progress:
+    """Return what the work reports to: the callback itself, or nobody."""
+    return progress if callable(progress) else silent
+
+
+def shows(bars: Callable[[], AbstractContextManager[Progress]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function show `bars` while it runs when it is called with `progress=True`.
+
+    Args:
+        bars: makes the bars, which are a callback themselves.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def called(*args: P.args, **options: P.kwargs) -> R:
+            if options.get("progress") is not True:
+                return function(*args, **options)
+            with bars() as shown:
+                options["progress"] = shown
+                return function(*args, **options)
+
+        return called
+
+    return decorate
