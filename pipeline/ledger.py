@@ -321,7 +321,8 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, s
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
             return difference(old, new)
         if old != new:
-            return _NAMES.get(name, name.replace("_", " ")), _words(old), _words(new)
+            old, new = (_words(side[name]) if name in side else "none" for side in (one, other))
+            return _NAMES.get(name, name.replace("_", " ")), old, new
     return "", "", ""
 
 
