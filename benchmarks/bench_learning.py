@@ -26,12 +26,13 @@ from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 from genesis_toolkit.training.machine.devices import choose_device
+from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.data import PretrainData, open_data
-from genesis_toolkit.training.pretrain.loop import pretrain
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.pretrain.pictures import RestoredSlice, draw_restored
+from genesis_toolkit.training.pretrain.show import RestoredSlice, draw_restored
+from genesis_toolkit.training.pretrain.state import new_state
 from genesis_toolkit.training.pretrain.validation import validate
-from genesis_toolkit.training.weights.files import load_weights, new_state, read_checkpoint
+from genesis_toolkit.training.weights.files import load_weights, read_checkpoint
 
 ONLY = {
     "non-linear": {"nonlinear_rate": 1.0, "shuffle_rate": 0.0, "paint_rate": 0.0},

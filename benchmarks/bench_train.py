@@ -30,7 +30,9 @@ from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.training.feeding.feeds import feed_of
-from genesis_toolkit.training.feeding.ring import Batches, Work, deal, epoch_order, normalise
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.feeding.order import Work, deal, epoch_order
+from genesis_toolkit.training.feeding.ring import Batches
 
 BATCH, SMALL_BATCH, STEP = 32, 6, 0.020
 EPOCHS = 4  # that one turn of ours takes

@@ -1,21 +1,35 @@
 """`genesis-train compare`: arms held against each other, fine-tuned here or taken from a table."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from genesis_toolkit.cli.finetune import finetuning_options, parameters_of
-from genesis_toolkit.cli.options import Store, given_options
-from genesis_toolkit.cli.output import counted, duration, shortened, show_table
-from genesis_toolkit.cli.packages import check_installed
-from genesis_toolkit.cli.progress import TrainingProgress
+from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.options import (
+    Command,
+    Folder,
+    Store,
+    finetuning_options,
+    given_options,
+    json_option,
+    option,
+)
+from genesis_toolkit.cli.output import (
+    TrainingProgress,
+    counted,
+    duration,
+    print_json,
+    say_next,
+    shortened,
+    show_table,
+)
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
 if TYPE_CHECKING:
     from genesis_toolkit.training.compare.evidence import Evidence, Written
@@ -26,11 +40,9 @@ if TYPE_CHECKING:
 _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
 
 
-@click.command(short_help="Arms x trials -> evidence.")
+@click.command(cls=Command, resumable=True, short_help="Arms x trials -> evidence.")
 @click.argument("targets", nargs=-1, type=Store())
-@click.option(
-    "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make."
-)
+@option("--out", "The folder to make.", Folder(), metavar="DIR", required=True)
 @click.option(
     "--arm",
     "arms",
@@ -39,31 +51,26 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
     help="An arm, once for each: scratch-3d or scratch-2d; genesis-ct-3d, imagenet, genesis-ct-2d, "
     "genesis-xray-2d or any other name with weights: a run, a checkpoint, an official file.",
 )
-@click.option(
-    "--trials",
-    default=PUBLISHED_TRIALS,
-    show_default=True,
-    help="Of each arm on each task, seeds from --seed on.",
-)
-@click.option("--workers", type=int, help="Trials at a time.  [default: one a core; one on CUDA]")
-@click.option(
+@option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
+@option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
+@option(
     "--width",
-    type=int,
-    help="Of the arms from scratch.  [default: that of the weights with as many axes, or the published]",
+    "Of the arms from scratch.  [default: that of the weights with as many axes, or the published]",
+    int,
 )
 @finetuning_options
 @click.option(
     "--from-csv",
     "table",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="Instead of target stores a table: columns task,arm,trial,value or task,arm,mean,sd,n.",
 )
-@click.option("--reference", metavar="ARM", help="Compare only with this arm.  [default: every pair]")
-@click.option("--pairs", metavar="A:B,...", help="Compare only these; one-tailed tests ask if B is higher.")
-@click.option("--dry-run", is_flag=True, help="Say which trials there are, and run none.")
-@click.option("--overwrite", is_flag=True, help="Throw earlier results in DIR away, trials and all.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
+@option("--pairs", "Compare only these; one-tailed tests ask if B is higher.", metavar="A:B,...")
+@option("--dry-run", "Say which trials there are, and run none.", bool)
+@option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
+@json_option
 def compare(
     targets: tuple[str | Path, ...],
     out: Path,
@@ -125,7 +132,8 @@ def _compare_trials(
 
     arms = [parse_arm(text) for text in options.pop("arms")]
     trials, width = options.pop("trials"), options.pop("width")
-    workers, device, parameters = options.pop("workers"), options.pop("device"), parameters_of(options)
+    asked = {one.name: options.pop(one.name) for one in fields(FinetuneParameters)}
+    parameters = FinetuneParameters.from_dict(asked)
     if dry_run:
         plan = make_plan(targets, arms, parameters, trials, width)
         check_choice(plan, **choice)
@@ -139,8 +147,7 @@ def _compare_trials(
             parameters,
             trials=trials,
             width=width,
-            workers=workers,
-            device=device,
+            **options,  # workers and device
             **choice,
             overwrite=overwrite,
             report=Remaining(progress),
@@ -157,7 +164,7 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> No
     done = {trial for trial in plan.trials if not overwrite and read_score(folder_of(out, trial)) is not None}
     if as_json:
         trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
-        click.echo(json.dumps({"out": str(out), **plan.record(), "trials": trials}))
+        print_json({"out": str(out), **plan.record(), "trials": trials})
         return
     rows = []
     for task in plan.tasks:
@@ -166,11 +173,12 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> No
             network = f"{arm.network}, {arm.width}"
             weights = arm.arm.weights or "from scratch"
             ready = sum(trial in done for trial in mine)
-            rows.append((task.name, arm.name, network, arm.taken(task), len(mine), ready, weights))
-    show_table(("task", "arm", "network, width", "taken", "trials", "done", "weights"), rows)
+            name, done_of = shortened(task.name, 12), f"{ready} of {len(mine)}"
+            rows.append((name, shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
+    show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
     click.echo(f"A dry run: nothing was written. Left to do: {left}.", err=True)
-    click.echo("Next: the same command without --dry-run.", err=True)
+    say_next("the same command without --dry-run.")
 
 
 class Remaining:
@@ -215,11 +223,14 @@ def _show(written: "Written", *, as_json: bool) -> None:
     """The tables on stdout, and on stderr what to keep in mind."""
     evidence = written.evidence
     if as_json:
-        click.echo(json.dumps({"out": str(written.folder), "status": written.status} | evidence.as_dict()))
+        print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
         return
     show_table(
         ("task", "arm", "mean", "sd", "n"),
-        [(one.task, one.arm, f"{one.mean:.6g}", f"{one.sd:.4g}", one.n) for one in evidence.summaries],
+        [
+            (shortened(one.task), shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
+            for one in evidence.summaries
+        ],
     )
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
@@ -227,39 +238,23 @@ def _show(written: "Written", *, as_json: bool) -> None:
     if written.status == "already there":
         click.echo(f"Nothing was left to do in {written.folder}.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
-    click.echo(f"Next: look at {written.folder / 'figure.png'}; {pairs} in results.csv beside it.", err=True)
+    say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
 
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     """The pairs of one task: how far they lie apart, and all their p-values."""
-    from genesis_toolkit.training.compare.statistics import stars
-
-    pairs = [f"{shortened(one.first.arm, 15)}:{shortened(one.second.arm, 15)}" for one in comparisons]
+    pairs = [f"{shortened(one.first.arm, 11)}:{shortened(one.second.arm, 12)}" for one in comparisons]
+    told = list(zip(pairs, comparisons, strict=True))
     show_table(
-        ("pair", "difference", "Hedges' g [95 %]", "p (default)", "p (Holm)"),
-        [
-            (
-                pair,
-                f"{one.difference:+.4g}",
-                _effect(one.effect),
-                f"{_number(one.p)} {stars(one.p)}",
-                f"{_number(one.p_holm)} {stars(one.p_holm)}",
-            )
-            for pair, one in zip(pairs, comparisons, strict=True)
-        ],
+        ("pair", "difference", "Hedges' g [95 %]", "p (default)"),
+        [(pair, f"{one.difference:+.4g}", _effect(one.effect), _starred(one.p)) for pair, one in told],
         title=task,
     )
     show_table(
-        (
-            "pair",
-            "Welch\ntwo-sided\n(default)",
-            "Welch\none-tailed",
-            "Student\ntwo-sided",
-            "Student\none-tailed",
-        ),
+        ("pair", "Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed"),
         [
-            (pair, *(_number(p) for p in one.p_values().values()))
-            for pair, one in zip(pairs, comparisons, strict=True)
+            (pair, _starred(one.p_holm), *(_number(p) for p in list(one.p_values().values())[1:]))
+            for pair, one in told
         ],
     )
 
@@ -280,6 +275,12 @@ def _effect(effect: "Effect | None") -> str:
     sizes = (max(-9999.0, min(9999.0, size)) for size in (effect.g, effect.low, effect.high))
     g, low, high = (f"{size:.2f}" if abs(size) < 100 else f"{size:.0f}" for size in sizes)
     return f"{g} [{low}, {high}]"
+
+
+def _starred(p: float | None) -> str:
+    from genesis_toolkit.training.compare.statistics import stars
+
+    return f"{_number(p)} {stars(p)}"
 
 
 def _number(p: float | None) -> str:

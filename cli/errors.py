@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -12,15 +13,13 @@ WRONG_CALL = 2
 BAD_DATA = 1
 INTERRUPTED = 130
 
-#: Commands whose work is kept and gone on with; the others are quick, or write all or nothing.
-_GO_ON = (
-    "phantom", "extract-cubes", "extract-targets", "degrade", "import-npy", "merge",
-    "pretrain", "finetune", "compare",
-)  # fmt: skip
-
 
 class GenesisGroup(click.Group):
-    """A group of commands that turns the library's errors into exit codes."""
+    """A group of commands, listed as they were added, that turns the library's errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the journey."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
@@ -76,16 +75,43 @@ class _Interruption:
                 signal.signal(number, handler)
 
 
+def check_installed(doing: str, extra: str, *packages: str) -> None:
+    """Refuse to begin without a package that only some commands need.
+
+    Args:
+        doing: what needs it, to begin the sentence with.
+        extra: of this package, which installs it.
+        packages: that must be there.
+
+    Raises:
+        CallError: one is not installed; the sentence says how to install it.
+    """
+    from genesis_toolkit.pipeline.errors import CallError
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise CallError(
+                f'{doing} needs {package}: install it with pip install "genesis-toolkit[{extra}]".'
+            )
+
+
+def _is_resumable(ctx: click.Context) -> bool:
+    """Whether the command at work keeps what it has done; the others are quick, or write all or nothing."""
+    assert isinstance(ctx.command, click.Group)
+    command = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")
+    return bool(getattr(command, "resumable", False))
+
+
 def _interrupted(ctx: click.Context) -> str:
     """What is said of an interruption."""
-    if ctx.invoked_subcommand in _GO_ON:
+    if _is_resumable(ctx):
         return "Interrupted. What is done is kept: the same command goes on from there."
     return "Interrupted. The same command begins again."
 
 
 def _once_mended(ctx: click.Context) -> str:
     """What is said where the disk, or something else outside, has stopped a command."""
-    if ctx.invoked_subcommand in _GO_ON:
+    if _is_resumable(ctx):
         return "What is done is kept: once that is mended, the same command goes on from there."
     return "Once that is mended, the same command begins again."
 

@@ -1,15 +1,16 @@
 """`genesis-train export`: trained weights in the formats of others, with a model card."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.packages import check_installed
+from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.options import Command, json_option, option
+from genesis_toolkit.cli.output import print_json, say_next, show_table
 
 
-@click.command(short_help="A run -> weights in formats of others.")
+@click.command(cls=Command, short_help="A run -> weights in formats of others.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -19,8 +20,8 @@ from genesis_toolkit.cli.packages import check_installed
     type=click.Choice(["official", "nnssl", "state-dict"]),
     help="official: as the method's authors publish; nnssl: for nnU-Net v2; state-dict: tensors alone.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT and its card.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@option("--overwrite", "Replace OUT and its card.", bool)
+@json_option
 def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> None:
     """Write the best weights of RUN to the file OUT, and a model card to OUT.md.
 
@@ -36,10 +37,8 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
 
     written = write(run, out, kind, overwrite=overwrite)
     if as_json:
-        click.echo(json.dumps(asdict(written)))
+        print_json(asdict(written))
         return
-    from genesis_toolkit.cli.output import show_table
-
     rows = [
         ("weights", f"{written.file} ({written.format})"),
         ("model card", written.card),
@@ -49,4 +48,4 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
         ("sha256", written.sha256),
     ]
     show_table(("export", ""), rows)
-    click.echo(f"Next: read {written.card}; it says how to load the weights.", err=True)
+    say_next("read {}; it says how to load the weights.", written.card)

@@ -1,4 +1,4 @@
-"""The kinds of values that options take."""
+"""What commands take: kinds of values, options that several commands share, and their groups in --help."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,67 @@ from typing import Any
 
 import click
 
-RATE = click.FloatRange(0, 1)
-COUNT = click.IntRange(min=1)
-FILL = click.Choice(["noise", "constant"])
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
+
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """A command that shows its options in groups.
+
+    Args:
+        resumable: an interrupted call keeps its work, and the same call continues it.
+    """
+
+    def __init__(self, *words: Any, resumable: bool = False, **more: Any) -> None:
+        super().__init__(*words, **more)
+        self.resumable = resumable
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of a group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record:
+                groups.setdefault(vars(parameter).get("group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def grouped(title: str, *options: Option) -> Option:
+    """Let a command take these options, in this order, under a heading of their own."""
+
+    def take(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        for parameter in vars(command)["__click_params__"][-len(options) :]:
+            vars(parameter)["group"] = title
+        return command
+
+    return take
+
+
+def option(name: str, text: str, kind: Any = None, default: Any = None, **more: Any) -> Option:
+    """An option of a command.
+
+    Args:
+        name: as it is typed.
+        text: what --help says of it.
+        kind: the type of its value; `bool` for a flag, or the words that it may be.
+        default: what it is when left out, which --help shows.
+        more: as for `click.option`.
+    """
+    if kind is bool:
+        return click.option(name, is_flag=True, help=text, **more)
+    kind = click.Choice(kind) if isinstance(kind, list | tuple) else kind
+    more = {"show_default": default is not None} | more
+    return click.option(name, type=kind, default=default, help=text, **more)
+
+
+def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
+    """An option for the field `name` of a record of parameters, which holds its default."""
+    return option(name, text, kind, getattr(record, name.removeprefix("--").replace("-", "_")))
 
 
 class Folder(click.ParamType[Path]):
@@ -23,7 +81,7 @@ class Folder(click.ParamType[Path]):
         if not value:
             self.fail("an empty name was given; '.' is the folder you are in.", param, ctx)
         if "://" in value:
-            self.fail(f"{value} is an address; a path on this machine is wanted.", param, ctx)
+            self.fail(f"{value} is an address; give a path on this machine.", param, ctx)
         return Path(value)
 
 
@@ -35,111 +93,120 @@ class Store(Folder):
         return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
 
 
-class Words(click.ParamType[tuple[str, ...]]):
-    """Words with commas between them, as in `x,y,z` or `L//6,L//3`."""
+class Listed(click.ParamType[tuple[Any, ...]]):
+    """Values separated by commas, as in `64,64,32`; how many, and which, is the library's to say.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+        name: how --help writes them.
+        kind: makes a value of a word; raises ValueError where it cannot.
+        allowed: what the values must be, in words.
+    """
+
+    def __init__(self, name: str, kind: Callable[[str], Any] = int, allowed: str = "whole numbers") -> None:
+        self.name, self._kind, self._allowed = name, kind, allowed
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """The words, in order; what they may be is the library's to say."""
-        return value if isinstance(value, tuple) else tuple(value.split(","))
+    ) -> tuple[Any, ...]:
+        """The values, in order."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._kind(word) for word in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} must be {self._allowed} separated by commas, {self.name}.", param, ctx)
 
 
-#: Every parameter of a recipe that can be given in its place: option, kind, meaning (METHOD.md section 3).
-RECIPE_OPTIONS: tuple[tuple[str, click.ParamType[Any], str], ...] = (
-    ("--flip-rate", RATE, "How often a turn of the flip is taken, three turns at most."),
-    ("--flip-axes", Words("AXES"), "Axes a turn draws from, as in x,y,z; the axis channel flips nothing."),
-    ("--shuffle-rate", RATE, "Share of pairs with local shuffling."),
-    ("--shuffle-windows", COUNT, "Windows in a cube of 64 x 64 x 32."),
-    ("--shuffle-keeps", click.Choice(["coverage", "number"]), "What stays the same at other sizes."),
-    ("--shuffle-edges", Words("RULES"), "Least and largest edge of a window, as in 1,L//10."),
-    ("--nonlinear-rate", RATE, "Share of pairs with a non-linear curve."),
-    ("--invert-rate", RATE, "Share of the curves that are inverted."),
-    ("--paint-rate", RATE, "Share of pairs that are painted, in or out."),
-    ("--inpaint-share", RATE, "Share of in-painting among the painted."),
-    ("--inpaint-windows", COUNT, "Windows of in-painting, at most."),
-    ("--inpaint-continue", RATE, "How often there is one more of them."),
-    ("--inpaint-edges", Words("RULES"), "Least and largest edge of a window, as in L//6,L//3."),
-    ("--inpaint-fill", FILL, "What a window of in-painting is filled with."),
-    ("--outpaint-windows", COUNT, "Windows that out-painting keeps, at most."),
-    ("--outpaint-continue", RATE, "How often there is one more of them."),
-    ("--outpaint-margins", Words("RULES"), "A kept edge is L less r, r between these, as in 3L//7,4L//7."),
-    ("--outpaint-fill", FILL, "What out-painting fills with."),
+at_least_1 = click.IntRange(min=1)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+overwrite_store = option("--overwrite", "Replace a store that is there; begin unfinished work again.", bool)
+overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
+out_option = option("--out", "The folder of the run.", Folder(), metavar="RUN", required=True)
+threads_option = option("--workers", "Threads at work. [default: one a core, 8 at most]", at_least_1)
+device_option = option(
+    "--device",
+    "Where the network works; auto takes CUDA where there is one.",
+    ["auto", "cpu", "cuda"],
+    "auto",
+)
+
+#: What says where a scan may be cut (METHOD.md section 2).
+rule_options = grouped(
+    "Where cubes may lie",
+    option(
+        "--size",
+        "Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
+        Listed("X,Y[,Z]"),
+        (64, 64, 32),
+        show_default=False,
+    ),
+    option(
+        "--plane", "Of slices, where --size has two edges. [default: axial]", ["axial", "coronal", "sagittal"]
+    ),
+    option(
+        "--hu",
+        "HU window to clip to. [default: -1000,1000]",
+        Listed("LOW,HIGH"),
+        (-1000, 1000),
+        show_default=False,
+    ),
+    option(
+        "--border",
+        "Voxels at each side that no cube touches. [default: 100,100,30]",
+        Listed("X,Y,Z"),
+        (100, 100, 30),
+        show_default=False,
+    ),
+    option(
+        "--max-tissue",
+        "Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7]",
+        float,
+    ),
+    option("--min-tissue", "Lowest tissue score of a cube.", float, 0.0),
 )
 
 
-def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take what says where a scan may be cut (METHOD.md section 2)."""
-    options = [
-        click.option(
-            "--size",
-            type=Numbers("X,Y,Z"),
-            default=(64, 64, 32),
-            metavar="X,Y[,Z]",
-            help="Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
-        ),
-        click.option(
-            "--plane",
-            type=click.Choice(["axial", "coronal", "sagittal"]),
-            help="Of slices, where --size has two edges. [default: axial]",
-        ),
-        click.option(
-            "--hu",
-            type=Numbers("LOW,HIGH"),
-            default=(-1000, 1000),
-            metavar="LOW,HIGH",
-            help="HU window to clip to. [default: -1000,1000]",
-        ),
-        click.option(
-            "--border",
-            type=Numbers("X,Y,Z"),
-            default=(100, 100, 30),
-            metavar="X,Y,Z",
-            help="Voxels at each side that no cube touches. [default: 100,100,30]",
-        ),
-        click.option(
-            "--max-tissue",
-            type=float,
-            help="Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7]",
-        ),
-        click.option(
-            "--min-tissue", type=float, default=0.0, show_default=True, help="Lowest tissue score of a cube."
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def work_options(workers: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a command take what says who does the work, and how it is told; `workers` is that option's help."""
-    options = [
-        click.option("--workers", type=click.IntRange(min=1), help=workers),
-        click.option(
+def work_options(workers: str) -> Option:
+    """What says who does the work and how it is told; `workers` is that option's help."""
+    return grouped(
+        "Work and output",
+        option("--workers", workers, at_least_1),
+        option(
             "--scheduler",
+            "Work on a dask cluster: its scheduler's address or scheduler file.",
             metavar="ADDRESS",
-            help="Work on a dask cluster: its scheduler's address or scheduler file.",
         ),
-        click.option("--dry-run", is_flag=True, help="Say what it would come to, and write nothing."),
-        click.option(
-            "--overwrite", is_flag=True, help="Replace a store that is there; begin unfinished work again."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs."),
-    ]
+        option("--dry-run", "Say what it would come to, and write nothing.", bool),
+        overwrite_store,
+        json_option,
+    )
 
-    def take(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
 
-    return take
+_DEFAULT = FinetuneParameters()
+
+#: Those that `FinetuneParameters.from_dict` takes, and `--device`.
+finetuning_options = grouped(
+    "Fine-tuning",
+    option(
+        "--labels",
+        "Train on this share of the training scans, or on so many of them.",
+        str,
+        labels_words(_DEFAULT.labels),
+        metavar="10%|N",
+    ),
+    option("--freeze-encoder", "Train the head or the decoder only: a linear probe.", bool),
+    setting(_DEFAULT, "--epochs", "At most so many epochs."),
+    setting(_DEFAULT, "--patience", "Stop after so many epochs without a better validation loss."),
+    setting(_DEFAULT, "--batch-size", "Cubes a batch, at most."),
+    setting(_DEFAULT, "--lr", "Adam's learning rate."),
+    setting(_DEFAULT, "--seed", "Of the labelled scans, the first weights and the order."),
+    device_option,
+)
 
 
 def given_options() -> dict[str, Any]:
-    """The parameters of the command at work that were given, by name; none that stand at their default."""
+    """The parameters of the running command that were typed, by name; none that stand at their default."""
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     return {
@@ -149,68 +216,18 @@ def given_options() -> dict[str, Any]:
     }
 
 
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take every parameter of a recipe; those not given are None."""
-    for name, kind, meaning in reversed(RECIPE_OPTIONS):
-        command = click.option(name, type=kind, help=meaning)(command)
-    return command
+def work_of(options: dict[str, Any], dry_run: bool, *more: str) -> dict[str, Any]:
+    """Take out of a command's options what its job in the library is called with.
 
+    Args:
+        options: of which these are taken out.
+        dry_run: the job is planned only, for which it needs to know how many tasks run at a time.
+        more: what is taken out besides `work_options`.
+    """
+    work = {name: options.pop(name) for name in ("workers", "scheduler", "overwrite", *more)}
+    if dry_run:
+        from genesis_toolkit.pipeline.engine import cores, workers_of
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers with commas between them, as in `64,64,32`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The numbers, in order; how many there must be is the library's to say."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(number) for number in value.split(","))
-        except ValueError:
-            self.fail(
-                f"{value!r}: whole numbers with commas between them are wanted, {self.name}.", param, ctx
-            )
-
-
-class Millimetres(click.ParamType[tuple[float, ...]]):
-    """Lengths in mm with commas between them, as in `1,1,2.5`."""
-
-    name = "X,Y,Z"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """The lengths, in order; what they may be is the library's to say."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(number) for number in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r}: three lengths in mm are wanted, as in 1,1,2.5.", param, ctx)
-
-
-class Subsets(click.ParamType[tuple[int, ...]]):
-    """LUNA16 subsets, as in `0-6` or `0,3,8-9`."""
-
-    name = "LIST"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The subsets, each once, in order."""
-        if isinstance(value, tuple):
-            return value
-        subsets: set[int] = set()
-        for part in value.split(","):
-            first, dash, last = part.partition("-")
-            if not (first.isdecimal() and (not dash or last.isdecimal())):
-                self.fail(f"{value!r}: subsets are given as in 0-6 or 0,3,8-9.", param, ctx)
-            low, high = int(first), int(last if dash else first)
-            if not low <= high <= 9:
-                self.fail(f"{value!r}: LUNA16 has the subsets 0 to 9.", param, ctx)
-            subsets.update(range(low, high + 1))
-        return tuple(sorted(subsets))
+        scheduler = work.pop("scheduler")
+        work["workers"] = workers_of(scheduler) if scheduler else work["workers"] or cores()
+    return work

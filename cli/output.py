@@ -1,25 +1,149 @@
-"""Tables for people, at most 100 columns wide."""
+"""What commands print: results on stdout, at most 80 columns wide; progress and the Next line on stderr."""
 
-from collections.abc import Sequence
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-WIDTH = 100
+import click
+
+from genesis_toolkit.training.machine.options import option
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
+    from genesis_toolkit.pipeline.targets.estimate import TargetEstimate
+    from genesis_toolkit.training.finetune.run import FinetuneOutcome
+    from genesis_toolkit.training.pretrain.call import PretrainOutcome
+
+WIDTH = 80
+MOST_ROWS = 20
+_NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
+_REASON = 26  # columns of the last column, at least, where whole names leave it less
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Print a table on stdout; the last column takes what room is left and wraps."""
+    """Print a table on stdout; the last column takes what room is left and wraps.
+
+    Where stdout is no terminal the table is as wide as its whole names need.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", no_wrap=number + 1 < len(headings))
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
     console = Console(highlight=False, markup=False)
-    # Where stdout is no terminal rich takes 80 columns; a file has room for more.
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    cells = [[str(cell) for cell in row] for row in rows]
+    for number, heading in enumerate(headings):
+        last = number + 1 == len(headings)
+        widest = max(cell_len(line) for row in [headings, *cells] for line in row[number].split("\n"))
+        least = None if is_terminal() else min(_REASON, widest) if last else widest
+        table.add_column(heading, overflow="fold", no_wrap=not last, min_width=least)
+    for row in cells:
+        table.add_row(*row)
+    if is_terminal():
+        console.width = min(WIDTH, console.width)
+    else:
+        console.width = 10_000  # while it is measured; wherever it runs, rich takes 80 columns for a file
+        console.width = max(WIDTH, console.measure(table).minimum)
     console.print(table)
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout.isatty()
+
+
+def show_list(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print the first of many rows, and how many more there are; nothing where there is none."""
+    if rows:
+        show_table(headings, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        click.echo(f"... and {len(rows) - MOST_ROWS:,} more; --json lists all.")
+
+
+def print_json(facts: Mapping[str, Any], store: object = None) -> None:
+    """Print the result as one JSON object, which begins with the `store` that it is about."""
+    click.echo(json.dumps(({} if store is None else {"store": str(store)}) | dict(facts)))
+
+
+def say_next(line: str, *words: object) -> None:
+    """Say on stderr what to do next.
+
+    Args:
+        line: a command that can be pasted, or a sentence.
+        words: stand in its `{}`, quoted for the shell.
+    """
+    click.echo(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}", err=True)
+
+
+def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+    """Say what a dry run comes to."""
+    if as_json:
+        print_json(facts, store)
+        return
+    show_table(["a dry run: nothing was written", ""], rows)
+    say_next("the same command without --dry-run.")
+
+
+def estimate_rows(plan: "ExtractionPlan | TargetEstimate", none: str) -> list[list[str]]:
+    """The rows of a plan on the store's size and on time; `none` is said where no scan gave a cube."""
+    if plan.store_bytes is None or plan.seconds is None or plan.example_seconds is None:
+        return [["store", none], ["time", "-"]]
+    example = f"{shortened(plan.example)} took {plan.example_seconds:.2f} s"
+    time = f"about {duration(plan.seconds)} with {counted(plan.workers, 'worker')} ({example})"
+    store = f"about {size_of(plan.store_bytes)} in {counted(plan.files, 'shard')}"
+    return [["store", store], ["time", time]]
+
+
+def said_of(done_before: bool, repaired: int = 0) -> str:
+    """What a command did with a store that was finished already, to go after its counts."""
+    if repaired:
+        return f"; {counted(repaired, 'damaged file')} made again"
+    return "; it was finished before, nothing done" if done_before else ""
+
+
+def target_noun(facts: Mapping[str, Any]) -> str:
+    """What the cubes of a target store were cut out of, in a word."""
+    return "scan" if len(facts["size"]) == 3 else "image"
+
+
+def show_folds(facts: Mapping[str, Any]) -> None:
+    """Print how many cubes each fold of a target store has, and how many show each class."""
+    folds = facts["folds"]
+    classes = next(iter(folds.values()))["classes"]
+    if len(classes) > 1:  # one row a class, since fourteen columns have no room
+        rows = [[one, *(f"{fold['classes'][one]:,}" for fold in folds.values())] for one in classes]
+        rows.insert(0, ["all images", *(f"{fold['cubes']:,}" for fold in folds.values())])
+        show_table(["images with", *folds], rows)
+        return
+    rows = [
+        [name, f"{fold['scans']:,}", f"{fold['cubes']:,}", *(f"{n:,}" for n in fold["classes"].values())]
+        for name, fold in folds.items()
+    ]
+    show_table(["fold", f"{target_noun(facts)}s", "cubes", *(f"with {one}" for one in classes)], rows)
+
+
+def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str) -> None:
+    """Print the scans that gave nothing: those that failed first, then those passed over."""
+    rows = sorted(not_used, key=lambda row: bool(row["status"] == "skipped"))
+    cells = [[shortened(row["path"]), row["status"], row["reason"]] for row in rows]
+    show_list([noun, "status", "reason"], cells)
+
+
+def show_run(
+    title: str, outcome: "PretrainOutcome | FinetuneOutcome", rows: Sequence[tuple[str, object]]
+) -> None:
+    """Print what a training run came to, its status first; on stderr, where nothing was left to do."""
+    stopped = f"after {counted(outcome.epochs, 'epoch')} (by {option(outcome.stopped_by)})"
+    show_table((title, ""), [("status", f"{outcome.status}, {stopped}"), *rows])
+    if outcome.status == "already finished":
+        click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
 
 
 def counted(number: int, what: str) -> str:
@@ -27,12 +151,19 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def shortened(text: str, width: int = 34) -> str:
-    """The end of a long identifier, where those of one source differ."""
-    return text if len(text) <= width else "…" + text[1 - width :]
+def edges(lengths: Sequence[object]) -> str:
+    """Lengths along the axes: `64 x 64 x 32`."""
+    return " x ".join(map(str, lengths))
 
 
-def shares(counts: dict[str, int], total: int) -> list[list[str]]:
+def shortened(text: str, width: int = _NAME) -> str:
+    """A long name without its middle, as a table on a terminal has room for; whole where none reads it."""
+    if len(text) <= width or not is_terminal():
+        return text
+    return f"{text[: (width - 1) // 2]}…{text[-(width // 2) :]}"
+
+
+def shares(counts: Mapping[str, int], total: int) -> list[list[str]]:
     """Rows of counts by name, each with its share of the total."""
     return [[name, f"{count:>7,}  {100 * count / total:5.1f} %"] for name, count in counts.items()]
 
@@ -53,3 +184,68 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
+class Progress:
+    """A bar for each kind of work that is reported, shown while the `with` block runs.
+
+    Calling it is the library's `Progress`: what is being done, how many pieces are done, how many there are;
+    of none at all, a message.
+    """
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        console = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._counts:
+            left = {what: count for what, count in self._counts.items() if count[0] < count[1]}
+            what, (done, total) = (left or self._counts).popitem()
+            self.say(f"{what}: {done:,} of {total:,} done")
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` pieces of `what` are done; of none, print `what` above the bars."""
+        if not total:
+            self.say(what)
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        self._counts.pop(what, None)  # the latest stands last
+        self._counts[what] = done, total
+
+    def say(self, sentence: str) -> None:
+        """Print a line above the bar, or plainly where there is none."""
+        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+class TrainingProgress(Progress):
+    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of the epoch's `total` steps are done; of none, print `what` above the bars."""
+        if not total:
+            self.say(what)
+            return
+        if not self._tasks:
+            self._tasks["steps"] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)

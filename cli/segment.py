@@ -1,28 +1,22 @@
 """`genesis-train segment`: a whole scan, segmented by the network of a fine-tuning run."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.packages import check_installed
-from genesis_toolkit.cli.progress import Progress
+from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.options import Command, device_option, json_option, option
+from genesis_toolkit.cli.output import Progress, edges, print_json, say_next, show_table
 
 
-@click.command(short_help="A scan -> its mask, by a fine-tuned network.")
+@click.command(cls=Command, short_help="A scan -> its mask, by a fine-tuned network.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Where the network works; auto takes CUDA where there is one.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace OUT.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@device_option
+@option("--overwrite", "Replace OUT.", bool)
+@json_option
 def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_json: bool) -> None:
     """Segment SCAN with the network of RUN, and write the mask OUT on the scan's own grid.
 
@@ -41,18 +35,16 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
     with Progress() as progress:
         segmented = segment_scan(run, scan, out, device=device, overwrite=overwrite, report=progress)
     if as_json:
-        click.echo(json.dumps(asdict(segmented)))
+        print_json(asdict(segmented))
         return
-    from genesis_toolkit.cli.output import show_table
-
-    spacing = " x ".join(f"{edge:.3g}" for edge in segmented.spacing)
+    spacing = edges([f"{edge:.3g}" for edge in segmented.spacing])
     share = segmented.foreground / max(1, segmented.voxels)
     rows = [
         ("mask", segmented.mask),
-        ("grid", f"{' x '.join(map(str, segmented.shape))} voxels of {spacing} mm, the scan's own"),
+        ("grid", f"{edges(segmented.shape)} voxels of {spacing} mm, the scan's own"),
         ("windows", f"{segmented.windows:,}"),
         ("foreground", f"{segmented.foreground:,} voxels ({share:.2%}), {segmented.millilitres:,.1f} ml"),
         ("sha256", segmented.sha256),
     ]
     show_table(("segment", ""), rows)
-    click.echo(f"Next: lay {segmented.mask} over the scan in a viewer, such as 3D Slicer.", err=True)
+    say_next("lay {} over the scan in a viewer, such as 3D Slicer.", segmented.mask)

@@ -1,6 +1,5 @@
 """`genesis-prep verify`: whether a store is what it was when it was made."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,25 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.options import Folder, Store
-from genesis_toolkit.cli.output import counted, show_table, size_of
-from genesis_toolkit.cli.progress import Progress
+from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
+from genesis_toolkit.cli.output import Progress, counted, print_json, say_next, show_table, size_of
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.verify.verify import Verification
 
 
-@click.command(short_help="Is a store sound?")
+@click.command(cls=Command, short_help="Is a store sound?")
 @click.argument("store", type=Store())
-@click.option("--source", type=Folder(), metavar="DIR", help="Compare it with the scans it was made from.")
-@click.option(
-    "--cubes", type=click.IntRange(min=0), metavar="K", help="Cut K random cubes again. [default: 32]"
-)
-@click.option("--anonymize", type=Folder(), metavar="KEYFILE", help="The key that it was made with.")
-@click.option(
-    "--replay", type=click.IntRange(min=0), default=0, metavar="K", help="Derive K random pairs again."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+@option("--source", "Compare it with the scans it was made from.", Folder(), metavar="DIR")
+@option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
+@option("--anonymize", "The key that it was made with.", Folder(), metavar="KEYFILE")
+@option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
+@json_option
 def verify(
     store: Path | str,
     source: Path | None,
@@ -37,7 +31,6 @@ def verify(
 ) -> None:
     """Look for all that is wrong with STORE: every file, every cube, every row of its tables.
 
-    \b
     Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade
     made is mended by the same call of it, which makes the damaged files again and leaves the others; a
     target store is made again.
@@ -64,7 +57,7 @@ def verify(
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
     note = write_note(Path(store), found.damaged) if mended else None
     if as_json:
-        click.echo(json.dumps(_facts(found, note)))
+        print_json(_facts(found, note), found.place)
     else:
         _show(found, note)
     if found.findings:
@@ -72,20 +65,20 @@ def verify(
 
 
 def _facts(found: "Verification", note: Path | None) -> dict[str, Any]:
-    facts = asdict(found)
-    findings = [
+    facts = {"sound": not found.findings, **asdict(found)}
+    del facts["place"]
+    facts["findings"] = [
         {"name": one.name, "what": one.what} | ({one.counted: list(one.rows)} if one.rows else {})
         for one in found.findings
     ]
-    told = {"store": facts.pop("place"), "sound": not findings, **facts}
-    return told | {"findings": findings, "note": str(note) if note else None}
+    return facts | {"note": str(note) if note else None}
 
 
 def _show(found: "Verification", note: Path | None) -> None:
-    rows = []
-    for one in found.findings:
-        numbers = f"{one.counted} {one.rows[0]}-{one.rows[1]}" if one.rows else ""
-        rows.append([one.name, numbers, one.what])
+    rows = [
+        [one.name, f"{one.counted} {one.rows[0]}-{one.rows[1]}" if one.rows else "", one.what]
+        for one in found.findings
+    ]
     if rows:
         show_table(["what", "with", "is wrong"], rows)
     counts = [(found.cubes, "cube"), (found.pairs, "pair")]
@@ -101,11 +94,12 @@ def _show(found: "Verification", note: Path | None) -> None:
     for what in found.left_out:
         click.echo(f"Not looked at: {what}.")
     if found.damaged and found.maker in ("import-npy", "extract-targets"):
-        click.echo(f"Next: the genesis-prep {found.maker} that made it, with --overwrite.")
+        say_next(f"the genesis-prep {found.maker} that made it, with --overwrite.")
     elif note:
-        click.echo(
-            f"Next: the genesis-prep {found.maker} that made it, once more: it makes the damaged files again "
-            f"and leaves the others. {note.name}, beside the store, tells it which."
+        say_next(
+            f"the genesis-prep {found.maker} that made it, once more: it makes the damaged files again and "
+            "leaves the others. {}, beside the store, tells it which.",
+            note.name,
         )
     elif found.damaged and Path(found.place).is_dir():
         click.echo(

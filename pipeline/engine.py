@@ -124,10 +124,8 @@ def run(
             finished(task(item))
     else:
         number, place = min(workers.count, len(items)), next(_numbers)
-        with (
-            _holding(place),
-            local_workers(number, workers.processes, workers.progress) as client,
-        ):
+        progress = None if workers.progress is silent else workers.progress
+        with _holding(place), local_workers(number, workers.processes, progress) as client:
             hands = _Hands(client, number, number, None if workers.processes else place, ours=True)
             _spread(task, items, hands, finished, lost)
 

@@ -5,6 +5,7 @@ section 1). Values travel as whole numbers inside one window; [0, 1] is made of 
 grey levels of X-ray images, which name nothing, have a window as well.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,9 @@ class Window:
                 f"The HU window {self.low},{self.high} is empty: the first number must be below the second, "
                 "as in --hu -1000,1000."
             )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.low, self.high))
 
     @property
     def span(self) -> int:

@@ -31,6 +31,7 @@ from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.pipeline.wording import value_words
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
@@ -321,7 +322,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, s
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
             return difference(old, new)
         if old != new:
-            old, new = (_words(side[name]) if name in side else "none" for side in (one, other))
+            old, new = (value_words(side[name]) if name in side else "none" for side in (one, other))
             return _NAMES.get(name, name.replace("_", " ")), old, new
     return "", "", ""
 
@@ -419,10 +420,6 @@ def _manifest(store: Path, hashes: Mapping[str, str]) -> str:
     return "".join(
         f"{hashes.get(path) or sha256_of((store / path).read_bytes())}  {path}\n" for path in paths
     )
-
-
-def _words(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _empty(work: Path) -> None:

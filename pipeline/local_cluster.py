@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,13 +27,15 @@ _PROCESS = "Dask Worker process"
 
 
 @contextmanager
-def local_workers(number: int, processes: bool, progress: Callable[[str, int, int], None]) -> Iterator[Any]:
+def local_workers(
+    number: int, processes: bool, progress: Callable[[str, int, int], None] | None
+) -> Iterator[Any]:
     """Workers on this machine that are gone when the block is left, at once where it is left by an error.
 
     Args:
         number: how many, of one task at a time each.
         processes: whether each is a process of its own; else they are threads of this one.
-        progress: an `engine.Progress`, told while they start.
+        progress: an `engine.Progress`, told while they start; None where nobody listens.
 
     Yields:
         Their `distributed.Client`.
@@ -40,31 +43,34 @@ def local_workers(number: int, processes: bool, progress: Callable[[str, int, in
     Raises:
         CallError: they cannot be started.
     """
-    environment = dict(os.environ)
+    seed = os.environ.get("PYTHONHASHSEED")
     what = f"starting {number} worker {'processes' if processes else 'threads'}"
-    progress(what, 0, 1)
+    told = progress or (lambda *_: None)
+    told(what, 0, 1)
     with quiet() as distributed:
         import dask
 
         # What is set here is all there is: a user's files and environment are for clusters of their own.
-        _clean_up_quietly()
+        if processes:
+            _clean_up_quietly()
+        watched = progress is not None and _is_watched()
         defaults = dask.config.merge(*dask.config.defaults)["distributed"]
         with dask.config.set({"distributed": dask.config.merge(defaults, _CONFIGURATION)}):
-            start = _Start(number, processes, distributed)
+            start = _Start(number, processes, watched, distributed)
             try:
                 client = start.client()
-                progress(what, 1, 1)
-                if _WATCHED:
+                told(what, 1, 1)
+                if watched:
                     port = client.scheduler_info()["services"]["dashboard"]
-                    progress(f"dask shows the work at http://127.0.0.1:{port}/status", 0, 0)
+                    told(f"dask shows the work at http://127.0.0.1:{port}/status", 0, 0)
                 yield client
                 start.end()
             except BaseException:
                 start.end_at_once()
                 raise
             finally:
-                for name in os.environ.keys() - environment:  # dask's, which its processes have by now
-                    del os.environ[name]
+                if seed is None:
+                    os.environ.pop("PYTHONHASHSEED", None)  # dask's, which its processes have by now
 
 
 def _clean_up_quietly() -> None:
@@ -83,8 +89,11 @@ def _clean_up_quietly() -> None:
             os.environ["PYTHONWARNINGS"] = before
 
 
-#: The dashboard is drawn by bokeh.
-_WATCHED = importlib.util.find_spec("bokeh") is not None
+def _is_watched() -> bool:
+    """Whether dask's dashboard is worth the 0.8 s of loading bokeh: that is there, and somebody looks on."""
+    looks_on = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return looks_on and importlib.util.find_spec("bokeh") is not None
+
 
 _CONFIGURATION: dict[str, Any] = {
     "scheduler": {
@@ -92,7 +101,6 @@ _CONFIGURATION: dict[str, Any] = {
         "worker-ttl": None,  # a reader may hold the GIL, and so the heartbeat, for minutes
         "no-workers-timeout": "120s",
         "active-memory-manager": {"start": False},
-        "http": {} if _WATCHED else {"routes": []},
     },
     "worker": {
         "multiprocessing-method": "spawn",  # a fork of a process with threads may hang
@@ -108,8 +116,9 @@ _CONFIGURATION: dict[str, Any] = {
 class _Start:
     """A LocalCluster that is started in a thread, so that an interruption is answered meanwhile."""
 
-    def __init__(self, number: int, processes: bool, distributed: Any) -> None:
-        self._number, self._processes, self._distributed = number, processes, distributed
+    def __init__(self, number: int, processes: bool, watched: bool, distributed: Any) -> None:
+        self._number, self._processes, self._watched = number, processes, watched
+        self._distributed = distributed
         self._before = set(multiprocessing.active_children())
         self._answer: SimpleQueue[Any] = SimpleQueue()
         self._cluster: Any = None
@@ -169,7 +178,8 @@ class _Start:
                 worker_dashboard_address=None if processes else _HERE,
                 silence_logs=logging.CRITICAL,
                 memory_limit=0,  # nothing is spilled, paused or ended: what a scan takes, it takes
-                **({"preload": [__name__]} if processes else {}),
+                scheduler_kwargs={"dashboard": self._watched},
+                **({"preload": [__name__]} if processes else {"worker_class": self._thread_pool}),
             )
             self._client = self._distributed.Client(self._cluster, set_as_default=False)
         except Exception as error:
@@ -178,6 +188,9 @@ class _Start:
             self._answer.put(None)
         if self._over:
             self._close()
+
+    def _thread_pool(self, *place: Any, **options: Any) -> Any:
+        return self._distributed.Worker(*place, **options | {"dashboard": False})
 
     def _close(self) -> None:
         with suppress(Exception):
@@ -196,12 +209,12 @@ def dask_setup(_: Any) -> None:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """The module `distributed`, kept from writing: what its notes come to is said in one sentence here."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    before = [logger.level for logger in loggers]
     import dask
 
-    with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # as distributed is imported
+    with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # read when distributed is imported
         import distributed
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:

@@ -229,6 +229,7 @@ def test_where_ports_are_forbidden_it_says_so_and_what_works(
 
 
 def test_the_user_is_told_what_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bokeh")
     pages: list[str] = []
 
     def progress(what: str, done: int, total: int) -> None:
@@ -243,7 +244,7 @@ def test_the_user_is_told_what_takes_its_time(monkeypatch: pytest.MonkeyPatch) -
 
     for watched in (True, False):
         told: list[tuple[str, int, int]] = []
-        monkeypatch.setattr(local_cluster, "_WATCHED", watched)
+        monkeypatch.setattr(local_cluster, "_is_watched", lambda watched=watched: watched)
         run(square, range(2), workers=Workers(2, progress=progress), finished=look if watched else id)
         message = [("dask shows the work", 0, 0)] if watched else []
         assert told == [("starting 2 worker threads", 0, 1), ("starting 2 worker threads", 1, 1), *message]

@@ -36,10 +36,17 @@ from genesis_toolkit.pipeline.cubes.update import Update, compare
 from genesis_toolkit.pipeline.engine import Progress, Workers, connect, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
+from genesis_toolkit.pipeline.ledger import (
+    AnyPath,
+    Ledger,
+    check_same_parameters,
+    hold,
+    run_log,
+)
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
-from genesis_toolkit.pipeline.store.metadata import CUBES
-from genesis_toolkit.pipeline.store.open import CubeStore, check_target, open_cubes
+from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
+from genesis_toolkit.pipeline.store.schema import CUBES
+from genesis_toolkit.pipeline.store.write import check_target
 
 
 @dataclass(frozen=True)

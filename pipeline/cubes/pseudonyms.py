@@ -13,7 +13,7 @@ from pathlib import Path
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.files import check_file
-from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.pipeline.store.write import check_place
 
 _KEY_BYTES = 32
 _MOST_BYTES = 4096  # a key, not some other file by mistake

@@ -23,9 +23,10 @@ from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.scans.readers import readers
-from genesis_toolkit.pipeline.store.examine import reason_of
-from genesis_toolkit.pipeline.store.metadata import CUBES, leads_outside
+from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
+from genesis_toolkit.pipeline.store.schema import CUBES
+from genesis_toolkit.pipeline.wording import reason_of
 
 Voxels = NDArray[np.int16] | NDArray[np.uint8]
 

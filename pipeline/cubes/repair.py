@@ -36,23 +36,22 @@ from genesis_toolkit.pipeline.ledger import (
 )
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.examine import examine
-from genesis_toolkit.pipeline.store.metadata import (
-    MOST_MANIFEST,
-    has_images,
-    parse_json,
-    strict_manifest,
-    voxel_arrays,
-)
-from genesis_toolkit.pipeline.store.opening import is_shard
+from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, parse_json, strict_manifest
 from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import (
+    KINDS,
+    CubeTable,
+    ImageTable,
+    ScanTable,
+    has_images,
+    is_shard,
+)
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
 from genesis_toolkit.pipeline.store.storage import Folder
+from genesis_toolkit.pipeline.wording import listed
 
 NOTE = ".damaged.json"
 FORMAT = "genesis-damage"
-
-_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,9 @@ class Damage:
 
     def refuse(self, why: str) -> DataError:
         """The error for damage that cannot be mended."""
-        names = ", ".join(self.files[:_MOST_NAMES]) + (" and more" if len(self.files) > _MOST_NAMES else "")
         return DataError(
-            f"{self.target} is damaged ({names}) and was left as it is: {why}. --overwrite makes the whole "
-            "store again."
+            f"{self.target} is damaged ({listed(self.files)}) and was left as it is: {why}. --overwrite "
+            "makes the whole store again."
         )
 
 
@@ -132,7 +130,7 @@ def find_damage(target: Path, kind: str) -> Damage | None:
     except OSError:
         return None
     manifest, problems = strict_manifest(data)
-    if problems or not all(f"{name}/zarr.json" in manifest for name in voxel_arrays(kind)):
+    if problems or not all(f"{name}/zarr.json" in manifest for name in KINDS[kind].voxels):
         return None
     noted = _noted(target, sha256_of(data))
     files = [path for path in manifest if path in noted or not is_shard(path)]
@@ -216,7 +214,7 @@ def make_cubes_again(
     paths = (recut.path for task in tasks for recut in task.recuts)
     run_all(readers(workers, paths, parameters), "shards made again", _make, tasks, finished, _lost)
     if problems:
-        raise damage.refuse("; ".join(sorted(set(problems))[:_MOST_NAMES]))
+        raise damage.refuse(listed(sorted(set(problems)), between="; "))
 
 
 def _put_back(damage: Damage, ledger: Ledger) -> None:
@@ -229,7 +227,7 @@ def _put_back(damage: Damage, ledger: Ledger) -> None:
     others = [path for path in damage.files if examine(made, path).sha256 != manifest[path]]
     if others:
         raise damage.refuse(
-            f"{', '.join(others[:_MOST_NAMES])}, made again, would not be as before: other versions of "
+            f"{listed(others)}, made again, would not be as before: other versions of "
             "libraries made it, which its log.json names, or the manifest itself is damaged"
         )
     for path in damage.files:
@@ -303,7 +301,7 @@ def _shard_tasks(
         numbers = np.arange(first, min(first + array.chunk, len(array)))
         gone = [str(path[row]) for row in np.unique(scan[numbers]).tolist() if row not in places]
         if gone:
-            raise damage.refuse(f"{', '.join(gone[:_MOST_NAMES])} lies no longer in {source}")
+            raise damage.refuse(f"{listed(gone)} lies no longer in {source}")
         tasks.append(
             _Task(ledger, shard, array.chunk, tuple(recuts(damage.remains, numbers, places, parameters)))
         )

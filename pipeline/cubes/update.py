@@ -14,8 +14,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.find import Found, Source
 from genesis_toolkit.pipeline.scans.read import scan_files, scan_sha256
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at
-
-_MOST_NAMES = 5
+from genesis_toolkit.pipeline.wording import listed
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,5 @@ def _check_official(update: Update) -> None:
 def _refuse(paths: Iterable[str], why: str) -> None:
     names = list(paths)
     if names:
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         verb = "is" if len(names) == 1 else "are"
-        raise CallError(f"{', '.join(names[:_MOST_NAMES])}{more} {verb} {why}")
+        raise CallError(f"{listed(names)} {verb} {why}")

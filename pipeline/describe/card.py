@@ -9,15 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genesis_toolkit.pipeline.degrade.recipes import RECIPES
-from genesis_toolkit.pipeline.describe.contents import (
-    KEY,
-    Contents,
-    description,
-    parameter_rows,
-    summary,
-    value_words,
-)
+from genesis_toolkit.pipeline.describe.facts import KEY, Contents, description, parameter_rows, summary
 from genesis_toolkit.pipeline.ledger import MANIFEST
+from genesis_toolkit.pipeline.wording import value_words
 
 CARD = "README.md"
 
@@ -158,7 +152,7 @@ def _size_category(rows: int) -> str:
 
 
 def _loading(contents: Contents) -> str:
-    voxels = "cubes" if contents.pairs is None else "degraded"
+    read = "cube" if contents.pairs is None else "degraded, original"
     plain = _PLAIN_CUBES if contents.pairs is None else _PLAIN_PAIRS.format(edges=contents.edges)
     axes = ", ".join("xyz"[: contents.edges])
     return f"""\
@@ -172,12 +166,11 @@ The store is a Zarr v3 group, here under the name `{contents.name}`. With zarr a
 With genesis-toolkit, which made it:
 
 ```python
-import numpy as np
-from genesis_toolkit.pipeline.store.open import open_store
+import genesis_toolkit as gt
 
-store = open_store("{contents.name}")  # or its archive, or its address
-voxels = np.empty(store.size, store.{voxels}.dtype)
-store.{voxels}.read(0, voxels)
+store = gt.open_store("{contents.name}")  # or its archive, or its address
+{read} = store[0]  # whole numbers [{axes}]
+low, high = store.window
 ```
 
 `genesis-train pretrain {contents.name} --out run` trains from it. Whether all is as it was made, in its
@@ -208,16 +201,12 @@ x, y = ((voxels.astype("float32") - low) / (high - low) for voxels in (degraded,
 """
 
 
-def _origin(contents: Contents) -> str:
-    return "scans" if contents.images is None else "images"
-
-
 def _making(contents: Contents) -> str:
     text = "## How it was made\n\n"
     if again := commands(contents):
         calls = "\n".join(again)
         text += f"""\
-From the same {_origin(contents)} this makes the same again; of {_origin(contents)} that were added one \
+From the same {contents.sources} this makes the same again; of {contents.sources} that were added one \
 after the other, in the order in
 which they are found:
 
@@ -240,7 +229,7 @@ def _licence(contents: Contents) -> str:
     return f"""\
 ## Licence and patent
 
-The licence of the {_origin(contents)} applies to what was cut out of them. The software that made this \
+The licence of the {contents.sources} applies to what was cut out of them. The software that made this \
 store does not know
 it: those who hand the store on say which it is.
 {known}

@@ -1,18 +1,36 @@
-"""What a store holds, as plain data: the facts that `genesis-prep info` shows."""
+"""What a store is: plain data for programs, and words for its card, its report and its Croissant file.
+
+A store of patches of slices or of X-ray images says so.
+"""
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.recipes import Applied
 from genesis_toolkit.pipeline.ledger import LOG
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
-from genesis_toolkit.pipeline.store.metadata import AXES
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
-from genesis_toolkit.pipeline.store.schema import ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore
+from genesis_toolkit.pipeline.store.schema import (
+    AXES,
+    FOLDS,
+    KINDS,
+    STATUSES,
+    CubeTable,
+    ImageTable,
+    PairTable,
+    ScanTable,
+)
 from genesis_toolkit.pipeline.store.storage import Storage
+from genesis_toolkit.pipeline.wording import counted, value_words
+
+#: The parameter of a store that tells its scans by pseudonyms.
+KEY = "anonymized_with"
 
 # What each degradation makes of a cube, in the order in which they are done.
 _WORDS = {
@@ -21,49 +39,190 @@ _WORDS = {
     Applied.INPAINT: "in-painted",
     Applied.OUTPAINT: "out-painted",
 }
+_MOST_LABELS = 15  # the fourteen findings of NIH's table, and none
+_PLANE_AXES = {"axial": "x, y", "coronal": "x, z", "sagittal": "y, z"}
 
 
-def describe(store: CubeStore | PairStore) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Contents:
+    """What a cube store or pair store holds besides its voxels.
+
+    Attributes:
+        attributes: as `attrs["genesis"]`.
+        cubes: one row a cube.
+        scans: one row a scan.
+        pairs: one row a pair; None of a cube store.
+        images: one row a scan too; None where the scans are no X-ray images.
+    """
+
+    attributes: Mapping[str, Any]
+    cubes: CubeTable
+    scans: ScanTable
+    pairs: PairTable | None = None
+    images: ImageTable | None = None
+
+    @property
+    def name(self) -> str:
+        """What the store is called in examples; its own name is for its owner to choose."""
+        return "cubes.zarr" if self.pairs is None else "pairs.zarr"
+
+    @property
+    def cutting(self) -> Mapping[str, Any]:
+        """The parameters with which the cubes were cut."""
+        parameters: Mapping[str, Any] = self.attributes["parameters" if self.pairs is None else "cubes"]
+        return parameters
+
+    @property
+    def edges(self) -> int:
+        """How many edges a cube has: three, or two of a slice or an image."""
+        return len(self.attributes["size"])
+
+    @property
+    def shape(self) -> str:
+        """Its edges, and what they are made of: `64 x 64 x 32 voxels`."""
+        points = "voxels" if self.edges == 3 else "pixels"
+        return f"{' x '.join(map(str, self.attributes['size']))} {points}"
+
+    @property
+    def thing(self) -> str:
+        """What one row of the cubes is: a cube, a patch of a slice, an image, or a crop of an image."""
+        if self.images is not None:
+            return "crop" if self.cutting.get("cubes_per_scan") else "image"
+        return "cube" if self.edges == 3 else "patch"
+
+    @property
+    def things(self) -> str:
+        """Several of them."""
+        return "patches" if self.thing == "patch" else f"{self.thing}s"
+
+    @property
+    def axes(self) -> str:
+        """Its axes, in the scan's: `x, y, z`, or `x, z` of a patch of a coronal slice."""
+        return "x, y, z" if self.edges == 3 else _PLANE_AXES.get(str(self.cutting.get("plane")), "x, y")
+
+    @property
+    def source(self) -> str:
+        """What one row of the scans is: a scan, an X-ray image or an imported file."""
+        if self.images is not None:
+            return "X-ray image"
+        if "imported" in self.cutting:
+            return "imported file"
+        return "CT scan" if self.attributes["unit"] == "HU" else "scan"
+
+    @property
+    def sources(self) -> str:
+        """Several of them, in one word."""
+        return "scans" if self.images is None else "images"
+
+    @property
+    def title(self) -> str:
+        """What the store is, in three words or four."""
+        what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "CT patches"
+        return (
+            f"Models Genesis {what if self.pairs is None else f'pairs of {what}'.removesuffix(' of cubes')}"
+        )
+
+
+def contents_of(store: CubeStore | PairStore) -> Contents:
+    """What an opened store holds."""
+    pairs = store.pairs if isinstance(store, PairStore) else None
+    return Contents(store.attributes, store.table, store.scans, pairs, store.images)
+
+
+def describe(store: AnyStore) -> dict[str, Any]:
     """What a store is, in one object of plain JSON values.
 
     Returns:
-        format, version, counts, window, size, bytes on disk and before compression, the scans by status and
-        by subset, the range of their spacing in mm, the tissue scores, or of X-ray images their patients,
-        views and labels, the parameters, and for a pair store how many pairs each degradation, combination
-        and flip touches.
+        Where it lies, format, version, counts, window, size, bytes on disk and before compression, the scans
+        by status, those that gave nothing or not all and why, the parameters and the facts of the run. Of
+        cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as `count_folds`.
     """
-    scans, table = store.scans, store.table
-    used = scans.cubes > 0
-    voxels = len(table) if isinstance(store, CubeStore) else len(table) + len(store)
-    raw = voxels * int(np.prod(store.size)) * _voxel_bytes(store)
+    attributes, scans = store.attributes, store.scans
+    arrays = [getattr(store, name, None) for name in KINDS[attributes["format"]].voxels]
     facts: dict[str, Any] = {
-        "path": store.storage.place,
-        "format": store.attributes["format"],
-        "version": store.attributes["version"],
-        "cubes": len(table),
-        "size": list(store.size),
-        "window": [store.window.low, store.window.high],
-        "unit": store.attributes["unit"],
+        "store": store.storage.place,
+        **{name: attributes[name] for name in ("format", "version", "size", "window", "unit", "parameters")},
+        "cubes": len(store.table),
         "bytes": sum(store.storage.size(path) for path in store.manifest),
-        "bytes_uncompressed": raw,
-        "scans": dict(sorted(Counter(scans.status.tolist()).items())),
-        "cubes_by_subset": _by_subset(store),
-        "spacing_mm": {
-            "least": scans.spacing[used].min(axis=0).tolist(),
-            "most": scans.spacing[used].max(axis=0).tolist(),
-        },
-        **_tissue_or_images(store),
+        "bytes_uncompressed": sum(
+            len(array) * int(np.prod(store.size)) * array.dtype.itemsize for array in arrays if array
+        ),
+        "scans": _statuses(scans),
         "not_used": [
-            {"path": path, "status": status, "reason": reason}
-            for path, status, reason in zip(
-                scans.path.tolist(), scans.status.tolist(), scans.reason.tolist(), strict=True
-            )
-            if status != "used"
+            {name: str(getattr(scans, name)[row]) for name in ("path", "status", "reason")}
+            for row in np.flatnonzero((scans.status != "used") | (scans.reason != ""))
         ],
-        "parameters": store.attributes["parameters"],
         "run": _log(store.storage),
     }
-    return facts | (_pairs(store) if isinstance(store, PairStore) else {})
+    if isinstance(store, TargetStore):
+        folds = count_folds(store.table.fold, store.table.scan, store.labels, store.classes)
+        return facts | {"task": store.task, "classes": list(store.classes), "folds": folds}
+    return facts | facts_of(contents_of(store))
+
+
+def facts_of(contents: Contents) -> dict[str, Any]:
+    """What the tables of a cube store or pair store come to, in plain JSON values.
+
+    Returns:
+        The cubes by subset, the range of the scans' spacing in mm (0 where none is known), the tissue scores,
+        or of X-ray images their patients, views and labels, and of pairs how many each degradation,
+        combination and flip touches.
+    """
+    scans, tissue, pairs = contents.scans, contents.cubes.tissue, contents.pairs
+    known = scans.spacing[(scans.cubes > 0) & (scans.spacing > 0).all(axis=1)]
+    known = known if len(known) else np.zeros((1, len(AXES)))
+    subsets = _counts(scans.subset[contents.cubes.scan]).items()
+    facts: dict[str, Any] = {
+        "cubes_by_subset": {
+            "none" if subset == NO_SUBSET else str(subset): count for subset, count in subsets
+        },
+        "spacing_mm": {"least": known.min(axis=0).tolist(), "most": known.max(axis=0).tolist()},
+    }
+    if contents.images is not None:
+        facts["images"] = image_counts(contents.images, scans)
+    else:
+        least, median, most = float(tissue.min()), float(np.median(tissue)), float(tissue.max())
+        facts["tissue"] = {"least": least, "median": median, "most": most}
+    if pairs is None:
+        return facts
+    combinations, flips = Counter[str](), Counter[str]()
+    for bits, count in _counts(pairs.applied).items():
+        combinations[", ".join(applied_words(bits)) or "none"] += count
+    for bits, count in _counts(pairs.flip).items():
+        flips[flip_axes(bits) or "none"] += count
+    return facts | {
+        "pairs": len(pairs),
+        "variants": contents.attributes["parameters"]["variants"],
+        "degradations": {
+            word: int(np.count_nonzero(pairs.applied & member)) for member, word in _WORDS.items()
+        },
+        "combinations": dict(combinations.most_common()),
+        "flips": dict(flips.most_common()),
+    }
+
+
+def count_folds(
+    fold: NDArray[np.uint8], scan: NDArray[np.int32], labels: NDArray[np.uint8] | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """How many cubes each fold has, of how many scans, and how many of them show each class.
+
+    Args:
+        fold: uint8 [cube], 0 train, 1 validation, 2 test.
+        scan: int32 [cube], the row of its scan.
+        labels: uint8 [cube, class], 0 or 1; None of segmentation, where classes are not counted.
+        classes: the names of the columns of `labels`.
+
+    Returns:
+        `cubes`, `scans` and `classes` by the name of the fold.
+    """
+    folds = {}
+    for number, name in enumerate(FOLDS):
+        mine = fold == number
+        shown: dict[str, int] = {}
+        if labels is not None:
+            shown = dict(zip(classes, labels[mine].sum(axis=0).tolist(), strict=True))
+        folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": shown}
+    return folds
 
 
 def image_counts(images: ImageTable, scans: ScanTable) -> dict[str, Any]:
@@ -81,6 +240,54 @@ def image_counts(images: ImageTable, scans: ScanTable) -> dict[str, Any]:
     }
 
 
+def description(contents: Contents) -> str:
+    """What the store is, in two sentences."""
+    what, scans = contents.things, int(np.count_nonzero(contents.scans.cubes))
+    many = f"{counted(len(contents.cubes), contents.thing, what)} of {contents.shape}"
+    source = f"{many} out of {counted(scans, contents.source)}"
+    if contents.images is None:
+        source += ", without labels"
+    text = f"{source}."
+    if contents.pairs is not None:
+        article = "an" if contents.thing[0] in "aeiou" else "a"
+        pairs = counted(len(contents.pairs), "pair")
+        text = f"{pairs} of {article} {contents.thing} and a degraded twin of it: {text}"
+    return f"{text} Made for pre-training as in Models Genesis: a network learns to restore degraded {what}."
+
+
+def summary(contents: Contents) -> list[tuple[str, str]]:
+    """What a store holds and by which rule and recipe, as rows of a name and a value, for people."""
+    facts, (low, high) = facts_of(contents), contents.attributes["window"]
+    statuses, flat = _statuses(contents.scans), contents.images is not None
+    values = "grey levels" if flat else f"{contents.attributes['unit']}, clipped to"
+    return [
+        (contents.things, f"{len(contents.cubes):,} of {contents.shape} in {contents.axes}"),
+        *(_pair_rows(contents, contents.pairs) if contents.pairs is not None else ()),
+        ("values", f"whole numbers, {values} {low} .. {high}"),
+        (
+            "X-ray images" if flat else "scans",
+            ", ".join(f"{statuses.get(word, 0):,} {word}" for word in STATUSES),
+        ),
+        *(_image_rows(facts["images"]) if flat else _scan_rows(contents, facts)),
+        (
+            "names of images and patients" if flat else "names of the scans",
+            "pseudonyms" if KEY in contents.cutting else "their own",
+        ),
+    ]
+
+
+def parameter_rows(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Parameters as rows of a name and a value; what is nested follows the name it is nested in."""
+    rows = []
+    for name, value in parameters.items():
+        words = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += [(f"{words}: {inner}", told) for inner, told in parameter_rows(value)]
+        elif value is not None:
+            rows.append((words, value_words(value)))
+    return rows
+
+
 def applied_words(applied: int) -> list[str]:
     """What these bits did to a cube, in the order in which it was done: `shuffled`, `out-painted`."""
     return [word for member, word in _WORDS.items() if applied & member]
@@ -91,44 +298,58 @@ def flip_axes(flip: int) -> str:
     return ", ".join(axis for bit, axis in enumerate(AXES) if flip >> bit & 1)
 
 
-def _pairs(store: PairStore) -> dict[str, Any]:
-    pairs = store.pairs
-    combinations = Counter(", ".join(applied_words(bits)) or "none" for bits in pairs.applied.tolist())
-    return {
-        "pairs": len(store),
-        "variants": store.variants,
-        "degradations": {
-            word: int(np.count_nonzero(pairs.applied & member)) for member, word in _WORDS.items()
-        },
-        "combinations": dict(combinations.most_common()),
-        "flips": dict(Counter(flip_axes(bits) or "none" for bits in pairs.flip.tolist()).most_common()),
-    }
+def _pair_rows(contents: Contents, pairs: PairTable) -> list[tuple[str, str]]:
+    parameters, touched = contents.attributes["parameters"], Counter[str]()
+    for bits, count in _counts(pairs.applied).items():
+        for word in applied_words(bits) or ["unchanged"]:
+            touched[word] += count
+    counts = [("flipped", int(np.count_nonzero(pairs.flip))), *touched.most_common()]
+    return [
+        ("pairs", f"{len(pairs):,}, {counted(parameters['variants'], 'variant')} of every {contents.thing}"),
+        ("recipe", f"{parameters['recipe']['name']}, seed {parameters['seed']}"),
+        ("degradations", ", ".join(f"{count:,} {word}" for word, count in counts)),
+    ]
 
 
-def _tissue_or_images(store: CubeStore | PairStore) -> dict[str, Any]:
-    if store.images is not None:
-        return {"images": image_counts(store.images, store.scans)}
-    tissue = store.table.tissue
-    median = float(np.median(tissue))
-    return {"tissue": {"least": float(tissue.min()), "median": median, "most": float(tissue.max())}}
+def _scan_rows(contents: Contents, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The spacing, the tissue scores and the subsets of cubes or slices of scans."""
+    tissue, subsets = facts["tissue"], facts["cubes_by_subset"]
+    ends = zip(AXES, facts["spacing_mm"]["least"], facts["spacing_mm"]["most"], strict=True)
+    spacing = [f"{axis} {low:.3g}" + (f"-{high:.3g}" if low != high else "") for axis, low, high in ends]
+    rows = [
+        ("spacing in mm", ", ".join(spacing) if any(facts["spacing_mm"]["most"]) else "not known"),
+        ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**tissue)),
+    ]
+    if set(subsets) != {"none"}:
+        told = ", ".join(f"{subset}: {count:,}" for subset, count in subsets.items())
+        rows.append((f"{contents.things} by subset", told))
+    return rows
+
+
+def _image_rows(images: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The patients, views and labels of the images that were used."""
+    most = list(images["labels"].items())[:_MOST_LABELS]
+    return [
+        ("patients", f"{images['patients']:,}"),
+        ("images by view", ", ".join(f"{name or 'not told'}: {n:,}" for name, n in images["views"].items())),
+        ("images by label", ", ".join(f"{name or 'none told'}: {count:,}" for name, count in most)),
+    ]
+
+
+def _statuses(scans: ScanTable) -> dict[str, int]:
+    """How many scans were used, skipped and failed."""
+    return dict(sorted(Counter(scans.status.tolist()).items()))
+
+
+def _counts(numbers: NDArray[np.integer[Any]]) -> dict[int, int]:
+    """How often each number comes, by number, in order."""
+    found, counts = np.unique(numbers, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _ordered(counts: Counter[str]) -> dict[str, int]:
     """The most common first, those of one count by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _by_subset(store: CubeStore | PairStore) -> dict[str, int]:
-    subsets = store.scans.subset[store.table.scan]
-    return {
-        "none" if subset == NO_SUBSET else str(subset): int(count)
-        for subset, count in zip(*np.unique(subsets, return_counts=True), strict=True)
-    }
-
-
-def _voxel_bytes(store: CubeStore | PairStore) -> int:
-    reader = store.cubes if isinstance(store, CubeStore) else store.original
-    return reader.dtype.itemsize
 
 
 def _log(storage: Storage) -> dict[str, Any]:

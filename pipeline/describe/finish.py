@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from genesis_toolkit.pipeline.describe.card import CARD, dataset_card
-from genesis_toolkit.pipeline.describe.contents import Contents
 from genesis_toolkit.pipeline.describe.croissant import CROISSANT, GROUP, croissant
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.ledger import sha256_of, write_whole
 
 

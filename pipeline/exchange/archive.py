@@ -11,8 +11,9 @@ from pathlib import Path
 from genesis_toolkit.pipeline.engine import Progress, counting, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, whole_file
-from genesis_toolkit.pipeline.store.open import check_place, open_store
+from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.store.storage import ARCHIVE
+from genesis_toolkit.pipeline.store.write import check_place
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _BLOCK = 1 << 20

@@ -19,14 +19,14 @@ from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, difference, hold, located, run_log
-from genesis_toolkit.pipeline.store.metadata import CUBES
-from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, Table
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
+from genesis_toolkit.pipeline.store.write import check_target
+from genesis_toolkit.pipeline.wording import listed
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
-_MOST_NAMES = 5
 _SEVERAL_KEYS = "several keys"
 _Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
 _Tables = tuple[CubeTable, ScanTable, ImageTable | None]
@@ -195,9 +195,8 @@ def _check_scans(stores: Sequence[CubeStore]) -> None:
                         "draws run on through a subset: extract it at once."
                     )
     if twice:
-        more = f"; and {len(twice) - _MOST_NAMES} more" if len(twice) > _MOST_NAMES else ""
         raise CallError(
-            f"The same scan may not come twice: {'; '.join(twice[:_MOST_NAMES])}{more}. Leave it out of one "
+            f"The same scan may not come twice: {listed(twice, between='; ')}. Leave it out of one "
             "of the stores; of scans that only have the same name, rename one and extract it again."
         )
 

@@ -14,8 +14,9 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
 from genesis_toolkit.pipeline.ledger import AnyPath, located, write_whole
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
-from genesis_toolkit.pipeline.store.metadata import AXES
-from genesis_toolkit.pipeline.store.open import CubeStore, check_place, open_cubes
+from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
+from genesis_toolkit.pipeline.store.schema import AXES
+from genesis_toolkit.pipeline.store.write import check_place
 
 _BLOCK_VOXELS = 1 << 22  # decoded at a time
 _CUBES_PER_SCAN = 32  # in the authors' names, where the store does not tell

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_table, write_tables
+from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_tables, write_tables
 from genesis_toolkit.pipeline.cubes.records import NOTHING_KNOWN
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
 from genesis_toolkit.pipeline.engine import Progress, Workers, cores, silent
@@ -24,10 +24,11 @@ from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyF
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.rng import stream_key
-from genesis_toolkit.pipeline.store.metadata import CUBES
-from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, check_target, open_cubes
-from genesis_toolkit.pipeline.store.schema import CubeTable
+from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.write import check_target
+from genesis_toolkit.pipeline.wording import listed
 
 _DTYPE = np.dtype(np.int16)
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
@@ -137,8 +138,7 @@ def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
 
 
 def _names(held: Sequence[tuple[str, int, int]]) -> str:
-    more = f" and {len(held) - 3} more" if len(held) > 3 else ""
-    return ", ".join(name for name, _, _ in held[:3]) + more
+    return listed([name for name, _, _ in held], most=3)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
             "bytes": source.bytes,
             "sha256": digest,
             "status": "used",
-            "chunks": range(source.count),
+            "cubes": source.count,
             "stream": stream_key(source.identifier),
         }
         for source, digest in zip(sources, sha256, strict=True)
@@ -254,5 +254,5 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     attributes = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
     attributes["parameters"] = IMPORTED | {"size": list(size)}
     ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-    write_tables(ledger.store, attributes, _DTYPE, table, scan_table(records))
+    write_tables(ledger.store, attributes, _DTYPE, table, *scan_tables(records))
     ledger.finish(hashes, log)

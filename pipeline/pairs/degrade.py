@@ -18,19 +18,18 @@ from genesis_toolkit.pipeline.cubes.assemble import whole_shard
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
-from genesis_toolkit.pipeline.describe.contents import Contents
+from genesis_toolkit.pipeline.describe.facts import Contents
 from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Progress, Workers, connect, cores, silent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, located, run_log
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.store.metadata import PAIRS
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_target, open_cubes, open_store
-from genesis_toolkit.pipeline.store.schema import PairTable
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
+from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import absolute
-from genesis_toolkit.pipeline.store.write import write_pair_store
+from genesis_toolkit.pipeline.store.write import check_target, write_pair_store
 
 _MOST_VARIANTS = 10_000
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
@@ -116,7 +115,7 @@ def degrade_cubes(
         repaired = repair(damage, _job(store, parameters), make_again)
     store, job, present = check_job(cubes, target, parameters, overwrite=overwrite)
     if present:
-        return DegradationResult(_open_pairs(target), done_before=True, repaired=repaired)
+        return DegradationResult(open_store(target, PairStore), done_before=True, repaired=repaired)
     with (
         connect(scheduler, workers, source, target, report) as crew,
         hold(target, job, overwrite=overwrite) as ledger,
@@ -130,7 +129,7 @@ def degrade_cubes(
         _write_tables(ledger, store, job, *_bits(records))
         hashes = {task.path: record["sha256"] for task, record in records.items()}
         ledger.finish(hashes, run_log(started, crew.count))
-    return DegradationResult(_open_pairs(target), done_before=False)
+    return DegradationResult(open_store(target, PairStore), done_before=False)
 
 
 def check_job(
@@ -304,10 +303,3 @@ def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
         "seed": parameters.seed,
         "cubes_sha256": store.manifest_sha256,
     }
-
-
-def _open_pairs(path: Path) -> PairStore:
-    store = open_store(path)
-    if not isinstance(store, PairStore):
-        raise CallError(f"{path} is a cube store; a pair store is wanted, as genesis-prep degrade writes it.")
-    return store

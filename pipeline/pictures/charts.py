@@ -4,13 +4,12 @@ Pure: numbers in, text out. With one version of matplotlib, the same numbers giv
 escaped here.
 """
 
-import base64
 import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
-from math import ceil, floor, log10
+from math import floor, log10
 from typing import Any
 
 import matplotlib
@@ -19,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
 # Drawn in these colours, which become the page's: it may be light, dark or printed.
 _COLOURS = {"ink": "#000001", "soft": "#000002", "faint": "#000003", "fill": "#000004", "line": "#000005"}
@@ -113,26 +111,6 @@ def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) 
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.stairs(counts, np.linspace(first, last, len(counts) + 1), gid=_TITLE + title, **_FILLED)
         return _svg(figure, title)
-
-
-def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: int) -> str:
-    """A slice as a data URI of an 8-bit grey PNG.
-
-    Args:
-        values: any integer dtype [across, down].
-        low: what is black.
-        high: what is white.
-        most_edge: pixels along an edge at most; of larger slices every second, third .. voxel is shown.
-
-    Returns:
-        `data:image/png;base64,` and the picture.
-    """
-    stride = ceil(max(values.shape) / most_edge)
-    shown = np.clip(values[::stride, ::stride].T.astype(np.int64), low, high)
-    grey = ((shown - low) * 255 // (high - low)).astype(np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(grey)).save(encoded, "PNG")
-    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 @contextmanager

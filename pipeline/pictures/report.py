@@ -14,17 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import box_of
-from genesis_toolkit.pipeline.describe.contents import Contents, description, parameter_rows, summary
-from genesis_toolkit.pipeline.describe.facts import image_counts
+from genesis_toolkit.pipeline.describe.facts import (
+    Contents,
+    contents_of,
+    description,
+    image_counts,
+    parameter_rows,
+    summary,
+)
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
+from genesis_toolkit.pipeline.pictures.charts import bar_chart, histogram_chart
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows, evenly
-from genesis_toolkit.pipeline.store.metadata import AXES
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.notebook import grey_picture
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
+from genesis_toolkit.pipeline.store.schema import AXES, CubeTable, ImageTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import ShardReader
+from genesis_toolkit.pipeline.store.write import check_place
 
 _BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'
 _MOST_CUBES = 512  # looked at for the histogram
@@ -110,8 +117,7 @@ def check_report(html: Path) -> None:
 
 def report(store: CubeStore | PairStore, rows: int) -> str:
     """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
-    pairs = store.pairs if isinstance(store, PairStore) else None
-    contents = Contents(store.attributes, store.table, store.scans, pairs, store.images)
+    contents = contents_of(store)
     name = escape(PurePath(store.storage.place).name)
     body = "\n".join(
         (
@@ -321,11 +327,11 @@ def _sheet(store: CubeStore | PairStore, rows: int) -> str:
     lines = []
     for row in pictures:
         cells = []
-        for (voxels, label), heading in zip(row, headings, strict=True):
-            told = escape(" / ".join(label.split("\n")))
-            uri = grey_picture(voxels, low, high, _MOST_EDGE)
-            picture = f'<img src="{uri}" alt="{escape(heading)}">'
-            cells.append(f"<td><figure>{picture}<figcaption>{told}</figcaption></figure></td>")
+        for picture, heading in zip(row, headings, strict=True):
+            told = escape(" / ".join(picture.label.split("\n")))
+            uri = grey_picture(picture.voxels, low, high, _MOST_EDGE)
+            image = f'<img src="{uri}" alt="{escape(heading)}">'
+            cells.append(f"<td><figure>{image}<figcaption>{told}</figcaption></figure></td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     flat = isinstance(store, CubeStore) and len(store.size) == 2  # several in a row

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,16 +16,17 @@ from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, check_place
-from genesis_toolkit.pipeline.store.opening import Opened
+from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore
+from genesis_toolkit.pipeline.store.schema import FOLDS
+from genesis_toolkit.pipeline.store.write import check_place
 
 #: The headings of `middle_slices`.
 PLANES = ("axial", "coronal", "sagittal")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CELL = 1.7  # inches a picture
-COLUMNS = 3  # of patches or images
-MOST_LETTERS = 36  # of a line under a picture
+_COLUMNS = 3  # of patches or images
+_MOST_LETTERS = 36  # of a line under a picture
 _ALONE = {
     Applied.NONLINEAR: "non-linear",
     Applied.SHUFFLE: "local shuffling",
@@ -33,49 +34,68 @@ _ALONE = {
     Applied.OUTPAINT: "out-painting",
 }
 
-#: One picture: a slice [across, down] of voxels, and the lines under it.
-Picture = tuple[NDArray[Any], str]
+
+class Picture(NamedTuple):
+    """One picture of a sheet.
+
+    Attributes:
+        voxels: a slice, integers [across, down] in the store's window.
+        label: the lines under it.
+        mask: 0 and 1 [across, down]; its edge goes over the picture. None where there is none.
+    """
+
+    voxels: NDArray[Any]
+    label: str = ""
+    mask: NDArray[np.uint8] | None = None
 
 
-def draw_sheet(store: CubeStore | PairStore, png: Path, rows: int) -> None:
-    """Draw a contact sheet, one row a cube, cubes taken evenly through the store.
-
-    Of a cube store: the middle axial, coronal and sagittal slice, or the patch or image itself. Of a pair
-    store: the middle axial slice of the original, or the original itself, each degradation alone as the
-    store's recipe draws it, and the degraded twin as stored.
+def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
+    """Draw a contact sheet, as `contact_rows` chooses it.
 
     Args:
         store: opened.
         png: the file to write.
-        rows: how many cubes to show.
+        rows: how many rows to show.
 
     Raises:
         CallError: the file's name does not end in `.png`, or it would replace what is no picture.
     """
     check_picture(png)
     headings, pictures = contact_rows(store, rows)
-    what = "cubes" if isinstance(store, CubeStore) else "pairs"
-    draw_pictures(png, sheet_title(store, len(store), what), headings, pictures, store.window)
+    title = f"{PurePath(store.storage.place).name}: {store.contents}, {store.values}"
+    draw_pictures(png, title, headings, pictures, store.window)
 
 
-def contact_rows(store: CubeStore | PairStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
-    """The pictures of a contact sheet, one row a cube, cubes taken evenly through the store.
+def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
+    """The pictures of a contact sheet, of cubes taken evenly through the store.
+
+    Of a cube the middle axial, coronal and sagittal slice, with the edge of its mask; patches and images as
+    they are, three a row. Of a pair the middle axial slice of the original, or the original itself, each
+    degradation alone as the store's recipe draws it, and the degraded twin as stored. Where there are labels,
+    half of the cubes show a class, as far as there are any.
 
     Args:
         store: opened.
-        rows: how many cubes to show, at most.
+        rows: how many rows to show, at most.
 
     Returns:
         headings : of the columns.
-        pictures : by row and column, integers [across, down] in the store's window.
+        pictures : by row and column.
     """
-    chosen = evenly(len(store.table), rows)
-    if isinstance(store, CubeStore) and len(store.size) == 2:
-        return _flat_rows(store, rows)
-    if isinstance(store, CubeStore):
-        return list(PLANES), [_cube_row(store, cube) for cube in chosen]
-    headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
-    return headings, [_pair_row(store, cube, row % store.variants) for row, cube in enumerate(chosen)]
+    if isinstance(store, PairStore):
+        headings = ["original", *(f"{_ALONE[member]} alone" for member in _drawn(store)), "as stored"]
+        chosen = enumerate(evenly(len(store.table), rows))
+        return headings, [_pair_row(store, cube, row % store.variants) for row, cube in chosen]
+    if len(store.size) == 3:
+        return list(PLANES), [_planes(store, cube) for cube in _chosen(store, rows)]
+    columns = min(_COLUMNS, len(store))
+    plane = store.attributes["parameters"].get("plane")
+    pictures = [
+        Picture(_upright(_cube(store, cube)[0], plane), _label(store, cube))
+        for cube in _chosen(store, columns * min(rows, len(store) // columns))
+    ]
+    heading = "image" if store.images is not None else str(plane or "axial")
+    return [heading] * columns, [pictures[at : at + columns] for at in range(0, len(pictures), columns)]
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -96,21 +116,12 @@ def check_picture(png: Path) -> None:
     check_place(png)
 
 
-def sheet_title(store: Opened, count: int, what: str) -> str:
-    """What stands over a contact sheet: the store's name, how much of what it holds, size and window."""
-    points = "voxels" if len(store.size) == 3 else "pixels"
-    edges, window = " x ".join(map(str, store.size)), store.window
-    title = f"{PurePath(store.storage.place).name}: {count:,} {what}, {edges} {points}"
-    return f"{title}, {window.low} .. {window.high} {store.attributes['unit']}"
-
-
 def draw_pictures(
     png: Path,
     title: str,
     headings: Sequence[str],
     pictures: Sequence[Sequence[Picture]],
     window: Window,
-    outlines: Sequence[Sequence[NDArray[np.uint8] | None]] | None = None,
 ) -> None:
     """Draw pictures in rows and columns into one file.
 
@@ -120,7 +131,6 @@ def draw_pictures(
         headings: of the columns.
         pictures: by row and column.
         window: lowest value black, highest white.
-        outlines: by row and column a mask [across, down] of 0 and 1 whose edge is drawn over the picture.
     """
     figure = Figure(
         figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
@@ -128,10 +138,9 @@ def draw_pictures(
     figure.suptitle(title, fontsize=9, parse_math=False)
     cells = figure.subplots(len(pictures), len(headings), squeeze=False)
     for row, line in enumerate(pictures):
-        for column, (voxels, label) in enumerate(line):
+        for column, (voxels, label, mask) in enumerate(line):
             cell = cells[row, column]
             cell.imshow(voxels.T, cmap="gray", vmin=window.low, vmax=window.high, interpolation="nearest")
-            mask = outlines[row][column] if outlines else None
             if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
                 cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
             cell.set_xticks([])
@@ -151,36 +160,55 @@ def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:
     return [voxels[:, :, z], voxels[:, y, ::-1], voxels[x, :, ::-1]]
 
 
-def _cube_row(store: CubeStore, cube: int) -> list[Picture]:
-    voxels = np.empty(store.size, store.cubes.dtype)
-    store.cubes.read(cube, voxels)
-    told = (_where(store, cube), f"tissue {store.table.tissue[cube]:.3f}", "")
-    return list(zip(middle_slices(voxels), told, strict=True))
+def _chosen(store: CubeStore | TargetStore, count: int) -> list[int]:
+    """So many cubes, in order; of labelled ones half with a class and half without, if there are any."""
+    if not isinstance(store, TargetStore) or store.labels is None:
+        return evenly(len(store), count)
+    any_class = store.labels.any(axis=1)
+    shown, others = np.flatnonzero(any_class), np.flatnonzero(~any_class)
+    most = min(len(shown), max(count // 2, count - len(others)))
+    return sorted(
+        int(kind[place])
+        for kind, wanted in ((shown, most), (others, count - most))
+        for place in (evenly(len(kind), wanted) if min(len(kind), wanted) else ())
+    )
 
 
-def _where(store: CubeStore, cube: int) -> str:
-    corner = ", ".join(map(str, store.table.corner[cube]))
-    return f"cube {cube}, scan {store.table.scan[cube]}\ncorner {corner}"
+def _cube(store: CubeStore | TargetStore, cube: int) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """The voxels of a cube, and its mask where it has one."""
+    if isinstance(store, CubeStore):
+        return store[cube], None
+    voxels, answer = store[cube]
+    return voxels, None if store.masks is None else answer
 
 
-def _flat_rows(store: CubeStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
-    """Patches of slices, or images, as they are, three a row, with what is known of each."""
-    plane = store.attributes["parameters"].get("plane")
-    columns = min(COLUMNS, len(store))
-    pictures: list[Picture] = []
-    for cube in evenly(len(store), columns * min(rows, len(store) // columns)):
-        pixels, row = np.empty(store.size, store.cubes.dtype), int(store.table.scan[cube])
-        store.cubes.read(cube, pixels)
-        if store.images is None:
-            told = f"{_where(store, cube)}\ntissue {store.table.tissue[cube]:.3f}"
-        else:
-            labels = fill(str(store.images.labels[row]).replace("|", ", "), MOST_LETTERS)
-            told = f"cube {cube}, image {row}\n{store.images.view[row]}\n{labels}"
-        pictures.append((_upright(pixels, plane), told))
-    heading = "image" if store.images is not None else str(plane or "axial")
-    return [heading] * columns, [
-        pictures[start : start + columns] for start in range(0, len(pictures), columns)
-    ]
+def _planes(store: CubeStore | TargetStore, cube: int) -> list[Picture]:
+    """The three slices of a cube."""
+    voxels, mask = _cube(store, cube)
+    told = "" if mask is None else f"{100 * mask.mean():.1f} % foreground"
+    if isinstance(store, CubeStore):
+        told = f"tissue {store.table.tissue[cube]:.3f}"
+    masks = [None] * len(PLANES) if mask is None else middle_slices(mask)
+    return list(map(Picture, middle_slices(voxels), (_label(store, cube), told, ""), masks))
+
+
+def _label(store: CubeStore | TargetStore, cube: int) -> str:
+    """The lines under a cube's first picture: which it is, and what is known of it."""
+    row = int(store.table.scan[cube])
+    lines = [f"cube {cube}, {'scan' if store.images is None else 'image'} {row}"]
+    if isinstance(store, TargetStore):
+        lines.append(FOLDS[int(store.table.fold[cube])])
+        if store.labels is not None:
+            classes = [name for name, there in zip(store.classes, store.labels[cube], strict=True) if there]
+            none = f"no {store.classes[0]}" if len(store.classes) == 1 else "none of the classes"
+            lines.append(fill(", ".join(classes) or none, _MOST_LETTERS))
+    elif store.images is not None:
+        labels = str(store.images.labels[row]).replace("|", ", ")
+        lines += [str(store.images.view[row]), fill(labels, _MOST_LETTERS)]
+    else:
+        lines.append(f"corner {', '.join(map(str, store.table.corner[cube]))}")
+        lines += [f"tissue {store.table.tissue[cube]:.3f}"] if len(store.size) == 2 else []
+    return "\n".join(lines)
 
 
 def _upright(pixels: NDArray[Any], plane: object) -> NDArray[Any]:
@@ -201,24 +229,21 @@ def _drawn(store: PairStore) -> list[Applied]:
 
 
 def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
-    original = np.empty((1, *store.size), store.original.dtype)
-    store.original.read(cube, original[0])
+    original = store.original.rows([cube])
     pair = variant * len(store.table) + cube
-    stored = np.empty_like(original)
-    store.degraded.read(pair, stored[0])
     flip, applied = int(store.pairs.flip[pair]), int(store.pairs.applied[pair])
     recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
-    row: list[Picture] = [(_shown(store, original), f"cube {cube}")]
+    row = [Picture(_shown(store, original), f"cube {cube}")]
     for member in _drawn(store):
         alone = np.empty_like(original)
         bits = np.zeros(1, np.uint8)
         stream, number = store.streams()[[cube]], store.table.number[[cube]]
         degrader = Degrader(only(recipe, member), store.size, store.window, store.seed)
         degrader(original, stream, number, variant, alone, bits, bits.copy())
-        row.append((_shown(store, alone), ""))
+        row.append(Picture(_shown(store, alone)))
     done = [f"flipped {flip_axes(flip)}"] if flip else []
     label = f"variant {variant}\n" + ", ".join([*done, *(applied_words(applied) or ["unchanged"])])
-    return [*row, (_shown(store, stored), label)]
+    return [*row, Picture(_shown(store, store.degraded.rows([pair])), label)]
 
 
 def _shown(store: PairStore, cubes: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,8 @@ checksums, decoded and compared with the window.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.store.metadata import Array
+from genesis_toolkit.pipeline.store.metadata import MOST_CHUNK, MOST_METADATA, Array
+from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.store.shards import MISSING, decode_chunk, read_index
-from genesis_toolkit.pipeline.store.storage import Storage
+from genesis_toolkit.pipeline.store.storage import Storage, read_within
+from genesis_toolkit.pipeline.wording import listed, reason_of
 
 _BLOCK = 2**20
 _FAR_BLOCK = 2**24  # of a server, where every question costs its time
+_AT_ONCE = 8  # files asked for at the same time
 _MOST_PACKED = 64  # bytes that an encoded cube may be larger than its voxels
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,41 @@ def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Exa
         return Examined(path, size, "", (f"cannot be read: {reason_of(error)}",))
 
 
-def named(numbers: Sequence[int]) -> str:
-    """The first few of some numbers, and how many more there are."""
-    more = f" and {len(numbers) - _MOST_NAMED:,} more" if len(numbers) > _MOST_NAMED else ""
-    return ", ".join(map(str, numbers[:_MOST_NAMED])) + more
+def verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
+    """All files but the shards, by path, once each is known to be as it was written.
 
+    Raises:
+        DataError: a file is missing, or is not as it was written.
+    """
+    tables = {path: digest for path, digest in manifest.items() if not is_shard(path)}
+    shards = [path for path in manifest if is_shard(path)] if storage.near else []
 
-def reason_of(error: Exception) -> str:
-    """Why, in the words of the system where it has any."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    def read(path: str) -> bytes:
+        try:
+            data = read_within(storage, path, MOST_METADATA if path.endswith(".json") else MOST_CHUNK)
+        except DataError as error:
+            raise DataError(f"{storage.place}/{path} {error}." if storage.near else str(error)) from None
+        except OSError as error:
+            if storage.near or isinstance(error, FileNotFoundError):
+                raise damaged(path) from None
+            raise DataError(f"{storage.place}/{path} cannot be read: {error.strerror}.") from None
+        if hashlib.sha256(data).hexdigest() != tables[path]:
+            raise damaged(path)
+        return data
+
+    def damaged(path: str) -> DataError:
+        return DataError(
+            f"The store {storage.place} is damaged: {path} is missing or not as it was written. genesis-prep "
+            "verify says more."
+        )
+
+    for path in shards:
+        try:
+            storage.size(path)
+        except OSError:
+            raise damaged(path) from None
+    with ThreadPoolExecutor(_AT_ONCE) as threads:  # of a server, one after the other takes seconds
+        return dict(zip(tables, threads.map(read, tables), strict=True))
 
 
 def _read_shard(
@@ -122,7 +151,7 @@ def _read_shard(
             if problem:
                 wrong.setdefault(problem, []).append(place.first + (piece.number or 0))
     kind = "pair" if place.array.name == "degraded" else "cube"
-    found = [f"{kind} {named(numbers)}: {problem}" for problem, numbers in wrong.items()]
+    found = [f"{kind} {listed(numbers)}: {problem}" for problem, numbers in wrong.items()]
     return [broken, *found] if broken else found
 
 

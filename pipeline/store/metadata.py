@@ -8,7 +8,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,26 +17,15 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.store.schema import (
-    COLUMNS,
+    EDGES,
+    KINDS,
+    VOXELS,
     WIDTH,
-    CubeTable,
-    ImageTable,
-    PairTable,
-    ScanTable,
-    TargetTable,
+    Column,
+    columns_of_kind,
 )
 from genesis_toolkit.pipeline.store.shards import decode_chunk
-
-#: The kinds of stores, and the version of each one's format.
-CUBES = "genesis-cubes"
-PAIRS = "genesis-pairs"
-TARGETS = "genesis-targets"
-VERSION = 1
-TARGETS_VERSION = 1
-VERSIONS = {CUBES: VERSION, PAIRS: VERSION, TARGETS: TARGETS_VERSION}
-AXES = ("x", "y", "z")
-#: How many edges a cube may have: three, or two where it is a slice or an image.
-EDGES = (2, 3)
+from genesis_toolkit.pipeline.wording import words_of
 
 #: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
 MOST_METADATA = 2**24
@@ -44,13 +33,11 @@ MOST_CHUNK = 2**28
 MOST_MANIFEST = 2**28
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # of a manifest
-_VOXELS = ("int16", "uint16", "uint8")
-_NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path
+_STRINGS = np.dtypes.StringDType()  # as zarr reads them
 _MOST_ROWS = 2**40
 _MOST_CHUNK_ROWS = 2**20
 _MOST_CUBE_BYTES = 2**31 - 17  # what blosc takes
 _MOST_TEXT = 2**28  # bytes of a chunk of strings
-_MOST_WORDS = 60
 _DEEPEST = 64
 _TOO_DEEP = "its JSON is nested too deep"
 _PACKED = ["blosc", "crc32c"]
@@ -93,41 +80,6 @@ class Array:
         return int(number) if known and int(number) < self.chunks else None
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What an array has to be: the name of its rows, the type of its values, its other axes.
-
-    Of voxels `others` are all axes that there can be; a slice or an image has no z.
-    """
-
-    dimension: str
-    kind: str
-    others: tuple[str, ...] = ()
-
-
-def voxel_arrays(kind: str) -> tuple[str, ...]:
-    """The arrays of voxels in a store of this kind."""
-    return {CUBES: ("cubes",), PAIRS: ("original", "degraded"), TARGETS: ("cubes", "masks")}[kind]
-
-
-def has_images(files: Iterable[str]) -> bool:
-    """Whether a store has the table of images, as those of X-ray images do, by the names of its files."""
-    return any(path.startswith("images/") for path in files)
-
-
-def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
-    """All arrays of a store of this kind, by their paths in it.
-
-    Args:
-        kind: `CUBES`, `PAIRS` or `TARGETS`.
-        files: the names of the store's files, which tell what it has of that not every store has: the table
-            of images, and of a target store either masks or labels.
-    """
-    there = {path.split("/")[0] for path in files}
-    tops = {name: name.split("/")[0] for name in _wanted(kind)}
-    return tuple(name for name, top in tops.items() if top not in _NOT_IN_ALL or top in there)
-
-
 def parse_json(data: bytes) -> Any:
     """JSON as a store may hold it.
 
@@ -157,10 +109,10 @@ def described(kind: str, name: str, metadata: Any) -> Array:
     Raises:
         ValueError: it is not as the format has it; the message says what is wrong, to go after its name.
     """
-    wanted = _wanted(kind)[name]
+    wanted = columns_of_kind(kind)[name]
     try:
         shape, chunk = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        kinds = _VOXELS if wanted.kind == "voxels" else (wanted.kind,)
+        kinds = VOXELS if wanted.dtype == "voxels" else (wanted.dtype,)
         _among(metadata["node_type"], ("array",), "node_type")
         _among(metadata["zarr_format"], (3,), "zarr_format")
         _among(metadata["chunk_grid"]["name"], ("regular",), "chunk_grid")
@@ -168,48 +120,22 @@ def described(kind: str, name: str, metadata: Any) -> Array:
         encoding = metadata["chunk_key_encoding"].get("configuration", {})
         _among(encoding.get("separator", "/"), ("/",), "separator")
         _among(metadata["data_type"], kinds, "data_type")
-        if wanted.kind == "voxels" and isinstance(shape, list) and len(shape) - 1 in EDGES:
+        if wanted.dtype == "voxels" and isinstance(shape, list) and len(shape) - 1 in EDGES:
             wanted = replace(wanted, others=wanted.others[: len(shape) - 1])
         _among(metadata["dimension_names"], ([wanted.dimension, *wanted.others],), "dimension_names")
         _check_shape(shape, chunk, wanted)
         _check_codecs(metadata["codecs"], wanted, shape, metadata["data_type"])
-        dtype = None if wanted.kind == "string" else np.dtype(metadata["data_type"])
+        dtype = None if wanted.dtype == "string" else np.dtype(metadata["data_type"])
         fill = "" if dtype is None else dtype.type(metadata["fill_value"])
     except (LookupError, TypeError, AttributeError, OverflowError):
         raise ValueError("it is not described as the format has it") from None
     if (
-        wanted.kind == "voxels"
+        wanted.dtype == "voxels"
         and dtype
         and int(np.prod(shape[1:], dtype=object)) > (_MOST_CUBE_BYTES // dtype.itemsize)
     ):
         raise ValueError(f"a cube of {' x '.join(map(str, shape[1:]))} voxels is larger than a chunk can be")
     return Array(name, tuple(shape), dtype, chunk[0], fill)
-
-
-def check_arrays(attributes: Mapping[str, Any], metadata: bytes, files: Collection[str]) -> None:
-    """Refuse metadata that the format does not have, or that asks for more rows than there are files for.
-
-    Args:
-        attributes: of the store.
-        metadata: its `zarr.json`, with that of its arrays consolidated.
-        files: the names of all its files.
-
-    Raises:
-        ValueError, LookupError, TypeError: which array, and what is wrong.
-    """
-    kind, held = attributes["format"], parse_json(metadata)["consolidated_metadata"]["metadata"]
-    arrays, problems = {}, []
-    for name in array_names(kind, files):
-        try:
-            arrays[name] = described(kind, name, held[name])
-        except ValueError as error:
-            problems.append((name, str(error)))
-    problems += check_lengths(arrays, files)[1]
-    for name in voxel_arrays(kind):
-        if name in arrays and list(arrays[name].shape[1:]) != attributes["size"]:
-            problems.append((name, f"its cubes are {arrays[name].shape[1:]}"))
-    if problems:
-        raise ValueError(": ".join(problems[0]))
 
 
 def check_lengths(
@@ -266,11 +192,11 @@ def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[An
         rows = min(array.chunk, len(array) - chunk * array.chunk)
         if data is None:
             shape = (rows, *array.shape[1:])
-            parts.append(np.full(shape, array.fill, dtype=object if array.dtype is None else array.dtype))
+            parts.append(np.full(shape, array.fill, array.dtype or _STRINGS))
         else:
             values = _strings(data, array.chunk) if array.dtype is None else _numbers(data, array)
             parts.append(values[:rows])
-    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype or object)
+    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype or _STRINGS)
 
 
 def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
@@ -301,12 +227,6 @@ def leads_outside(path: str) -> bool:
     return bool({"", ".", ".."} & set(path.split("/"))) or "\\" in path or "\0" in path
 
 
-def words_of(value: Any) -> str:
-    """A value in a sentence, its middle left out where it is long."""
-    text = repr(value)
-    return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 5]} ..."
-
-
 def _lacking(array: Array, files: Iterable[str]) -> str:
     """What is wrong with the number of an array's files, of one whose every chunk has one."""
     there = sum(array.place(path) is not None for path in files)
@@ -319,34 +239,19 @@ def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def _wanted(kind: str) -> dict[str, _Wanted]:
-    found = {
-        name: _Wanted("pair" if name == "degraded" else "cube", "voxels", AXES) for name in voxel_arrays(kind)
-    }
-    rows: Any = TargetTable if kind == TARGETS else CubeTable
-    tables: list[tuple[str, str, Any]] = [("", "cube", rows), ("scans/", "scan", ScanTable)]
-    tables += [("images/", "scan", ImageTable)]
-    tables += [("", "pair", PairTable)] if kind == PAIRS else []
-    for prefix, dimension, table in tables:
-        for field in fields(table):
-            dtype, second = COLUMNS[field.name]
-            found[prefix + field.name] = _Wanted(dimension, dtype, (second,) if second else ())
-    return found | ({"labels": _Wanted("cube", "uint8", ("class",))} if kind == TARGETS else {})
-
-
 #: By what the rows of a dimension are counted.
 _MEASURES = {"cube": ("cubes", "original"), "pair": ("degraded",), "scan": ("scans/identifier",)}
 
 #: The name of the rows of every array.
-_DIMENSIONS = {name: wanted.dimension for kind in VERSIONS for name, wanted in _wanted(kind).items()}
+_DIMENSIONS = {name: column.dimension for kind in KINDS for name, column in columns_of_kind(kind).items()}
 
 
-def _check_shape(shape: Any, chunk: Any, wanted: _Wanted) -> None:
+def _check_shape(shape: Any, chunk: Any, wanted: Column) -> None:
     for found, what in ((shape, "shape"), (chunk, "chunk_shape")):
         whole = isinstance(found, list) and all(type(edge) is int and edge >= 0 for edge in found)
         if not whole or len(found) != 1 + len(wanted.others):
             raise ValueError(f"its {what} is {words_of(found)}, {1 + len(wanted.others)} numbers wanted")
-    if wanted.kind != "voxels" and wanted.others != ("class",):
+    if wanted.dtype != "voxels" and wanted.others != ("class",):
         _among(shape[1:], ([WIDTH[other] for other in wanted.others],), "shape of a row")
     elif min(shape[1:]) < 1:
         raise ValueError(f"its cubes are {words_of(shape[1:])}")
@@ -355,15 +260,15 @@ def _check_shape(shape: Any, chunk: Any, wanted: _Wanted) -> None:
         raise ValueError(f"it has {shape[0]:,} rows in chunks of {chunk[0]:,}")
 
 
-def _check_codecs(codecs: Any, wanted: _Wanted, shape: list[int], dtype: str) -> None:
-    if wanted.kind == "voxels":
+def _check_codecs(codecs: Any, wanted: Column, shape: list[int], dtype: str) -> None:
+    if wanted.dtype == "voxels":
         _among([codec["name"] for codec in codecs], (["sharding_indexed"],), "codecs")
         sharding = codecs[0]["configuration"]
         _among(sharding["chunk_shape"], ([1, *shape[1:]],), "chunk_shape in a shard")
         _among(sharding.get("index_location", "end"), ("end",), "index_location")
         _among([codec["name"] for codec in sharding["index_codecs"]], (["bytes", "crc32c"],), "index_codecs")
         codecs = sharding["codecs"]
-    first = "vlen-utf8" if wanted.kind == "string" else "bytes"
+    first = "vlen-utf8" if wanted.dtype == "string" else "bytes"
     _among([codec["name"] for codec in codecs], ([first, *_PACKED],), "codecs")
     if first == "bytes" and np.dtype(dtype).itemsize > 1:
         _among(codecs[0]["configuration"]["endian"], ("little",), "endian")
@@ -391,7 +296,6 @@ def _strings(data: bytes, rows: int) -> NDArray[Any]:
     if struct.unpack_from("<I", text)[0] != rows:  # or room would be made for as many as it says
         raise DataError(f"a chunk of strings holds another number of them than {rows:,}")
     try:
-        values: NDArray[Any] = VLenUTF8().decode(text)
+        return np.array(VLenUTF8().decode(text), _STRINGS)
     except ValueError:
         raise DataError("a chunk of strings is damaged") from None
-    return values

@@ -93,11 +93,11 @@ def read_cubes(
         out: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`, C-contiguous: filled.
 
     Raises:
-        DataError: as `read_many`.
+        CallError, DataError: as `read_many`.
     """
+    reader.check(out, (len(positions), *reader.shape[1:]))
     storage = reader.storage
-    suits = _HAS_KERNEL and out.flags.c_contiguous
-    if not (suits and isinstance(storage, Folder | Archive)):
+    if not (_HAS_KERNEL and isinstance(storage, Folder | Archive)):
         return reader.read_many(positions, out)
     wanted = np.asarray(positions, np.int64)
     shards, place = np.unique(wanted // reader.length, return_inverse=True)

@@ -1,44 +1,73 @@
-"""What can still be read of a store, however damaged: `open_store` refuses at the first damaged file.
+"""What can be read of a store but its voxels, however damaged, and what is wrong with it.
 
-Most of a store's metadata is there twice, in each array's own `zarr.json` and in that of the whole; the copy
-that is as it was written is taken.
+`open_store` raises the first problem; `verify` tells all. Most of a store's metadata is there twice, in each
+array's own `zarr.json` and in that of the whole; the copy that is as it was written is taken.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.store.examine import reason_of
+from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of
+from genesis_toolkit.pipeline.store.examine import ShardPlace
 from genesis_toolkit.pipeline.store.metadata import (
-    CUBES,
     MOST_CHUNK,
+    MOST_MANIFEST,
     MOST_METADATA,
-    PAIRS,
-    TARGETS,
-    VERSIONS,
     Array,
-    array_names,
     check_lengths,
     described,
     parse_json,
     read_column,
-    voxel_arrays,
-    words_of,
+    strict_manifest,
+)
+from genesis_toolkit.pipeline.store.schema import (
+    CUBES,
+    EDGES,
+    FOLDS,
+    KINDS,
+    PAIRS,
+    TARGETS,
+    Table,
+    array_names,
+    columns_of,
+    is_shard,
+    is_voxels,
 )
 from genesis_toolkit.pipeline.store.shards import ShardReader
-from genesis_toolkit.pipeline.store.storage import Storage
+from genesis_toolkit.pipeline.store.storage import Storage, read_within
+from genesis_toolkit.pipeline.wording import listed, reason_of, words_of
 
 ROOT = "zarr.json"
 
 # Arrays that tell what kind a store is, looked for in this order.
 _MARKS = {TARGETS: {"cubes", "fold"}, CUBES: {"cubes"}, PAIRS: {"original", "degraded"}}
+_OF_MASKS = Window(0, 1)
+_ARE = {True: "are there", False: "are not there"}
 
+Columns = Mapping[str, NDArray[Any]]
+#: The name of a file, an array or an attribute, and what is wrong with it, to go after the name.
 Problem = tuple[str, str]
+AnyTable = TypeVar("AnyTable", bound=Table)
+
+
+class Manifest(NamedTuple):
+    """What a manifest says.
+
+    Attributes:
+        files: the sha256 of every file by path, of all lines that can be read.
+        sha256: of the manifest itself; empty where it cannot be read.
+        problems: what is wrong with it, each to go after its name.
+    """
+
+    files: dict[str, str]
+    sha256: str
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +88,7 @@ class Remains:
     kind: str | None
     attributes: dict[str, Any] | None
     arrays: Mapping[str, Array]
-    columns: Mapping[str, NDArray[Any]]
+    columns: Columns
 
     @property
     def window(self) -> Window | None:
@@ -73,8 +102,13 @@ class Remains:
     @property
     def cutting(self) -> dict[str, Any]:
         """The parameters with which the cubes were cut, any JSON by name; empty where they are not known."""
-        made = (self.attributes or {}).get("cubes" if self.kind == PAIRS else "parameters")
+        made = (self.attributes or {}).get(KINDS[self.kind].cutting) if self.kind else None
         return made if isinstance(made, dict) else {}
+
+    @property
+    def voxels(self) -> Array | None:
+        """The array of the cubes that scans were cut into, where it is known."""
+        return self.arrays.get(next(iter(KINDS[self.kind].voxels))) if self.kind else None
 
     def count(self, name: str) -> int | None:
         """How many rows an array has, where that is known."""
@@ -85,9 +119,38 @@ class Remains:
         array = self.arrays[name]
         return ShardReader(self.storage, name, array.shape, np.dtype(array.dtype), array.chunk)
 
+    def table(self, table: type[AnyTable], folder: str = "") -> AnyTable:
+        """A table whose columns could all be read, of those below `folder`.
+
+        Raises:
+            KeyError: a column could not.
+        """
+        return table(**{name: self.columns[folder + name] for name in columns_of(table)})
+
+    def shard(self, path: str) -> ShardPlace | None:
+        """Which shard a file is; None where it is none, or where that cannot be known."""
+        array = self.arrays.get(path.split("/")[0]) if is_shard(path) else None
+        number = array.place(path) if array else None
+        window = _OF_MASKS if array and array.name == "masks" else self.window
+        return ShardPlace(array, number, window) if array and number is not None else None
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """Read the manifest of a store; of one that cannot be read, no file is known."""
+    try:
+        data = read_within(storage, MANIFEST, MOST_MANIFEST)
+    except (OSError, DataError) as error:
+        return Manifest({}, "", (f"cannot be read, so no file can be held against it: {reason_of(error)}",))
+    files, problems = strict_manifest(data)
+    return Manifest(files, sha256_of(data), tuple(problems))
+
 
 def read_remains(
-    storage: Storage, manifest: Mapping[str, str], strangers: Collection[str], sound: Callable[[str], bool]
+    storage: Storage,
+    manifest: Mapping[str, str],
+    strangers: Collection[str],
+    sound: Callable[[str], bool],
+    held: Mapping[str, bytes] | None = None,
 ) -> tuple[Remains, list[Problem]]:
     """Read what can be read of a store but its voxels.
 
@@ -96,24 +159,55 @@ def read_remains(
         manifest: the sha256 of its files by path.
         strangers: files that lie there as well.
         sound: whether a file is there, as it was written; of others nothing is read.
+        held: the content of files that were read already.
 
     Returns:
-        What was read; and what is wrong with it, as the name of an array and a sentence to go after it.
+        What was read; and what is wrong with it.
     """
+
+    def read(path: str, most: int) -> bytes:
+        return held[path] if held and path in held else read_within(storage, path, most)
+
+    def metadata(path: str) -> dict[str, Any] | None:
+        if not sound(path):
+            return None
+        try:
+            parsed = parse_json(read(path, MOST_METADATA))
+            if not isinstance(parsed, dict):
+                raise ValueError("is no object of JSON")
+        except (OSError, ValueError, DataError) as error:
+            problems.append((path, reason_of(error)))
+            return None
+        return parsed
+
     problems = list[Problem]()
-    root = _metadata(storage, ROOT, sound, problems)
-    attributes = _genesis(root)
+    root = metadata(ROOT)
+    attributes = _inner(root, "attributes", "genesis")
+    if attributes is not None and not isinstance(attributes.get("format"), str):
+        attributes = None
     if root is not None and attributes is None:
         problems.append((ROOT, "does not say what store it is"))
     kind = (attributes or {}).get("format") or _kind_of(manifest)
-    if kind not in VERSIONS:
+    if kind not in KINDS:
         return Remains(storage, manifest, None, attributes, {}, {}), problems
-    arrays = _arrays(storage, kind, manifest, root, sound, problems)
-    size = (attributes or {}).get("size")
-    for name in voxel_arrays(kind):
-        if name in arrays and size is not None and list(arrays[name].shape[1:]) != size:
-            problems.append((name, f"its cubes are {words_of(arrays[name].shape[1:])}, not {words_of(size)}"))
+    problems += attribute_problems(kind, attributes, manifest) if attributes is not None else ()
+    consolidated = _inner(root, "consolidated_metadata", "metadata")
+    if root is not None and consolidated is None:
+        problems.append((ROOT, "holds no consolidated metadata"))
+    arrays = {}
+    for name in array_names(kind, manifest):
+        own, again = metadata(f"{name}/{ROOT}"), (consolidated or {}).get(name)
+        if own is not None and consolidated is not None and own != again:
+            problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
+        if own is None and again is None:
+            problems += [(name, "is described nowhere")] if consolidated is not None else ()
+        else:
+            try:
+                arrays[name] = described(kind, name, again if own is None else own)
+            except ValueError as error:
+                problems.append((name, str(error)))
     files = [*manifest, *strangers]
+    problems += _size_problems(arrays, attributes)
     believed, wrong = check_lengths(arrays, files)
     problems += wrong
     columns = dict[str, NDArray[Any]]()
@@ -121,85 +215,97 @@ def read_remains(
         mine = [path for path in files if path.startswith(f"{name}/c/")]
         odd = [path for path in mine if path in manifest and arrays[name].place(path) is None]
         problems += [(path, "is no chunk of its array") for path in odd]
-        if name not in voxel_arrays(kind) and all(map(sound, mine)):
+        if not is_voxels(name) and all(map(sound, mine)):
             try:
-                columns[name] = read_column(arrays[name], _chunks(storage, manifest))
+                columns[name] = read_column(
+                    arrays[name], lambda path: read(path, MOST_CHUNK) if path in manifest else None
+                )
             except (DataError, OSError) as error:
                 problems.append((name, reason_of(error)))
+    problems += _row_problems(columns, attributes)
     return Remains(storage, manifest, kind, attributes, arrays, columns), problems
 
 
-def _arrays(
-    storage: Storage,
-    kind: str,
-    files: Collection[str],
-    root: Any,
-    sound: Callable[[str], bool],
-    problems: list[Problem],
-) -> dict[str, Array]:
-    held = _consolidated(root)
-    if root is not None and held is None:
-        problems.append((ROOT, "holds no consolidated metadata"))
-    arrays = {}
-    for name in array_names(kind, files):
-        own, again = _metadata(storage, f"{name}/{ROOT}", sound, problems), (held or {}).get(name)
-        if own is not None and held is not None and own != again:
-            problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
-        metadata = own if own is not None else again
-        if metadata is None:
-            continue
-        try:
-            arrays[name] = described(kind, name, metadata)
-        except ValueError as error:
-            problems.append((name, str(error)))
-    return arrays
+def attribute_problems(kind: str, attributes: Mapping[str, Any], files: Collection[str]) -> Iterator[Problem]:
+    """What is wrong with the attributes without which a store cannot be used.
+
+    Args:
+        kind: of the store.
+        attributes: any JSON by name.
+        files: the names of the store's files.
+    """
+    made = KINDS[kind]
+    window: Any = attributes.get("window")
+    size: Any = attributes.get("size")
+    if attributes.get("finalised") is not True:
+        yield "finalised", f"is {words_of(attributes.get('finalised'))}, true wanted"
+    if not _whole_numbers(window, 2) or window[0] >= window[1]:
+        yield "window", f"is {words_of(window)}, a lowest and a highest value wanted"
+    if not any(_whole_numbers(size, edges) for edges in EDGES) or min(size) < 1:
+        yield "size", f"is {words_of(size)}, two or three edges in voxels wanted"
+    if not isinstance(attributes.get("unit"), str):
+        yield "unit", f"is {words_of(attributes.get('unit'))}, a name wanted"
+    for name in dict.fromkeys(("parameters", made.cutting)):
+        if not isinstance(attributes.get(name), dict):
+            yield name, f"is {words_of(attributes.get(name))}, parameters by name wanted"
+            return
+    for name, least in made.numbers.items():
+        value = attributes["parameters"].get(name)
+        if type(value) is not int or value < least:
+            yield f"parameters.{name}", f"is {words_of(value)}, a whole number wanted"
+    if made.answers:
+        task, classes = attributes.get("task"), attributes.get("classes")
+        if not isinstance(task, str) or task not in made.answers:
+            yield "task", f"is {words_of(task)}, none of {', '.join(made.answers)}"
+            return
+        if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+            yield "classes", f"are {words_of(classes)}, names wanted"
+        for name in sorted({*made.answers.values()}):
+            there = any(path.startswith(f"{name}/") for path in files)
+            if there != (made.answers[task] == name):
+                yield name, f"{_ARE[there]}, and the task has {'none' if there else 'them'}"
 
 
-def _metadata(
-    storage: Storage, path: str, sound: Callable[[str], bool], problems: list[Problem]
-) -> dict[str, Any] | None:
-    if not sound(path):
-        return None
-    try:
-        if storage.size(path) > MOST_METADATA:
-            raise ValueError(f"has {storage.size(path):,} bytes, and {MOST_METADATA:,} at most are read")
-        parsed = parse_json(storage.read(path))
-        if not isinstance(parsed, dict):
-            raise ValueError("is no object of JSON")
-    except (OSError, ValueError) as error:
-        problems.append((path, reason_of(error)))
-        return None
-    return parsed
+def where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Problem]:
+    """The finding on rows of which something is wrong, `row` what one is; none where all are right."""
+    numbers = np.flatnonzero(wrong).tolist()
+    return [(name, f"{what}: {row} {listed(numbers)}")] if numbers else []
 
 
-def _genesis(root: Any) -> dict[str, Any] | None:
-    try:
-        attributes = root["attributes"]["genesis"]
-    except (LookupError, TypeError):
-        return None
-    return attributes if isinstance(attributes, dict) and isinstance(attributes.get("format"), str) else None
+def _size_problems(arrays: Mapping[str, Array], attributes: Mapping[str, Any] | None) -> Iterator[Problem]:
+    size = (attributes or {}).get("size")
+    for name, array in arrays.items():
+        if is_voxels(name) and size is not None and list(array.shape[1:]) != size:
+            yield name, f"its cubes are {words_of(array.shape[1:])}, not {words_of(size)}"
 
 
-def _consolidated(root: Any) -> dict[str, Any] | None:
-    try:
-        held = root["consolidated_metadata"]["metadata"]
-    except (LookupError, TypeError):
-        return None
-    return held if isinstance(held, dict) else None
+def _row_problems(columns: Columns, attributes: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Numbers in tables that point at nothing."""
+    scan, scans, labels = columns.get("scan"), columns.get("scans/cubes"), columns.get("labels")
+    if scan is not None and scans is not None:
+        outside = (scan < 0) | (scan >= len(scans))
+        yield from where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
+    if "fold" in columns:
+        yield from where(columns["fold"] >= len(FOLDS), "fold", f"is none of {', '.join(FOLDS)}", "cube")
+    if labels is not None:
+        yield from where(np.any(labels > 1, axis=1), "labels", "is neither 0 nor 1", "cube")
+        classes = (attributes or {}).get("classes")
+        if isinstance(classes, list) and labels.shape[1] != len(classes):
+            yield "labels", f"has {labels.shape[1]} columns, and the task {len(classes)} classes"
+
+
+def _whole_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(number) is int for number in value)
+
+
+def _inner(root: Any, *names: str) -> dict[str, Any] | None:
+    """An object within parsed JSON; None where there is none."""
+    for name in names:
+        root = root.get(name) if isinstance(root, dict) else None
+    return root if isinstance(root, dict) else None
 
 
 def _kind_of(manifest: Mapping[str, str]) -> str | None:
     """The kind of a store whose attributes cannot be read, by the files it has."""
     there = {path.split("/")[0] for path in manifest}
     return next((kind for kind, names in _MARKS.items() if names <= there), None)
-
-
-def _chunks(storage: Storage, manifest: Mapping[str, str]) -> Callable[[str], bytes | None]:
-    def read(path: str) -> bytes | None:
-        if path not in manifest:
-            return None
-        if storage.size(path) > MOST_CHUNK:
-            raise DataError(f"{path} has {storage.size(path):,} bytes, and {MOST_CHUNK:,} at most are read")
-        return storage.read(path)
-
-    return read

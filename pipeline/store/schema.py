@@ -1,7 +1,12 @@
-"""The tables of a store: what is known of every scan, cube and pair, one array a column."""
+"""The format of a store, version 1: the kinds of stores, their arrays, and the columns of their tables.
 
-from dataclasses import dataclass, fields
-from typing import Any
+Whatever reads, writes, checks or describes a store takes names, dtypes, axes and meanings from here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Annotated, Any, get_args, get_type_hints
 
 import numpy as np
 import zarr
@@ -10,163 +15,261 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from genesis_toolkit.pipeline.store.shards import COMPRESSION_LEVEL, COMPRESSOR
 
+#: The kinds of stores.
+CUBES = "genesis-cubes"
+PAIRS = "genesis-pairs"
+TARGETS = "genesis-targets"
+
+AXES = ("x", "y", "z")
+#: How many edges a cube may have: three, or two where it is a slice or an image.
+EDGES = (2, 3)
+#: How long the other second dimensions are.
+WIDTH = {"axis": 3, "cosine": 9}
+#: The dtypes that voxels may have; `Column.dtype` of voxels is the word `voxels`.
+VOXELS = ("int16", "uint16", "uint8")
 #: Rows in a chunk of a table.
 TABLE_ROWS = 65536
+#: What became of a scan.
+STATUSES = ("used", "skipped", "failed")
+#: What the numbers of folds mean.
+FOLDS = ("train", "validation", "test")
+
+_Strings = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class ScanTable:
-    """One row a scan, found, skipped or failed.
+class Column:
+    """One array of a store: a column of a table, or voxels.
 
     Attributes:
-        identifier: of the scan, the SeriesInstanceUID in LUNA16.
-        subset: int16 [scan], the LUNA16 subset, -1 where there is none.
-        path: relative to the source.
-        bytes: int64 [scan], of its files together.
-        sha256: of the scan's files, in hexadecimal; empty where they were not read.
-        shape: int32 [scan, 3], voxels in x, y, z.
-        spacing: float64 [scan, 3], mm.
-        origin: float64 [scan, 3], mm.
-        direction: float64 [scan, 9], the direction cosines, row by row.
-        status: `used`, `skipped` (the rule leaves nothing to cut) or `failed` (it cannot be read).
-        reason: why it was skipped or failed, else empty.
-        cubes: int32 [scan], how many cubes it gave.
-        stream: uint64 [scan], made of the identifier; the random streams of its cubes hang on it.
+        meaning: what it says, in few words; docs/reference/store-format.md says more.
+        others: the names of its axes behind the rows. Of voxels all that there can be; a slice has no z.
+        flat: what it says in stores of slices and images, where that differs.
+        flags: what its bits mean, in the words of the CF conventions.
+        dtype: as stored; `string`, or `voxels` for any of `VOXELS`.
+        dimension: the name of its rows.
     """
 
-    identifier: NDArray[Any]
-    subset: NDArray[np.int16]
-    path: NDArray[Any]
-    bytes: NDArray[np.int64]
-    sha256: NDArray[Any]
-    shape: NDArray[np.int32]
-    spacing: NDArray[np.float64]
-    origin: NDArray[np.float64]
-    direction: NDArray[np.float64]
-    status: NDArray[Any]
-    reason: NDArray[Any]
-    cubes: NDArray[np.int32]
-    stream: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        return len(self.identifier)
+    meaning: str
+    others: tuple[str, ...] = ()
+    flat: str = ""
+    flags: str = ""
+    dtype: str = ""
+    dimension: str = ""
 
 
 @dataclass(frozen=True)
-class ImageTable:
-    """One row a row of `ScanTable`, of stores of X-ray images: what the table beside the images says.
-
-    Attributes:
-        patient: whose image it is, as a string; empty where the table does not tell.
-        view: the view position, such as PA or AP.
-        labels: the findings, joined by `|` as in NIH's table (METHOD.md section 5).
-    """
-
-    patient: NDArray[Any]
-    view: NDArray[Any]
-    labels: NDArray[Any]
+class Table:
+    """Rows of a store, one array a column; every column says what it is."""
 
     def __len__(self) -> int:
-        return len(self.patient)
+        return len(getattr(self, next(iter(vars(self)))))
 
 
 @dataclass(frozen=True)
-class CubeTable:
-    """One row a cube.
+class ScanTable(Table):
+    """One row a scan, found, skipped or failed."""
 
-    Attributes:
-        scan: int32 [cube], its row in the scan table.
-        number: int32 [cube], its number within its scan, from 0.
-        corner: int32 [cube, 3], the first voxel in the scan's x, y, z.
-        tissue: float64 [cube], the tissue rule's score in 0..1 (METHOD.md section 2).
-    """
-
-    scan: NDArray[np.int32]
-    number: NDArray[np.int32]
-    corner: NDArray[np.int32]
-    tissue: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.scan)
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """One row a pair.
-
-    Attributes:
-        cube: int32 [pair], its original.
-        variant: int32 [pair], which of the degradations of that cube.
-        flip: uint8 [pair], bit 0 flips x, bit 1 y, bit 2 z, where there is one; both members of the pair.
-        applied: uint8 [pair], bits of `compose.Applied`.
-    """
-
-    cube: NDArray[np.int32]
-    variant: NDArray[np.int32]
-    flip: NDArray[np.uint8]
-    applied: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.cube)
+    identifier: Annotated[_Strings, Column("The scan's identifier, or a pseudonym.")]
+    subset: Annotated[NDArray[np.int16], Column("LUNA16 subset, -1: none.")]
+    path: Annotated[_Strings, Column("Path relative to the source, or a pseudonym.")]
+    bytes: Annotated[NDArray[np.int64], Column("Bytes of the scan's files.")]
+    sha256: Annotated[_Strings, Column("sha256 of the scan's files, or a pseudonym.")]
+    shape: Annotated[NDArray[np.int32], Column("Voxels in x, y, z.", ("axis",))]
+    spacing: Annotated[NDArray[np.float64], Column("Spacing in x, y, z, mm.", ("axis",))]
+    origin: Annotated[NDArray[np.float64], Column("Origin in x, y, z, mm.", ("axis",))]
+    direction: Annotated[NDArray[np.float64], Column("Direction cosines, row by row.", ("cosine",))]
+    status: Annotated[_Strings, Column("used, skipped or failed.")]
+    reason: Annotated[_Strings, Column("Why it was skipped or failed.")]
+    cubes: Annotated[NDArray[np.int32], Column("Cubes that it gave.")]
+    stream: Annotated[NDArray[np.uint64], Column("Random stream key.")]
 
 
 @dataclass(frozen=True)
-class TargetTable:
-    """One row a labelled cube.
+class ImageTable(Table):
+    """One row a row of `ScanTable`, of X-ray images: what the table beside the images says; else empty."""
 
-    Attributes:
-        scan: int32 [cube], its row in the scan table.
-        number: int32 [cube], its number within its scan, from 0.
-        corner: int32 [cube, 3], the first voxel in the scan's x, y, z; below 0 where the scan is smaller than
-            a cube, which then reaches beyond it on both sides.
-        fold: uint8 [cube], 0 train, 1 validation, 2 test.
+    patient: Annotated[_Strings, Column("Whose image it is, or a pseudonym.")]
+    view: Annotated[_Strings, Column("View position, such as PA or AP.")]
+    labels: Annotated[_Strings, Column("Findings, joined by |.")]
+
+
+@dataclass(frozen=True)
+class _Rows(Table):
+    scan: Annotated[NDArray[np.int32], Column("Row of the cube's scan in scans, from 0.")]
+    number: Annotated[NDArray[np.int32], Column("The cube's number in its scan, from 0.")]
+    corner: Annotated[
+        NDArray[np.int32],
+        Column(
+            "First voxel of the cube in the scan's x, y, z; -1: not known.",
+            ("axis",),
+            flat="First pixel in the scan's x, y, z.",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class CubeTable(_Rows):
+    """One row a cube: `scan`, `number`, `corner` and `tissue` (METHOD.md section 2)."""
+
+    tissue: Annotated[
+        NDArray[np.float64],
+        Column(
+            "Score of the tissue rule, 0..1.", flat="Score of the tissue rule, 0..1; images have none, and 0."
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class TargetTable(_Rows):
+    """One row a labelled cube: `scan`, `number`, `corner` and `fold`.
+
+    Where a scan is smaller than a cube, its corner is below 0: the cube reaches beyond it on both sides.
     """
 
-    scan: NDArray[np.int32]
-    number: NDArray[np.int32]
-    corner: NDArray[np.int32]
-    fold: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.scan)
+    fold: Annotated[NDArray[np.uint8], Column("0 train, 1 validation, 2 test.")]
 
 
-#: Any of the tables of a store.
-Table = ScanTable | ImageTable | CubeTable | PairTable | TargetTable
+@dataclass(frozen=True)
+class PairTable(Table):
+    """One row a pair."""
 
-#: dtype and second dimension of every table column, as stored.
-COLUMNS: dict[str, tuple[str, str | None]] = {
-    "identifier": ("string", None),
-    "subset": ("int16", None),
-    "path": ("string", None),
-    "bytes": ("int64", None),
-    "sha256": ("string", None),
-    "shape": ("int32", "axis"),
-    "spacing": ("float64", "axis"),
-    "origin": ("float64", "axis"),
-    "direction": ("float64", "cosine"),
-    "status": ("string", None),
-    "reason": ("string", None),
-    "cubes": ("int32", None),
-    "stream": ("uint64", None),
-    "patient": ("string", None),
-    "view": ("string", None),
-    "labels": ("string", None),
-    "scan": ("int32", None),
-    "number": ("int32", None),
-    "corner": ("int32", "axis"),
-    "tissue": ("float64", None),
-    "cube": ("int32", None),
-    "variant": ("int32", None),
-    "flip": ("uint8", None),
-    "applied": ("uint8", None),
-    "fold": ("uint8", None),
+    cube: Annotated[NDArray[np.int32], Column("Row of the pair's cube in cubes, from 0.")]
+    variant: Annotated[NDArray[np.int32], Column("Which of the cube's degraded twins, from 0.")]
+    flip: Annotated[
+        NDArray[np.uint8],
+        Column(
+            "Bits: the original is to be flipped along x (1), y (2), z (4).",
+            flat="Bits: the original is to be flipped along its first axis (1), its second (2).",
+            flags="x y z",
+        ),
+    ]
+    applied: Annotated[
+        NDArray[np.uint8],
+        Column(
+            "Bits: non-linear (1), shuffling (2), in-painting (4), out-painting (8).",
+            flags="nonlinear shuffle inpaint outpaint",
+        ),
+    ]
+
+
+def _voxels(meaning: str, flat: str, dimension: str = "cube") -> Column:
+    return Column(meaning, AXES, flat, dtype="voxels", dimension=dimension)
+
+
+_CUBES = _voxels("Voxels x, y, z of a cube.", "Pixels of a patch or an image, columns first.")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets one kind of store apart from the others.
+
+    Attributes:
+        noun: what people call it.
+        maker: the command of genesis-prep that makes it.
+        version: of its format.
+        voxels: its arrays of voxels; the first holds the cubes.
+        tables: its tables besides those of scans and images, by the name of their rows.
+        others: arrays that are neither.
+        cutting: the attribute that holds the parameters with which the cubes were cut.
+        numbers: whole numbers among its parameters, and the least that each may be.
+        answers: the tasks that there are, and the array that holds the answers of each.
+    """
+
+    noun: str
+    maker: str
+    version: int
+    voxels: dict[str, Column]
+    tables: dict[str, type[Table]]
+    others: dict[str, Column]
+    cutting: str = "parameters"
+    numbers: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
+
+
+#: All kinds, by the name that stands in a store's attributes.
+KINDS = {
+    CUBES: Kind("cube store", "extract-cubes", 1, {"cubes": _CUBES}, {"cube": CubeTable}, {}),
+    PAIRS: Kind(
+        "pair store",
+        "degrade",
+        1,
+        {
+            "original": _CUBES,
+            "degraded": _voxels(
+                "Voxels x, y, z of the degraded twin, flipped.",
+                "Pixels of the degraded twin, flipped.",
+                "pair",
+            ),
+        },
+        {"cube": CubeTable, "pair": PairTable},
+        {},
+        cutting="cubes",
+        numbers={"variants": 1, "seed": 0},
+    ),
+    TARGETS: Kind(
+        "target store",
+        "extract-targets",
+        1,
+        {"cubes": _CUBES, "masks": _voxels("Mask of the cube, 0 or 1.", "Mask of the image, 0 or 1.")},
+        {"cube": TargetTable},
+        {"labels": Column("0 or 1 for each class.", ("class",), dtype="uint8", dimension="cube")},
+        answers={"ncc": "labels", "segment": "masks", "dxc": "labels"},
+    ),
 }
-#: How long a second dimension is.
-WIDTH = {"axis": 3, "cosine": 9}
+_NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path
+_ALL_VOXELS = {name for kind in KINDS.values() for name in kind.voxels}
 
-# What the bits mean, in the words of the CF conventions.
-_FLAGS = {"flip": "x y z", "applied": "nonlinear shuffle inpaint outpaint"}
+
+def columns_of(table: type[Table]) -> dict[str, Column]:
+    """The columns of a table by name, in order."""
+    hints, found = get_type_hints(table, include_extras=True), {}
+    for one in fields(table):
+        array, column = get_args(hints[one.name])
+        (number,) = get_args(get_args(array)[1])
+        found[one.name] = replace(column, dtype="string" if number is Any else np.dtype(number).name)
+    return found
+
+
+@cache
+def columns_of_kind(kind: str) -> dict[str, Column]:
+    """All arrays that a store of this kind can have, by their paths in it."""
+    made = KINDS[kind]
+    tables = [("", dimension, table) for dimension, table in made.tables.items()]
+    tables[1:1] = [("scans/", "scan", ScanTable), ("images/", "scan", ImageTable)]
+    found = dict(made.voxels)
+    for prefix, dimension, table in tables:
+        for name, column in columns_of(table).items():
+            found[prefix + name] = replace(column, dimension=dimension)
+    return found | made.others
+
+
+def has_images(files: Iterable[str]) -> bool:
+    """Whether a store has the table of images, as those of X-ray images do, by the names of its files."""
+    return any(path.startswith("images/") for path in files)
+
+
+def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
+    """All arrays of a store of this kind, by their paths in it.
+
+    Args:
+        kind: `CUBES`, `PAIRS` or `TARGETS`.
+        files: the names of the store's files, which tell what it has of that not every store has: the table
+            of images, and of a target store either masks or labels.
+    """
+    there = {path.split("/")[0] for path in files}
+    tops = {name: name.split("/")[0] for name in columns_of_kind(kind)}
+    return tuple(name for name, top in tops.items() if top not in _NOT_IN_ALL or top in there)
+
+
+def is_voxels(name: str) -> bool:
+    """Whether an array holds voxels, in shards."""
+    return name in _ALL_VOXELS
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file of a store, by its path in it, is a shard of voxels."""
+    return is_voxels(path.split("/")[0]) and "/c/" in path
 
 
 def write_table(group: zarr.Group, table: Table, dimension: str, edges: int = 3) -> None:
@@ -178,49 +281,33 @@ def write_table(group: zarr.Group, table: Table, dimension: str, edges: int = 3)
         dimension: the name of the row axis.
         edges: how many a cube of the store has; the bits of flips are told for so many axes.
     """
-    for field in fields(table):
-        values = getattr(table, field.name)
-        kind, second = COLUMNS[field.name]
-        width = (WIDTH[second],) if second else ()
-        dtype = None if kind == "string" else np.dtype(kind)
-        array = group.create_array(
-            field.name,
-            shape=(len(values), *width),
-            chunks=(max(1, min(len(values), TABLE_ROWS)), *width),
-            dtype=str if dtype is None else dtype,
-            compressors=codecs(dtype),
-            dimension_names=(dimension, second) if second else (dimension,),
-            attributes=_flags(field.name, edges),
-        )
-        array[...] = np.asarray(values, dtype=object) if dtype is None else np.asarray(values, dtype=dtype)
+    for name, column in columns_of(type(table)).items():
+        numbers = column.dtype != "string"
+        values = np.asarray(getattr(table, name), dtype=column.dtype if numbers else object)
+        flags = column.flags.split()[: edges if name == "flip" else None]
+        told = {"flag_masks": [1 << bit for bit in range(len(flags))], "flag_meanings": " ".join(flags)}
+        write_column(group, name, values, (dimension, *column.others), told if flags else {})
 
 
-def _flags(name: str, edges: int) -> dict[str, Any]:
-    if name not in _FLAGS:
-        return {}
-    words = _FLAGS[name].split()[: edges if name == "flip" else None]
-    return {"flag_masks": [1 << bit for bit in range(len(words))], "flag_meanings": " ".join(words)}
-
-
-def read_table(group: zarr.Group, table: type[Table]) -> dict[str, Any]:
-    """The columns of a table by name.
-
-    Raises:
-        KeyError, ValueError: a column is missing, or damaged.
-    """
-    return {field.name: np.asarray(array_of(group, field.name)[...]) for field in fields(table)}
-
-
-def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """An array of a group.
-
-    Raises:
-        KeyError, ValueError: there is none of that name.
-    """
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise ValueError(f"{name} is no array")
-    return array
+def write_column(
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dimensions: Sequence[str],
+    attributes: dict[str, Any] | None = None,
+) -> None:
+    """Write one array that holds no voxels; one of strings where `values` are objects."""
+    dtype = None if values.dtype == object else values.dtype
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(max(1, min(len(values), TABLE_ROWS)), *values.shape[1:]),
+        dtype=str if dtype is None else dtype,
+        compressors=codecs(dtype),
+        dimension_names=dimensions,
+        attributes=attributes or {},
+    )
+    array[...] = values
 
 
 def codecs(dtype: np.dtype[Any] | None) -> tuple[BloscCodec, Crc32cCodec]:

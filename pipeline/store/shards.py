@@ -23,7 +23,7 @@ import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.store.storage import Storage
 
@@ -182,8 +182,10 @@ class ShardReader:
             out: the store's dtype, C-contiguous, the shape of one cube (axes x, y, z).
 
         Raises:
+            CallError: `out` is another array than that.
             DataError: the shard is missing or cut short, or the cube does not fit its checksum.
         """
+        self.check(out, self.shape[1:])
         self.read_many((position,), out[np.newaxis])
 
     def read_many(self, positions: Sequence[int] | NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
@@ -196,8 +198,9 @@ class ShardReader:
         code.
 
         Raises:
-            DataError: as `read`.
+            CallError, DataError: as `read`.
         """
+        self.check(out, (len(positions), *self.shape[1:]))
         shards: dict[int, list[tuple[int, int]]] = {}
         for row, position in enumerate(positions):
             shards.setdefault(int(position) // self.length, []).append((row, int(position)))
@@ -211,12 +214,39 @@ class ShardReader:
                 except DataError as error:
                     raise self._damaged(position, str(error)) from None
 
-        if self.storage.near or len(shards) == 1:
+        if self.storage.near or len(shards) <= 1:
             for shard in shards:
                 fill(shard)
         else:
             with ThreadPoolExecutor(min(len(shards), _AT_ONCE)) as threads:
                 deque(threads.map(fill, shards), 0)
+
+    def check(self, out: NDArray[Any], shape: tuple[int, ...]) -> None:
+        """Refuse an array to read into that would be filled in another order, or hold other numbers.
+
+        Raises:
+            CallError: what it is, and the line that makes the right one.
+        """
+        found = getattr(out, "dtype", type(out).__name__), getattr(out, "shape", ())
+        if found == (self.dtype, shape) and out.flags.c_contiguous and out.flags.writeable:
+            return
+        also = ""
+        if found == (self.dtype, shape):
+            also = ", read-only" if out.flags.c_contiguous else ", not in C order"
+        raise CallError(
+            f"The array to read into is {found[0]} {list(found[1])}{also}; {self.array} needs another: "
+            f'out = np.empty({shape}, "{self.dtype}").'
+        )
+
+    def rows(self, positions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """Several cubes, in the order given, in a new array [cube, x, y, z].
+
+        Raises:
+            DataError: as `read`.
+        """
+        out = np.empty((len(positions), *self.shape[1:]), self.dtype)
+        self.read_many(positions, out)
+        return out
 
     def encoded(self, position: int) -> bytes:
         """Cube number `position` as `encode_cube` gave it, once it is known to fit its checksum.

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.errors import DataError
 
 #: What a store's archive ends in.
 ARCHIVE = ".zip"
+
+#: A store's name: a folder, an archive or a URL.
+Place = str | os.PathLike[str]
 
 _LOCAL_HEADER = 30  # bytes of a member's own header; the lengths of its name and extra field end it
 
@@ -46,6 +49,8 @@ class Storage(Protocol):
         Raises:
             OSError: as `read`.
         """
+        (data,) = self.read_ranges(path, [(start, length)])
+        return data
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterable[bytes]:
         """Several parts of a file, each as (start, length): one after the other, where that costs nothing.
@@ -62,7 +67,7 @@ class Storage(Protocol):
         """
 
 
-class Folder:
+class Folder(Storage):
     """A store in a folder. A file is opened for each part that is read.
 
     That costs a few microseconds, and keeps a store of ten thousand shards within any limit of open files.
@@ -77,11 +82,6 @@ class Folder:
     def read(self, path: str) -> bytes:
         """A whole file."""
         return Path(self._prefix + path).read_bytes()
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """A part of a file."""
-        with self.opened(path) as (descriptor, _):
-            return os.pread(descriptor, length, start)
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Several parts of a file, opened once, each read as it is asked for."""
@@ -110,7 +110,7 @@ class Folder:
         return status.st_size
 
 
-class Archive:
+class Archive(Storage):
     """A store in one zip archive as `pack` writes it: every member stored as it is, not compressed.
 
     So a part of a member is a part of the archive, one `pread` at a known offset. (Through zarr's ZipStore a
@@ -146,11 +146,6 @@ class Archive:
     def read(self, path: str) -> bytes:
         """A whole file."""
         return self.read_range(path, 0, self.size(path))
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """A part of a file."""
-        length = max(0, min(length, self.size(path) - start))
-        return os.pread(self._file.fileno(), length, self._begin(path) + start)
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Several parts of a file, each read as it is asked for."""
@@ -196,30 +191,24 @@ def _check_member(place: Path, member: zipfile.ZipInfo) -> None:
         raise DataError(f"{place} holds {member.filename!r}, a name that leads out of it, so it is no store.")
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(place: Place) -> bool:
     """Whether a store's name is that of a server."""
     return isinstance(place, str) and "://" in place
 
 
-def absolute(place: str | Path) -> str | Path:
+def absolute(place: Place) -> str | Path:
     """A store's name as it is understood in any working directory."""
-    return place if is_url(place) else Path(place).resolve()
+    return str(place) if is_url(place) else Path(place).resolve()
 
 
-def open_storage(place: str | Path) -> Storage:
-    """The storage of a store by its name: a folder, an archive, or a URL.
+def read_within(storage: Storage, path: str, most: int) -> bytes:
+    """A whole file, once it is known to have no more bytes than one of ours can have.
 
     Raises:
-        CallError: a URL of a kind that is not read.
-        DataError: an archive that cannot be read.
+        OSError: it cannot be read.
+        DataError: it has more; goes after its name.
     """
-    if is_url(place):
-        from genesis_toolkit.pipeline.store.remote import Remote
-
-        return Remote(str(place))
-    path = Path(place)
-    if path.is_file():
-        if path.suffix.lower() != ARCHIVE:
-            raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
-        return Archive(path)
-    return Folder(path)
+    size = storage.size(path) if storage.near else 0  # a server's answer is measured as it comes
+    if size > most:
+        raise DataError(f"has {size:,} bytes, and {most:,} at most are read")
+    return storage.read(path)

@@ -13,7 +13,8 @@ import numpy as np
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.files import not_opened
-from genesis_toolkit.pipeline.targets.plan import FOLDS, rows_words
+from genesis_toolkit.pipeline.store.schema import FOLDS
+from genesis_toolkit.pipeline.targets.plan import rows_words
 
 TABLE = "candidates_V2.csv"
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")

@@ -12,12 +12,12 @@ import numpy as np
 
 from genesis_toolkit.pipeline.cubes.estimate import Estimate, try_one
 from genesis_toolkit.pipeline.cubes.records import file_state
+from genesis_toolkit.pipeline.describe.facts import count_folds
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.targets.extract import cut_target, plan_target_job
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters
-from genesis_toolkit.pipeline.targets.store import count_folds
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.assemble import (
     attributes_of,
     compact,
-    image_table,
     numbered,
-    scan_table,
+    scan_tables,
     staged_chunks,
     write_shards,
 )
@@ -25,10 +24,9 @@ from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
 from genesis_toolkit.pipeline.engine import Progress, connect, silent
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
-from genesis_toolkit.pipeline.store.metadata import TARGETS
-from genesis_toolkit.pipeline.store.open import check_target
-from genesis_toolkit.pipeline.store.schema import TargetTable
-from genesis_toolkit.pipeline.store.write import write_target_store
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
+from genesis_toolkit.pipeline.store.write import check_target, write_target_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
@@ -39,8 +37,7 @@ from genesis_toolkit.pipeline.targets.parameters import (
     TargetParameters,
     described,
 )
-from genesis_toolkit.pipeline.targets.plan import FOLDS, Plan, TargetTask
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
 @dataclass(frozen=True)
@@ -241,7 +238,7 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
     )
     attributes = attributes_of(parameters, job.description, **told)
-    tables = table, labels, scan_table(records), image_table(records)
+    tables = table, labels, *scan_tables(records)
     write_target_store(ledger.store, attributes, parameters.dtype, *tables)
     hashes = dict[str, str]()
     for name, itemsize in arrays.items():

@@ -13,9 +13,9 @@ from genesis_toolkit.pipeline.cubes.records import CutTask
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.targets.parameters import TargetParameters
+from genesis_toolkit.pipeline.wording import listed
 
-#: The folds, in the order of their numbers.
-FOLDS = ("train", "validation", "test")
+#: The numbers of `FOLDS`.
 TRAIN, VALIDATION, TEST = range(3)
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
@@ -92,5 +92,4 @@ def fold_of_name(name: str) -> int:
 
 def rows_words(rows: Sequence[int], most: int = 5) -> str:
     """Numbers of rows in a sentence: `rows 3, 4 and 17 more`."""
-    more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
-    return f"row{'' if len(rows) == 1 else 's'} {', '.join(map(str, rows[:most]))}{more}"
+    return f"row{'' if len(rows) == 1 else 's'} {listed(rows, most)}"

@@ -19,24 +19,20 @@ from genesis_toolkit.pipeline.cubes.parameters import (
 )
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.store.examine import named
-from genesis_toolkit.pipeline.store.metadata import EDGES, PAIRS, voxel_arrays, words_of
-from genesis_toolkit.pipeline.store.salvage import Problem, Remains
-
-Columns = Mapping[str, NDArray[Any]]
+from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
+from genesis_toolkit.pipeline.store.schema import KINDS, PAIRS, STATUSES, PairTable, columns_of
+from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_STATUSES = ("used", "skipped", "failed")
 _OF_EXTRACTION = tuple(name for name in _EXTRACTION if name not in ("size", "hu"))  # those every store has
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
 def store_problems(remains: Remains) -> list[Problem]:
     """What is wrong with the tables and attributes of a cube store or pair store."""
-    problems = attribute_problems(remains.attributes) if remains.attributes else []
-    if remains.kind is None:
-        return problems
-    voxels = remains.arrays.get(voxel_arrays(remains.kind)[0])
+    voxels, problems = remains.voxels, list[Problem]()
+    if remains.kind and remains.attributes:
+        problems += parameter_problems(remains.kind, remains.attributes)
     box = box_of(remains.cutting, voxels.shape[1:]) if voxels else None
     problems += table_problems(remains.columns, box)
     if remains.kind == PAIRS and voxels:
@@ -47,13 +43,32 @@ def store_problems(remains: Remains) -> list[Problem]:
     return problems
 
 
-def attribute_problems(attributes: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with what a store says of itself.
+def parameter_problems(kind: str, attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the parameters of a cube store or pair store, as far as they are parameters.
 
     Args:
+        kind: `CUBES` or `PAIRS`.
         attributes: of a store of this version, `attrs["genesis"]`; any JSON below that.
     """
-    return [*own_problems(attributes), *_parameter_problems(attributes)]
+    for name in dict.fromkeys(("parameters", KINDS[kind].cutting)):
+        if not isinstance(attributes.get(name), dict):
+            return
+        if not attributes[name]:
+            yield name, "is {}, parameters by name wanted"
+            return
+    made = attributes[KINDS[kind].cutting]
+    for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
+        if name in made and made[name] != kept:
+            yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
+    if any(name in made for name in _OF_EXTRACTION):
+        try:
+            found = extraction(made)
+        except ValueError as error:
+            yield "parameters", f"are not those of extract-cubes: {error}"
+        else:
+            yield from _window_problems(found, attributes)
+    if kind == PAIRS:
+        yield from _recipe_problems(attributes["parameters"])
 
 
 def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Problem]:
@@ -65,11 +80,8 @@ def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Proble
     """
     problems = [*_scan_problems(columns)]
     scan, scans = columns.get("scan"), columns.get("scans/cubes")
-    if scan is not None and scans is not None:
-        outside = (scan < 0) | (scan >= len(scans))
-        problems += where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
-        if not outside.any():
-            problems += _count_problems(columns, scan, scans, box)
+    if scan is not None and scans is not None and not ((scan < 0) | (scan >= len(scans))).any():
+        problems += _count_problems(columns, scan, scans, box)
     if "tissue" in columns:
         tissue = columns["tissue"]
         problems += where(~((tissue >= 0) & (tissue <= 1)), "tissue", "is not in 0..1", "cube")
@@ -86,7 +98,7 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int
         edges: how many a cube has.
     """
     problems = []
-    pairs = max((len(columns[name]) for name in _PAIR_COLUMNS if name in columns), default=0)
+    pairs = max((len(columns[name]) for name in columns_of(PairTable) if name in columns), default=0)
     if pairs and variants is not None and pairs != cubes * variants:
         problems.append(("degraded", f"has {pairs:,} rows, and {cubes:,} cubes have {variants:,} twins each"))
     variant, cube = np.divmod(np.arange(pairs), max(1, cubes))
@@ -103,53 +115,9 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int
     return problems
 
 
-_PAIR_COLUMNS = ("cube", "variant", "flip", "applied")
-
-
-def own_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the attributes that a store of any kind has."""
-    window: Any = attributes.get("window")
-    size: Any = attributes.get("size")
-    if attributes.get("finalised") is not True:
-        yield "finalised", f"is {words_of(attributes.get('finalised'))}, true wanted"
-    if not _whole_numbers(window, 2) or window[0] >= window[1]:
-        yield "window", f"is {words_of(window)}, a lowest and a highest value wanted"
-    if not any(_whole_numbers(size, edges) for edges in EDGES) or min(size) < 1:
-        yield "size", f"is {words_of(size)}, two or three edges in voxels wanted"
-    if not isinstance(attributes.get("unit"), str):
-        yield "unit", f"is {words_of(attributes.get('unit'))}, a name wanted"
-
-
-def where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Problem]:
-    """The finding on rows of which something is wrong, `row` what one is; none where all are right."""
-    numbers = np.flatnonzero(wrong).tolist()
-    return [(name, f"{what}: {row} {named(numbers)}")] if numbers else []
-
-
 def is_sha256(value: Any) -> bool:
     """Whether a value is a sha256 in hexadecimal."""
     return isinstance(value, str) and bool(_SHA256.fullmatch(value))
-
-
-def _parameter_problems(attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    pairs = attributes.get("format") == PAIRS
-    for name in ("parameters", "cubes") if pairs else ("parameters",):
-        if not isinstance(attributes.get(name), dict) or not attributes[name]:
-            yield name, f"is {words_of(attributes.get(name))}, parameters by name wanted"
-            return
-    made = attributes["cubes" if pairs else "parameters"]
-    for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
-        if name in made and made[name] != kept:
-            yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
-    if any(name in made for name in _OF_EXTRACTION):
-        try:
-            found = extraction(made)
-        except ValueError as error:
-            yield "parameters", f"are not those of extract-cubes: {error}"
-        else:
-            yield from _window_problems(found, attributes)
-    if pairs:
-        yield from _recipe_problems(attributes["parameters"])
 
 
 def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterator[Problem]:
@@ -162,10 +130,6 @@ def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterat
 
 
 def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
-    for name in ("variants", "seed"):
-        value = parameters.get(name)
-        if type(value) is not int or value < (name == "variants"):
-            yield f"parameters.{name}", f"is {words_of(value)}, a whole number wanted"
     if not is_sha256(parameters.get("cubes_sha256")):
         yield "parameters.cubes_sha256", f"is {words_of(parameters.get('cubes_sha256'))}, no sha256"
     recipe = parameters.get("recipe")
@@ -183,8 +147,8 @@ def _scan_problems(columns: Columns) -> Iterator[Problem]:
     if cubes is not None:
         yield from where(cubes < 0, "scans/cubes", "is negative", "scan")
     if status is not None:
-        unknown = ~np.isin(status, _STATUSES)
-        yield from where(unknown, "scans/status", f"is none of {', '.join(_STATUSES)}", "scan")
+        unknown = ~np.isin(status, STATUSES)
+        yield from where(unknown, "scans/status", f"is none of {', '.join(STATUSES)}", "scan")
         if cubes is not None:
             differs = (status == "used") != (cubes > 0)
             yield from where(differs, "scans/status", "does not go with the number of its cubes", "scan")
@@ -210,7 +174,3 @@ def _count_problems(
         known = (shape[scan] > 0).all(axis=1)
         inside = (corner >= 0).all(axis=1) & (corner.astype(np.int64) + box <= shape[scan]).all(axis=1)
         yield from where(known & ~inside, "corner", "does not lie in its scan", "cube")
-
-
-def _whole_numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(type(number) is int for number in value)

@@ -7,25 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.store.metadata import has_images, words_of
-from genesis_toolkit.pipeline.store.salvage import Problem, Remains
+from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
+from genesis_toolkit.pipeline.store.schema import FOLDS, has_images
 from genesis_toolkit.pipeline.targets.findings import fold_of_patient, multi_hot
 from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
-    MaskParameters,
-    NoduleParameters,
     TargetParameters,
     parameters_of,
 )
-from genesis_toolkit.pipeline.targets.plan import FOLDS, SUBSETS, TEST, fold_of_name, fold_of_subset
-from genesis_toolkit.pipeline.verify.tables import Columns, is_sha256, own_problems, table_problems, where
-
-#: The tasks that have these arrays or tables; no other has them.
-_ARRAYS_OF = {
-    "labels": (NoduleParameters, FindingParameters),
-    "masks": (MaskParameters,),
-    "images": (FindingParameters,),
-}
+from genesis_toolkit.pipeline.targets.plan import SUBSETS, TEST, fold_of_name, fold_of_subset
+from genesis_toolkit.pipeline.verify.tables import is_sha256, table_problems
+from genesis_toolkit.pipeline.wording import words_of
 
 
 def target_problems(remains: Remains) -> list[Problem]:
@@ -41,11 +33,6 @@ def target_problems(remains: Remains) -> list[Problem]:
     columns = remains.columns
     problems = list(_attribute_problems(remains)) if remains.attributes else []
     problems += table_problems(columns, None)
-    if "labels" in columns:
-        strange = np.any(columns["labels"] > 1, axis=1)
-        problems += where(strange, "labels", "is neither 0 nor 1", "cube")
-    if "fold" in columns:
-        problems += where(columns["fold"] >= len(FOLDS), "fold", f"is none of {', '.join(FOLDS)}", "cube")
     scan, scans = columns.get("scan"), remains.count("scans/identifier")
     if scan is None or scans is None or ((scan < 0) | (scan >= scans)).any():
         return problems
@@ -58,12 +45,10 @@ def target_problems(remains: Remains) -> list[Problem]:
 
 def _attribute_problems(remains: Remains) -> Iterator[Problem]:
     attributes = remains.attributes or {}
-    yield from own_problems(attributes)
     if attributes.get("folds") != list(FOLDS):
         yield "folds", f"is {words_of(attributes.get('folds'))}, {words_of(list(FOLDS))} wanted"
     made = attributes.get("parameters")
-    if not isinstance(made, dict) or not made:
-        yield "parameters", f"is {words_of(made)}, parameters by name wanted"
+    if not isinstance(made, dict):
         return
     if not is_sha256(made.get("source_sha256")):
         yield "parameters.source_sha256", f"is {words_of(made.get('source_sha256'))}, no sha256"
@@ -75,16 +60,9 @@ def _attribute_problems(remains: Remains) -> Iterator[Problem]:
     for name, value in _told_by(found).items():
         if attributes.get(name) != value:
             yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"
-    for wanted, tasks in _ARRAYS_OF.items():
-        there = any(path.startswith(f"{wanted}/") for path in remains.manifest)
-        if there != isinstance(found, tasks):
-            yield (
-                wanted,
-                "are there, and the task has none" if there else "are not there, and the task has them",
-            )
-    labels = remains.arrays.get("labels")
-    if labels is not None and labels.shape[1] != len(found.classes):
-        yield "labels", f"has {labels.shape[1]} columns, and the task {len(found.classes)} classes"
+    there = has_images(remains.manifest)
+    if there != isinstance(found, FindingParameters):
+        yield "images", f"are {'' if there else 'not '}there, and the task has {'none' if there else 'them'}"
 
 
 def _told_by(parameters: TargetParameters) -> Mapping[str, Any]:
@@ -120,7 +98,7 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
     fold, labels = columns.get("fold"), columns.get("labels")
     patient, findings = columns.get("images/patient"), columns.get("images/labels")
     if findings is not None and labels is not None:
-        known, row = np.unique(findings[scan].astype(str), return_inverse=True)
+        known, row = np.unique(findings[scan], return_inverse=True)
         hot = [_multi_hot(str(one)) for one in known]
         strange = np.array([one is None for one in hot], bool)[row]
         yield from where(strange, "images/labels", "are none of NIH's findings", "cube")
@@ -129,7 +107,7 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
             differs = (rows != labels).any(axis=1) & ~strange
             yield from where(differs, "labels", "is not what images/labels says", "cube")
     if fold is not None and patient is not None:
-        people, first, row = np.unique(patient[scan].astype(str), return_index=True, return_inverse=True)
+        people, first, row = np.unique(patient[scan], return_index=True, return_inverse=True)
         dealt = [
             TEST if one == TEST else fold_of_patient(str(name))
             for name, one in zip(people, fold[first].tolist(), strict=True)

@@ -7,7 +7,7 @@ What hangs on a damaged file is left out, and said to be, rather than found wron
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,33 +21,30 @@ from genesis_toolkit.pipeline.cubes.recut import (
 )
 from genesis_toolkit.pipeline.engine import Progress, Workers, cores, counting, run, silent
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
-from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine, reason_of
-from genesis_toolkit.pipeline.store.metadata import (
+from genesis_toolkit.pipeline.store.attributes import finished_storage, read_attributes
+from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine
+from genesis_toolkit.pipeline.store.metadata import MOST_METADATA
+from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
+from genesis_toolkit.pipeline.store.schema import (
     CUBES,
-    MOST_MANIFEST,
-    MOST_METADATA,
-    PAIRS,
+    KINDS,
     TARGETS,
-    VERSIONS,
     array_names,
-    strict_manifest,
+    is_shard,
+    is_voxels,
 )
-from genesis_toolkit.pipeline.store.opening import is_shard, read_attributes
-from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_remains
-from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage, is_url, open_storage
+from genesis_toolkit.pipeline.store.storage import Archive, Folder, Place, Storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
 from genesis_toolkit.pipeline.verify.tables import store_problems
 from genesis_toolkit.pipeline.verify.target_tables import target_problems
+from genesis_toolkit.pipeline.wording import reason_of
 
 #: Cubes that are cut again unless another number is asked for.
 CUBES_CUT_AGAIN = 32
 
 _AT_ONCE = 8  # files asked of a server at the same time
-_VOXELS = ("cubes", "original", "degraded", "masks")
-_OF_MASKS = Window(0, 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Finding:
         return "pairs" if self.name.startswith("degraded/") else "cubes"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Verification:
     """What came of `verify`.
 
@@ -90,60 +87,28 @@ class Verification:
     """
 
     place: str
-    kind: str | None
-    maker: str
-    files: int
-    bytes: int
-    cubes: int | None
-    pairs: int | None
-    findings: tuple[Finding, ...]
-    left_out: tuple[str, ...]
-    damaged: tuple[str, ...]
-    scans: int
-    cut_again: int
-    replayed: int
-
-
-@dataclass
-class _Told:
-    """What is told in the end, gathered as it is found."""
-
-    findings: list[Finding] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    kind: str | None = None
+    maker: str = KINDS[CUBES].maker
     files: int = 0
     bytes: int = 0
+    cubes: int | None = None
+    pairs: int | None = None
+    findings: tuple[Finding, ...] = ()
+    left_out: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
     scans: int = 0
     cut_again: int = 0
     replayed: int = 0
 
-    def add(self, problems: Iterable[Problem]) -> bool:
+    def _add(self, problems: Iterable[Problem]) -> bool:
         """Note findings; whether there were any."""
-        before = len(self.findings)
-        self.findings += [Finding(printable(name), printable(what)) for name, what in problems]
-        return len(self.findings) > before
-
-    def of(self, remains: Remains) -> Verification:
-        """All of it, and what the store is."""
-        return Verification(
-            place=remains.storage.place,
-            kind=remains.kind,
-            maker=_maker(remains),
-            files=self.files,
-            bytes=self.bytes,
-            cubes=remains.count("original" if remains.kind == PAIRS else "cubes"),
-            pairs=remains.count("degraded"),
-            findings=tuple(self.findings),
-            left_out=tuple(self.left_out),
-            damaged=tuple(self.damaged),
-            scans=self.scans,
-            cut_again=self.cut_again,
-            replayed=self.replayed,
-        )
+        found = tuple(Finding(printable(name), printable(what)) for name, what in problems)
+        self.findings += found
+        return bool(found)
 
 
 def verify(
-    place: str | Path,
+    place: Place,
     *,
     source: Path | None = None,
     anonymize: Path | None = None,
@@ -167,29 +132,35 @@ def verify(
         CallError: there is no store of ours at `place`, or no source.
         DataError: it is of another format version, or an archive that cannot be opened.
     """
-    told, storage = _Told(), _opened(place)
+    storage = finished_storage(place, tuple(KINDS))
+    told = Verification(storage.place)
     workers = workers or (cores() if storage.near else _AT_ONCE)
-    manifest = _read_manifest(storage, told)
+    manifest, _, problems = read_manifest(storage)
+    told._add((MANIFEST, problem) for problem in problems)
     _refuse_others(place, storage, manifest)
     strangers = _strangers(storage, manifest)
-    told.add((name, "is in no line of the manifest") for name in strangers)
+    told._add((name, "is in no line of the manifest") for name in strangers)
     examine_all = partial(
         _examine_all, storage, manifest, workers, counting(report, "files", len(manifest), 0), told
     )
     sound = examine_all({path: None for path in manifest if not is_shard(path)})
-    remains, problems = read_remains(storage, manifest, strangers, sound.__contains__)
+    remains, wrong = read_remains(storage, manifest, strangers, sound.__contains__)
     key = _check_call(remains, source, anonymize, pairs)
-    inconsistent = told.add(problems)
-    examine_all({path: _place_of(path, remains) for path in manifest if is_shard(path)})
-    consistency = target_problems if remains.kind == TARGETS else store_problems
-    inconsistent |= told.add(consistency(remains))
-    told.add(_log_problems(storage, told))
+    inconsistent = told._add(wrong)
+    examine_all({path: remains.shard(path) for path in manifest if is_shard(path)})
+    inconsistent |= told._add((target_problems if remains.kind == TARGETS else store_problems)(remains))
+    told._add(_log_problems(storage, told))
     if inconsistent and (source or pairs):
-        told.left_out.append("scans, and pairs derived again: tables or attributes are wrong")
+        told.left_out += ("scans, and pairs derived again: tables or attributes are wrong",)
     else:
         _recheck(remains, source, key, cubes, pairs, Workers(workers, progress=report), told)
     told.left_out += _not_looked_at(remains)
-    return told.of(remains)
+    told.kind, told.pairs = remains.kind, remains.count("degraded")
+    told.cubes = len(remains.voxels) if remains.voxels else None
+    if remains.kind:
+        imported = remains.kind == CUBES and "imported" in remains.cutting
+        told.maker = "import-npy" if imported else KINDS[remains.kind].maker
+    return told
 
 
 def printable(text: str) -> str:
@@ -197,34 +168,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _opened(place: str | Path) -> Storage:
-    if not is_url(place) and not Path(place).exists():
-        read_attributes(place, tuple(VERSIONS))  # says what is the matter
-    return open_storage(place)
-
-
-def _read_manifest(storage: Storage, told: _Told) -> dict[str, str]:
-    try:
-        size = storage.size(MANIFEST)
-        if size > MOST_MANIFEST:
-            raise ValueError(f"it has {size:,} bytes, and {MOST_MANIFEST:,} at most are read")
-        data = storage.read(MANIFEST)
-    except (OSError, ValueError) as error:
-        told.add([(MANIFEST, f"cannot be read, so no file can be held against it: {reason_of(error)}")])
-        return {}
-    manifest, problems = strict_manifest(data)
-    told.add((MANIFEST, problem) for problem in problems)
-    return manifest
-
-
-def _refuse_others(place: str | Path, storage: Storage, manifest: Mapping[str, str]) -> None:
+def _refuse_others(place: Place, storage: Storage, manifest: Mapping[str, str]) -> None:
     """Refuse what is no store, and other versions; unless that is only what damage makes it say.
 
     Raises:
         CallError, DataError: as `read_attributes`.
     """
     if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
-        read_attributes(place, tuple(VERSIONS))
+        read_attributes(place)
 
 
 def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
@@ -235,10 +186,8 @@ def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, p
     """
     place = remains.storage.place
     if pairs and remains.kind in (CUBES, TARGETS):
-        what = "cube" if remains.kind == CUBES else "target"
-        raise CallError(
-            f"{place} is a {what} store, and --replay derives the pairs of a pair store: leave it out."
-        )
+        noun = KINDS[remains.kind].noun
+        raise CallError(f"{place} is a {noun}, and --replay derives the pairs of a pair store: leave it out.")
     if source is None:
         return None
     if not source.exists():
@@ -269,20 +218,12 @@ def _strangers(storage: Storage, manifest: Mapping[str, str]) -> list[str]:
     return sorted(set(names) - known)
 
 
-def _place_of(path: str, remains: Remains) -> ShardPlace | None:
-    """Which shard a file is; None where that cannot be known."""
-    array = remains.arrays.get(path.split("/")[0])
-    number = array.place(path) if array else None
-    window = _OF_MASKS if array and array.name == "masks" else remains.window
-    return ShardPlace(array, number, window) if array and number is not None else None
-
-
 def _examine_all(
     storage: Storage,
     manifest: Mapping[str, str],
     workers: int,
     count: Callable[[object], None],
-    told: _Told,
+    told: Verification,
     places: Mapping[str, ShardPlace | None],
 ) -> set[str]:
     """Read files to their ends and note what is wrong with them; those that are as they were written."""
@@ -298,10 +239,10 @@ def _examine_all(
         told.files, told.bytes = told.files + 1, told.bytes + found[path].bytes
         problems = _problems_of(found[path], manifest[path], paths)
         if found[path].sha256 != manifest[path]:
-            told.damaged.append(path)
+            told.damaged += (path,)
         if problems:
             rows = (place.first, place.first + place.count - 1) if place else None
-            told.findings.append(Finding(printable(path), printable("; ".join(problems)), rows))
+            told.findings += (Finding(printable(path), printable("; ".join(problems)), rows),)
     return {path for path in places if found[path].sha256 == manifest[path]}
 
 
@@ -316,7 +257,7 @@ def _problems_of(examined: Examined, digest: str, paths: Mapping[str, str]) -> l
     return ["is not as it was written: its sha256 is another", *examined.problems]
 
 
-def _log_problems(storage: Storage, told: _Told) -> list[Problem]:
+def _log_problems(storage: Storage, told: Verification) -> list[Problem]:
     try:
         if storage.size(LOG) <= MOST_METADATA and log_is_whole(storage.read(LOG)):
             return []
@@ -324,7 +265,7 @@ def _log_problems(storage: Storage, told: _Told) -> list[Problem]:
         return []
     except OSError as error:
         return [(LOG, f"cannot be read: {reason_of(error)}")]
-    told.damaged.append(LOG)
+    told.damaged += (LOG,)
     return [(LOG, "is not as it was written: its checksum does not fit")]
 
 
@@ -335,7 +276,7 @@ def _recheck(
     cubes: int,
     pairs: int,
     workers: Workers,
-    told: _Told,
+    told: Verification,
 ) -> None:
     """Compare with the scans, and derive pairs again, as far as the call asks for it."""
     looked_at = "scans"
@@ -343,9 +284,9 @@ def _recheck(
         if source is not None:
             parameters = extraction_of(remains) if key else None
             places, gone = places_of(remains, source, parameters, key)
-            told.add(gone)
+            told._add(gone)
             wrong = compare_scans(remains, places, key, workers)
-            told.add(wrong.values())
+            told._add(wrong.values())
             told.scans = len(places) + len(gone)
             places = {row: path for row, path in places.items() if row not in wrong}
             looked_at = "cubes of the scans"
@@ -353,33 +294,27 @@ def _recheck(
                 told.cut_again, problems = compare_targets(remains, source, places, cubes, workers)
             else:
                 told.cut_again, problems = compare_cubes(remains, places, cubes, workers)
-            told.add(problems)
+            told._add(problems)
     except UnknownError as error:
-        told.left_out.append(f"{looked_at}: {error}")
+        told.left_out += (f"{looked_at}: {error}",)
     try:
         if pairs:
             told.replayed, problems = replay(remains, pairs, workers)
-            told.add(problems)
+            told._add(problems)
     except UnknownError as error:
-        told.left_out.append(f"pairs derived again: {error}")
+        told.left_out += (f"pairs derived again: {error}",)
 
 
-def _maker(remains: Remains) -> str:
-    if remains.kind in (PAIRS, TARGETS):
-        return "degrade" if remains.kind == PAIRS else "extract-targets"
-    return "import-npy" if "imported" in remains.cutting else "extract-cubes"
-
-
-def _not_looked_at(remains: Remains) -> list[str]:
+def _not_looked_at(remains: Remains) -> tuple[str, ...]:
     """What was left out since what it hangs on is damaged, or is not to be had."""
     left_out = []
     if not remains.storage.near:
         left_out.append("files that the manifest does not know: a server does not tell its files")
     if remains.kind is None:
-        return [*left_out, "cubes and tables: what kind of store it is cannot be read"]
+        return (*left_out, "cubes and tables: what kind of store it is cannot be read")
     if remains.window is None:
         left_out.append("the values of voxels and the parameters: zarr.json is damaged")
     for name in array_names(remains.kind, remains.manifest):
-        if name not in remains.arrays or (name not in remains.columns and name not in _VOXELS):
+        if name not in remains.arrays or (name not in remains.columns and not is_voxels(name)):
             left_out.append(f"{name}: it, or what tells its length, is damaged")
-    return left_out
+    return tuple(left_out)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import genesis_toolkit.cli.output
 import genesis_toolkit.training.compare.evidence
 import genesis_toolkit.training.compare.figure
 from genesis_toolkit.cli.train import main
@@ -94,12 +95,15 @@ def test_the_published_table_gives_the_four_p_values_and_all_files(table: Path, 
     assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > len(ARMS)
 
 
-def test_the_tables_fit_and_the_same_command_changes_nothing(table: Path, tmp_path: Path) -> None:
+def test_the_tables_fit_a_terminal_and_the_same_command_changes_nothing(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
     first = compare("--from-csv", table, "--out", tmp_path / "a")
     before = contents(tmp_path / "a")
     again = compare("--from-csv", table, "--out", tmp_path / "a")
     assert first.exit_code == again.exit_code == 0
-    assert max(map(len, first.stdout.splitlines())) <= 100
+    assert max(map(len, first.stdout.splitlines())) <= 80
     assert first.stdout == again.stdout
     assert "0.0560 n.s." in first.stdout
     assert "(default)" in first.stdout
@@ -109,14 +113,20 @@ def test_the_tables_fit_and_the_same_command_changes_nothing(table: Path, tmp_pa
     assert contents(tmp_path / "b") == before
 
 
-def test_wide_names_and_effects_keep_to_the_width(tmp_path: Path) -> None:
+def test_wide_names_and_effects_keep_to_the_width_of_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = "a name of a task or of an arm, 40 letter"
     text = f'task,arm,mean,sd,n\n"{long}","{long}",-1.23456e-9,1e-99,3\n"{long}",b,123456789.5,1e-9,1000000\n'
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     done = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert f"{long}:b" in done.stdout  # whole, where no terminal limits it
     assert "read them with care" in done.stderr
+    monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
+    again = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "a")
+    assert max(map(len, again.stdout.splitlines())) <= 80
+    assert f"{long}:b" not in again.stdout
 
 
 @pytest.mark.full

@@ -398,7 +398,7 @@ def test_what_is_no_store_of_this_kind_is_left_to_its_own_errors(stores: Path) -
     with pytest.raises(CallError, match="no genesis-cubes store, so it is left alone"):
         extract_cubes(stores / "scans", stores / "pairs.zarr", SMALL, workers=1)
     (stores / "cubes.zarr" / MANIFEST).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"in its manifest-sha256\.txt its last line does not end"):
+    with pytest.raises(DataError, match=r"is damaged: manifest-sha256\.txt: its last line does not end"):
         extract_again(stores)
 
 

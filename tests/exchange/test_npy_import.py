@@ -33,7 +33,7 @@ from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import shard_path
 from genesis_toolkit.training.feeding.feeds import CubeFeed, PairBuffer, PairFeed
-from genesis_toolkit.training.pretrain.split import split_cubes
+from genesis_toolkit.training.feeding.split import split_cubes
 
 NAME = "bat_32_s_16x16x16_0.npy"
 

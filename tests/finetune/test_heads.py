@@ -15,8 +15,8 @@ from genesis_toolkit.training.networks.registry import build_network
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder
 from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
+from genesis_toolkit.training.pretrain.state import new_state, pack
 from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
-from genesis_toolkit.training.weights.files import new_state, pack
 
 CUBES_3D = (16, 24, 8)
 
@@ -211,7 +211,7 @@ def resnet18(path: Path, **more: Tensor) -> Path:
 @pytest.mark.parametrize("kind", ["classify", "segment"])
 def test_a_resnet18_begins_the_encoder(kind: Any, tmp_path: Path) -> None:
     beginning = read_beginning(resnet18(tmp_path / "resnet18.pth"))
-    assert (beginning.network, beginning.width, beginning.weights) == ("unet2d", 4, None)
+    assert (beginning.network, beginning.width) == ("unet2d", 4)
     assert beginning.describe()["pretrained"] == "encoder"
     assert beginning.describe()["file"] == "resnet18.pth"
     network = build_target_network(beginning, kind, 1, 3, 0)

@@ -39,12 +39,13 @@ from genesis_toolkit.pipeline.ledger import hold, read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.pictures.report import report
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows
-from genesis_toolkit.pipeline.store.metadata import CUBES, described
+from genesis_toolkit.pipeline.store.metadata import described
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
-from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
+from genesis_toolkit.pipeline.store.salvage import attribute_problems
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_cube_store
-from genesis_toolkit.pipeline.verify.tables import attribute_problems, pair_problems, table_problems
+from genesis_toolkit.pipeline.verify.tables import pair_problems, parameter_problems, table_problems
 from genesis_toolkit.pipeline.verify.verify import Verification, verify
 
 #: Patient, view and labels of every image; of the last two patients the second is on the test list.
@@ -380,8 +381,13 @@ def test_two_axes_have_four_flips(made: Path) -> None:
 )
 def test_attributes_that_no_store_of_images_has(made: Path, changes: dict[str, Any], name: str) -> None:
     attributes = open_cubes(made / "crops.zarr").attributes
-    assert attribute_problems(attributes) == []
-    assert name in {problem for problem, _ in attribute_problems(attributes | changes)}
+    assert problems_of(attributes) == set()
+    assert name in problems_of(attributes | changes)
+
+
+def problems_of(attributes: dict[str, Any]) -> set[str]:
+    found = [*attribute_problems(CUBES, attributes, ()), *parameter_problems(CUBES, attributes)]
+    return {name for name, _ in found}
 
 
 # --- what is told of them -------------------------------------------------------------------------------
@@ -445,11 +451,11 @@ def test_the_contact_sheet_shows_them_as_they_are(made: Path, tmp_path: Path, na
     headings, rows = contact_rows(store, 2)
     assert all(len(row) == len(headings) for row in rows)
     if isinstance(store, CubeStore):
-        first, shown = np.empty(store.size, store.cubes.dtype), rows[0][0][0]
+        first, shown = np.empty(store.size, store.cubes.dtype), rows[0][0].voxels
         store.cubes.read(0, first)
         upright = first[:, ::-1] if name == "patches" else first  # coronal: the head stands at the top
         np.testing.assert_array_equal(shown, upright)
-    assert {picture.shape for row in rows for picture, _ in row} == {store.size}
+    assert {picture.voxels.shape for row in rows for picture in row} == {store.size}
     call("preview", store.path, tmp_path / "sheet.png", "--rows", 2)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 100
@@ -533,11 +539,11 @@ def test_explain_speaks_of_patches(made: Path) -> None:
     words = ["--size", "16,20", "--plane", "coronal", "--border", "2,2,2"]
     facts = json.loads(call("explain", scan, *words, "--json"))
     assert (facts["size"], facts["plane"], facts["box"]) == ([16, 20], "coronal", [16, 1, 20])
-    told = call("explain", scan, *words)
-    assert "a patch" in told
-    assert "16 x 1 x 20 voxels" in told
-    assert "cube" not in told.partition("Next:")[0]
-    assert re.search(r"Next: .* --size 16,20 --plane coronal --border 2,2,2\n", told)
+    done = CliRunner().invoke(genesis_toolkit.cli.prep.main, ["explain", str(scan), *words])
+    assert "a patch" in done.stdout
+    assert "16 x 1 x 20 voxels" in done.stdout
+    assert "cube" not in done.stdout
+    assert re.search(r"Next: .* --size 16,20 --plane coronal --border 2,2,2\n", done.stderr)
     image = made / "nih" / "images_001" / "images" / TAKEN[0]
     done = CliRunner().invoke(genesis_toolkit.cli.prep.main, ["explain", str(image)])
     assert done.exit_code == 2

@@ -16,10 +16,10 @@ from torch import multiprocessing, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.training.feeding.ring import Work, deal, epoch_order, part_of
+from genesis_toolkit.training.feeding.order import Work, deal, epoch_order, part_of
 from genesis_toolkit.training.machine.devices import choose_device
 from genesis_toolkit.training.machine.processes import joined, launched
-from genesis_toolkit.training.pretrain.loop import pretrain
+from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution
 
 TWO = Execution(device="cpu", devices=2)

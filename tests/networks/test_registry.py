@@ -9,7 +9,7 @@ from torch import nn
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks import registry as architectures
-from genesis_toolkit.training.networks.registry import ARCHITECTURES, build_network, check_cubes, start_at
+from genesis_toolkit.training.networks.registry import ARCHITECTURES, begin_at, build_network, check_cubes
 from genesis_toolkit.training.networks.unet3d import UNet3D
 
 NNUNET = ("resenc-l", "plainconv")
@@ -51,7 +51,7 @@ def test_every_network_restores_and_every_weight_that_learns_is_used(name: str) 
         pytest.importorskip("dynamic_network_architectures")
     torch.manual_seed(1)
     network = build_network(name, 2)
-    start_at(network, 0.07)
+    begin_at(network, 0.07)
     edge = ARCHITECTURES[name].edge_multiple
     cubes = torch.rand(2, 1, *(2 * edge, edge, edge)[: ARCHITECTURES[name].axes])
     restored = network(cubes)
@@ -65,7 +65,7 @@ def test_every_network_restores_and_every_weight_that_learns_is_used(name: str) 
 
     heads = [key for key in network.state_dict() if key.endswith(("final_conv.bias", "seg_layers.4.bias"))]
     assert torch.sigmoid(network.state_dict()[heads[0]]).item() == pytest.approx(0.07)
-    start_at(network, 0.0)
+    begin_at(network, 0.0)
     assert torch.sigmoid(network.state_dict()[heads[0]]).item() == pytest.approx(0.001)
 
 

@@ -20,11 +20,11 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D
-from genesis_toolkit.training.pretrain.loop import pretrain
-from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
-from genesis_toolkit.training.weights.export import export, load_encoder, load_network
-from genesis_toolkit.training.weights.initial import read_initial_encoder
+from genesis_toolkit.training.weights.beginning import read_encoder
+from genesis_toolkit.training.weights.export import export
+from genesis_toolkit.training.weights.load import load_encoder, load_network
 
 SMALL = PretrainParameters(width=4, epochs=8, batch_size=4, optimiser="adam", lr=0.01)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -149,7 +149,7 @@ def test_the_encoder_computes_what_torchvisions_resnet_18_does_with_grey(
     theirs.fc = theirs.avgpool = nn.Identity()
     torch.save(published(64), tmp_path / "resnet18-test.pth")
     network = UNet2D()
-    read_initial_encoder(tmp_path / "resnet18-test.pth").begin(network)
+    read_encoder(tmp_path / "resnet18-test.pth").begin(network)
     network.double().eval()
     images = torch.rand(2, 1, 64, 32, dtype=torch.float64)
     ours = network.encoder(images)[-1]
@@ -161,9 +161,9 @@ def test_a_file_under_torchvisions_names_is_loaded_and_its_last_layer_left_aside
     torch.save(given, tmp_path / "resnet18-test.pth")
     network = UNet2D(4)
     decoder = {key: value.clone() for key, value in network.decoder.state_dict().items()}
-    first = read_initial_encoder(tmp_path / "resnet18-test.pth")
+    first = read_encoder(tmp_path / "resnet18-test.pth")
     first.begin(network)
-    assert first.describe() == {
+    assert first.source() == {
         "file": "resnet18-test.pth",
         "sha256": sha256_of((tmp_path / "resnet18-test.pth").read_bytes()),
     }
@@ -178,7 +178,7 @@ def test_a_file_under_torchvisions_names_is_loaded_and_its_last_layer_left_aside
     # The oldest files have no counters.
     old = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")
-    read_initial_encoder(tmp_path / "old.pth").begin(UNet2D(4))
+    read_encoder(tmp_path / "old.pth").begin(UNet2D(4))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
     content = {**published(4), **changes}
     torch.save({key: value for key, value in content.items() if value is not None}, tmp_path / "odd.pth")
     with pytest.raises(DataError, match=words):
-        read_initial_encoder(tmp_path / "odd.pth").begin(UNet2D(4))
+        read_encoder(tmp_path / "odd.pth").begin(UNet2D(4))
 
 
 # ------------------------------------------------------------------------------------------------ a run

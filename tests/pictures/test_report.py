@@ -25,9 +25,10 @@ from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import hold
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.pipeline.pictures.charts import bar_chart, grey_picture, histogram_chart
+from genesis_toolkit.pipeline.pictures.charts import bar_chart, histogram_chart
 from genesis_toolkit.pipeline.pictures.report import count_values, coverage, report, write_report
 from genesis_toolkit.pipeline.pictures.sheet import evenly
+from genesis_toolkit.pipeline.store.notebook import grey_picture
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
@@ -140,7 +141,8 @@ def test_the_command_writes_it(cube_store: Path, pair_store: Path, tmp_path: Pat
         target = tmp_path / f"{store.stem}.html"
         done = call("preview", store, target, "--rows", 2)
         assert done.exit_code == 0, done.output
-        assert done.stdout == f"The report is {target}.\nNext: {further.format(store)}\n"
+        assert done.stdout == f"The report is {target}.\n"
+        assert done.stderr == f"Next: {further.format(store)}\n"
         page = assert_alone(target.read_text(encoding="utf-8"))
         assert len(page.all("img")) == 2 * pictures + 3
         assert len(page.all("svg")) == 2

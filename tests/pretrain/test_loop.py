@@ -22,13 +22,13 @@ from support.training_runs import SMALL, assert_equal_weights, blobs, losses, ma
 from genesis_toolkit.cli.train import main
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.training.feeding.ring import Batches, validation_works
+from genesis_toolkit.training.feeding.order import validation_works
+from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.run_folder import Run, hold_run
+from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.data import open_data
-from genesis_toolkit.training.pretrain.loop import pretrain
-from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
-from genesis_toolkit.training.pretrain.pictures import describe_pair
+from genesis_toolkit.training.pretrain.show import describe_pair
 from genesis_toolkit.training.pretrain.validation import Baselines, Validation, measure_baselines
 
 

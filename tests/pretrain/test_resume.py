@@ -15,7 +15,8 @@ from support.folders import TESTS
 from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, position
 
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.training.pretrain.loop import Trainer, pretrain
+from genesis_toolkit.training.pretrain.call import pretrain
+from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 
 RUN = replace(SMALL, epochs=2)
@@ -101,8 +102,8 @@ def test_every_option_has_its_state_in_the_checkpoint(
 @pytest.mark.parametrize("kind", ["pairs", "cubes"])
 def test_sigkill_at_ten_random_moments(kind: str, stores: dict[str, Path], tmp_path: Path) -> None:
     """Whatever was going on then: a step, the writing of a checkpoint, validation."""
-    call = [sys.executable, TESTS / "support" / "kills.py", stores[kind], tmp_path, kind, "10"]
-    done = subprocess.run(list(map(str, call)), check=True, capture_output=True, encoding="utf-8")
+    call = [sys.executable, "-m", "support.kills", stores[kind], tmp_path, kind, "10"]
+    done = subprocess.run(list(map(str, call)), cwd=TESTS, check=True, capture_output=True, encoding="utf-8")
     told = json.loads(done.stdout)
     assert told["codes"] == [0, *[-signal.SIGKILL] * 10, 0]
     assert told["positions"] == sorted(told["positions"])

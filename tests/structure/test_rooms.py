@@ -24,6 +24,7 @@ ROWS = (
     ("pipeline.local_cluster",),
     ("pipeline.hounsfield", "pipeline.rng", "pipeline.ledger", "pipeline.engine"),
     ("pipeline.job",),
+    ("pipeline.job",),
     ("pipeline.scans", "pipeline.store", "pipeline.degrade", "pipeline.practice"),
     ("pipeline.describe",),
     ("pipeline.cubes",),

@@ -1,6 +1,6 @@
 """A program that has a fine-tuning run killed again and again, each time in a process of its own.
 
-    python tests/finetune_kills.py STORE FOLDER SEED KILLS
+    cd tests; python -m support.finetune_kills STORE FOLDER SEED KILLS
 
 Prints the exit codes, and how many epochs were on the disk after each kill, as JSON; `FOLDER/whole` is a run
 that nobody kills, `FOLDER/killed` the other one.
@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, be
 from support.spawned import spawned
 from support.training_runs import position
 
-from genesis_toolkit.training.finetune.loop import FinetuneParameters, finetune
+from genesis_toolkit.training.finetune.call import finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
 RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01)  # 6 steps an epoch
 

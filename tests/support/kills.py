@@ -1,6 +1,6 @@
 """A program that has a run killed again and again, each time begun in a process of its own: see test_resume.
 
-    python tests/kills.py STORE FOLDER SEED KILLS
+    cd tests; python -m support.kills STORE FOLDER SEED KILLS
 
 Prints the exit codes and the positions that were on the disk after each kill, as JSON; `FOLDER/whole` is a
 run that nobody kills, `FOLDER/killed` the other one, and the files of the same names and the suffix `.steps`
@@ -21,7 +21,8 @@ import torch
 from support.spawned import spawned
 from support.training_runs import SMALL, position
 
-from genesis_toolkit.training.pretrain.loop import Trainer, pretrain
+from genesis_toolkit.training.pretrain.call import pretrain
+from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution
 
 RUN = replace(SMALL, epochs=5)  # 30 steps of 24 training cubes

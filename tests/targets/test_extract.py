@@ -18,11 +18,12 @@ from PIL import Image
 from support.damage import files_of, flip, forge, look, set_attribute, set_value, told
 
 from genesis_toolkit.cli.prep import main
+from genesis_toolkit.pipeline.describe.facts import describe
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
-from genesis_toolkit.pipeline.pictures.target_sheet import target_rows
-from genesis_toolkit.pipeline.store.open import open_store
-from genesis_toolkit.pipeline.store.opening import is_shard
+from genesis_toolkit.pipeline.pictures.sheet import contact_rows
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore, open_store, open_targets
+from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.targets.candidates import choose_candidates, parse_candidates
 from genesis_toolkit.pipeline.targets.estimate import estimate_targets
 from genesis_toolkit.pipeline.targets.extract import extract_targets
@@ -34,7 +35,6 @@ from genesis_toolkit.pipeline.targets.parameters import (
     parameters_of,
 )
 from genesis_toolkit.pipeline.targets.plan import fold_of_name
-from genesis_toolkit.pipeline.targets.store import describe_targets, open_targets
 
 SHAPE, SIZE = (22, 20, 18), (8, 8, 6)
 NODULES = NoduleParameters(size=SIZE, negatives=2)
@@ -141,7 +141,7 @@ def test_subsets_are_the_folds_and_each_has_its_negatives(nodules: Path) -> None
     store = open_targets(nodules)
     subsets = store.scans.subset[store.table.scan]
     assert (store.table.fold == np.select([subsets <= 4, subsets <= 6], [0, 1], 2)).all()
-    folds = describe_targets(store)["folds"]
+    folds = describe(store)["folds"]
     for name in ("train", "validation", "test"):
         assert folds[name] == {"cubes": 12, "scans": 2, "classes": {"nodule": 4}}
     geometry = store.scans
@@ -522,7 +522,7 @@ def test_the_command_says_what_is_wrong_and_what_to_do(copies: Path) -> None:
     done = CliRunner().invoke(main, ["verify", str(store)])
     assert done.exit_code == 1
     assert "cubes/c/0/0/0/0   cubes 0-35" in done.stdout
-    assert "Next: the genesis-prep extract-targets that made it, with --overwrite." in done.stdout
+    assert "Next: the genesis-prep extract-targets that made it, with --overwrite." in done.stderr
     assert not list(copies.glob("*.json")), "no note, since nothing reads it"
     done = CliRunner().invoke(main, ["verify", str(store), "--replay", "3"])
     assert done.exit_code == 2
@@ -538,9 +538,11 @@ def test_others_read_it_and_damage_is_found(nodules: Path, tmp_path: Path, cube_
     assert store.labels is not None
     assert (np.asarray(group["labels"]) == store.labels).all()
     assert (np.asarray(group["cubes"][3]) == read(store.cubes, 3)).all()
-    with pytest.raises(CallError, match="is a genesis-targets store; allowed here: genesis-cubes"):
-        open_store(nodules)
-    with pytest.raises(CallError, match="is a genesis-cubes store; allowed here: genesis-targets"):
+    assert isinstance(open_store(nodules), TargetStore)
+    words = "is a target store, and this takes a cube store, as extract-cubes makes it or a pair store"
+    with pytest.raises(CallError, match=words):
+        open_store(nodules, CubeStore, PairStore)
+    with pytest.raises(CallError, match="is a cube store, and this takes a target store, as extract-targets"):
         open_targets(cube_store)
     with pytest.raises(CallError, match="is no genesis-targets store, so it is left alone"):
         extract_targets(tmp_path, cube_store, NODULES, overwrite=True)
@@ -589,7 +591,7 @@ def test_a_dry_run_says_what_the_store_will_hold(three: Path, scans: Path, tmp_p
     if isinstance(made, MaskParameters):
         made = replace(made, masks=scans / "seg-lungs-LUNA16")
     found = estimate_targets(source, tmp_path / "t.zarr", made, workers=2)
-    assert (found.finished, found.folds, found.cubes) == (False, describe_targets(store)["folds"], len(store))
+    assert (found.finished, found.folds, found.cubes) == (False, describe(store)["folds"], len(store))
     assert (found.scans, found.set_aside) == (len(np.unique(store.table.scan)), 0)
     used = np.unique(store.table.scan)
     assert found.bytes == store.scans.bytes[used].sum()
@@ -617,23 +619,23 @@ def test_a_dry_run_by_the_command(scans: Path, tmp_path: Path) -> None:
 
 def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_path: Path) -> None:
     store = open_targets(three / "segment.zarr")
-    headings, pictures, outlines = target_rows(store, 3)
+    headings, pictures = contact_rows(store, 3)
     assert (headings, len(pictures)) == (["axial", "coronal", "sagittal"], 3)
     assert store.masks is not None
-    for line, masks, cube, fold in zip(pictures, outlines, (0, 8, 17), (0, 1, 2), strict=True):
+    for line, cube, fold in zip(pictures, (0, 8, 17), (0, 1, 2), strict=True):
         words = ("train", "validation", "test")[fold]
-        assert line[0][1] == f"cube {cube}, scan {cube // 3}\n{words}"
+        assert line[0].label == f"cube {cube}, scan {cube // 3}\n{words}"
         for voxels, shown in (
-            (read(store.cubes, cube), [one for one, _ in line]),
-            (read(store.masks, cube), masks),
+            (read(store.cubes, cube), [one.voxels for one in line]),
+            (read(store.masks, cube), [one.mask for one in line]),
         ):
             sides = (voxels[:, :, 3], voxels[:, 4, ::-1], voxels[4, :, ::-1])
             assert all((one == side).all() for one, side in zip(shown, sides, strict=True))
-    _, pictures, outlines = target_rows(open_targets(three / "ncc.zarr"), 4)
-    assert [line[0][1].split("\n")[2] for line in pictures].count("nodule") == 2
-    assert outlines == [[None] * 3] * 4
-    _, pictures, _ = target_rows(open_targets(three / "dxc.zarr"), 2)
-    assert pictures[0][0][1] == "cube 0, image 0\ntrain\nHernia, Mass"
+    _, pictures = contact_rows(open_targets(three / "ncc.zarr"), 4)
+    assert [line[0].label.split("\n")[2] for line in pictures].count("nodule") == 2
+    assert [[one.mask for one in line] for line in pictures] == [[None] * 3] * 4
+    _, pictures = contact_rows(open_targets(three / "dxc.zarr"), 2)
+    assert pictures[0][0].label == "cube 0, image 0\ntrain\nHernia, Mass"
     for task in ("segment", "dxc"):
         done = CliRunner().invoke(
             main, ["preview", str(three / f"{task}.zarr"), str(tmp_path / f"{task}.png")]

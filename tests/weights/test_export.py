@@ -25,10 +25,11 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of
 from genesis_toolkit.training.networks.registry import build_network
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.pretrain.loop import pretrain
+from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.weights.export import FORMATS, export, load_encoder, load_network
-from genesis_toolkit.training.weights.files import new_state, pack
+from genesis_toolkit.training.pretrain.state import new_state, pack
+from genesis_toolkit.training.weights.export import FORMATS, export
+from genesis_toolkit.training.weights.load import load_encoder, load_network
 
 NNUNET = ("resenc-l", "plainconv")
 TRAINING = PretrainParameters(width=2, epochs=2, batch_size=4, lr=0.5, seed=7)

@@ -14,17 +14,10 @@ from torch.amp import GradScaler
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.training.pretrain.optimisers import learning_rate
-from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.weights import files as checkpoints
-from genesis_toolkit.training.weights.files import (
-    TrainingState,
-    load_weights,
-    new_state,
-    pack,
-    read_checkpoint,
-    restore,
-)
+from genesis_toolkit.training.pretrain.parameters import PretrainParameters, learning_rate
+from genesis_toolkit.training.pretrain.state import new_state, pack
+from genesis_toolkit.training.weights.files import PRETRAINED, load_weights, read_checkpoint
+from genesis_toolkit.training.weights.state import TrainingState
 
 PARAMETERS = PretrainParameters(width=2, lr=0.5, lr_step=2, seed=3)
 
@@ -54,7 +47,7 @@ def test_a_state_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
     ahead = [step(state) for _ in range(3)]
 
     again = new_state(PretrainParameters(width=2, seed=99), torch.device("cpu"))
-    restore(again, read_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
+    again.restore(read_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
     assert again.epoch == 3
     assert again.optimiser.param_groups[0]["lr"] == 0.25
     assert [step(again) for _ in range(3)] == ahead
@@ -92,7 +85,7 @@ def test_the_moving_average_follows_every_step() -> None:
         for key, value in state.model.state_dict().items():
             whole = not value.is_floating_point()
             expected[key] = value.clone() if whole else 0.75 * expected[key] + 0.25 * value
-    assert state.judged is state.ema
+    assert state.evaluated is state.ema
     for key, value in state.ema.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
 
@@ -125,7 +118,7 @@ def test_the_moving_average_takes_a_shared_tensor_once(tmp_path: Path) -> None:
         torch.testing.assert_close(value, before[key] + moved)
     again = shared()
     (tmp_path / "last.pt").write_bytes(pack(state, PARAMETERS))
-    restore(again, read_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
+    again.restore(read_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
     assert again.ema is not None
     for ours, theirs in ((again.model, state.model), (again.ema, state.ema)):
         for key, value in theirs.state_dict().items():
@@ -192,7 +185,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, path)
     with pytest.raises(DataError, match="no checkpoint of genesis-train"):
         read_checkpoint(path)
-    torch.save({"format": checkpoints.FORMAT, "version": 3}, path)
+    torch.save({"format": PRETRAINED.format, "version": 3}, path)
     with pytest.raises(DataError, match="version 3, this program reads version 2"):
         read_checkpoint(path)
 

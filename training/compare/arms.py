@@ -8,12 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from genesis_toolkit.pipeline.errors import CallError
-
-if TYPE_CHECKING:
-    from genesis_toolkit.training.weights.beginning import Beginning
+from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture
+from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def check_arms(arms: Sequence[Arm]) -> None:
             raise CallError(f"Two arms are named {name}: name them apart, as in --arm {name}-2=WEIGHTS.")
 
 
-def read_arms(arms: Sequence[Arm], width: int | None = None) -> "list[Beginning]":
+def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
     """What the networks of the arms begin with.
 
     Arms from scratch are to differ from the others in their first weights alone: where all weights of as many
@@ -128,9 +126,6 @@ def read_arms(arms: Sequence[Arm], width: int | None = None) -> "list[Beginning]
     Raises:
         CallError, DataError: as `read_beginning`; or the weights are not what the arm's name says.
     """
-    from genesis_toolkit.training.networks.registry import OF_THE_PAPERS
-    from genesis_toolkit.training.weights.beginning import read_beginning
-
     read = {arm.name: read_beginning(arm.weights) for arm in arms if arm.weights is not None}
     for arm in arms:
         if arm.weights is not None:
@@ -147,14 +142,12 @@ def read_arms(arms: Sequence[Arm], width: int | None = None) -> "list[Beginning]
     return found
 
 
-def axes_of(beginning: "Beginning") -> int:
+def axes_of(beginning: Beginning) -> int:
     """Of the network: 3, or 2."""
-    from genesis_toolkit.training.networks.registry import architecture
-
     return architecture(beginning.network).axes
 
 
-def _check_kind(arm: Arm, beginning: "Beginning") -> None:
+def _check_kind(arm: Arm, beginning: Beginning) -> None:
     """Refuse weights that are not what a known name stands for."""
     known = KNOWN.get(arm.name)
     if known is None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.store.open import check_place
+from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.training.compare.figure import MOST_ARMS, MOST_BRACKETS, MOST_TASKS, draw_bars, panels_of
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS, ArmSummary, arms_of, parse_table
 from genesis_toolkit.training.compare.statistics import (

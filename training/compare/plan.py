@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, read_arms
 from genesis_toolkit.training.compare.scores import MOST_LETTERS
+from genesis_toolkit.training.finetune.call import new_state
 from genesis_toolkit.training.finetune.data import TargetData, target_data
-from genesis_toolkit.training.finetune.loop import new_state
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
-from genesis_toolkit.training.pretrain.parameters import option
+from genesis_toolkit.training.machine.options import option
 from genesis_toolkit.training.weights.beginning import Beginning
 
 _MOST_TRIALS = 1000
@@ -277,7 +277,7 @@ def _words(value: object) -> str:
 
 
 def _check_labels(name: str, store: TargetStore, parameters: FinetuneParameters) -> None:
-    """Refuse a trial that could not learn or be judged, before hours of others have gone by."""
+    """Refuse a trial that could not learn or be evaluated, before hours of others have gone by."""
     try:
         target_data(store, parameters)
     except (CallError, DataError) as error:

@@ -36,9 +36,10 @@ from genesis_toolkit.training.compare.evidence import (
 )
 from genesis_toolkit.training.compare.plan import Plan, Trial, difference, make_plan
 from genesis_toolkit.training.compare.scores import TRIALS, summarise
-from genesis_toolkit.training.finetune.loop import SCORES, Say, finetune
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.finetune.call import finetune
+from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
 from genesis_toolkit.training.machine.devices import choose_device
+from genesis_toolkit.training.machine.steps import Say
 from genesis_toolkit.training.weights.beginning import read_beginning
 
 FORMAT = "genesis-trials"

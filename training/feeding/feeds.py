@@ -40,53 +40,43 @@ class PairBuffer:
     applied: NDArray[np.uint8]
     scratch: NDArray[Any]
 
+    @classmethod
+    def around(cls, original: NDArray[Any], degraded: NDArray[Any]) -> "PairBuffer":
+        """Return a buffer around these arrays, both `[cube, x, y, z]`."""
+        flip, applied = (np.zeros(len(original), np.uint8) for _ in range(2))
+        return cls(original, degraded, flip, applied, np.zeros_like(original[0]))
+
 
 class Feed(Protocol):
-    """What fills batches. `fill` may run in several threads at once, on different buffers."""
+    """What fills batches.
 
-    @property
-    def window(self) -> Window:
-        """The whole numbers that stand for 0 and 1."""
+    Attributes:
+        window: the whole numbers that stand for 0 and 1.
+        size: edges of a cube in voxels, (x, y, z), or of an image in pixels, (x, y).
+        dtype: of the voxels.
+    """
 
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Edges of a cube in voxels, (x, y, z)."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the voxels."""
+    window: Window
+    size: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def variant(self, epoch: int) -> int:
-        """Which variant of every cube epoch number `epoch`, counted from 0, takes."""
+        """Return the variant of every cube that epoch number `epoch`, counted from 0, takes."""
 
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
-        """Write the pairs of `cubes` into the first rows of `room`.
+        """Write the pairs of `cubes` into the first rows of `room`; in several threads at once.
 
         Raises:
             DataError: a cube cannot be read.
         """
 
 
-@dataclass(frozen=True)
 class PairFeed:
     """Pairs of a pair store: epoch e takes variant e mod K of its K variants."""
 
-    store: PairStore
-
-    @property
-    def window(self) -> Window:
-        """See `Feed`."""
-        return self.store.window
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """See `Feed`."""
-        return self.store.size
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """See `Feed`."""
-        return self.store.original.dtype
+    def __init__(self, store: PairStore) -> None:
+        self.store = store
+        self.window, self.size, self.dtype = store.window, store.size, store.original.dtype
 
     def variant(self, epoch: int) -> int:
         """See `Feed`."""
@@ -114,9 +104,7 @@ class CubeFeed:
 
     def __init__(self, store: CubeStore, recipe: Recipe, seed: int) -> None:
         self.store = store
-        self.window = store.window
-        self.size = store.size
-        self.dtype: np.dtype[Any] = store.cubes.dtype
+        self.window, self.size, self.dtype = store.window, store.size, store.cubes.dtype
         self._degrade = Degrader(recipe, store.size, store.window, seed)
         self._stream = store.streams()
 
@@ -141,7 +129,7 @@ class CubeFeed:
 
 
 def _flip_originals(room: PairBuffer, count: int) -> None:
-    """Turn the first `count` originals, by way of the scratch cube, as their degraded twins are turned."""
+    """Turn the first `count` originals, by way of the scratch cube, as their degraded cubes are turned."""
     for row in np.flatnonzero(room.flip[:count]).tolist():
         room.scratch[...] = room.original[row]
         flip_into(room.scratch, int(room.flip[row]), room.original[row])

@@ -6,7 +6,7 @@ memory where it fits, as whole numbers too; else it is read from the store anew.
 
 import math
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import Operation, draw_words
-from genesis_toolkit.pipeline.targets.plan import FOLDS, TEST, TRAIN, VALIDATION
-from genesis_toolkit.pipeline.targets.store import TargetStore
-from genesis_toolkit.training.feeding.ring import deal, epoch_order
+from genesis_toolkit.pipeline.store.open import TargetStore
+from genesis_toolkit.pipeline.store.schema import FOLDS
+from genesis_toolkit.pipeline.targets.plan import TEST, TRAIN, VALIDATION
+from genesis_toolkit.training.feeding.order import deal, epoch_order
+from genesis_toolkit.training.feeding.ring import Ring
 from genesis_toolkit.training.finetune.heads import Kind
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 
@@ -30,8 +32,8 @@ MOST_HELD = 2 * 1024**3
 #: Bounds of the weight of a positive label, in negatives a positive one.
 _WEIGHTS = (1.0, 100.0)
 
-#: Validation and test are judged in batches that never change: those of this seed.
-_JUDGED_SEED = 0
+#: Validation and test have batches that never change: those of this seed.
+_FIXED_SEED = 0
 
 
 class _Reads(Protocol):
@@ -109,6 +111,11 @@ class TargetData:
         order = epoch_order(self.parameters.seed, epoch, self.train, scan)
         return deal(order, self.parameters.batch_size)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Of all batches of an epoch and of the test, in cubes."""
+        return [len(work) for work in (*self.training(0), *self.validation, *self.test)]
+
     def positive_weights(self) -> NDArray[np.float32]:
         """How much a positive label counts beside a negative one: float32 [class], within 1 .. 100.
 
@@ -174,7 +181,7 @@ def choose_scans(
 
 
 def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetData:
-    """Take the labelled part of a store, and see whether anything can be learnt and judged.
+    """Take the labelled part of a store, and see whether anything can be learnt and evaluated.
 
     Raises:
         CallError: more labelled scans are asked for than there are, or the task is segmentation and MONAI is
@@ -201,7 +208,7 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
         _check_labels(store.labels[train], "train on", "give more --labels, or another --seed")
         _check_labels(store.labels[folds[TEST]], "test on", "extract targets from more scans")
     validation, test = (
-        deal(epoch_order(_JUDGED_SEED, 0, folds[fold], table.scan[folds[fold]]), parameters.batch_size)
+        deal(epoch_order(_FIXED_SEED, 0, folds[fold], table.scan[folds[fold]]), parameters.batch_size)
         for fold in (VALIDATION, TEST)
     )
     return TargetData(store, parameters, train, validation, test)
@@ -218,12 +225,12 @@ def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
 
 
 class TargetBatches:
-    """Two batches of memory, one in use and one being filled; and the cubes of every epoch, where they fit.
+    """Batches of a run from a ring of two rooms; and the cubes of every epoch in memory, where they fit.
 
     Args:
         data: of the run.
         pin: page-locked memory, for the way to a CUDA device.
-        most_held: bytes that may be kept in memory beside the two batches.
+        most_held: bytes that may be kept in memory beside the two rooms.
 
     Raises:
         DataError: a cube cannot be read.
@@ -240,44 +247,53 @@ class TargetBatches:
             self._is_held[often] = True
             masks = None if store.masks is None else _held(store.masks, often, size, np.dtype(np.uint8))
             self._held = _Readers(_held(store.cubes, often, size, store.cubes.dtype), masks)
-        most = max(map(len, (*data.training(0), *data.validation, *data.test)))
+        most, kind = max(data.sizes), torch.from_numpy(np.empty(0, store.cubes.dtype)).dtype
         target = (len(store.classes),) if self._labels is not None else size
-        kind = torch.from_numpy(np.empty(0, store.cubes.dtype)).dtype
-        self._ring = [
-            TargetBatch(
+
+        def make() -> TargetBatch:
+            return TargetBatch(
                 torch.zeros((most, *size), dtype=kind, pin_memory=pin),
                 torch.zeros((most, *target), dtype=torch.uint8, pin_memory=pin),
             )
-            for _ in range(2)
-        ]
+
+        self._ring = Ring(make, self._fill, threads=1, waiting=0)
 
     def stream(self, works: Sequence[NDArray[np.int64]]) -> Generator[TargetBatch, None, None]:
-        """Fill and yield batches of these cubes, in their order. Close it, or exhaust it, before the next.
+        """Fill and yield batches of these cubes, in their order; see `Ring.stream`."""
+        with closing(self._ring.stream(works)) as rooms:
+            for cubes, room in rooms:
+                yield TargetBatch(room.cubes[: len(cubes)], room.targets[: len(cubes)])
 
-        Raises:
-            DataError: a cube cannot be read; in its batch's turn.
-        """
-        with ThreadPoolExecutor(1, thread_name_prefix="targets") as thread:
-            filling: list[Future[TargetBatch]] = []
-            for number in range(len(works) + 1):
-                if number < len(works):
-                    filling.append(thread.submit(self._fill, works[number], self._ring[number % 2]))
-                if number:
-                    yield filling.pop(0).result()
-
-    def has_foreground(self, works: Sequence[NDArray[np.int64]]) -> bool:
-        """Whether any voxel is foreground in the masks of these cubes; reads no further than the first."""
-        return any(bool(batch.targets.any()) for batch in self.stream(works))
-
-    def _fill(self, cubes: NDArray[np.int64], room: TargetBatch) -> TargetBatch:
-        batch = TargetBatch(room.cubes[: len(cubes)], room.targets[: len(cubes)])
+    def _fill(self, cubes: NDArray[np.int64], room: TargetBatch) -> None:
+        n = len(cubes)
         voxels, masks = self._held if self._is_held[cubes].all() else self._stored
-        voxels.read_many(cubes, batch.cubes.numpy())
+        voxels.read_many(cubes, room.cubes[:n].numpy())
         if self._labels is not None:
-            batch.targets.numpy()[...] = self._labels[cubes]
+            room.targets[:n].numpy()[...] = self._labels[cubes]
         elif masks is not None:
-            masks.read_many(cubes, batch.targets.numpy())
-        return batch
+            masks.read_many(cubes, room.targets[:n].numpy())
+
+
+def check_foreground(batches: TargetBatches, data: TargetData) -> None:
+    """Check that masks have some foreground to learn from, and to evaluate; read no further than the first.
+
+    Raises:
+        DataError: the masks of a fold are all empty.
+    """
+    if data.kind != "segment":
+        return
+    more_scans = "extract targets from more scans"
+    for what, works, way_out in (
+        ("train on", data.training(0), "give more --labels, or another --seed"),
+        ("validate on", data.validation, more_scans),
+        ("test on", data.test, more_scans),
+    ):
+        with closing(batches.stream(works)) as stream:
+            if not any(bool(batch.targets.any()) for batch in stream):
+                raise DataError(
+                    f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
+                    f"foreground is needed: {way_out}."
+                )
 
 
 def _held(reader: _Reads, positions: NDArray[np.int64], size: Sequence[int], dtype: np.dtype[Any]) -> _Held:

@@ -4,11 +4,11 @@ Classification is encoder -> global average pool of the deepest level -> linear 
 Segmentation is the whole network with a new last convolution. Both give logits.
 
 A 2D network does a 3D task slice by slice: the slices of a cube along z are its images. Classification pools
-the features over x, y and all slices, then one head judges the cube. Segmentation takes each slice by itself.
+the features over x, y and all slices, then one head classifies the cube. Segmentation takes each slice by
+itself.
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -20,8 +20,7 @@ from genesis_toolkit.training.networks.registry import Architecture, architectur
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D, check_image
 from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.weights.beginning import Beginning
-from genesis_toolkit.training.weights.export import encoder_of
-from genesis_toolkit.training.weights.files import load_weights
+from genesis_toolkit.training.weights.load import encoder_of
 
 #: Of what a target network tells: labels of a cube, or of each of its voxels.
 Kind = Literal["classify", "segment"]
@@ -69,7 +68,7 @@ class TargetNetwork(nn.Module, ABC):
     def begin_epoch(self) -> None:
         """Let the running statistics of the 3D U-Net be those of the coming epoch's batches alone.
 
-        Training and judging go by the statistics of each batch and never look at them; `segment`
+        Training and evaluation go by the statistics of each batch and never look at them; `segment`
         does. Followed as torch does it they would still hold a share of their first values after few steps.
         """
         for part in self.modules():
@@ -106,7 +105,7 @@ class Classifier(TargetNetwork):
 
     def __init__(self, plan: Architecture, axes: int, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__(plan, axes)
-        self.way_down = encoder
+        self.way_down = encoder  # the name of its weights in finished runs
         self.head = head
 
     def encoder(self) -> nn.Module:
@@ -114,7 +113,7 @@ class Classifier(TargetNetwork):
         return self.way_down
 
     def forward(self, cubes: Tensor) -> Tensor:
-        """Judge cubes.
+        """Classify cubes.
 
         Args:
             cubes: float32 `[batch, 1, x, y, z]` in [0, 1], of images `[batch, 1, x, y]`.
@@ -143,11 +142,11 @@ class Segmenter(TargetNetwork):
         self.network = network
 
     def encoder(self) -> nn.Module:
-        """The way down."""
+        """The encoder."""
         return encoder_of(self.network)
 
     def forward(self, cubes: Tensor) -> Tensor:
-        """Judge every voxel.
+        """Classify every voxel.
 
         Args:
             cubes: float32 `[batch, 1, x, y, z]` in [0, 1], of images `[batch, 1, x, y]`.
@@ -210,10 +209,7 @@ def build_target_network(
         torch.manual_seed(seed)
         network = build_network(plan.name, beginning.width)
         head = _published_head(network, classes) if kind == "classify" else _last(network, classes)
-    if beginning.weights is not None:
-        load_weights(network, beginning.weights, Path(beginning.file or ""))
-    if beginning.encoder is not None:
-        beginning.encoder.begin(network)
+    beginning.begin(network)
     if kind == "classify":
         return Classifier(plan, axes, encoder_of(network), head)
     if isinstance(network, UNet3D | UNet2D):

@@ -1,149 +1,36 @@
-"""Fine-tuning: a pre-trained or new network learns a target task, and the test fold judges it once.
+"""The loop: a pre-trained or new network learns a target task, and the test fold evaluates it once.
 
-METHOD.md section 6: Adam, best on validation. The loop is `FineTuner.train` with `_train_epoch`. Nothing in
-it is random: the labelled scans and the first weights depend on the seed, the order on (seed, epoch). So a
-run that was killed goes on from its last finished epoch as if nothing had happened.
+METHOD.md section 6: Adam, best on validation. It is `FineTuner.train` with `_train_epoch`; `call` has made
+everything that it works with.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from functools import reduce
 from time import perf_counter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.amp import GradScaler
 from torch.nn import functional
 
-from genesis_toolkit.pipeline.engine import Progress, silent
-from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.targets.store import open_targets
-from genesis_toolkit.training.feeding.ring import normalise
-from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData, target_data
-from genesis_toolkit.training.finetune.heads import TargetNetwork, build_target_network
-from genesis_toolkit.training.finetune.metrics import Metric, Overlaps, auc, count_overlaps, mean_auc
-from genesis_toolkit.training.finetune.parameters import SCORES as SCORES
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters as FinetuneParameters
-from genesis_toolkit.training.finetune.run import FinetuneOutcome as FinetuneOutcome
-from genesis_toolkit.training.finetune.run import (
-    FinetuneRecord,
-    FinetuneRun,
-    describe_finetuning,
-    read_finetuning_checkpoint,
-)
-from genesis_toolkit.training.machine.devices import choose_device, steady
-from genesis_toolkit.training.machine.interrupt import Stop, stop_on_signals
-from genesis_toolkit.training.machine.run_folder import check_same, hold_run
-from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, check_batch
-from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
-from genesis_toolkit.training.weights.files import TrainingState, load_weights, restore
-
-#: Told in sentences what a person should know: an epoch's losses, a warning.
-Say = Callable[[str], None]
+from genesis_toolkit.pipeline.engine import Progress
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData
+from genesis_toolkit.training.finetune.heads import TargetNetwork
+from genesis_toolkit.training.finetune.metrics import Metric, auc, count_overlaps, mean_auc
+from genesis_toolkit.training.finetune.run import FinetuneRecord, FinetuneRun, read_finetuning_checkpoint
+from genesis_toolkit.training.machine.interrupt import Stop
+from genesis_toolkit.training.machine.steps import Say, Tick, counting, diverged
+from genesis_toolkit.training.weights.files import load_weights
+from genesis_toolkit.training.weights.state import TrainingState
 
 #: Logits and labels or masks -> the mean loss of a batch.
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def finetune(
-    targets: str | Path,
-    out: Path,
-    parameters: FinetuneParameters | None = None,
-    *,
-    weights: Path | None = None,
-    network: str | None = None,
-    width: int | None = None,
-    beginning: Beginning | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    overwrite: bool = False,
-    report: Progress = silent,
-    say: Say = lambda _: None,
-) -> FinetuneOutcome:
-    """Fine-tune a network on a target task and judge it on the test fold, or go on with what was begun.
-
-    Args:
-        targets: a target store, of cubes or images; it tells the task.
-        out: the folder of the run. A run that is there goes on; one that is finished is left as it is.
-        parameters: of the run; the defaults when left out.
-        weights: to begin with, as `beginning.read_beginning` takes them; None: from scratch.
-        network: of scratch: `unet3d` for cubes and `unet2d` for images when left out.
-        width: of scratch: channels of the first convolution, the published ones when left out.
-        beginning: in place of these three, what was read before.
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
-        threads: of torch on the CPU; None takes as many as there are cores. Another number, other rounding.
-        overwrite: begin again where a run is.
-        report: told (what, done, total) after every step.
-        say: told one sentence an epoch, and warnings.
-
-    Raises:
-        CallError: the store, the run folder, the weights or a parameter does not fit; the sentence says what
-            to change.
-        DataError: a fold lacks cubes or one kind of label, a cube or a checkpoint cannot be read, or the loss
-            is no number any more.
-        KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are on the disk.
-    """
-    store = open_targets(targets)
-    if beginning is None:
-        scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None
-        beginning = read_beginning(weights, network or scratch, width)
-    elif (weights, network, width) != (None, None, None):
-        raise CallError("A beginning was given, and weights, network or width beside it: give one of both.")
-    data = target_data(store, parameters or FinetuneParameters())
-    with ExitStack() as stack:
-        stack.enter_context(steady(threads=threads))
-        run = stack.enter_context(hold_run(out, FinetuneRun))
-        described = describe_finetuning(data.parameters, beginning, data.describe())
-        if overwrite:
-            run.clear()
-        begun = run.described()
-        if begun is not None:
-            check_same(run, begun, described, (), "weights")
-        done = run.outcome("already finished")
-        if done is not None:
-            read_finetuning_checkpoint(run.best)  # what a finished run is for
-            return done
-        state = new_state(beginning, data, choose_device(device))
-        batches = TargetBatches(data, pin=state.device.type == "cuda")
-        _check_masks(batches, data)
-        for warning in _warnings(beginning, data):
-            say(f"Warning: {warning}")
-        if begun is not None and run.last.exists():
-            restore(state, read_finetuning_checkpoint(run.last), run.last)
-            if state.best_epoch:
-                read_finetuning_checkpoint(run.best)
-            say(f"Continuing after epoch {state.epoch}.")
-        run.begin(described, state.epoch)
-        stop = stack.enter_context(stop_on_signals())
-        tuner = FineTuner(run, state, data, batches, beginning, stop, report, say)
-        tuner.train()
-        return tuner.finish()
-
-
-def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> TrainingState:
-    """The network with its first weights, which depend on the seed and not on the device, and Adam.
-
-    Raises:
-        CallError: the network cannot take the store's cubes.
-        DataError: the weights do not fit.
-    """
-    store, given = data.store, data.parameters
-    classes, axes = len(store.classes), len(store.size)
-    network = build_target_network(beginning, data.kind, classes, axes, given.seed)
-    network.check_size(store.size)
-    smallest = min(map(len, (*data.training(0), *data.validation, *data.test)))
-    check_batch(beginning.network, store.size, smallest)
-    if given.freeze_encoder:
-        network.freeze_encoder()
-    if device.type == "cpu":  # there a step takes 0.7 of the time (`files.new_state`)
-        network.to(memory_format=network.memory_format)  # type: ignore[call-overload] # torch leaves it out
-    network.to(device)
-    learnt = [one for one in network.parameters() if one.requires_grad]
-    return TrainingState(network, torch.optim.Adam(learnt, lr=given.lr), GradScaler(enabled=False))
 
 
 @dataclass
@@ -154,15 +41,13 @@ class FineTuner:
     state: TrainingState
     data: TargetData
     batches: TargetBatches
-    beginning: Beginning
     stop: Stop
     report: Progress
     say: Say
 
     def __post_init__(self) -> None:
         self.loss = _loss_of(self.data, self.state.device)
-        most = max(map(len, (*self.data.training(0), *self.data.validation, *self.data.test)))
-        shape = (most, 1, *self.data.store.size)
+        shape = (max(self.data.sizes), 1, *self.data.store.size)
         self.room = torch.empty(shape, device=self.state.device)
 
     def train(self) -> None:
@@ -174,12 +59,12 @@ class FineTuner:
         """
         state, data = self.state, self.data
         while not self.stopped_by:
-            begun, works = perf_counter(), data.training(state.epoch)
-            tick = self._counter(f"epoch {state.epoch + 1}: ", len(works) + len(data.validation))
-            train_loss = self._train_epoch(works, tick)
-            validation_loss = self._validate(tick)
+            started, works = perf_counter(), data.training(state.epoch)
+            tick = self._counting(f"epoch {state.epoch + 1}: ", len(works) + len(data.validation))
+            self._train_epoch(works, tick)
+            train_loss, validation_loss = state.loss, self._validate(tick)
             best = state.finish_epoch(validation_loss)
-            seconds = round(perf_counter() - begun, 3)
+            seconds = round(perf_counter() - started, 3)
             record = FinetuneRecord(state.epoch, len(works), train_loss, validation_loss, best, seconds)
             self.run.append(record)
             self.run.save(state, best=best)
@@ -193,42 +78,9 @@ class FineTuner:
             return "epochs"
         return "patience" if state.stale >= given.patience else ""
 
-    def finish(self) -> FinetuneOutcome:
-        """Judge the best network on the test fold, once, and write what it came to."""
-        state, data = self.state, self.data
-        load_weights(state.model, read_finetuning_checkpoint(self.run.best)["state_dict"], self.run.best)
-        metrics, notes = self._judge()
-        name = SCORES[data.store.task]
-        score = metrics[name]
-        assert score is not None  # `target_data` and `_check_masks` have seen to it
-        outcome = FinetuneOutcome(
-            run=str(self.run.folder),
-            status="finished",
-            task=data.store.task,
-            kind=data.kind,
-            metric=name,
-            score=score,
-            metrics=metrics,
-            notes=[*_warnings(self.beginning, data), *notes],
-            stopped_by=self.stopped_by,
-            epochs=state.epoch,
-            best_epoch=state.best_epoch,
-            validation_loss=state.best_loss,
-            train_scans=data.train_scans,
-            train_cubes=len(data.train),
-            validation_cubes=sum(map(len, data.validation)),
-            test_cubes=sum(map(len, data.test)),
-            network=self.beginning.network,
-            width=self.beginning.width,
-            weights=sum(weights.numel() for weights in state.model.parameters()),
-            beginning=self.beginning.describe(),
-        )
-        self.run.finish(outcome)
-        return outcome
-
-    def _train_epoch(self, works: Sequence[NDArray[np.int64]], tick: Callable[[str], None]) -> float:
-        """One pass over the labelled cubes; their mean loss."""
-        model, optimiser, total, seen = self.state.model, self.state.optimiser, 0.0, 0
+    def _train_epoch(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> None:
+        """One pass over the labelled cubes."""
+        state, model = self.state, self.state.model
         assert isinstance(model, TargetNetwork)
         model.train()
         model.begin_epoch()
@@ -237,40 +89,41 @@ class FineTuner:
                 cubes, truth = self._on_device(batch)
                 loss = self.loss(model(cubes), truth)
                 value = self._finite(loss.item(), "in training")
-                optimiser.zero_grad()
+                state.optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call] # torch leaves it so
-                optimiser.step()
-                total, seen = total + value * len(batch.cubes), seen + len(batch.cubes)
-                tick(f"training, loss {total / seen:.4f}")
-        return total / seen
+                state.optimiser.step()
+                state.finish_step(value, len(batch.cubes))
+                tick(f"training, loss {state.loss:.4f}")
 
-    def _validate(self, tick: Callable[[str], None]) -> float:
-        """The mean loss of the validation cubes."""
+    def _validate(self, tick: Tick) -> float:
+        """Return the mean loss of the validation cubes."""
         total = 0.0
         for logits, truth in self._predict(self.data.validation, tick, "validation"):
             total += self._finite(self.loss(logits, truth).item(), "in validation") * len(truth)
         return total / sum(map(len, self.data.validation))
 
-    def _judge(self) -> tuple[dict[str, float | None], list[str]]:
-        """The metrics on the test fold, and what is to be said of them."""
-        data = self.data
-        tick = self._counter("test: ", len(data.test))
+    def evaluate(self) -> tuple[dict[str, float | None], list[str]]:
+        """Evaluate the best network on the test fold, once.
+
+        Returns:
+            The metrics by name, None where the data do not determine one, and what is to be said of them.
+        """
+        data, best = self.data, self.run.best
+        load_weights(self.state.model, read_finetuning_checkpoint(best)["state_dict"], best)
+        predictions = self._predict(data.test, self._counting("test: ", len(data.test)), "evaluating")
         if data.kind == "segment":
-            overlaps: Overlaps | None = None
-            for logits, truth in self._predict(data.test, tick, "judging"):
-                counted = count_overlaps(torch.sigmoid(logits[:, 0]).cpu().numpy(), truth[:, 0].cpu().numpy())
-                overlaps = counted if overlaps is None else overlaps + counted
-            assert overlaps is not None
+            counted = [
+                count_overlaps(torch.sigmoid(logits[:, 0]).cpu().numpy(), truth[:, 0].cpu().numpy())
+                for logits, truth in predictions
+            ]
+            overlaps = reduce(operator.add, counted)
             return {"dice": overlaps.dice, "iou": overlaps.iou, "iou_paper": overlaps.iou_paper}, []
-        told = [
-            (logits.cpu().numpy(), truth.cpu().numpy())
-            for logits, truth in self._predict(data.test, tick, "judging")
-        ]
+        told = [(logits.cpu().numpy(), truth.cpu().numpy()) for logits, truth in predictions]
         scores, labels = (np.concatenate(parts) for parts in zip(*told, strict=True))
-        return _judge_labels(scores, labels, data.store.classes)
+        return _evaluate_labels(scores, labels, data.store.classes)
 
     def _predict(
-        self, works: Sequence[NDArray[np.int64]], tick: Callable[[str], None], what: str
+        self, works: Sequence[NDArray[np.int64]], tick: Tick, what: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The logits of every batch, float32, with its labels or masks, on the device that trains."""
         self.state.model.eval()
@@ -288,14 +141,12 @@ class FineTuner:
         truth = batch.targets.to(device, non_blocking=True).float()
         return cubes, truth if self.data.kind == "classify" else truth.unsqueeze(1)
 
-    def _counter(self, prefix: str, total: int) -> Callable[[str], None]:
-        """Tell of one more step, and end the run where it was asked to stop."""
-        done = 0
+    def _counting(self, prefix: str, total: int) -> Tick:
+        """Return what tells of one more step, and ends the run where it was asked to stop."""
+        count = counting(self.report, prefix, total)
 
         def tick(what: str) -> None:
-            nonlocal done
-            done += 1
-            self.report(prefix + what, done, total)
+            count(what)
             if self.stop.asked:
                 raise KeyboardInterrupt
 
@@ -304,11 +155,7 @@ class FineTuner:
     def _finite(self, loss: float, place: str) -> float:
         if math.isfinite(loss):
             return loss
-        raise DataError(
-            f"The loss is no number any more in epoch {self.state.epoch + 1}, {place}. Begin again with a "
-            f"lower learning rate, such as --lr {self.data.parameters.lr / 10:g}, and another --out or "
-            "--overwrite."
-        )
+        raise diverged(f"epoch {self.state.epoch + 1}, {place}", self.data.parameters.lr)
 
 
 def _loss_of(data: TargetData, device: torch.device) -> Loss:
@@ -327,10 +174,10 @@ def _loss_of(data: TargetData, device: torch.device) -> Loss:
     )
 
 
-def _judge_labels(
+def _evaluate_labels(
     scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str]
 ) -> tuple[dict[str, float | None], list[str]]:
-    """AUCs of scores `[cube, class]`: of one class `auc`, of several their mean and each."""
+    """Return AUCs of scores `[cube, class]`: of one class `auc`, of several their mean and each."""
     if len(classes) == 1:
         return {"auc": _value(auc(scores[:, 0], labels[:, 0]))}, []
     mean = mean_auc(scores, labels)
@@ -341,36 +188,3 @@ def _judge_labels(
 
 def _value(metric: Metric) -> float | None:
     return None if math.isnan(metric.value) else metric.value
-
-
-def _warnings(beginning: Beginning, data: TargetData) -> list[str]:
-    """What to keep in mind from the start; a sentence each."""
-    window = data.store.window
-    if beginning.window in (None, (window.low, window.high)):
-        return []
-    low, high = beginning.window or (0, 0)
-    return [
-        f"the weights were trained on values from {low} to {high}, and the store's run from {window.low} to "
-        f"{window.high}: both become [0, 1], so one and the same value looks different to the network."
-    ]
-
-
-def _check_masks(batches: TargetBatches, data: TargetData) -> None:
-    """Refuse masks without any foreground to learn from, or to judge by.
-
-    Raises:
-        DataError: which.
-    """
-    if data.kind != "segment":
-        return
-    more = "give more --labels, or another --seed"
-    for what, works, way_out in (
-        ("train on", data.training(0), more),
-        ("validate on", data.validation, "extract targets from more scans"),
-        ("test on", data.test, "extract targets from more scans"),
-    ):
-        if not batches.has_foreground(works):
-            raise DataError(
-                f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some foreground "
-                f"is needed: {way_out}."
-            )

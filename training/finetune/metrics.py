@@ -1,4 +1,4 @@
-"""What a network is judged by on a target task: AUC, Dice, IoU, the published "IoU" (METHOD.md section 6).
+"""How a network is evaluated on a target task: AUC, Dice, IoU, the published "IoU" (METHOD.md section 6).
 
 Overlaps are pooled over the test set: count every case with `count_overlaps`, add the counts up, and read the
 metrics from the sum. A metric that the data do not determine is nan, and says why; it is never 0 or 1 by
@@ -148,7 +148,7 @@ def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
 
 
 def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
-    """The mean of the AUCs of several labels, as DXC is judged.
+    """The mean of the AUCs of several labels, as DXC is evaluated.
 
     Args:
         scores: float `[case, label]`.

@@ -7,12 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.training.pretrain.parameters import check_lr, option
+from genesis_toolkit.training.machine.options import check_counts, check_lr, check_seed
 
-#: What a task is judged by: one of the metrics of `metrics`, by the task of the store.
+#: The score of each task: one of the metrics of `metrics`.
 SCORES = {"ncc": "auc", "segment": "iou", "dxc": "mean_auc"}
 
-_MOST_BATCH = 4096
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -27,7 +26,7 @@ class FinetuneParameters:
         lr: Adam's learning rate, the same in every step.
         labels: how many scans of the train fold are labelled: a share in (0, 1] where it is a float, a number
             of scans where it is an int. Validation and test stay whole.
-        freeze_encoder: train the head alone, or the way up: a linear probe.
+        freeze_encoder: train the head alone, or the decoder: a linear probe.
         seed: of the labelled scans, of the first weights of the head (from scratch, of all), and of the order
             of the cubes.
 
@@ -44,13 +43,7 @@ class FinetuneParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise CallError(
-                    f"{option(name)} {getattr(self, name)} is out of range: it must be at least 1."
-                )
-        if self.batch_size > _MOST_BATCH:
-            raise CallError(f"--batch-size {self.batch_size} is out of range: at most {_MOST_BATCH}.")
+        check_counts(self, "epochs", "patience", "batch_size")
         check_lr(self.lr, "0.001")
         most = math.inf if isinstance(self.labels, int) else 1.0
         if isinstance(self.labels, bool) or not 0 < self.labels <= most:
@@ -58,10 +51,7 @@ class FinetuneParameters:
                 f"--labels {labels_words(self.labels)} is out of range: a share above 0 % and up to 100 %, "
                 "or a number of scans from 1 on, as in --labels 10% or --labels 25."
             )
-        if not 0 <= self.seed < 2**63:
-            raise CallError(
-                f"--seed {self.seed} is out of range: it must be a whole number from 0 to 2^63 - 1."
-            )
+        check_seed(self.seed)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name; `labels` in words, since in JSON and in Python 1 equals 1.0."""

@@ -11,14 +11,11 @@ A checkpoint is a dict that `torch.load(..., weights_only=True)` reads: `format`
 network's `state_dict` and, of last.pt, the optimiser's.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
-
-import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
@@ -28,13 +25,17 @@ from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_t
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.weights.beginning import Beginning
-from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, load_weights, read_plain
+from genesis_toolkit.training.weights.files import (
+    FINETUNED,
+    POSITION,
+    checkpoint_bytes,
+    load_weights,
+    read_checkpoint,
+)
+from genesis_toolkit.training.weights.state import TrainingState
 
-CHECKPOINT, RESULT = FINETUNED, "genesis-finetune-result"
-VERSION = 1  # of both
+RESULT, VERSION = "genesis-finetune-result", 1
 
-#: Of a `TrainingState`, all that `files.restore` puts back.
-_POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")
 _CALLED = ("run", "status")  # of an outcome, what the call tells and not the result
 _OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a run's parameters
 
@@ -75,7 +76,7 @@ class FinetuneOutcome:
         status: `finished`, or `already finished` when there was nothing left to do.
         task: of the store: `ncc`, `segment` or `dxc`.
         kind: `classify` or `segment`.
-        metric: what the task is judged by: `auc`, `mean_auc` or `iou`.
+        metric: the score of the task: `auc`, `mean_auc` or `iou`.
         score: that metric on the test fold, of the best epoch's network, in 0 .. 1.
         metrics: all metrics on the test fold, in 0 .. 1; None where the cubes do not determine one.
         notes: why a metric is None, and what else to keep in mind; a sentence each.
@@ -86,7 +87,7 @@ class FinetuneOutcome:
         train_scans: how many labelled scans trained.
         train_cubes: how many cubes they have.
         validation_cubes: how many validated.
-        test_cubes: how many were judged.
+        test_cubes: how many were evaluated.
         network: its name.
         width: channels of its first convolution.
         weights: its parameters, counted.
@@ -188,33 +189,28 @@ class FinetuneRun(Run):
 
     def save(self, state: TrainingState, *, best: bool) -> None:
         """Write where the run is, the best network before what it goes on from."""
-        kept = {
-            "format": CHECKPOINT,
-            "version": VERSION,
-            **{name: getattr(state, name) for name in _POSITION},
-        }
-        kept["state_dict"] = state.model.state_dict()
+        content = state.content({})
+        kept = {name: content[name] for name in (*POSITION, "state_dict")}
         if best:
-            write_whole(self.best, _bytes_of(kept))
-        kept |= {"optimizer_state_dict": state.optimiser.state_dict(), "scaler_state_dict": {}}
-        write_whole(self.last, _bytes_of(kept))
+            write_whole(self.best, checkpoint_bytes(FINETUNED, kept))
+        kept |= {name: content[name] for name in ("optimizer_state_dict", "scaler_state_dict")}
+        write_whole(self.last, checkpoint_bytes(FINETUNED, kept))
 
 
 def describe_finetuning(
     parameters: FinetuneParameters, beginning: Beginning, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `run.json` says of a run, and what a call that goes on with it must repeat (`runs.check_same`).
+    """What `run.json` says of a run, and what a call that goes on with it must repeat (`check_same`).
 
     Args:
         parameters: of the run.
         beginning: of its network.
         data: what it keeps of its data, plain JSON values.
     """
-    file, network = {"file": beginning.file, "sha256": beginning.sha256}, beginning.network
     return {
         "genesis_toolkit": __version__,
-        "parameters": {**parameters.as_dict(), "network": network, "width": beginning.width},
-        "weights": file if beginning.file else None,
+        "parameters": {**parameters.as_dict(), "network": beginning.network, "width": beginning.width},
+        "weights": beginning.source() if beginning.file else None,
         "beginning": beginning.describe(),
         **data,
     }
@@ -253,20 +249,8 @@ def read_finetuning_checkpoint(path: Path) -> dict[str, Any]:
         DataError: the file is missing, cut short, or no checkpoint of fine-tuning.
     """
     try:
-        checkpoint = read_plain(path)
-    except DataError:
+        return read_checkpoint(path, FINETUNED)
+    except DataError as error:
         raise DataError(
-            f"{path} is missing, cut short or damaged: repeat the genesis-train finetune that made it, with "
-            "--overwrite."
+            f"{error} Repeat the genesis-train finetune that made it, with --overwrite."
         ) from None
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT:
-        raise DataError(f"{path} is no checkpoint of genesis-train finetune.")
-    if checkpoint.get("version") != VERSION or not checkpoint.keys() >= {*_POSITION, "state_dict"}:
-        raise DataError(f"{path} is of another version: use the one that wrote it, or --overwrite.")
-    return checkpoint
-
-
-def _bytes_of(checkpoint: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(dict(checkpoint), buffer)
-    return buffer.getvalue()

@@ -5,7 +5,7 @@ that fall from a window's middle like a Gaussian, as MONAI does it, and a voxel 
 scan smaller than a window lies in the middle of the window's lowest value. Nothing is resampled: a network
 learns voxels, not millimetres, so give it scans of about the spacing that trained.
 
-The 3D U-Net is trained and judged by the statistics of its batches (METHOD.md section 4). Here it goes by
+The 3D U-Net is trained and evaluated by the statistics of its batches (METHOD.md section 4). Here it goes by
 those of the epoch that trained it: most windows of a whole scan have no foreground, unlike the cubes of a
 target store, and by their own statistics they come out as if a share of them were. A network of width 4 found
 a phantom's lungs with Dice 0.97 this way; by the statistics of batches of 1, 8 or 64 neighbouring windows
@@ -31,11 +31,11 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
-from genesis_toolkit.pipeline.store.open import check_place
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
-from genesis_toolkit.training.feeding.ring import normalise
+from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.run import Finetuned, read_finetuned
 from genesis_toolkit.training.machine.devices import choose_device, steady
+from genesis_toolkit.training.machine.run_folder import check_file
 from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
 
 #: What a mask may be called.
@@ -59,7 +59,7 @@ class Segmented:
         run: whose network did it.
         shape: voxels of both in x, y, z.
         spacing: mm between voxel centres in x, y, z.
-        windows: how many the network judged.
+        windows: how many the network took.
         foreground: voxels with value 1.
         millilitres: their volume.
         sha256: of the file, in hexadecimal.
@@ -161,7 +161,7 @@ def segment_voxels(
     image = normalise(whole.unsqueeze(0), window)
     total, done = len(window_corners(whole.shape, size)), 0
 
-    def judge(windows: Tensor) -> Tensor:
+    def predict(windows: Tensor) -> Tensor:
         nonlocal done
         probabilities = torch.sigmoid(network(windows))
         done += len(windows)
@@ -175,7 +175,7 @@ def segment_voxels(
             image,
             roi_size=size,
             sw_batch_size=_BATCH,
-            predictor=judge,
+            predictor=predict,
             overlap=_OVERLAP,
             mode="gaussian",
             padding_mode="constant",
@@ -271,12 +271,6 @@ def _check_out(run: Path, scan: Path, out: Path, *, overwrite: bool) -> None:
     """Refuse to write what cannot be written there, or over anything that is not to be replaced."""
     if not out.name.endswith(SUFFIXES):
         raise CallError(f"{out} is of no format that masks are written in: end it in {', '.join(SUFFIXES)}.")
-    check_place(out)
-    if run.resolve() in out.resolve().parents:
-        raise CallError(f"{out} lies inside the run {run}, which keeps its own files: choose another place.")
-    if out.is_dir():
-        raise CallError(f"{out} is a folder, and a file is to be written there: choose another name.")
-    if out.exists() and scan.exists() and out.samefile(scan):
+    if out.is_file() and scan.exists() and out.samefile(scan):
         raise CallError(f"{out} is the scan itself, which is never replaced: choose another name.")
-    if out.exists() and not overwrite:
-        raise CallError(f"{out} exists: choose another name, or give --overwrite to replace it.")
+    check_file(out, run, overwrite=overwrite)

@@ -1,13 +1,10 @@
-"""When a run writes its checkpoint between epochs, and how it is stopped in the middle of one."""
+"""How a run is stopped in the middle of an epoch."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import Any
-
-from genesis_toolkit.training.pretrain.parameters import Execution
 
 
 class Stop:
@@ -39,20 +36,3 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Saving:
-    """When the next checkpoint is due: so many steps or seconds after the last one."""
-
-    def __init__(self, execution: Execution) -> None:
-        self._steps, self._seconds = execution.save_steps, execution.save_seconds
-        self.saved()
-
-    def saved(self) -> None:
-        """Count from here."""
-        self._done, self._since = 0, monotonic()
-
-    def due(self) -> bool:
-        """Told after every step: whether to save now."""
-        self._done += 1
-        return self._done == self._steps or monotonic() - self._since >= self._seconds

@@ -20,57 +20,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import locked, write_whole
-from genesis_toolkit.pipeline.store.open import check_place
-from genesis_toolkit.training.pretrain.parameters import option
+from genesis_toolkit.pipeline.store.write import check_place
+from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = "genesis-pretrain-run"
 VERSION = 3
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
-
-    Attributes:
-        epoch: counted from 1.
-        variant: of every training pair in it.
-        steps: it had.
-        lr: the learning rate of its last step.
-        train_loss: mean over the training cubes, each as it was when its batch came.
-        validation_loss: mean over the validation pairs, after the epoch.
-        copy_loss: what taking the degraded cube for its restoration gives on them.
-        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
-        by_degradation: the validation loss of every combination of degradations that occurs.
-        best: whether no earlier epoch validated as well.
-        seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
-        cubes_per_second: in training.
-        waiting: the share of the training time spent waiting for batches, in 0 .. 1.
-    """
-
-    epoch: int
-    variant: int
-    steps: int
-    lr: float
-    train_loss: float
-    validation_loss: float
-    copy_loss: float
-    mean_image_loss: float
-    by_degradation: dict[str, float]
-    best: bool
-    seconds: float
-    cubes_per_second: float
-    waiting: float
-
-    def __str__(self) -> str:
-        return (
-            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
-            f"(copying {self.copy_loss:.4f}, mean image {self.mean_image_loss:.4f}), lr {self.lr:g}, "
-            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
-            f"{', best' if self.best else ''}"
-        )
 
 
 @dataclass(frozen=True)
@@ -251,9 +208,29 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
             raise
 
 
+def check_file(out: Path, run: Path, *, overwrite: bool) -> None:
+    """Check that a file made from a run may be written.
+
+    Args:
+        out: the file.
+        run: the folder of the run, which keeps its own files.
+        overwrite: replace what is there.
+
+    Raises:
+        CallError: something is in the way, or `out` lies in the run or in a store.
+    """
+    check_place(out)
+    if run.resolve() in (out.resolve(), *out.resolve().parents):
+        raise CallError(f"{out} lies inside the run {run}, which keeps its own files: choose another place.")
+    if out.is_dir():
+        raise CallError(f"{out} is a folder, and a file is to be written there: choose another name.")
+    if out.exists() and not overwrite:
+        raise CallError(f"{out} exists: choose another name, or give --overwrite to replace it.")
+
+
 def check_same(
     run: Run,
-    begun: Mapping[str, Any],
+    earlier: Mapping[str, Any],
     described: Mapping[str, Any],
     stopping_rules: Sequence[str],
     weights_key: str = "initial_encoder",
@@ -262,7 +239,7 @@ def check_same(
 
     Args:
         run: for the sentence.
-        begun: what the run was begun with; `parameters`, `store` and `weights_key` are read.
+        earlier: what the run was begun with; `parameters`, `store` and `weights_key` are read.
         described: the same of this call.
         stopping_rules: parameters that may differ.
         weights_key: under which the file of first weights stands, named as its option; None where there was
@@ -273,20 +250,20 @@ def check_same(
             weights holds other data.
     """
     again = "to continue, give another --out, or --overwrite to begin again."
-    store, given = begun["store"], described["store"]
+    store, given = earlier["store"], described["store"]
     if store["fingerprint"] != given["fingerprint"]:
         raise CallError(
             f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
             f"name the first {again}"
         )
     for name, now in described["parameters"].items():
-        before = begun["parameters"].get(name)
+        before = earlier["parameters"].get(name)
         if name not in stopping_rules and before != now:
             raise CallError(
                 f"{run.folder} was begun with {_words(name, before)}, this call asks for "
                 f"{_words(name, now)}: repeat the first {again}"
             )
-    first, asked = begun.get(weights_key), described[weights_key]
+    first, asked = earlier.get(weights_key), described[weights_key]
     if first != asked:
         before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))
         other = " (another content)" if before == now else ""

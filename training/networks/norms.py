@@ -47,8 +47,8 @@ class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 class BatchStatisticsNorm3d(_SharedBatchNorm, nn.BatchNorm3d):
     """Batch norm that normalises by the statistics of the batch, in evaluation too (METHOD.md section 4).
 
-    The published network was trained and judged this way, so what comes out for one cube depends on the cubes
-    beside it. Running statistics are kept because the file format has them; only training changes them.
+    The published network was trained and evaluated this way, so what comes out for one cube depends on the
+    cubes beside it. Running statistics are kept because the file format has them; only training changes them.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -65,8 +65,9 @@ class SharedBatchNorm2d(_SharedBatchNorm, nn.BatchNorm2d):
     2D program was released. Weights of ResNet-18, ImageNet's or those trained here, are used with their
     running statistics everywhere else: a frozen encoder gives an image the same features whatever lies beside
     it, and the same in torchvision's network as here. And a single image of 32 x 32 pixels, one value at the
-    deepest level, can be judged. On 240 crops of chest X-rays, width 8, both ways of judging the same weights
-    gave losses within 1 % after six epochs of Adam; at SGD's 1.0 running statistics once lagged behind.
+    deepest level, can be evaluated. On 240 crops of chest X-rays, width 8, both ways of evaluating the same
+    weights gave losses within 1 % after six epochs of Adam; at SGD's 1.0 running statistics once lagged
+    behind.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -84,8 +85,8 @@ def share_batches(model: nn.Module, group: Group) -> None:
 class _SharedNorm(torch.autograd.Function):
     """Batch norm over a batch of which every process of a group has a part, of any size.
 
-    Like torch's own it keeps one copy of the input for the way back. The gradients of weight and bias are
-    those of this process's part: they are added up with all the others.
+    Like torch's own it keeps one copy of the input for the backward pass. The gradients of weight and bias
+    are those of this process's part: they are added up with all the others.
     """
 
     @staticmethod

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks.unet2d import EDGE_MULTIPLE_2D, UNet2D, check_image
-from genesis_toolkit.training.networks.unet3d import EDGE_MULTIPLE, UNet3D, check_size
+from genesis_toolkit.training.networks.unet3d import EDGE_MULTIPLE, UNet3D, check_edges, check_size
 
 PACKAGE = "dynamic_network_architectures"
 
@@ -173,15 +173,15 @@ def build_network(name: str | None = None, width: int | None = None) -> nn.Modul
     return UNet2D(width) if kind.name == "unet2d" else UNet3D(width)
 
 
-def start_at(network: nn.Module, constant: float) -> None:
-    """Let an untrained network of `build_network` give about one value (see `RestorationHead.start_at`).
+def begin_at(network: nn.Module, constant: float) -> None:
+    """Let an untrained network of `build_network` give about one value (see `RestorationHead.begin_at`).
 
     Args:
         network: changed in the bias of its last convolution only.
         constant: in [0, 1]; kept a thousandth away from both ends.
     """
     if isinstance(network, UNet3D | UNet2D):
-        network.out_tr.start_at(constant)
+        network.out_tr.begin_at(constant)
     else:
         bias = network.get_parameter(f"decoder.seg_layers.{_STAGES - 2}.bias")
         nn.init.constant_(bias, torch.logit(torch.tensor(constant), eps=0.001).item())
@@ -208,12 +208,7 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
         (check_image if kind.name == "unet2d" else check_size)(size)
         return
     multiple = kind.edge_multiple
-    for axis, edge in zip("xyz", size, strict=True):
-        if edge < multiple or edge % multiple:
-            raise CallError(
-                f"The cubes have {edge} voxels along {axis}; {name} halves every edge {_STAGES - 1} times, "
-                f"so it needs a multiple of {multiple}, such as {edge + -edge % multiple}."
-            )
+    check_edges(size, multiple, name, "The cubes have {} voxels")
     if prod(edge // multiple for edge in size) < _NORM_LEAST:
         raise CallError(
             f"Cubes of {' x '.join(map(str, size))} voxels are one voxel at the deepest level of {name}, and "

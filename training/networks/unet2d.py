@@ -3,7 +3,7 @@
 Nobody released the 2D networks of the papers, of which "U-Net with a ResNet-18 encoder" is all that is known.
 The encoder here is the ResNet-18 of He et al. (2016) to the letter, so that weights of others fit it. The
 decoder is the usual one for such encoders: double the edges, put the encoder's features beside, convolve
-twice; 4, 2, 1, 1/2 and 1/4 times the width in channels on the way up.
+twice; 4, 2, 1, 1/2 and 1/4 times the width in channels, from the deepest level on.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks.norms import SharedBatchNorm2d
-from genesis_toolkit.training.networks.unet3d import RestorationHead
+from genesis_toolkit.training.networks.unet3d import RestorationHead, check_edges
 
 #: Every edge of an image must be divisible by this: the encoder halves it five times.
 EDGE_MULTIPLE_2D = 32
@@ -22,22 +22,8 @@ _LEAST = 8  # channels of a level of the decoder: with two or one, a ReLU cuts o
 
 
 def check_image(size: tuple[int, ...], what: str = "images") -> None:
-    """Refuse an image that five halvings do not divide evenly.
-
-    Args:
-        size: edges in pixels, axis order (x, y).
-        what: they are, for the sentence.
-
-    Raises:
-        CallError: an edge is no positive multiple of 32; the sentence names the axis and the value.
-    """
-    for axis, edge in zip("xy", size, strict=True):
-        if edge < EDGE_MULTIPLE_2D or edge % EDGE_MULTIPLE_2D:
-            raise CallError(
-                f"The {what} have {edge} pixels along {axis}; the 2D U-Net halves every edge {_HALVINGS} "
-                f"times, so it needs a multiple of {EDGE_MULTIPLE_2D}, such as "
-                f"{edge + -edge % EDGE_MULTIPLE_2D}."
-            )
+    """Check that the 2D U-Net can take images, or what else they are; see `check_edges`."""
+    check_edges(size, EDGE_MULTIPLE_2D, "the 2D U-Net", f"The {what} have {{}} pixels")
 
 
 class Projection(nn.Conv2d):
@@ -57,9 +43,9 @@ class Projection(nn.Conv2d):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, and the way around them: float `[batch, channel, x, y]`.
+    """Two 3x3 convolutions with batch norm, and a shortcut around them: float `[batch, channel, x, y]`.
 
-    Where the edges are halved or the channels change, a 1x1 convolution lets the way around follow.
+    Where the edges are halved or the channels change, a 1x1 convolution lets the shortcut follow.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -76,9 +62,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `[batch, channels_out, x / stride, y / stride]`."""
-        around = features if self.downsample is None else self.downsample(features)
+        shortcut = features if self.downsample is None else self.downsample(features)
         out = functional.relu(self.bn1(self.conv1(features)))
-        return functional.relu(self.bn2(self.conv2(out)) + around)
+        return functional.relu(self.bn2(self.conv2(out)) + shortcut)
 
 
 class ResNet18Encoder(nn.Module):
@@ -141,7 +127,7 @@ class ConvolutionUnit2D(nn.Module):
 
 
 class UpLevel2D(nn.Module):
-    """One level on the way up: double the edges, put the skipped features beside, convolve twice."""
+    """One level of the decoder: double the edges, put the skipped features beside, convolve twice."""
 
     def __init__(self, channels_below: int, channels_skip: int, channels_out: int) -> None:
         super().__init__()

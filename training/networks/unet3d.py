@@ -13,21 +13,29 @@ from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
 EDGE_MULTIPLE = 8
 
 
-def check_size(size: tuple[int, ...]) -> None:
-    """Refuse a cube that three poolings cannot halve evenly.
+def check_edges(size: tuple[int, ...], multiple: int, network: str, what: str) -> None:
+    """Check that a network can halve every edge as often as it does.
 
     Args:
-        size: edges of a cube in voxels, axis order (x, y, z).
+        size: edges of a cube in voxels, axis order (x, y, z), or of an image in pixels, (x, y).
+        multiple: a power of two that every edge must be divisible by.
+        network: its name, for the sentence.
+        what: is fed and what it is made of, for the sentence: `The cubes have {} voxels`.
 
     Raises:
-        CallError: an edge is not a positive multiple of 8; the sentence names the axis and the value.
+        CallError: an edge is not a positive multiple; the sentence names the axis and the value.
     """
-    for axis, edge in zip("xyz", size, strict=True):
-        if edge < EDGE_MULTIPLE or edge % EDGE_MULTIPLE:
+    for axis, edge in zip("xyz", size, strict=False):
+        if edge < multiple or edge % multiple:
             raise CallError(
-                f"The cubes have {edge} voxels along {axis}; the 3D U-Net halves every edge three times, so "
-                f"it needs a multiple of {EDGE_MULTIPLE}, such as {edge + -edge % EDGE_MULTIPLE}."
+                f"{what.format(edge)} along {axis}; {network} halves every edge {multiple.bit_length() - 1} "
+                f"times, so it needs a multiple of {multiple}, such as {edge + -edge % multiple}."
             )
+
+
+def check_size(size: tuple[int, ...]) -> None:
+    """Check that the 3D U-Net can take cubes; see `check_edges`."""
+    check_edges(size, EDGE_MULTIPLE, "the 3D U-Net", "The cubes have {} voxels")
 
 
 class ConvolutionUnit(nn.Module):
@@ -44,7 +52,7 @@ class ConvolutionUnit(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """The two convolutions of one level on the way down, and the pooling after them."""
+    """One level of the encoder: two convolutions; the pooling comes after it."""
 
     def __init__(self, channels_in: int, channels_middle: int, channels_out: int) -> None:
         super().__init__()
@@ -59,7 +67,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """One level on the way up: double the edges, put the skipped features beside, convolve twice."""
+    """One level of the decoder: double the edges, put the skipped features beside, convolve twice."""
 
     def __init__(self, channels_below: int, channels_skip: int) -> None:
         super().__init__()
@@ -87,7 +95,7 @@ class RestorationHead(nn.Module):
         super().__init__()
         self.final_conv = convolution(channels_in, 1, kernel_size=1)
 
-    def start_at(self, constant: float) -> None:
+    def begin_at(self, constant: float) -> None:
         """Let the untrained head give about one value: the bias becomes the logit of `constant`.
 
         From torch's first weights the output is near 0.5, while a cube of lung is near 0.07. At the published

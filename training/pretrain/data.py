@@ -13,7 +13,9 @@ from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
 from genesis_toolkit.training.feeding.feeds import RECIPE, Feed, feed_of
-from genesis_toolkit.training.feeding.ring import Batches, Work, deal, epoch_order, smallest, validation_works
+from genesis_toolkit.training.feeding.order import Work, epoch_works, smallest, validation_works
+from genesis_toolkit.training.feeding.ring import Batches
+from genesis_toolkit.training.feeding.split import Split, split_cubes
 from genesis_toolkit.training.networks.registry import (
     OF_THE_PAPERS,
     Architecture,
@@ -22,8 +24,6 @@ from genesis_toolkit.training.networks.registry import (
     check_cubes,
 )
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.pretrain.split import Split, split_cubes
-from genesis_toolkit.training.weights.card import store_facts
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class PretrainData:
         """
         given = self.parameters
         variant = 0 if given.overfit else self.feed.variant(epoch)
-        order = epoch_order(given.seed, epoch, self.split.train, self.scan)
-        works = [Work(part, variant) for part in deal(order, given.batch_size)]
+        works = epoch_works(given.seed, epoch, self.split.train, self.scan, given.batch_size, variant)
         if given.max_steps is not None:
             works = works[: max(0, given.max_steps - epoch * self.steps)]
         return works
@@ -97,7 +96,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
         CallError: there is no finished store, or its cubes do not fit the network.
         DataError: the store is damaged, or holds fewer than two cubes.
     """
-    store = open_store(path)
+    store = open_store(path, CubeStore, PairStore)
     network = architecture(parameters.network or OF_THE_PAPERS[len(store.size)])
     check_cubes(network.name, store.size)
     parameters = replace(parameters, network=network.name, width=parameters.width or network.published_width)
@@ -106,7 +105,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
         split = _few(split, parameters.overfit)
     validation = validation_works(split.validation, parameters.batch_size)
     feed = feed_of(store, parameters.recipe, parameters.seed)
-    facts = _facts(store, parameters.recipe or RECIPE)
+    facts = store_facts(store, parameters.recipe or RECIPE)
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
     check_batch(network.name, store.size, min(smallest(data.training(0)), smallest(validation)))
     if smallest(data.training(0)) < processes:
@@ -127,15 +126,31 @@ def _few(split: Split, count: int) -> Split:
     return replace(split, train=few, validation=few, rule=rule, warning=None)
 
 
-def _facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
+def store_facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
+    """Return what a run keeps of its store, for the model card and for programs that go on with its weights.
+
+    Args:
+        store: opened.
+        recipe: of degradations made on the fly; a pair store carries its own.
+
+    Returns:
+        Plain JSON values: `path`, `format` and `recipe`; `fingerprint`, the sha256 of its tables and
+        parameters; `manifest`, the sha256 of its manifest, which covers every file of it; `scans`, how many
+        gave cubes; `spacing_mm`, the median of their spacing in x, y, z, 0 where it is not known; and of a
+        pair store `variants` and `seed`.
+    """
     digest = hashlib.sha256(json.dumps(store.attributes, sort_keys=True).encode())
     for column in (store.streams(), store.table.number, store.table.corner):
         digest.update(np.ascontiguousarray(column).tobytes())
     made_here = isinstance(store, CubeStore)
+    used = store.scans.cubes > 0
     return {
         "path": store.storage.place,
         "format": store.attributes["format"],
         "recipe": get_recipe(recipe).to_json() if made_here else store.attributes["parameters"]["recipe"],
         "fingerprint": digest.hexdigest(),
-        **store_facts(store),
+        "manifest": store.manifest_sha256,
+        "scans": int(used.sum()),
+        "spacing_mm": np.median(store.scans.spacing[used], axis=0).tolist(),
+        **({"variants": store.variants, "seed": store.seed} if isinstance(store, PairStore) else {}),
     }

@@ -5,20 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.machine.options import check_counts, check_lr, check_seed, option
 
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine")
-NETWORKS = (
-    "unet3d",
-    "unet2d",
-    "resenc-l",
-    "plainconv",
-)  # those of `registry`, without torch
+NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # those of `registry`, without torch
 PRECISIONS = ("float32", "bf16", "fp16")
 
-_MOST = {"batch_size": 4096, "width": 512, "warmup": 10**9}
 _PUBLISHED_LR, _ADAM_LR = 1.0, 1e-3
-_MOST_LR = 1e30  # beyond, a step is no float32 any more
 
 
 @dataclass(frozen=True)
@@ -79,12 +73,8 @@ class PretrainParameters:
     def __post_init__(self) -> None:
         if self.lr is None:
             object.__setattr__(self, "lr", _PUBLISHED_LR if self.optimiser == "sgd" else _ADAM_LR)
-        for name in ("epochs", "patience", "max_steps", "overfit", "batch_size", "lr_step", "width"):
-            _check_at_least(name, getattr(self, name), 1)
-        _check_at_least("warmup", self.warmup, 0)
-        for name, most in _MOST.items():
-            if (getattr(self, name) or 0) > most:
-                raise CallError(f"{option(name)} {getattr(self, name)} is out of range: at most {most}.")
+        check_counts(self, "epochs", "patience", "max_steps", "overfit", "batch_size", "lr_step", "width")
+        check_counts(self, "warmup", least=0)
         for name, allowed in (
             ("optimiser", OPTIMISERS),
             ("schedule", SCHEDULES),
@@ -112,10 +102,7 @@ class PretrainParameters:
             raise CallError(
                 f"The lr factor {self.lr_factor:g} is out of range: it must be in (0, 1], such as 0.5."
             )
-        if not 0 <= self.seed < 2**63:
-            raise CallError(
-                f"--seed {self.seed} is out of range: it must be a whole number from 0 to 2^63 - 1."
-            )
+        check_seed(self.seed)
 
     @property
     def stopping_rules(self) -> tuple[str, ...]:
@@ -155,31 +142,29 @@ class Execution:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("devices", "save_steps"):
-            _check_at_least(name, getattr(self, name), 1)
+        check_counts(self, "devices", "save_steps")
         if not self.save_seconds > 0:
             raise CallError(
                 f"--save-seconds {self.save_seconds:g} is out of range: it must be above 0, such as 600."
             )
 
 
-def check_lr(lr: float, example: str) -> None:
-    """Refuse a learning rate that is none.
+def learning_rate(parameters: PretrainParameters, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step.
 
-    Raises:
-        CallError: it is not above 0, or no step with it could be computed.
+    It depends on nothing but the position, so a schedule has no state that a checkpoint could lose.
+
+    Args:
+        parameters: of the run.
+        step: since the first epoch, counted from 0.
+        steps_per_epoch: of every epoch.
     """
-    if not 0 < lr <= _MOST_LR:  # which nan is not either
-        raise CallError(
-            f"--lr {lr:g} is out of range: it must be above 0 and at most {_MOST_LR:g}, as in --lr {example}."
-        )
-
-
-def option(name: str) -> str:
-    """A parameter as it is written on the command line: `batch_size` is `--batch-size`."""
-    return "--" + name.replace("_", "-")
-
-
-def _check_at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise CallError(f"{option(name)} {value} is out of range: it must be at least {least}.")
+    if step < parameters.warmup:
+        return parameters.lr * (step + 1) / parameters.warmup
+    if parameters.schedule == "step":
+        epoch = step // steps_per_epoch
+        return parameters.lr * float(parameters.lr_factor ** (epoch // parameters.lr_step))
+    last = parameters.epochs * steps_per_epoch
+    last = min(last, parameters.max_steps or last)
+    share = (step - parameters.warmup) / max(1, last - parameters.warmup)
+    return parameters.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

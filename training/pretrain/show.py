@@ -1,23 +1,75 @@
-"""What people watch beside the losses: TensorBoard's events, and a profile of a few steps."""
+"""What people see of a run: each epoch's figures, restored cubes, TensorBoard's events, a profile."""
 
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.training.machine.run_folder import EpochRecord, Run
+from genesis_toolkit.training.machine.run_folder import Run
 
 #: The loss of every so many steps is an event.
 EVERY = 20
 
+# Inches of the picture of restored cubes: one image, the labels left of it, the titles above.
+_EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.6
+
 # Steps that a profile leaves out, for what is done once, and steps that it is of.
 _BEFORE, _PROFILED = 2, 5
 _ROWS = 15
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
+
+    Attributes:
+        epoch: counted from 1.
+        variant: of every training pair in it.
+        steps: it had.
+        lr: the learning rate of its last step.
+        train_loss: mean over the training cubes, each as it was when its batch came.
+        validation_loss: mean over the validation pairs, after the epoch.
+        copy_loss: what taking the degraded cube for its restoration gives on them.
+        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
+        by_degradation: the validation loss of every combination of degradations that occurs.
+        best: whether no earlier epoch validated as well.
+        seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
+        cubes_per_second: in training.
+        waiting: the share of the training time spent waiting for batches, in 0 .. 1.
+    """
+
+    epoch: int
+    variant: int
+    steps: int
+    lr: float
+    train_loss: float
+    validation_loss: float
+    copy_loss: float
+    mean_image_loss: float
+    by_degradation: dict[str, float]
+    best: bool
+    seconds: float
+    cubes_per_second: float
+    waiting: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
+            f"(copying {self.copy_loss:.4f}, mean image {self.mean_image_loss:.4f}), lr {self.lr:g}, "
+            f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
+            f"{', best' if self.best else ''}"
+        )
 
 
 class Events:
@@ -110,3 +162,58 @@ def profiling(run: Run, wanted: bool, say: Callable[[str], None]) -> Iterator[Ca
     plan = schedule(wait=_BEFORE - 1, warmup=1, active=_PROFILED, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
         yield profiler.step
+
+
+@dataclass(frozen=True)
+class RestoredSlice:
+    """The middle slice of one cube, or a whole image; arrays are float32 `[x, y]` in [0, 1].
+
+    Attributes:
+        original: what shall be restored.
+        degraded: what the network saw.
+        restored: what it made of it.
+        label: which cube, and what was done to it.
+    """
+
+    original: NDArray[Any]
+    degraded: NDArray[Any]
+    restored: NDArray[Any]
+    label: str
+
+
+def describe_pair(flip: int, applied: int) -> str:
+    """What was done to a pair, in words, a line each, in the order in which it was done.
+
+    Args:
+        flip: bit 0 = x, bit 1 = y, bit 2 = z.
+        applied: bits of `Applied`.
+    """
+    axes = flip_axes(flip)
+    return "\n".join(([f"flipped {axes}"] if axes else []) + (applied_words(applied) or ["unchanged"]))
+
+
+def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> None:
+    """Draw a PNG: one row a cube, x to the right and y down, black 0 and white 1 of the window.
+
+    Args:
+        path: the picture to write.
+        slices: one or more.
+        title: above the picture.
+    """
+    across, down = slices[0].original.shape
+    height = _MARGIN + _EDGE * down / across * len(slices)
+    figure = Figure(figsize=(_LABEL + 3 * _EDGE, height), dpi=100)
+    figure.suptitle(title, fontsize=10, y=1 - 0.15 / height, va="top")
+    # Placed by hand: finding a layout takes longer than drawing, and a short epoch should not wait for it.
+    figure.subplots_adjust(_LABEL / (_LABEL + 3 * _EDGE), 0.02, 0.99, 1 - _MARGIN / height, 0.04, 0.04)
+    axes = figure.subplots(len(slices), 3, squeeze=False)
+    for row, piece in zip(axes, slices, strict=True):
+        for place, image in zip(row, (piece.original, piece.degraded, piece.restored), strict=True):
+            place.imshow(image.T, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+            place.set_axis_off()
+        row[0].text(-0.05, 0.5, piece.label, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
+    for place, name in zip(axes[0], ("original", "degraded", "restored"), strict=True):
+        place.set_title(name, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+    write_whole(path, buffer.getvalue())

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.describe.facts import applied_words
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.training.feeding.ring import Batch, Batches, Work, normalise, validation_works
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.feeding.order import Work, validation_works
+from genesis_toolkit.training.feeding.ring import Batch, Batches
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.processes import Group
-from genesis_toolkit.training.pretrain.pictures import RestoredSlice, describe_pair
+from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
 
 #: Rows in the picture of restored cubes.
 SHOWN = 6
@@ -100,6 +102,14 @@ class Validation:
         """Whether the network gives one value whatever it sees: a known trap of learning rate 1.0."""
         flat = self.spread <= _CONSTANT_SPREAD * float(np.sqrt(baselines.constant))
         return flat and self.loss >= _CONSTANT_LOSS * baselines.constant
+
+    def collapse_words(self, lr: float) -> str:
+        """Return the warning of such a network, trained at learning rate `lr`."""
+        return (
+            "Warning: the network gives nearly one value whatever it sees (standard deviation "
+            f"{self.spread:.4f}), no better than the best constant. If the next epochs do not change that, "
+            f"begin again with a lower learning rate, such as --lr {lr / 10:g}."
+        )
 
 
 def degradation_name(applied: int) -> str:
@@ -204,7 +214,7 @@ def _measure(
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Evaluated:
     """What came of one validation batch: float32 and uint8 `[cube]`, and its share of the slices."""
 
     errors: NDArray[np.float32]
@@ -238,30 +248,30 @@ def validate(
     device = next(model.parameters()).device
     window = batches.feed.window
     shown = _evenly(np.concatenate([work.cubes for work in works]), SHOWN)
-    judged: list[_Judged] = []
+    evaluated: list[_Evaluated] = []
     with closing(batches.stream(works[group.rank :: group.world])) as stream:
         for batch in stream:
             original = normalise(batch.original.to(device), window)
             degraded = normalise(batch.degraded.to(device), window)
             with autocast(device, precision):
                 restored = model(degraded)
-            judged.append(_judge(batch, shown, original, degraded, restored.float()))
+            evaluated.append(_evaluate(batch, shown, original, degraded, restored.float()))
             tick("validation")
-    return _summary(group.gather(judged))
+    return _summary(group.gather(evaluated))
 
 
-def _judge(
+def _evaluate(
     batch: Batch, shown: NDArray[np.int64], original: Tensor, degraded: Tensor, restored: Tensor
-) -> _Judged:
+) -> _Evaluated:
     errors = (restored - original).square().mean(tuple(range(1, restored.ndim))).cpu().numpy()
     together = torch.cat((original, degraded, restored), dim=1)
     middle = together[..., restored.shape[-1] // 2] if restored.ndim == _VOLUME else together
     rows = np.flatnonzero(np.isin(batch.cubes, shown))
     slices = [_slice(batch, int(row), middle[row].cpu().numpy()) for row in rows]
-    return _Judged(errors, batch.applied.copy(), restored.std().item(), slices)
+    return _Evaluated(errors, batch.applied.copy(), restored.std().item(), slices)
 
 
-def _summary(parts: list[list[_Judged]]) -> Validation:
+def _summary(parts: list[list[_Evaluated]]) -> Validation:
     """Put the batches of all processes back into their order, and add up in it."""
     ordered = [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
     errors = np.concatenate([one.errors for one in ordered]).astype(np.float64)

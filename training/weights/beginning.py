@@ -1,22 +1,30 @@
-"""What the network of a target task begins with: pre-trained weights, or none (METHOD.md section 6)."""
+"""What a network begins with: weights of a whole network, of an encoder, or none (METHOD.md section 6).
+
+Weights of others, such as ImageNet's for the encoder of the 2D U-Net (EXCHANGE.md), are never downloaded:
+whoever wants them names a file.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.networks.registry import MOST_WIDTH, architecture
 from genesis_toolkit.training.networks.unet2d import UNet2D
-from genesis_toolkit.training.weights.export import file_of, load_exactly, read_weights, recognise
-from genesis_toolkit.training.weights.initial import InitialEncoder, read_initial_encoder
+from genesis_toolkit.training.weights.files import load_weights, read_plain
+from genesis_toolkit.training.weights.load import file_of, load_exactly, read_weights, recognise
 
-_RESNET = ("conv1.weight", "layer1.0.conv1.weight")  # torchvision's names; no network here has these
-_KERNEL_AXES = 4
+_FIRST = "conv1.weight"
+_RESNET = (_FIRST, "layer1.0.conv1.weight")  # torchvision's names; no network here has these
+_CLASSIFIER = "fc."  # torchvision's last layer
+_COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
+_CHANNEL = 1  # the axis of a kernel that is as long as its input has channels
+_KERNEL_AXES, _COLOURS = 4, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +34,8 @@ class Beginning:
     Attributes:
         network: its name in `registry`.
         width: channels of its first convolution.
-        weights: of the whole network, by published name, on the CPU; None where there are none.
-        encoder: weights of a ResNet-18 for the encoder of `unet2d`; None where there are none. Of `weights`
-            and `encoder` one is None at least; from scratch both are.
+        weights: on the CPU, of the whole network by published name, or of an encoder; None from scratch.
+        of_encoder: whether they are of the encoder of `unet2d` alone, by torchvision's names.
         file: the name of the file of weights, without its folder; None from scratch.
         sha256: of that file, in hexadecimal; None from scratch.
         window: lowest and highest value that the weights were trained on, in HU or grey levels, where the
@@ -38,20 +45,50 @@ class Beginning:
     network: str
     width: int
     weights: Mapping[str, Tensor] | None = None
-    encoder: InitialEncoder | None = None
+    of_encoder: bool = False
     file: str | None = None
     sha256: str | None = None
     window: tuple[int, int] | None = None
 
+    def begin(self, network: nn.Module) -> None:
+        """Put the weights into a network, in place; from scratch it stays as it is.
+
+        Raises:
+            CallError: the weights are of an encoder, and the network is no `UNet2D` or of another width.
+            DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
+        """
+        if self.weights is None:
+            return
+        path = Path(self.file or "")
+        if not self.of_encoder:
+            load_weights(network, self.weights, path)
+            return
+        if not isinstance(network, UNet2D):
+            raise CallError(
+                f"--initial-encoder {path} is for the ResNet-18 in --network unet2d, and another network is "
+                "to be trained: leave it out."
+            )
+        own = network.encoder.state_dict()
+        if self.width and self.width != len(own[_FIRST]):
+            raise CallError(
+                f"{path} has {_FIRST} of {self.width} channels, and the network was asked to have "
+                f"{len(own[_FIRST])}: give --width {self.width}."
+            )
+        counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
+        load_weights(network.encoder, {**counters, **self.weights}, path)
+
+    def source(self) -> dict[str, str | None]:
+        """Return the file as a run keeps it: plain JSON values, and no folder of this machine."""
+        return {"file": self.file, "sha256": self.sha256}
+
     def describe(self) -> dict[str, Any]:
-        """Plain JSON values, and no folder of this machine; `pretrained` says which part has weights."""
-        part = "network" if self.weights is not None else "encoder" if self.encoder is not None else None
+        """Return all but the weights, in the same way; `pretrained` says which part they are of."""
+        part = "encoder" if self.of_encoder else "network"
         return {
             "network": self.network,
             "width": self.width,
-            "pretrained": part,
-            "file": self.file,
-            "sha256": self.sha256,
+            "pretrained": None if self.weights is None else part,
+            **self.source(),
             "window": None if self.window is None else list(self.window),
         }
 
@@ -61,7 +98,7 @@ def read_beginning(weights: Path | None, network: str | None = None, width: int 
 
     Args:
         weights: the folder of a run (its best checkpoint is taken), a checkpoint, a file in the official
-            format or a state dict, as `export.load_network` takes them; or a ResNet-18 as
+            format or a state dict, as `load.load_network` takes them; or a ResNet-18 as
             torchvision publishes it, for the encoder of `unet2d`. None: from scratch.
         network: of scratch; `unet3d` when left out. The weights tell theirs, so beside weights it only says
             what is expected.
@@ -89,23 +126,21 @@ def read_beginning(weights: Path | None, network: str | None = None, width: int 
 
 
 def _read(path: Path, window: tuple[int, int] | None) -> Beginning:
-    """What lies in a file of weights, once it is known to fit."""
-    sha256 = sha256_of(path.read_bytes())
+    """Return what lies in a file of weights, once it is known to fit."""
     weights = read_weights(path)
     if all(name in weights for name in _RESNET):
-        encoder = read_initial_encoder(path)
-        shape = tuple(encoder.weights[_RESNET[0]].shape)
+        shape = tuple(weights[_FIRST].shape)
         if len(shape) != _KERNEL_AXES or not 1 <= shape[0] <= MOST_WIDTH:
             raise DataError(
-                f"{path} has {_RESNET[0]} of shape {shape}, a ResNet-18 needs (width, 3, 7, 7), width at "
-                f"least 1 and at most {MOST_WIDTH}."
+                f"{path} has {_FIRST} of shape {shape}, a ResNet-18 needs (width, 3, 7, 7), width at least 1 "
+                f"and at most {MOST_WIDTH}."
             )
-        width = shape[0]
-        encoder.begin(UNet2D(width))
-        return Beginning("unet2d", width, None, encoder, path.name, sha256)
+        found = read_encoder(path)
+        found.begin(UNet2D(found.width))
+        return found
     kind, width = recognise(weights, path)
     load_exactly(kind, width, weights, path)
-    return Beginning(kind.name, width, weights, None, path.name, sha256, window)
+    return Beginning(kind.name, width, weights, False, path.name, sha256_of(path.read_bytes()), window)
 
 
 def _window(weights: Path) -> tuple[int, int] | None:
@@ -116,3 +151,38 @@ def _window(weights: Path) -> tuple[int, int] | None:
         return None  # another program's folder, or an older run: its weights may do all the same
     low, high = (described or {}).get("window", (0, 0))
     return (low, high) if low < high else None
+
+
+def read_encoder(path: Path) -> Beginning:
+    """Read a state dict of ResNet-18 as torchvision publishes it: `resnet18-*.pth`.
+
+    The kernels of the first convolution, for red, green and blue, are added up to one: that is what an image
+    of grey gives that is put into all three channels. The last layer, `fc`, is left aside.
+
+    Args:
+        path: of the file. Nothing but plain tensors is ever unpickled.
+
+    Raises:
+        CallError: there is no file at `path`.
+        DataError: it is cut short, or no state dict. Whether all tensors fit, `begin` tells.
+    """
+    if not path.is_file():
+        raise CallError(
+            f"There is no file {path}: --initial-encoder wants the weights of a ResNet-18 under "
+            "torchvision's names, such as resnet18-f37072fd.pth; they are never downloaded."
+        )
+    content = read_plain(path)
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+    ):
+        raise DataError(
+            f"{path} is no state dict: the tensors of a ResNet-18 by torchvision's names are wanted, and "
+            "nothing else in the file."
+        )
+    weights = {key: tensor.detach() for key, tensor in content.items() if not key.startswith(_CLASSIFIER)}
+    first = weights.get(_FIRST)
+    if first is not None and first.ndim == _KERNEL_AXES and first.shape[_CHANNEL] == _COLOURS:
+        weights[_FIRST] = first.sum(_CHANNEL, keepdim=True)
+    sha256 = sha256_of(path.read_bytes())
+    width = 0 if first is None else len(first)  # 0 of a file that `begin` will refuse
+    return Beginning("unet2d", width, weights, True, path.name, sha256)

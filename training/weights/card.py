@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from genesis_toolkit.pipeline.describe.card import PATENT
 from genesis_toolkit.pipeline.ledger import MANIFEST
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
 from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.networks.registry import architecture
 
 _OURS = """\
-from genesis_toolkit.training.weights.export import load_encoder, load_network
+from genesis_toolkit.training.weights.load import load_encoder, load_network
 
 network = load_network("{file}")  # degraded cubes in, restored cubes out
 encoder = load_encoder("{file}")  # cubes in, a list of features by level out
@@ -41,80 +39,66 @@ a checkpoint with an adaptation plan, for nnU-Net v2's `nnUNetv2_preprocess_like
 
 
 @dataclass(frozen=True)
-class CardFacts:
-    """What a card tells of the file beside it.
+class ExportResult:
+    """What `export` wrote, and what the card tells of it.
 
     Attributes:
-        file: its name.
-        kind: its format, `official`, `nnssl` or `state-dict`.
-        sha256: of its content, in hexadecimal.
-        network: what it is, in words.
+        file: the weights.
+        card: the model card beside them.
+        format: `official`, `nnssl` or `state-dict`.
+        network: name of the architecture.
         width: channels of the first convolution.
         weights: parameters of the network, counted.
-        edge_multiple: edges of its input must be divisible by this, in voxels.
-        epoch: the one that the weights are of, counted from 1.
-        validation_loss: mean squared error of values in [0, 1], after that epoch.
+        epoch: of the run, counted from 1.
+        validation_loss: mean squared error of values in [0, 1] after that epoch.
+        sha256: of the file, in hexadecimal.
     """
 
     file: str
-    kind: str
-    sha256: str
+    card: str
+    format: str
     network: str
     width: int
     weights: int
-    edge_multiple: int
     epoch: int
     validation_loss: float
+    sha256: str
 
 
-def store_facts(store: CubeStore | PairStore) -> dict[str, Any]:
-    """What a run keeps of its store for the card, and for programs that go on with its weights.
-
-    Returns:
-        Plain JSON values: `manifest`, the sha256 of the store's manifest, which covers every file of it;
-        `scans`, how many gave cubes; `spacing_mm`, the median of their spacing in x, y, z, 0 where it is not
-        known; and of a pair store `variants` and `seed`.
-    """
-    used = store.scans.cubes > 0
-    facts = {
-        "manifest": store.manifest_sha256,
-        "scans": int(used.sum()),
-        "spacing_mm": np.median(store.scans.spacing[used], axis=0).tolist(),
-    }
-    return facts | ({"variants": store.variants, "seed": store.seed} if isinstance(store, PairStore) else {})
-
-
-def model_card(facts: CardFacts, run: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
+def model_card(result: ExportResult, run: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
     """The text of a card.
 
     Args:
-        facts: of the file.
+        result: what was written.
         run: what `run.json` says of the run.
         by_degradation: the validation loss of every combination of degradations, after that epoch.
 
     Returns:
         Markdown that ends with a newline.
     """
-    losses = _losses(facts, run["baselines"], by_degradation)
-    return "\n".join((_heading(facts, run), _data(run), _training(run), losses, _loading(facts), _licence()))
+    losses = _losses(result, run["baselines"], by_degradation)
+    return "\n".join(
+        (_heading(result, run), _data(run), _training(run), losses, _loading(result), _licence())
+    )
 
 
-def _heading(facts: CardFacts, run: Mapping[str, Any]) -> str:
+def _heading(result: ExportResult, run: Mapping[str, Any]) -> str:
     low, high = run["window"]
-    axes = "z, y, x" if facts.kind == "nnssl" else ", ".join("xyz"[: len(run["size"])])
+    kind = architecture(result.network)
+    axes = "z, y, x" if result.format == "nnssl" else ", ".join("xyz"[: len(run["size"])])
     learnt_on = f"{_cubes(run)} of unlabelled scans"
     return f"""\
-# {facts.file}
+# {PurePath(result.file).name}
 
-A {facts.network}, pre-trained on {learnt_on}: they were degraded, and
+A {kind.words}, pre-trained on {learnt_on}: they were degraded, and
 it learnt to restore them (Models Genesis). Trained with genesis-toolkit {run["genesis_toolkit"]}, exported
 with {__version__}.
 
-- format `{facts.kind}`: {_FORMATS[facts.kind]}
-- sha256: `{facts.sha256}`
-- network: width {facts.width}, {facts.weights:,} parameters
+- format `{result.format}`: {_FORMATS[result.format]}
+- sha256: `{result.sha256}`
+- network: width {result.width}, {result.weights:,} parameters
 - input: float32 `[batch, 1, {axes}]` in [0, 1]: voxels (HU in CT) clipped to [{low}, {high}] and scaled;
-  every edge is a multiple of {facts.edge_multiple}
+  every edge is a multiple of {kind.edge_multiple}
 - output: the restored {_cubes(run)}, of the same shape and range
 """
 
@@ -144,8 +128,8 @@ def _training(run: Mapping[str, Any]) -> str:
     return f"## Training\n\n{_listed(run['parameters'])}{begun}"
 
 
-def _losses(facts: CardFacts, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
-    rows = [("all", facts.validation_loss, baselines)]
+def _losses(result: ExportResult, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
+    rows = [("all", result.validation_loss, baselines)]
     rows += [(name, loss, baselines["by_degradation"][name]) for name, loss in by_degradation.items()]
     listed = "".join(
         f"| {name} | {loss:.6f} | {beside['copy']:.6f} | {beside['mean_image']:.6f} |\n"
@@ -154,7 +138,7 @@ def _losses(facts: CardFacts, baselines: Mapping[str, Any], by_degradation: Mapp
     return f"""\
 ## Losses
 
-Mean squared errors on the validation pairs, of values in [0, 1], after the best epoch, {facts.epoch}; beside
+Mean squared errors on the validation pairs, of values in [0, 1], after the best epoch, {result.epoch}; beside
 the network, the degraded cube taken for its restoration, and the mean image of the training originals.
 
 | pairs | network | copy | mean image |
@@ -162,8 +146,8 @@ the network, the degraded cube taken for its restoration, and the mean image of 
 {listed}"""
 
 
-def _loading(facts: CardFacts) -> str:
-    code = (_NNSSL if facts.kind == "nnssl" else _OURS).format(file=facts.file)
+def _loading(result: ExportResult) -> str:
+    code = (_NNSSL if result.format == "nnssl" else _OURS).format(file=PurePath(result.file).name)
     return f"## Load it\n\n```python\n{code}```\n"
 
 

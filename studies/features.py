@@ -1,6 +1,6 @@
 """What pre-trained weights have come to, before any fine-tuning: two tables of docs/explanation/evidence.md.
 
-    python benchmarks/features.py DIR
+    python studies/features.py DIR
 
 DIR is what `evidence.py --out DIR` has made. First, how far the convolutions of each level have moved from
 their first values. Then a logistic regression of nodule or not on features that are left as they are: the
@@ -21,10 +21,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from genesis_toolkit.pipeline.targets.store import TargetStore, open_targets
-from genesis_toolkit.training.feeding.ring import normalise
+from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
+from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.weights.export import encoder_of, load_network
+from genesis_toolkit.training.weights.load import encoder_of, load_network
 
 LEVELS = ("down_tr64", "down_tr128", "down_tr256", "down_tr512", "up_tr256", "up_tr128", "up_tr64")
 BATCH = 64  # its batch norm takes the statistics of the batch, so the batches are mixed, and fixed

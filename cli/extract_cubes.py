@@ -1,13 +1,36 @@
-"""What `genesis-prep extract-cubes` is asked, and what it says of scans and images."""
+"""`genesis-prep extract-cubes`: a cube store of a folder of scans."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.output import counted, duration, shortened, show_table, size_of
+from genesis_toolkit.cli.options import (
+    Command,
+    Folder,
+    Listed,
+    given_options,
+    option,
+    rule_options,
+    work_of,
+    work_options,
+)
+from genesis_toolkit.cli.output import (
+    MOST_ROWS,
+    Progress,
+    counted,
+    edges,
+    estimate_rows,
+    print_json,
+    said_of,
+    say_next,
+    shortened,
+    show_list,
+    show_plan,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +41,6 @@ if TYPE_CHECKING:
     from genesis_toolkit.pipeline.cubes.records import Outcome
     from genesis_toolkit.pipeline.scans.find import Found
     from genesis_toolkit.pipeline.store.open import CubeStore
-
-_MOST_ROWS = 20
 
 #: Options that X-ray images have no use for, and why.
 _OF_SCANS = {
@@ -35,7 +56,83 @@ _OF_SCANS = {
 }
 
 
-def parameters_of(source: Path, given: dict[str, Any]) -> "Parameters":
+def _subsets(text: str) -> tuple[int, ...]:
+    """LUNA16 subsets, each once, in order, as in `0-6` or `0,3,8-9`."""
+    subsets: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isdecimal() and (not dash or last.isdecimal())):
+            raise click.BadParameter(f"{text!r}: write subsets as in 0-6 or 0,3,8-9.")
+        low, high = int(first), int(last if dash else first)
+        if not low <= high <= 9:
+            raise click.BadParameter(f"{text!r}: LUNA16 has the subsets 0 to 9.")
+        subsets.update(range(low, high + 1))
+    return tuple(sorted(subsets))
+
+
+@click.command(cls=Command, resumable=True, short_help="Scans -> cube store.")
+@click.argument("source", type=Folder())
+@click.argument("cubes", type=Folder())
+@option(
+    "--layout",
+    "luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
+    "the X-ray images of NIH ChestX-ray14.",
+    ["auto", "luna16", "files", "nih"],
+    "auto",
+)
+@option("--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST")
+@option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
+@option(
+    "--cubes-per-scan",
+    "Cubes drawn in every scan; crops of an X-ray image. [default: 32; nih: the whole image, resized]",
+    int,
+)
+@rule_options
+@option(
+    "--sampler", "official replays the authors' own draws, cube for cube.", ["uniform", "official"], "uniform"
+)
+@option("--seed", "Another seed draws other cubes. [default: 0; official: 1]", int)
+@option("--spacing", "Resample to this spacing in mm first.", Listed("X,Y,Z", float, "lengths in mm"))
+@option("--orient", "Turn to these axes first, as in LPS.", metavar="AXES")
+@option(
+    "--anonymize",
+    "Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
+    Folder(),
+    metavar="KEYFILE",
+)
+@option("--strict", "Stop at the first scan that fails.", bool)
+@work_options("Scans at a time. [default: one a core]")
+def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
+
+    A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
+    cut. X-ray images of NIH's layout are taken whole, resized to 224 x 224 pixels or --size. Interrupted, the
+    same command goes on; finished, it makes damaged files again, takes in scans that were added to SOURCE,
+    and else does nothing.
+
+    \b
+    Examples:
+      genesis-prep extract-cubes LUNA16 cubes.zarr
+      genesis-prep extract-cubes ChestX-ray14 xray.zarr
+    """
+    from genesis_toolkit.pipeline.cubes.extract import extract_cubes as run
+
+    parameters = _parameters(source, given_options())
+    work = work_of(options, dry_run, "anonymize")
+    if dry_run:
+        from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
+
+        with Progress() as progress:
+            plan = plan_extraction(source, cubes, parameters, report=progress, **work)
+        _say_left_out(plan, parameters)
+        show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)), as_json)
+        return
+    with Progress() as progress:
+        result = run(source, cubes, parameters, strict=options["strict"], report=progress, **work)
+    _show(result, cubes, parameters, as_json)
+
+
+def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
     """What is to be cut, by what was typed and how SOURCE is laid out.
 
     Raises:
@@ -62,67 +159,65 @@ def parameters_of(source: Path, given: dict[str, Any]) -> "Parameters":
     return ImageParameters(**typed)
 
 
-def show_extraction(result: "ExtractionResult", cubes: Path, parameters: "Parameters", as_json: bool) -> None:
+def _show(result: "ExtractionResult", cubes: Path, parameters: "Parameters", as_json: bool) -> None:
     """Say what came of an extraction; ends with exit code 1 where a scan failed."""
     found = result.found
     if not result.done_before:
-        say_left_out(found, parameters)
+        _say_left_out(found, parameters)
     if "anonymized_with" in result.store.attributes["parameters"]:
         _say_unused(result.unused)
     rows = _scan_rows(result.store)
     failed = sum(row["status"] == "failed" for row in rows)
     if as_json:
-        facts = {"store": str(cubes), "done_before": result.done_before, "taken_in": result.taken_in}
+        facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
         facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
         facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
-        click.echo(json.dumps(facts | {"scans": rows}))
+        print_json(facts | {"scans": rows}, cubes)
     else:
-        noun = noun_of(parameters)
+        noun = _noun(parameters)
         _show_scans(rows, noun)
         word = said_of(result.done_before, result.repaired)
         if result.taken_in:
             word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
         used = sum(row["status"] == "used" for row in rows)
-        others = [f"{count} {what}" for what, count in _not_used(rows).items() if count]
+        others = [
+            f"{count} {what}"
+            for what, count in (("skipped", len(rows) - used - failed), ("could not be read", failed))
+            if count
+        ]
         rest = f" ({', '.join(others)})" if others else ""
         of = f"{used} of {counted(len(rows), noun)}"
         click.echo(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
         _say_what_would_fit(result.store, rows)
-        click.echo(f"Next: genesis-prep degrade {cubes} pairs.zarr")
+        say_next("genesis-prep degrade {} pairs.zarr", cubes)
     if failed:
         raise SystemExit(BAD_DATA)
 
 
-def noun_of(parameters: "Parameters") -> str:
+def _noun(parameters: "Parameters") -> str:
     """What is cut, in a word."""
     return "image" if parameters.layout == "nih" else "scan"
 
 
-def extraction_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
+def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     """What an extraction would come to, as rows of two cells; `noun` is what is cut."""
     known = [[f"{noun}s in the store already", f"{plan.known:,}"]] if plan.known else []
     aside = [["passed over or unusable", f"{plan.set_aside:,}"]] if plan.set_aside else []
     looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} looked at"
     unfit = [["too small or unreadable", f"{plan.unfit:,}{looked}"]] if plan.unfit else []
-    store = f"no {noun} that was tried gives a cube"
-    store += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
-    time = "-"
-    if plan.store_bytes is not None and plan.seconds is not None and plan.example_seconds is not None:
-        store = f"about {size_of(plan.store_bytes)} in {counted(plan.files, 'shard')}"
-        time = f"about {duration(plan.seconds)} with {counted(plan.workers, 'worker')}"
-        time += f" ({shortened(plan.example)} took {plan.example_seconds:.2f} s)"
+    none = f"no {noun} that was tried gives a cube"
+    none += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
     return [
         *known,
         [f"{noun}s to cut", f"{plan.scans:,}, {size_of(plan.bytes)}"],
         *aside,
         *unfit,
         ["cubes, at most", f"{plan.cubes:,}"],
-        ["store", store],
-        ["time", time],
+        *estimate_rows(plan, none),
     ]
 
 
-def say_left_out(found: "Found | ExtractionPlan", parameters: "Parameters") -> None:
+def _say_left_out(found: "Found | ExtractionPlan", parameters: "Parameters") -> None:
     """What a source holds and was not asked for, and what it lacks; nothing where it is all there."""
     said = []
     if found.passed_over:
@@ -153,10 +248,10 @@ def say_left_out(found: "Found | ExtractionPlan", parameters: "Parameters") -> N
 
 def _say_unused(unused: "Sequence[Outcome]") -> None:
     """The scans that gave no cube, by their own names, which a store of pseudonyms does not tell."""
-    for outcome in unused[:_MOST_ROWS]:
+    for outcome in unused[:MOST_ROWS]:
         click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
-    if len(unused) > _MOST_ROWS:
-        click.echo(f"... and {len(unused) - _MOST_ROWS} more that gave no cube.", err=True)
+    if len(unused) > MOST_ROWS:
+        click.echo(f"... and {len(unused) - MOST_ROWS} more that gave no cube.", err=True)
 
 
 def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
@@ -184,46 +279,29 @@ def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
     if any("needed" in reason for reason in reasons) and "border" not in asked:
         click.echo("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
     elif any("needed" in reason for reason in reasons):
-        size, edges = tuple(asked["size"]), tuple(asked["border"])
-        least = CubeRule(size, edges, asked["max_tissue"], plane=asked.get("plane")).least_shape
-        border = ",".join(map(str, asked["border"]))
+        size, border = tuple(asked["size"]), tuple(asked["border"])
+        least = CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
         click.echo(
-            f"With --border {border} a scan needs {' x '.join(map(str, least))} voxels; a smaller --border "
-            "or --size takes smaller scans."
+            f"With --border {','.join(map(str, border))} a scan needs {edges(least)} voxels; a smaller "
+            "--border or --size takes smaller scans."
         )
     if any("tissue score" in reason for reason in reasons):
         what = "scans with less lung" if asked.get("plane") else "denser scans"
         click.echo(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
-def _not_used(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many scans gave nothing, by why."""
-    statuses = [row["status"] for row in rows]
-    return {"skipped": statuses.count("skipped"), "could not be read": statuses.count("failed")}
-
-
 def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:
     """All scans where they are few, else only those that gave nothing."""
-    shown = rows if len(rows) <= _MOST_ROWS else [row for row in rows if row["status"] != "used"]
-    if shown:
-        edges = 2 if noun == "image" else 3
-        cells = [
-            [
-                shortened(row["path"]),
-                " x ".join(map(str, row["shape"][:edges])) if any(row["shape"]) else "-",
-                row["status"],
-                row["cubes"],
-                row["reason"],
-            ]
-            for row in shown[:_MOST_ROWS]
+    shown = rows if len(rows) <= MOST_ROWS else [row for row in rows if row["status"] != "used"]
+    axes = 2 if noun == "image" else 3
+    cells = [
+        [
+            shortened(row["path"]),
+            edges(row["shape"][:axes]) if any(row["shape"]) else "-",
+            row["status"],
+            row["cubes"],
+            row["reason"],
         ]
-        show_table([noun, "shape", "status", "cubes", "reason"], cells)
-    if len(shown) > _MOST_ROWS:
-        click.echo(f"... and {len(shown) - _MOST_ROWS} more {noun}s that gave no cube; --json lists all.")
-
-
-def said_of(done_before: bool, repaired: int) -> str:
-    """What a command did with a store that was finished already, to go after its counts."""
-    if repaired:
-        return f"; {counted(repaired, 'damaged file')} made again"
-    return "; it was finished before, nothing done" if done_before else ""
+        for row in shown
+    ]
+    show_list([noun, "shape", "status", "cubes", "reason"], cells)

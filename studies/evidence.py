@@ -1,6 +1,6 @@
 """Whether pre-training helps with few labels: from made-up scans to the slides' figure, in one command.
 
-    python benchmarks/evidence.py --out DIR [--trials 10]
+    python studies/evidence.py --out DIR [--trials 10]
 
 Practice scans, cubes of 24 x 24 x 16 voxels, a small 3D U-Net pre-trained on those of subsets 0-6 without any
 label, once by the published mix of degradations and once by what is local of it, two tasks (nodule or not;
@@ -36,12 +36,11 @@ from genesis_toolkit.training.compare.arms import Arm
 from genesis_toolkit.training.compare.evidence import Evidence
 from genesis_toolkit.training.compare.statistics import stars
 from genesis_toolkit.training.compare.trials import compare_trials
+from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.heads import Segmenter
-from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import read_finetuned
-from genesis_toolkit.training.pretrain.loop import pretrain
-from genesis_toolkit.training.pretrain.outcome import PretrainOutcome
+from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 
 SIZE = (24, 24, 16)

@@ -1,0 +1,22 @@
+"""`genesis-prep card`: the dataset card of a store."""
+
+from pathlib import Path
+
+import click
+
+from genesis_toolkit.cli.options import Command, Store
+
+
+@click.command(cls=Command, short_help="The dataset card of a store.")
+@click.argument("store", type=Store())
+def card(store: Path | str) -> None:
+    """Print the dataset card of STORE, the README.md in it, as Markdown.
+
+    \b
+    Example:
+      genesis-prep card pairs.zarr > README.md
+    """
+    from genesis_toolkit.pipeline.describe.card import CARD
+    from genesis_toolkit.pipeline.store.open import open_store
+
+    click.echo(open_store(store).storage.read(CARD), nl=False)

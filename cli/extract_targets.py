@@ -1,0 +1,178 @@
+"""`genesis-prep extract-targets`: labelled cubes for the target tasks."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genesis_toolkit.cli.errors import BAD_DATA
+from genesis_toolkit.cli.options import Command, Folder, Listed, given_options, option, work_of, work_options
+from genesis_toolkit.cli.output import (
+    Progress,
+    counted,
+    estimate_rows,
+    print_json,
+    said_of,
+    say_next,
+    show_folds,
+    show_not_used,
+    show_plan,
+    size_of,
+    target_noun,
+)
+
+if TYPE_CHECKING:
+    from genesis_toolkit.pipeline.targets.parameters import TargetParameters
+
+_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "as_json", "source", "targets"}
+
+
+def _negatives(text: str) -> int | None:
+    """A whole number, or None for `all`."""
+    try:
+        return None if text == "all" else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} must be a number for each nodule, as in 10, or all.") from None
+
+
+@click.command(cls=Command, resumable=True, short_help="Scans -> labelled cubes.")
+@click.argument("source", type=Folder())
+@click.argument("targets", type=Folder())
+@option(
+    "--task",
+    "ncc: nodule or not, of LUNA16's candidates; segment: scans and masks; dxc: NIH's findings.",
+    ["ncc", "segment", "dxc"],
+    required=True,
+)
+@option(
+    "--size",
+    "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; dxc: 224,224]",
+    Listed("X,Y[,Z]"),
+)
+@option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"))
+@option(
+    "--negatives",
+    "ncc: candidates that are no nodule, for each that is; or all. [default: 10]",
+    _negatives,
+    metavar="N",
+)
+@option(
+    "--masks",
+    "segment: masks, named as their scans. [default: LUNA16's seg-lungs-LUNA16]",
+    Folder(),
+    metavar="DIR",
+)
+@option(
+    "--labels",
+    "segment: values of a mask that are foreground, as in 1,2. [default: all but 0]",
+    Listed("LIST"),
+)
+@option("--cubes-per-scan", "segment: cubes drawn in every scan. [default: 32]", int)
+@option(
+    "--layout",
+    "segment: how SOURCE is laid out, as for extract-cubes. [default: auto]",
+    ["auto", "luna16", "files"],
+)
+@option("--seed", "ncc, segment: another seed draws others. [default: 0]", int)
+@work_options("Scans at a time. [default: one a core]")
+def extract_targets(
+    source: Path, targets: Path, task: str, dry_run: bool, as_json: bool, **options: Any
+) -> None:
+    """Cut labelled cubes of one task out of SOURCE into the target store TARGETS.
+
+    ncc: a cube around each of LUNA16's nodule candidates (candidates_V2.csv), subsets 0-4 train, 5-6
+    validate, 7-9 test. segment: cubes of scans with the same boxes of their masks. dxc: NIH's X-ray images
+    with the fourteen findings of their table, split by NIH's lists. Interrupted, the same command goes on.
+
+    \b
+    Examples:
+      genesis-prep extract-targets LUNA16 nodules.zarr --task ncc
+      genesis-prep extract-targets LUNA16 lungs.zarr --task segment
+      genesis-prep extract-targets scans organs.zarr --task segment \\
+        --masks masks --labels 1,2
+      genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
+    """
+    from genesis_toolkit.pipeline.describe.facts import describe
+    from genesis_toolkit.pipeline.targets.extract import extract_targets as run
+
+    parameters = _parameters(task, given_options())
+    work = work_of(options, dry_run)
+    if dry_run:
+        _show_estimate(source, targets, parameters, work, as_json)
+        return
+    with Progress() as progress:
+        result = run(source, targets, parameters, **work, report=progress)
+    facts = describe(result.store)
+    failed = sum(row["status"] != "skipped" for row in facts["not_used"])  # or has candidates outside it
+    if as_json:
+        said = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
+        print_json(facts | said, targets)
+    else:
+        for sentence in (*result.said, *_lacks(facts)):
+            click.echo(sentence, err=True)
+        show_folds(facts)
+        show_not_used(facts["not_used"], target_noun(facts))
+        of = f"{facts['scans'].get('used', 0)} of {counted(sum(facts['scans'].values()), target_noun(facts))}"
+        click.echo(
+            f"{targets}: {counted(facts['cubes'], 'labelled cube')} of {of}{said_of(result.done_before)}."
+        )
+        say_next("genesis-prep info {}", targets)
+    if failed:
+        raise SystemExit(BAD_DATA)
+
+
+def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
+    """What is asked of the task, by what was typed.
+
+    Raises:
+        CallError: an option of another task was typed, or a value is out of range.
+    """
+    from genesis_toolkit.pipeline.errors import CallError
+    from genesis_toolkit.pipeline.targets.parameters import TASKS
+
+    kind = TASKS[task]
+    own = {field.name for field in fields(kind)}
+    typed = {name: value for name, value in given.items() if name not in _COMMON}
+    for name in typed:
+        if name not in own:
+            allowed = ", ".join(f"--{known.replace('_', '-')}" for known in sorted(own))
+            raise CallError(
+                f"--{name.replace('_', '-')} means nothing to --task {task}, which takes {allowed}: leave it "
+                "out."
+            )
+    return kind(**typed)
+
+
+def _show_estimate(
+    source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any], as_json: bool
+) -> None:
+    """Say what a dry run comes to."""
+    from genesis_toolkit.pipeline.targets.estimate import estimate_targets
+
+    found = estimate_targets(source, targets, parameters, **work)
+    facts = asdict(found) | {"size": parameters.size}
+    if not as_json:
+        for sentence in (*found.said, *_lacks(facts)):
+            click.echo(sentence, err=True)
+        show_folds(facts)
+    noun = target_noun(facts)
+    rows = [
+        [f"{noun}s to cut", f"{found.scans:,}, {size_of(found.bytes)}"],
+        ["unusable, or nothing wanted of them", f"{found.set_aside:,}"],
+        ["cubes, at most", f"{found.cubes:,}"],
+        *estimate_rows(found, f"no {noun} that was tried gives a cube"),
+    ]
+    if found.finished:
+        rows = [[f"{noun}s to cut", "none: the store is finished"]]
+    show_plan(targets, facts, rows, as_json)
+
+
+def _lacks(facts: dict[str, Any]) -> list[str]:
+    """A sentence where a fold is empty, without which nothing can be told of a training."""
+    empty = [name for name, fold in facts["folds"].items() if not fold["cubes"]]
+    if not empty:
+        return []
+    return [
+        f"No cube is in the fold {', '.join(empty)}: more {target_noun(facts)}s are needed to train and test."
+    ]

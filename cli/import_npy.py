@@ -1,0 +1,46 @@
+"""`genesis-prep import-npy`: a cube store of the authors' cube files."""
+
+from pathlib import Path
+
+import click
+
+from genesis_toolkit.cli.options import Command, Folder, json_option, overwrite_store, threads_option
+from genesis_toolkit.cli.output import Progress, counted, print_json, said_of, say_next, show_list
+
+
+@click.command(cls=Command, resumable=True, short_help="The authors' cube files -> cube store.")
+@click.argument("files", type=Folder(), nargs=-1, required=True)
+@click.argument("cubes", type=Folder())
+@threads_option
+@overwrite_store
+@json_option
+def import_npy(
+    files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool, as_json: bool
+) -> None:
+    """Make the cube store CUBES of FILES as the method's authors publish them, exactly.
+
+    The files are named as bat_32_s_64x64x32_0.npy, the last number being the LUNA16 subset, and hold
+    (HU + 1000) / 2000. Interrupted, the same command goes on.
+
+    \b
+    Example:
+      genesis-prep import-npy bat_32_s_64x64x32_*.npy cubes.zarr
+    """
+    from genesis_toolkit.pipeline.exchange.npy_import import import_npy as run
+
+    with Progress() as progress:
+        result = run(files, cubes, workers=workers, overwrite=overwrite, report=progress)
+    store, scans = result.store, result.store.scans
+    columns = (scans.identifier.tolist(), scans.subset.tolist(), scans.cubes.tolist())
+    rows = list(zip(*columns, strict=True))
+    if as_json:
+        told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
+        print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
+        return
+    show_list(
+        ["file", "subset", "cubes"],
+        [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows],
+    )
+    of = f"{counted(len(store), 'cube')} of {counted(len(rows), 'file')}"
+    click.echo(f"{cubes}: {of}{said_of(result.done_before)}.")
+    say_next("genesis-prep degrade {} pairs.zarr", cubes)

@@ -1,0 +1,40 @@
+"""`genesis-prep merge`: cube stores made apart, put together."""
+
+from pathlib import Path
+
+import click
+
+from genesis_toolkit.cli.options import Command, Folder, Store, json_option, overwrite_store, threads_option
+from genesis_toolkit.cli.output import Progress, counted, print_json, said_of, say_next
+
+
+@click.command(cls=Command, resumable=True, short_help="Cube stores made apart -> one.")
+@click.argument("stores", type=Store(), nargs=-1, required=True, metavar="STORE...")
+@click.argument("out", type=Folder())
+@threads_option
+@overwrite_store
+@json_option
+def merge(
+    stores: tuple[str | Path, ...], out: Path, workers: int | None, overwrite: bool, as_json: bool
+) -> None:
+    """Put the cube stores STORE... together into OUT, one after the other, decoding no voxel.
+
+    They must have been made with the same parameters, and no scan may stand in two of them. Interrupted, the
+    same command goes on.
+
+    \b
+    Example:
+      genesis-prep merge node1.zarr node2.zarr cubes.zarr
+    """
+    from genesis_toolkit.pipeline.exchange.merge import merge_stores as run
+
+    with Progress() as progress:
+        result = run(stores, out, workers=workers, overwrite=overwrite, report=progress)
+    store = result.store
+    if as_json:
+        facts = {"done_before": result.done_before, "cubes": len(store), "scans": len(store.scans)}
+        print_json(facts | {"linked": result.linked}, out)
+        return
+    of = f"{counted(len(store), 'cube')} of {counted(len(stores), 'store')}"
+    click.echo(f"{out}: {of}{said_of(result.done_before)}.")
+    say_next("genesis-prep degrade {} pairs.zarr", out)

@@ -1,0 +1,166 @@
+"""`genesis-train pretrain`: weights of a pair store or a cube store."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.options import (
+    Command,
+    Folder,
+    device_option,
+    grouped,
+    json_option,
+    option,
+    out_option,
+    overwrite_run,
+    setting,
+)
+from genesis_toolkit.cli.output import TrainingProgress, print_json, say_next, show_run, show_table
+from genesis_toolkit.training.machine.options import option as option_name
+from genesis_toolkit.training.pretrain.parameters import (
+    NETWORKS,
+    OPTIMISERS,
+    PRECISIONS,
+    SCHEDULES,
+    Execution,
+    PretrainParameters,
+)
+
+if TYPE_CHECKING:
+    from genesis_toolkit.training.pretrain.call import PretrainOutcome
+
+_PUBLISHED, _HERE = PretrainParameters(), Execution()
+
+
+@click.command(cls=Command, resumable=True, short_help="Pairs -> weights.")
+@click.argument("store")
+@out_option
+@grouped(
+    "Training",
+    setting(_PUBLISHED, "--epochs", "At most so many epochs."),
+    setting(_PUBLISHED, "--patience", "Stop after so many epochs without a better validation loss."),
+    option("--max-steps", "At most so many steps, the last epoch cut short.", int),
+    option("--overfit", "Train and validate on N fixed cubes, as a check.", int, metavar="N"),
+    setting(_PUBLISHED, "--batch-size", "Cubes a batch, at most."),
+    setting(_PUBLISHED, "--optimiser", "SGD has momentum 0.9.", OPTIMISERS),
+    option(
+        "--lr",
+        "Learning rate; take 0.1 where SGD gives one value only.  [default: 1.0, or 0.001 with Adam]",
+        float,
+    ),
+    setting(_PUBLISHED, "--schedule", "Halve it every 40 epochs, or a cosine to the last step.", SCHEDULES),
+    setting(_PUBLISHED, "--warmup", "Let it rise over so many steps."),
+    option("--clip-norm", "Scale longer gradients down to this length.", float),
+    option("--ema", "Evaluate and keep a moving average of the weights.", float, metavar="DECAY"),
+    setting(_PUBLISHED, "--seed", "Of the first weights and of the order."),
+    option("--recipe", "Of degradations on the fly, for a cube store only.  [default: genesis]"),
+)
+@grouped(
+    "Network",
+    option(
+        "--network",
+        "The U-Net of the papers or one of nnU-Net's.  [default: unet3d, or unet2d for a 2D store]",
+        NETWORKS,
+    ),
+    option(
+        "--width",
+        "Channels of the first convolution.  [default: the published 32, or 64 for unet2d: ResNet-18]",
+        int,
+    ),
+    option(
+        "--initial-encoder",
+        "Weights that the encoder of unet2d begins with: a ResNet-18 under torchvision's names.",
+        Folder(),
+        metavar="FILE",
+    ),
+)
+@grouped(
+    "Machine",
+    device_option,
+    setting(_HERE, "--devices", "Processes, one a GPU, to share each batch."),
+    setting(_PUBLISHED, "--precision", "bf16 and fp16 are mixed precision.", PRECISIONS),
+    option("--compile", "Let torch compile the network first.", bool),
+    option(
+        "--channels-last/--no-channels-last",
+        "Order of the voxels in memory.  [default: channels last on the CPU]",
+    ),
+)
+@grouped(
+    "Run",
+    option("--save-steps", "Write last.pt after every so many steps as well.", int),
+    setting(_HERE, "--save-seconds", "And after so many seconds."),
+    option("--tensorboard", "Write events for TensorBoard into RUN.", bool),
+    option("--profile", "Write where the time of a few steps goes into RUN.", bool),
+    overwrite_run,
+    json_option,
+)
+def pretrain(
+    store: str, out: Path, initial_encoder: Path | None, overwrite: bool, as_json: bool, **options: Any
+) -> None:
+    """Train a network to restore the degraded cubes of STORE.
+
+    STORE is a pair store, or a cube store, whose cubes are then degraded on the fly; of 3D cubes, or of 2D
+    slices and images. RUN gets the checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl)
+    and a picture of restored cubes (restored.png). The same command again goes on where it stopped; a larger
+    --epochs goes on with a finished run. Several GPUs: --devices, or torchrun, on one node or more.
+
+    \b
+    Example:
+      genesis-train pretrain pairs.zarr --out run
+      genesis-train pretrain pairs.zarr --out small --width 8 --epochs 40
+      torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
+    """
+    check_installed("Training", "train", "torch")
+    from genesis_toolkit.training.pretrain.call import pretrain as run
+
+    execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
+    parameters = PretrainParameters(**options)
+    with TrainingProgress() as progress:
+        outcome = run(
+            store,
+            out,
+            parameters,
+            execution,
+            initial_encoder=initial_encoder,
+            overwrite=overwrite,
+            report=progress,
+            say=progress.say,
+        )
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
+        return
+    if as_json:
+        print_json(asdict(outcome), store)
+    else:
+        _show(outcome, parameters.stopping_rules)
+
+
+def _show(outcome: "PretrainOutcome", may_differ: Sequence[str]) -> None:
+    """The result on stdout, and on stderr what can be done next."""
+    worse = outcome.validation_loss >= outcome.mean_image_loss
+    rows = [
+        ("network", f"{outcome.network}, {outcome.weights:,} parameters"),
+        ("cubes", f"{outcome.train_cubes} train, {outcome.validation_cubes} validate ({outcome.split})"),
+        ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
+        ("  copying the input", f"{outcome.copy_loss:.5f}"),
+        ("  the mean image", f"{outcome.mean_image_loss:.5f}{' (not reached yet)' if worse else ''}"),
+        ("checkpoint", outcome.checkpoint),
+        ("losses", outcome.losses),
+        ("picture", outcome.picture),
+    ]
+    show_run("pre-training", outcome, rows)
+    show_table(
+        ("validation loss of the best epoch", "pairs", "network", "copying", "mean image"),
+        [
+            (name, f"{of['pairs']:.0f}", f"{of['loss']:.5f}", f"{of['copy']:.5f}", f"{of['mean_image']:.5f}")
+            for name, of in outcome.by_degradation.items()
+        ],
+    )
+    limit = option_name(outcome.stopped_by)
+    further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
+    click.echo(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
+    say_next("genesis-train export {} weights.pt --format official", outcome.run)

@@ -1,0 +1,49 @@
+"""`genesis-prep preview`: a store in pictures."""
+
+from pathlib import Path
+
+import click
+
+from genesis_toolkit.cli.options import Command, Store, option
+from genesis_toolkit.cli.output import Progress, say_next
+
+
+@click.command(cls=Command, short_help="A contact sheet or a report of a store.")
+@click.argument("store", type=Store())
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
+def preview(store: Path | str, file: Path, rows: int) -> None:
+    """Draw a contact sheet of STORE into FILE.png, or write a report, one page in itself, into FILE.html.
+
+    Of pairs the sheet shows each degradation alone and their combination. The report shows it too, with the
+    values and the substances that they name, the spacing, the tissue scores, where cubes were cut, scans that
+    were not used, and all parameters. Of a target store the sheet shows labels, folds and the outlines of
+    masks; there is no report.
+
+    \b
+    Examples:
+      genesis-prep preview pairs.zarr sheet.png
+      genesis-prep preview pairs.zarr report.html
+    """
+    from genesis_toolkit.pipeline.errors import CallError
+    from genesis_toolkit.pipeline.pictures.report import write_report
+    from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
+    from genesis_toolkit.pipeline.store.open import TargetStore, open_store
+    from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, TARGETS
+
+    opened, report = open_store(store), file.suffix.lower() == ".html"
+    with Progress() as progress:
+        progress("pages" if report else "sheets", 0, 1)
+        if not report:
+            draw_sheet(opened, file, rows)
+        elif isinstance(opened, TargetStore):
+            raise CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
+        else:
+            write_report(opened, file, rows)
+    click.echo(f"The {'report' if report else 'contact sheet'} is {file}.")
+    further = {
+        CUBES: "genesis-prep degrade {} pairs.zarr",
+        PAIRS: "genesis-train pretrain {} --out run",
+        TARGETS: "genesis-train finetune {} --out run",
+    }
+    say_next(further[opened.attributes["format"]], store)

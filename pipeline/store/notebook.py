@@ -1,0 +1,61 @@
+"""How a store looks in a notebook: a small table, and a contact sheet of a few of its cubes.
+
+Pure: words and voxels in, HTML out. All text is escaped, for it may come out of a stranger's store.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from genesis_toolkit.pipeline.hounsfield import Window
+
+#: Cubes on the contact sheet at most, and pixels along an edge of each.
+MOST_CUBES = 8
+_MOST_EDGE = 96
+
+
+def store_html(
+    title: str, rows: Sequence[tuple[str, str]], cubes: Iterable[NDArray[Any]], window: Window
+) -> str:
+    """A table with a contact sheet below it.
+
+    Args:
+        title: over the table.
+        rows: names and values.
+        cubes: integers [x, y, z], of which the middle axial slice is shown, or [x, y].
+        window: lowest value black, highest white.
+    """
+    lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    slices = [cube if cube.ndim == 2 else cube[:, :, cube.shape[2] // 2] for cube in cubes]
+    pictures = "".join(
+        f'<img src="{grey_picture(one, window.low, window.high, _MOST_EDGE)}" alt="cube" height="96"> '
+        for one in slices
+    )
+    return f"<table><caption>{escape(title)}</caption>{lines}</table><div>{pictures}</div>"
+
+
+def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: int) -> str:
+    """A slice as a data URI of an 8-bit grey PNG.
+
+    Args:
+        values: any integer dtype [across, down].
+        low: what is black.
+        high: what is white.
+        most_edge: pixels along an edge at most; of larger slices every second, third .. voxel is shown.
+
+    Returns:
+        `data:image/png;base64,` and the picture.
+    """
+    stride = ceil(max(values.shape) / most_edge)
+    shown = np.clip(values[::stride, ::stride].T.astype(np.int64), low, high)
+    grey = ((shown - low) * 255 // (high - low)).astype(np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(grey)).save(encoded, "PNG")
+    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()

@@ -1,0 +1,202 @@
+"""What commands print: where it goes, how wide it is, and that a Next line can be pasted."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import genesis_toolkit.cli.output
+import genesis_toolkit.cli.prep
+import genesis_toolkit.cli.train
+from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.options import given_options
+from genesis_toolkit.cli.output import WIDTH, print_json, shortened, show_list, show_table
+from genesis_toolkit.pipeline.errors import CallError
+
+PROGRAMS: dict[str, click.Group] = {
+    "genesis-prep": genesis_toolkit.cli.prep.main,
+    "genesis-train": genesis_toolkit.cli.train.main,
+}
+SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6 --workers 1".split()
+LONG = "subset0/1.3.6.1.4.1.14519.5.2.1.6279.6001.105756658031515062000744821260.mhd"
+
+
+def call(*words: object) -> Result:
+    done = CliRunner().invoke(genesis_toolkit.cli.prep.main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def next_words(done: Result) -> list[str]:
+    """The command that a call ends with, as a shell takes it."""
+    assert "Next:" not in done.stdout
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("Next: ")
+    return shlex.split(line.removeprefix("Next: "))
+
+
+def test_every_next_line_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder whose names need quotes, a command's Next line is the next call, up to the training."""
+    monkeypatch.chdir(tmp_path)
+    words = next_words(call("phantom", "my scans", "--scans", 1, "--shape", "64,64,48"))
+    assert words == "genesis-prep|extract-cubes|my scans|cubes.zarr|--size|32,32,16|--border|0,0,0".split("|")
+    (scan,) = Path("my scans").glob("subset*/*.mhd")
+    explained = next_words(call("explain", scan, *words[4:]))
+    assert explained[:4] == ["genesis-prep", "extract-cubes", str(scan), "cubes.zarr"]
+    words[3] = "my cubes.zarr"
+    seen = []
+    for _ in range(2):
+        seen.append(words[1])
+        words = next_words(call(*words[1:]))
+    assert seen == ["extract-cubes", "degrade"]
+    assert words == ["genesis-train", "pretrain", "pairs.zarr", "--out", "run"]
+    again = next_words(call(*explained[1:]))
+    assert again == ["genesis-prep", "degrade", "cubes.zarr", "pairs.zarr"]
+    for first in (
+        ("info", "my cubes.zarr"),
+        ("pack", "my cubes.zarr", "my cubes.zip"),
+    ):
+        words = next_words(call(*first))
+        if words[1] == "degrade":
+            words[3] = f"{first[0]} pairs.zarr"
+        next_words(call(*words[1:]))
+    for store in ("my cubes.zarr", "pairs.zarr"):
+        words = next_words(call("preview", store, "sheet.png", "--rows", 1))
+        assert words[2] == store
+        command = PROGRAMS[words[0]].commands[words[1]]
+        command.make_context(words[1], words[2:])  # refuses what it cannot take
+
+
+def test_the_store_is_called_store_in_every_json(luna16: Path, tmp_path: Path) -> None:
+    cubes, pairs = tmp_path / "c.zarr", tmp_path / "p.zarr"
+    calls = {
+        ("extract-cubes", luna16, cubes, *SMALL, "--dry-run"): cubes,
+        ("extract-cubes", luna16, cubes, *SMALL): cubes,
+        ("degrade", cubes, pairs, "--dry-run"): pairs,
+        ("degrade", cubes, pairs): pairs,
+        ("info", pairs): pairs,
+        ("verify", pairs): pairs,
+        ("extract-cubes", luna16, tmp_path / "0.zarr", *SMALL, "--subsets", "0"): tmp_path / "0.zarr",
+        ("extract-cubes", luna16, tmp_path / "5.zarr", *SMALL, "--subsets", "5"): tmp_path / "5.zarr",
+        ("merge", tmp_path / "0.zarr", tmp_path / "5.zarr", tmp_path / "m.zarr"): tmp_path / "m.zarr",
+        ("export-npy", cubes, tmp_path / "npy"): cubes,
+        ("import-npy", tmp_path / "npy" / "bat_6_s_16x16x16_0.npy", tmp_path / "i.zarr"): tmp_path / "i.zarr",
+    }
+    for words, store in calls.items():
+        done = call(*words, "--json")
+        facts = json.loads(done.stdout)
+        assert next(iter(facts.items())) == ("store", str(store)), words
+        assert "Next" not in done.stderr, words
+
+
+def test_the_card_is_the_one_in_the_store(cube_store: Path) -> None:
+    done = call("card", cube_store)
+    assert done.stdout == (cube_store / "README.md").read_text(encoding="utf-8")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_keeps_to_80_columns_in_the_order_of_the_journey(program: str) -> None:
+    group = PROGRAMS[program]
+    listed = {
+        "genesis-prep": "phantom extract-cubes explain degrade preview info card verify pack merge "
+        "import-npy export-npy extract-targets",
+        "genesis-train": "pretrain export finetune segment compare",
+    }
+    said = CliRunner().invoke(group, ["--help"], terminal_width=200).stdout
+    names = [line.split()[0] for line in said.partition("Commands:\n")[2].splitlines()]
+    assert names == listed[program].split()
+    for name, command in group.commands.items():
+        lines = command.get_help(click.Context(command, info_name=name)).splitlines()
+        assert max(map(len, lines)) <= WIDTH, (name, max(lines, key=len))
+        shown = " ".join(lines)
+        for parameter in command.params:
+            assert isinstance(parameter, click.Argument) or parameter.opts[-1] in shown
+
+
+def test_help_shows_options_in_groups() -> None:
+    command = PROGRAMS["genesis-prep"].commands["degrade"]
+    said = command.get_help(click.Context(command, info_name="degrade"))
+    general, _, rest = said.partition("Recipe, parameter by parameter:\n")
+    recipe, _, work = rest.partition("Work and output:\n")
+    assert "--variants" in general.partition("Options:\n")[2]
+    assert "--outpaint-fill" in recipe
+    assert {"--workers", "--json"} <= set(work.split())
+    assert "PAIRS" not in rest
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_fits_a_terminal_and_is_whole_elsewhere(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "its voxels cannot be read: the file is damaged or cut short, and more words than one line holds"
+
+    def shown() -> list[str]:
+        row = [shortened(LONG), "512 x 512 x 133", "skipped", "0", reason]
+        show_table(["scan", "shape", "status", "cubes", "reason"], [row])
+        return capsys.readouterr().out.splitlines()
+
+    lines = shown()
+    assert any(LONG in line for line in lines)
+    assert reason.split()[0] in "".join(lines)
+    monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = shown()
+    assert max(map(len, lines)) <= min(width, WIDTH)
+    if width >= WIDTH:
+        assert any("subset0/1.3…" in line and "44821260.mhd" in line for line in lines)
+        assert "".join(reason.split()) in "".join("".join(line[63:].split()) for line in lines)
+
+
+def test_a_short_name_stays_and_a_long_one_keeps_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
+    assert [shortened("abcdefgh", width) for width in (8, 7, 6)] == ["abcdefgh", "abc…fgh", "ab…fgh"]
+
+
+def test_a_long_list_says_how_many_more(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list(["n"], [])
+    assert capsys.readouterr().out == ""
+    show_list(["n"], [[number] for number in range(1020)])
+    out = capsys.readouterr().out
+    assert "19" in out.split()
+    assert "20" not in out.split()
+    assert out.endswith("... and 1,000 more; --json lists all.\n")
+
+
+def test_json_begins_with_the_store(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"cubes": 3}, Path("a.zarr"))
+    print_json({"mask": "m.nii"})
+    assert capsys.readouterr().out == '{"store": "a.zarr", "cubes": 3}\n{"mask": "m.nii"}\n'
+
+
+def test_a_missing_package_is_named_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    before = dict(os.environ)
+    check_installed("Printing", "train", "click", "rich")
+    with pytest.raises(CallError, match=r'Printing needs nonesuch: .*"genesis-toolkit\[train\]"'):
+        check_installed("Printing", "train", "click", "nonesuch")
+    assert dict(os.environ) == before
+
+
+def test_training_commands_let_threads_wait_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, taken in ((None, "passive"), ("active", "active")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if told:
+            monkeypatch.setenv("OMP_WAIT_POLICY", told)
+        words = ["export", str(tmp_path / "none"), str(tmp_path / "w.pt"), "--format", "official"]
+        assert CliRunner().invoke(genesis_toolkit.cli.train.main, words).exit_code == 2
+        assert os.environ["OMP_WAIT_POLICY"] == taken
+
+
+def test_given_options_are_those_that_were_typed() -> None:
+    @click.command()
+    @click.option("--size", default=3)
+    @click.option("--seed", default=0)
+    def one(**_: int) -> None:
+        click.echo(repr(given_options()))
+
+    assert CliRunner().invoke(one, ["--seed", "0"]).stdout == "{'seed': 0}\n"

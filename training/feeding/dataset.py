@@ -1,0 +1,234 @@
+"""Pairs for training code of your own: a dataset for any DataLoader, and the trainer's own loader.
+
+Both give (degraded, original): what the network sees and what it shall restore, float32 in [0, 1] with a
+channel axis, the same bits as `pretrain` trains on; the original is flipped as the degraded cube is. `split`
+chooses the cubes: those that `pretrain` trains on, those that it validates on, or all, which then include the
+test set of the nodule task (LUNA16 subsets 7-9). Epochs are counted from 0. Each takes one variant of every
+cube: epoch e takes e mod K from a pair store of K variants, and e from a cube store, degraded on the fly.
+Cubes that validate always come in variant 0.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
+from genesis_toolkit.training.feeding.feeds import PairBuffer, feed_of
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.feeding.order import Work, epoch_works, validation_works
+from genesis_toolkit.training.feeding.ring import Batches
+from genesis_toolkit.training.feeding.split import split_cubes
+
+AnyStore: TypeAlias = str | os.PathLike[str] | CubeStore | PairStore
+Part: TypeAlias = Literal["train", "validation", "all"]
+_PARTS = ("train", "validation", "all")
+
+
+class _Pairs:
+    """Some cubes of a store, and the feed that makes pairs of them."""
+
+    def __init__(self, store: AnyStore, split: str, recipe: str | None, seed: int) -> None:
+        if split not in _PARTS:
+            raise CallError(f"The split {split!r} is unknown; allowed: {', '.join(_PARTS)}.")
+        if not isinstance(store, CubeStore | PairStore):
+            store = open_store(os.fspath(store), CubeStore, PairStore)
+        self.place, self.manifest = store.storage.place, store.manifest_sha256
+        self.feed = feed_of(store, recipe, seed)
+        self.fixed = split == "validation"
+        if split == "all":
+            self.cubes = np.arange(len(store.table))
+        else:
+            self.cubes = getattr(split_cubes(store.scans, store.table, store.images), split)
+        self.scan = store.table.scan[self.cubes]
+
+    def variant(self, epoch: int) -> int:
+        """Return the variant of every cube in an epoch."""
+        return 0 if self.fixed else self.feed.variant(epoch)
+
+
+class PairDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The pairs of a store as a map-style dataset, for any DataLoader, with workers or without.
+
+    `dataset[i]` is (degraded, original), both float32 `[1, x, y, z]`, of images `[1, x, y]`. It can be
+    pickled: a worker process opens the store anew. `set_epoch` reaches workers that persist, from their next
+    pass on.
+
+        dataset = PairDataset("pairs.zarr")
+        loader = DataLoader(dataset, batch_size=6, shuffle=True, num_workers=2)
+        for epoch in range(100):
+            dataset.set_epoch(epoch)
+            for degraded, original in loader:
+                ...
+
+    Args:
+        store: a pair store, or a cube store, which is degraded on the fly: opened, or where it lies, be it a
+            folder, an archive or a URL.
+        split: `train`, `validation` or `all`.
+        recipe: by name, of degradations on the fly; `genesis` when left out. None for a pair store.
+        seed: of degradations on the fly, 0 .. 2^63 - 1.
+
+    Raises:
+        CallError: there is no such store, recipe or split.
+        DataError: the store is damaged, or holds fewer than two cubes to split.
+    """
+
+    def __init__(
+        self, store: AnyStore, *, split: Part = "train", recipe: str | None = None, seed: int = 0
+    ) -> None:
+        self._pairs = _Pairs(store, split, recipe, seed)
+        self._again = (self._pairs.place, split, recipe, seed)
+        # In memory that worker processes share: those that persist are never sent the dataset again.
+        self._epoch = torch.zeros(1, dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it so
+
+    def __len__(self) -> int:
+        return len(self._pairs.cubes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Return several pairs, read together; a DataLoader asks for a batch in this way.
+
+        Raises:
+            DataError: a cube cannot be read.
+        """
+        feed, cubes = self._pairs.feed, self._pairs.cubes[np.asarray(indices, np.int64)]
+        shape = (len(cubes), *feed.size)
+        room = PairBuffer.around(np.empty(shape, feed.dtype), np.empty(shape, feed.dtype))
+        feed.fill(cubes, self._pairs.variant(int(self._epoch)), room)
+        both = (normalise(torch.from_numpy(one), feed.window) for one in (room.degraded, room.original))
+        return list(zip(*both, strict=True))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the pairs from here on be those of an epoch, counted from 0."""
+        self._epoch[0] = _checked(epoch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"again": self._again, "epoch": self._epoch}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self._again, self._epoch = state["again"], state["epoch"]
+        self._pairs = _Pairs(*self._again)
+
+
+class PairLoader:
+    """The batches of `pretrain`, filled by threads while the network works: a fast feed for your own loop.
+
+    Iterating gives (degraded, original), both float32 `[cube, 1, x, y, z]` in [0, 1], of images
+    `[cube, 1, x, y]`, on `device`. Cubes are shuffled by (seed, epoch) such that every batch mixes scans, and
+    dealt into batches whose sizes differ by one at most; those that validate come in one order always. A pass
+    that ends moves on to the next epoch.
+
+        loader = PairLoader("pairs.zarr", batch_size=6, device="cuda")
+        loader.load_state_dict(torch.load("loader.pt"))  # to go on in the middle of an epoch
+        for epoch in range(loader.epoch, 100):
+            loader.set_epoch(epoch)
+            for degraded, original in loader:
+                ...
+                torch.save(loader.state_dict(), "loader.pt")
+
+    Args:
+        store: see `PairDataset`.
+        batch_size: cubes a batch, at most.
+        split: `train`, `validation` or `all`.
+        recipe: see `PairDataset`.
+        seed: of the order and of degradations on the fly, 0 .. 2^63 - 1.
+        device: where the batches are wanted.
+
+    Attributes:
+        epoch: of the pass at work, or of the next one.
+
+    Raises:
+        CallError: there is no such store, recipe or split, or a number is out of range.
+        DataError: the store is damaged, or holds fewer than two cubes to split.
+    """
+
+    def __init__(
+        self,
+        store: AnyStore,
+        batch_size: int = 6,
+        *,
+        split: Part = "train",
+        recipe: str | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise CallError(f"The batch size {batch_size} is out of range: it must be at least 1.")
+        self._pairs = _Pairs(store, split, recipe, seed)
+        self._seed, self._batch_size, self._device = seed, batch_size, torch.device(device)
+        self._same = {"store": self._pairs.manifest, "split": split, "batch_size": batch_size, "seed": seed}
+        self.epoch = 0
+        self._given = 0  # batches of the epoch that were handed out
+        self._left_out = 0  # batches that the next pass begins after
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return -(-len(self._pairs.cubes) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the batches of `epoch`, or what is left of them after `load_state_dict`.
+
+        Raises:
+            DataError: a cube cannot be read.
+        """
+        self._given, self._left_out = self._left_out, 0
+        # Of each pass its own: two at once would fill each other's.
+        batches = Batches(self._pairs.feed, self._batch_size, pin=self._device.type == "cuda")
+        with closing(batches.stream(self._works()[self._given :])) as stream:
+            for batch in stream:
+                self._given += 1
+                # Copied before going on: the next batch may be filled while a device still reads this one.
+                both = (one.to(self._device) for one in (batch.degraded, batch.original))
+                degraded, original = (normalise(one, self._pairs.feed.window) for one in both)
+                yield degraded, original
+        self.epoch, self._given = self.epoch + 1, 0
+
+    def _works(self) -> list[Work]:
+        pairs = self._pairs
+        if pairs.fixed:
+            return validation_works(pairs.cubes, self._batch_size)
+        variant = pairs.variant(self.epoch)
+        return epoch_works(self._seed, self.epoch, pairs.cubes, pairs.scan, self._batch_size, variant)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be that of an epoch, counted from 0.
+
+        Where `load_state_dict` left off in the middle of just this epoch, it still goes on from there.
+        """
+        if _checked(epoch) != self.epoch:
+            self.epoch, self._given, self._left_out = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader is: after the batch that was handed out last. Plain values by name."""
+        over = self._given == len(self)
+        return {"epoch": self.epoch + over, "batch": 0 if over else self._given, **self._same}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next pass go on where another loader was, as if it had never stopped.
+
+        Raises:
+            CallError: that loader had other cubes, batches or another seed.
+        """
+        for name, own in self._same.items():
+            if state.get(name) != own:
+                raise CallError(
+                    f"The state is of a loader with {name} {state.get(name)}, and this one has {own}: make "
+                    "the loader with the same arguments on the same store."
+                )
+        self.epoch, self._given = int(state["epoch"]), int(state["batch"])
+        self._left_out = self._given
+
+
+def _checked(epoch: int) -> int:
+    if epoch < 0:
+        raise CallError(f"The epoch {epoch} is out of range: epochs are counted from 0.")
+    return epoch

@@ -1,0 +1,49 @@
+"""From whole numbers to [0, 1], once, on the device that trains (METHOD.md section 2)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.jit import kernel
+
+
+def normalise(cubes: Tensor, window: Window, out: Tensor | None = None) -> Tensor:
+    """Make [0, 1] of whole numbers, on the device they are on (METHOD.md section 2).
+
+    Args:
+        cubes: integers in the window, `[cube, x, y, z]`, contiguous.
+        window: `low` becomes 0, `high` becomes 1.
+        out: float32 `[cube, 1, x, y, z]` on the same device, to be written and returned: on the CPU memory
+            that is new to the process costs as much as the work. Made when left out.
+
+    Returns:
+        float32 `[cube, 1, x, y, z]`: the float32 nearest to (x - low) / span.
+    """
+    if out is None:
+        out = torch.empty((len(cubes), 1, *cubes.shape[1:]), dtype=torch.float32, device=cubes.device)
+    if cubes.device.type == "cpu":
+        _normalise(
+            cubes.numpy().reshape(-1),
+            out.numpy().reshape(-1),
+            np.float32(window.low),
+            np.float32(window.span),
+        )
+        return out
+    # Divided by a tensor on the device: dividing a CUDA tensor by a number multiplies by its float32
+    # reciprocal, which is off by one bit for 1,181 of the 2,001 codes of the HU window.
+    span = torch.tensor(window.span, dtype=torch.float32, device=cubes.device)
+    out.copy_(cubes.unsqueeze(1)).sub_(window.low).div_(span)
+    return out
+
+
+@kernel
+def _normalise(
+    cubes: NDArray[np.integer[Any]], out: NDArray[np.float32], low: np.float32, span: np.float32
+) -> None:
+    """One pass over the voxels, in a quarter of the time of torch's three."""
+    for voxel in range(cubes.size):
+        out[voxel] = (np.float32(cubes[voxel]) - low) / span

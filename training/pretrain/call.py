@@ -1,0 +1,256 @@
+"""From the call to the loop: processes, store, network, what an earlier call left; and what came of it.
+
+Nothing in a run is random: the first weights depend on the seed, the order and the degradations on
+(seed, epoch), the learning rate on the position. So a run that was killed goes on from its last checkpoint,
+be it within an epoch, as if nothing had happened.
+"""
+
+import signal
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genesis_toolkit.pipeline.engine import Progress, silent
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.feeding.ring import Batches
+from genesis_toolkit.training.machine.devices import choose_device, steady
+from genesis_toolkit.training.machine.interrupt import stop_on_signals
+from genesis_toolkit.training.machine.processes import joined, launched
+from genesis_toolkit.training.machine.run_folder import Run, hold_run
+from genesis_toolkit.training.machine.steps import Say, counting
+from genesis_toolkit.training.networks.norms import share_batches
+from genesis_toolkit.training.pretrain.data import PretrainData, open_data
+from genesis_toolkit.training.pretrain.loop import Trainer
+from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
+from genesis_toolkit.training.pretrain.show import check_tensorboard, profiling, writing_events
+from genesis_toolkit.training.pretrain.state import (
+    begin_encoder,
+    begin_output,
+    new_state,
+    position_words,
+    read_earlier,
+    stopped_by,
+)
+from genesis_toolkit.training.pretrain.validation import (
+    Baselines,
+    mean_image,
+    measure_baselines,
+    works_to_average,
+)
+from genesis_toolkit.training.weights.beginning import Beginning
+from genesis_toolkit.training.weights.state import TrainingState
+
+
+@dataclass(frozen=True)
+class PretrainOutcome:
+    """What a call of `pretrain` came to. Losses are mean squared errors of values in [0, 1].
+
+    Attributes:
+        run: the folder.
+        status: `finished`, or `already finished` when there was nothing left to do.
+        stopped_by: `epochs`, `patience` or `max_steps`.
+        epochs: finished ones.
+        best_epoch: counted from 1.
+        validation_loss: of the best epoch.
+        copy_loss: of taking the degraded cube for its restoration.
+        mean_image_loss: of the mean of training originals, voxel by voxel.
+        by_degradation: of every combination of degradations that occurs: `pairs`, and the `loss` of the best
+            epoch beside `copy` and `mean_image`.
+        train_cubes: how many cubes trained.
+        validation_cubes: how many validated.
+        split: the rule that told them apart.
+        warning: what to keep in mind about the figures; None where there is nothing.
+        network: its name.
+        weights: its parameters, counted.
+        checkpoint: the best one.
+        losses: the file with every epoch's losses.
+        picture: restored validation cubes.
+    """
+
+    run: str
+    status: str
+    stopped_by: str
+    epochs: int
+    best_epoch: int
+    validation_loss: float
+    copy_loss: float
+    mean_image_loss: float
+    by_degradation: dict[str, dict[str, float]]
+    train_cubes: int
+    validation_cubes: int
+    split: str
+    warning: str | None
+    network: str
+    weights: int
+    checkpoint: str
+    losses: str
+    picture: str
+
+
+def pretrain(
+    store: str | Path,
+    out: Path,
+    parameters: PretrainParameters | None = None,
+    execution: Execution | None = None,
+    *,
+    initial_encoder: Path | None = None,
+    overwrite: bool = False,
+    report: Progress = silent,
+    say: Say = lambda _: None,
+) -> PretrainOutcome:
+    """Train a U-Net to restore degraded cubes, 3D or 2D, or go on with a run that was begun.
+
+    Args:
+        store: a pair store, or a cube store, whose cubes are then degraded on the fly.
+        out: the folder of the run. A run that is there goes on; one that is finished is left as it is, unless
+            `epochs` or `patience` ask for more.
+        parameters: of the run; the published ones when left out.
+        execution: how it is carried out.
+        initial_encoder: a file of weights for the encoder of the 2D U-Net to begin with
+            (`beginning.read_encoder`).
+        overwrite: begin again where a run is.
+        report: told (what, done, total) after every step.
+        say: told one sentence an epoch, and warnings.
+
+    Raises:
+        CallError: the store, the run folder or a parameter does not fit; the sentence says what to change.
+        DataError: a cube or a checkpoint cannot be read, or the loss is no number any more.
+        KeyboardInterrupt: when interrupted. Where SIGTERM or Ctrl-C asked for it, the position is on the disk
+            to the step, otherwise the last checkpoint.
+    """
+    parameters, execution = parameters or PretrainParameters(), execution or Execution()
+    if execution.tensorboard:
+        check_tensorboard()
+    call = _Call(store, out, parameters, execution, initial_encoder, overwrite)
+    with launched(execution.devices, _join_in, call):
+        return _take_part(call, report, say)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What every process of a run is called with; see `pretrain`."""
+
+    store: str | Path
+    out: Path
+    parameters: PretrainParameters
+    execution: Execution
+    initial_encoder: Path | None
+    overwrite: bool
+
+
+def _join_in(call: _Call) -> None:
+    """Be one of the further processes: without a word, unless it fails by itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C the first process tells the others
+    try:
+        _take_part(call, silent, lambda _: None)
+    except (CallError, DataError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
+    """Carry out a call in one of its processes; the leading one writes and speaks."""
+    device = choose_device(call.execution.device, call.execution.devices)
+    with ExitStack() as stack:
+        group = stack.enter_context(joined(device))
+        stack.enter_context(steady(group.local))
+        if not group.leads:
+            report, say = silent, lambda _: None
+        data, state, beginning = group.in_turn(lambda: _open(call, device, group.world))
+        described = _description(data, beginning)
+        run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
+        earlier = group.from_lead(lambda: read_earlier(run, described, data, call.overwrite))
+        share_batches(state.model, group)
+        for warning in _warnings(data, device):
+            say(f"Warning: {warning}")
+        batches = data.batches(pin=device.type == "cuda")
+        if earlier is not None:
+            group.in_turn(lambda: state.restore(earlier.checkpoint, run.last))
+            baselines = earlier.baselines
+        else:
+            baselines, mean = group.from_lead(lambda: _first_look(batches, data, report))
+            begin_output(state, mean)
+        status = "already finished"
+        if not stopped_by(state, data):
+            status = "finished"
+            if earlier is not None:
+                say(f"Continuing after {position_words(state)}.")
+            described["baselines"] = asdict(baselines)
+            group.from_lead(lambda: run.begin(described, state.epoch))
+            execution, leads = call.execution, group.leads
+            events = stack.enter_context(writing_events(run, execution.tensorboard and leads))
+            stop = stack.enter_context(stop_on_signals())
+            at_step = stack.enter_context(profiling(run, execution.profile and leads, say))
+            trainer = Trainer(
+                run, state, data, batches, baselines, group, execution, events, stop, at_step, report, say
+            )
+            trainer.train()
+        return group.from_lead(lambda: _outcome(run, state, data, baselines, status))
+
+
+def _open(
+    call: _Call, device: torch.device, processes: int
+) -> tuple[PretrainData, TrainingState, Beginning | None]:
+    """Open the store, and make the network with its first weights."""
+    data = open_data(call.store, call.parameters, processes)
+    state = new_state(data.parameters, device, call.execution.channels_last)
+    return data, state, begin_encoder(state, call.initial_encoder)
+
+
+def _description(data: PretrainData, beginning: Beginning | None) -> dict[str, Any]:
+    """Return what `run.json` says of the run, but for the baselines."""
+    first = beginning.source() if beginning else None
+    told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
+    return {"genesis_toolkit": __version__, **told, **data.describe()}
+
+
+def _warnings(data: PretrainData, device: torch.device) -> list[str]:
+    """Return what to keep in mind from the start; a sentence each."""
+    slow = device.type == "cpu" and data.parameters.precision == "fp16"
+    return [
+        *([data.split.warning] if data.split.warning else []),
+        *(["on a processor --precision fp16 takes many times as long as float32."] if slow else []),
+    ]
+
+
+def _first_look(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
+    """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
+    works = works_to_average(data.split.train, data.parameters.batch_size)
+    tick = counting(report, "before epoch 1: ", len(works) + len(data.validation))
+    mean, window = mean_image(batches, works, tick), batches.feed.window
+    baselines = measure_baselines(batches, data.validation, mean, tick)
+    return baselines, (float(mean.mean()) - window.low) / window.span
+
+
+def _outcome(
+    run: Run, state: TrainingState, data: PretrainData, baselines: Baselines, status: str
+) -> PretrainOutcome:
+    """Return what a run has come to, read from its state and its losses."""
+    losses = run.record_of(state.best_epoch)["by_degradation"] if state.best_epoch else {}
+    return PretrainOutcome(
+        run=str(run.folder),
+        status=status,
+        stopped_by=stopped_by(state, data) or "",
+        epochs=state.epoch,
+        best_epoch=state.best_epoch,
+        validation_loss=state.best_loss,
+        copy_loss=baselines.copy,
+        mean_image_loss=baselines.mean_image,
+        by_degradation={
+            name: {**asdict(baselines.by_degradation[name]), "loss": loss} for name, loss in losses.items()
+        },
+        train_cubes=len(data.split.train),
+        validation_cubes=len(data.split.validation),
+        split=data.split.rule,
+        warning=data.split.warning,
+        network=data.network.name,
+        weights=sum(weights.numel() for weights in state.model.parameters()),
+        checkpoint=str(run.best),
+        losses=str(run.losses),
+        picture=str(run.picture),
+    )
