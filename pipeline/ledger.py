@@ -31,7 +31,7 @@ from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.version import __version__
-from genesis_toolkit.pipeline.wording import value_words
+from genesis_toolkit.pipeline.wording import first_difference
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
@@ -303,27 +303,6 @@ def run_log(started: datetime, workers: int) -> dict[str, Any]:
         "genesis-toolkit": __version__,
         **{name: version(name) for name in libraries},
     }
-
-
-#: Parameters whose names alone would not tell what they are of.
-_NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the source of sha256"}
-
-
-def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
-    name, old, new = difference(before, now)
-    return f"{name} {old} (asked for now: {new})" if name else None
-
-
-def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The first parameter that differs, its name and both values in words; empty where all are equal."""
-    for name in sorted({*one, *other}):
-        old, new = one.get(name), other.get(name)
-        if isinstance(old, dict) and isinstance(new, dict) and old != new:
-            return difference(old, new)
-        if old != new:
-            return _NAMES.get(name, name.replace("_", " ")), value_words(old), value_words(new)
-    return "", "", ""
 
 
 def check_same_parameters(target: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

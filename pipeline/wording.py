@@ -1,10 +1,12 @@
 """How numbers, names and values stand in a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MOST_NAMED = 5
 _LONGEST_VALUE = 60
+#: Parameters whose names alone would not tell what they are of.
+_NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the source of sha256"}
 
 
 def counted(number: int, thing: str, several: str = "") -> str:
@@ -32,3 +34,21 @@ def words_of(value: Any) -> str:
 def reason_of(error: Exception) -> str:
     """Why, in the words of the system where it has any."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
+    name, old, new = difference(before, now)
+    return f"{name} {old} (asked for now: {new})" if name else None
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The first parameter that differs, its name and both values in words; empty where all are equal."""
+    for name in sorted({*one, *other}):
+        old, new = one.get(name), other.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return difference(old, new)
+        if old != new:
+            old, new = (value_words(side[name]) if name in side else "none" for side in (one, other))
+            return _NAMES.get(name, name.replace("_", " ")), old, new
+    return "", "", ""

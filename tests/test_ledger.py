@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.ledger import (
-    MANIFEST,
-    first_difference,
-    hold,
-    read_manifest,
-    unfinished,
-    whole_file,
-    write_whole,
-)
+from genesis_toolkit.pipeline.ledger import MANIFEST, hold, read_manifest, unfinished, whole_file, write_whole
+from genesis_toolkit.pipeline.wording import first_difference
 
 
 def test_finished_work_takes_its_name_with_a_true_manifest(tmp_path: Path) -> None:

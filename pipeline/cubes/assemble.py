@@ -25,7 +25,7 @@ from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, sha256_of, wr
 from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, columns_of
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_cube_store
 
@@ -58,8 +58,7 @@ def assemble(
     """
     ledger.clear_store()  # assembling is copying: cheaper to do again than to trust what a kill left
     records = list(compact(ledger, names, key))
-    cubes, scans = _cube_table(records, update), scan_table(records, update)
-    images = image_table(records, update)
+    cubes, (scans, images) = _cube_table(records, update), scan_tables(records, update)
     attributes = attributes_of(parameters, job)
     write_tables(ledger.store, attributes, parameters.dtype, cubes, scans, images)
     length = shard_length(parameters.size, parameters.dtype.itemsize)
@@ -120,7 +119,7 @@ def compact(ledger: Ledger, names: Sequence[str], key: Key | None = None) -> Ite
             record |= _pseudonymous(record, key)
         corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
         tissue, chunks = np.array(record["tissue"], np.float64), np.array(record["chunks"], np.int64)
-        yield record | {"corners": corners, "tissue": tissue, "chunks": chunks}
+        yield record | {"corners": corners, "tissue": tissue, "chunks": chunks, "cubes": len(chunks)}
 
 
 def staged_chunks(
@@ -138,7 +137,7 @@ def staged_chunks(
 
 def numbered(records: Sequence[Facts]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Of every cube the row of its scan and its number in it: int32 [cube] each."""
-    counts = [len(record["chunks"]) for record in records]
+    counts = [record["cubes"] for record in records]
     rows = np.repeat(np.arange(len(records), dtype=np.int32), counts)
     return rows, np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts])
 
@@ -226,38 +225,25 @@ def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
     return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
 
 
-def scan_table(records: Sequence[Facts], update: Update | None = None) -> ScanTable:
-    """The table of scans, one row a record, behind those of the store that is updated."""
-
-    def column(name: str, dtype: Any) -> NDArray[Any]:
-        return np.array([record[name] for record in records], dtype=dtype)
-
-    new = ScanTable(
-        identifier=column("identifier", object),
-        subset=column("subset", np.int16),
-        path=column("path", object),
-        bytes=column("bytes", np.int64),
-        sha256=column("sha256", object),
-        shape=column("shape", np.int32),
-        spacing=column("spacing", np.float64),
-        origin=column("origin", np.float64),
-        direction=column("direction", np.float64),
-        status=column("status", object),
-        reason=column("reason", object),
-        cubes=np.array([len(record["chunks"]) for record in records], dtype=np.int32),
-        stream=column("stream", np.uint64),
-    )
-    return _added(update, update.store.scans, new) if update else new
+def scan_tables(
+    records: Sequence[Facts], update: Update | None = None
+) -> tuple[ScanTable, ImageTable | None]:
+    """The tables of scans and, of X-ray images, of images: one row a record, behind those of a store."""
+    scans = _table_of(ScanTable, records)
+    images = _table_of(ImageTable, records) if "patient" in records[0] else None
+    if update:
+        scans = _added(update, update.store.scans, scans)
+        if images is not None and update.store.images is not None:
+            images = _added(update, update.store.images, images)
+    return scans, images
 
 
-def image_table(records: Sequence[Facts], update: Update | None = None) -> ImageTable | None:
-    """The table of images, one row a record, behind those of the store that is updated; None of CT scans."""
-    names = [field.name for field in fields(ImageTable)]
-    if not all(name in records[0] for name in names):
-        return None
-    new = ImageTable(**{n: np.array([record[n] for record in records], dtype=object) for n in names})
-    before = update.store.images if update else None
-    return new if update is None or before is None else _added(update, before, new)
+def _table_of(kind: type[_Table], records: Sequence[Facts]) -> _Table:
+    def column(name: str, dtype: str) -> NDArray[Any]:
+        values = [record[name] for record in records]
+        return np.array(values, dtype=object if dtype == "string" else dtype)
+
+    return kind(**{name: column(name, told.dtype) for name, told in columns_of(kind).items()})
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:

@@ -18,14 +18,14 @@ from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
 from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, difference, hold, located, run_log
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, located, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Folder
 from genesis_toolkit.pipeline.store.write import check_target
-from genesis_toolkit.pipeline.wording import listed
+from genesis_toolkit.pipeline.wording import difference, listed
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
 _SEVERAL_KEYS = "several keys"

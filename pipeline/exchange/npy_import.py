@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_table, write_tables
+from genesis_toolkit.pipeline.cubes.assemble import numbered, scan_tables, write_tables
 from genesis_toolkit.pipeline.cubes.records import NOTHING_KNOWN
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
 from genesis_toolkit.pipeline.engine import Workers, cores
@@ -247,7 +247,7 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
             "bytes": source.bytes,
             "sha256": digest,
             "status": "used",
-            "chunks": range(source.count),
+            "cubes": source.count,
             "stream": stream_key(source.identifier),
         }
         for source, digest in zip(sources, sha256, strict=True)
@@ -257,5 +257,5 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     attributes = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
     attributes["parameters"] = IMPORTED | {"size": list(size)}
     ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-    write_tables(ledger.store, attributes, _DTYPE, table, scan_table(records))
+    write_tables(ledger.store, attributes, _DTYPE, table, *scan_tables(records))
     ledger.finish(hashes, log)

@@ -30,6 +30,7 @@ from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
+from genesis_toolkit.pipeline.rng import checked_seed
 
 #: LUNA16's ten folds.
 SUBSETS = 10
@@ -37,9 +38,6 @@ SUBSETS = 10
 #: Folders of the masks, on the scans' grids: uint8, 1 inside and 0 outside.
 LUNG_MASKS = "seg-lungs-LUNA16"
 NODULE_MASKS = "seg-nodules"
-
-#: The largest seed of a phantom.
-SEED_LIMIT = 2**63 - 1
 
 _SCANS_LIMIT = 10_000
 _SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # that drawing takes, most of them with the GIL held
@@ -81,11 +79,7 @@ class PhantomParameters:
                 f"The shape {found} cannot hold a chest: give three numbers of voxels, x, y and z, each from "
                 f"{low} to {high}, as in --shape 320,320,128."
             )
-        if not 0 <= self.seed <= SEED_LIMIT:
-            raise CallError(
-                f"The seed {self.seed} is out of range: give a whole number from 0 to {SEED_LIMIT}, "
-                "as in --seed 0."
-            )
+        checked_seed(self.seed)
 
 
 def series_uid(parameters: PhantomParameters, index: int) -> str:

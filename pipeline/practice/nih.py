@@ -29,8 +29,9 @@ from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     person,
     take,
 )
-from genesis_toolkit.pipeline.practice.luna16 import SEED_LIMIT, check_free
+from genesis_toolkit.pipeline.practice.luna16 import check_free
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
+from genesis_toolkit.pipeline.rng import checked_seed
 
 TABLE = "Data_Entry_2017.csv"
 TRAIN_VAL_LIST = "train_val_list.txt"
@@ -90,11 +91,7 @@ class RadiographParameters:
                 f"The shape {found} is none of a radiograph: give two numbers of pixels, columns and rows, "
                 f"each from {low} to {high}, as in --shape 1024,1024."
             )
-        if not 0 <= self.seed <= SEED_LIMIT:
-            raise CallError(
-                f"The seed {self.seed} is out of range: give a whole number from 0 to {SEED_LIMIT}, "
-                "as in --seed 0."
-            )
+        checked_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes.assemble import (
     attributes_of,
     compact,
-    image_table,
     numbered,
-    scan_table,
+    scan_tables,
     staged_chunks,
     write_shards,
 )
@@ -242,7 +241,7 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
     )
     attributes = attributes_of(parameters, job.description, **told)
-    tables = table, labels, scan_table(records), image_table(records)
+    tables = table, labels, *scan_tables(records)
     write_target_store(ledger.store, attributes, parameters.dtype, *tables)
     hashes = dict[str, str]()
     for name, itemsize in arrays.items():
