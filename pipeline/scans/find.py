@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.scans.files import (
     HERE,
     NAMED_LIKE_A_SCAN,
@@ -94,7 +95,7 @@ def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
     return "nih" if any(NIH_TABLE.fullmatch(entry.name) for entry in entries) else "files"
 
 
-def find_scans(source: Path | str, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
+def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
     """Find the scans of a folder (or take the one file given).
 
     Args:
@@ -126,7 +127,7 @@ def find_scans(source: Path | str, layout: Layout = "auto", subsets: Collection[
     return found
 
 
-def check_source(source: Path | str) -> tuple[Path, bool]:
+def check_source(source: AnyPath) -> tuple[Path, bool]:
     """The folder or file that is given to be searched, and whether it is a file.
 
     Raises:

@@ -5,6 +5,7 @@ since the tissue rule judges these before any rounding (METHOD.md section 2).
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.scans.dicom import read_planes
 from genesis_toolkit.pipeline.scans.files import check_file, not_opened
 from genesis_toolkit.pipeline.scans.formats import (
@@ -99,16 +101,22 @@ def read_geometry(path: Path) -> Geometry:
     return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
 
 
-def read_scan(path: Path) -> Scan:
+def read_scan(path: AnyPath) -> Scan:
     """Read a scan whole.
 
     Values outside int16 are clipped to it. Voxels that are then all whole come as int16; others as float32
     where that holds every one of them exactly, else as float64. Memory: the voxels once, as they lie in the
     file, and once more where another type is made of them; of a DICOM series once, and a slice.
 
+    Args:
+        path: a file, or a DICOM series as `Found` lists it; a string is taken as a user gives it, see
+            `scan_path`.
+
     Raises:
+        CallError: there is nothing at `path`.
         DataError: it cannot be read; the message says why, to go after the scan's name.
     """
+    path = path if isinstance(path, Path) else scan_path(os.fspath(path))
     series = series_at(path)
     if series:
         stacked = stack(series.slices)

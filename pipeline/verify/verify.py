@@ -21,7 +21,7 @@ from genesis_toolkit.pipeline.cubes.recut import (
 )
 from genesis_toolkit.pipeline.engine import Workers, cores, counting, run
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, log_is_whole
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, AnyPath, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.attributes import finished_storage, read_attributes
@@ -112,8 +112,8 @@ class Verification:
 def verify_store(
     place: Place,
     *,
-    source: Path | None = None,
-    anonymize: Path | None = None,
+    source: AnyPath | None = None,
+    anonymize: AnyPath | None = None,
     cubes: int = CUBES_CUT_AGAIN,
     pairs: int = 0,
     workers: int | None = None,
@@ -135,6 +135,8 @@ def verify_store(
         DataError: it is of another format version, or an archive that cannot be opened.
     """
     report = callback(progress)
+    source = Path(source) if source is not None else None
+    anonymize = Path(anonymize) if anonymize is not None else None
     storage = finished_storage(place, tuple(KINDS))
     told = Verification(storage.place)
     workers = workers or (cores() if storage.near else _AT_ONCE)

@@ -128,6 +128,11 @@ def test_no_room_imports_what_its_package_does_without(top: str) -> None:
         assert not names & FORBIDDEN[top], module
 
 
+@pytest.mark.parametrize("room", [room for room in ROW if (HOUSE / room.replace(".", "/")).is_dir()])
+def test_every_room_has_a_folder_of_tests(room: str) -> None:
+    assert list((TESTS / room.rpartition(".")[2]).glob("test_*.py")), f"tests/ has no room for {room}"
+
+
 @pytest.mark.parametrize("program", ["prep", "train"])
 def test_help_imports_nothing_heavy(program: str) -> None:
     heavy = {"numpy", "zarr", "numba", "torch", "matplotlib", "SimpleITK", "dask", "rich"}

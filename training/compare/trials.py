@@ -14,6 +14,7 @@ processes of their own: its numbers do not depend on how many there are.
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from typing import Any
 
 from genesis_toolkit.pipeline.engine import Workers, cores, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import locked, write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, locked, write_whole
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.training.compare.arms import Arm
 from genesis_toolkit.training.compare.evidence import (
@@ -86,9 +87,9 @@ class _Work:
 
 @shows(TrainingBars)
 def compare_trials(
-    targets: Sequence[str | Path],
+    targets: Sequence[AnyPath],
     arms: Sequence[Arm],
-    out: Path,
+    out: AnyPath,
     parameters: FinetuneParameters | None = None,
     *,
     trials: int = 10,
@@ -127,8 +128,9 @@ def compare_trials(
         DataError: trials failed. All others are done, and kept; the evidence is left as it was.
         KeyboardInterrupt: when interrupted; the same call goes on.
     """
-    report = callback(progress)
-    plan = make_plan(targets, arms, parameters or FinetuneParameters(), trials, width)
+    report, out = callback(progress), Path(out)
+    places = [os.fspath(place) for place in targets]
+    plan = make_plan(places, arms, parameters or FinetuneParameters(), trials, width)
     check_choice(plan, reference, pairs)
     if workers is not None and workers < 1:
         raise CallError(f"--workers {workers} is out of range: it must be at least 1.")

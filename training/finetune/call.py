@@ -11,6 +11,7 @@ import torch
 from torch.amp import GradScaler
 
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.training.finetune.data import TargetBatches, TargetData, check_foreground, target_data
@@ -34,11 +35,11 @@ from genesis_toolkit.training.weights.state import TrainingState
 
 @shows(TrainingBars)
 def finetune(
-    targets: str | Path,
-    out: Path,
+    targets: AnyPath,
+    out: AnyPath,
     parameters: FinetuneParameters | None = None,
     *,
-    weights: Path | None = None,
+    weights: AnyPath | None = None,
     network: str | None = None,
     width: int | None = None,
     beginning: Beginning | None = None,
@@ -71,7 +72,8 @@ def finetune(
             is no number any more.
         KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are on the disk.
     """
-    report = callback(progress)
+    report, out = callback(progress), Path(out)
+    weights = Path(weights) if weights is not None else None
     store = open_targets(targets)
     if beginning is None:
         scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None

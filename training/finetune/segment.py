@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, write_whole
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, silent
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
@@ -83,9 +83,9 @@ class Segmented:
 
 @shows(Bars)
 def segment_scan(
-    run: Path,
-    scan: Path,
-    out: Path,
+    run: AnyPath,
+    scan: AnyPath,
+    out: AnyPath,
     *,
     device: str = "auto",
     overwrite: bool = False,
@@ -108,7 +108,7 @@ def segment_scan(
             unknown format or in the way; nothing is written.
         DataError: the scan or the run is damaged, or the format cannot hold the scan's grid.
     """
-    report = callback(progress)
+    report, run, out = callback(progress), Path(run), Path(out)
     path = scan_path(str(scan))
     _check_out(run, path, out, overwrite=overwrite)
     finetuned = _segmenting(run)

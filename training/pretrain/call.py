@@ -5,6 +5,7 @@ Nothing in a run is random: the first weights depend on the seed, the order and 
 be it within an epoch, as if nothing had happened.
 """
 
+import os
 import signal
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows, silent
 from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.feeding.ring import Batches
@@ -93,12 +95,12 @@ class PretrainOutcome:
 
 @shows(TrainingBars)
 def pretrain(
-    store: str | Path,
-    out: Path,
+    store: AnyPath,
+    out: AnyPath,
     parameters: PretrainParameters | None = None,
     execution: Execution | None = None,
     *,
-    initial_encoder: Path | None = None,
+    initial_encoder: AnyPath | None = None,
     overwrite: bool = False,
     progress: Progress | bool = False,
     say: Say = lambda _: None,
@@ -127,7 +129,8 @@ def pretrain(
     parameters, execution = parameters or PretrainParameters(), execution or Execution()
     if execution.tensorboard:
         check_tensorboard()
-    call = _Call(store, out, parameters, execution, initial_encoder, overwrite)
+    encoder = Path(initial_encoder) if initial_encoder is not None else None
+    call = _Call(os.fspath(store), Path(out), parameters, execution, encoder, overwrite)
     with launched(execution.devices, _join_in, call):
         return _take_part(call, report, say)
 

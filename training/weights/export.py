@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import sha256_of, write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, sha256_of, write_whole
 from genesis_toolkit.training.machine.run_folder import Run, check_file
 from genesis_toolkit.training.networks.registry import (
     OF_THE_PAPERS,
@@ -21,7 +21,7 @@ from genesis_toolkit.training.weights.nnssl import nnssl_checkpoint
 FORMATS = ("official", "nnssl", "state-dict")
 
 
-def export_weights(folder: Path, out: Path, kind: str, *, overwrite: bool = False) -> WeightsResult:
+def export_weights(folder: AnyPath, out: AnyPath, kind: str, *, overwrite: bool = False) -> WeightsResult:
     """Write the best weights of a run in a format of others, and a model card beside them.
 
     Args:
@@ -37,6 +37,7 @@ def export_weights(folder: Path, out: Path, kind: str, *, overwrite: bool = Fals
     """
     if kind not in FORMATS:
         raise CallError(f"--format {kind} is unknown; allowed: {', '.join(FORMATS)}.")
+    folder, out = Path(folder), Path(out)
     card = out.with_name(f"{out.name}.md")
     for path in (out, card):
         check_file(path, folder, overwrite=overwrite)
