@@ -58,7 +58,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
     `dataset[i]` is (degraded, original), both float32 `[1, x, y, z]`, of images `[1, x, y]`. It can be
     pickled: a worker process opens the store anew. `set_epoch` reaches workers that persist, from their next
-    pass on.
+    pass on::
 
         dataset = PairDataset("pairs.zarr")
         loader = DataLoader(dataset, batch_size=6, shuffle=True, num_workers=2)
@@ -125,7 +125,7 @@ class PairLoader:
     Iterating gives (degraded, original), both float32 `[cube, 1, x, y, z]` in [0, 1], of images
     `[cube, 1, x, y]`, on `device`. Cubes are shuffled by (seed, epoch) such that every batch mixes scans, and
     dealt into batches whose sizes differ by one at most; those that validate come in one order always. A pass
-    that ends moves on to the next epoch.
+    that ends moves on to the next epoch::
 
         loader = PairLoader("pairs.zarr", batch_size=6, device="cuda")
         loader.load_state_dict(torch.load("loader.pt"))  # to go on in the middle of an epoch
