@@ -315,7 +315,7 @@ def test_a_store_holds_patches_of_resampled_scans(luna16: Path, tmp_path: Path, 
     parameters = ExtractParameters(
         cubes_per_scan=5, size=(14, 12), plane=plane, border=(1, 1, 1), spacing=(1.0, 1.0, 1.0)
     )
-    store = extract_cubes(luna16, tmp_path / "slices.zarr", parameters, workers=1, pool="threads").store
+    store = extract_cubes(luna16, tmp_path / "slices.zarr", parameters, workers=1).store
     assert store.attributes["parameters"]["plane"] == plane
     assert store.attributes["parameters"]["max_tissue"] == 0.7
     assert store.attributes["size"] == [14, 12]
@@ -330,16 +330,16 @@ def test_a_store_holds_patches_of_resampled_scans(luna16: Path, tmp_path: Path, 
         found = patch_of(scan.voxels, tuple(corner.tolist()), (14, 12), plane)
         np.testing.assert_array_equal(pixels, np.clip(found, -1000, 1000))
         assert store.table.tissue[number] == pytest.approx(not_lung(found).mean())
-    again = extract_cubes(luna16, tmp_path / "slices.zarr", parameters, workers=1, pool="threads")
+    again = extract_cubes(luna16, tmp_path / "slices.zarr", parameters, workers=1)
     assert again.done_before
 
 
 def test_another_plane_is_another_job(luna16: Path, tmp_path: Path) -> None:
     parameters = ExtractParameters(size=(16, 16), border=(2, 2, 2), cubes_per_scan=2)
-    extract_cubes(luna16, tmp_path / "slices.zarr", parameters, workers=1, pool="threads")
+    extract_cubes(luna16, tmp_path / "slices.zarr", parameters, workers=1)
     other = ExtractParameters(size=(16, 16), border=(2, 2, 2), cubes_per_scan=2, plane="coronal")
     with pytest.raises(CallError, match="plane"):
-        extract_cubes(luna16, tmp_path / "slices.zarr", other, workers=1, pool="threads")
+        extract_cubes(luna16, tmp_path / "slices.zarr", other, workers=1)
 
 
 def test_scans_without_a_place_are_told_why(tmp_path: Path) -> None:
@@ -347,14 +347,14 @@ def test_scans_without_a_place_are_told_why(tmp_path: Path) -> None:
     write_scan(tmp_path / "scans" / "small.mhd", lungs(0, (24, 19, 26)))
     parameters = ExtractParameters(size=(16, 16), border=(2, 2, 2))
     with pytest.raises(DataError) as error:
-        extract_cubes(tmp_path / "scans", tmp_path / "slices.zarr", parameters, workers=1, pool="threads")
+        extract_cubes(tmp_path / "scans", tmp_path / "slices.zarr", parameters, workers=1)
     assert "no place for a cube has a tissue score of 0.7 or less" in str(error.value)
     assert "24 x 19 x 26 voxels, 20 x 20 x 5 needed" in str(error.value)
 
 
 def test_stores_of_cubes_say_what_they_always_said(luna16: Path, tmp_path: Path) -> None:
     golden = open_cubes(GOLDEN / "cubes.zarr").attributes
-    store = extract_cubes(luna16, tmp_path / "cubes.zarr", SMALL, workers=1, pool="threads").store
+    store = extract_cubes(luna16, tmp_path / "cubes.zarr", SMALL, workers=1).store
     assert list(store.attributes["parameters"]) == list(golden["parameters"])
 
 

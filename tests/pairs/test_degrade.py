@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from pipeline.degrade.pairs import DegradeParameters
+from pipeline.stores import PairStore, open_cubes, open_store
 from support.scans import kill_after
 from support.tasks import degraded_pair
 
@@ -19,6 +21,11 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import PairStore, open_cubes, open_store
+from pipeline.degrade.compose import Applied, Degrader
+from pipeline.degrade.recipes import Recipe
+from pipeline.engine import run
+from pipeline.errors import CallError, DataError
+from pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished
 
 TWICE = DegradeParameters(get_recipe("genesis"), variants=2)
 
@@ -221,7 +228,7 @@ def test_processes_threads_and_order_do_not_show(cube_store: Path, pair_store: P
     degraded = np.asarray(zarr.open_group(pair_store, mode="r")["degraded"][...])
     stored = {pair: sha256_of(np.ascontiguousarray(cube).tobytes()) for pair, cube in enumerate(degraded)}
     backwards = [(cube_store, pair) for pair in reversed(range(24))]
-    for pool in ("processes", "threads"):
+    for processes in (True, False):
         made: dict[int, str] = {}
         run(
             degraded_pair,
