@@ -9,23 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from pipeline.degrade.pairs import DegradeParameters
-from pipeline.stores import PairStore, open_cubes, open_store
 from support.scans import kill_after
 from support.tasks import degraded_pair
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, get_recipe
-from genesis_toolkit.pipeline.engine import run
+from genesis_toolkit.pipeline.engine import Workers, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import PairStore, open_cubes, open_store
-from pipeline.degrade.compose import Applied, Degrader
-from pipeline.degrade.recipes import Recipe
-from pipeline.engine import run
-from pipeline.errors import CallError, DataError
-from pipeline.ledger import MANIFEST, hold, read_manifest, sha256_of, unfinished
 
 TWICE = DegradeParameters(get_recipe("genesis"), variants=2)
 
@@ -233,8 +226,7 @@ def test_processes_threads_and_order_do_not_show(cube_store: Path, pair_store: P
         run(
             degraded_pair,
             backwards,
-            workers=2,
-            pool=pool,
+            workers=Workers(2, processes=processes),
             finished=lambda record, made=made: made.update([record]),
         )
         assert made == stored
