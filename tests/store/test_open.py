@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from support.damage import flip, set_attribute
 from support.target_stores import make_target_store
 
-from genesis_toolkit.cli.degrade import degrade
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.archive import pack_store
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore, open_store
 from genesis_toolkit.pipeline.store.reading import read_cubes
 
 
 @pytest.fixture
 def pair_store(cube_store: Path) -> Path:
-    degrade(cube_store, cube_store.with_name("pairs.zarr"), DegradeParameters(variants=2), workers=1)
+    degrade_cubes(cube_store, cube_store.with_name("pairs.zarr"), DegradeParameters(variants=2), workers=1)
     return cube_store.with_name("pairs.zarr")
 
 
