@@ -55,14 +55,9 @@ def contents(store: Path, **changes: Any) -> Contents:
     return Contents(opened.attributes | {"parameters": parameters}, opened.table, opened.scans)
 
 
-#: Until the public face has it.
-FACE = "import genesis_toolkit; from genesis_toolkit.pipeline.store.open import open_store\n"
-FACE += "genesis_toolkit.open_store = open_store\n"
-
-
 def run_python(code: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FACE + code], cwd=folder, capture_output=True, encoding="utf-8"
+        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,7 +14,7 @@ from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.networks.registry import architecture
 
 _OURS = """\
-from genesis_toolkit.training.weights.load import load_encoder, load_network
+from genesis_toolkit import load_encoder, load_network
 
 network = load_network("{file}")  # degraded cubes in, restored cubes out
 encoder = load_encoder("{file}")  # cubes in, a list of features by level out
