@@ -12,6 +12,7 @@ cost no memory. Short ones go to a worker several at a time: a dask task costs 1
 import json
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -118,9 +119,13 @@ def run(
     else:
         number, place = min(workers.count, len(items)), next(_numbers)
         progress = None if workers.progress is silent else workers.progress
-        with _holding(place), local_workers(number, workers.processes, progress) as client:
-            hands = _Hands(client, number, number, None if workers.processes else place, ours=True)
-            _spread(task, items, hands, finished, lost)
+        _held[place] = {}
+        try:
+            with local_workers(number, workers.processes, progress) as client:
+                hands = _Hands(client, number, number, None if workers.processes else place, ours=True)
+                _spread(task, items, hands, finished, lost)
+        finally:
+            del _held[place]  # late ones find nothing to do
 
 
 @dataclass(frozen=True)
@@ -159,30 +164,66 @@ def _spread(
     lost: Callable[[Item], Record] | None,
 ) -> None:
     """Hand items out in a window, and their records over as they come."""
-    waiting, suspects, size = deque(items), list[Item](), 1
-    done: SimpleQueue[Any] = SimpleQueue()
-    under_way = dict[Any, list[Item]]()
-    while waiting or under_way:
-        while waiting and len(under_way) < hands.ahead:
-            batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-            future = hands.begin(task, batch)
-            under_way[future] = batch
-            future.add_done_callback(done.put)
-        future = done.get()
-        batch = under_way.pop(future)
-        answer = _answer(future)
-        if answer is None:
-            suspects += batch
-            continue
-        records, seconds = answer
-        if hands.ours:
-            size = batch_size(size, seconds / len(batch), len(waiting), hands.count)
-        for record in records:
-            finished(record)
-    # Alone, each item that was under way in a process which died shows if it was the one.
-    for item in suspects:
-        answer = _answer(hands.begin(task, [item])) if hands.ours else None
-        finished(answer[0][0] if answer else _record_of(item, lost))
+    waiting, suspects, under_way, size = deque(items), deque[Item](), 0, 1
+    with _asking(task, hands) as (questions, answers):
+        while waiting or under_way or suspects:
+            # Alone, each item that was under way in a process which died shows if it was the one.
+            alone = not waiting and not under_way
+            if alone:
+                waiting.append(suspects.popleft())
+            while waiting and under_way < hands.ahead:
+                questions.put([waiting.popleft() for _ in range(min(size, len(waiting)))])
+                under_way += 1
+            batch, answer = answers.get()
+            under_way -= 1
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is not None:
+                records, seconds = answer
+                if hands.ours:
+                    size = batch_size(size, seconds / len(batch), len(waiting), hands.count)
+            elif hands.ours and not alone:
+                suspects += batch
+                continue
+            elif lost is not None:
+                records = [lost(item) for item in batch]
+            else:
+                raise DataError(_DIED)
+            for record in records:
+                finished(record)
+
+
+@contextmanager
+def _asking(task: Callable[[Any], Any], hands: _Hands) -> Iterator[tuple[SimpleQueue[Any], SimpleQueue[Any]]]:
+    """A queue that takes lists of items, and one that gives each list back with its `_answer`, or an error.
+
+    All futures live in a thread of their own: a Ctrl-C that falls into one of their methods, in the main
+    thread, would be swallowed there, or end in a traceback on stderr.
+    """
+    questions, answers = SimpleQueue[Any](), SimpleQueue[Any]()
+    threading.Thread(target=_ask, args=(task, hands, questions, answers), daemon=True).start()
+    try:
+        yield questions, answers
+    finally:
+        questions.put(None)
+
+
+def _ask(
+    task: Callable[[Any], Any], hands: _Hands, events: SimpleQueue[Any], answers: SimpleQueue[Any]
+) -> None:
+    """Begin every list of items that comes, and answer when its future comes, until None does."""
+    under_way = dict[Any, list[Any]]()
+    while (event := events.get()) is not None:
+        batch = event if isinstance(event, list) else under_way.pop(event)
+        try:
+            if event is batch:
+                future = hands.begin(task, batch)
+                under_way[future] = batch
+                future.add_done_callback(events.put)
+            else:
+                answers.put((batch, _answer(event)))
+        except BaseException as error:
+            answers.put((batch, error))
 
 
 def batch_size(before: int, seconds: float, waiting: int, workers: int) -> int:
@@ -230,13 +271,6 @@ _DIED = (
 )
 
 
-def _record_of(item: Item, lost: Callable[[Item], Record] | None) -> Record:
-    """The record of an item that ends the process it is worked on in."""
-    if lost is None:
-        raise DataError(_DIED)
-    return lost(item)
-
-
 def _carry_out(task: Callable[[Item], Record], items: Sequence[Item]) -> tuple[list[Record], float]:
     """On a worker: the records of some items, and the seconds that they took."""
     begun = perf_counter()
@@ -250,16 +284,6 @@ _numbers = count()
 
 def _carry_out_held(run: int, place: int) -> tuple[list[Any], float]:
     return _carry_out(*_held[run].pop(place))
-
-
-@contextmanager
-def _holding(run: int) -> Iterator[None]:
-    """A place for what threads are given, which late ones find empty once the block is left."""
-    _held[run] = {}
-    try:
-        yield
-    finally:
-        del _held[run]
 
 
 @contextmanager

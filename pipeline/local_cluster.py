@@ -61,8 +61,7 @@ def local_workers(
                 client = start.client()
                 told(what, 1, 1)
                 if watched:
-                    port = client.scheduler_info()["services"]["dashboard"]
-                    told(f"dask shows the work at http://127.0.0.1:{port}/status", 0, 0)
+                    told(f"dask shows the work at http://127.0.0.1:{start.port}/status", 0, 0)
                 yield client
                 start.end()
             except BaseException:
@@ -124,6 +123,7 @@ class _Start:
         self._cluster: Any = None
         self._client: Any = None
         self._over = False
+        self.port = 0
         self._thread = threading.Thread(target=self._start, daemon=True)
         self._thread.start()
 
@@ -143,8 +143,9 @@ class _Start:
 
     def end(self) -> None:
         """Close the cluster, of which all work is done."""
-        self._client.close()
-        self._cluster.close()
+        closing = threading.Thread(target=self._close, args=(None,), daemon=True)
+        closing.start()
+        closing.join()
 
     def end_at_once(self) -> None:
         """Kill processes and leave threads; return when the cluster is closed, after 1.5 s at the latest."""
@@ -182,6 +183,7 @@ class _Start:
                 **({"preload": [__name__]} if processes else {"worker_class": self._thread_pool}),
             )
             self._client = self._distributed.Client(self._cluster, set_as_default=False)
+            self.port = self._client.scheduler_info()["services"]["dashboard"]
         except Exception as error:
             self._answer.put(error)
         else:
@@ -192,12 +194,12 @@ class _Start:
     def _thread_pool(self, *place: Any, **options: Any) -> Any:
         return self._distributed.Worker(*place, **options | {"dashboard": False})
 
-    def _close(self) -> None:
+    def _close(self, timeout: float | None = 1) -> None:
         with suppress(Exception):
             if self._client is not None:
-                self._client.close(timeout=1)
+                self._client.close(timeout=timeout)
             if self._cluster is not None:
-                self._cluster.close(timeout=1)
+                self._cluster.close(timeout=timeout)
 
 
 def dask_setup(_: Any) -> None:
@@ -209,10 +211,7 @@ def dask_setup(_: Any) -> None:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """The module `distributed`, kept from writing: what its notes come to is said in one sentence here."""
-    import dask
-
-    with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # read when distributed is imported
-        import distributed
+    distributed = _loaded()
     loggers = [logging.getLogger(name) for name in _LOUD]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -222,3 +221,24 @@ def quiet() -> Iterator[Any]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+def _loaded() -> Any:
+    """The module `distributed`, imported in a thread: an import may swallow a Ctrl-C that falls into it."""
+    answer: SimpleQueue[Any] = SimpleQueue()
+
+    def load() -> None:
+        try:
+            import dask
+
+            with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # read by the next line
+                import distributed
+            answer.put(distributed)
+        except BaseException as error:
+            answer.put(error)
+
+    threading.Thread(target=load).start()  # no daemon: Python cannot end in the middle of it
+    module = answer.get()
+    if isinstance(module, BaseException):
+        raise module
+    return module
