@@ -231,7 +231,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     run, said = tmp_path / "run", list[str]()
     for epoch, step in ((1, 2), (3, 1)):  # as a batch system does it; once before there is any checkpoint
         with pytest.raises(KeyboardInterrupt):
-            tuned(stores["segment"], run, report=interrupted_at(epoch, step))
+            tuned(stores["segment"], run, progress=interrupted_at(epoch, step))
     assert not (run / "result.json").exists()
     with pytest.raises(CallError, match="is not finished"):
         read_finetuned(run)

