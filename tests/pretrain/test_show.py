@@ -182,7 +182,7 @@ def test_the_moving_average_is_what_is_kept_as_the_best(pairs: Path, tmp_path: P
     )
 
 
-#: Three runs of one call gave three sets of weights here, with the trainer of before as well, and one in three
+#: There, three runs of one call gave three sets of weights, and one in three ended in NaN.
 #: ended in NaN.
 UNSTEADY = pytest.mark.xfail(
     strict=False, reason="torch's bf16 convolutions are not steady on some processors"
