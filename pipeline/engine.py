@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.local_cluster import local_workers, quiet
+from genesis_toolkit.pipeline.local_cluster import awaited, local_workers, quiet
 from genesis_toolkit.pipeline.progress import Progress, silent
 from genesis_toolkit.pipeline.version import __version__
 
@@ -174,7 +174,7 @@ def _spread(
             while waiting and under_way < hands.ahead:
                 questions.put([waiting.popleft() for _ in range(min(size, len(waiting)))])
                 under_way += 1
-            batch, answer = answers.get()
+            batch, answer = awaited(answers)
             under_way -= 1
             if isinstance(answer, BaseException):
                 raise answer

@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError
 
 _SECONDS_TO_END = 1.5  # of an interruption, which is answered within two
+_SECONDS_TO_LISTEN = 0.25
 _HERE = "127.0.0.1:0"  # at any port
 _LOUD = ("distributed", "distributed.client", "bokeh", "tornado.application")
 #: What multiprocessing calls the processes that are started here.
@@ -133,7 +134,7 @@ class _Start:
         Raises:
             CallError: it could not be started.
         """
-        error = self._answer.get()
+        error = awaited(self._answer)
         if error is None:
             return self._client
         raise CallError(
@@ -145,7 +146,8 @@ class _Start:
         """Close the cluster, of which all work is done."""
         closing = threading.Thread(target=self._close, args=(None,), daemon=True)
         closing.start()
-        closing.join()
+        while closing.is_alive():
+            closing.join(_SECONDS_TO_LISTEN)
 
     def end_at_once(self) -> None:
         """Kill processes and leave threads; return when the cluster is closed, after 1.5 s at the latest."""
@@ -223,6 +225,13 @@ def quiet() -> Iterator[Any]:
             logger.setLevel(level)
 
 
+def awaited(queue: SimpleQueue[Any]) -> Any:
+    """Return what a queue gives next. A wait without end would not hear a Ctrl-C that falls just before it."""
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=_SECONDS_TO_LISTEN)
+
+
 def _loaded() -> Any:
     """The module `distributed`, imported in a thread: an import may swallow a Ctrl-C that falls into it."""
     answer: SimpleQueue[Any] = SimpleQueue()
@@ -238,7 +247,7 @@ def _loaded() -> Any:
             answer.put(error)
 
     threading.Thread(target=load).start()  # no daemon: Python cannot end in the middle of it
-    module = answer.get()
+    module = awaited(answer)
     if isinstance(module, BaseException):
         raise module
     return module
