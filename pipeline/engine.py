@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -107,7 +107,7 @@ def run(
 
     Raises:
         CallError: workers cannot be started on this machine.
-        DataError: a worker died and there is no `lost`, or the cluster is gone.
+        DataError: a worker died and there is no `lost`, no worker comes up again, or the cluster is gone.
     """
     workers = Workers(workers) if isinstance(workers, int) else workers
     if workers.client is not None:
@@ -117,15 +117,30 @@ def run(
         for item in items:
             finished(task(item))
     else:
-        number, place = min(workers.count, len(items)), next(_numbers)
-        progress = None if workers.progress is silent else workers.progress
-        _held[place] = {}
-        try:
+        _run_here(task, items, workers, finished, lost)
+
+
+def _run_here(
+    task: Callable[[Item], Record],
+    items: Sequence[Item],
+    workers: Workers,
+    finished: Callable[[Record], None],
+    lost: Callable[[Item], Record] | None,
+) -> None:
+    """Run `task` on workers started for it, and started anew where those that died do not come up again."""
+    number, place = min(workers.count, len(items)), next(_numbers)
+    progress = None if workers.progress is silent else workers.progress
+    _held[place] = {}
+    try:
+        while items:
             with local_workers(number, workers.processes, progress) as client:
                 hands = _Hands(client, number, number, None if workers.processes else place, ours=True)
-                _spread(task, items, hands, finished, lost)
-        finally:
-            del _held[place]  # late ones find nothing to do
+                left = _spread(task, items, hands, finished, lost)
+            if len(left) == len(items):
+                raise DataError(_DIED)
+            items = left
+    finally:
+        del _held[place]  # late ones find nothing to do
 
 
 @dataclass(frozen=True)
@@ -162,20 +177,23 @@ def _spread(
     hands: _Hands,
     finished: Callable[[Record], None],
     lost: Callable[[Item], Record] | None,
-) -> None:
-    """Hand items out in a window, and their records over as they come."""
-    waiting, suspects, under_way, size = deque(items), deque[Item](), 0, 1
+) -> list[Item]:
+    """Hand items out in a window, and their records over as they come; return those that nobody is left for."""
+    waiting, suspects, under_way, size = deque(items), deque[Item](), dict[int, list[Item]](), 1
     with _asking(task, hands) as (questions, answers):
         while waiting or under_way or suspects:
             # Alone, each item that was under way in a process which died shows if it was the one.
             alone = not waiting and not under_way
             if alone:
                 waiting.append(suspects.popleft())
-            while waiting and under_way < hands.ahead:
-                questions.put([waiting.popleft() for _ in range(min(size, len(waiting)))])
-                under_way += 1
+            while waiting and len(under_way) < hands.ahead:
+                batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                under_way[id(batch)] = batch
+                questions.put(batch)
             batch, answer = awaited(answers)
-            under_way -= 1
+            if hands.ours and isinstance(answer, _NobodyLeft):
+                return [*chain.from_iterable(under_way.values()), *suspects, *waiting]
+            del under_way[id(batch)]
             if isinstance(answer, BaseException):
                 raise answer
             if answer is not None:
@@ -191,6 +209,7 @@ def _spread(
                 raise DataError(_DIED)
             for record in records:
                 finished(record)
+    return []
 
 
 @contextmanager
@@ -243,6 +262,7 @@ def _answer(future: Any) -> tuple[list[Any], float] | None:
     """What came of a dask task; None where the process that worked on it died.
 
     Raises:
+        _NobodyLeft: no worker has been there for minutes.
         DataError: the cluster is gone.
         Exception: what the task raised.
     """
@@ -259,8 +279,8 @@ def _answer(future: Any) -> tuple[list[Any], float] | None:
             "the same command."
         ) from None
     except Exception as error:
-        if type(error).__module__ == "distributed.scheduler":  # workers did not come back in time
-            raise DataError(_DIED) from None
+        if type(error).__module__ == "distributed.scheduler":
+            raise _NobodyLeft(_DIED) from None
         raise
     return answer
 
@@ -269,6 +289,10 @@ _DIED = (
     "A worker died at its work, most likely because memory ran out. What is done is kept: give the same "
     "command again, with fewer workers."
 )
+
+
+class _NobodyLeft(DataError):
+    """dask has not brought up a worker in the place of one that died, as it gives up where a start fails."""
 
 
 def _carry_out(task: Callable[[Item], Record], items: Sequence[Item]) -> tuple[list[Record], float]:

@@ -115,6 +115,20 @@ def test_a_task_that_ends_its_process_costs_itself_alone() -> None:
     assert sorted(records) == [(n, -1 if n == 3 else n * n) for n in range(40)]
 
 
+@pytest.mark.full
+def test_where_no_worker_comes_up_again_others_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask gives a worker up where its start fails; here it never tries."""
+
+    async def give_up(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr("distributed.nanny.Nanny._on_worker_exit", give_up)
+    monkeypatch.setitem(local_cluster._CONFIGURATION["scheduler"], "no-workers-timeout", "1s")
+    records: list[tuple[int, int]] = []
+    run(die_at_3, range(8), workers=PROCESSES, finished=records.append, lost=lambda n: (n, -1))
+    assert sorted(records) == [(n, -1 if n == 3 else n * n) for n in range(8)]
+
+
 def test_where_nothing_is_known_of_lost_tasks_the_run_ends_with_a_sentence() -> None:
     with pytest.raises(DataError, match=r"A worker died at its work.*the same command again"):
         run(die_at_3, range(8), workers=PROCESSES, finished=lambda _: None)
