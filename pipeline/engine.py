@@ -178,7 +178,7 @@ def _spread(
     finished: Callable[[Record], None],
     lost: Callable[[Item], Record] | None,
 ) -> list[Item]:
-    """Hand items out in a window, and their records over as they come; return those that nobody is left for."""
+    """Hand items out in a window and their records over as they come; return what nobody is left for."""
     waiting, suspects, under_way, size = deque(items), deque[Item](), dict[int, list[Item]](), 1
     with _asking(task, hands) as (questions, answers):
         while waiting or under_way or suspects:
@@ -191,7 +191,7 @@ def _spread(
                 under_way[id(batch)] = batch
                 questions.put(batch)
             batch, answer = awaited(answers)
-            if hands.ours and isinstance(answer, _NobodyLeft):
+            if hands.ours and isinstance(answer, _NobodyLeftError):
                 return [*chain.from_iterable(under_way.values()), *suspects, *waiting]
             del under_way[id(batch)]
             if isinstance(answer, BaseException):
@@ -262,7 +262,7 @@ def _answer(future: Any) -> tuple[list[Any], float] | None:
     """What came of a dask task; None where the process that worked on it died.
 
     Raises:
-        _NobodyLeft: no worker has been there for minutes.
+        _NobodyLeftError: no worker has been there for minutes.
         DataError: the cluster is gone.
         Exception: what the task raised.
     """
@@ -280,7 +280,7 @@ def _answer(future: Any) -> tuple[list[Any], float] | None:
         ) from None
     except Exception as error:
         if type(error).__module__ == "distributed.scheduler":
-            raise _NobodyLeft(_DIED) from None
+            raise _NobodyLeftError(_DIED) from None
         raise
     return answer
 
@@ -291,7 +291,7 @@ _DIED = (
 )
 
 
-class _NobodyLeft(DataError):
+class _NobodyLeftError(DataError):
     """dask has not brought up a worker in the place of one that died, as it gives up where a start fails."""
 
 

@@ -226,7 +226,7 @@ def quiet() -> Iterator[Any]:
 
 
 def awaited(queue: SimpleQueue[Any]) -> Any:
-    """Return what a queue gives next. A wait without end would not hear a Ctrl-C that falls just before it."""
+    """Return what a queue gives next. A wait without end would not hear a Ctrl-C just before it."""
     while True:
         with suppress(Empty):
             return queue.get(timeout=_SECONDS_TO_LISTEN)
