@@ -82,8 +82,7 @@ class Ledger:
         Raises:
             DataError: another run holds the work now, or it is not to be seen here.
         """
-        begun = _begun(self.work)
-        if begun is None or begun.run != self.run:
+        if (_begun(self.work) or {}).get("run") != self.run:
             raise DataError(f"{self.work} does not lie here, or belongs to another run now.")
         return write_whole(path, parts)
 
@@ -94,8 +93,7 @@ class Ledger:
     def records(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
         """What was noted of finished pieces of work, in the order given."""
         for name in names:
-            facts = self.recorded(name)
-            if facts is None:
+            if (facts := self.recorded(name)) is None:
                 raise RuntimeError(f"{name} of {self.target} was never finished")
             yield facts
 
@@ -109,11 +107,9 @@ class Ledger:
 
     def recorded(self, name: str) -> dict[str, Any] | None:
         """What was noted of a finished piece of work; None while it is not done."""
-        try:
-            facts: dict[str, Any] = json.loads((self.work / "done" / f"{name}.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        return facts
+        with suppress(FileNotFoundError):
+            return dict(json.loads((self.work / "done" / f"{name}.json").read_bytes()))
+        return None
 
     def finish(self, hashes: Mapping[str, str], log: Mapping[str, Any]) -> None:
         """Write the manifest, flush everything and give the store its name.
@@ -130,11 +126,7 @@ class Ledger:
         self.publish(hashes)
 
     def publish(self, flushed: Collection[str] = ()) -> None:
-        """Flush what is not known to be on the disk, and give the store its name.
-
-        Args:
-            flushed: paths, relative to the store, of files that were flushed when they were written.
-        """
+        """Flush all but the files that were flushed when they were written, and give the store its name."""
         for folder, _, names in os.walk(self.store):
             for name in names:
                 if f"{Path(folder, name).relative_to(self.store)}" not in flushed:
@@ -142,9 +134,7 @@ class Ledger:
             _flush(Path(folder))
         if self.target.exists():
             self._make_way()
-        self.store.rename(
-            self.target
-        )  # from here on there is no `store`, which tells `hold` that all is done
+        self.store.rename(self.target)  # from here on there is no `store`: `hold` knows that all is done
         _flush(self.target.parent)
         shutil.rmtree(self.work)
 
@@ -159,18 +149,12 @@ class Ledger:
         self.target.rename(self.work / _REPLACED)
 
     def clear_store(self, keep: Collection[str] = ()) -> None:
-        """Throw away what lies in the store under construction; the folder stays.
-
-        Args:
-            keep: names of arrays whose shards stay.
-        """
+        """Throw away what lies in the store under construction, but the shards of the arrays `keep`."""
         for path in self.store.iterdir():
             if path.name in keep:
                 (path / "zarr.json").unlink(missing_ok=True)
-            elif path.is_dir():
-                shutil.rmtree(path)
             else:
-                path.unlink()
+                _remove(path)
 
     def abandon(self) -> None:
         """Throw the unfinished work away."""
@@ -219,8 +203,8 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool, grow: bool = 
     with locked(work, f"Another run is working on {target}: wait for it, or choose another name."):
         begun = _begun(work)
         if begun is not None:
-            difference = first_difference(begun.job, job)
-            if begun.version != VERSION and not overwrite:
+            difference, other = first_difference(begun["job"], job), begun["version"] != VERSION
+            if other and not overwrite:
                 raise CallError(
                     f"{work} holds work begun by another version of this toolkit, which cannot be continued: "
                     "give --overwrite to begin again."
@@ -230,7 +214,7 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool, grow: bool = 
                     f"{work} holds work begun with {difference}: repeat that call to continue it, or give "
                     "--overwrite to begin again."
                 )
-            if difference or begun.version != VERSION or not (work / "store").exists():
+            if difference or other or not (work / "store").exists():
                 _empty(work)
         run = uuid4().hex
         begun_now = {"format": FORMAT, "version": VERSION, "run": run, "job": job}
@@ -261,24 +245,14 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """What `job.json` says: the parameters, the run that holds the work or held it last, and the version."""
-
-    job: dict[str, Any]
-    run: str
-    version: int
-
-
-def _begun(work: Path) -> _Begun | None:
-    """What unfinished work was begun with; None where there is none of ours."""
+def _begun(work: Path) -> dict[str, Any] | None:
+    """What `job.json` says: `job`, `version`, and the `run` at work now or last; None: no work of ours."""
     try:
         noted = json.loads((work / "job.json").read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(noted, dict) or noted.get("format") != FORMAT or not isinstance(noted.get("job"), dict):
-        return None
-    return _Begun(noted["job"], str(noted.get("run")), noted.get("version", 1))
+    ours = isinstance(noted, dict) and noted.get("format") == FORMAT and isinstance(noted.get("job"), dict)
+    return {"run": "", "version": 1, **noted} if ours else None
 
 
 def _check_ours(work: Path) -> None:
@@ -340,10 +314,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def write_whole(path: Path, parts: bytes | Iterable[bytes | memoryview]) -> str:
     """Write a file as `whole_file` does.
 
-    Args:
-        path: the file.
-        parts: its content, one part after the other, which may be made as they are written. Joined first, a
-            shard of 40 MB would cost memory that is new to the process, ten times the time of writing them.
+    Its parts may be made as they are written. Joined first, a shard of 40 MB would cost memory that is new to
+    the process, ten times the time of writing them.
 
     Returns:
         The sha256 of the content, in hexadecimal.
@@ -356,12 +328,6 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def located(place: AnyPath) -> str | Path:
-    """The name of a store: a URL as it is, all else a path."""
-    text = os.fspath(place)
-    return text if "://" in text else Path(text)
-
-
 def sha256_of(data: bytes) -> str:
     """The sha256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -371,42 +337,35 @@ def read_manifest(store: Path) -> dict[str, str]:
     """The sha256 of every file of a finished store, by path relative to the store.
 
     Raises:
-        OSError: there is no manifest.
+        OSError, ValueError: there is no manifest, or it is no text.
     """
-    return parse_manifest((store / MANIFEST).read_bytes())
-
-
-def parse_manifest(data: bytes) -> dict[str, str]:
-    """The sha256 of every file of a store, by path relative to it, as its manifest says.
-
-    Raises:
-        ValueError: it is no text.
-    """
-    return {path: digest for digest, _, path in (line.partition("  ") for line in data.decode().splitlines())}
+    lines = (line.partition("  ") for line in (store / MANIFEST).read_bytes().decode().splitlines())
+    return {path: digest for digest, _, path in lines}
 
 
 def _manifest(store: Path, hashes: Mapping[str, str]) -> str:
     """The text of the manifest, in the format that `sha256sum --check` reads."""
-    missing = [path for path in hashes if not (store / path).is_file()]
-    if missing:
-        raise RuntimeError(f"{missing[0]} is gone from {store}")
-    paths = sorted(
-        path.relative_to(store).as_posix()
-        for path in store.rglob("*")
-        if path.is_file() and path.name not in _UNHASHED
-    )
-    return "".join(
-        f"{hashes.get(path) or sha256_of((store / path).read_bytes())}  {path}\n" for path in paths
-    )
+    there = (path for path in store.rglob("*") if path.is_file() and path.name not in _UNHASHED)
+    paths = sorted(path.relative_to(store).as_posix() for path in there)
+    if missing := set(hashes).difference(paths):
+        raise RuntimeError(f"{missing.pop()} is gone from {store}")
+    digests = (hashes.get(path) or sha256_of((store / path).read_bytes()) for path in paths)
+    return "".join(f"{digest}  {path}\n" for digest, path in zip(digests, paths, strict=True))
 
 
 def _empty(work: Path) -> None:
     """Throw all but the lock away: removing that would let a second run in."""
     for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "lock":
-            path.unlink()
+        if path.name != "lock":
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -21,13 +21,19 @@ from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts
-from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, sha256_of, write_whole
+from genesis_toolkit.pipeline.ledger import Ledger, sha256_of, write_whole
 from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable, columns_of
-from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, columns_of
+from genesis_toolkit.pipeline.store.shards import (
+    link_shard,
+    not_read,
+    shard_length,
+    shard_parts,
+    shard_path,
+)
+from genesis_toolkit.pipeline.store.write import write_store
 
 #: A table with one row a scan.
 _Table = TypeVar("_Table", ScanTable, ImageTable)
@@ -97,9 +103,8 @@ def write_shards(
     shards = range(first, -(-cubes // length))
     count = counting(report, "shards" if name == "cubes" else f"shards of {name}", shards.stop, first)
     for shard in shards:
-        path = shard_path(ledger.store / name, shard, 1 + len(size))
-        digest = write_whole(path, shard_parts(list(islice(chunks, length)), length))
-        hashes[path.relative_to(ledger.store).as_posix()] = digest
+        path = shard_path(name, shard, 1 + len(size))
+        hashes[path] = write_whole(ledger.store / path, shard_parts(list(islice(chunks, length)), length))
         count(shard)
     return hashes
 
@@ -150,8 +155,8 @@ def write_tables(
     scans: ScanTable,
     images: ImageTable | None = None,
 ) -> None:
-    """Write everything of a cube store but its shards and its manifest, as `write_cube_store` takes it."""
-    write_cube_store(folder, attributes, dtype, cubes, scans, images)
+    """Write everything of a cube store but its shards and its manifest, as `write_store` takes it."""
+    write_store(folder, CUBES, attributes, dtype, [cubes], scans, images)
     finish(folder, Contents(attributes, cubes, scans, None, images), dtype)
 
 
@@ -165,8 +170,7 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
     try:
         data = store.storage.read(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"The shard {store.storage.place}/{path} cannot be read: {reason}.") from None
+        raise not_read(f"{store.storage.place}/{path}", error) from None
     if store.manifest.get(path) != sha256_of(data):
         raise DataError(
             f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
@@ -189,13 +193,10 @@ def _pseudonymous(record: Facts, key: Key) -> Facts:
 
 def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str]:
     """Take the full shards of a store over, without copying where the file system has links; their sha256."""
-    manifest, hashes = read_manifest(store.path), {}
-    for shard in range(len(store) // length):
-        source = shard_path(store.path / "cubes", shard, len(store.cubes.shape))
-        name = source.relative_to(store.path).as_posix()
-        link_shard(source, ledger.store / name)
-        hashes[name] = manifest[name]
-    return hashes
+    paths = [store.cubes.path(shard) for shard in range(len(store) // length)]
+    for path in paths:
+        link_shard(store.path / path, ledger.store / path)
+    return {path: store.manifest[path] for path in paths}
 
 
 def _chunks(

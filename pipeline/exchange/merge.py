@@ -18,12 +18,12 @@ from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
 from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, located, run_log
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
 from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.storage import Folder
+from genesis_toolkit.pipeline.store.storage import Folder, located
 from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import difference, listed
 
@@ -285,7 +285,7 @@ def _make_shard(
 ) -> Facts:
     """One shard of the cubes `first` .. `last - 1` of each store: linked where it is a shard already."""
     store, first, last = spans[0]
-    path = shard_path(Path("cubes"), shard, len(store.cubes.shape)).as_posix()
+    path = shard_path("cubes", shard, len(store.cubes.shape))
     source = store.cubes.path(first // length)
     as_it_is = (
         len(spans) == 1

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, head_of, values_of
-from genesis_toolkit.pipeline.ledger import AnyPath, located, write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, write_whole
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import AXES
+from genesis_toolkit.pipeline.store.storage import located
 from genesis_toolkit.pipeline.store.write import check_place
 
 _BLOCK_VOXELS = 1 << 22  # decoded at a time

@@ -200,7 +200,7 @@ def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[N
                 room[:, :, :-1] = cube
                 tissue.append(tissue_score(room, corner, size))
         source.check_same()
-    path = shard_path(ledger.store / "cubes", shard, 1 + len(size))
+    path = ledger.store / shard_path("cubes", shard, 1 + len(size))
     return {"sha256": ledger.write(path, shard_parts(chunks, length)), "tissue": tissue}
 
 
@@ -235,7 +235,7 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     shards = range(-(-count // shard_length(size, _DTYPE.itemsize)))
     hashes, tissue = {}, []
     for shard, record in enumerate(ledger.records(f"shard-{shard}" for shard in shards)):
-        hashes[shard_path(Path("cubes"), shard, 1 + len(size)).as_posix()] = record["sha256"]
+        hashes[shard_path("cubes", shard, 1 + len(size))] = record["sha256"]
         tissue += record["tissue"]
     sha256 = [record["sha256"] for record in ledger.records(f"file-{n}" for n in range(len(sources)))]
     records = [

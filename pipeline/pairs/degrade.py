@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,14 +23,14 @@ from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Workers, connect, cores
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
-from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, located, run_log
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.storage import absolute
-from genesis_toolkit.pipeline.store.write import check_target, write_pair_store
+from genesis_toolkit.pipeline.store.storage import absolute, located
+from genesis_toolkit.pipeline.store.write import check_target, write_store
 
 _MOST_VARIANTS = 10_000
 _BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
@@ -166,7 +166,7 @@ def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Pro
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to make, of `original` or `degraded`, which have so many axes."""
+    """One shard to make, of `original` or `degraded`, whose arrays have so many axes."""
 
     ledger: Ledger
     cubes: str | Path
@@ -179,7 +179,7 @@ class _Task:
     @property
     def path(self) -> str:
         """Of the shard in the store."""
-        return shard_path(PurePosixPath(self.array), self.shard, self.axes).as_posix()
+        return shard_path(self.array, self.shard, self.axes)
 
 
 def _tasks(
@@ -259,7 +259,9 @@ def _write_tables(
     pairs = PairTable(cube.astype(np.int32), variant.astype(np.int32), flip, applied)
     kept = {name: store.attributes[name] for name in ("window", "unit", "size")}
     attributes = {**kept, "parameters": job, "cubes": store.attributes["parameters"]}
-    write_pair_store(ledger.store, attributes, store.cubes, store.table, pairs, store.scans, store.images)
+    tables, lengths = [store.table, pairs], {"original": store.cubes.length}
+    scans = store.scans, store.images
+    write_store(ledger.store, PAIRS, attributes, store.cubes.dtype, tables, *scans, lengths=lengths)
     contents = Contents(attributes, store.table, store.scans, pairs, store.images)
     finish(ledger.store, contents, store.cubes.dtype)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, unfinished
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, AnyPath, unfinished
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA, parse_json
 from genesis_toolkit.pipeline.store.salvage import ROOT
 from genesis_toolkit.pipeline.store.schema import KINDS
@@ -13,7 +13,6 @@ from genesis_toolkit.pipeline.store.storage import (
     ARCHIVE,
     Archive,
     Folder,
-    Place,
     Storage,
     is_url,
     read_within,
@@ -23,7 +22,7 @@ from genesis_toolkit.pipeline.wording import words_of
 _LONGEST_VERSION = 40
 
 
-def read_attributes(place: Place, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Any]:
+def read_attributes(place: AnyPath, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Any]:
     """What a store says of itself, `attrs["genesis"]`, once format and version are known to be ours.
 
     Args:
@@ -37,7 +36,7 @@ def read_attributes(place: Place, kinds: Sequence[str] = tuple(KINDS)) -> dict[s
     return attributes_of(finished_storage(place, kinds), kinds)
 
 
-def finished_storage(place: Place, kinds: Sequence[str]) -> Storage:
+def finished_storage(place: AnyPath, kinds: Sequence[str]) -> Storage:
     """Where a store lies that is there, for one of these kinds.
 
     Raises:
@@ -98,7 +97,7 @@ def _written_by(storage: Storage) -> str:
     return f" (version {version})" if isinstance(version, str) and len(version) < _LONGEST_VERSION else ""
 
 
-def open_storage(place: Place) -> Storage:
+def open_storage(place: AnyPath) -> Storage:
     """The storage of a store by its name: a folder, an archive, or a URL.
 
     Raises:

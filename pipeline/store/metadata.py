@@ -24,7 +24,7 @@ from genesis_toolkit.pipeline.store.schema import (
     Column,
     columns_of_kind,
 )
-from genesis_toolkit.pipeline.store.shards import decode_chunk
+from genesis_toolkit.pipeline.store.shards import decode_chunk, shard_path
 from genesis_toolkit.pipeline.wording import words_of
 
 #: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
@@ -71,7 +71,7 @@ class Array:
 
     def path(self, chunk: int) -> str:
         """Where a chunk lies in the store."""
-        return f"{self.name}/c/{chunk}" + "/0" * (len(self.shape) - 1)
+        return shard_path(self.name, chunk, len(self.shape))
 
     def place(self, path: str) -> int | None:
         """Which of its chunks a file is; None where it is none."""

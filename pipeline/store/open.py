@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, AnyPath
 from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
 from genesis_toolkit.pipeline.store.examine import verified
 from genesis_toolkit.pipeline.store.notebook import MOST_CUBES, store_html
@@ -48,7 +48,7 @@ from genesis_toolkit.pipeline.store.schema import (
     has_images,
 )
 from genesis_toolkit.pipeline.store.shards import ShardReader
-from genesis_toolkit.pipeline.store.storage import Folder, Place, Storage
+from genesis_toolkit.pipeline.store.storage import Folder, Storage
 from genesis_toolkit.pipeline.wording import counted, listed, words_of
 
 #: A row of a store, or several: a slice, numbers in a list or an array, or one True or False a row.
@@ -287,12 +287,12 @@ _B = TypeVar("_B", bound=Store[Any])
 
 
 @overload
-def open_store(place: Place) -> AnyStore: ...
+def open_store(place: AnyPath) -> AnyStore: ...
 @overload
-def open_store(place: Place, kind: type[_A], /) -> _A: ...
+def open_store(place: AnyPath, kind: type[_A], /) -> _A: ...
 @overload
-def open_store(place: Place, kind: type[_A], other: type[_B], /) -> _A | _B: ...
-def open_store(place: Place, *kinds: type[Store[Any]]) -> Any:
+def open_store(place: AnyPath, kind: type[_A], other: type[_B], /) -> _A | _B: ...
+def open_store(place: AnyPath, *kinds: type[Store[Any]]) -> Any:
     """Open a finished store, once its tables and metadata are known to be those that were written.
 
     Every file but the shards is compared with the manifest, and the tables are taken from the very bytes that
@@ -319,12 +319,12 @@ def open_store(place: Place, *kinds: type[Store[Any]]) -> Any:
     return _opened(remains, manifest.sha256)
 
 
-def open_cubes(place: Place) -> CubeStore:
+def open_cubes(place: AnyPath) -> CubeStore:
     """Open a finished cube store, as `open_store` does."""
     return open_store(place, CubeStore)
 
 
-def open_targets(place: Place) -> TargetStore:
+def open_targets(place: AnyPath) -> TargetStore:
     """Open a finished target store, as `open_store` does."""
     return open_store(place, TargetStore)
 

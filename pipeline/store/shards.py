@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final
 
 import google_crc32c
 import numcodecs.blosc
@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.store.storage import Storage
+from genesis_toolkit.pipeline.wording import reason_of
 
 # With blosc's own threads a call from the main thread takes a global lock; zarr turns them off as well.
 numcodecs.blosc.use_threads = False
-
-AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 
 COMPRESSOR: Final = "lz4"
 COMPRESSION_LEVEL = 5
@@ -41,9 +40,7 @@ BLOSC_HEADER: Final = 16
 _BLOSC_LENGTHS = struct.Struct("<I4xI")  # bytes before and after compression, from byte 4 on
 #: In the index of a shard: there is no such cube.
 MISSING = np.uint64(2**64 - 1)
-_LARGEST_SHARD = (
-    64 * 2**20
-)  # bytes before compression: what one task holds, and one file a network disk likes
+_LARGEST_SHARD = 2**26  # bytes before compression: what one task holds, and one file a network disk likes
 _MOST_CUBES = 512
 _AT_ONCE = 16  # shards that are asked for at once
 
@@ -51,12 +48,7 @@ _AT_ONCE = 16  # shards that are asked for at once
 def shard_length(size: Sequence[int], itemsize: int) -> int:
     """The number of cubes in a full shard: the largest power of two up to 512 that stays within 64 MiB.
 
-    Args:
-        size: edges of a cube in voxels.
-        itemsize: bytes a voxel.
-
-    Returns:
-        256 for the published 64 x 64 x 32 in int16; 1 for a cube of 64 MiB or more.
+    256 for the published 64 x 64 x 32 voxels of 2 bytes each; 1 for a cube of 64 MiB or more.
     """
     length = _MOST_CUBES
     cube_bytes = int(np.prod(size)) * itemsize
@@ -65,17 +57,13 @@ def shard_length(size: Sequence[int], itemsize: int) -> int:
     return length
 
 
-def shard_path(array: AnyPath, shard: int, axes: int) -> AnyPath:
-    """Where shard number `shard` of an array of `axes` axes lies (zarr's default chunk keys, `c/5/0/0/0`)."""
-    return array.joinpath("c", str(shard), *["0"] * (axes - 1))
+def shard_path(array: str, shard: int, axes: int) -> str:
+    """Where a shard of an array of `axes` axes lies in its store: `cubes/c/5/0/0/0`, zarr's default keys."""
+    return f"{array}/c/{shard}" + "/0" * (axes - 1)
 
 
 def encode_cube(cube: NDArray[Any]) -> bytes:
-    """One inner chunk: blosc-lz4 bitshuffle, then crc32c, both as zarr writes them.
-
-    Args:
-        cube: int16, uint16 or uint8, C-contiguous.
-    """
+    """One inner chunk, of C-contiguous integers: blosc-lz4 bitshuffle, then crc32c, as zarr writes them."""
     compressed: bytes = numcodecs.blosc.compress(
         cube, COMPRESSOR.encode(), COMPRESSION_LEVEL, numcodecs.blosc.BITSHUFFLE, 0, cube.itemsize
     )
@@ -92,35 +80,16 @@ def decode_chunk(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
     Raises:
         DataError: it does not fit its checksum, or holds more or less than `out`; goes after its name.
     """
-    packed = checked_chunk(chunk, out.nbytes)
+    packed = memoryview(chunk)[:-CRC_BYTES]
+    if not fits_checksum(chunk):
+        raise DataError("its checksum does not fit")
+    # blosc believes what a chunk says of its own lengths, and would read on behind one that is shorter.
+    if len(packed) < BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (out.nbytes, len(packed)):
+        raise DataError("it holds another number of bytes than its place has")
     try:
         numcodecs.blosc.decompress(packed, out)
     except (RuntimeError, ValueError):
         raise DataError("it cannot be decoded") from None
-
-
-def checked_chunk(chunk: bytes | memoryview, size: int) -> memoryview:
-    """What blosc made of a chunk, once it is known to be safe to decode.
-
-    What the chunk says of its own lengths is held against what there is: blosc believes it, and would read on
-    behind a chunk that is shorter than it says.
-
-    Args:
-        chunk: blosc, then crc32c.
-        size: the bytes that it shall hold.
-
-    Returns:
-        The chunk without its checksum.
-
-    Raises:
-        DataError: it does not fit its checksum, or holds more or less; goes after its name.
-    """
-    packed = memoryview(chunk)[:-CRC_BYTES]
-    if not fits_checksum(chunk):
-        raise DataError("its checksum does not fit")
-    if len(packed) < BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (size, len(packed)):
-        raise DataError("it holds another number of bytes than its place has")
-    return packed
 
 
 def shard_parts(chunks: Sequence[bytes], length: int) -> list[bytes]:
@@ -131,10 +100,8 @@ def shard_parts(chunks: Sequence[bytes], length: int) -> list[bytes]:
         length: the number of cubes a full shard of this array holds.
     """
     index = np.full((length, 2), MISSING, dtype="<u8")
-    offset = 0
-    for position, chunk in enumerate(chunks):
-        index[position] = offset, len(chunk)
-        offset += len(chunk)
+    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
+    index[: len(chunks)] = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
     table = index.tobytes()
     return [*chunks, table, _crc32c(table)]
 
@@ -161,18 +128,13 @@ class ShardReader:
         self.dtype = dtype
         self.length = length
         self._indices: dict[int, NDArray[np.uint64]] = {}
-        self._paths: dict[int, str] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def path(self, shard: int) -> str:
         """Where a shard lies in the store."""
-        path = self._paths.get(shard)
-        if path is None:
-            path = shard_path(PurePosixPath(self.array), shard, len(self.shape)).as_posix()
-            self._paths[shard] = path
-        return path
+        return shard_path(self.array, shard, len(self.shape))
 
     def read(self, position: int, out: NDArray[Any]) -> None:
         """Decode cube number `position` into `out`; the GIL is free while bytes are decoded.
@@ -227,11 +189,10 @@ class ShardReader:
         Raises:
             CallError: what it is, and the line that makes the right one.
         """
-        found = getattr(out, "dtype", type(out).__name__), getattr(out, "shape", ())
-        if found == (self.dtype, shape) and out.flags.c_contiguous and out.flags.writeable:
-            return
-        also = ""
+        found, also = (getattr(out, "dtype", type(out).__name__), getattr(out, "shape", ())), ""
         if found == (self.dtype, shape):
+            if out.flags.c_contiguous and out.flags.writeable:
+                return
             also = ", read-only" if out.flags.c_contiguous else ", not in C order"
         raise CallError(
             f"The array to read into is {found[0]} {list(found[1])}{also}; {self.array} needs another: "
@@ -284,8 +245,7 @@ class ShardReader:
                 # Two threads may both come here; they set the same.
                 index = self._indices[shard] = read_index(self.storage, self.path(shard), self.length)
             except OSError as error:
-                reason = error.strerror or error
-                raise DataError(f"The shard {self._name(shard)} cannot be read: {reason}.") from None
+                raise not_read(self._name(shard), error) from None
             except DataError as error:
                 raise DataError(f"The shard {self._name(shard)} is damaged: {error}.") from None
         return index
@@ -294,20 +254,19 @@ class ShardReader:
         try:
             yield from self.storage.read_ranges(self.path(shard), parts)
         except OSError as error:
-            reason = error.strerror or error
-            raise DataError(f"The shard {self._name(shard)} cannot be read: {reason}.") from None
+            raise not_read(self._name(shard), error) from None
 
     def _name(self, shard: int) -> str:
         return f"{self.storage.place}/{self.path(shard)}"
 
 
-def read_index(storage: Storage, path: str, length: int) -> NDArray[np.uint64]:
-    """Where each cube of a shard lies.
+def not_read(shard: str, error: OSError) -> DataError:
+    """The error for a shard that cannot be read, of which a store's place and its path tell which it is."""
+    return DataError(f"The shard {shard} cannot be read: {reason_of(error)}.")
 
-    Args:
-        storage: of the store.
-        path: of the shard in it.
-        length: the number of cubes in a full shard.
+
+def read_index(storage: Storage, path: str, length: int) -> NDArray[np.uint64]:
+    """Where each cube of a shard lies, of one that holds `length` cubes when it is full.
 
     Returns:
         uint64 [length, 2], offset and length in bytes; both 2^64 - 1 where there is no cube.

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.ledger import AnyPath
 
 #: What a store's archive ends in.
 ARCHIVE = ".zip"
-
-#: A store's name: a folder, an archive or a URL.
-Place = str | os.PathLike[str]
 
 _LOCAL_HEADER = 30  # bytes of a member's own header; the lengths of its name and extra field end it
 
@@ -191,12 +189,17 @@ def _check_member(place: Path, member: zipfile.ZipInfo) -> None:
         raise DataError(f"{place} holds {member.filename!r}, a name that leads out of it, so it is no store.")
 
 
-def is_url(place: Place) -> bool:
+def is_url(place: AnyPath) -> bool:
     """Whether a store's name is that of a server."""
     return isinstance(place, str) and "://" in place
 
 
-def absolute(place: Place) -> str | Path:
+def located(place: AnyPath) -> str | Path:
+    """The name of a store: a URL as it is, all else a path."""
+    return str(place) if is_url(place) else Path(place)
+
+
+def absolute(place: AnyPath) -> str | Path:
     """A store's name as it is understood in any working directory."""
     return str(place) if is_url(place) else Path(place).resolve()
 

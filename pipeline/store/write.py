@@ -14,129 +14,65 @@ from genesis_toolkit.pipeline.ledger import MANIFEST, settle
 from genesis_toolkit.pipeline.store.attributes import read_attributes
 from genesis_toolkit.pipeline.store.schema import (
     AXES,
-    CUBES,
     KINDS,
-    PAIRS,
-    TARGETS,
-    CubeTable,
     ImageTable,
-    PairTable,
     ScanTable,
     Table,
-    TargetTable,
     codecs,
     write_column,
     write_table,
 )
-from genesis_toolkit.pipeline.store.shards import ShardReader, shard_length
+from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.storage import is_url
 
 
-def write_cube_store(
-    folder: Path,
-    attributes: Mapping[str, Any],
-    dtype: np.dtype[Any],
-    table: CubeTable,
-    scans: ScanTable,
-    images: ImageTable | None = None,
-) -> None:
-    """Write everything of a cube store but the shards of `cubes`, which lie in `folder` already.
-
-    Args:
-        folder: the store under construction.
-        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
-        dtype: of the voxels.
-        table: one row a cube.
-        scans: one row a scan.
-        images: one row a scan too, where the scans are X-ray images.
-    """
-    _write(folder, CUBES, attributes, {"cubes": (len(table), dtype)}, [table], scans, images)
-
-
-def write_pair_store(
-    folder: Path,
-    attributes: Mapping[str, Any],
-    cubes: ShardReader,
-    table: CubeTable,
-    pairs: PairTable,
-    scans: ScanTable,
-    images: ImageTable | None = None,
-) -> None:
-    """Write everything of a pair store but the shards, which lie in `folder` already.
-
-    Args:
-        folder: the store under construction.
-        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
-        cubes: the cubes of the cube store, whose shards were taken over as they are.
-        table: one row a cube.
-        pairs: one row a pair.
-        scans: one row a scan.
-        images: one row a scan too, where the scans are X-ray images.
-    """
-    voxels = {"original": (len(table), cubes.dtype), "degraded": (len(pairs), cubes.dtype)}
-    lengths = {"original": cubes.length}
-    _write(folder, PAIRS, attributes, voxels, [table, pairs], scans, images, lengths=lengths)
-
-
-def write_target_store(
-    folder: Path,
-    attributes: Mapping[str, Any],
-    dtype: np.dtype[Any],
-    table: TargetTable,
-    labels: NDArray[np.uint8] | None,
-    scans: ScanTable,
-    images: ImageTable | None = None,
-) -> None:
-    """Write everything of a target store but the shards of `cubes` and `masks`.
-
-    Args:
-        folder: the store under construction, in which the shards lie already.
-        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
-        dtype: of the voxels.
-        table: one row a labelled cube.
-        labels: uint8 [cube, class]; None where every cube has a mask.
-        scans: one row a scan.
-        images: one row a scan too, where the scans are X-ray images.
-    """
-    voxels = {"cubes": (len(table), dtype)}
-    if labels is None:
-        voxels["masks"] = (len(table), np.dtype(np.uint8))
-    _write(folder, TARGETS, attributes, voxels, [table], scans, images, labels)
-
-
-def _write(
+def write_store(
     folder: Path,
     kind: str,
     attributes: Mapping[str, Any],
-    voxels: Mapping[str, tuple[int, np.dtype[Any]]],
+    dtype: np.dtype[Any],
     tables: Sequence[Table],
     scans: ScanTable,
-    images: ImageTable | None,
+    images: ImageTable | None = None,
+    *,
     labels: NDArray[np.uint8] | None = None,
     lengths: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a store of any kind: rows and dtype of its voxels, its tables in the order of its kind.
+    """Write everything of a store but the shards of its voxels, which lie there already or come later.
 
-    `lengths` says how many cubes a shard of an array holds where that is not as usual.
+    Args:
+        folder: the store under construction.
+        kind: `CUBES`, `PAIRS` or `TARGETS`.
+        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        dtype: of the voxels.
+        tables: those of its kind, in the order of `KINDS`.
+        scans: one row a scan.
+        images: one row a scan too, where the scans are X-ray images.
+        labels: uint8 [cube, class] of a target store; None where every cube has a mask.
+        lengths: how many cubes a shard of an array holds where that is not as usual.
     """
     made, size = KINDS[kind], attributes["size"]
     genesis = {"format": kind, "version": made.version, "finalised": True, **attributes}
     group = zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
-    for name, (count, dtype) in voxels.items():
-        length = (lengths or {}).get(name) or shard_length(size, dtype.itemsize)
+    own = dict(zip(made.tables, tables, strict=True))
+    for name, column in made.voxels.items():
+        if name == "masks" and labels is not None:
+            continue
+        held = np.dtype(np.uint8) if name == "masks" else dtype
+        length = (lengths or {}).get(name) or shard_length(size, held.itemsize)
         group.create_array(
             name,
-            shape=(count, *size),
+            shape=(len(own[column.dimension]), *size),
             chunks=(1, *size),
             shards=(length, *size),
-            dtype=dtype,
-            fill_value=-32768 if dtype == np.int16 else 0,
-            compressors=codecs(dtype),
-            dimension_names=(made.voxels[name].dimension, *AXES[: len(size)]),
+            dtype=held,
+            fill_value=-32768 if held == np.int16 else 0,
+            compressors=codecs(held),
+            dimension_names=(column.dimension, *AXES[: len(size)]),
         )
     if labels is not None:
         write_column(group, "labels", labels.astype(np.uint8, copy=False), ("cube", "class"))
-    for dimension, table in zip(made.tables, tables, strict=True):
+    for dimension, table in own.items():
         write_table(group, table, dimension, len(size))
     write_table(group.create_group("scans"), scans, "scan")
     if images is not None:

@@ -27,7 +27,7 @@ from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_paramete
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
-from genesis_toolkit.pipeline.store.write import check_target, write_target_store
+from genesis_toolkit.pipeline.store.write import check_target, write_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
@@ -241,8 +241,8 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
     )
     attributes = attributes_of(parameters, job.description, **told)
-    tables = table, labels, *scan_tables(records)
-    write_target_store(ledger.store, attributes, parameters.dtype, *tables)
+    tables = [table], *scan_tables(records)
+    write_store(ledger.store, TARGETS, attributes, parameters.dtype, *tables, labels=labels)
     hashes = dict[str, str]()
     for name, itemsize in arrays.items():
         chunks = staged_chunks(ledger, names, records, masks=name == "masks")

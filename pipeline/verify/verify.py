@@ -36,7 +36,7 @@ from genesis_toolkit.pipeline.store.schema import (
     is_shard,
     is_voxels,
 )
-from genesis_toolkit.pipeline.store.storage import Archive, Folder, Place, Storage
+from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
 from genesis_toolkit.pipeline.verify.tables import store_problems
 from genesis_toolkit.pipeline.verify.target_tables import target_problems
@@ -110,7 +110,7 @@ class Verification:
 
 @shows(Bars)
 def verify_store(
-    place: Place,
+    place: AnyPath,
     *,
     source: AnyPath | None = None,
     anonymize: AnyPath | None = None,
@@ -173,7 +173,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _refuse_others(place: Place, storage: Storage, manifest: Mapping[str, str]) -> None:
+def _refuse_others(place: AnyPath, storage: Storage, manifest: Mapping[str, str]) -> None:
     """Refuse what is no store, and other versions; unless that is only what damage makes it say.
 
     Raises:

@@ -289,7 +289,7 @@ def test_interrupted_it_leaves_pseudonyms_too(
 
     key, target = tmp_path / "key", tmp_path / "secret.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(assemble, "write_cube_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(assemble, "write_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             extract(source, target, key)
     assert unfinished(target).exists()

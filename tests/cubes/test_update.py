@@ -66,11 +66,11 @@ def test_full_shards_are_linked_and_the_last_one_is_filled(
     many = dataclasses.replace(SMALL, cubes_per_scan=5)
     path = tmp_path / "c.zarr"
     before = extract_cubes(luna16, path, many, workers=1).store
-    old, inode = voxels_of(before), shard_path(path / "cubes", 1, 4).stat().st_ino
+    old, inode = voxels_of(before), (path / shard_path("cubes", 1, 4)).stat().st_ino
     add(luna16, "subset6/1.2.8.mhd", 12)
     store = extract_cubes(luna16, path, many, workers=1).store
     assert (len(before), len(store)) == (10, 15)
-    assert shard_path(path / "cubes", 1, 4).stat().st_ino == inode
+    assert (path / shard_path("cubes", 1, 4)).stat().st_ino == inode
     np.testing.assert_array_equal(voxels_of(store)[:10], old)
     check = subprocess.run(
         ["sha256sum", "--quiet", "--check", "manifest-sha256.txt"], cwd=path, capture_output=True, check=False

@@ -121,7 +121,7 @@ def test_nothing_is_decoded_and_whole_shards_are_linked(
         patch.setattr(ShardReader, "read_many", refuse)
         result = merge_stores(paths, tmp_path / "merged.zarr")
     assert result.linked == 1
-    inodes = [shard_path(path / "cubes", 0, 4).stat().st_ino for path in (paths[0], result.store.path)]
+    inodes = [(path / shard_path("cubes", 0, 4)).stat().st_ino for path in (paths[0], result.store.path)]
     assert inodes[0] == inodes[1]
     np.testing.assert_array_equal(voxels_of(result.store), expected)
     check = ["sha256sum", "--quiet", "--check", "manifest-sha256.txt"]
@@ -145,7 +145,7 @@ def test_where_there_are_no_links_shards_are_copied(
         import_npy(files[-1:], tmp_path / f"{subset}.zarr")
     monkeypatch.setattr("os.link", refuse)
     result = merge_stores([tmp_path / "0.zarr", tmp_path / "1.zarr"], tmp_path / "merged.zarr")
-    assert shard_path(result.store.path / "cubes", 0, 4).stat().st_nlink == 1
+    assert (result.store.path / shard_path("cubes", 0, 4)).stat().st_nlink == 1
     np.testing.assert_array_equal(voxels_of(result.store), np.zeros((6, 2, 2, 2), np.int16))
 
 
@@ -277,7 +277,7 @@ def test_a_damaged_shard_is_named_and_the_merge_goes_on_once_it_is_mended(
     paths = [tmp_path / "zero.zarr", tmp_path / "five.zarr"]
     for path, parameters in zip(paths, (ZERO, FIVE), strict=True):
         extract_cubes(luna16, path, parameters, workers=1)
-    shards = [shard_path(paths[0] / "cubes", number, 4) for number in (0, 1)]
+    shards = [paths[0] / shard_path("cubes", number, 4) for number in (0, 1)]
     whole = [shard.read_bytes() for shard in shards]
     if damage == "flipped":
         shards[1].write_bytes(whole[1][:-1] + bytes([whole[1][-1] ^ 1]))

@@ -485,7 +485,7 @@ def test_export_replaces_nothing_unasked(cube_store: Path, tmp_path: Path, conte
 
 
 def test_export_of_a_damaged_store_leaves_no_half_file(cube_store: Path, tmp_path: Path) -> None:
-    shard = shard_path(cube_store / "cubes", 0, 4)
+    shard = cube_store / shard_path("cubes", 0, 4)
     data = bytearray(shard.read_bytes())
     data[len(data) // 4] ^= 1
     shard.write_bytes(data)

@@ -106,7 +106,7 @@ def test_on_the_fly_gives_the_bits_of_the_pair_store(cubes: CubeStore, tmp_path:
 
 def test_a_damaged_cube_is_named(tmp_path: Path, originals: NDArray[np.int16]) -> None:
     store = open_cubes(make_cube_store(tmp_path / "cubes.zarr", originals, 2))
-    shard = shard_path(store.path / "cubes", 0, 4)
+    shard = store.path / shard_path("cubes", 0, 4)
     data = bytearray(shard.read_bytes())
     data[20] ^= 1
     shard.write_bytes(data)

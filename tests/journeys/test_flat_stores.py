@@ -44,7 +44,7 @@ from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes
 from genesis_toolkit.pipeline.store.salvage import attribute_problems
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.store.write import write_store
 from genesis_toolkit.pipeline.verify.tables import pair_problems, parameter_problems, table_problems
 from genesis_toolkit.pipeline.verify.verify import Verification, verify_store
 
@@ -188,11 +188,11 @@ def write_patches(path: Path, cubes: NDArray[Any]) -> None:
     table = CubeTable(np.zeros_like(numbers), numbers, np.zeros((count, 3), np.int32), np.zeros(count))
     attributes = {"window": [0, 255], "unit": "HU", "size": list(size), "parameters": {"any": 1}}
     with hold(path, {}, overwrite=False) as ledger:
-        shard = shard_path(ledger.store / "cubes", 0, 3)
+        shard = ledger.store / shard_path("cubes", 0, 3)
         shard.parent.mkdir(parents=True)
         parts = shard_parts([encode_cube(cube) for cube in cubes], shard_length(size, cubes.dtype.itemsize))
         shard.write_bytes(b"".join(parts))
-        write_cube_store(ledger.store, attributes, cubes.dtype, table, scans)
+        write_store(ledger.store, CUBES, attributes, cubes.dtype, [table], scans)
         ledger.finish({}, {})
 
 

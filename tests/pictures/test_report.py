@@ -30,9 +30,9 @@ from genesis_toolkit.pipeline.pictures.report import count_values, coverage, rep
 from genesis_toolkit.pipeline.pictures.sheet import evenly
 from genesis_toolkit.pipeline.store.notebook import grey_picture
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes, open_store
-from genesis_toolkit.pipeline.store.schema import CubeTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ScanTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.store.write import write_store
 
 VOID = {"meta", "img", "br", "link", "input", "source"}
 EVIL = """</style></title><script>alert(1)</script><img src=x onerror=alert(2)>"&'"""
@@ -124,11 +124,11 @@ def noise_store(path: Path, size: tuple[int, int, int], count: int) -> CubeStore
     length = shard_length(size, 2)
     with hold(path, {}, overwrite=False) as ledger:
         for shard in range(-(-count // length)):
-            place = shard_path(ledger.store / "cubes", shard, 4)
+            place = ledger.store / shard_path("cubes", shard, 4)
             place.parent.mkdir(parents=True)
             chunks = [encode_cube(cube) for cube in cubes[shard * length : (shard + 1) * length]]
             place.write_bytes(b"".join(shard_parts(chunks, length)))
-        write_cube_store(ledger.store, attributes, np.dtype(np.int16), table, scans)
+        write_store(ledger.store, CUBES, attributes, np.dtype(np.int16), [table], scans)
         ledger.finish({}, {})
     return open_cubes(path)
 

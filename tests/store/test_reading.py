@@ -67,7 +67,7 @@ def decode(chunk: bytes, out: NDArray[Any]) -> bool:
 
 def shards_of(folder: Path, chunks: list[bytes], length: int) -> ShardReader:
     for shard in range(-(-len(chunks) // length)):
-        path = shard_path(folder / "a", shard, 4)
+        path = folder / shard_path("a", shard, 4)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(shard_parts(chunks[shard * length : (shard + 1) * length], length)))
     return ShardReader(Folder(folder), "a", (len(chunks), *SIZE), np.dtype("int16"), length)
@@ -193,7 +193,7 @@ def test_damage_has_the_same_sentence(tmp_path: Path, harm: Callable[[Path], Any
     out = np.zeros_like(values)
     if known:
         read_cubes(reader, range(8), out)
-    harm(shard_path(tmp_path / "a", 1, 4))
+    harm(tmp_path / shard_path("a", 1, 4))
     sentences = []
     for read in (lambda: reader.read_many(range(8), out), lambda: read_cubes(reader, range(8), out)):
         with pytest.raises(DataError) as error:

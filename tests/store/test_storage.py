@@ -260,7 +260,7 @@ def test_several_shards_are_asked_for_at_once(tmp_path: Path, server: str) -> No
     cubes = np.random.default_rng(0).integers(-1000, 1001, (6, 4, 4, 4)).astype(np.int16)
     chunks = [encode_cube(cube) for cube in cubes]
     for shard in range(3):
-        path = shard_path(tmp_path / "store" / "cubes", shard, 4)
+        path = tmp_path / "store" / shard_path("cubes", shard, 4)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"".join(shard_parts(chunks[2 * shard : 2 * shard + 2], 2)))
     reader = ShardReader(open_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from support.scan_rows import scan_rows
 
 from genesis_toolkit.pipeline.ledger import hold
-from genesis_toolkit.pipeline.store.schema import TargetTable
+from genesis_toolkit.pipeline.store.schema import TARGETS, TargetTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_target_store
+from genesis_toolkit.pipeline.store.write import write_store
 
 #: Fold of each scan; every scan has four cubes.
 FOLDS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 2)
@@ -72,10 +72,10 @@ def make_target_store(
     with hold(path, {}, overwrite=False) as ledger:
         for name, voxels in (("cubes", cubes), ("masks", masks)):
             if voxels is not None:
-                shard = shard_path(ledger.store / name, 0, voxels.ndim)
+                shard = ledger.store / shard_path(name, 0, voxels.ndim)
                 shard.parent.mkdir(parents=True)
                 length = shard_length(size, voxels.dtype.itemsize)
                 shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in voxels], length)))
-        write_target_store(ledger.store, attributes, cubes.dtype, table, labels, rows)
+        write_store(ledger.store, TARGETS, attributes, cubes.dtype, [table], rows, labels=labels)
         ledger.finish({}, {})
     return path

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from support.scan_rows import scan_rows
 
 from genesis_toolkit.pipeline.ledger import hold
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable
+from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.write import write_cube_store
+from genesis_toolkit.pipeline.store.write import write_store
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 
 SMALL = PretrainParameters(width=4, epochs=3, batch_size=4, lr=0.5)
@@ -53,10 +53,10 @@ def make_cube_store(
         "parameters": {"seed": 0},
     }
     with hold(path, {}, overwrite=False) as ledger:
-        shard = shard_path(ledger.store / "cubes", 0, cubes.ndim)
+        shard = ledger.store / shard_path("cubes", 0, cubes.ndim)
         shard.parent.mkdir(parents=True)
         shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in cubes], length)))
-        write_cube_store(ledger.store, attributes, cubes.dtype, table, rows, images)
+        write_store(ledger.store, CUBES, attributes, cubes.dtype, [table], rows, images)
         ledger.finish({}, {})
     return path
 
