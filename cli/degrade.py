@@ -31,7 +31,7 @@ from genesis_toolkit.cli.output import (
 from genesis_toolkit.pipeline.progress import Bars
 
 if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.pairs.estimate import DegradationPlan
+    from genesis_toolkit.pipeline.pairs.degrade import DegradationPlan
 
 _RATE = click.FloatRange(0, 1)
 _FILL = click.Choice(["noise", "constant"])
@@ -94,15 +94,13 @@ def degrade(
     """
     from genesis_toolkit.pipeline.degrade.recipes import get_recipe
     from genesis_toolkit.pipeline.describe.facts import describe_store
-    from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
+    from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, plan_degradation
     from genesis_toolkit.pipeline.pairs.degrade import degrade_cubes as run
 
     work = work_of(options, dry_run)
     changes = {name: value for name, value in options.items() if value is not None}
     parameters = DegradeParameters(get_recipe(recipe, **changes), variants, seed)
     if dry_run:
-        from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
-
         with Bars() as progress:
             plan = plan_degradation(cubes, pairs, parameters, report=progress, **work)
         show_plan(pairs, asdict(plan), _plan_rows(plan), as_json)

@@ -148,7 +148,7 @@ def _show_estimate(
     source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any], as_json: bool
 ) -> None:
     """Say what a dry run comes to."""
-    from genesis_toolkit.pipeline.targets.estimate import estimate_targets
+    from genesis_toolkit.pipeline.targets.extract import estimate_targets
 
     found = estimate_targets(source, targets, parameters, **work)
     facts = asdict(found) | {"size": parameters.size}

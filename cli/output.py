@@ -13,7 +13,7 @@ from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.targets.estimate import TargetEstimate
+    from genesis_toolkit.pipeline.targets.extract import TargetEstimate
     from genesis_toolkit.training.finetune.run import FinetuneOutcome
     from genesis_toolkit.training.pretrain.call import PretrainOutcome
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.parameters import Parameters
 from genesis_toolkit.pipeline.cubes.pseudonyms import WITHHELD, Key
 from genesis_toolkit.pipeline.cubes.update import Update
+from genesis_toolkit.pipeline.describe.croissant import finish
 from genesis_toolkit.pipeline.describe.facts import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts

@@ -7,20 +7,21 @@ record sets whose columns are arrays of the Zarr group; a reader of Zarr is need
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from genesis_toolkit.pipeline.describe.card import CARD
+import numpy as np
+
+from genesis_toolkit.pipeline.describe.card import CARD, dataset_card
 from genesis_toolkit.pipeline.describe.facts import Contents, description
-from genesis_toolkit.pipeline.ledger import MANIFEST
+from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of, write_whole
 from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, WIDTH, Column, array_names, columns_of_kind
 
 CROISSANT = "croissant.json"
-
-_ZARR = (
-    "https://zarr.dev"  # there is no media type that all agree on; a page stands for one, as Croissant allows
-)
 GROUP = "zarr.json"
+# There is no media type that all agree on; a page stands for one, as Croissant allows.
+_ZARR = "https://zarr.dev"
 _TYPES = {
     "string": "sc:Text",
     "uint8": "cr:UInt8",
@@ -60,17 +61,21 @@ _CONTEXT: dict[str, Any] = dict(
 )
 
 
-def croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> str:
-    """The text of a store's Croissant file.
+def finish(folder: Path, contents: Contents, dtype: np.dtype[Any]) -> None:
+    """Write the card and the Croissant file of a store under construction, the last but its manifest.
 
     Args:
+        folder: of the store, whose metadata is written.
         contents: of the store.
-        voxels: the dtype of the voxels, such as `int16`.
-        digests: sha256 of the files that stand in it one by one: the group's metadata, and the card.
-
-    Returns:
-        JSON-LD that ends with a newline.
+        dtype: of the voxels.
     """
+    card = dataset_card(contents).encode()
+    digests = {GROUP: sha256_of((folder / GROUP).read_bytes()), CARD: write_whole(folder / CARD, card)}
+    write_whole(folder / CROISSANT, _croissant(contents, dtype.name, digests).encode())
+
+
+def _croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> str:
+    """JSON-LD, given the dtype of the voxels and the sha256 of the files that stand in it one by one."""
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -100,57 +105,44 @@ def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:
     return {name: columns for name, columns in found.items() if columns}
 
 
+def _node(kind: str, name: str, meaning: str, inside: str = "", **more: Any) -> dict[str, Any]:
+    """A thing that Croissant knows, with its name and what it is; a field says inside which record set."""
+    told = {"description": meaning} if meaning else {}
+    return {"@type": f"cr:{kind}", "@id": f"{inside}{name}", "name": name, **told, **more}
+
+
 def _distribution(contents: Contents, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-    formats = {GROUP: "application/json", CARD: "text/markdown"}
-    meanings = {GROUP: "Metadata of the group and of all its arrays.", CARD: "The dataset card."}
-    files = [
-        {
-            "@type": "cr:FileObject",
-            "@id": name,
-            "name": name,
-            "description": meanings[name],
-            "contentUrl": name,
-            "encodingFormat": formats[name],
-            "sha256": digest,
-        }
-        for name, digest in digests.items()
-    ]
-    folders = [
-        *dict.fromkeys(path.split("/")[0] for columns in _arrays(contents).values() for path in columns)
-    ]
-    manifest = _file_set("manifest", "sha256 of every file but itself.", "text/plain", [MANIFEST])
-    zarr = _file_set("zarr", "The arrays of the Zarr v3 group.", _ZARR, [f"{name}/**" for name in folders])
-    return [*files, manifest, zarr]
-
-
-def _file_set(name: str, meaning: str, encoding: str, includes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileSet",
-        "@id": name,
-        "name": name,
-        "description": meaning,
-        "encodingFormat": encoding,
-        "includes": list(includes),
+    told = {
+        GROUP: ("application/json", "Metadata of the group and of all its arrays."),
+        CARD: ("text/markdown", "The dataset card."),
     }
+    files = [
+        _node("FileObject", name, meaning, contentUrl=name, encodingFormat=form, sha256=digests[name])
+        for name, (form, meaning) in told.items()
+    ]
+    paths = (path for columns in _arrays(contents).values() for path in columns)
+    folders = [f"{name}/**" for name in dict.fromkeys(path.split("/")[0] for path in paths)]
+    text = {"encodingFormat": "text/plain", "includes": [MANIFEST]}
+    manifest = _node("FileSet", "manifest", "sha256 of every file but itself.", **text)
+    arrays = {"encodingFormat": _ZARR, "includes": folders}
+    return [*files, manifest, _node("FileSet", "zarr", "The arrays of the Zarr v3 group.", **arrays)]
 
 
 def _record_sets(contents: Contents, voxels: str) -> list[dict[str, Any]]:
+    pairs = len(contents.pairs) if contents.pairs is not None else 0
     meanings = {
         "cubes": f"{len(contents.cubes)} {contents.things}.",
         "scans": f"{len(contents.scans)} {contents.sources} that were found, used or not.",
         "images": "What NIH's table says of each of them, row by row.",
-        "pairs": "Degraded twins and the cubes that they are made of.",
+        "pairs": f"{pairs} pairs; that of cube c and variant v is v * cubes + c.",
     }
-    if contents.pairs is not None:
-        meanings["pairs"] = f"{len(contents.pairs)} pairs; that of cube c and variant v is v * cubes + c."
     tables = [
-        {
-            "@type": "cr:RecordSet",
-            "@id": name,
-            "name": name,
-            "description": meanings[name],
-            "field": [_array_field(name, path, columns[path], contents, voxels) for path in columns],
-        }
+        _node(
+            "RecordSet",
+            name,
+            meanings[name],
+            field=[_array_field(name, path, column, contents, voxels) for path, column in columns.items()],
+        )
         for name, columns in _arrays(contents).items()
     ]
     return [*tables, _manifest_records()]
@@ -160,42 +152,23 @@ def _array_field(
     record_set: str, path: str, column: Column, contents: Contents, voxels: str
 ) -> dict[str, Any]:
     """A column of a table: an array of the group, its first axis left out."""
-    name, flat = path.rpartition("/")[2], contents.edges == 2
+    name, meaning = path.rpartition("/")[2], column.flat if contents.edges == 2 else ""
     if column.dtype == "voxels":
         dtype, shape = voxels, contents.attributes["size"]
     else:
         dtype, shape = column.dtype, [WIDTH[other] for other in column.others]
     array = {"isArray": True, "arrayShape": ",".join(map(str, shape))} if shape else {}
-    return {
-        "@type": "cr:Field",
-        "@id": f"{record_set}/{name}",
-        "name": name,
-        "description": column.flat if flat and column.flat else column.meaning,
-        "dataType": _TYPES[dtype],
-        **array,
-        "source": {"fileSet": {"@id": "zarr"}, "extract": {"column": path}},
-    }
+    source = {"fileSet": {"@id": "zarr"}, "extract": {"column": path}}
+    facts = {"dataType": _TYPES[dtype], **array, "source": source}
+    return _node("Field", name, meaning or column.meaning, f"{record_set}/", **facts)
 
 
 def _manifest_records() -> dict[str, Any]:
+    lines = {"fileSet": {"@id": "manifest"}, "extract": {"fileProperty": "lines"}}
     patterns = {"sha256": "^([0-9a-f]{64})", "path": "^[0-9a-f]{64}  (.+)$"}
-    return {
-        "@type": "cr:RecordSet",
-        "@id": "files",
-        "name": "files",
-        "description": "The sha256 of every file of the store but the manifest itself.",
-        "field": [
-            {
-                "@type": "cr:Field",
-                "@id": f"files/{name}",
-                "name": name,
-                "dataType": "sc:Text",
-                "source": {
-                    "fileSet": {"@id": "manifest"},
-                    "extract": {"fileProperty": "lines"},
-                    "transform": {"regex": pattern},
-                },
-            }
-            for name, pattern in patterns.items()
-        ],
-    }
+    fields = [
+        _node("Field", name, "", "files/", dataType="sc:Text", source=lines | {"transform": {"regex": one}})
+        for name, one in patterns.items()
+    ]
+    meaning = "The sha256 of every file of the store but the manifest itself."
+    return _node("RecordSet", "files", meaning, field=fields)

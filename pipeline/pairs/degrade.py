@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +19,13 @@ from genesis_toolkit.pipeline.cubes.assemble import whole_shard
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, repair
 from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, check_size
+from genesis_toolkit.pipeline.describe.croissant import finish
 from genesis_toolkit.pipeline.describe.facts import Contents
-from genesis_toolkit.pipeline.describe.finish import finish
 from genesis_toolkit.pipeline.engine import Workers, connect, cores
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_all, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
-from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, silent
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
@@ -308,3 +309,63 @@ def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
         "seed": parameters.seed,
         "cubes_sha256": store.manifest_sha256,
     }
+
+
+@dataclass(frozen=True)
+class DegradationPlan:
+    """What `degrade_cubes` would do: `--dry-run`.
+
+    Attributes:
+        cubes: of the cube store.
+        pairs: to be made; 0 where the pair store is finished.
+        store_bytes: of originals and degraded cubes, as a block that was tried was encoded: an estimate.
+        files: of shards.
+        seconds: with `workers` at work, an estimate from the block.
+        workers: shards at a time.
+    """
+
+    cubes: int
+    pairs: int
+    store_bytes: int
+    files: int
+    seconds: float
+    workers: int
+
+
+def plan_degradation(
+    cubes: str | Path,
+    target: Path,
+    parameters: DegradeParameters,
+    *,
+    workers: int,
+    overwrite: bool = False,
+    report: Progress = silent,
+) -> DegradationPlan:
+    """Degrade a block of cubes, throw it away, and say what all would come to.
+
+    Raises:
+        CallError: as `degrade_cubes`.
+    """
+    store, _, present = check_job(cubes, target, parameters, overwrite=overwrite)
+    compile_kernels(store, parameters, report)
+    chosen = np.linspace(0, len(store) - 1, min(_BLOCK, len(store))).astype(int)
+    originals = np.empty((len(chosen), *store.size), store.cubes.dtype)
+    degraded, bits = np.empty_like(originals), np.zeros(len(chosen), np.uint8)
+    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
+    begun = perf_counter()
+    store.cubes.read_many(chosen, originals)
+    degrader(originals, store.streams()[chosen], store.table.number[chosen], 0, degraded, bits, bits.copy())
+    encoded = sum(len(encode_cube(cube)) for cube in degraded) / len(chosen)
+    seconds = (perf_counter() - begun) / len(chosen)
+    shards = range(-(-len(store) // store.cubes.length))
+    copied = sum(store.storage.size(store.cubes.path(shard)) for shard in shards)
+    pairs = 0 if present else len(store) * parameters.variants
+    length = shard_length(store.size, store.cubes.dtype.itemsize)
+    return DegradationPlan(
+        cubes=len(store),
+        pairs=pairs,
+        store_bytes=copied + round(encoded * pairs) if pairs else 0,
+        files=-(-len(store) // store.cubes.length) - (-pairs // length) if pairs else 0,
+        seconds=seconds * pairs / workers,
+        workers=workers,
+    )

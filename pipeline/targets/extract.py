@@ -20,13 +20,18 @@ from genesis_toolkit.pipeline.cubes.assemble import (
     staged_chunks,
     write_shards,
 )
-from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
+from genesis_toolkit.pipeline.cubes.estimate import Estimate, try_one
+from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, file_state, nothing_given
+from genesis_toolkit.pipeline.describe.facts import count_folds
 from genesis_toolkit.pipeline.engine import connect
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
+from genesis_toolkit.pipeline.rng import Operation, draw_words
+from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
 from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
+from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.write import check_target, write_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
@@ -248,3 +253,67 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         chunks = staged_chunks(ledger, names, records, masks=name == "masks")
         hashes |= write_shards(ledger, name, parameters.size, itemsize, len(table), chunks, report)
     return hashes
+
+
+@dataclass(frozen=True)
+class TargetEstimate(Estimate):
+    """What `extract_targets` would do; store_bytes are of cubes and masks.
+
+    Attributes:
+        finished: the store is there already, and nothing would be done.
+        said: sentences on what of the source is left out.
+        folds: of the cubes, as `count_folds` has it. They are so many at most: scans that cannot be read give
+            none, nor do candidates outside their scans.
+    """
+
+    finished: bool
+    said: tuple[str, ...]
+    folds: dict[str, Any]
+
+
+def estimate_targets(
+    source: Path, target: Path, parameters: TargetParameters, *, workers: int, overwrite: bool = False
+) -> TargetEstimate:
+    """Plan the source, cut one scan, and say what all would come to.
+
+    Args:
+        source: as for `extract_targets`.
+        target: the store that would be made; nothing is written.
+        parameters: the task, and how it would be cut.
+        workers: scans at a time.
+        overwrite: as for `extract_targets`.
+
+    Raises:
+        CallError, DataError: as `extract_targets`.
+    """
+    job = plan_target_job(source, target, parameters, overwrite=overwrite)
+    wanted = [(task, job.labels_of(task)) for task in job.tasks]
+    taken = [(task, rows) for task, rows in wanted if rows]
+    counts = [len(rows) for _, rows in taken]
+    cubes = sum(counts)
+    fold = np.repeat(np.array([task.piece.fold for task, _ in taken], np.uint8), counts)
+    scan = np.repeat(np.arange(len(taken), dtype=np.int32), counts)
+    masks = isinstance(parameters, MaskParameters)
+    told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
+    size = sum(file_state(task.path)[0] for task, _ in taken)
+    tasks = [] if job.finished else [task for task, _ in taken]
+    itemsizes = (parameters.dtype.itemsize, 1) if masks else (parameters.dtype.itemsize,)
+    _compile()
+    return TargetEstimate(
+        scans=len(taken),
+        set_aside=len(wanted) - len(taken),
+        cubes=cubes,
+        bytes=size,
+        files=sum(-(-cubes // shard_length(parameters.size, itemsize)) for itemsize in itemsizes),
+        workers=workers,
+        finished=job.finished,
+        said=job.plan.said,
+        folds=count_folds(fold, scan, told, parameters.classes),
+        **try_one(tasks, cut_target, cubes, size, min(workers, len(taken))),
+    )
+
+
+def _compile() -> None:
+    """Let the kernels be compiled, which the first scan or image would wait for."""
+    draw_words(0, np.uint64(0), 0, 0, Operation.TARGET, 2)
+    resize(np.zeros((1, 1), np.uint8), (1, 1))

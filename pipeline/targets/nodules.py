@@ -1,13 +1,22 @@
-"""NCC: cubes around LUNA16's nodule candidates (METHOD.md section 6)."""
+"""NCC: cubes around LUNA16's nodule candidates, and which of these are taken (METHOD.md section 6)."""
 
-from dataclasses import asdict
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
+from genesis_toolkit.pipeline.scans.files import not_opened
 from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
-from genesis_toolkit.pipeline.targets.candidates import TABLE, choose_candidates, read_candidates
+from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
 from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_subset, rows_words
@@ -15,6 +24,137 @@ from genesis_toolkit.pipeline.targets.world import inside, nearest_voxels
 
 #: Begins the reason of a scan some of whose candidates lie outside it.
 OUTSIDE = "candidates outside it"
+TABLE = "candidates_V2.csv"
+_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
+
+
+class Candidate(NamedTuple):
+    """A place that a detector took for a nodule.
+
+    Attributes:
+        row: of the table, the line of the column names being row 1.
+        place: x, y, z in the world, mm.
+        nodule: whether it is one.
+    """
+
+    row: int
+    place: tuple[float, float, float]
+    nodule: bool
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the table says.
+
+    Attributes:
+        by_scan: the candidates by seriesuid, each place once, in the order of the table.
+        said: sentences on rows that were put together.
+    """
+
+    by_scan: dict[str, list[Candidate]]
+    said: tuple[str, ...] = ()
+
+
+def read_candidates(source: Path) -> Candidates:
+    """Read the table that lies beside LUNA16's subsets.
+
+    Raises:
+        CallError: there is none.
+        DataError: it cannot be read, or as `parse_candidates`.
+    """
+    path = source / TABLE
+    if not path.exists():
+        raise CallError(f"{source} holds no {TABLE}: it lies beside the subsets in the download of LUNA16.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {not_opened(error)}.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text in UTF-8. Get LUNA16's own again.") from None
+    return parse_candidates(text)
+
+
+def parse_candidates(text: str) -> Candidates:
+    """What a table of candidates says.
+
+    A row that repeats another one is taken once. A place that is a nodule in one row and none in another is a
+    nodule, once.
+
+    Args:
+        text: of the table; columns are found by name.
+
+    Raises:
+        DataError: a column is missing; or rows have no scan, no finite place, or a class but 0 and 1.
+    """
+    lines = _lines(text)
+    header = [name.strip() for name in next(lines, [])]
+    missing = [name for name in _COLUMNS if name not in header]
+    if missing:
+        there = ", ".join(header) or "none"
+        raise DataError(
+            f"{TABLE} has no column {', '.join(missing)}; it has {there}. Get LUNA16's own again."
+        )
+    columns = [header.index(name) for name in _COLUMNS]
+    found: dict[str, dict[tuple[float, float, float], Candidate]] = {}
+    bad: list[int] = []
+    again: list[int] = []
+    torn: list[int] = []
+    first = ""
+    for row, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        read = _candidate(row, line, columns)
+        if read is None:
+            first = first or ",".join(line)
+            bad.append(row)
+            continue
+        scan, candidate = read
+        other = found.setdefault(scan, {}).setdefault(candidate.place, candidate)
+        if other is not candidate:
+            (again if other.nodule == candidate.nodule else torn).append(row)
+            found[scan][candidate.place] = max(other, candidate, key=lambda one: one.nodule)
+    if bad:
+        raise DataError(
+            f"{TABLE} has {len(bad):,} rows that are no candidates ({rows_words(bad)}: {first[:80]!r}); a "
+            "seriesuid, three places in mm and a class 0 or 1 are wanted. Get LUNA16's own again."
+        )
+    return Candidates({scan: list(places.values()) for scan, places in found.items()}, _said(again, torn))
+
+
+def choose_candidates(
+    by_scan: Mapping[str, list[Candidate]], folds: Mapping[str, int], negatives: int | None, seed: int
+) -> dict[str, list[Candidate]]:
+    """All nodules, and in each fold so many others for each, drawn without replacement.
+
+    Every candidate has a rank of 64 random bits from the stream of its scan, and those of the lowest ranks in
+    their fold are taken.
+
+    Args:
+        by_scan: the candidates by seriesuid.
+        folds: the fold of each scan; scans that are not in it are left out.
+        negatives: how many others for each nodule; None takes all.
+        seed: of the draw.
+
+    Returns:
+        The candidates by seriesuid, of the scans in `folds`, in the order of the table.
+    """
+    known = {scan: by_scan.get(scan, []) for scan in folds}
+    if negatives is None:
+        return known
+    taken: set[tuple[str, int]] = set()
+    for fold in range(len(FOLDS)):
+        mine = {scan: ones for scan, ones in known.items() if folds[scan] == fold}
+        nodules = sum(one.nodule for ones in mine.values() for one in ones)
+        ranked = sorted(
+            (rank, scan, one.row)
+            for scan, ones in mine.items()
+            for rank, one in zip(_ranks(scan, len(ones), seed), ones, strict=True)
+            if not one.nodule
+        )
+        taken |= {(scan, row) for _, scan, row in ranked[: negatives * nodules]}
+    return {
+        scan: [one for one in ones if one.nodule or (scan, one.row) in taken] for scan, ones in known.items()
+    }
 
 
 def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
@@ -83,3 +223,43 @@ def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
     cubes = clipped_boxes(scan.voxels, corners, size, window)
     labels = [[row[4]] for row, there in zip(wanted, within, strict=True) if there]
     return Cut(scan.sha256, {**asdict(scan.geometry), "reason": reason}, corners, cubes, labels=labels)
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """The rows of a table, one at a time: LUNA16's 754,975 together take half a gigabyte."""
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""))
+    except csv.Error as error:
+        raise DataError(f"{TABLE} is no table of CSV: {error}. Get LUNA16's own again.") from None
+
+
+def _candidate(row: int, line: list[str], columns: list[int]) -> tuple[str, Candidate] | None:
+    """The scan and the candidate of a row; None where it is none."""
+    if len(line) <= max(columns):
+        return None
+    scan, *places, kind = (line[column].strip() for column in columns)
+    try:
+        x, y, z = map(float, places)
+    except ValueError:
+        return None
+    if not scan or kind not in ("0", "1") or not all(map(math.isfinite, (x, y, z))):
+        return None
+    return scan, Candidate(row, (x, y, z), kind == "1")
+
+
+def _said(again: list[int], torn: list[int]) -> tuple[str, ...]:
+    said = []
+    if again:
+        said.append(f"{TABLE} repeats candidates ({rows_words(again)}): each is taken once.")
+    if torn:
+        said.append(
+            f"{TABLE} has places that are a nodule in one row and none in another ({rows_words(torn)}): each "
+            "is taken once, as a nodule."
+        )
+    return tuple(said)
+
+
+def _ranks(scan: str, count: int, seed: int) -> list[int]:
+    words = draw_words(seed, stream_key(scan), 0, 0, Operation.TARGET, 2 * count).astype(np.uint64)
+    ranks: list[int] = (words[0::2] << np.uint64(32) | words[1::2]).tolist()
+    return ranks

@@ -38,8 +38,7 @@ from genesis_toolkit.pipeline.store.schema import (
 )
 from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
-from genesis_toolkit.pipeline.verify.tables import store_problems
-from genesis_toolkit.pipeline.verify.target_tables import target_problems
+from genesis_toolkit.pipeline.verify.tables import store_problems, target_problems
 from genesis_toolkit.pipeline.wording import reason_of
 
 #: Cubes that are cut again unless another number is asked for.

@@ -12,8 +12,7 @@ from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes, plan_degradation
 
 WORDS = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6".split()
 

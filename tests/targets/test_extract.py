@@ -24,10 +24,9 @@ from genesis_toolkit.pipeline.ledger import read_manifest, unfinished
 from genesis_toolkit.pipeline.pictures.sheet import contact_rows
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore, open_store, open_targets
 from genesis_toolkit.pipeline.store.schema import is_shard
-from genesis_toolkit.pipeline.targets.candidates import choose_candidates, parse_candidates
-from genesis_toolkit.pipeline.targets.estimate import estimate_targets
-from genesis_toolkit.pipeline.targets.extract import extract_targets
+from genesis_toolkit.pipeline.targets.extract import estimate_targets, extract_targets
 from genesis_toolkit.pipeline.targets.findings import fold_of_patient
+from genesis_toolkit.pipeline.targets.nodules import choose_candidates, parse_candidates
 from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
     MaskParameters,
