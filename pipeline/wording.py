@@ -20,6 +20,11 @@ def listed(names: Sequence[object], most: int = _MOST_NAMED, between: str = ", "
     return between.join(map(str, names[:most])) + more
 
 
+def size_words(size: Sequence[int]) -> str:
+    """The edges of a cube, a slice or an image: `64 x 64 x 32 voxels`, `224 x 224 pixels`."""
+    return f"{' x '.join(map(str, size))} {'voxels' if len(size) == 3 else 'pixels'}"
+
+
 def value_words(value: Any) -> str:
     """A parameter's value, as an option takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -5,7 +5,7 @@ machine, of a folder or of the store itself.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from genesis_toolkit.pipeline.degrade.recipes import RECIPES
@@ -23,20 +23,9 @@ patent."""
 
 #: Parameters of a cube store that `genesis-prep extract-cubes` takes as options of the same names; `plane`
 #: those of slices alone.
-EXTRACT_OPTIONS = (
-    "layout",
-    "subsets",
-    "cubes_per_scan",
-    "size",
-    "plane",
-    "hu",
-    "border",
-    "max_tissue",
-    "min_tissue",
-    "sampler",
-    "seed",
-    "spacing",
-    "orient",
+EXTRACT_OPTIONS = tuple(
+    "layout subsets cubes_per_scan size plane hu border max_tissue min_tissue sampler seed spacing "
+    "orient".split()
 )
 #: Those of a store of X-ray images.
 IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
@@ -45,25 +34,16 @@ _LONGEST_LINE = 96
 
 
 def dataset_card(contents: Contents) -> str:
-    """The text of a store's card.
-
-    Args:
-        contents: of the store.
-
-    Returns:
-        Markdown that begins with a YAML block, as hubs of datasets read it, and ends with a newline.
-    """
-    rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in summary(contents))
-    return "\n".join(
-        (
-            _front_matter(contents),
-            f"# {contents.title}\n\n{description(contents)}\n",
-            f"| | |\n|---|---|\n{rows}",
-            _loading(contents),
-            _making(contents),
-            _licence(contents),
-        )
+    """A store's card: Markdown that begins with a YAML block, as hubs of datasets read it."""
+    parts = (
+        _front_matter(contents),
+        f"# {contents.title}\n\n{description(contents)}\n",
+        _table("", "", summary(contents)),
+        _loading(contents),
+        _making(contents),
+        _licence(contents),
     )
+    return "\n".join(parts)
 
 
 def commands(contents: Contents) -> list[str]:
@@ -74,7 +54,7 @@ def commands(contents: Contents) -> list[str]:
     cutting = contents.cutting
     if "imported" in cutting:
         first = ["genesis-prep", "import-npy", "FILES", "cubes.zarr"]
-    elif (names := _options_of(cutting)) and not _of_parts(cutting):
+    elif (names := _options_of(cutting)) and not any(cutting.get(key) == _MERGED[key] for key in _MERGED):
         options = _options({name: cutting[name] for name in names})
         key = ["--anonymize KEY"] if KEY in cutting else []
         first = ["genesis-prep", "extract-cubes", "SOURCE", "cubes.zarr", *options, *key]
@@ -88,8 +68,8 @@ def commands(contents: Contents) -> list[str]:
         return []
     own = RECIPES[name].to_json()
     changes = {key: value for key, value in recipe.items() if value != own[key]}
-    options = _options({"recipe": name, "variants": parameters["variants"], "seed": parameters["seed"]})
-    second = ["genesis-prep", "degrade", "cubes.zarr", "pairs.zarr", *options, *_options(changes)]
+    asked = {"recipe": name, "variants": parameters["variants"], "seed": parameters["seed"], **changes}
+    second = ["genesis-prep", "degrade", "cubes.zarr", "pairs.zarr", *_options(asked)]
     return [_wrapped(first), _wrapped(second)]
 
 
@@ -102,16 +82,9 @@ def _options_of(cutting: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _of_parts(cutting: Mapping[str, Any]) -> bool:
-    return any(cutting.get(name) == value for name, value in _MERGED.items())
-
-
 def _options(values: Mapping[str, Any]) -> list[str]:
-    return [
-        f"--{name.replace('_', '-')} {shlex.quote(value_words(value))}"
-        for name, value in values.items()
-        if value is not None
-    ]
+    given = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
+    return [f"--{name} {shlex.quote(value_words(value))}" for name, value in given.items()]
 
 
 def _wrapped(words: Sequence[str]) -> str:
@@ -125,7 +98,7 @@ def _wrapped(words: Sequence[str]) -> str:
 
 
 def _front_matter(contents: Contents) -> str:
-    rows = len(contents.cubes if contents.pairs is None else contents.pairs)
+    rows = contents.cubes if contents.pairs is None else contents.pairs
     tags = ["models-genesis", "self-supervised-learning", "medical", f"{contents.edges}d", "zarr"]
     tags += ["computed-tomography"] if contents.attributes["unit"] == "HU" else []
     tags += ["chest-x-ray"] if contents.images is not None else []
@@ -135,7 +108,7 @@ def _front_matter(contents: Contents) -> str:
 pretty_name: {contents.title}
 license: unknown
 size_categories:
-- {_size_category(rows)}
+- {_size_category(len(rows))}
 tags:
 {listed}---
 """
@@ -143,11 +116,10 @@ tags:
 
 def _size_category(rows: int) -> str:
     """In which of the classes that hubs know a number of rows falls: `10K<n<100K`."""
-    ends = [1000 * 10**step for step in range(10)]
-    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
-    place = sum(rows >= end for end in ends)
-    if place in (0, len(ends)):
-        return f"n<{names[0]}" if place == 0 else f"n>{names[-1]}"
+    names = "1K 10K 100K 1M 10M 100M 1B 10B 100B 1T".split()
+    place = sum(rows >= 1000 * 10**step for step in range(len(names)))
+    if place in (0, len(names)):
+        return f"n>{names[-1]}" if place else f"n<{names[0]}"
     return f"{names[place - 1]}<n<{names[place]}"
 
 
@@ -219,8 +191,7 @@ which they are found:
     tables = [(contents.things.capitalize(), contents.cutting)]
     tables += [("Pairs", contents.attributes["parameters"])] if contents.pairs is not None else []
     for name, parameters in tables:
-        rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in parameter_rows(parameters))
-        text += f"\n| {name}: parameter | value |\n|---|---|\n{rows}"
+        text += "\n" + _table(f" {name}: parameter", " value", parameter_rows(parameters))
     return text
 
 
@@ -252,6 +223,11 @@ Center, which is to be named as their source: Wang et al., *ChestX-ray8: Hospita
 and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases* (CVPR 2017).
 """,
 }
+
+
+def _table(name: str, value: str, rows: Iterable[tuple[str, str]]) -> str:
+    lines = "".join(f"| {_cell(one)} | {_cell(other)} |\n" for one, other in rows)
+    return f"|{name} |{value} |\n|---|---|\n{lines}"
 
 
 def _cell(text: str) -> str:

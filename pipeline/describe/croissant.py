@@ -122,10 +122,14 @@ def _distribution(contents: Contents, digests: Mapping[str, str]) -> list[dict[s
     ]
     paths = (path for columns in _arrays(contents).values() for path in columns)
     folders = [f"{name}/**" for name in dict.fromkeys(path.split("/")[0] for path in paths)]
-    text = {"encodingFormat": "text/plain", "includes": [MANIFEST]}
-    manifest = _node("FileSet", "manifest", "sha256 of every file but itself.", **text)
-    arrays = {"encodingFormat": _ZARR, "includes": folders}
-    return [*files, manifest, _node("FileSet", "zarr", "The arrays of the Zarr v3 group.", **arrays)]
+    sets = [
+        ("manifest", "sha256 of every file but itself.", "text/plain", [MANIFEST]),
+        ("zarr", "The arrays of the Zarr v3 group.", _ZARR, folders),
+    ]
+    return files + [
+        _node("FileSet", name, meaning, encodingFormat=form, includes=includes)
+        for name, meaning, form, includes in sets
+    ]
 
 
 def _record_sets(contents: Contents, voxels: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 A store of patches of slices or of X-ray images says so.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.recipes import Applied
-from genesis_toolkit.pipeline.ledger import LOG
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
-from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore
-from genesis_toolkit.pipeline.store.schema import (
-    AXES,
-    FOLDS,
-    KINDS,
-    STATUSES,
-    CubeTable,
-    ImageTable,
-    PairTable,
-    ScanTable,
-)
-from genesis_toolkit.pipeline.store.storage import Storage
-from genesis_toolkit.pipeline.wording import counted, value_words
+from genesis_toolkit.pipeline.store import schema
+from genesis_toolkit.pipeline.store.attributes import read_log
+from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore, statuses_words
+from genesis_toolkit.pipeline.wording import counted, size_words, value_words
 
 #: The parameter of a store that tells its scans by pseudonyms.
 KEY = "anonymized_with"
@@ -56,10 +45,10 @@ class Contents:
     """
 
     attributes: Mapping[str, Any]
-    cubes: CubeTable
-    scans: ScanTable
-    pairs: PairTable | None = None
-    images: ImageTable | None = None
+    cubes: schema.CubeTable
+    scans: schema.ScanTable
+    pairs: schema.PairTable | None = None
+    images: schema.ImageTable | None = None
 
     @property
     def name(self) -> str:
@@ -80,8 +69,7 @@ class Contents:
     @property
     def shape(self) -> str:
         """Its edges, and what they are made of: `64 x 64 x 32 voxels`."""
-        points = "voxels" if self.edges == 3 else "pixels"
-        return f"{' x '.join(map(str, self.attributes['size']))} {points}"
+        return size_words(self.attributes["size"])
 
     @property
     def thing(self) -> str:
@@ -138,7 +126,7 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
         cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as `count_folds`.
     """
     attributes, scans = store.attributes, store.scans
-    arrays = [getattr(store, name, None) for name in KINDS[attributes["format"]].voxels]
+    arrays = [getattr(store, name, None) for name in schema.KINDS[attributes["format"]].voxels]
     facts: dict[str, Any] = {
         "store": store.storage.place,
         **{name: attributes[name] for name in ("format", "version", "size", "window", "unit", "parameters")},
@@ -147,12 +135,12 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
         "bytes_uncompressed": sum(
             len(array) * int(np.prod(store.size)) * array.dtype.itemsize for array in arrays if array
         ),
-        "scans": _statuses(scans),
+        "scans": dict(sorted(Counter(scans.status.tolist()).items())),
         "not_used": [
             {name: str(getattr(scans, name)[row]) for name in ("path", "status", "reason")}
             for row in np.flatnonzero((scans.status != "used") | (scans.reason != ""))
         ],
-        "run": _log(store.storage),
+        "run": read_log(store.storage),
     }
     if isinstance(store, TargetStore):
         folds = count_folds(store.table.fold, store.table.scan, store.labels, store.classes)
@@ -170,12 +158,10 @@ def facts_of(contents: Contents) -> dict[str, Any]:
     """
     scans, tissue, pairs = contents.scans, contents.cubes.tissue, contents.pairs
     known = scans.spacing[(scans.cubes > 0) & (scans.spacing > 0).all(axis=1)]
-    known = known if len(known) else np.zeros((1, len(AXES)))
+    known = known if len(known) else np.zeros((1, len(schema.AXES)))
     subsets = _counts(scans.subset[contents.cubes.scan]).items()
     facts: dict[str, Any] = {
-        "cubes_by_subset": {
-            "none" if subset == NO_SUBSET else str(subset): count for subset, count in subsets
-        },
+        "cubes_by_subset": {"none" if one == NO_SUBSET else str(one): count for one, count in subsets},
         "spacing_mm": {"least": known.min(axis=0).tolist(), "most": known.max(axis=0).tolist()},
     }
     if contents.images is not None:
@@ -216,16 +202,14 @@ def count_folds(
         `cubes`, `scans` and `classes` by the name of the fold.
     """
     folds = {}
-    for number, name in enumerate(FOLDS):
+    for number, name in enumerate(schema.FOLDS):
         mine = fold == number
-        shown: dict[str, int] = {}
-        if labels is not None:
-            shown = dict(zip(classes, labels[mine].sum(axis=0).tolist(), strict=True))
-        folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": shown}
+        shown = zip(classes, labels[mine].sum(axis=0).tolist(), strict=True) if labels is not None else ()
+        folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": dict(shown)}
     return folds
 
 
-def image_counts(images: ImageTable, scans: ScanTable) -> dict[str, Any]:
+def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str, Any]:
     """The X-ray images that were used: how many patients, and how many images of every view and label.
 
     Returns:
@@ -258,16 +242,13 @@ def description(contents: Contents) -> str:
 def summary(contents: Contents) -> list[tuple[str, str]]:
     """What a store holds and by which rule and recipe, as rows of a name and a value, for people."""
     facts, (low, high) = facts_of(contents), contents.attributes["window"]
-    statuses, flat = _statuses(contents.scans), contents.images is not None
+    flat = contents.images is not None
     values = "grey levels" if flat else f"{contents.attributes['unit']}, clipped to"
     return [
         (contents.things, f"{len(contents.cubes):,} of {contents.shape} in {contents.axes}"),
         *(_pair_rows(contents, contents.pairs) if contents.pairs is not None else ()),
         ("values", f"whole numbers, {values} {low} .. {high}"),
-        (
-            "X-ray images" if flat else "scans",
-            ", ".join(f"{statuses.get(word, 0):,} {word}" for word in STATUSES),
-        ),
+        ("X-ray images" if flat else "scans", statuses_words(contents.scans)),
         *(_image_rows(facts["images"]) if flat else _scan_rows(contents, facts)),
         (
             "names of images and patients" if flat else "names of the scans",
@@ -295,10 +276,10 @@ def applied_words(applied: int) -> list[str]:
 
 def flip_axes(flip: int) -> str:
     """The axes that these bits flip: `x, z`; empty for none."""
-    return ", ".join(axis for bit, axis in enumerate(AXES) if flip >> bit & 1)
+    return ", ".join(axis for bit, axis in enumerate(schema.AXES) if flip >> bit & 1)
 
 
-def _pair_rows(contents: Contents, pairs: PairTable) -> list[tuple[str, str]]:
+def _pair_rows(contents: Contents, pairs: schema.PairTable) -> list[tuple[str, str]]:
     parameters, touched = contents.attributes["parameters"], Counter[str]()
     for bits, count in _counts(pairs.applied).items():
         for word in applied_words(bits) or ["unchanged"]:
@@ -314,7 +295,7 @@ def _pair_rows(contents: Contents, pairs: PairTable) -> list[tuple[str, str]]:
 def _scan_rows(contents: Contents, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The spacing, the tissue scores and the subsets of cubes or slices of scans."""
     tissue, subsets = facts["tissue"], facts["cubes_by_subset"]
-    ends = zip(AXES, facts["spacing_mm"]["least"], facts["spacing_mm"]["most"], strict=True)
+    ends = zip(schema.AXES, facts["spacing_mm"]["least"], facts["spacing_mm"]["most"], strict=True)
     spacing = [f"{axis} {low:.3g}" + (f"-{high:.3g}" if low != high else "") for axis, low, high in ends]
     rows = [
         ("spacing in mm", ", ".join(spacing) if any(facts["spacing_mm"]["most"]) else "not known"),
@@ -336,11 +317,6 @@ def _image_rows(images: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _statuses(scans: ScanTable) -> dict[str, int]:
-    """How many scans were used, skipped and failed."""
-    return dict(sorted(Counter(scans.status.tolist()).items()))
-
-
 def _counts(numbers: NDArray[np.integer[Any]]) -> dict[int, int]:
     """How often each number comes, by number, in order."""
     found, counts = np.unique(numbers, return_counts=True)
@@ -350,11 +326,3 @@ def _counts(numbers: NDArray[np.integer[Any]]) -> dict[int, int]:
 def _ordered(counts: Counter[str]) -> dict[str, int]:
     """The most common first, those of one count by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _log(storage: Storage) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads(storage.read(LOG))
-    except (OSError, ValueError):
-        return {}
-    return facts

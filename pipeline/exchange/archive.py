@@ -9,11 +9,11 @@ import zipfile
 from pathlib import Path
 
 from genesis_toolkit.pipeline.engine import counting
-from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, whole_file
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import open_store
-from genesis_toolkit.pipeline.store.storage import ARCHIVE
+from genesis_toolkit.pipeline.store.storage import ARCHIVE, not_as_written
 from genesis_toolkit.pipeline.store.write import check_place
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
@@ -69,6 +69,4 @@ def _add(packed: zipfile.ZipFile, folder: Path, path: str, digest: str) -> None:
             found.update(block)
             target.write(block)
     if found.hexdigest() != digest:
-        raise DataError(
-            f"The store {folder} is damaged: {path} is not as it was written. genesis-prep verify says more."
-        )
+        raise not_as_written(str(folder), path, "not as it was written")

@@ -4,11 +4,11 @@ No voxel is decoded. A shard that comes to lie where a whole shard lies in the n
 others the encoded cubes are copied. What is taken over is compared with the manifest it comes from first.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,13 @@ from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
-from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.shards import (
+    link_shard,
+    shard_length,
+    shard_parts,
+    shard_path,
+    shard_spans,
+)
 from genesis_toolkit.pipeline.store.storage import Folder, located
 from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import difference, listed
@@ -31,7 +37,6 @@ _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
 _SEVERAL_KEYS = "several keys"
 _Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
 _Tables = tuple[CubeTable, ScanTable, ImageTable | None]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,7 @@ def merge_stores(
         CallError: fewer than two stores, different parameters, a scan in two of them, something in the way.
         DataError: a store is damaged; which shard.
     """
-    report = callback(progress)
-    started = datetime.now(UTC)
-    target = Path(target)
+    report, target = callback(progress), Path(target)
     stores = _opened(list(map(located, places)), target)
     attributes = _attributes(stores)
     _check_scans(stores)
@@ -94,7 +97,9 @@ def merge_stores(
         dtype = stores[0].cubes.dtype
         write_tables(ledger.store, attributes, dtype, cubes, scans, images)
         hashes = {record["path"]: record["sha256"] for record in shards}
-        ledger.finish(hashes, _log(stores, started, crew.count))
+        # Begun with the first of the stores, so that a scan that changed since is seen.
+        started = datetime.fromtimestamp(min(map(begun_at, stores)) / 10**9, UTC)
+        ledger.finish(hashes, run_log(started, crew.count))
     return MergeResult(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
 
 
@@ -165,11 +170,8 @@ def _key(values: Sequence[str | None]) -> str | None:
 
 # Parameters that may differ, and what they come to: they tell which scans were asked for and what they are
 # called, not what is cut of them.
-_FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
-    "layout": _layout,
-    "subsets": _subsets,
-    "anonymized_with": _key,
-}
+_FREE: dict[str, Callable[[Sequence[Any]], Any]]
+_FREE = {"layout": _layout, "subsets": _subsets, "anonymized_with": _key}
 
 
 def _check_scans(stores: Sequence[CubeStore]) -> None:
@@ -218,10 +220,8 @@ def _tables(stores: Sequence[CubeStore]) -> _Tables:
 
 def _joined(tables: Sequence[_Table]) -> _Table:
     """The rows of tables of one kind, one after the other."""
-    kind = type(tables[0])
-    return kind(
-        **{f.name: np.concatenate([getattr(table, f.name) for table in tables]) for f in fields(kind)}
-    )
+    columns = zip(*(vars(table).values() for table in tables), strict=True)
+    return type(tables[0])(*map(np.concatenate, columns))
 
 
 def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:
@@ -244,9 +244,7 @@ def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> Cu
 def _same_rows(held: Table | None, wanted: Table | None) -> bool:
     if held is None or wanted is None:
         return held is wanted
-    return all(
-        np.array_equal(getattr(held, field.name), getattr(wanted, field.name)) for field in fields(held)
-    )
+    return all(map(np.array_equal, vars(held).values(), vars(wanted).values()))
 
 
 def _checks(stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
@@ -265,50 +263,30 @@ def _check(store: CubeStore, shard: int) -> Facts:
 
 def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
     """One for every shard of the new store."""
-    size = stores[0].size
-    starts = [0, *accumulate(map(len, stores))]
-    length = shard_length(size, stores[0].cubes.dtype.itemsize)
-    tasks = dict[str, Callable[[], Facts]]()
-    for shard in range(-(-starts[-1] // length)):
-        first, last = shard * length, min((shard + 1) * length, starts[-1])
-        spans = [
-            (store, max(first, start) - start, min(last, end) - start)
-            for store, (start, end) in zip(stores, pairwise(starts), strict=True)
-            if start < last and end > first
-        ]
-        tasks[f"shard-{shard}"] = partial(_make_shard, ledger, shard, length, spans)
-    return tasks
+    length = shard_length(stores[0].size, stores[0].cubes.dtype.itemsize)
+    return {
+        f"shard-{shard}": partial(
+            _make_shard, ledger, shard, length, [(stores[part], range(*span)) for part, *span in parts]
+        )
+        for shard, parts in enumerate(shard_spans(list(map(len, stores)), length))
+    }
 
 
-def _make_shard(
-    ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, int, int]]
-) -> Facts:
-    """One shard of the cubes `first` .. `last - 1` of each store: linked where it is a shard already."""
-    store, first, last = spans[0]
+def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, range]]) -> Facts:
+    """One shard of cubes of the stores: linked where it is a shard already."""
+    store, cubes = spans[0]
     path = shard_path("cubes", shard, len(store.cubes.shape))
-    source = store.cubes.path(first // length)
+    source = store.cubes.path(cubes.start // length)
     as_it_is = (
         len(spans) == 1
         and store.cubes.length == length
-        and first % length == 0
-        and last in (first + length, len(store))
+        and cubes.start % length == 0
+        and cubes.stop in (cubes.start + length, len(store))
         and isinstance(store.storage, Folder)
     )
     if as_it_is:
         link_shard(Path(store.storage.place, source), ledger.store / path)
         return {"path": path, "sha256": store.manifest[source], "linked": True}
-    digest = ledger.write(ledger.store / path, shard_parts(list(_encoded(spans)), length))
+    chunks = [one.cubes.encoded(cube) for one, numbers in spans for cube in numbers]
+    digest = ledger.write(ledger.store / path, shard_parts(chunks, length))
     return {"path": path, "sha256": digest, "linked": False}
-
-
-def _encoded(spans: Sequence[tuple[CubeStore, int, int]]) -> Iterator[bytes]:
-    for store, first, last in spans:
-        yield from map(store.cubes.encoded, range(first, last))
-
-
-def _log(stores: Sequence[CubeStore], started: datetime, workers: int) -> dict[str, Any]:
-    """The facts of the run, `started` with the first of the stores: a scan that changed since is seen."""
-    earliest = min(map(begun_at, stores))
-    return run_log(started, workers) | {
-        "started": (_EPOCH + timedelta(microseconds=earliest // 1000)).isoformat(timespec="microseconds")
-    }

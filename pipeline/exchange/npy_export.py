@@ -19,6 +19,7 @@ from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import AXES
 from genesis_toolkit.pipeline.store.storage import located
 from genesis_toolkit.pipeline.store.write import check_place
+from genesis_toolkit.pipeline.wording import size_words
 
 _BLOCK_VOXELS = 1 << 22  # decoded at a time
 _CUBES_PER_SCAN = 32  # in the authors' names, where the store does not tell
@@ -74,7 +75,7 @@ def export_npy(
     store = open_cubes(cubes)
     if len(store.size) != len(AXES):
         raise CallError(
-            f"{cubes} holds patches or images of {' x '.join(map(str, store.size))} pixels, and the authors "
+            f"{cubes} holds patches or images of {size_words(store.size)}, and the authors "
             "published files of cubes alone: read them with zarr, as the store's README.md shows."
         )
     if (store.window, store.attributes["unit"]) != (WINDOW, "HU"):
@@ -96,10 +97,9 @@ def export_npy(
             there[subset] = _checked(paths[subset], _parts(store, positions, np.dtype(dtype)))
     written, exported = counting(report, "cubes", len(store), 0), []
     for subset, positions in chosen.items():
-        digest = there.get(subset) or _write(
-            paths[subset], _parts(store, positions, np.dtype(dtype), written)
-        )
-        exported.append(ExportResult(paths[subset], subset, len(positions), digest, subset in there))
+        path, parts = paths[subset], _parts(store, positions, np.dtype(dtype), written)
+        digest = there.get(subset) or _write(path, parts)
+        exported.append(ExportResult(path, subset, len(positions), digest, subset in there))
     return exported
 
 

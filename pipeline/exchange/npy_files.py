@@ -11,10 +11,10 @@ import os
 import re
 import tokenize
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,40 +142,31 @@ def _check_array(path: Path, shape: tuple[int, ...], in_fortran_order: bool, dty
         raise DataError(f"{path} has cubes of {cube} voxels; {_MOST_VOXELS} voxels are the most.")
 
 
-class CubeReader:
-    """Reads the cubes of one file as whole HU; a context manager that closes the file."""
+def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Iterator[int]:
+    """Read cubes that follow one another as whole HU, each into `out`, and give its number once it is there.
 
-    def __init__(self, source: NpyFile) -> None:
-        self._source = source
-        self._voxels = int(np.prod(source.size))
-        self._room = np.empty(min(_PIECE, self._voxels), source.dtype)
-        self._file = source.path.open("rb")
+    Args:
+        source: the file.
+        numbers: of the cubes.
+        out: [x, y, z], C-contiguous.
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def read(self, number: int, out: NDArray[np.int16]) -> None:
-        """Read cube `number` into `out`, int16 [x, y, z], C-contiguous.
-
-        Raises:
-            DataError: a value stands for no whole HU in the window, or the file ends early; which, and where.
-        """
-        source, flat = self._source, out.reshape(-1)
-        self._file.seek(source.offset + number * self._voxels * source.dtype.itemsize)
-        for start in range(0, self._voxels, len(self._room)):
-            values = self._room[: min(len(self._room), self._voxels - start)]
-            if self._file.readinto(values.view(np.uint8)) != values.nbytes:  # type: ignore[arg-type]
-                raise DataError(f"{source.path} ends within cube {number}: it was cut short just now.")
-            hu, bad = hu_of(values)
-            if bad is not None:
-                place = tuple(int(edge) for edge in np.unravel_index(start + bad, source.size))
-                raise DataError(_refusal(source.path, number, place, float(values[bad])))
-            flat[start : start + len(values)] = hu
+    Raises:
+        DataError: a value stands for no whole HU in the window, or the file ends early; which, and where.
+    """
+    flat, room = out.reshape(-1), np.empty(min(_PIECE, out.size), source.dtype)
+    with source.path.open("rb") as file:
+        file.seek(source.offset + numbers.start * out.size * source.dtype.itemsize)
+        for number in numbers:
+            for start in range(0, out.size, len(room)):
+                values = room[: out.size - start]
+                if file.readinto(values.view(np.uint8)) != values.nbytes:  # type: ignore[arg-type]
+                    raise DataError(f"{source.path} ends within cube {number}: it was cut short just now.")
+                hu, bad = hu_of(values)
+                if bad is not None:
+                    place = tuple(int(edge) for edge in np.unravel_index(start + bad, source.size))
+                    raise DataError(_refusal(source.path, number, place, float(values[bad])))
+                flat[start : start + len(values)] = hu
+            yield number
 
 
 def _refusal(path: Path, cube: int, place: tuple[int, ...], value: float) -> str:

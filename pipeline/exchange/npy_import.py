@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,20 @@ from genesis_toolkit.pipeline.cubes.records import NOTHING_KNOWN
 from genesis_toolkit.pipeline.cubes.rule import tissue_score
 from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, CubeReader, NpyFile, read_head
+from genesis_toolkit.pipeline.exchange.npy_files import WINDOW, NpyFile, read_cubes, read_head
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable
-from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
+from genesis_toolkit.pipeline.store.shards import (
+    encode_cube,
+    shard_length,
+    shard_parts,
+    shard_path,
+    shard_spans,
+)
 from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import listed
 
@@ -90,9 +96,7 @@ def import_npy(
     }
     crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, job, overwrite=overwrite) as ledger:
-        tasks = _tasks(ledger, sources)
-        problem = _run_all(crew, ledger, tasks)
-        if problem:
+        if problem := _run_all(crew, ledger, _tasks(ledger, sources)):
             ledger.abandon()
             raise DataError(problem)
         _finish(ledger, sources, run_log(started, crew.count))
@@ -132,16 +136,13 @@ def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
     held = list(zip(scans.identifier.tolist(), scans.cubes.tolist(), scans.bytes.tolist(), strict=True))
     asked = [(source.identifier, source.count, source.bytes) for source in sources]
     if "imported" not in store.attributes["parameters"] or held != asked:
-        raise CallError(f"{target} was not made of these files, but holds {_names(held)}: {way_out}")
+        names = listed(scans.identifier.tolist(), most=3)
+        raise CallError(f"{target} was not made of these files, but holds {names}: {way_out}")
     begun = begun_at(store)
     for source, known in zip(sources, scans.sha256.tolist(), strict=True):
         if source.modified > begun and _hash(source)["sha256"] != known:
             raise CallError(f"{source.path} is no longer as before since {target} was made of it: {way_out}")
     return store
-
-
-def _names(held: Sequence[tuple[str, int, int]]) -> str:
-    return listed([name for name, _, _ in held], most=3)
 
 
 @dataclass(frozen=True)
@@ -160,20 +161,14 @@ class _Task:
 
 def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
     """The shards of the store, and before the first shard of a file the hashing of that file."""
-    ends = list(accumulate(source.count for source in sources))
-    length = shard_length(sources[0].size, _DTYPE.itemsize)
-    tasks, hashed = dict[str, _Task](), 0
-    for shard in range(-(-ends[-1] // length)):
-        first, last = shard * length, min((shard + 1) * length, ends[-1])
-        spans = [
-            (source, max(first, end - source.count) - end + source.count, min(last, end) - end + source.count)
-            for source, end in zip(sources, ends, strict=True)
-            if end > first and end - source.count < last
-        ]
-        while hashed < len(sources) and ends[hashed] - sources[hashed].count < last:
-            tasks[f"file-{hashed}"] = _Task(len(tasks), (sources[hashed],), partial(_hash, sources[hashed]))
-            hashed += 1
-        of = tuple(source for source, _, _ in spans)
+    length, tasks = shard_length(sources[0].size, _DTYPE.itemsize), dict[str, _Task]()
+    for shard, parts in enumerate(shard_spans([source.count for source in sources], length)):
+        for part, first, _ in parts:
+            if first == 0:
+                source = sources[part]
+                tasks[f"file-{part}"] = _Task(len(tasks), (source,), partial(_hash, source))
+        spans = [(sources[part], range(first, stop)) for part, first, stop in parts]
+        of = tuple(source for source, _ in spans)
         tasks[f"shard-{shard}"] = _Task(len(tasks), of, partial(_make_shard, ledger, shard, length, spans))
     return tasks
 
@@ -185,20 +180,18 @@ def _hash(source: NpyFile) -> Facts:
     return {"sha256": digest}
 
 
-def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, int, int]]) -> Facts:
-    """Read, check, encode and write the cubes `first` .. `last - 1` of each file."""
+def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, range]]) -> Facts:
+    """Read, check, encode and write cubes of each file."""
     size = spans[0][0].size
     # The slice after the last is not known. Taken for air, it makes the score 1 / (2 z) too low at most.
     room = np.full((*size[:2], size[2] + 1), WINDOW.low, _DTYPE)
     cube, corner = np.empty(size, _DTYPE), np.zeros(3, np.int32)
     chunks, tissue = [], []
-    for source, first, last in spans:
-        with CubeReader(source) as reader:
-            for number in range(first, last):
-                reader.read(number, cube)
-                chunks.append(encode_cube(cube))
-                room[:, :, :-1] = cube
-                tissue.append(tissue_score(room, corner, size))
+    for source, numbers in spans:
+        for _ in read_cubes(source, numbers, cube):
+            chunks.append(encode_cube(cube))
+            room[:, :, :-1] = cube
+            tissue.append(tissue_score(room, corner, size))
         source.check_same()
     path = ledger.store / shard_path("cubes", shard, 1 + len(size))
     return {"sha256": ledger.write(path, shard_parts(chunks, length)), "tissue": tissue}
@@ -230,8 +223,7 @@ def _run_all(workers: Workers, ledger: Ledger, tasks: Mapping[str, _Task]) -> st
 
 def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> None:
     """Tables, manifest, and the store's own name."""
-    size = sources[0].size
-    count = sum(source.count for source in sources)
+    size, count = sources[0].size, sum(source.count for source in sources)
     shards = range(-(-count // shard_length(size, _DTYPE.itemsize)))
     hashes, tissue = {}, []
     for shard, record in enumerate(ledger.records(f"shard-{shard}" for shard in shards)):
@@ -254,8 +246,8 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     ]
     scan, number = numbered(records)
     table = CubeTable(scan, number, np.full((count, 3), -1, np.int32), np.array(tissue, np.float64))
-    attributes = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
-    attributes["parameters"] = IMPORTED | {"size": list(size)}
+    told = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
+    attributes = told | {"parameters": IMPORTED | {"size": list(size)}}
     ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
     write_tables(ledger.store, attributes, _DTYPE, table, *scan_tables(records))
     ledger.finish(hashes, log)

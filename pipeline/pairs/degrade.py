@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from genesis_toolkit.pipeline.store.storage import absolute, located
 from genesis_toolkit.pipeline.store.write import check_target, write_store
 
 _MOST_VARIANTS = 10_000
-_BLOCK = 32  # cubes degraded at a time: 16 MiB of voxels in a worker
+_BLOCK = 32  # cubes degraded at a time, also to see how long one takes: 16 MiB of voxels in a worker
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,7 @@ def degrade_cubes(
 def check_job(
     cubes: str | Path, target: Path, parameters: DegradeParameters, *, overwrite: bool
 ) -> tuple[CubeStore, dict[str, Any], bool]:
-    """Find out what is to be done, doing none of it.
-
-    Returns:
-        The cube store, the parameters as they stand in the pair store, and whether that is there already.
+    """The cube store, the parameters as they stand in the pair store, and whether that is there already.
 
     Raises:
         CallError: as `degrade_cubes`.
@@ -167,41 +164,36 @@ def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Pro
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to make, of `original` or `degraded`, whose arrays have so many axes."""
+    """One shard to make, of `original` or `degraded`, and its path in the store."""
 
     ledger: Ledger
     cubes: str | Path
     manifest_sha256: str
     parameters: DegradeParameters
-    axes: int
-    array: Literal["original", "degraded"]
+    array: str
     shard: int
-
-    @property
-    def path(self) -> str:
-        """Of the shard in the store."""
-        return shard_path(self.array, self.shard, self.axes)
+    path: str
 
 
 def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
 ) -> dict[str, _Task]:
     """A task for every shard of the pair store; the originals keep the shards of the cube store."""
-    place, axes = absolute(store.storage.place), len(store.cubes.shape)
-    task = partial(_Task, ledger, place, job["cubes_sha256"], parameters, axes)
+    task = partial(_Task, ledger, absolute(store.storage.place), job["cubes_sha256"], parameters)
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     originals, degraded = -(-len(store) // store.cubes.length), -(-len(store) * parameters.variants // length)
-    tasks = [task("original", shard) for shard in range(originals)]
-    tasks += [task("degraded", shard) for shard in range(degraded)]
-    return {f"{one.array}-{one.shard}": one for one in tasks}
+    return {
+        f"{array}-{shard}": task(array, shard, shard_path(array, shard, len(store.cubes.shape)))
+        for array, shards in (("original", originals), ("degraded", degraded))
+        for shard in range(shards)
+    }
 
 
 def _make(task: _Task) -> Facts:
     """Make one shard, in whatever process this runs."""
     store = _opened(task.cubes, task.manifest_sha256)
-    parts, facts = (
-        ([whole_shard(store, task.shard)], {}) if task.array == "original" else _degrade(task, store)
-    )
+    whole = task.array == "original"
+    parts, facts = ([whole_shard(store, task.shard)], {}) if whole else _degrade(task, store)
     return {"sha256": task.ledger.write(task.ledger.store / task.path, parts), **facts}
 
 
@@ -224,27 +216,16 @@ def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]
     parameters = task.parameters
     pairs = np.arange(task.shard * length, min((task.shard + 1) * length, len(store) * parameters.variants))
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
-    flip = np.zeros(len(pairs), dtype=np.uint8)
-    applied = np.zeros(len(pairs), dtype=np.uint8)
-    originals = np.empty((_BLOCK, *store.size), dtype=store.cubes.dtype)
-    degraded = np.empty_like(originals)
-    streams = store.streams()
-    chunks = []
+    flip, applied = np.zeros((2, len(pairs)), np.uint8)
+    original, degraded = np.empty((2, _BLOCK, *store.size), store.cubes.dtype)
+    streams, chunks = store.streams(), list[bytes]()
     for start in range(0, len(pairs), _BLOCK):
         block = slice(start, start + _BLOCK)
         variant, cube = np.divmod(pairs[block], len(store))
-        count = len(cube)
-        store.cubes.read_many(cube, originals[:count])
-        degrader(
-            originals[:count],
-            streams[cube],
-            store.table.number[cube],
-            variant,
-            degraded[:count],
-            flip[block],
-            applied[block],
-        )
-        chunks += [encode_cube(cube) for cube in degraded[:count]]
+        ones, others = original[: len(cube)], degraded[: len(cube)]
+        store.cubes.read_many(cube, ones)
+        degrader(ones, streams[cube], store.table.number[cube], variant, others, flip[block], applied[block])
+        chunks += map(encode_cube, others)
     return shard_parts(chunks, length), {"flip": flip.tolist(), "applied": applied.tolist()}
 
 
@@ -283,12 +264,9 @@ def _make_again(
         for task in _tasks(ledger, store, parameters, job).values()
         if task.path in damage.files or (lost and task.array == "degraded")
     ]
-    records = dict[_Task, Facts]()
-
-    def make(task: _Task) -> None:
-        records[task] = _make(task)
-
-    run_all(workers, "shards made again", make, tasks, lambda _: None)
+    made = list[tuple[_Task, Facts]]()
+    run_all(workers, "shards made again", lambda task: (task, _make(task)), tasks, made.append)
+    records = dict(made)
     if damage.others:
         _write_tables(ledger, store, job, *(_bits(records) if lost else bits))
 
@@ -365,7 +343,7 @@ def plan_degradation(
         cubes=len(store),
         pairs=pairs,
         store_bytes=copied + round(encoded * pairs) if pairs else 0,
-        files=-(-len(store) // store.cubes.length) - (-pairs // length) if pairs else 0,
+        files=len(shards) - (-pairs // length) if pairs else 0,
         seconds=seconds * pairs / workers,
         workers=workers,
     )

@@ -19,12 +19,7 @@ _BLOCK = 32  # pairs derived at a time
 
 
 def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Problem]]:
-    """Derive random pairs again from their originals, and compare them bit for bit.
-
-    Args:
-        remains: of the store.
-        most: how many pairs to draw.
-        workers: who does it.
+    """Derive `most` random pairs again from their originals, and compare them bit for bit.
 
     Returns:
         How many were compared, and what is wrong, by array.
@@ -35,15 +30,9 @@ def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Pro
     replayer = _replayer(remains)
     pairs = drawn(np.arange(len(replayer.flip)), most)
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
-    compared, wrong = 0, list[Problem]()
-
-    def finished(answer: tuple[int, list[Problem]]) -> None:
-        nonlocal compared
-        compared += answer[0]
-        wrong.extend(answer[1])
-
-    run_all(workers, "blocks of pairs", replayer.look, blocks, finished)
-    return compared, wrong
+    found = list[tuple[int, list[Problem]]]()
+    run_all(workers, "blocks of pairs", replayer.look, blocks, found.append)
+    return sum(compared for compared, _ in found), [problem for _, wrong in found for problem in wrong]
 
 
 def _replayer(remains: Remains) -> "_Replayer":

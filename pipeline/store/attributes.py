@@ -15,6 +15,7 @@ from genesis_toolkit.pipeline.store.storage import (
     Folder,
     Storage,
     is_url,
+    not_as_written,
     read_within,
 )
 from genesis_toolkit.pipeline.wording import words_of
@@ -22,35 +23,36 @@ from genesis_toolkit.pipeline.wording import words_of
 _LONGEST_VERSION = 40
 
 
-def read_attributes(place: AnyPath, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Any]:
-    """What a store says of itself, `attrs["genesis"]`, once format and version are known to be ours.
-
-    Args:
-        place: as in `open_store`.
-        kinds: those that it may be of.
+def finished_storage(place: AnyPath, kinds: Sequence[str] = tuple(KINDS)) -> Storage:
+    """Where a store of one of these kinds lies: a folder, an archive, or a server.
 
     Raises:
-        CallError: nothing there, still being made, or something else.
-        DataError: another format version.
+        CallError: there is nothing, it is still being made, or it is of a kind that is not read.
+        DataError: an archive that cannot be read.
     """
-    return attributes_of(finished_storage(place, kinds), kinds)
+    if is_url(place):
+        from genesis_toolkit.pipeline.store.remote import Remote
 
-
-def finished_storage(place: AnyPath, kinds: Sequence[str]) -> Storage:
-    """Where a store lies that is there, for one of these kinds.
-
-    Raises:
-        CallError: there is nothing, or it is still being made.
-    """
-    if not is_url(place) and not Path(place).exists():
-        if unfinished(Path(place)).exists():
+        return Remote(str(place))
+    path = Path(place)
+    if not path.exists():
+        if unfinished(path).exists():
             raise CallError(f"{place} is not finished: repeat the command that makes it, and it goes on.")
         raise CallError(f"There is no store at {place}: make one with genesis-prep {KINDS[kinds[0]].maker}.")
-    return open_storage(place)
+    if path.is_file():
+        if path.suffix.lower() != ARCHIVE:
+            raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
+        return Archive(path)
+    return Folder(path)
 
 
 def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
-    """Do what `read_attributes` does, of a store whose storage is open."""
+    """What a store of one of these kinds says of itself, once format and version are known to be ours.
+
+    Raises:
+        CallError: it is something else, or is still being made.
+        DataError: it is of another format version, or damaged.
+    """
     place = storage.place
     try:
         attributes = parse_json(read_within(storage, ROOT, MOST_METADATA))["attributes"]["genesis"]
@@ -59,10 +61,7 @@ def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
         raise DataError(f"{place}/{ROOT} {error}." if storage.near else str(error)) from None
     except (OSError, ValueError, KeyError, TypeError):
         if _is_there(storage, MANIFEST):
-            raise DataError(
-                f"The store {place} is damaged: zarr.json is missing or not as it was written. genesis-prep "
-                "verify says more."
-            ) from None
+            raise not_as_written(place, ROOT) from None
         raise CallError(
             f"{place} is no store of this toolkit, which genesis-prep makes: no zarr.json in it says so."
         ) from None
@@ -88,29 +87,15 @@ def _is_there(storage: Storage, path: str) -> bool:
     return True
 
 
+def read_log(storage: Storage) -> dict[str, Any]:
+    """The facts of the run that made a store, any JSON by name; none where its log cannot be read."""
+    try:
+        return dict(parse_json(read_within(storage, LOG, MOST_METADATA)))
+    except (OSError, DataError, ValueError, TypeError):
+        return {}
+
+
 def _written_by(storage: Storage) -> str:
     """The version of this toolkit that wrote a store, in brackets, where its log tells."""
-    try:
-        version = parse_json(read_within(storage, LOG, MOST_METADATA))["genesis-toolkit"]
-    except (OSError, DataError, ValueError, LookupError, TypeError):
-        return ""
+    version = read_log(storage).get("genesis-toolkit")
     return f" (version {version})" if isinstance(version, str) and len(version) < _LONGEST_VERSION else ""
-
-
-def open_storage(place: AnyPath) -> Storage:
-    """The storage of a store by its name: a folder, an archive, or a URL.
-
-    Raises:
-        CallError: a URL of a kind that is not read.
-        DataError: an archive that cannot be read.
-    """
-    if is_url(place):
-        from genesis_toolkit.pipeline.store.remote import Remote
-
-        return Remote(str(place))
-    path = Path(place)
-    if path.is_file():
-        if path.suffix.lower() != ARCHIVE:
-            raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
-        return Archive(path)
-    return Folder(path)

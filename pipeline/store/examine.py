@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.store.metadata import MOST_CHUNK, MOST_METADATA, Array
 from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.store.shards import MISSING, decode_chunk, read_index
-from genesis_toolkit.pipeline.store.storage import Storage, read_within
+from genesis_toolkit.pipeline.store.storage import Storage, not_as_written, read_within
 from genesis_toolkit.pipeline.wording import listed, reason_of
 
 _BLOCK = 2**20
@@ -47,13 +47,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """One shard of an array.
-
-    Attributes:
-        array: of voxels.
-        number: of the shard in it.
-        window: the values that voxels may have; None where that is not known.
-    """
+    """One shard of an array of voxels, by its number; `window` is None where it is not known."""
 
     array: Array
     number: int
@@ -71,13 +65,7 @@ class ShardPlace:
 
 
 def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Examined:
-    """Read one file to its end.
-
-    Args:
-        storage: of the store.
-        path: of the file in it.
-        place: which shard it is; None for other files, which are hashed and no more.
-    """
+    """Read one file to its end; `place` tells which shard it is, None: another file, hashed and no more."""
     digest, size = hashlib.sha256(), 0
     try:
         size = storage.size(path)
@@ -109,23 +97,17 @@ def verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
             raise DataError(f"{storage.place}/{path} {error}." if storage.near else str(error)) from None
         except OSError as error:
             if storage.near or isinstance(error, FileNotFoundError):
-                raise damaged(path) from None
+                raise not_as_written(storage.place, path) from None
             raise DataError(f"{storage.place}/{path} cannot be read: {error.strerror}.") from None
         if hashlib.sha256(data).hexdigest() != tables[path]:
-            raise damaged(path)
+            raise not_as_written(storage.place, path)
         return data
-
-    def damaged(path: str) -> DataError:
-        return DataError(
-            f"The store {storage.place} is damaged: {path} is missing or not as it was written. genesis-prep "
-            "verify says more."
-        )
 
     for path in shards:
         try:
             storage.size(path)
         except OSError:
-            raise damaged(path) from None
+            raise not_as_written(storage.place, path) from None
     with ThreadPoolExecutor(_AT_ONCE) as threads:  # of a server, one after the other takes seconds
         return dict(zip(tables, threads.map(read, tables), strict=True))
 

@@ -16,14 +16,7 @@ from numcodecs import VLenUTF8
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.store.schema import (
-    EDGES,
-    KINDS,
-    VOXELS,
-    WIDTH,
-    Column,
-    columns_of_kind,
-)
+from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.shards import decode_chunk, shard_path
 from genesis_toolkit.pipeline.wording import words_of
 
@@ -99,20 +92,15 @@ def parse_json(data: bytes) -> Any:
 
 
 def described(kind: str, name: str, metadata: Any) -> Array:
-    """One array as its `zarr.json` describes it.
-
-    Args:
-        kind: of the store, `CUBES`, `PAIRS` or `TARGETS`.
-        name: its path in the store.
-        metadata: the parsed JSON.
+    """One array of a kind of store as its `zarr.json`, parsed, describes it.
 
     Raises:
         ValueError: it is not as the format has it; the message says what is wrong, to go after its name.
     """
-    wanted = columns_of_kind(kind)[name]
+    wanted = schema.columns_of_kind(kind)[name]
     try:
         shape, chunk = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        kinds = VOXELS if wanted.dtype == "voxels" else (wanted.dtype,)
+        kinds = schema.VOXELS if wanted.dtype == "voxels" else (wanted.dtype,)
         _among(metadata["node_type"], ("array",), "node_type")
         _among(metadata["zarr_format"], (3,), "zarr_format")
         _among(metadata["chunk_grid"]["name"], ("regular",), "chunk_grid")
@@ -120,7 +108,7 @@ def described(kind: str, name: str, metadata: Any) -> Array:
         encoding = metadata["chunk_key_encoding"].get("configuration", {})
         _among(encoding.get("separator", "/"), ("/",), "separator")
         _among(metadata["data_type"], kinds, "data_type")
-        if wanted.dtype == "voxels" and isinstance(shape, list) and len(shape) - 1 in EDGES:
+        if wanted.dtype == "voxels" and isinstance(shape, list) and len(shape) - 1 in schema.EDGES:
             wanted = replace(wanted, others=wanted.others[: len(shape) - 1])
         _among(metadata["dimension_names"], ([wanted.dimension, *wanted.others],), "dimension_names")
         _check_shape(shape, chunk, wanted)
@@ -129,11 +117,8 @@ def described(kind: str, name: str, metadata: Any) -> Array:
         fill = "" if dtype is None else dtype.type(metadata["fill_value"])
     except (LookupError, TypeError, AttributeError, OverflowError):
         raise ValueError("it is not described as the format has it") from None
-    if (
-        wanted.dtype == "voxels"
-        and dtype
-        and int(np.prod(shape[1:], dtype=object)) > (_MOST_CUBE_BYTES // dtype.itemsize)
-    ):
+    voxels = int(np.prod(shape[1:], dtype=object)) if wanted.dtype == "voxels" else 0
+    if dtype and voxels > _MOST_CUBE_BYTES // dtype.itemsize:
         raise ValueError(f"a cube of {' x '.join(map(str, shape[1:]))} voxels is larger than a chunk can be")
     return Array(name, tuple(shape), dtype, chunk[0], fill)
 
@@ -146,13 +131,8 @@ def check_lengths(
     A chunk of numbers that are all the fill value has no file, so tables are measured by what always has
     files: shards, and the identifiers of scans.
 
-    Args:
-        arrays: those that are known, by name.
-        files: the names of all files.
-
     Returns:
-        The arrays whose length can be believed, and what is wrong with others: the array's name and a
-        sentence to go after it.
+        The names of the arrays whose length can be believed; and what is wrong with others, to go after them.
     """
     believed, problems = set[str](), []
     for dimension, names in _MEASURES.items():
@@ -177,34 +157,23 @@ def check_lengths(
 
 
 def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[Any]:
-    """All values of a table's column.
-
-    Args:
-        array: the column.
-        read: gives a file by its name; None where there is none.
+    """All values of a table's column; `read` gives a file by its name, None where there is none.
 
     Raises:
         DataError: a chunk is damaged; the message goes after the array's name.
     """
-    parts = []
+    values = np.full(array.shape, array.fill, array.dtype or _STRINGS)
     for chunk in range(array.chunks):
         data = read(array.path(chunk))
-        rows = min(array.chunk, len(array) - chunk * array.chunk)
-        if data is None:
-            shape = (rows, *array.shape[1:])
-            parts.append(np.full(shape, array.fill, array.dtype or _STRINGS))
-        else:
-            values = _strings(data, array.chunk) if array.dtype is None else _numbers(data, array)
-            parts.append(values[:rows])
-    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype or _STRINGS)
+        if data is not None:
+            rows = values[chunk * array.chunk : (chunk + 1) * array.chunk]
+            found = _strings(data, array.chunk) if array.dtype is None else _numbers(data, array)
+            rows[...] = found[: len(rows)]
+    return values
 
 
 def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
-    """A manifest, and what is wrong with its lines.
-
-    Returns:
-        The sha256 by path, of all lines that can be read; and sentences to go after the manifest's name.
-    """
+    """The sha256 by path, of all lines of a manifest that can be read; and what is wrong with others."""
     found, problems = dict[str, str](), []
     *lines, rest = data.decode(errors="backslashreplace").split("\n")
     if rest:
@@ -243,16 +212,18 @@ def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 _MEASURES = {"cube": ("cubes", "original"), "pair": ("degraded",), "scan": ("scans/identifier",)}
 
 #: The name of the rows of every array.
-_DIMENSIONS = {name: column.dimension for kind in KINDS for name, column in columns_of_kind(kind).items()}
+_DIMENSIONS = {
+    name: column.dimension for kind in schema.KINDS for name, column in schema.columns_of_kind(kind).items()
+}
 
 
-def _check_shape(shape: Any, chunk: Any, wanted: Column) -> None:
+def _check_shape(shape: Any, chunk: Any, wanted: schema.Column) -> None:
     for found, what in ((shape, "shape"), (chunk, "chunk_shape")):
         whole = isinstance(found, list) and all(type(edge) is int and edge >= 0 for edge in found)
         if not whole or len(found) != 1 + len(wanted.others):
             raise ValueError(f"its {what} is {words_of(found)}, {1 + len(wanted.others)} numbers wanted")
     if wanted.dtype != "voxels" and wanted.others != ("class",):
-        _among(shape[1:], ([WIDTH[other] for other in wanted.others],), "shape of a row")
+        _among(shape[1:], ([schema.WIDTH[other] for other in wanted.others],), "shape of a row")
     elif min(shape[1:]) < 1:
         raise ValueError(f"its cubes are {words_of(shape[1:])}")
     _among(chunk[1:], (shape[1:],), "chunk_shape of a row")
@@ -260,7 +231,7 @@ def _check_shape(shape: Any, chunk: Any, wanted: Column) -> None:
         raise ValueError(f"it has {shape[0]:,} rows in chunks of {chunk[0]:,}")
 
 
-def _check_codecs(codecs: Any, wanted: Column, shape: list[int], dtype: str) -> None:
+def _check_codecs(codecs: Any, wanted: schema.Column, shape: list[int], dtype: str) -> None:
     if wanted.dtype == "voxels":
         _among([codec["name"] for codec in codecs], (["sharding_indexed"],), "codecs")
         sharding = codecs[0]["configuration"]

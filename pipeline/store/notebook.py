@@ -42,16 +42,12 @@ def store_html(
 
 
 def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: int) -> str:
-    """A slice as a data URI of an 8-bit grey PNG.
+    """A slice as a data URI of an 8-bit grey PNG, `data:image/png;base64,` and the picture.
 
     Args:
         values: any integer dtype [across, down].
-        low: what is black.
-        high: what is white.
+        low, high: what is black, and what is white.
         most_edge: pixels along an edge at most; of larger slices every second, third .. voxel is shown.
-
-    Returns:
-        `data:image/png;base64,` and the picture.
     """
     stride = ceil(max(values.shape) / most_edge)
     shown = np.clip(values[::stride, ::stride].T.astype(np.int64), low, high)

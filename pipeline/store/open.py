@@ -16,7 +16,6 @@ The pair of cube c and variant v is number v * cubes + c, so one epoch lies toge
 made again from its bits when the original is read.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,27 +28,15 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, AnyPath
-from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
+from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath
+from genesis_toolkit.pipeline.store import schema
+from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage, read_log
 from genesis_toolkit.pipeline.store.examine import verified
 from genesis_toolkit.pipeline.store.notebook import MOST_CUBES, store_html
 from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
-from genesis_toolkit.pipeline.store.schema import (
-    CUBES,
-    FOLDS,
-    PAIRS,
-    STATUSES,
-    TARGETS,
-    CubeTable,
-    ImageTable,
-    PairTable,
-    ScanTable,
-    TargetTable,
-    has_images,
-)
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Folder, Storage
-from genesis_toolkit.pipeline.wording import counted, listed, words_of
+from genesis_toolkit.pipeline.wording import counted, listed, size_words, words_of
 
 #: A row of a store, or several: a slice, numbers in a list or an array, or one True or False a row.
 Rows = int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]
@@ -77,9 +64,9 @@ class Store(Generic[Row]):
     manifest: Mapping[str, str]
     manifest_sha256: str
     attributes: dict[str, Any]
-    scans: ScanTable
-    images: ImageTable | None
-    table: CubeTable | TargetTable
+    scans: schema.ScanTable
+    images: schema.ImageTable | None
+    table: schema.CubeTable | schema.TargetTable
 
     #: What its rows are called, one and several.
     ROWS: ClassVar = ("cube", "cubes")
@@ -127,8 +114,7 @@ class Store(Generic[Row]):
     @property
     def contents(self) -> str:
         """What it holds, in words: `12 cubes of 64 x 64 x 32 voxels`."""
-        points = "voxels" if len(self.size) == 3 else "pixels"
-        return f"{counted(len(self), *self.ROWS)} of {' x '.join(map(str, self.size))} {points}"
+        return f"{counted(len(self), *self.ROWS)} of {size_words(self.size)}"
 
     @property
     def values(self) -> str:
@@ -161,15 +147,8 @@ class Store(Generic[Row]):
 
     def _facts(self) -> list[tuple[str, str]]:
         """What it holds, as names and values."""
-        status = Counter(self.scans.status.tolist())
-        return [
-            ("holds", self.contents),
-            ("values", self.values),
-            (
-                "scans" if self.images is None else "images",
-                ", ".join(f"{status[word]:,} {word}" for word in STATUSES),
-            ),
-        ]
+        noun = "scans" if self.images is None else "images"
+        return [("holds", self.contents), ("values", self.values), (noun, statuses_words(self.scans))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,12 +159,12 @@ class CubeStore(Store[NDArray[Any]]):
         cubes: reads voxels into an array that is there already.
     """
 
-    table: CubeTable
+    table: schema.CubeTable
     cubes: ShardReader
 
     @classmethod
     def _parts(cls, remains: Remains) -> tuple[Any, ...]:
-        return (remains.table(CubeTable), remains.reader("cubes"))
+        return (remains.table(schema.CubeTable), remains.reader("cubes"))
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         return (self.cubes.rows(rows),)
@@ -200,8 +179,8 @@ class PairStore(Store[tuple[NDArray[Any], NDArray[Any]]]):
         original, degraded: read voxels into an array that is there already; originals are not flipped.
     """
 
-    table: CubeTable
-    pairs: PairTable
+    table: schema.CubeTable
+    pairs: schema.PairTable
     original: ShardReader
     degraded: ShardReader
 
@@ -223,7 +202,7 @@ class PairStore(Store[tuple[NDArray[Any], NDArray[Any]]]):
     @classmethod
     def _parts(cls, remains: Remains) -> tuple[Any, ...]:
         readers = remains.reader("original"), remains.reader("degraded")
-        return (remains.table(CubeTable), remains.table(PairTable), *readers)
+        return (remains.table(schema.CubeTable), remains.table(schema.PairTable), *readers)
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         original = self.original.rows(self.pairs.cube[rows])
@@ -246,7 +225,7 @@ class TargetStore(Store[tuple[NDArray[Any], NDArray[np.uint8]]]):
         masks: reads masks, uint8 [x, y, z], 0 or 1; None but of segmentation.
     """
 
-    table: TargetTable
+    table: schema.TargetTable
     labels: NDArray[np.uint8] | None
     cubes: ShardReader
     masks: ShardReader | None
@@ -266,20 +245,24 @@ class TargetStore(Store[tuple[NDArray[Any], NDArray[np.uint8]]]):
     @classmethod
     def _parts(cls, remains: Remains) -> tuple[Any, ...]:
         masks = remains.reader("masks") if "masks" in remains.arrays else None
-        table, labels = remains.table(TargetTable), remains.columns.get("labels")
-        return (table, labels, remains.reader("cubes"), masks)
+        labels = remains.columns.get("labels")
+        return (remains.table(schema.TargetTable), labels, remains.reader("cubes"), masks)
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         answers = self.masks.rows(rows) if self.masks else np.asarray(self.labels)[rows]
         return self.cubes.rows(rows), answers
 
     def _facts(self) -> list[tuple[str, str]]:
-        count = np.bincount(self.table.fold, minlength=len(FOLDS)).tolist()
-        folds = ", ".join(f"{number:,} {name}" for name, number in zip(FOLDS, count, strict=True))
+        count = np.bincount(self.table.fold, minlength=len(schema.FOLDS)).tolist()
+        folds = ", ".join(f"{number:,} {name}" for name, number in zip(schema.FOLDS, count, strict=True))
         return [*super()._facts(), ("task", f"{self.task}: {listed(self.classes)}"), ("folds", folds)]
 
 
-_STORES: dict[str, type[Store[Any]]] = {CUBES: CubeStore, PAIRS: PairStore, TARGETS: TargetStore}
+_STORES: dict[str, type[Store[Any]]] = {
+    schema.CUBES: CubeStore,
+    schema.PAIRS: PairStore,
+    schema.TARGETS: TargetStore,
+}
 
 AnyStore = CubeStore | PairStore | TargetStore
 _A = TypeVar("_A", bound=Store[Any])
@@ -330,10 +313,7 @@ def open_targets(place: AnyPath) -> TargetStore:
 
 
 def row_numbers(key: Any, count: int) -> NDArray[np.int64]:
-    """Which rows are asked for, of `count`.
-
-    Args:
-        key: of `Rows`; negative numbers count from the end.
+    """Which rows, of `count`, a key of `Rows` asks for; negative numbers count from the end.
 
     Raises:
         IndexError: there is no such row.
@@ -358,12 +338,17 @@ def row_numbers(key: Any, count: int) -> NDArray[np.int64]:
     return np.where(rows < 0, rows + count, rows).astype(np.int64)
 
 
+def statuses_words(scans: schema.ScanTable) -> str:
+    """How many scans there are by what became of them: `9 used, 0 skipped, 1 failed`."""
+    status = Counter(scans.status.tolist())
+    return ", ".join(f"{status[word]:,} {word}" for word in schema.STATUSES)
+
+
 def begun_at(store: CubeStore) -> int:
     """When the run that finished a store began, in ns; 0 where its log does not say: then all is hashed."""
     try:
-        log: dict[str, Any] = json.loads(store.storage.read(LOG))
-        return int(datetime.fromisoformat(log["started"]).timestamp() * 10**9)
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(datetime.fromisoformat(read_log(store.storage)["started"]).timestamp() * 10**9)
+    except (ValueError, KeyError, TypeError):
         return 0
 
 
@@ -376,6 +361,6 @@ def _refuse(storage: Storage, problems: Sequence[Problem]) -> None:
 def _opened(remains: Remains, manifest_sha256: str) -> Store[Any]:
     """A store of which everything could be read."""
     attributes, files = dict(remains.attributes or {}), dict(remains.manifest)
-    images = remains.table(ImageTable, "images/") if has_images(files) else None
-    kind, scans = _STORES[attributes["format"]], remains.table(ScanTable, "scans/")
+    images = remains.table(schema.ImageTable, "images/") if schema.has_images(files) else None
+    kind, scans = _STORES[attributes["format"]], remains.table(schema.ScanTable, "scans/")
     return kind(remains.storage, files, manifest_sha256, attributes, scans, images, *kind._parts(remains))

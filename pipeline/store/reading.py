@@ -71,12 +71,8 @@ _decompress: Any = types.ExternalFunction(
 )
 
 
-class _Threads(threading.local):
-    #: uint32, a chunk as it lies in its shard; kept, since new memory costs as much as the work.
-    packed: NDArray[np.uint32] | None = None
-
-
-_threads = _Threads()
+#: `packed`, uint32, a chunk as it lies in its shard; kept, since new memory costs as much as the work.
+_threads = threading.local()
 
 
 def read_cubes(
@@ -123,10 +119,9 @@ def _read(
     spans = np.empty((len(rows), 3), np.int64)
     # All of it before any shard is held open: an index that is new is read from its shard, opened for that.
     parts = [reader.part(position) for position in positions.tolist()]
+    shards = (positions // reader.length).tolist()
     with ExitStack() as stack:
-        for i, (shard, (start, length)) in enumerate(
-            zip((positions // reader.length).tolist(), parts, strict=True)
-        ):
+        for i, (shard, (start, length)) in enumerate(zip(shards, parts, strict=True)):
             if shard not in files:
                 try:
                     files[shard] = stack.enter_context(storage.opened(reader.path(shard)))
@@ -141,7 +136,7 @@ def _read(
 def _buffer(size: int) -> NDArray[np.uint32]:
     """This thread's room for a chunk, for cubes of `size` bytes."""
     words = -(-(size + _FRAME) // 4)
-    packed = _threads.packed
+    packed: NDArray[np.uint32] | None = getattr(_threads, "packed", None)
     if packed is None or len(packed) != words:
         packed = _threads.packed = np.zeros(words, np.uint32)
     return packed

@@ -6,13 +6,14 @@ are asked for together and, where they lie side by side, in one request.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import MANIFEST, write_whole
+from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of, write_whole
+from genesis_toolkit.pipeline.store.storage import Storage
 
 Answer = TypeVar("Answer")
 
@@ -27,7 +28,7 @@ _RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _CLIENT: Any = {"allow_http": True, "connect_timeout": "10s", "timeout": "60s"}
 
 
-class Remote:
+class Remote(Storage):
     """The files of one store below a URL.
 
     Args:
@@ -49,8 +50,7 @@ class Remote:
         self._kept: Path | None = None
         if os.environ.get(CACHE):
             # Under the manifest's sha256, so that a store that is replaced is fetched anew.
-            manifest = sha256(self.place.encode() + self._fetch(MANIFEST)).hexdigest()
-            self._kept = Path(os.environ[CACHE], manifest)
+            self._kept = Path(os.environ[CACHE], sha256_of(self.place.encode() + self._fetch(MANIFEST)))
 
     def __reduce__(self) -> tuple[type["Remote"], tuple[str]]:
         return Remote, (self.place,)
@@ -59,44 +59,38 @@ class Remote:
         """A whole file."""
         return self._once(path, lambda: self._fetch(path))
 
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """A part of a file."""
-        return self.read_ranges(path, [(start, length)])[0]
-
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several parts of a file."""
-        found = [self._held(f"{path}@{start}+{length}") for start, length in parts]
+        names = [f"{path}@{start}+{length}" for start, length in parts]
+        found = [self._held(name) for name in names]
         missing = [place for place, data in enumerate(found) if data is None]
         if missing:
             import obstore
 
-            starts, lengths = [parts[place][0] for place in missing], [parts[place][1] for place in missing]
+            starts, lengths = zip(*(parts[place] for place in missing), strict=True)
             fetched = self._ask(
                 path, lambda: obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)
             )
             for place, data in zip(missing, fetched, strict=True):
                 found[place] = bytes(data)
-                self._keep(f"{path}@{parts[place][0]}+{parts[place][1]}", bytes(data))
+                self._keep(names[place], bytes(data))
         return [data for data in found if data is not None]
 
     def size(self, path: str) -> int:
         """How many bytes a file has."""
         import obstore
 
-        size = self._once(
-            f"{path}#size",
-            lambda: str(self._ask(path, lambda: obstore.head(self._store, path))["size"]).encode(),
-        )
-        return int(size)
+        def ask() -> bytes:
+            return str(self._ask(path, lambda: obstore.head(self._store, path))["size"]).encode()
+
+        return int(self._once(f"{path}#size", ask))
 
     def _fetch(self, path: str) -> bytes:
         import obstore
 
         answer = self._ask(path, lambda: obstore.get(self._store, path))
-        if answer.meta["size"] > _LARGEST_FILE:
-            raise DataError(
-                f"{self.place}/{path} has {answer.meta['size']:,} bytes: that is no store's table."
-            )
+        if (size := answer.meta["size"]) > _LARGEST_FILE:
+            raise DataError(f"{self.place}/{path} has {size:,} bytes: that is no store's table.")
         return bytes(self._ask(path, answer.bytes))
 
     def _ask(self, path: str, question: Callable[[], Answer]) -> Answer:
@@ -118,16 +112,13 @@ class Remote:
         return data
 
     def _held(self, name: str) -> bytes | None:
-        if self._kept is None:
-            return None
-        try:
-            return (self._kept / sha256(name.encode()).hexdigest()).read_bytes()
-        except FileNotFoundError:
-            return None
+        with suppress(FileNotFoundError):
+            return (self._kept / sha256_of(name.encode())).read_bytes() if self._kept else None
+        return None
 
     def _keep(self, name: str, data: bytes) -> None:
         if self._kept is not None:
-            write_whole(self._kept / sha256(name.encode()).hexdigest(), data)
+            write_whole(self._kept / sha256_of(name.encode()), data)
 
 
 def _connect(place: str) -> Any:

@@ -14,31 +14,8 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of
+from genesis_toolkit.pipeline.store import metadata, schema
 from genesis_toolkit.pipeline.store.examine import ShardPlace
-from genesis_toolkit.pipeline.store.metadata import (
-    MOST_CHUNK,
-    MOST_MANIFEST,
-    MOST_METADATA,
-    Array,
-    check_lengths,
-    described,
-    parse_json,
-    read_column,
-    strict_manifest,
-)
-from genesis_toolkit.pipeline.store.schema import (
-    CUBES,
-    EDGES,
-    FOLDS,
-    KINDS,
-    PAIRS,
-    TARGETS,
-    Table,
-    array_names,
-    columns_of,
-    is_shard,
-    is_voxels,
-)
 from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import Storage, read_within
 from genesis_toolkit.pipeline.wording import listed, reason_of, words_of
@@ -46,14 +23,14 @@ from genesis_toolkit.pipeline.wording import listed, reason_of, words_of
 ROOT = "zarr.json"
 
 # Arrays that tell what kind a store is, looked for in this order.
-_MARKS = {TARGETS: {"cubes", "fold"}, CUBES: {"cubes"}, PAIRS: {"original", "degraded"}}
+_MARKS = {schema.TARGETS: {"cubes", "fold"}, schema.CUBES: {"cubes"}, schema.PAIRS: {"original", "degraded"}}
 _OF_MASKS = Window(0, 1)
 _ARE = {True: "are there", False: "are not there"}
 
 Columns = Mapping[str, NDArray[Any]]
 #: The name of a file, an array or an attribute, and what is wrong with it, to go after the name.
 Problem = tuple[str, str]
-AnyTable = TypeVar("AnyTable", bound=Table)
+AnyTable = TypeVar("AnyTable", bound=schema.Table)
 
 
 class Manifest(NamedTuple):
@@ -87,7 +64,7 @@ class Remains:
     manifest: Mapping[str, str]
     kind: str | None
     attributes: dict[str, Any] | None
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, metadata.Array]
     columns: Columns
 
     @property
@@ -102,13 +79,13 @@ class Remains:
     @property
     def cutting(self) -> dict[str, Any]:
         """The parameters with which the cubes were cut, any JSON by name; empty where they are not known."""
-        made = (self.attributes or {}).get(KINDS[self.kind].cutting) if self.kind else None
+        made = (self.attributes or {}).get(schema.KINDS[self.kind].cutting) if self.kind else None
         return made if isinstance(made, dict) else {}
 
     @property
-    def voxels(self) -> Array | None:
+    def voxels(self) -> metadata.Array | None:
         """The array of the cubes that scans were cut into, where it is known."""
-        return self.arrays.get(next(iter(KINDS[self.kind].voxels))) if self.kind else None
+        return self.arrays.get(next(iter(schema.KINDS[self.kind].voxels))) if self.kind else None
 
     def count(self, name: str) -> int | None:
         """How many rows an array has, where that is known."""
@@ -125,11 +102,11 @@ class Remains:
         Raises:
             KeyError: a column could not.
         """
-        return table(**{name: self.columns[folder + name] for name in columns_of(table)})
+        return table(**{name: self.columns[folder + name] for name in schema.columns_of(table)})
 
     def shard(self, path: str) -> ShardPlace | None:
         """Which shard a file is; None where it is none, or where that cannot be known."""
-        array = self.arrays.get(path.split("/")[0]) if is_shard(path) else None
+        array = self.arrays.get(path.split("/")[0]) if schema.is_shard(path) else None
         number = array.place(path) if array else None
         window = _OF_MASKS if array and array.name == "masks" else self.window
         return ShardPlace(array, number, window) if array and number is not None else None
@@ -138,10 +115,10 @@ class Remains:
 def read_manifest(storage: Storage) -> Manifest:
     """Read the manifest of a store; of one that cannot be read, no file is known."""
     try:
-        data = read_within(storage, MANIFEST, MOST_MANIFEST)
+        data = read_within(storage, MANIFEST, metadata.MOST_MANIFEST)
     except (OSError, DataError) as error:
         return Manifest({}, "", (f"cannot be read, so no file can be held against it: {reason_of(error)}",))
-    files, problems = strict_manifest(data)
+    files, problems = metadata.strict_manifest(data)
     return Manifest(files, sha256_of(data), tuple(problems))
 
 
@@ -168,11 +145,11 @@ def read_remains(
     def read(path: str, most: int) -> bytes:
         return held[path] if held and path in held else read_within(storage, path, most)
 
-    def metadata(path: str) -> dict[str, Any] | None:
+    def json_of(path: str) -> dict[str, Any] | None:
         if not sound(path):
             return None
         try:
-            parsed = parse_json(read(path, MOST_METADATA))
+            parsed = metadata.parse_json(read(path, metadata.MOST_METADATA))
             if not isinstance(parsed, dict):
                 raise ValueError("is no object of JSON")
         except (OSError, ValueError, DataError) as error:
@@ -181,44 +158,44 @@ def read_remains(
         return parsed
 
     problems = list[Problem]()
-    root = metadata(ROOT)
+    root = json_of(ROOT)
     attributes = _inner(root, "attributes", "genesis")
     if attributes is not None and not isinstance(attributes.get("format"), str):
         attributes = None
     if root is not None and attributes is None:
         problems.append((ROOT, "does not say what store it is"))
     kind = (attributes or {}).get("format") or _kind_of(manifest)
-    if kind not in KINDS:
+    if kind not in schema.KINDS:
         return Remains(storage, manifest, None, attributes, {}, {}), problems
     problems += attribute_problems(kind, attributes, manifest) if attributes is not None else ()
     consolidated = _inner(root, "consolidated_metadata", "metadata")
     if root is not None and consolidated is None:
         problems.append((ROOT, "holds no consolidated metadata"))
     arrays = {}
-    for name in array_names(kind, manifest):
-        own, again = metadata(f"{name}/{ROOT}"), (consolidated or {}).get(name)
+    for name in schema.array_names(kind, manifest):
+        own, again = json_of(f"{name}/{ROOT}"), (consolidated or {}).get(name)
         if own is not None and consolidated is not None and own != again:
             problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
         if own is None and again is None:
             problems += [(name, "is described nowhere")] if consolidated is not None else ()
         else:
             try:
-                arrays[name] = described(kind, name, again if own is None else own)
+                arrays[name] = metadata.described(kind, name, again if own is None else own)
             except ValueError as error:
                 problems.append((name, str(error)))
     files = [*manifest, *strangers]
     problems += _size_problems(arrays, attributes)
-    believed, wrong = check_lengths(arrays, files)
+    believed, wrong = metadata.check_lengths(arrays, files)
     problems += wrong
     columns = dict[str, NDArray[Any]]()
     for name in sorted(believed):
         mine = [path for path in files if path.startswith(f"{name}/c/")]
         odd = [path for path in mine if path in manifest and arrays[name].place(path) is None]
         problems += [(path, "is no chunk of its array") for path in odd]
-        if not is_voxels(name) and all(map(sound, mine)):
+        if not schema.is_voxels(name) and all(map(sound, mine)):
             try:
-                columns[name] = read_column(
-                    arrays[name], lambda path: read(path, MOST_CHUNK) if path in manifest else None
+                columns[name] = metadata.read_column(
+                    arrays[name], lambda path: read(path, metadata.MOST_CHUNK) if path in manifest else None
                 )
             except (DataError, OSError) as error:
                 problems.append((name, reason_of(error)))
@@ -227,24 +204,18 @@ def read_remains(
 
 
 def attribute_problems(kind: str, attributes: Mapping[str, Any], files: Collection[str]) -> Iterator[Problem]:
-    """What is wrong with the attributes without which a store cannot be used.
-
-    Args:
-        kind: of the store.
-        attributes: any JSON by name.
-        files: the names of the store's files.
-    """
-    made = KINDS[kind]
-    window: Any = attributes.get("window")
-    size: Any = attributes.get("size")
-    if attributes.get("finalised") is not True:
-        yield "finalised", f"is {words_of(attributes.get('finalised'))}, true wanted"
+    """What is wrong with the attributes, any JSON by name, without which a store cannot be used."""
+    made, told = schema.KINDS[kind], ("finalised", "window", "size", "unit")
+    said: list[Any] = [attributes.get(name) for name in told]
+    finalised, window, size, unit = said
+    if finalised is not True:
+        yield "finalised", f"is {words_of(finalised)}, true wanted"
     if not _whole_numbers(window, 2) or window[0] >= window[1]:
         yield "window", f"is {words_of(window)}, a lowest and a highest value wanted"
-    if not any(_whole_numbers(size, edges) for edges in EDGES) or min(size) < 1:
+    if not any(_whole_numbers(size, edges) for edges in schema.EDGES) or min(size) < 1:
         yield "size", f"is {words_of(size)}, two or three edges in voxels wanted"
-    if not isinstance(attributes.get("unit"), str):
-        yield "unit", f"is {words_of(attributes.get('unit'))}, a name wanted"
+    if not isinstance(unit, str):
+        yield "unit", f"is {words_of(unit)}, a name wanted"
     for name in dict.fromkeys(("parameters", made.cutting)):
         if not isinstance(attributes.get(name), dict):
             yield name, f"is {words_of(attributes.get(name))}, parameters by name wanted"
@@ -272,10 +243,12 @@ def where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Prob
     return [(name, f"{what}: {row} {listed(numbers)}")] if numbers else []
 
 
-def _size_problems(arrays: Mapping[str, Array], attributes: Mapping[str, Any] | None) -> Iterator[Problem]:
+def _size_problems(
+    arrays: Mapping[str, metadata.Array], attributes: Mapping[str, Any] | None
+) -> Iterator[Problem]:
     size = (attributes or {}).get("size")
     for name, array in arrays.items():
-        if is_voxels(name) and size is not None and list(array.shape[1:]) != size:
+        if schema.is_voxels(name) and size is not None and list(array.shape[1:]) != size:
             yield name, f"its cubes are {words_of(array.shape[1:])}, not {words_of(size)}"
 
 
@@ -286,7 +259,8 @@ def _row_problems(columns: Columns, attributes: Mapping[str, Any] | None) -> Ite
         outside = (scan < 0) | (scan >= len(scans))
         yield from where(outside, "scan", f"is no row of the {len(scans):,} scans", "cube")
     if "fold" in columns:
-        yield from where(columns["fold"] >= len(FOLDS), "fold", f"is none of {', '.join(FOLDS)}", "cube")
+        strange = columns["fold"] >= len(schema.FOLDS)
+        yield from where(strange, "fold", f"is none of {', '.join(schema.FOLDS)}", "cube")
     if labels is not None:
         yield from where(np.any(labels > 1, axis=1), "labels", "is neither 0 nor 1", "cube")
         classes = (attributes or {}).get("classes")

@@ -158,6 +158,8 @@ def _voxels(meaning: str, flat: str, dimension: str = "cube") -> Column:
 
 
 _CUBES = _voxels("Voxels x, y, z of a cube.", "Pixels of a patch or an image, columns first.")
+_TWIN = "of the degraded twin, flipped."
+_TWINS = _voxels(f"Voxels x, y, z {_TWIN}", f"Pixels {_TWIN}", "pair")
 
 
 @dataclass(frozen=True)
@@ -194,14 +196,7 @@ KINDS = {
         "pair store",
         "degrade",
         1,
-        {
-            "original": _CUBES,
-            "degraded": _voxels(
-                "Voxels x, y, z of the degraded twin, flipped.",
-                "Pixels of the degraded twin, flipped.",
-                "pair",
-            ),
-        },
+        {"original": _CUBES, "degraded": _TWINS},
         {"cube": CubeTable, "pair": PairTable},
         {},
         cutting="cubes",
@@ -273,14 +268,7 @@ def is_shard(path: str) -> bool:
 
 
 def write_table(group: zarr.Group, table: Table, dimension: str, edges: int = 3) -> None:
-    """Write a table as one array a column.
-
-    Args:
-        group: where.
-        table: the rows.
-        dimension: the name of the row axis.
-        edges: how many a cube of the store has; the bits of flips are told for so many axes.
-    """
+    """Write a table as one array a column; the bits of flips are told for the edges that a cube has."""
     for name, column in columns_of(type(table)).items():
         numbers = column.dtype != "string"
         values = np.asarray(getattr(table, name), dtype=column.dtype if numbers else object)

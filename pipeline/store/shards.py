@@ -14,6 +14,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +61,22 @@ def shard_length(size: Sequence[int], itemsize: int) -> int:
 def shard_path(array: str, shard: int, axes: int) -> str:
     """Where a shard of an array of `axes` axes lies in its store: `cubes/c/5/0/0/0`, zarr's default keys."""
     return f"{array}/c/{shard}" + "/0" * (axes - 1)
+
+
+def shard_spans(counts: Sequence[int], length: int) -> Iterator[list[tuple[int, int, int]]]:
+    """What lies in each shard of an array that several parts of so many cubes make up, one after the other.
+
+    Yields:
+        Of each part that has cubes in it: its place among the parts, the first of these cubes, and their end.
+    """
+    ends = list(accumulate(counts))
+    for start in range(0, ends[-1], length):
+        stop = min(start + length, ends[-1])
+        yield [
+            (part, max(start - end + count, 0), min(stop - end, 0) + count)
+            for part, (count, end) in enumerate(zip(counts, ends, strict=True))
+            if end > start and end - count < stop
+        ]
 
 
 def encode_cube(cube: NDArray[Any]) -> bytes:
@@ -122,11 +139,8 @@ class ShardReader:
     def __init__(
         self, storage: Storage, array: str, shape: Sequence[int], dtype: np.dtype[Any], length: int
     ) -> None:
-        self.storage = storage
-        self.array = array
-        self.shape = tuple(shape)
-        self.dtype = dtype
-        self.length = length
+        self.storage, self.array = storage, array
+        self.shape, self.dtype, self.length = tuple(shape), dtype, length
         self._indices: dict[int, NDArray[np.uint64]] = {}
 
     def __len__(self) -> int:

@@ -7,7 +7,6 @@ how long a file is. Nothing is unpacked, and of a server nothing is fetched but 
 import os
 import stat
 import struct
-import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,7 +121,6 @@ class Archive(Storage):
 
     def __init__(self, place: Path) -> None:
         self.place = str(place)
-        self._lock = threading.Lock()
         self._begins: dict[str, int] = {}
         try:
             with zipfile.ZipFile(place) as archive:
@@ -164,17 +162,13 @@ class Archive(Storage):
 
     def _begin(self, path: str) -> int:
         """Where a member's bytes begin: behind its own header, whose length only that header tells."""
-        begin = self._begins.get(path)
-        if begin is None:
+        if path not in self._begins:  # two threads may both come here; they set the same
             offset = self._members[path].header_offset
             header = os.pread(self._file.fileno(), _LOCAL_HEADER, offset)
             if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
                 raise OSError(5, "its header is damaged", f"{self.place}/{path}")
-            name, extra = struct.unpack_from("<HH", header, 26)
-            begin = offset + _LOCAL_HEADER + name + extra
-            with self._lock:
-                self._begins[path] = begin
-        return begin
+            self._begins[path] = offset + _LOCAL_HEADER + sum(struct.unpack_from("<HH", header, 26))
+        return self._begins[path]
 
 
 def _check_member(place: Path, member: zipfile.ZipInfo) -> None:
@@ -202,6 +196,11 @@ def located(place: AnyPath) -> str | Path:
 def absolute(place: AnyPath) -> str | Path:
     """A store's name as it is understood in any working directory."""
     return str(place) if is_url(place) else Path(place).resolve()
+
+
+def not_as_written(place: str, path: str, how: str = "missing or not as it was written") -> DataError:
+    """The error for a store one file of which is no longer what its manifest says."""
+    return DataError(f"The store {place} is damaged: {path} is {how}. genesis-prep verify says more.")
 
 
 def read_within(storage: Storage, path: str, most: int) -> bytes:

@@ -11,17 +11,8 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import MANIFEST, settle
-from genesis_toolkit.pipeline.store.attributes import read_attributes
-from genesis_toolkit.pipeline.store.schema import (
-    AXES,
-    KINDS,
-    ImageTable,
-    ScanTable,
-    Table,
-    codecs,
-    write_column,
-    write_table,
-)
+from genesis_toolkit.pipeline.store import schema
+from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
 from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.storage import is_url
 
@@ -31,9 +22,9 @@ def write_store(
     kind: str,
     attributes: Mapping[str, Any],
     dtype: np.dtype[Any],
-    tables: Sequence[Table],
-    scans: ScanTable,
-    images: ImageTable | None = None,
+    tables: Sequence[schema.Table],
+    scans: schema.ScanTable,
+    images: schema.ImageTable | None = None,
     *,
     labels: NDArray[np.uint8] | None = None,
     lengths: Mapping[str, int] | None = None,
@@ -51,7 +42,7 @@ def write_store(
         labels: uint8 [cube, class] of a target store; None where every cube has a mask.
         lengths: how many cubes a shard of an array holds where that is not as usual.
     """
-    made, size = KINDS[kind], attributes["size"]
+    made, size = schema.KINDS[kind], attributes["size"]
     genesis = {"format": kind, "version": made.version, "finalised": True, **attributes}
     group = zarr.open_group(folder, mode="a", zarr_format=3, attributes={"genesis": genesis})
     own = dict(zip(made.tables, tables, strict=True))
@@ -67,16 +58,16 @@ def write_store(
             shards=(length, *size),
             dtype=held,
             fill_value=-32768 if held == np.int16 else 0,
-            compressors=codecs(held),
-            dimension_names=(column.dimension, *AXES[: len(size)]),
+            compressors=schema.codecs(held),
+            dimension_names=(column.dimension, *schema.AXES[: len(size)]),
         )
     if labels is not None:
-        write_column(group, "labels", labels.astype(np.uint8, copy=False), ("cube", "class"))
+        schema.write_column(group, "labels", labels.astype(np.uint8, copy=False), ("cube", "class"))
     for dimension, table in own.items():
-        write_table(group, table, dimension, len(size))
-    write_table(group.create_group("scans"), scans, "scan")
+        schema.write_table(group, table, dimension, len(size))
+    schema.write_table(group.create_group("scans"), scans, "scan")
     if images is not None:
-        write_table(group.create_group("images"), images, "scan")
+        schema.write_table(group.create_group("images"), images, "scan")
     with warnings.catch_warnings():  # zarr warns that the v3 specification lacks it so far; xarray needs it
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(str(folder))
@@ -85,13 +76,9 @@ def write_store(
 def check_target(
     path: Path, kind: str, *, overwrite: bool, inputs: Sequence[str | Path]
 ) -> dict[str, Any] | None:
-    """Whether a store may be written at `path`.
+    """Whether a store of a kind may be written at `path`, made of `inputs`: neither may lie in the other.
 
-    Args:
-        path: where it is to lie.
-        kind: `CUBES`, `PAIRS` or `TARGETS`.
-        overwrite: whether a finished store of that kind may be replaced; anything else never is.
-        inputs: what it is made from; neither may lie in the other.
+    With `overwrite` a finished store of that kind may be replaced; anything else never is.
 
     Returns:
         The attributes of the finished store that is there and is to stay; None where there is none.
@@ -107,7 +94,7 @@ def check_target(
     if not path.exists() and not path.is_symlink():
         return None
     try:
-        attributes = read_attributes(path, (kind,))
+        attributes = attributes_of(finished_storage(path), (kind,))
     except CallError:
         attributes = {"format": "something else"}
     if attributes["format"] != kind:

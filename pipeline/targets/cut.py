@@ -1,5 +1,6 @@
 """Where labelled cubes lie in a scan, and cutting them. Pure."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,10 @@ _TRIES = 64  # random corners drawn for a cube, until one is new
 
 
 def corners_around(voxels: NDArray[np.integer[Any]], shape: Triple, size: Triple) -> NDArray[np.int32]:
-    """The corners of cubes with these voxels in their middle, moved inside the scan where they stick out.
+    """The corners of cubes with voxels [n, 3] of the scan in their middle, moved inside it: int32 [n, 3].
 
     The middle of a cube is its voxel size // 2. Where a scan is smaller than a cube it lies in the cube's
     middle, whatever the voxel, and the corner is negative.
-
-    Args:
-        voxels: [n, 3], inside the scan.
-        shape: of the scan.
-        size: edges of a cube.
-
-    Returns:
-        int32 [n, 3].
     """
     room = np.asarray(shape) - np.asarray(size)
     moved = np.clip(voxels - np.asarray(size) // 2, 0, np.maximum(room, 0))
@@ -63,8 +56,7 @@ def draw_mask_corners(
         foreground: [x, y, z] of the scan.
         size: edges of a cube.
         count: how many are wanted.
-        seed: of the draws.
-        stream: the scan's stream key.
+        seed, stream: of the draws, and the scan's stream key.
 
     Returns:
         int32 [cube, 3], distinct, in the order drawn; fewer where a small scan, or little foreground, has no
@@ -73,8 +65,8 @@ def draw_mask_corners(
     shape: Triple = foreground.shape
     inner = np.flatnonzero(foreground.ravel(order="F"))
     room = np.asarray(shape) - np.asarray(size)
-    places = tuple(int(edge) for edge in np.maximum(room, 0) + 1)
-    total = int(np.prod(places, dtype=np.int64))
+    places = tuple((np.maximum(room, 0) + 1).tolist())
+    total = math.prod(places)
     drawn: dict[tuple[int, ...], None] = {}
     for cube in range(count):
         words = draw_words(seed, stream, cube, 0, Operation.TARGET, 2 * _TRIES).reshape(-1, 2).tolist()

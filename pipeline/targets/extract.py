@@ -12,14 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import (
-    attributes_of,
-    compact,
-    numbered,
-    scan_tables,
-    staged_chunks,
-    write_shards,
-)
+from genesis_toolkit.pipeline.cubes import assemble
 from genesis_toolkit.pipeline.cubes.estimate import Estimate, try_one
 from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, file_state, nothing_given
 from genesis_toolkit.pipeline.describe.facts import count_folds
@@ -166,15 +159,13 @@ def plan_target_job(
         CallError, DataError: as `extract_targets`.
     """
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
-    inputs = [source, *([masks] if masks else [])]
-    present = check_target(target, TARGETS, overwrite=overwrite, inputs=inputs)
+    present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
     plan = plan_targets(source, parameters)
     description = described(parameters, plan.sha256)
     if present is not None:
         check_same_parameters(target, present["parameters"], description)
-    return TargetJob(
-        parameters, plan, description, target_tasks(plan, parameters, masks), present is not None
-    )
+    tasks = target_tasks(plan, parameters, masks)
+    return TargetJob(parameters, plan, description, tasks, present is not None)
 
 
 def plan_targets(source: Path, parameters: TargetParameters) -> Plan:
@@ -230,8 +221,8 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
     """
     ledger.clear_store()
     parameters, names = job.parameters, [task.name for task in job.tasks]
-    records = list(compact(ledger, names))
-    scan, number = numbered(records)
+    records = list(assemble.compact(ledger, names))
+    scan, number = assemble.numbered(records)
     labels, arrays = None, {"cubes": parameters.dtype.itemsize}
     if isinstance(parameters, MaskParameters):
         arrays["masks"] = 1
@@ -245,13 +236,13 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         corner=np.concatenate([record["corners"] for record in records]),
         fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
     )
-    attributes = attributes_of(parameters, job.description, **told)
-    tables = [table], *scan_tables(records)
+    attributes = assemble.attributes_of(parameters, job.description, **told)
+    tables = [table], *assemble.scan_tables(records)
     write_store(ledger.store, TARGETS, attributes, parameters.dtype, *tables, labels=labels)
     hashes = dict[str, str]()
     for name, itemsize in arrays.items():
-        chunks = staged_chunks(ledger, names, records, masks=name == "masks")
-        hashes |= write_shards(ledger, name, parameters.size, itemsize, len(table), chunks, report)
+        chunks = assemble.staged_chunks(ledger, names, records, masks=name == "masks")
+        hashes |= assemble.write_shards(ledger, name, parameters.size, itemsize, len(table), chunks, report)
     return hashes
 
 
@@ -274,21 +265,15 @@ class TargetEstimate(Estimate):
 def estimate_targets(
     source: Path, target: Path, parameters: TargetParameters, *, workers: int, overwrite: bool = False
 ) -> TargetEstimate:
-    """Plan the source, cut one scan, and say what all would come to.
+    """Plan the source, cut one scan and throw it away, and say what all would come to: `--dry-run`.
 
-    Args:
-        source: as for `extract_targets`.
-        target: the store that would be made; nothing is written.
-        parameters: the task, and how it would be cut.
-        workers: scans at a time.
-        overwrite: as for `extract_targets`.
+    Names, tables and lists are read as for the store itself, so the counts are those of what is wanted.
 
     Raises:
         CallError, DataError: as `extract_targets`.
     """
     job = plan_target_job(source, target, parameters, overwrite=overwrite)
-    wanted = [(task, job.labels_of(task)) for task in job.tasks]
-    taken = [(task, rows) for task, rows in wanted if rows]
+    taken = [(task, rows) for task in job.tasks if (rows := job.labels_of(task))]
     counts = [len(rows) for _, rows in taken]
     cubes = sum(counts)
     fold = np.repeat(np.array([task.piece.fold for task, _ in taken], np.uint8), counts)
@@ -298,10 +283,12 @@ def estimate_targets(
     size = sum(file_state(task.path)[0] for task, _ in taken)
     tasks = [] if job.finished else [task for task, _ in taken]
     itemsizes = (parameters.dtype.itemsize, 1) if masks else (parameters.dtype.itemsize,)
-    _compile()
+    # Let the kernels be compiled, which the first scan or image would wait for.
+    draw_words(0, np.uint64(0), 0, 0, Operation.TARGET, 2)
+    resize(np.zeros((1, 1), np.uint8), (1, 1))
     return TargetEstimate(
         scans=len(taken),
-        set_aside=len(wanted) - len(taken),
+        set_aside=len(job.tasks) - len(taken),
         cubes=cubes,
         bytes=size,
         files=sum(-(-cubes // shard_length(parameters.size, itemsize)) for itemsize in itemsizes),
@@ -311,9 +298,3 @@ def estimate_targets(
         folds=count_folds(fold, scan, told, parameters.classes),
         **try_one(tasks, cut_target, cubes, size, min(workers, len(taken))),
     )
-
-
-def _compile() -> None:
-    """Let the kernels be compiled, which the first scan or image would wait for."""
-    draw_words(0, np.uint64(0), 0, 0, Operation.TARGET, 2)
-    resize(np.zeros((1, 1), np.uint8), (1, 1))

@@ -6,14 +6,8 @@ import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.scans import nih
 from genesis_toolkit.pipeline.scans.images import read_image, resize
-from genesis_toolkit.pipeline.scans.nih import (
-    ImageSource,
-    Row,
-    check_split_of_patients,
-    find_images,
-    official_lists,
-)
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters
 from genesis_toolkit.pipeline.targets.plan import (
     TEST,
@@ -38,13 +32,17 @@ def plan_findings(source: Path) -> Plan:
         CallError: not laid out as NIH ChestX-ray14, or no image on a list.
         DataError: the table or a list is damaged, a finding is none of NIH's, or a patient is on both lists.
     """
-    found = find_images(source, "all")
-    lists = official_lists(found.root)
-    images = [(one.path.rpartition("/")[2], one) for one in found.sources if isinstance(one, ImageSource)]
-    rows = {name: Row(one.patient, one.view, one.labels) for name, one in images if one.patient}
-    check_split_of_patients(lists["train_val"], lists["test"], rows)
+    found = nih.find_images(source, "all")
+    lists = nih.official_lists(found.root)
+    images = [(one.path.rpartition("/")[2], one) for one in found.sources if isinstance(one, nih.ImageSource)]
+    rows = {name: nih.Row(one.patient, one.view, one.labels) for name, one in images if one.patient}
+    nih.check_split_of_patients(lists["train_val"], lists["test"], rows)
     pieces = [
-        Piece(one, _fold(name, one, lists), multi_hot(name, one.labels) if not one.problem else [])
+        Piece(
+            one,
+            TEST if name in lists["test"] else fold_of_patient(one.patient),
+            multi_hot(name, one.labels) if not one.problem else [],
+        )
         for name, one in images
         if name in lists["train_val"] or name in lists["test"]
     ]
@@ -93,10 +91,5 @@ def cut_findings(task: TargetTask[FindingParameters]) -> Cut:
     picture = read_image(task.path)
     x, y = picture.pixels.shape
     cubes = [resize(picture.pixels, task.parameters.size)]
-    return Cut(
-        picture.sha256, {"shape": [x, y, 1]}, np.zeros((1, 3), np.int32), cubes, labels=[task.piece.wanted]
-    )
-
-
-def _fold(name: str, image: ImageSource, lists: dict[str, dict[str, None]]) -> int:
-    return TEST if name in lists["test"] else fold_of_patient(image.patient)
+    corner, labels = np.zeros((1, 3), np.int32), [task.piece.wanted]
+    return Cut(picture.sha256, {"shape": [x, y, 1]}, corner, cubes, labels=labels)

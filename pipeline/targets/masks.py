@@ -3,7 +3,7 @@
 Which mask belongs to which scan, names alone say.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import HERE, walk, within
-from genesis_toolkit.pipeline.scans.find import Found, Source, find_scans, layout_of
+from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, draw_mask_corners
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
-from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_name, fold_of_subset
+from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, fold_of_name
 from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
 
 #: LUNA16's masks of the lungs.
@@ -37,19 +37,20 @@ def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
     Raises:
         CallError: no scans, no masks, or no scan with a mask.
     """
-    found = _found(source, parameters)
+    luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
+    found = find_scans(source, parameters.layout, range(10) if luna16 else None)
     folder = masks_folder(source, parameters)
-    by_name = _by_name(_masks_in(folder))
+    by_name = _masks_in(folder)
     mine = _within(folder, found.root)
     pieces, without = [], 0
     for one in found.sources:
         if mine is not None and (one.path == mine or one.path.startswith(f"{mine}/")):
             continue
-        masks = _masks_of(one, by_name)
+        masks = {mask for name in (_stem(one.path), one.identifier) for mask in by_name[name]}
         if not masks:
             without += 1
             continue
-        fold = fold_of_subset(one.subset) if found.layout == "luna16" else fold_of_name(one.identifier)
+        fold = FOLD_OF_SUBSET[one.subset] if found.layout == "luna16" else fold_of_name(one.identifier)
         pieces.append(Piece(one, fold, sorted(masks)))
     if not pieces:
         raise CallError(
@@ -103,11 +104,9 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
         foreground = _foreground(read_scan(mask).voxels, parameters.labels)
     except DataError as error:
         raise DataError(f"its mask {mask.name}: {error}") from None
-    scan = read_scan(task.path)
-    stream = stream_key(task.source.identifier)
-    corners = draw_mask_corners(
-        foreground, parameters.size, parameters.cubes_per_scan, parameters.seed, stream
-    )
+    scan, stream = read_scan(task.path), stream_key(task.source.identifier)
+    asked = parameters.size, parameters.cubes_per_scan, parameters.seed
+    corners = draw_mask_corners(foreground, *asked, stream)
     cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.window)
     masks = [box_at(foreground, corner, parameters.size, 0).astype(np.uint8) for corner in corners]
     facts = {**asdict(scan.geometry), "foreground": int(np.count_nonzero(foreground))}
@@ -120,31 +119,13 @@ def _foreground(voxels: NDArray[Any], labels: tuple[int, ...] | None) -> NDArray
     return voxels != 0 if labels is None else np.isin(voxels, labels)
 
 
-def _found(source: Path, parameters: MaskParameters) -> Found:
-    luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
-    return find_scans(source, parameters.layout, range(10) if luna16 else None)
-
-
-def _masks_in(folder: Path) -> list[str]:
-    """All files of a folder that may be masks, by their paths in it."""
-    files, _ = walk(folder, SUFFIXES)
-    return [
-        within(place, name)
-        for place, names in files.items()
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    ]
-
-
-def _by_name(masks: Iterable[str]) -> dict[str, list[str]]:
-    named: dict[str, list[str]] = {}
-    for mask in masks:
-        named.setdefault(_stem(mask), []).append(mask)
+def _masks_in(folder: Path) -> dict[str, list[str]]:
+    """The paths in a folder of all files that may be masks, by these paths without their suffixes."""
+    named = defaultdict[str, list[str]](list)
+    for place, names in walk(folder, SUFFIXES)[0].items():
+        for mask in (within(place, name) for name in names if name.lower().endswith(SUFFIXES)):
+            named[_stem(mask)].append(mask)
     return named
-
-
-def _masks_of(source: Source, by_name: dict[str, list[str]]) -> set[str]:
-    return {mask for name in (_stem(source.path), source.identifier) for mask in by_name.get(name, [])}
 
 
 def _within(folder: Path, root: Path) -> str | None:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
-from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_subset, rows_words
+from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, rows_words
 from genesis_toolkit.pipeline.targets.world import inside, nearest_voxels
 
 #: Begins the reason of a scan some of whose candidates lie outside it.
@@ -42,8 +42,7 @@ class Candidate(NamedTuple):
     nodule: bool
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """What the table says.
 
     Attributes:
@@ -52,7 +51,7 @@ class Candidates:
     """
 
     by_scan: dict[str, list[Candidate]]
-    said: tuple[str, ...] = ()
+    said: list[str]
 
 
 def read_candidates(source: Path) -> Candidates:
@@ -96,10 +95,7 @@ def parse_candidates(text: str) -> Candidates:
         )
     columns = [header.index(name) for name in _COLUMNS]
     found: dict[str, dict[tuple[float, float, float], Candidate]] = {}
-    bad: list[int] = []
-    again: list[int] = []
-    torn: list[int] = []
-    first = ""
+    bad, again, torn, first = list[int](), list[int](), list[int](), ""
     for row, line in enumerate(lines, start=2):
         if not line:
             continue
@@ -118,7 +114,15 @@ def parse_candidates(text: str) -> Candidates:
             f"{TABLE} has {len(bad):,} rows that are no candidates ({rows_words(bad)}: {first[:80]!r}); a "
             "seriesuid, three places in mm and a class 0 or 1 are wanted. Get LUNA16's own again."
         )
-    return Candidates({scan: list(places.values()) for scan, places in found.items()}, _said(again, torn))
+    said = []
+    if again:
+        said.append(f"{TABLE} repeats candidates ({rows_words(again)}): each is taken once.")
+    if torn:
+        said.append(
+            f"{TABLE} has places that are a nodule in one row and none in another ({rows_words(torn)}): each "
+            "is taken once, as a nodule."
+        )
+    return Candidates({scan: list(places.values()) for scan, places in found.items()}, said)
 
 
 def choose_candidates(
@@ -136,7 +140,7 @@ def choose_candidates(
         seed: of the draw.
 
     Returns:
-        The candidates by seriesuid, of the scans in `folds`, in the order of the table.
+        The candidates by seriesuid, in the order of the table.
     """
     known = {scan: by_scan.get(scan, []) for scan in folds}
     if negatives is None:
@@ -169,15 +173,14 @@ def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
     found = find_scans(source, "luna16", range(10))
     table = read_candidates(found.root)
     usable = [one for one in found.sources if not one.problem and not one.skip]
-    folds = {one.identifier: fold_of_subset(one.subset) for one in usable}
+    folds = {one.identifier: FOLD_OF_SUBSET[one.subset] for one in usable}
     chosen = choose_candidates(table.by_scan, folds, parameters.negatives, parameters.seed)
     if not any(one.nodule for ones in chosen.values() for one in ones):
         raise DataError(
             f"{TABLE} has no nodule of a scan that lies in {found.root}: the table and the subsets are not "
             "of one data set."
         )
-    said = list(table.said)
-    known = {one.identifier for one in found.sources}
+    said, known = table.said, {one.identifier for one in found.sources}
     rows = [one.row for scan, ones in table.by_scan.items() if scan not in known for one in ones]
     if rows:
         scans = sum(scan not in known for scan in table.by_scan)
@@ -185,17 +188,9 @@ def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
             f"{TABLE} has {len(rows):,} candidates of {scans:,} scans that are not there "
             f"({rows_words(sorted(rows))}), as in a part of the download: passed over."
         )
-    pieces = tuple(
-        Piece(
-            one,
-            fold_of_subset(one.subset),
-            [[candidate.row, *candidate.place, int(candidate.nodule)] for candidate in chosen[one.identifier]]
-            if one.identifier in chosen
-            else [],
-        )
-        for one in found.sources
-    )
-    return Plan(found.root, pieces, tuple(said))
+    wanted = {scan: [[one.row, *one.place, int(one.nodule)] for one in ones] for scan, ones in chosen.items()}
+    pieces = (Piece(one, FOLD_OF_SUBSET[one.subset], wanted.get(one.identifier, [])) for one in found.sources)
+    return Plan(found.root, tuple(pieces), tuple(said))
 
 
 def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
@@ -247,19 +242,6 @@ def _candidate(row: int, line: list[str], columns: list[int]) -> tuple[str, Cand
     return scan, Candidate(row, (x, y, z), kind == "1")
 
 
-def _said(again: list[int], torn: list[int]) -> tuple[str, ...]:
-    said = []
-    if again:
-        said.append(f"{TABLE} repeats candidates ({rows_words(again)}): each is taken once.")
-    if torn:
-        said.append(
-            f"{TABLE} has places that are a nodule in one row and none in another ({rows_words(torn)}): each "
-            "is taken once, as a nodule."
-        )
-    return tuple(said)
-
-
 def _ranks(scan: str, count: int, seed: int) -> list[int]:
     words = draw_words(seed, stream_key(scan), 0, 0, Operation.TARGET, 2 * count).astype(np.uint64)
-    ranks: list[int] = (words[0::2] << np.uint64(32) | words[1::2]).tolist()
-    return ranks
+    return list((words[0::2] << np.uint64(32) | words[1::2]).tolist())

@@ -65,10 +65,8 @@ class NoduleParameters(_CtParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.negatives is not None and not 0 <= self.negatives <= _MOST_NEGATIVES:
-            raise CallError(
-                f"--negatives {self.negatives}: a number for each nodule from 0 to "
-                f"{_MOST_NEGATIVES:,}, or all."
-            )
+            wanted = f"a number for each nodule from 0 to {_MOST_NEGATIVES:,}, or all"
+            raise CallError(f"--negatives {self.negatives}: {wanted}.")
 
 
 @dataclass(frozen=True)
@@ -95,17 +93,16 @@ class MaskParameters(_CtParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels is not None and not all(1 <= label <= _MOST_LABEL for label in self.labels):
-            raise CallError(
-                f"--labels {','.join(map(str, self.labels))}: values of the mask from 1 to {_MOST_LABEL:,} "
-                "are wanted, as in --labels 1,2; 0 is background."
-            )
         if self.labels is not None:
+            if not all(1 <= label <= _MOST_LABEL for label in self.labels):
+                raise CallError(
+                    f"--labels {','.join(map(str, self.labels))}: values of the mask from 1 to "
+                    f"{_MOST_LABEL:,} are wanted, as in --labels 1,2; 0 is background."
+                )
             object.__setattr__(self, "labels", tuple(sorted(set(self.labels))))
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
-            raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
-            )
+            wanted = f"a number from 1 to {_MOST_CUBES}, as in 32"
+            raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: {wanted}.")
 
 
 @dataclass(frozen=True)
@@ -120,21 +117,9 @@ class FindingParameters(GreyLevels):
     """
 
     task: ClassVar = "dxc"
-    classes: ClassVar = (
-        "Atelectasis",
-        "Cardiomegaly",
-        "Consolidation",
-        "Edema",
-        "Effusion",
-        "Emphysema",
-        "Fibrosis",
-        "Hernia",
-        "Infiltration",
-        "Mass",
-        "Nodule",
-        "Pleural_Thickening",
-        "Pneumonia",
-        "Pneumothorax",
+    classes: ClassVar = tuple(
+        "Atelectasis Cardiomegaly Consolidation Edema Effusion Emphysema Fibrosis Hernia Infiltration Mass "
+        "Nodule Pleural_Thickening Pneumonia Pneumothorax".split()
     )
 
     size: tuple[int, int] = (224, 224)
@@ -150,20 +135,17 @@ class FindingParameters(GreyLevels):
 TargetParameters = NoduleParameters | MaskParameters | FindingParameters
 
 #: The tasks, and what each is asked for with.
-TASKS: dict[str, type[TargetParameters]] = {
-    one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)
-}
+TASKS: dict[str, type[TargetParameters]]
+TASKS = {one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)}
 
 _BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
 
 
 def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any]:
     """The parameters as they stand in a store; of the masks' folder its name, for its path is nobody's."""
-    values = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in vars(parameters).items()
-    }
-    if isinstance(parameters, MaskParameters):
-        values["masks"] = parameters.masks.name if parameters.masks else None
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(parameters).items()}
+    if isinstance(parameters, MaskParameters) and parameters.masks:
+        values["masks"] = parameters.masks.name
     return {"task": parameters.task, **values, "source_sha256": source_sha256}
 
 
@@ -179,9 +161,8 @@ def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
         if set(made) != names | _BESIDES:
             others = ", ".join(sorted(set(made) ^ (names | _BESIDES)))
             raise ValueError(f"{others} is missing, or is none of them")
-        values: dict[str, Any] = {
-            name: tuple(v) if isinstance(v := made[name], list) else v for name in names
-        }
+        values: dict[str, Any] = {name: made[name] for name in names}
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         if values.get("masks") is not None:
             values["masks"] = Path(values["masks"])
         return kind(**values)

@@ -19,10 +19,7 @@ from genesis_toolkit.pipeline.wording import listed
 TRAIN, VALIDATION, TEST = range(3)
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
-_OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
-#: How many subsets LUNA16 has.
-SUBSETS = len(_OF_SUBSET)
-
+FOLD_OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
 
 Asked = TypeVar("Asked", bound=TargetParameters, covariant=True)
 
@@ -74,11 +71,6 @@ class TargetTask(CutTask[Asked]):
     def files(self) -> tuple[Path, ...]:
         """The scan and its masks."""
         return (self.path, *self.masks)
-
-
-def fold_of_subset(subset: int) -> int:
-    """The fold of a LUNA16 subset."""
-    return _OF_SUBSET[subset]
 
 
 def fold_of_name(name: str) -> int:

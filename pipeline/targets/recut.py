@@ -23,14 +23,7 @@ from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 @dataclass(frozen=True)
 class _Recut:
-    """A scan to cut again.
-
-    Attributes:
-        name: of the scan in the store.
-        task: how it is cut.
-        numbers: of the cubes to compare, in the store.
-        places: of the same cubes among all of their scan.
-    """
+    """A scan to cut again, and its cubes to compare: their numbers in the store, and in the scan."""
 
     name: str
     task: TargetTask[Any]
@@ -109,12 +102,7 @@ class _Stored:
         return f"differs from cube {number} in its {', '.join(others)}" if others else ""
 
     def _read(self, name: str, number: int) -> NDArray[Any] | None:
-        if name not in self.remains.arrays:
-            return None
-        reader = self.remains.reader(name)
-        out = np.empty(reader.shape[1:], reader.dtype)
-        reader.read(number, out)
-        return out
+        return self.remains.reader(name).rows([number])[0] if name in self.remains.arrays else None
 
 
 def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any], ...]]:

@@ -16,25 +16,13 @@ _NEAR = 0.01  # of a voxel: masks written as float32 lie so far off their scan, 
 
 
 def to_world(voxels: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
-    """Where voxels lie.
-
-    Args:
-        voxels: [n, 3] in x, y, z; real numbers lie between voxels.
-        geometry: of the scan.
-
-    Returns:
-        float64 [n, 3], mm.
-    """
+    """Where voxels [n, 3] in x, y, z lie, float64 [n, 3] in mm; real numbers lie between voxels."""
     world: NDArray[np.float64] = np.asarray(voxels, np.float64) @ _steps(geometry).T
     return world + np.asarray(geometry.origin, np.float64)
 
 
 def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
-    """Where places in the world lie among the voxels; whole numbers are voxels' centres.
-
-    Args:
-        world: [n, 3], mm.
-        geometry: of the scan.
+    """Where places in the world, [n, 3] in mm, lie among the voxels; whole numbers are voxels' centres.
 
     Returns:
         float64 [n, 3] in x, y, z; outside the scan below -0.5, or shape - 0.5 and above.
@@ -53,12 +41,7 @@ def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
 def nearest_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.int64]:
     """The voxel that each place in the world falls on, halves rounded up as ITK does; maybe outside the scan.
 
-    Args:
-        world: [n, 3], mm, finite.
-        geometry: of the scan.
-
-    Returns:
-        int64 [n, 3] in x, y, z.
+    The places are finite, [n, 3] in mm; the voxels int64 [n, 3] in x, y, z.
 
     Raises:
         DataError: as `to_voxels`.

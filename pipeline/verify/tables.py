@@ -19,19 +19,11 @@ from genesis_toolkit.pipeline.cubes.parameters import (
 )
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
-from genesis_toolkit.pipeline.store.schema import (
-    FOLDS,
-    KINDS,
-    PAIRS,
-    STATUSES,
-    PairTable,
-    columns_of,
-    has_images,
-)
 from genesis_toolkit.pipeline.targets.findings import fold_of_patient, multi_hot
-from genesis_toolkit.pipeline.targets.parameters import FindingParameters, TargetParameters, parameters_of
-from genesis_toolkit.pipeline.targets.plan import SUBSETS, TEST, fold_of_name, fold_of_subset
+from genesis_toolkit.pipeline.targets.parameters import FindingParameters, parameters_of
+from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, TEST, fold_of_name
 from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -40,13 +32,15 @@ _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
 def store_problems(remains: Remains) -> list[Problem]:
-    """What is wrong with the tables and attributes of a cube store or pair store."""
+    """What is wrong with the tables and attributes of a store."""
+    if remains.kind == schema.TARGETS:
+        return _target_problems(remains)
     voxels, problems = remains.voxels, list[Problem]()
     if remains.kind and remains.attributes:
         problems += parameter_problems(remains.kind, remains.attributes)
     box = box_of(remains.cutting, voxels.shape[1:]) if voxels else None
     problems += table_problems(remains.columns, box)
-    if remains.kind == PAIRS and voxels:
+    if remains.kind == schema.PAIRS and voxels:
         made = (remains.attributes or {}).get("parameters")
         variants = made.get("variants") if isinstance(made, dict) else None
         known = variants if type(variants) is int else None
@@ -54,15 +48,12 @@ def store_problems(remains: Remains) -> list[Problem]:
     return problems
 
 
-def target_problems(remains: Remains) -> list[Problem]:
+def _target_problems(remains: Remains) -> list[Problem]:
     """What is wrong with the tables and attributes of a target store.
 
-    Besides what `tables.table_problems` looks at: the task and what it is asked for with, the
-    corner of every cube, labels of 0 and 1, of X-ray images those that the table of images says, and that all
-    cubes of a scan, and all images of a patient, are in the fold that the scan or patient is dealt to.
-
-    Returns:
-        The name of a table's column or of an attribute, and what is wrong, to go after it.
+    Besides what `table_problems` looks at: the task and what it is asked for with, the corner of every cube,
+    labels of 0 and 1, of X-ray images those that the table of images says, and that all cubes of a scan, and
+    all images of a patient, are in the fold that the scan or patient is dealt to.
     """
     columns = remains.columns
     problems = list(_attribute_problems(remains)) if remains.attributes else []
@@ -70,7 +61,7 @@ def target_problems(remains: Remains) -> list[Problem]:
     scan, scans = columns.get("scan"), remains.count("scans/identifier")
     if scan is None or scans is None or ((scan < 0) | (scan >= scans)).any():
         return problems
-    images = has_images(remains.manifest)
+    images = schema.has_images(remains.manifest)
     problems += _image_problems(columns, scan) if images else _fold_problems(columns, scan)
     if "cubes" in remains.arrays:
         problems += _corner_problems(columns, scan, remains.arrays["cubes"].shape[1:])
@@ -78,19 +69,14 @@ def target_problems(remains: Remains) -> list[Problem]:
 
 
 def parameter_problems(kind: str, attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the parameters of a cube store or pair store, as far as they are parameters.
-
-    Args:
-        kind: `CUBES` or `PAIRS`.
-        attributes: of a store of this version, `attrs["genesis"]`; any JSON below that.
-    """
-    for name in dict.fromkeys(("parameters", KINDS[kind].cutting)):
+    """What is wrong with the parameters of a cube store or pair store, any JSON, as far as they are any."""
+    for name in dict.fromkeys(("parameters", schema.KINDS[kind].cutting)):
         if not isinstance(attributes.get(name), dict):
             return
         if not attributes[name]:
             yield name, "is {}, parameters by name wanted"
             return
-    made = attributes[KINDS[kind].cutting]
+    made = attributes[schema.KINDS[kind].cutting]
     for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
         if name in made and made[name] != kept:
             yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
@@ -101,16 +87,14 @@ def parameter_problems(kind: str, attributes: Mapping[str, Any]) -> Iterator[Pro
             yield "parameters", f"are not those of extract-cubes: {error}"
         else:
             yield from _window_problems(found, attributes)
-    if kind == PAIRS:
+    if kind == schema.PAIRS:
         yield from _recipe_problems(attributes["parameters"])
 
 
 def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Problem]:
-    """What is wrong with the tables of scans and cubes.
+    """What is wrong with the tables of scans and cubes, of those columns that could be read.
 
-    Args:
-        columns: those that could be read, by name; all of one table have one length.
-        box: what a cube takes up in its scan, voxels in x, y, z, see `box_of`; None where that is not known.
+    `box` is what a cube takes up in its scan, voxels in x, y, z, see `box_of`; None where that is not known.
     """
     problems = [*_scan_problems(columns)]
     scan, scans = columns.get("scan"), columns.get("scans/cubes")
@@ -123,16 +107,13 @@ def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Proble
 
 
 def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int) -> list[Problem]:
-    """What is wrong with the table of pairs.
+    """What is wrong with the table of pairs of so many cubes, of those columns that could be read.
 
-    Args:
-        columns: those that could be read, by name.
-        cubes: how many cubes the store has.
-        variants: degraded twins of each; None where that is not known.
-        edges: how many a cube has.
+    `variants` is how many degraded twins each has, None where that is not known; `edges` how many a cube has.
     """
     problems = []
-    pairs = max((len(columns[name]) for name in columns_of(PairTable) if name in columns), default=0)
+    own = schema.columns_of(schema.PairTable)
+    pairs = max((len(columns[name]) for name in own if name in columns), default=0)
     if pairs and variants is not None and pairs != cubes * variants:
         problems.append(("degraded", f"has {pairs:,} rows, and {cubes:,} cubes have {variants:,} twins each"))
     variant, cube = np.divmod(np.arange(pairs), max(1, cubes))
@@ -149,8 +130,7 @@ def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int
     return problems
 
 
-def is_sha256(value: Any) -> bool:
-    """Whether a value is a sha256 in hexadecimal."""
+def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and bool(_SHA256.fullmatch(value))
 
 
@@ -164,7 +144,7 @@ def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterat
 
 
 def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
-    if not is_sha256(parameters.get("cubes_sha256")):
+    if not _is_sha256(parameters.get("cubes_sha256")):
         yield "parameters.cubes_sha256", f"is {words_of(parameters.get('cubes_sha256'))}, no sha256"
     recipe = parameters.get("recipe")
     try:
@@ -181,13 +161,13 @@ def _scan_problems(columns: Columns) -> Iterator[Problem]:
     if cubes is not None:
         yield from where(cubes < 0, "scans/cubes", "is negative", "scan")
     if status is not None:
-        unknown = ~np.isin(status, STATUSES)
-        yield from where(unknown, "scans/status", f"is none of {', '.join(STATUSES)}", "scan")
+        unknown = ~np.isin(status, schema.STATUSES)
+        yield from where(unknown, "scans/status", f"is none of {', '.join(schema.STATUSES)}", "scan")
         if cubes is not None:
             differs = (status == "used") != (cubes > 0)
             yield from where(differs, "scans/status", "does not go with the number of its cubes", "scan")
     if "scans/sha256" in columns:
-        wrong = np.array([bool(text) and not is_sha256(text) for text in columns["scans/sha256"]], bool)
+        wrong = np.array([bool(text) and not _is_sha256(text) for text in columns["scans/sha256"]], bool)
         yield from where(wrong, "scans/sha256", "is no sha256", "scan")
 
 
@@ -212,35 +192,31 @@ def _count_problems(
 
 def _attribute_problems(remains: Remains) -> Iterator[Problem]:
     attributes = remains.attributes or {}
-    if attributes.get("folds") != list(FOLDS):
-        yield "folds", f"is {words_of(attributes.get('folds'))}, {words_of(list(FOLDS))} wanted"
+    if attributes.get("folds") != list(schema.FOLDS):
+        yield "folds", f"is {words_of(attributes.get('folds'))}, {words_of(list(schema.FOLDS))} wanted"
     made = attributes.get("parameters")
     if not isinstance(made, dict):
         return
-    if not is_sha256(made.get("source_sha256")):
+    if not _is_sha256(made.get("source_sha256")):
         yield "parameters.source_sha256", f"is {words_of(made.get('source_sha256'))}, no sha256"
     try:
         found = parameters_of(made)
     except ValueError as error:
         yield "parameters", f"are not those of extract-targets: {error}"
         return
-    for name, value in _told_by(found).items():
+    told = {
+        "task": found.task,
+        "classes": list(found.classes),
+        "size": list(found.size),
+        "window": [found.window.low, found.window.high],
+        "unit": found.unit,
+    }
+    for name, value in told.items():
         if attributes.get(name) != value:
             yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"
-    there = has_images(remains.manifest)
+    there = schema.has_images(remains.manifest)
     if there != isinstance(found, FindingParameters):
         yield "images", f"are {'' if there else 'not '}there, and the task has {'none' if there else 'them'}"
-
-
-def _told_by(parameters: TargetParameters) -> Mapping[str, Any]:
-    """The attributes that hang on the parameters."""
-    return {
-        "task": parameters.task,
-        "classes": list(parameters.classes),
-        "size": list(parameters.size),
-        "window": [parameters.window.low, parameters.window.high],
-        "unit": parameters.unit,
-    }
 
 
 def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Problem]:
@@ -248,15 +224,15 @@ def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Proble
     fold, subset, names = (columns.get(name) for name in ("fold", "scans/subset", "scans/identifier"))
     if subset is None:
         return
-    strange = (subset < -1) | (subset >= SUBSETS)
-    yield from where(strange, "scans/subset", f"is none of 0..{SUBSETS - 1}, nor -1", "scan")
+    strange = (subset < -1) | (subset >= len(FOLD_OF_SUBSET))
+    yield from where(strange, "scans/subset", f"is none of 0..{len(FOLD_OF_SUBSET) - 1}, nor -1", "scan")
     if fold is None or names is None or strange.any():
         return
     dealt = [
-        fold_of_name(str(name)) if number < 0 else fold_of_subset(number)
+        fold_of_name(str(name)) if number < 0 else FOLD_OF_SUBSET[number]
         for number, name in zip(subset.tolist(), names, strict=True)
     ]
-    wrong = (fold != np.array(dealt, np.uint8)[scan]) & (fold < len(FOLDS))
+    wrong = (fold != np.array(dealt, np.uint8)[scan]) & (fold < len(schema.FOLDS))
     yield from where(wrong, "fold", "is not that of its scan", "cube")
 
 
@@ -279,7 +255,7 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
             TEST if one == TEST else fold_of_patient(str(name))
             for name, one in zip(people, fold[first].tolist(), strict=True)
         ]
-        wrong = (fold != np.array(dealt, np.uint8)[row]) & (fold < len(FOLDS))
+        wrong = (fold != np.array(dealt, np.uint8)[row]) & (fold < len(schema.FOLDS))
         yield from where(wrong, "fold", "is not that of its patient", "cube")
 
 

@@ -6,7 +6,7 @@ What hangs on a damaged file is left out, and said to be, rather than found wron
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,14 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, AnyPath, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
-from genesis_toolkit.pipeline.store.attributes import finished_storage, read_attributes
+from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA
 from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
 from genesis_toolkit.pipeline.store.schema import (
     CUBES,
     KINDS,
+    PAIRS,
     TARGETS,
     array_names,
     is_shard,
@@ -38,7 +39,7 @@ from genesis_toolkit.pipeline.store.schema import (
 )
 from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
-from genesis_toolkit.pipeline.verify.tables import store_problems, target_problems
+from genesis_toolkit.pipeline.verify.tables import store_problems
 from genesis_toolkit.pipeline.wording import reason_of
 
 #: Cubes that are cut again unless another number is asked for.
@@ -69,7 +70,7 @@ class Finding:
 
 @dataclass
 class Verification:
-    """What came of `verify`.
+    """What came of `verify_store`.
 
     Attributes:
         place: of the store.
@@ -136,29 +137,30 @@ def verify_store(
     report = callback(progress)
     source = Path(source) if source is not None else None
     anonymize = Path(anonymize) if anonymize is not None else None
-    storage = finished_storage(place, tuple(KINDS))
+    storage = finished_storage(place)
     told = Verification(storage.place)
     workers = workers or (cores() if storage.near else _AT_ONCE)
     manifest, _, problems = read_manifest(storage)
     told._add((MANIFEST, problem) for problem in problems)
-    _refuse_others(place, storage, manifest)
+    # What is no store, and other versions, are refused; unless that is only what damage makes it say.
+    if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
+        attributes_of(storage, tuple(KINDS))
     strangers = _strangers(storage, manifest)
     told._add((name, "is in no line of the manifest") for name in strangers)
-    examine_all = partial(
-        _examine_all, storage, manifest, workers, counting(report, "files", len(manifest), 0), told
-    )
+    count = counting(report, "files", len(manifest), 0)
+    examine_all = partial(_examine_all, storage, manifest, workers, count, told)
     sound = examine_all({path: None for path in manifest if not is_shard(path)})
     remains, wrong = read_remains(storage, manifest, strangers, sound.__contains__)
     key = _check_call(remains, source, anonymize, pairs)
     inconsistent = told._add(wrong)
     examine_all({path: remains.shard(path) for path in manifest if is_shard(path)})
-    inconsistent |= told._add((target_problems if remains.kind == TARGETS else store_problems)(remains))
+    inconsistent |= told._add(store_problems(remains))
     told._add(_log_problems(storage, told))
     if inconsistent and (source or pairs):
         told.left_out += ("scans, and pairs derived again: tables or attributes are wrong",)
     else:
         _recheck(remains, source, key, cubes, pairs, Workers(workers, progress=report), told)
-    told.left_out += _not_looked_at(remains)
+    told.left_out += tuple(_not_looked_at(remains))
     told.kind, told.pairs = remains.kind, remains.count("degraded")
     told.cubes = len(remains.voxels) if remains.voxels else None
     if remains.kind:
@@ -172,24 +174,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _refuse_others(place: AnyPath, storage: Storage, manifest: Mapping[str, str]) -> None:
-    """Refuse what is no store, and other versions; unless that is only what damage makes it say.
-
-    Raises:
-        CallError, DataError: as `read_attributes`.
-    """
-    if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
-        read_attributes(place)
-
-
 def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
-    """Refuse what cannot be asked of this store; the key of its pseudonyms.
-
-    Raises:
-        CallError: what, and the way out.
-    """
+    """Refuse what cannot be asked of this store; the key of its pseudonyms."""
     place = remains.storage.place
-    if pairs and remains.kind in (CUBES, TARGETS):
+    if pairs and remains.kind not in (PAIRS, None):
         noun = KINDS[remains.kind].noun
         raise CallError(f"{place} is a {noun}, and --replay derives the pairs of a pair store: leave it out.")
     if source is None:
@@ -309,16 +297,15 @@ def _recheck(
         told.left_out += (f"pairs derived again: {error}",)
 
 
-def _not_looked_at(remains: Remains) -> tuple[str, ...]:
+def _not_looked_at(remains: Remains) -> Iterator[str]:
     """What was left out since what it hangs on is damaged, or is not to be had."""
-    left_out = []
     if not remains.storage.near:
-        left_out.append("files that the manifest does not know: a server does not tell its files")
+        yield "files that the manifest does not know: a server does not tell its files"
     if remains.kind is None:
-        return (*left_out, "cubes and tables: what kind of store it is cannot be read")
+        yield "cubes and tables: what kind of store it is cannot be read"
+        return
     if remains.window is None:
-        left_out.append("the values of voxels and the parameters: zarr.json is damaged")
+        yield "the values of voxels and the parameters: zarr.json is damaged"
     for name in array_names(remains.kind, remains.manifest):
         if name not in remains.arrays or (name not in remains.columns and not is_voxels(name)):
-            left_out.append(f"{name}: it, or what tells its length, is damaged")
-    return tuple(left_out)
+            yield f"{name}: it, or what tells its length, is damaged"

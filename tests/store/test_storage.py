@@ -20,7 +20,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.pipeline.store.attributes import open_storage
+from genesis_toolkit.pipeline.store.attributes import finished_storage
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import ShardReader, encode_cube, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Archive, Folder
@@ -157,7 +157,7 @@ def test_parts_of_files_are_what_slices_are(
     cube_store: Path, tmp_path: Path, kind: type[Folder] | type[Archive]
 ) -> None:
     pack_store(cube_store, tmp_path / "c.zip")
-    storage = open_storage(cube_store if kind is Folder else tmp_path / "c.zip")
+    storage = finished_storage(cube_store if kind is Folder else tmp_path / "c.zip")
     assert isinstance(storage, kind)
     for name in read_manifest(cube_store):
         data = (cube_store / name).read_bytes()
@@ -263,14 +263,14 @@ def test_several_shards_are_asked_for_at_once(tmp_path: Path, server: str) -> No
         path = tmp_path / "store" / shard_path("cubes", shard, 4)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"".join(shard_parts(chunks[2 * shard : 2 * shard + 2], 2)))
-    reader = ShardReader(open_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)
+    reader = ShardReader(finished_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)
     Ranges.meeting = threading.Barrier(3)
     out = np.empty((3, 4, 4, 4), np.int16)
     reader.read_many([4, 1, 2], out)
     np.testing.assert_array_equal(out, cubes[[4, 1, 2]])
     Ranges.meeting = None
     (tmp_path / "store" / reader.path(1)).unlink()
-    reader = ShardReader(open_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)
+    reader = ShardReader(finished_storage(f"{server}/store"), "cubes", cubes.shape, cubes.dtype, 2)
     with pytest.raises(DataError, match="c/1/0/0/0 cannot be read"):
         reader.read_many([4, 1, 2], out)
 
