@@ -37,8 +37,7 @@ def run_missing(
     """Do what no earlier run has done; `Ledger.records` then has what is noted of every task.
 
     Args:
-        workers: who does it.
-        ledger: of the work, held by this run.
+        workers, ledger: who does it, and the ledger of the work, held by this run.
         what: is made, for the progress.
         tasks: by the names of their records, begun in this order.
         make: does a task, and says what is to be noted of it.

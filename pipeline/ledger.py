@@ -112,12 +112,9 @@ class Ledger:
         return None
 
     def finish(self, hashes: Mapping[str, str], log: Mapping[str, Any]) -> None:
-        """Write the manifest, flush everything and give the store its name.
+        """Write the manifest and the log of the run (`run_log`), flush all, and give the store its name.
 
-        Args:
-            hashes: sha256 by path relative to the store, of files whose hash is known from writing them; the
-                others are read.
-            log: facts of the run, see `run_log`.
+        `hashes` has the sha256 by path of files whose hash is known from writing them; the others are read.
         """
         for left in self.store.rglob(".*.part"):  # of a run that was killed while it wrote
             left.unlink()
@@ -280,13 +277,8 @@ def run_log(started: datetime, workers: int) -> dict[str, Any]:
 
 
 def check_same_parameters(target: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse to go on with a finished store that was made with other parameters.
-
-    Raises:
-        CallError: the first that differs.
-    """
-    difference = first_difference(made, asked)
-    if difference:
+    """Refuse to go on with a finished store that was made with other parameters: the first that differs."""
+    if difference := first_difference(made, asked):
         raise CallError(
             f"{target} was made with {difference}: choose another name, or give --overwrite to make it again."
         )

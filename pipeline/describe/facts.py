@@ -4,7 +4,7 @@ A store of patches of slices or of X-ray images says so.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.degrade.recipes import Applied
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store import schema
-from genesis_toolkit.pipeline.store.attributes import read_log
 from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore, statuses_words
+from genesis_toolkit.pipeline.store.salvage import read_log
 from genesis_toolkit.pipeline.wording import counted, size_words, value_words
 
 #: The parameter of a store that tells its scans by pseudonyms.
@@ -34,14 +34,9 @@ _PLANE_AXES = {"axial": "x, y", "coronal": "x, z", "sagittal": "y, z"}
 
 @dataclass(frozen=True)
 class Contents:
-    """What a cube store or pair store holds besides its voxels.
+    """What a cube store or pair store holds besides its voxels: `attrs["genesis"]`, and its tables.
 
-    Attributes:
-        attributes: as `attrs["genesis"]`.
-        cubes: one row a cube.
-        scans: one row a scan.
-        pairs: one row a pair; None of a cube store.
-        images: one row a scan too; None where the scans are no X-ray images.
+    A cube store has no pairs; `images` has one row a scan too, and is None where they are no X-ray images.
     """
 
     attributes: Mapping[str, Any]
@@ -106,9 +101,9 @@ class Contents:
     def title(self) -> str:
         """What the store is, in three words or four."""
         what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "CT patches"
-        return (
-            f"Models Genesis {what if self.pairs is None else f'pairs of {what}'.removesuffix(' of cubes')}"
-        )
+        if self.pairs is not None:
+            what = "pairs" if what == "cubes" else f"pairs of {what}"
+        return f"Models Genesis {what}"
 
 
 def contents_of(store: CubeStore | PairStore) -> Contents:
@@ -126,15 +121,14 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
         cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as `count_folds`.
     """
     attributes, scans = store.attributes, store.scans
-    arrays = [getattr(store, name, None) for name in schema.KINDS[attributes["format"]].voxels]
+    arrays = [getattr(store, name) for name in schema.KINDS[attributes["format"]].voxels]
+    voxels = sum(len(array) * array.dtype.itemsize for array in filter(None, arrays))
     facts: dict[str, Any] = {
         "store": store.storage.place,
         **{name: attributes[name] for name in ("format", "version", "size", "window", "unit", "parameters")},
         "cubes": len(store.table),
         "bytes": sum(store.storage.size(path) for path in store.manifest),
-        "bytes_uncompressed": sum(
-            len(array) * int(np.prod(store.size)) * array.dtype.itemsize for array in arrays if array
-        ),
+        "bytes_uncompressed": voxels * int(np.prod(store.size)),
         "scans": dict(sorted(Counter(scans.status.tolist()).items())),
         "not_used": [
             {name: str(getattr(scans, name)[row]) for name in ("path", "status", "reason")}
@@ -171,35 +165,25 @@ def facts_of(contents: Contents) -> dict[str, Any]:
         facts["tissue"] = {"least": least, "median": median, "most": most}
     if pairs is None:
         return facts
-    combinations, flips = Counter[str](), Counter[str]()
-    for bits, count in _counts(pairs.applied).items():
-        combinations[", ".join(applied_words(bits)) or "none"] += count
-    for bits, count in _counts(pairs.flip).items():
-        flips[flip_axes(bits) or "none"] += count
+    touched = {word: int(np.count_nonzero(pairs.applied & member)) for member, word in _WORDS.items()}
     return facts | {
         "pairs": len(pairs),
         "variants": contents.attributes["parameters"]["variants"],
-        "degradations": {
-            word: int(np.count_nonzero(pairs.applied & member)) for member, word in _WORDS.items()
-        },
-        "combinations": dict(combinations.most_common()),
-        "flips": dict(flips.most_common()),
+        "degradations": touched,
+        "combinations": _tallied(pairs.applied, lambda bits: [", ".join(applied_words(bits)) or "none"]),
+        "flips": _tallied(pairs.flip, lambda bits: [flip_axes(bits) or "none"]),
     }
 
 
 def count_folds(
     fold: NDArray[np.uint8], scan: NDArray[np.int32], labels: NDArray[np.uint8] | None, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """How many cubes each fold has, of how many scans, and how many of them show each class.
+    """How many cubes each fold has, of how many scans, and how many of them show each class, by fold.
 
     Args:
-        fold: uint8 [cube], 0 train, 1 validation, 2 test.
-        scan: int32 [cube], the row of its scan.
-        labels: uint8 [cube, class], 0 or 1; None of segmentation, where classes are not counted.
+        fold, scan: of each cube, 0 train, 1 validation, 2 test, and the row of its scan.
+        labels: [cube, class], 0 or 1; None of segmentation, where classes are not counted.
         classes: the names of the columns of `labels`.
-
-    Returns:
-        `cubes`, `scans` and `classes` by the name of the fold.
     """
     folds = {}
     for number, name in enumerate(schema.FOLDS):
@@ -244,16 +228,14 @@ def summary(contents: Contents) -> list[tuple[str, str]]:
     facts, (low, high) = facts_of(contents), contents.attributes["window"]
     flat = contents.images is not None
     values = "grey levels" if flat else f"{contents.attributes['unit']}, clipped to"
+    names = "pseudonyms" if KEY in contents.cutting else "their own"
     return [
         (contents.things, f"{len(contents.cubes):,} of {contents.shape} in {contents.axes}"),
         *(_pair_rows(contents, contents.pairs) if contents.pairs is not None else ()),
         ("values", f"whole numbers, {values} {low} .. {high}"),
         ("X-ray images" if flat else "scans", statuses_words(contents.scans)),
         *(_image_rows(facts["images"]) if flat else _scan_rows(contents, facts)),
-        (
-            "names of images and patients" if flat else "names of the scans",
-            "pseudonyms" if KEY in contents.cutting else "their own",
-        ),
+        (f"names of {'images and patients' if flat else 'the scans'}", names),
     ]
 
 
@@ -280,15 +262,13 @@ def flip_axes(flip: int) -> str:
 
 
 def _pair_rows(contents: Contents, pairs: schema.PairTable) -> list[tuple[str, str]]:
-    parameters, touched = contents.attributes["parameters"], Counter[str]()
-    for bits, count in _counts(pairs.applied).items():
-        for word in applied_words(bits) or ["unchanged"]:
-            touched[word] += count
-    counts = [("flipped", int(np.count_nonzero(pairs.flip))), *touched.most_common()]
+    parameters = contents.attributes["parameters"]
+    touched = _tallied(pairs.applied, lambda bits: applied_words(bits) or ["unchanged"])
+    counts = {"flipped": int(np.count_nonzero(pairs.flip)), **touched}
     return [
         ("pairs", f"{len(pairs):,}, {counted(parameters['variants'], 'variant')} of every {contents.thing}"),
         ("recipe", f"{parameters['recipe']['name']}, seed {parameters['seed']}"),
-        ("degradations", ", ".join(f"{count:,} {word}" for word, count in counts)),
+        ("degradations", ", ".join(f"{count:,} {word}" for word, count in counts.items())),
     ]
 
 
@@ -302,25 +282,36 @@ def _scan_rows(contents: Contents, facts: Mapping[str, Any]) -> list[tuple[str, 
         ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**tissue)),
     ]
     if set(subsets) != {"none"}:
-        told = ", ".join(f"{subset}: {count:,}" for subset, count in subsets.items())
-        rows.append((f"{contents.things} by subset", told))
+        rows.append((f"{contents.things} by subset", _counts_words(subsets)))
     return rows
 
 
 def _image_rows(images: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The patients, views and labels of the images that were used."""
-    most = list(images["labels"].items())[:_MOST_LABELS]
+    labels = dict(list(images["labels"].items())[:_MOST_LABELS])
     return [
         ("patients", f"{images['patients']:,}"),
-        ("images by view", ", ".join(f"{name or 'not told'}: {n:,}" for name, n in images["views"].items())),
-        ("images by label", ", ".join(f"{name or 'none told'}: {count:,}" for name, count in most)),
+        ("images by view", _counts_words(images["views"], "not told")),
+        ("images by label", _counts_words(labels, "none told")),
     ]
+
+
+def _counts_words(counts: Mapping[str, int], unnamed: str = "") -> str:
+    return ", ".join(f"{name or unnamed}: {count:,}" for name, count in counts.items())
 
 
 def _counts(numbers: NDArray[np.integer[Any]]) -> dict[int, int]:
     """How often each number comes, by number, in order."""
     found, counts = np.unique(numbers, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _tallied(numbers: NDArray[np.uint8], words: Callable[[int], Sequence[str]]) -> dict[str, int]:
+    """How often each word for these bits comes, the most common first."""
+    found = Counter[str]()
+    for bits, count in _counts(numbers).items():
+        found.update(dict.fromkeys(words(bits), count))
+    return dict(found.most_common())
 
 
 def _ordered(counts: Counter[str]) -> dict[str, int]:

@@ -22,13 +22,7 @@ from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, Table
-from genesis_toolkit.pipeline.store.shards import (
-    link_shard,
-    shard_length,
-    shard_parts,
-    shard_path,
-    shard_spans,
-)
+from genesis_toolkit.pipeline.store.shards import link_shard, shard_length, shard_parts, shard_path, spread
 from genesis_toolkit.pipeline.store.storage import Folder, located
 from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import difference, listed
@@ -94,8 +88,7 @@ def merge_stores(
             run_missing(crew, ledger, what, tasks, lambda make: make())
         shards = list(ledger.records(tasks))
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
-        dtype = stores[0].cubes.dtype
-        write_tables(ledger.store, attributes, dtype, cubes, scans, images)
+        write_tables(ledger.store, attributes, stores[0].cubes.dtype, cubes, scans, images)
         hashes = {record["path"]: record["sha256"] for record in shards}
         # Begun with the first of the stores, so that a scan that changed since is seen.
         started = datetime.fromtimestamp(min(map(begun_at, stores)) / 10**9, UTC)
@@ -119,11 +112,7 @@ def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
 
 
 def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
-    """What the new store says of itself, once the stores are known to say the same.
-
-    Raises:
-        CallError: they do not; the first difference, and between which.
-    """
+    """What the new store says of itself; a CallError where the stores do not say the same."""
     first = stores[0]
     for other in stores[1:]:
         name, one, own = difference(_fixed(other), _fixed(first))
@@ -139,16 +128,14 @@ def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
         parameters[name] = _FREE[name](given) if name in _FREE else value
     if parameters.get("anonymized_with", "") is None:
         del parameters["anonymized_with"]
-    kept = {name: first.attributes[name] for name in ("window", "unit", "size")}
-    return {**kept, "parameters": parameters}
+    return {**first.frame, "parameters": parameters}
 
 
 def _fixed(store: CubeStore) -> dict[str, Any]:
     """What must be the same in all stores."""
-    attributes = {name: store.attributes[name] for name in ("window", "unit", "size")}
     parameters = store.attributes["parameters"]
     own = {name: value for name, value in parameters.items() if name not in _FREE}
-    return attributes | {"dtype": store.cubes.dtype.name} | own
+    return {**store.frame, "dtype": store.cubes.dtype.name, **own}
 
 
 def _layout(values: Sequence[str | None]) -> str | None:
@@ -175,11 +162,7 @@ _FREE = {"layout": _layout, "subsets": _subsets, "anonymized_with": _key}
 
 
 def _check_scans(stores: Sequence[CubeStore]) -> None:
-    """Refuse a scan that gave cubes to two stores, also where one of them has a pseudonym for it.
-
-    Raises:
-        CallError: which scans of which stores.
-    """
+    """Refuse a scan that gave cubes to two stores, also where one of them has a pseudonym for it."""
     held: dict[int, tuple[str, str]] = {}
     drawn: dict[int, str] = {}
     twice = []
@@ -210,12 +193,10 @@ def _tables(stores: Sequence[CubeStore]) -> _Tables:
     """The tables of all stores one after the other, cubes pointing to the new rows of their scans."""
     rows = [0, *accumulate(len(store.scans) for store in stores)]
     cubes = _joined([store.table for store in stores])
-    scan = np.concatenate(
-        [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
-    )
+    scan = [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
     images = [store.images for store in stores if store.images is not None]
     together = _joined(images) if len(images) == len(stores) else None
-    return replace(cubes, scan=scan), _joined([store.scans for store in stores]), together
+    return replace(cubes, scan=np.concatenate(scan)), _joined([store.scans for store in stores]), together
 
 
 def _joined(tables: Sequence[_Table]) -> _Table:
@@ -225,19 +206,13 @@ def _joined(tables: Sequence[_Table]) -> _Table:
 
 
 def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:
-    """The finished store, once it is known to hold what would be made.
-
-    Raises:
-        CallError: it holds something else.
-    """
+    """The finished store; a CallError where it holds something else than would be made."""
     store = open_cubes(target)
     same = all(store.attributes[name] == value for name, value in attributes.items())
     pairs = zip((store.table, store.scans, store.images), tables, strict=True)
     if not same or not all(_same_rows(held, wanted) for held, wanted in pairs):
-        raise CallError(
-            f"{target} exists and was not made of these stores: choose another name, or give --overwrite to "
-            "make it again."
-        )
+        way_out = "choose another name, or give --overwrite to make it again."
+        raise CallError(f"{target} exists and was not made of these stores: {way_out}")
     return store
 
 
@@ -264,12 +239,11 @@ def _check(store: CubeStore, shard: int) -> Facts:
 def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
     """One for every shard of the new store."""
     length = shard_length(stores[0].size, stores[0].cubes.dtype.itemsize)
-    return {
-        f"shard-{shard}": partial(
-            _make_shard, ledger, shard, length, [(stores[part], range(*span)) for part, *span in parts]
-        )
-        for shard, parts in enumerate(shard_spans(list(map(len, stores)), length))
-    }
+    tasks = dict[str, Callable[[], Facts]]()
+    for shard, parts in enumerate(spread(list(map(len, stores)), length)):
+        spans = [(stores[part], range(*span)) for part, *span in parts]
+        tasks[f"shard-{shard}"] = partial(_make_shard, ledger, shard, length, spans)
+    return tasks
 
 
 def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, range]]) -> Facts:

@@ -132,11 +132,7 @@ def _parts(
 
 
 def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
-    """The sha256 of a file that is there, once it is known to hold these very parts.
-
-    Raises:
-        CallError: it holds something else.
-    """
+    """The sha256 of a file that is there; a CallError where it holds something else than these parts."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for part in parts:

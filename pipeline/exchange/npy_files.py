@@ -45,13 +45,10 @@ class NpyFile:
     """A file of cubes, its header read and found right.
 
     Attributes:
-        path: the file.
         subset: the LUNA16 subset that its name tells, -1 where it tells none.
-        count: cubes.
-        size: edges of a cube in voxels, x, y, z.
+        count, size: how many cubes, and the edges of one in voxels, x, y, z.
         dtype: of its values, float64 or float32 in either byte order.
         offset: where its values begin, in bytes.
-        bytes: of the file.
         modified: when it was last written, in ns.
     """
 

@@ -27,13 +27,7 @@ from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable
-from genesis_toolkit.pipeline.store.shards import (
-    encode_cube,
-    shard_length,
-    shard_parts,
-    shard_path,
-    shard_spans,
-)
+from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path, spread
 from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import listed
 
@@ -125,11 +119,7 @@ def _read_heads(files: Sequence[Path]) -> list[NpyFile]:
 
 
 def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
-    """The finished store, once it is known to be made of these files.
-
-    Raises:
-        CallError: it was made of others, or one has changed since.
-    """
+    """The finished store; a CallError where it was made of other files, or one has changed since."""
     store = open_cubes(target)
     way_out = "choose another name, or give --overwrite to make it again."
     scans = store.scans
@@ -147,29 +137,30 @@ def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
 
 @dataclass(frozen=True)
 class _Task:
-    """A piece of an import: a file to hash, or a shard to make of one file or several."""
+    """A piece of an import: a file to hash, or a shard to make of one file or several.
+
+    When its files were last written tells whether a record is of these very files.
+    """
 
     place: int
-    files: tuple[NpyFile, ...]
+    modified: list[int]
     make: Callable[[], Facts]
-
-    @property
-    def modified(self) -> list[int]:
-        """When its files were last written, which tells whether a record is of these very files."""
-        return [source.modified for source in self.files]
 
 
 def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
     """The shards of the store, and before the first shard of a file the hashing of that file."""
     length, tasks = shard_length(sources[0].size, _DTYPE.itemsize), dict[str, _Task]()
-    for shard, parts in enumerate(shard_spans([source.count for source in sources], length)):
+    for shard, parts in enumerate(spread([source.count for source in sources], length)):
         for part, first, _ in parts:
             if first == 0:
-                source = sources[part]
-                tasks[f"file-{part}"] = _Task(len(tasks), (source,), partial(_hash, source))
+                hashing = partial(_hash, sources[part])
+                tasks[f"file-{part}"] = _Task(len(tasks), [sources[part].modified], hashing)
         spans = [(sources[part], range(first, stop)) for part, first, stop in parts]
-        of = tuple(source for source, _ in spans)
-        tasks[f"shard-{shard}"] = _Task(len(tasks), of, partial(_make_shard, ledger, shard, length, spans))
+        modified, make = (
+            [one.modified for one, _ in spans],
+            partial(_make_shard, ledger, shard, length, spans),
+        )
+        tasks[f"shard-{shard}"] = _Task(len(tasks), modified, make)
     return tasks
 
 

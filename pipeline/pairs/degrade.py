@@ -199,11 +199,7 @@ def _make(task: _Task) -> Facts:
 
 @lru_cache(maxsize=1)
 def _opened(cubes: str | Path, manifest_sha256: str) -> CubeStore:
-    """A cube store, opened once in every process.
-
-    Raises:
-        DataError: it is not the store that the run began with.
-    """
+    """A cube store, opened once in every process; a DataError where the run began with another."""
     store = open_cubes(cubes)
     if store.manifest_sha256 != manifest_sha256:
         raise DataError(f"{cubes} has been replaced since this run began: give the same command again.")
@@ -239,8 +235,7 @@ def _write_tables(
     """Everything of a pair store but its shards."""
     variant, cube = np.divmod(np.arange(len(flip)), len(store))
     pairs = PairTable(cube.astype(np.int32), variant.astype(np.int32), flip, applied)
-    kept = {name: store.attributes[name] for name in ("window", "unit", "size")}
-    attributes = {**kept, "parameters": job, "cubes": store.attributes["parameters"]}
+    attributes = {**store.frame, "parameters": job, "cubes": store.attributes["parameters"]}
     tables, lengths = [store.table, pairs], {"original": store.cubes.length}
     scans = store.scans, store.images
     write_store(ledger.store, PAIRS, attributes, store.cubes.dtype, tables, *scans, lengths=lengths)
@@ -251,11 +246,7 @@ def _write_tables(
 def _make_again(
     damage: Damage, store: CubeStore, parameters: DegradeParameters, workers: Workers, ledger: Ledger
 ) -> None:
-    """Make the damaged files of a finished store again.
-
-    Originals come from the cube store as they are, degraded cubes are made again, and all of them where it is
-    their bits that are damaged.
-    """
+    """Make the damaged files of a finished store again: all degraded cubes where their bits are damaged."""
     job, columns = _job(store, parameters), damage.remains.columns
     bits = [columns[name] for name in ("flip", "applied") if name in columns]
     lost = bool(damage.others) and len(bits) < 2

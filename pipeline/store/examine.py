@@ -30,13 +30,9 @@ _MOST_PACKED = 64  # bytes that an encoded cube may be larger than its voxels
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found in one file.
+    """What was found in one file; its sha256 is empty where it could not be read to its end.
 
-    Attributes:
-        path: of the file in the store.
-        bytes: of it.
-        sha256: in hexadecimal; empty where it could not be read to its end.
-        problems: what is wrong with what lies in it, each to go after its name; empty where nothing is.
+    Problems are of what lies in it, each to go after its name.
     """
 
     path: str

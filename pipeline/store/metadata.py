@@ -38,12 +38,10 @@ _PACKED = ["blosc", "crc32c"]
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a store: how its values lie in files.
+    """One array of a store, by its path: how its values, rows first, lie in files.
 
     Attributes:
-        name: its path in the store.
-        shape: rows first.
-        dtype: of its values; None for strings.
+        dtype: None for strings.
         chunk: rows in a chunk; of voxels, cubes in a shard.
         fill: what a chunk holds that has no file.
     """
@@ -212,9 +210,8 @@ def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 _MEASURES = {"cube": ("cubes", "original"), "pair": ("degraded",), "scan": ("scans/identifier",)}
 
 #: The name of the rows of every array.
-_DIMENSIONS = {
-    name: column.dimension for kind in schema.KINDS for name, column in schema.columns_of_kind(kind).items()
-}
+_ALL = [column for kind in schema.KINDS for column in schema.columns_of_kind(kind).items()]
+_DIMENSIONS = {name: column.dimension for name, column in _ALL}
 
 
 def _check_shape(shape: Any, chunk: Any, wanted: schema.Column) -> None:

@@ -28,14 +28,12 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath
-from genesis_toolkit.pipeline.store import schema
-from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage, read_log
+from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, unfinished
+from genesis_toolkit.pipeline.store import salvage, schema
 from genesis_toolkit.pipeline.store.examine import verified
 from genesis_toolkit.pipeline.store.notebook import MOST_CUBES, store_html
-from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
 from genesis_toolkit.pipeline.store.shards import ShardReader
-from genesis_toolkit.pipeline.store.storage import Folder, Storage
+from genesis_toolkit.pipeline.store.storage import ARCHIVE, Archive, Folder, Storage, is_url
 from genesis_toolkit.pipeline.wording import counted, listed, size_words, words_of
 
 #: A row of a store, or several: a slice, numbers in a list or an array, or one True or False a row.
@@ -112,6 +110,11 @@ class Store(Generic[Row]):
         return tuple(self.attributes["size"])
 
     @property
+    def frame(self) -> dict[str, Any]:
+        """What a store made of this one says too: window, unit and size."""
+        return {name: self.attributes[name] for name in ("window", "unit", "size")}
+
+    @property
     def contents(self) -> str:
         """What it holds, in words: `12 cubes of 64 x 64 x 32 voxels`."""
         return f"{counted(len(self), *self.ROWS)} of {size_words(self.size)}"
@@ -137,7 +140,7 @@ class Store(Generic[Row]):
         return self.scans.stream[self.table.scan]
 
     @classmethod
-    def _parts(cls, remains: Remains) -> tuple[Any, ...]:
+    def _parts(cls, remains: salvage.Remains) -> tuple[Any, ...]:
         """The fields that a kind has, from `table` on, of a store that is whole."""
         raise NotImplementedError
 
@@ -163,7 +166,7 @@ class CubeStore(Store[NDArray[Any]]):
     cubes: ShardReader
 
     @classmethod
-    def _parts(cls, remains: Remains) -> tuple[Any, ...]:
+    def _parts(cls, remains: salvage.Remains) -> tuple[Any, ...]:
         return (remains.table(schema.CubeTable), remains.reader("cubes"))
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
@@ -200,7 +203,7 @@ class PairStore(Store[tuple[NDArray[Any], NDArray[Any]]]):
         return int(self.attributes["parameters"]["seed"])
 
     @classmethod
-    def _parts(cls, remains: Remains) -> tuple[Any, ...]:
+    def _parts(cls, remains: salvage.Remains) -> tuple[Any, ...]:
         readers = remains.reader("original"), remains.reader("degraded")
         return (remains.table(schema.CubeTable), remains.table(schema.PairTable), *readers)
 
@@ -243,7 +246,7 @@ class TargetStore(Store[tuple[NDArray[Any], NDArray[np.uint8]]]):
         return tuple(self.attributes["classes"])
 
     @classmethod
-    def _parts(cls, remains: Remains) -> tuple[Any, ...]:
+    def _parts(cls, remains: salvage.Remains) -> tuple[Any, ...]:
         masks = remains.reader("masks") if "masks" in remains.arrays else None
         labels = remains.columns.get("labels")
         return (remains.table(schema.TargetTable), labels, remains.reader("cubes"), masks)
@@ -291,15 +294,39 @@ def open_store(place: AnyPath, *kinds: type[Store[Any]]) -> Any:
     """
     allowed = tuple(name for name, kind in _STORES.items() if not kinds or kind in kinds)
     storage = finished_storage(place, allowed)
-    attributes_of(storage, allowed)
-    manifest = read_manifest(storage)
+    salvage.attributes_of(storage, allowed)
+    manifest = salvage.read_manifest(storage)
     _refuse(storage, [(MANIFEST, problem) for problem in manifest.problems])
     held = verified(storage, manifest.files)
-    remains, problems = read_remains(storage, manifest.files, (), held.__contains__, held)
+    remains, problems = salvage.read_remains(storage, manifest.files, (), held.__contains__, held)
     _refuse(storage, problems)
     if remains.attributes is None:
-        _refuse(storage, [(MANIFEST, f"no line names {ROOT}")])
+        _refuse(storage, [(MANIFEST, f"no line names {salvage.ROOT}")])
     return _opened(remains, manifest.sha256)
+
+
+def finished_storage(place: AnyPath, kinds: Sequence[str] = tuple(schema.KINDS)) -> Storage:
+    """Where a store of one of these kinds lies: a folder, an archive, or a server.
+
+    Raises:
+        CallError: there is nothing, it is still being made, or it is of a kind that is not read.
+        DataError: an archive that cannot be read.
+    """
+    if is_url(place):
+        from genesis_toolkit.pipeline.store.remote import Remote
+
+        return Remote(str(place))
+    path = Path(place)
+    if not path.exists():
+        if unfinished(path).exists():
+            raise CallError(f"{place} is not finished: repeat the command that makes it, and it goes on.")
+        maker = schema.KINDS[kinds[0]].maker
+        raise CallError(f"There is no store at {place}: make one with genesis-prep {maker}.")
+    if path.is_file():
+        if path.suffix.lower() != ARCHIVE:
+            raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
+        return Archive(path)
+    return Folder(path)
 
 
 def open_cubes(place: AnyPath) -> CubeStore:
@@ -347,18 +374,18 @@ def statuses_words(scans: schema.ScanTable) -> str:
 def begun_at(store: CubeStore) -> int:
     """When the run that finished a store began, in ns; 0 where its log does not say: then all is hashed."""
     try:
-        return int(datetime.fromisoformat(read_log(store.storage)["started"]).timestamp() * 10**9)
+        return int(datetime.fromisoformat(salvage.read_log(store.storage)["started"]).timestamp() * 10**9)
     except (ValueError, KeyError, TypeError):
         return 0
 
 
-def _refuse(storage: Storage, problems: Sequence[Problem]) -> None:
+def _refuse(storage: Storage, problems: Sequence[salvage.Problem]) -> None:
     """Raise the first problem, if there is any."""
     for name, what in problems:
         raise DataError(f"The store {storage.place} is damaged: {name}: {what}.")
 
 
-def _opened(remains: Remains, manifest_sha256: str) -> Store[Any]:
+def _opened(remains: salvage.Remains, manifest_sha256: str) -> Store[Any]:
     """A store of which everything could be read."""
     attributes, files = dict(remains.attributes or {}), dict(remains.manifest)
     images = remains.table(schema.ImageTable, "images/") if schema.has_images(files) else None

@@ -1,23 +1,24 @@
 """What can be read of a store but its voxels, however damaged, and what is wrong with it.
 
-`open_store` raises the first problem; `verify` tells all. Most of a store's metadata is there twice, in each
+Whether it is a finished store of ours is looked at first. `open_store` raises the first problem; `verify`
+tells all. Most of a store's metadata is there twice, in each
 array's own `zarr.json` and in that of the whole; the copy that is as it was written is taken.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of
+from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, sha256_of
 from genesis_toolkit.pipeline.store import metadata, schema
 from genesis_toolkit.pipeline.store.examine import ShardPlace
 from genesis_toolkit.pipeline.store.shards import ShardReader
-from genesis_toolkit.pipeline.store.storage import Storage, read_within
+from genesis_toolkit.pipeline.store.storage import Storage, not_as_written, read_within
 from genesis_toolkit.pipeline.wording import listed, reason_of, words_of
 
 ROOT = "zarr.json"
@@ -25,6 +26,7 @@ ROOT = "zarr.json"
 # Arrays that tell what kind a store is, looked for in this order.
 _MARKS = {schema.TARGETS: {"cubes", "fold"}, schema.CUBES: {"cubes"}, schema.PAIRS: {"original", "degraded"}}
 _OF_MASKS = Window(0, 1)
+_LONGEST_VERSION = 40
 _ARE = {True: "are there", False: "are not there"}
 
 Columns = Mapping[str, NDArray[Any]]
@@ -34,12 +36,9 @@ AnyTable = TypeVar("AnyTable", bound=schema.Table)
 
 
 class Manifest(NamedTuple):
-    """What a manifest says.
+    """What a manifest says: the sha256 of files, by path, and of itself, empty where it cannot be read.
 
-    Attributes:
-        files: the sha256 of every file by path, of all lines that can be read.
-        sha256: of the manifest itself; empty where it cannot be read.
-        problems: what is wrong with it, each to go after its name.
+    Its problems are to go after its name.
     """
 
     files: dict[str, str]
@@ -112,6 +111,52 @@ class Remains:
         return ShardPlace(array, number, window) if array and number is not None else None
 
 
+def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
+    """What a store of one of these kinds says of itself, once format and version are known to be ours.
+
+    Raises:
+        CallError: it is something else, or is still being made.
+        DataError: it is of another format version, or damaged.
+    """
+    place = storage.place
+    try:
+        root = metadata.parse_json(read_within(storage, ROOT, metadata.MOST_METADATA))
+        attributes = root["attributes"]["genesis"]
+        name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
+    except DataError as error:
+        raise DataError(f"{place}/{ROOT} {error}." if storage.near else str(error)) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        if _is_there(storage, MANIFEST):
+            raise not_as_written(place, ROOT) from None
+        raise CallError(
+            f"{place} is no store of this toolkit, which genesis-prep makes: no zarr.json in it says so."
+        ) from None
+    made = schema.KINDS.get(name) if isinstance(name, str) else None
+    if made is None or name not in kinds or not isinstance(attributes, dict):
+        allowed = (schema.KINDS[kind] for kind in kinds)
+        wanted = " or ".join(f"a {one.noun}, as {one.maker} makes it" for one in allowed)
+        found = made.noun if made else f"{words_of(name)} store"
+        raise CallError(f"{place} is a {found}, and this takes {wanted}.")
+    if version != made.version:
+        wrote = read_log(storage).get("genesis-toolkit")
+        by = f" (version {wrote})" if isinstance(wrote, str) and len(wrote) < _LONGEST_VERSION else ""
+        raise DataError(
+            f"{place} is of format version {version}, this program reads version {made.version}: use the "
+            f"genesis-toolkit that wrote it{by}, or a later one."
+        )
+    if not finalised:
+        raise CallError(f"{place} is not finished: repeat the command that makes it.")
+    return dict(attributes)
+
+
+def read_log(storage: Storage) -> dict[str, Any]:
+    """The facts of the run that made a store, any JSON by name; none where its log cannot be read."""
+    try:
+        return dict(metadata.parse_json(read_within(storage, LOG, metadata.MOST_METADATA)))
+    except (OSError, DataError, ValueError, TypeError):
+        return {}
+
+
 def read_manifest(storage: Storage) -> Manifest:
     """Read the manifest of a store; of one that cannot be read, no file is known."""
     try:
@@ -137,28 +182,28 @@ def read_remains(
         strangers: files that lie there as well.
         sound: whether a file is there, as it was written; of others nothing is read.
         held: the content of files that were read already.
-
-    Returns:
-        What was read; and what is wrong with it.
     """
 
     def read(path: str, most: int) -> bytes:
         return held[path] if held and path in held else read_within(storage, path, most)
 
-    def json_of(path: str) -> dict[str, Any] | None:
-        if not sound(path):
-            return None
+    def attempt(name: str, what: Callable[..., Any], *given: Any) -> Any:
         try:
-            parsed = metadata.parse_json(read(path, metadata.MOST_METADATA))
-            if not isinstance(parsed, dict):
-                raise ValueError("is no object of JSON")
+            return what(*given)
         except (OSError, ValueError, DataError) as error:
-            problems.append((path, reason_of(error)))
-            return None
+            problems.append((name, reason_of(error)))
+
+    def json_of(path: str) -> dict[str, Any]:
+        parsed = metadata.parse_json(read(path, metadata.MOST_METADATA))
+        if not isinstance(parsed, dict):
+            raise ValueError("is no object of JSON")
         return parsed
 
+    def chunk_of(path: str) -> bytes | None:
+        return read(path, metadata.MOST_CHUNK) if path in manifest else None
+
     problems = list[Problem]()
-    root = json_of(ROOT)
+    root = attempt(ROOT, json_of, ROOT) if sound(ROOT) else None
     attributes = _inner(root, "attributes", "genesis")
     if attributes is not None and not isinstance(attributes.get("format"), str):
         attributes = None
@@ -171,35 +216,32 @@ def read_remains(
     consolidated = _inner(root, "consolidated_metadata", "metadata")
     if root is not None and consolidated is None:
         problems.append((ROOT, "holds no consolidated metadata"))
-    arrays = {}
+    arrays, columns = dict[str, metadata.Array](), dict[str, NDArray[Any]]()
     for name in schema.array_names(kind, manifest):
-        own, again = json_of(f"{name}/{ROOT}"), (consolidated or {}).get(name)
+        path, again = f"{name}/{ROOT}", (consolidated or {}).get(name)
+        own = attempt(path, json_of, path) if sound(path) else None
         if own is not None and consolidated is not None and own != again:
             problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
         if own is None and again is None:
             problems += [(name, "is described nowhere")] if consolidated is not None else ()
         else:
-            try:
-                arrays[name] = metadata.described(kind, name, again if own is None else own)
-            except ValueError as error:
-                problems.append((name, str(error)))
+            arrays[name] = attempt(name, metadata.described, kind, name, again if own is None else own)
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     files = [*manifest, *strangers]
-    problems += _size_problems(arrays, attributes)
+    size = (attributes or {}).get("size")
+    for name, array in arrays.items():
+        if schema.is_voxels(name) and size is not None and list(array.shape[1:]) != size:
+            problems.append((name, f"its cubes are {words_of(array.shape[1:])}, not {words_of(size)}"))
     believed, wrong = metadata.check_lengths(arrays, files)
     problems += wrong
-    columns = dict[str, NDArray[Any]]()
     for name in sorted(believed):
         mine = [path for path in files if path.startswith(f"{name}/c/")]
         odd = [path for path in mine if path in manifest and arrays[name].place(path) is None]
         problems += [(path, "is no chunk of its array") for path in odd]
         if not schema.is_voxels(name) and all(map(sound, mine)):
-            try:
-                columns[name] = metadata.read_column(
-                    arrays[name], lambda path: read(path, metadata.MOST_CHUNK) if path in manifest else None
-                )
-            except (DataError, OSError) as error:
-                problems.append((name, reason_of(error)))
-    problems += _row_problems(columns, attributes)
+            columns[name] = attempt(name, metadata.read_column, arrays[name], chunk_of)
+    columns = {name: column for name, column in columns.items() if column is not None}
+    problems += _row_problems(columns, attributes or {})
     return Remains(storage, manifest, kind, attributes, arrays, columns), problems
 
 
@@ -243,16 +285,7 @@ def where(wrong: NDArray[np.bool_], name: str, what: str, row: str) -> list[Prob
     return [(name, f"{what}: {row} {listed(numbers)}")] if numbers else []
 
 
-def _size_problems(
-    arrays: Mapping[str, metadata.Array], attributes: Mapping[str, Any] | None
-) -> Iterator[Problem]:
-    size = (attributes or {}).get("size")
-    for name, array in arrays.items():
-        if schema.is_voxels(name) and size is not None and list(array.shape[1:]) != size:
-            yield name, f"its cubes are {words_of(array.shape[1:])}, not {words_of(size)}"
-
-
-def _row_problems(columns: Columns, attributes: Mapping[str, Any] | None) -> Iterator[Problem]:
+def _row_problems(columns: Columns, attributes: Mapping[str, Any]) -> Iterator[Problem]:
     """Numbers in tables that point at nothing."""
     scan, scans, labels = columns.get("scan"), columns.get("scans/cubes"), columns.get("labels")
     if scan is not None and scans is not None:
@@ -263,7 +296,7 @@ def _row_problems(columns: Columns, attributes: Mapping[str, Any] | None) -> Ite
         yield from where(strange, "fold", f"is none of {', '.join(schema.FOLDS)}", "cube")
     if labels is not None:
         yield from where(np.any(labels > 1, axis=1), "labels", "is neither 0 nor 1", "cube")
-        classes = (attributes or {}).get("classes")
+        classes = attributes.get("classes")
         if isinstance(classes, list) and labels.shape[1] != len(classes):
             yield "labels", f"has {labels.shape[1]} columns, and the task {len(classes)} classes"
 
@@ -283,3 +316,11 @@ def _kind_of(manifest: Mapping[str, str]) -> str | None:
     """The kind of a store whose attributes cannot be read, by the files it has."""
     there = {path.split("/")[0] for path in manifest}
     return next((kind for kind, names in _MARKS.items() if names <= there), None)
+
+
+def _is_there(storage: Storage, path: str) -> bool:
+    try:
+        storage.size(path)
+    except (OSError, DataError):
+        return False
+    return True

@@ -29,6 +29,7 @@ WIDTH = {"axis": 3, "cosine": 9}
 VOXELS = ("int16", "uint16", "uint8")
 #: Rows in a chunk of a table.
 TABLE_ROWS = 65536
+_SCORE = "Score of the tissue rule, 0..1"
 #: What became of a scan.
 STATUSES = ("used", "skipped", "failed")
 #: What the numbers of folds mean.
@@ -112,12 +113,7 @@ class _Rows(Table):
 class CubeTable(_Rows):
     """One row a cube: `scan`, `number`, `corner` and `tissue` (METHOD.md section 2)."""
 
-    tissue: Annotated[
-        NDArray[np.float64],
-        Column(
-            "Score of the tissue rule, 0..1.", flat="Score of the tissue rule, 0..1; images have none, and 0."
-        ),
-    ]
+    tissue: Annotated[NDArray[np.float64], Column(f"{_SCORE}.", flat=f"{_SCORE}; images have none, and 0.")]
 
 
 @dataclass(frozen=True)
@@ -247,10 +243,7 @@ def has_images(files: Iterable[str]) -> bool:
 def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
     """All arrays of a store of this kind, by their paths in it.
 
-    Args:
-        kind: `CUBES`, `PAIRS` or `TARGETS`.
-        files: the names of the store's files, which tell what it has of that not every store has: the table
-            of images, and of a target store either masks or labels.
+    Its files tell what it has of that not every store has: the table of images, and masks or labels.
     """
     there = {path.split("/")[0] for path in files}
     tops = {name: name.split("/")[0] for name in columns_of_kind(kind)}

@@ -63,7 +63,7 @@ def shard_path(array: str, shard: int, axes: int) -> str:
     return f"{array}/c/{shard}" + "/0" * (axes - 1)
 
 
-def shard_spans(counts: Sequence[int], length: int) -> Iterator[list[tuple[int, int, int]]]:
+def spread(counts: Sequence[int], length: int) -> Iterator[list[tuple[int, int, int]]]:
     """What lies in each shard of an array that several parts of so many cubes make up, one after the other.
 
     Yields:
@@ -81,9 +81,8 @@ def shard_spans(counts: Sequence[int], length: int) -> Iterator[list[tuple[int, 
 
 def encode_cube(cube: NDArray[Any]) -> bytes:
     """One inner chunk, of C-contiguous integers: blosc-lz4 bitshuffle, then crc32c, as zarr writes them."""
-    compressed: bytes = numcodecs.blosc.compress(
-        cube, COMPRESSOR.encode(), COMPRESSION_LEVEL, numcodecs.blosc.BITSHUFFLE, 0, cube.itemsize
-    )
+    how = COMPRESSOR.encode(), COMPRESSION_LEVEL, numcodecs.blosc.BITSHUFFLE, 0, cube.itemsize
+    compressed: bytes = numcodecs.blosc.compress(cube, *how)
     return compressed + _crc32c(compressed)
 
 
@@ -130,9 +129,8 @@ class ShardReader:
 
     Args:
         storage: of the store.
-        array: the array's path in the store.
-        shape: of the array, the cube axis first.
-        dtype: of the array.
+        array: the array's path in the store; its shape has the cube axis first.
+        shape, dtype: of the array.
         length: the number of cubes in a full shard.
     """
 
@@ -214,21 +212,13 @@ class ShardReader:
         )
 
     def rows(self, positions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """Several cubes, in the order given, in a new array [cube, x, y, z].
-
-        Raises:
-            DataError: as `read`.
-        """
+        """Several cubes, in the order given, in a new array [cube, x, y, z]; raises as `read`."""
         out = np.empty((len(positions), *self.shape[1:]), self.dtype)
         self.read_many(positions, out)
         return out
 
     def encoded(self, position: int) -> bytes:
-        """Cube number `position` as `encode_cube` gave it, once it is known to fit its checksum.
-
-        Raises:
-            DataError: as `read`.
-        """
+        """Cube number `position` as `encode_cube` gave it, once it fits its checksum; raises as `read`."""
         shard = position // self.length
         (chunk,) = self._get(shard, [self.part(position)])
         if not fits_checksum(chunk):

@@ -41,27 +41,18 @@ class Storage(Protocol):
         """
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
-        """A part of a file; fewer bytes where it ends before.
-
-        Raises:
-            OSError: as `read`.
-        """
+        """A part of a file; fewer bytes where it ends before. Raises as `read`."""
         (data,) = self.read_ranges(path, [(start, length)])
         return data
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> Iterable[bytes]:
         """Several parts of a file, each as (start, length): one after the other, where that costs nothing.
 
-        Raises:
-            OSError: as `read`; also while they are gone through.
+        Raises as `read`; also while they are gone through.
         """
 
     def size(self, path: str) -> int:
-        """How many bytes a file has.
-
-        Raises:
-            OSError: as `read`.
-        """
+        """How many bytes a file has. Raises as `read`."""
 
 
 class Folder(Storage):
@@ -88,11 +79,7 @@ class Folder(Storage):
 
     @contextmanager
     def opened(self, path: str) -> Iterator[tuple[int, int]]:
-        """A file held open: its descriptor, and where in that the file begins.
-
-        Raises:
-            OSError: there is no such file, or it cannot be read.
-        """
+        """A file held open: its descriptor, and where in that the file begins. Raises as `read`."""
         descriptor = os.open(self._prefix + path, os.O_RDONLY)
         try:
             yield descriptor, 0

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import MANIFEST, settle
 from genesis_toolkit.pipeline.store import schema
-from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
+from genesis_toolkit.pipeline.store.open import finished_storage
+from genesis_toolkit.pipeline.store.salvage import attributes_of
 from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.storage import is_url
 

@@ -58,12 +58,7 @@ class TargetResult:
 class TargetJob:
     """What a call of `extract_targets` is to do, found out without doing any of it.
 
-    Attributes:
-        parameters: the task, and how it is cut.
-        plan: the scans, and what is wanted of each.
-        description: the parameters as they stand in the store.
-        tasks: the scans to cut.
-        finished: the store is there already, and there is nothing to do.
+    `description` is the parameters as they stand in the store; `finished`: it is there already.
     """
 
     parameters: TargetParameters
@@ -95,9 +90,7 @@ _WAYS: dict[type[TargetParameters], _Ways] = {
     MaskParameters: _Ways(
         plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
     ),
-    FindingParameters: _Ways(
-        lambda source, _: plan_findings(source), cut_findings, lambda wanted, _: [wanted]
-    ),
+    FindingParameters: _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
 }
 
 
@@ -142,8 +135,7 @@ def extract_targets(
         hold(target, job.description, overwrite=overwrite) as ledger,
     ):
         cut_all(crew, ledger, "scan", job.tasks, cut_target)
-        nothing = nothing_given(ledger, job.tasks, "scan") or _no_foreground(ledger, job)
-        if nothing:
+        if nothing := nothing_given(ledger, job.tasks, "scan") or _no_foreground(ledger, job):
             ledger.abandon()
             raise nothing
         ledger.finish(_assemble(ledger, job, report), run_log(started, crew.count))
@@ -153,11 +145,7 @@ def extract_targets(
 def plan_target_job(
     source: Path, target: Path, parameters: TargetParameters, *, overwrite: bool
 ) -> TargetJob:
-    """Find out what is to be done, doing none of it.
-
-    Raises:
-        CallError, DataError: as `extract_targets`.
-    """
+    """Find out what is to be done, doing none of it; raises as `extract_targets`."""
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
     plan = plan_targets(source, parameters)
@@ -190,16 +178,11 @@ def cut_target(task: TargetTask[Any]) -> Cut:
 def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -> tuple[TargetTask[Any], ...]:
     """A task for every scan of a plan; `masks` is the folder of the masks, None but for segmentation."""
     root = plan.root.resolve()  # a worker of a cluster has another working directory
-    return tuple(
-        TargetTask(
-            root / one.source.path,
-            one.source,
-            parameters,
-            one,
-            tuple(masks / name for name in one.wanted) if masks else (),
-        )
-        for one in plan.pieces
-    )
+    tasks = []
+    for one in plan.pieces:
+        own = tuple(masks / name for name in one.wanted) if masks else ()
+        tasks.append(TargetTask(root / one.source.path, one.source, parameters, one, own))
+    return tuple(tasks)
 
 
 def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
@@ -214,11 +197,7 @@ def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
 
 
 def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str]:
-    """Staged scans -> everything of a target store but its manifest and its name, in the order of the scans.
-
-    Returns:
-        The sha256 of every shard by its path in the store.
-    """
+    """Staged scans -> everything of a target store but its manifest and name; the sha256 of its shards."""
     ledger.clear_store()
     parameters, names = job.parameters, [task.name for task in job.tasks]
     records = list(assemble.compact(ledger, names))

@@ -9,20 +9,12 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans import nih
 from genesis_toolkit.pipeline.scans.images import read_image, resize
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters
-from genesis_toolkit.pipeline.targets.plan import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Piece,
-    Plan,
-    TargetTask,
-    fold_of_name,
-)
+from genesis_toolkit.pipeline.targets.plan import TEST, Piece, Plan, TargetTask, fold_of_patient
 
 _NOTHING = "No Finding"
 
 
-def plan_findings(source: Path) -> Plan:
+def plan_findings(source: Path, _: FindingParameters) -> Plan:
     """The images on NIH's lists, each with a 0 or 1 for each of the fourteen findings.
 
     `test_list.txt` is the test fold. Of the patients on `train_val_list.txt` one in ten validates, by a hash
@@ -74,12 +66,6 @@ def multi_hot(name: str, labels: str) -> list[int]:
             f"{', '.join(classes)}, or {_NOTHING}. Get NIH's own table again."
         )
     return [int(label in told) for label in classes]
-
-
-def fold_of_patient(patient: str) -> int:
-    """The fold of a patient on `train_val_list.txt`: one in ten validates, by a hash."""
-    # The hash that would test takes part in training here.
-    return VALIDATION if fold_of_name(patient) == VALIDATION else TRAIN
 
 
 def cut_findings(task: TargetTask[FindingParameters]) -> Cut:

@@ -3,6 +3,7 @@
 Which mask belongs to which scan, names alone say.
 """
 
+import os
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -14,14 +15,13 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import stream_key
-from genesis_toolkit.pipeline.scans.files import HERE, walk, within
+from genesis_toolkit.pipeline.scans.files import walk, within
 from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
-from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, draw_mask_corners
+from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, grid_words, mask_corners, same_grid
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
 from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, fold_of_name
-from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
 
 #: LUNA16's masks of the lungs.
 LUNGS = "seg-lungs-LUNA16"
@@ -41,10 +41,10 @@ def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
     found = find_scans(source, parameters.layout, range(10) if luna16 else None)
     folder = masks_folder(source, parameters)
     by_name = _masks_in(folder)
-    mine = _within(folder, found.root)
+    mine = os.path.relpath(folder.resolve(), found.root.resolve())
     pieces, without = [], 0
     for one in found.sources:
-        if mine is not None and (one.path == mine or one.path.startswith(f"{mine}/")):
+        if one.path == mine or one.path.startswith(f"{mine}/"):
             continue
         masks = {mask for name in (_stem(one.path), one.identifier) for mask in by_name[name]}
         if not masks:
@@ -106,7 +106,7 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
         raise DataError(f"its mask {mask.name}: {error}") from None
     scan, stream = read_scan(task.path), stream_key(task.source.identifier)
     asked = parameters.size, parameters.cubes_per_scan, parameters.seed
-    corners = draw_mask_corners(foreground, *asked, stream)
+    corners = mask_corners(foreground, *asked, stream)
     cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.window)
     masks = [box_at(foreground, corner, parameters.size, 0).astype(np.uint8) for corner in corners]
     facts = {**asdict(scan.geometry), "foreground": int(np.count_nonzero(foreground))}
@@ -126,13 +126,6 @@ def _masks_in(folder: Path) -> dict[str, list[str]]:
         for mask in (within(place, name) for name in names if name.lower().endswith(SUFFIXES)):
             named[_stem(mask)].append(mask)
     return named
-
-
-def _within(folder: Path, root: Path) -> str | None:
-    """The path of a folder relative to the root it lies in; None where it lies elsewhere."""
-    folder, root = folder.resolve(), root.resolve()
-    place = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else HERE
-    return None if place == HERE else place
 
 
 def _stem(path: str) -> str:

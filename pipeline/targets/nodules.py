@@ -17,10 +17,9 @@ from genesis_toolkit.pipeline.scans.files import not_opened
 from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.store.schema import FOLDS
-from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around
+from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around, inside, nearest_voxels
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
 from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, rows_words
-from genesis_toolkit.pipeline.targets.world import inside, nearest_voxels
 
 #: Begins the reason of a scan some of whose candidates lie outside it.
 OUTSIDE = "candidates outside it"
@@ -29,12 +28,9 @@ _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
 
 
 class Candidate(NamedTuple):
-    """A place that a detector took for a nodule.
+    """A place x, y, z in mm that a detector took for a nodule, and whether it is one.
 
-    Attributes:
-        row: of the table, the line of the column names being row 1.
-        place: x, y, z in the world, mm.
-        nodule: whether it is one.
+    Rows of the table are counted from the line of the column names, which is row 1.
     """
 
     row: int
@@ -43,12 +39,7 @@ class Candidate(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What the table says.
-
-    Attributes:
-        by_scan: the candidates by seriesuid, each place once, in the order of the table.
-        said: sentences on rows that were put together.
-    """
+    """Candidates by seriesuid, each place once, in the order of the table; and which were put together."""
 
     by_scan: dict[str, list[Candidate]]
     said: list[str]
@@ -76,11 +67,8 @@ def read_candidates(source: Path) -> Candidates:
 def parse_candidates(text: str) -> Candidates:
     """What a table of candidates says.
 
-    A row that repeats another one is taken once. A place that is a nodule in one row and none in another is a
-    nodule, once.
-
-    Args:
-        text: of the table; columns are found by name.
+    Columns are found by name. A row that repeats another one is taken once. A place that is a nodule in one
+    row and none in another is a nodule, once.
 
     Raises:
         DataError: a column is missing; or rows have no scan, no finite place, or a class but 0 and 1.
@@ -89,10 +77,8 @@ def parse_candidates(text: str) -> Candidates:
     header = [name.strip() for name in next(lines, [])]
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
-        there = ", ".join(header) or "none"
-        raise DataError(
-            f"{TABLE} has no column {', '.join(missing)}; it has {there}. Get LUNA16's own again."
-        )
+        lacks = f"{TABLE} has no column {', '.join(missing)}"
+        raise DataError(f"{lacks}; it has {', '.join(header) or 'none'}. Get LUNA16's own again.")
     columns = [header.index(name) for name in _COLUMNS]
     found: dict[str, dict[tuple[float, float, float], Candidate]] = {}
     bad, again, torn, first = list[int](), list[int](), list[int](), ""

@@ -26,13 +26,7 @@ Asked = TypeVar("Asked", bound=TargetParameters, covariant=True)
 
 @dataclass(frozen=True)
 class Piece:
-    """A scan or image, and what of it is wanted.
-
-    Attributes:
-        source: where it is.
-        fold: 0 train, 1 validation, 2 test.
-        wanted: what the task needs to know of it, plain JSON values.
-    """
+    """A scan or image, its fold (0 train, 1 validation, 2 test), and what the task asks of it, as JSON."""
 
     source: Source
     fold: int
@@ -41,12 +35,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a source holds for a task.
+    """What a source holds for a task: the scans in their order, with paths relative to `root`.
 
-    Attributes:
-        root: the folder that the paths are relative to.
-        pieces: the scans, in their order.
-        said: sentences on what was left out, each with a way out where there is one.
+    Sentences say what was left out, each with a way out where there is one.
     """
 
     root: Path
@@ -80,6 +71,12 @@ def fold_of_name(name: str) -> int:
     """
     tenth = int(stream_key(name) % np.uint64(10))
     return {8: VALIDATION, 9: TEST}.get(tenth, TRAIN)
+
+
+def fold_of_patient(patient: str) -> int:
+    """The fold of a patient on `train_val_list.txt`: one in ten validates, by a hash."""
+    # The hash that would test takes part in training here.
+    return VALIDATION if fold_of_name(patient) == VALIDATION else TRAIN
 
 
 def rows_words(rows: Sequence[int], most: int = 5) -> str:

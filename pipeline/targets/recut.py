@@ -1,12 +1,11 @@
 """Holds a target store against its source: the source is planned again, and cubes are cut from it again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, compare_again, drawn, needed
@@ -67,42 +66,27 @@ def compare_targets(
             raise UnknownError(f"{name} is none of the scans of the source")
         tasks.append(_Recut(name, by_path[name], tuple(mine.tolist()), tuple(number[mine].tolist())))
     suited = readers(workers, (path for one in tasks for path in one.task.files))
-    stored = _Stored(remains, corner, fold)
+    labels = remains.columns.get("labels")
+    readers_of = {name: remains.reader(name) for name in ("cubes", "masks") if name in remains.arrays}
 
-    def compare(recut: _Recut, cut: Cut) -> list[str | None]:
-        return [stored.differs(recut, cut, place) for place in range(len(recut.numbers))]
+    def compare(recut: _Recut, cut: Cut) -> Iterator[str | None]:
+        for place, number in enumerate(recut.numbers):
+            try:
+                stored = {name: reader.rows([number])[0] for name, reader in readers_of.items()}
+            except DataError:  # a damaged shard is named by itself
+                yield None
+                continue
+            same = {
+                "corner": np.array_equal(cut.corners[place], corner[number]),
+                "voxels": "cubes" in stored and np.array_equal(cut.cubes[place], stored["cubes"]),
+                "mask": "masks" not in stored or np.array_equal(cut.masks[place], stored["masks"]),
+                "labels": labels is None or np.array_equal(cut.labels[place], labels[number]),
+                "fold": recut.task.piece.fold == fold[number],
+            }
+            others = [name for name, equal in same.items() if not equal]
+            yield f"differs from cube {number} in its {', '.join(others)}" if others else ""
 
     return compare_again(suited, tasks, _cut_again, compare)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What a store has of its cubes."""
-
-    remains: Remains
-    corner: NDArray[np.int32]
-    fold: NDArray[np.uint8]
-
-    def differs(self, recut: _Recut, cut: Cut, place: int) -> str | None:
-        """In what a cube differs from one that was cut again, in words; None where it cannot be read."""
-        number = recut.numbers[place]
-        try:
-            cube, mask = self._read("cubes", number), self._read("masks", number)
-        except DataError:  # a damaged shard is named by itself
-            return None
-        labels = self.remains.columns.get("labels")
-        same = {
-            "corner": np.array_equal(cut.corners[place], self.corner[number]),
-            "voxels": cube is not None and np.array_equal(cut.cubes[place], cube),
-            "mask": mask is None or np.array_equal(cut.masks[place], mask),
-            "labels": labels is None or np.array_equal(cut.labels[place], labels[number]),
-            "fold": recut.task.piece.fold == self.fold[number],
-        }
-        others = [name for name, equal in same.items() if not equal]
-        return f"differs from cube {number} in its {', '.join(others)}" if others else ""
-
-    def _read(self, name: str, number: int) -> NDArray[Any] | None:
-        return self.remains.reader(name).rows([number])[0] if name in self.remains.arrays else None
 
 
 def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any], ...]]:

@@ -21,9 +21,9 @@ from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
-from genesis_toolkit.pipeline.targets.findings import fold_of_patient, multi_hot
+from genesis_toolkit.pipeline.targets.findings import multi_hot
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters, parameters_of
-from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, TEST, fold_of_name
+from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, TEST, fold_of_name, fold_of_patient
 from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")

@@ -11,32 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from genesis_toolkit.pipeline.cubes import recut
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
-from genesis_toolkit.pipeline.cubes.recut import (
-    UnknownError,
-    compare_cubes,
-    compare_scans,
-    extraction_of,
-    places_of,
-)
 from genesis_toolkit.pipeline.engine import Workers, cores, counting, run
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, AnyPath, log_is_whole
 from genesis_toolkit.pipeline.pairs.replay import replay
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
-from genesis_toolkit.pipeline.store.attributes import attributes_of, finished_storage
+from genesis_toolkit.pipeline.store import salvage, schema
 from genesis_toolkit.pipeline.store.examine import Examined, ShardPlace, examine
 from genesis_toolkit.pipeline.store.metadata import MOST_METADATA
-from genesis_toolkit.pipeline.store.salvage import ROOT, Problem, Remains, read_manifest, read_remains
-from genesis_toolkit.pipeline.store.schema import (
-    CUBES,
-    KINDS,
-    PAIRS,
-    TARGETS,
-    array_names,
-    is_shard,
-    is_voxels,
-)
+from genesis_toolkit.pipeline.store.open import finished_storage
 from genesis_toolkit.pipeline.store.storage import Archive, Folder, Storage
 from genesis_toolkit.pipeline.targets.recut import compare_targets
 from genesis_toolkit.pipeline.verify.tables import store_problems
@@ -89,7 +74,7 @@ class Verification:
 
     place: str
     kind: str | None = None
-    maker: str = KINDS[CUBES].maker
+    maker: str = schema.KINDS[schema.CUBES].maker
     files: int = 0
     bytes: int = 0
     cubes: int | None = None
@@ -101,7 +86,7 @@ class Verification:
     cut_again: int = 0
     replayed: int = 0
 
-    def _add(self, problems: Iterable[Problem]) -> bool:
+    def _add(self, problems: Iterable[salvage.Problem]) -> bool:
         """Note findings; whether there were any."""
         found = tuple(Finding(printable(name), printable(what)) for name, what in problems)
         self.findings += found
@@ -140,20 +125,20 @@ def verify_store(
     storage = finished_storage(place)
     told = Verification(storage.place)
     workers = workers or (cores() if storage.near else _AT_ONCE)
-    manifest, _, problems = read_manifest(storage)
+    manifest, _, problems = salvage.read_manifest(storage)
     told._add((MANIFEST, problem) for problem in problems)
     # What is no store, and other versions, are refused; unless that is only what damage makes it say.
-    if ROOT not in manifest or examine(storage, ROOT).sha256 == manifest[ROOT]:
-        attributes_of(storage, tuple(KINDS))
+    if salvage.ROOT not in manifest or examine(storage, salvage.ROOT).sha256 == manifest[salvage.ROOT]:
+        salvage.attributes_of(storage, tuple(schema.KINDS))
     strangers = _strangers(storage, manifest)
     told._add((name, "is in no line of the manifest") for name in strangers)
     count = counting(report, "files", len(manifest), 0)
     examine_all = partial(_examine_all, storage, manifest, workers, count, told)
-    sound = examine_all({path: None for path in manifest if not is_shard(path)})
-    remains, wrong = read_remains(storage, manifest, strangers, sound.__contains__)
+    sound = examine_all({path: None for path in manifest if not schema.is_shard(path)})
+    remains, wrong = salvage.read_remains(storage, manifest, strangers, sound.__contains__)
     key = _check_call(remains, source, anonymize, pairs)
     inconsistent = told._add(wrong)
-    examine_all({path: remains.shard(path) for path in manifest if is_shard(path)})
+    examine_all({path: remains.shard(path) for path in manifest if schema.is_shard(path)})
     inconsistent |= told._add(store_problems(remains))
     told._add(_log_problems(storage, told))
     if inconsistent and (source or pairs):
@@ -164,8 +149,8 @@ def verify_store(
     told.kind, told.pairs = remains.kind, remains.count("degraded")
     told.cubes = len(remains.voxels) if remains.voxels else None
     if remains.kind:
-        imported = remains.kind == CUBES and "imported" in remains.cutting
-        told.maker = "import-npy" if imported else KINDS[remains.kind].maker
+        imported = remains.kind == schema.CUBES and "imported" in remains.cutting
+        told.maker = "import-npy" if imported else schema.KINDS[remains.kind].maker
     return told
 
 
@@ -174,11 +159,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _check_call(remains: Remains, source: Path | None, anonymize: Path | None, pairs: int) -> Key | None:
+def _check_call(
+    remains: salvage.Remains, source: Path | None, anonymize: Path | None, pairs: int
+) -> Key | None:
     """Refuse what cannot be asked of this store; the key of its pseudonyms."""
     place = remains.storage.place
-    if pairs and remains.kind not in (PAIRS, None):
-        noun = KINDS[remains.kind].noun
+    if pairs and remains.kind not in (schema.PAIRS, None):
+        noun = schema.KINDS[remains.kind].noun
         raise CallError(f"{place} is a {noun}, and --replay derives the pairs of a pair store: leave it out.")
     if source is None:
         return None
@@ -244,12 +231,12 @@ def _problems_of(examined: Examined, digest: str, paths: Mapping[str, str]) -> l
         return list(examined.problems)
     if examined.sha256 in paths:
         return [f"is the file {paths[examined.sha256]}, not the one that was written here"]
-    if is_shard(examined.path) and not examined.problems:
+    if schema.is_shard(examined.path) and not examined.problems:
         return ["is not as it was written: its sha256 is another, though every cube in it is sound"]
     return ["is not as it was written: its sha256 is another", *examined.problems]
 
 
-def _log_problems(storage: Storage, told: Verification) -> list[Problem]:
+def _log_problems(storage: Storage, told: Verification) -> list[salvage.Problem]:
     try:
         if storage.size(LOG) <= MOST_METADATA and log_is_whole(storage.read(LOG)):
             return []
@@ -262,7 +249,7 @@ def _log_problems(storage: Storage, told: Verification) -> list[Problem]:
 
 
 def _recheck(
-    remains: Remains,
+    remains: salvage.Remains,
     source: Path | None,
     key: Key | None,
     cubes: int,
@@ -274,30 +261,30 @@ def _recheck(
     looked_at = "scans"
     try:
         if source is not None:
-            parameters = extraction_of(remains) if key else None
-            places, gone = places_of(remains, source, parameters, key)
+            parameters = recut.extraction_of(remains) if key else None
+            places, gone = recut.places_of(remains, source, parameters, key)
             told._add(gone)
-            wrong = compare_scans(remains, places, key, workers)
+            wrong = recut.compare_scans(remains, places, key, workers)
             told._add(wrong.values())
             told.scans = len(places) + len(gone)
             places = {row: path for row, path in places.items() if row not in wrong}
             looked_at = "cubes of the scans"
-            if remains.kind == TARGETS:
+            if remains.kind == schema.TARGETS:
                 told.cut_again, problems = compare_targets(remains, source, places, cubes, workers)
             else:
-                told.cut_again, problems = compare_cubes(remains, places, cubes, workers)
+                told.cut_again, problems = recut.compare_cubes(remains, places, cubes, workers)
             told._add(problems)
-    except UnknownError as error:
+    except recut.UnknownError as error:
         told.left_out += (f"{looked_at}: {error}",)
     try:
         if pairs:
             told.replayed, problems = replay(remains, pairs, workers)
             told._add(problems)
-    except UnknownError as error:
+    except recut.UnknownError as error:
         told.left_out += (f"pairs derived again: {error}",)
 
 
-def _not_looked_at(remains: Remains) -> Iterator[str]:
+def _not_looked_at(remains: salvage.Remains) -> Iterator[str]:
     """What was left out since what it hangs on is damaged, or is not to be had."""
     if not remains.storage.near:
         yield "files that the manifest does not know: a server does not tell its files"
@@ -306,6 +293,6 @@ def _not_looked_at(remains: Remains) -> Iterator[str]:
         return
     if remains.window is None:
         yield "the values of voxels and the parameters: zarr.json is damaged"
-    for name in array_names(remains.kind, remains.manifest):
-        if name not in remains.arrays or (name not in remains.columns and not is_voxels(name)):
+    for name in schema.array_names(remains.kind, remains.manifest):
+        if name not in remains.arrays or (name not in remains.columns and not schema.is_voxels(name)):
             yield f"{name}: it, or what tells its length, is damaged"

@@ -20,8 +20,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
-from genesis_toolkit.pipeline.store.attributes import finished_storage
-from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
+from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, finished_storage, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import ShardReader, encode_cube, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Archive, Folder
 from genesis_toolkit.pipeline.verify.verify import verify_store

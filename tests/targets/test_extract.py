@@ -25,7 +25,6 @@ from genesis_toolkit.pipeline.pictures.sheet import contact_rows
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, TargetStore, open_store, open_targets
 from genesis_toolkit.pipeline.store.schema import is_shard
 from genesis_toolkit.pipeline.targets.extract import estimate_targets, extract_targets
-from genesis_toolkit.pipeline.targets.findings import fold_of_patient
 from genesis_toolkit.pipeline.targets.nodules import choose_candidates, parse_candidates
 from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
@@ -33,7 +32,7 @@ from genesis_toolkit.pipeline.targets.parameters import (
     NoduleParameters,
     parameters_of,
 )
-from genesis_toolkit.pipeline.targets.plan import fold_of_name
+from genesis_toolkit.pipeline.targets.plan import fold_of_name, fold_of_patient
 
 SHAPE, SIZE = (22, 20, 18), (8, 8, 6)
 NODULES = NoduleParameters(size=SIZE, negatives=2)

@@ -31,7 +31,7 @@ from genesis_toolkit.pipeline.ledger import AnyPath, write_whole
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, silent
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
-from genesis_toolkit.pipeline.targets.world import grid_words, same_grid
+from genesis_toolkit.pipeline.targets.cut import grid_words, same_grid
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.run import Finetuned, read_finetuned
 from genesis_toolkit.training.machine.devices import choose_device, steady

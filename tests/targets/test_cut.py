@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.geometry import Geometry
-from genesis_toolkit.pipeline.targets.world import inside, nearest_voxels, same_grid, to_voxels, to_world
+from genesis_toolkit.pipeline.targets.cut import inside, nearest_voxels, same_grid, to_voxels, to_world
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
