@@ -22,17 +22,6 @@ CROISSANT = "croissant.json"
 GROUP = "zarr.json"
 # There is no media type that all agree on; a page stands for one, as Croissant allows.
 _ZARR = "https://zarr.dev"
-_TYPES = {
-    "string": "sc:Text",
-    "uint8": "cr:UInt8",
-    "uint16": "cr:UInt16",
-    "uint64": "cr:UInt64",
-    "int16": "cr:Int16",
-    "int32": "cr:Int32",
-    "int64": "cr:Int64",
-    "float64": "cr:Float64",
-}
-
 # Terms of Croissant itself, each `cr:` and its name.
 _TERMS = """
 arrayShape citeAs column containedIn equivalentProperty extract field fileObject fileProperty
@@ -163,7 +152,8 @@ def _array_field(
         dtype, shape = column.dtype, [WIDTH[other] for other in column.others]
     array = {"isArray": True, "arrayShape": ",".join(map(str, shape))} if shape else {}
     source = {"fileSet": {"@id": "zarr"}, "extract": {"column": path}}
-    facts = {"dataType": _TYPES[dtype], **array, "source": source}
+    kind = "sc:Text" if dtype == "string" else f"cr:{dtype.title().replace('Uint', 'UInt')}"
+    facts = {"dataType": kind, **array, "source": source}
     return _node("Field", name, meaning or column.meaning, f"{record_set}/", **facts)
 
 

@@ -194,17 +194,16 @@ def count_folds(
 
 
 def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str, Any]:
-    """The X-ray images that were used: how many patients, and how many images of every view and label.
+    """How many patients the X-ray images that were used are of, and how many have every view and label.
 
-    Returns:
-        `patients`, `views` and `labels`, the most common first; an image counts for each of its labels.
+    The most common come first, those of one count by name; an image counts for each of its labels.
     """
     used = scans.cubes > 0
-    labels = Counter(label for joined in images.labels[used].tolist() for label in joined.split("|"))
+    labels = [label for joined in images.labels[used].tolist() for label in joined.split("|")]
     return {
         "patients": len(set(images.patient[used].tolist())),
-        "views": _ordered(Counter(images.view[used].tolist())),
-        "labels": _ordered(labels),
+        "views": dict(Counter(sorted(images.view[used].tolist())).most_common()),
+        "labels": dict(Counter(sorted(labels)).most_common()),
     }
 
 
@@ -312,8 +311,3 @@ def _tallied(numbers: NDArray[np.uint8], words: Callable[[int], Sequence[str]]) 
     for bits, count in _counts(numbers).items():
         found.update(dict.fromkeys(words(bits), count))
     return dict(found.most_common())
-
-
-def _ordered(counts: Counter[str]) -> dict[str, int]:
-    """The most common first, those of one count by name."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -28,7 +28,6 @@ from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import difference, listed
 
 _MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
-_SEVERAL_KEYS = "several keys"
 _Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
 _Tables = tuple[CubeTable, ScanTable, ImageTable | None]
 
@@ -138,8 +137,8 @@ def _fixed(store: CubeStore) -> dict[str, Any]:
     return {**store.frame, "dtype": store.cubes.dtype.name, **own}
 
 
-def _layout(values: Sequence[str | None]) -> str | None:
-    return values[0] if len(set(values)) == 1 else "mixed"
+def _common(values: Sequence[str | None], otherwise: str) -> str | None:
+    return values[0] if len(set(values)) == 1 else otherwise
 
 
 def _subsets(values: Sequence[list[int] | None]) -> list[int] | None:
@@ -148,17 +147,13 @@ def _subsets(values: Sequence[list[int] | None]) -> list[int] | None:
     return sorted(together) if together else None
 
 
-def _key(values: Sequence[str | None]) -> str | None:
-    """None as soon as one store tells the scans' own names: then the new one does."""
-    if None in values:
-        return None
-    return values[0] if len(set(values)) == 1 else _SEVERAL_KEYS
-
-
 # Parameters that may differ, and what they come to: they tell which scans were asked for and what they are
-# called, not what is cut of them.
-_FREE: dict[str, Callable[[Sequence[Any]], Any]]
-_FREE = {"layout": _layout, "subsets": _subsets, "anonymized_with": _key}
+# called, not what is cut of them. As soon as one store tells the scans' own names, the new one does.
+_FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "layout": partial(_common, otherwise="mixed"),
+    "subsets": _subsets,
+    "anonymized_with": lambda values: None if None in values else _common(values, "several keys"),
+}
 
 
 def _check_scans(stores: Sequence[CubeStore]) -> None:

@@ -98,7 +98,9 @@ def export_npy(
     written, exported = counting(report, "cubes", len(store), 0), []
     for subset, positions in chosen.items():
         path, parts = paths[subset], _parts(store, positions, np.dtype(dtype), written)
-        digest = there.get(subset) or _write(path, parts)
+        for left in folder.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
+            left.unlink()
+        digest = there.get(subset) or write_whole(path, parts)
         exported.append(ExportResult(path, subset, len(positions), digest, subset in there))
     return exported
 
@@ -145,9 +147,3 @@ def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
     raise CallError(
         f"{path} exists and holds something else: choose another folder, or give --overwrite to replace it."
     )
-
-
-def _write(path: Path, parts: Iterator[bytes | memoryview]) -> str:
-    for left in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
-        left.unlink()
-    return write_whole(path, parts)

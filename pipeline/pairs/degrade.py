@@ -30,7 +30,7 @@ from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
 from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
-from genesis_toolkit.pipeline.store.storage import absolute, located
+from genesis_toolkit.pipeline.store.storage import located
 from genesis_toolkit.pipeline.store.write import check_target, write_store
 
 _MOST_VARIANTS = 10_000
@@ -179,7 +179,9 @@ def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
 ) -> dict[str, _Task]:
     """A task for every shard of the pair store; the originals keep the shards of the cube store."""
-    task = partial(_Task, ledger, absolute(store.storage.place), job["cubes_sha256"], parameters)
+    place = located(store.storage.place)
+    place = place.resolve() if isinstance(place, Path) else place  # workers have another working directory
+    task = partial(_Task, ledger, place, job["cubes_sha256"], parameters)
     length = shard_length(store.size, store.cubes.dtype.itemsize)
     originals, degraded = -(-len(store) // store.cubes.length), -(-len(store) * parameters.variants // length)
     return {

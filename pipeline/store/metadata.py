@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,7 @@ from genesis_toolkit.pipeline.wording import words_of
 
 #: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
 MOST_METADATA = 2**24
-MOST_CHUNK = 2**28
-MOST_MANIFEST = 2**28
+MOST_CHUNK = MOST_MANIFEST = 2**28
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # of a manifest
 _STRINGS = np.dtypes.StringDType()  # as zarr reads them
@@ -83,7 +83,8 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(_TOO_DEEP) from None
     level = [parsed]
     for _ in range(_DEEPEST):
-        level = [part for value in level if isinstance(value, dict | list) for part in _parts(value)]
+        inner = (value for value in level if isinstance(value, dict | list))
+        level = list(chain.from_iterable(one.values() if isinstance(one, dict) else one for one in inner))
         if not level:
             return parsed
     raise ValueError(_TOO_DEEP)
@@ -200,10 +201,6 @@ def _lacking(array: Array, files: Iterable[str]) -> str:
     if there == array.chunks:
         return ""
     return f"its {len(array):,} rows take {array.chunks:,} files, and there are {there:,}"
-
-
-def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 #: By what the rows of a dimension are counted.

@@ -205,14 +205,13 @@ def read_remains(
     problems = list[Problem]()
     root = attempt(ROOT, json_of, ROOT) if sound(ROOT) else None
     attributes = _inner(root, "attributes", "genesis")
-    if attributes is not None and not isinstance(attributes.get("format"), str):
+    if not isinstance((attributes or {}).get("format"), str):
         attributes = None
-    if root is not None and attributes is None:
-        problems.append((ROOT, "does not say what store it is"))
+        problems += [(ROOT, "does not say what store it is")] if root is not None else ()
     kind = (attributes or {}).get("format") or _kind_of(manifest)
     if kind not in schema.KINDS:
         return Remains(storage, manifest, None, attributes, {}, {}), problems
-    problems += attribute_problems(kind, attributes, manifest) if attributes is not None else ()
+    problems += attribute_problems(kind, attributes, manifest) if attributes else ()
     consolidated = _inner(root, "consolidated_metadata", "metadata")
     if root is not None and consolidated is None:
         problems.append((ROOT, "holds no consolidated metadata"))

@@ -165,43 +165,40 @@ class Kind:
     Attributes:
         noun: what people call it.
         maker: the command of genesis-prep that makes it.
-        version: of its format.
         voxels: its arrays of voxels; the first holds the cubes.
         tables: its tables besides those of scans and images, by the name of their rows.
         others: arrays that are neither.
         cutting: the attribute that holds the parameters with which the cubes were cut.
         numbers: whole numbers among its parameters, and the least that each may be.
         answers: the tasks that there are, and the array that holds the answers of each.
+        version: of its format.
     """
 
     noun: str
     maker: str
-    version: int
     voxels: dict[str, Column]
     tables: dict[str, type[Table]]
-    others: dict[str, Column]
+    others: dict[str, Column] = field(default_factory=dict)
     cutting: str = "parameters"
     numbers: dict[str, int] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
+    version: int = 1
 
 
 #: All kinds, by the name that stands in a store's attributes.
 KINDS = {
-    CUBES: Kind("cube store", "extract-cubes", 1, {"cubes": _CUBES}, {"cube": CubeTable}, {}),
+    CUBES: Kind("cube store", "extract-cubes", {"cubes": _CUBES}, {"cube": CubeTable}),
     PAIRS: Kind(
         "pair store",
         "degrade",
-        1,
         {"original": _CUBES, "degraded": _TWINS},
         {"cube": CubeTable, "pair": PairTable},
-        {},
         cutting="cubes",
         numbers={"variants": 1, "seed": 0},
     ),
     TARGETS: Kind(
         "target store",
         "extract-targets",
-        1,
         {"cubes": _CUBES, "masks": _voxels("Mask of the cube, 0 or 1.", "Mask of the image, 0 or 1.")},
         {"cube": TargetTable},
         {"labels": Column("0 or 1 for each class.", ("class",), dtype="uint8", dimension="cube")},

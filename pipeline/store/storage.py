@@ -180,11 +180,6 @@ def located(place: AnyPath) -> str | Path:
     return str(place) if is_url(place) else Path(place)
 
 
-def absolute(place: AnyPath) -> str | Path:
-    """A store's name as it is understood in any working directory."""
-    return str(place) if is_url(place) else Path(place).resolve()
-
-
 def not_as_written(place: str, path: str, how: str = "missing or not as it was written") -> DataError:
     """The error for a store one file of which is no longer what its manifest says."""
     return DataError(f"The store {place} is damaged: {path} is {how}. genesis-prep verify says more.")

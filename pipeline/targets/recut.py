@@ -90,11 +90,7 @@ def compare_targets(
 
 
 def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any], ...]]:
-    """What a source holds now, planned with the parameters of a store.
-
-    Raises:
-        UnknownError: they cannot be had.
-    """
+    """What a source holds now, planned with the parameters of a store; an UnknownError where that fails."""
     try:
         parameters, masks = parameters_of(remains.cutting), None
         if isinstance(parameters, MaskParameters):
@@ -108,11 +104,7 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
 
 
 def _folder_of_masks(source: Path, name: str) -> Path:
-    """Where the masks lie, of which a store tells the folder's name alone.
-
-    Raises:
-        DataError: neither in the source nor beside it.
-    """
+    """Where the masks lie, in the source or beside it: a store tells their folder's name alone."""
     places = [] if leads_outside(name) else [source / name, source.resolve().parent / name]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
@@ -121,11 +113,7 @@ def _folder_of_masks(source: Path, name: str) -> Path:
 
 
 def _cut_again(recut: _Recut) -> Cut:
-    """Cut a scan again; of what it gives, the cubes to compare.
-
-    Raises:
-        DataError: it gives too few, or as `cut_target`.
-    """
+    """Cut a scan again; of what it gives, the cubes to compare. A DataError where it gives too few."""
     cut, places = cut_target(recut.task), recut.places
     if len(cut.cubes) <= max(places):
         raise DataError(f"it gives {len(cut.cubes)} cubes, and the store has more of it")

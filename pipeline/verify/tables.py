@@ -5,6 +5,7 @@ Each function gives pairs: the name of a table's column or of an attribute, and 
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,11 @@ def store_problems(remains: Remains) -> list[Problem]:
 def _target_problems(remains: Remains) -> list[Problem]:
     """What is wrong with the tables and attributes of a target store.
 
-    Besides what `table_problems` looks at: the task and what it is asked for with, the corner of every cube,
-    labels of 0 and 1, of X-ray images those that the table of images says, and that all cubes of a scan, and
-    all images of a patient, are in the fold that the scan or patient is dealt to.
+    Besides what `table_problems` looks at: the task and what it is asked for with, corners, labels of images
+    against their table, and that every scan or patient is in the fold that it is dealt to.
     """
     columns = remains.columns
-    problems = list(_attribute_problems(remains)) if remains.attributes else []
-    problems += table_problems(columns, None)
+    problems = [*(_attribute_problems(remains) if remains.attributes else ()), *table_problems(columns, None)]
     scan, scans = columns.get("scan"), remains.count("scans/identifier")
     if scan is None or scans is None or ((scan < 0) | (scan >= scans)).any():
         return problems
@@ -136,7 +135,7 @@ def _is_sha256(value: Any) -> bool:
 
 def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterator[Problem]:
     """Whether the store has the window and the unit of what was cut; those of CT stand in its parameters."""
-    window = [found.window.low, found.window.high]
+    window = list(found.window)
     if isinstance(found, ImageParameters) and attributes.get("window") != window:
         yield "window", f"is {words_of(attributes.get('window'))}, and images have {window}"
     if attributes.get("unit") != found.unit:
@@ -204,13 +203,8 @@ def _attribute_problems(remains: Remains) -> Iterator[Problem]:
     except ValueError as error:
         yield "parameters", f"are not those of extract-targets: {error}"
         return
-    told = {
-        "task": found.task,
-        "classes": list(found.classes),
-        "size": list(found.size),
-        "window": [found.window.low, found.window.high],
-        "unit": found.unit,
-    }
+    told = {"task": found.task, "classes": list(found.classes), "size": list(found.size)}
+    told |= {"window": list(found.window), "unit": found.unit}
     for name, value in told.items():
         if attributes.get(name) != value:
             yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"
@@ -251,11 +245,9 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
             yield from where(differs, "labels", "is not what images/labels says", "cube")
     if fold is not None and patient is not None:
         people, first, row = np.unique(patient[scan], return_index=True, return_inverse=True)
-        dealt = [
-            TEST if one == TEST else fold_of_patient(str(name))
-            for name, one in zip(people, fold[first].tolist(), strict=True)
-        ]
-        wrong = (fold != np.array(dealt, np.uint8)[row]) & (fold < len(schema.FOLDS))
+        dealt = np.array([fold_of_patient(str(name)) for name in people], np.uint8)
+        dealt[fold[first] == TEST] = TEST
+        wrong = (fold != dealt[row]) & (fold < len(schema.FOLDS))
         yield from where(wrong, "fold", "is not that of its patient", "cube")
 
 
@@ -273,7 +265,6 @@ def _corner_problems(columns: Columns, scan: NDArray[np.int32], size: tuple[int,
 
 
 def _multi_hot(findings: str) -> list[int] | None:
-    try:
+    with suppress(DataError):
         return multi_hot("", findings)
-    except DataError:
-        return None
+    return None
