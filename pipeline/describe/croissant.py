@@ -51,13 +51,7 @@ _CONTEXT: dict[str, Any] = dict(
 
 
 def finish(folder: Path, contents: Contents, dtype: np.dtype[Any]) -> None:
-    """Write the card and the Croissant file of a store under construction, the last but its manifest.
-
-    Args:
-        folder: of the store, whose metadata is written.
-        contents: of the store.
-        dtype: of the voxels.
-    """
+    """Write the card and the Croissant file of a store whose metadata is written, with voxels of `dtype`."""
     card = dataset_card(contents).encode()
     digests = {GROUP: sha256_of((folder / GROUP).read_bytes()), CARD: write_whole(folder / CARD, card)}
     write_whole(folder / CROISSANT, _croissant(contents, dtype.name, digests).encode())

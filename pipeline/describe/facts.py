@@ -211,10 +211,8 @@ def description(contents: Contents) -> str:
     """What the store is, in two sentences."""
     what, scans = contents.things, int(np.count_nonzero(contents.scans.cubes))
     many = f"{counted(len(contents.cubes), contents.thing, what)} of {contents.shape}"
-    source = f"{many} out of {counted(scans, contents.source)}"
-    if contents.images is None:
-        source += ", without labels"
-    text = f"{source}."
+    labels = ", without labels" if contents.images is None else ""
+    text = f"{many} out of {counted(scans, contents.source)}{labels}."
     if contents.pairs is not None:
         article = "an" if contents.thing[0] in "aeiou" else "a"
         pairs = counted(len(contents.pairs), "pair")

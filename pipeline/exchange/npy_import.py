@@ -83,11 +83,8 @@ def import_npy(
     sources = _read_heads(inputs)
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
         return ImportResult(_made_of(target, sources), done_before=True)
-    job = IMPORTED | {
-        "size": list(sources[0].size),
-        "files": [source.path.name for source in sources],
-        "bytes": [source.bytes for source in sources],
-    }
+    told = {"files": [one.path.name for one in sources], "bytes": [one.bytes for one in sources]}
+    job = IMPORTED | {"size": list(sources[0].size)} | told
     crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, job, overwrite=overwrite) as ledger:
         if problem := _run_all(crew, ledger, _tasks(ledger, sources)):

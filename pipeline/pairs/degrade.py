@@ -312,11 +312,7 @@ def plan_degradation(
     overwrite: bool = False,
     report: Progress = silent,
 ) -> DegradationPlan:
-    """Degrade a block of cubes, throw it away, and say what all would come to.
-
-    Raises:
-        CallError: as `degrade_cubes`.
-    """
+    """Degrade a block of cubes, throw it away, and say what all would come to; raises as `degrade_cubes`."""
     store, _, present = check_job(cubes, target, parameters, overwrite=overwrite)
     compile_kernels(store, parameters, report)
     chosen = np.linspace(0, len(store) - 1, min(_BLOCK, len(store))).astype(int)

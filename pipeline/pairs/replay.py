@@ -27,26 +27,21 @@ def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Pro
     Raises:
         UnknownError: what is needed is damaged.
     """
-    replayer = _replayer(remains)
+    attributes = remains.attributes
+    columns = needed(remains, "scan", "number", "scans/stream", "flip", "applied")
+    if attributes is None or remains.window is None or not {"original", "degraded"} <= set(remains.arrays):
+        raise UnknownError("zarr.json cannot be read")
+    try:
+        made, size = attributes["parameters"], remains.arrays["original"].shape[1:]
+        recipe, window = Recipe.from_json(made["recipe"]), Window(*attributes["window"])
+        replayer = _Replayer(remains, Degrader(recipe, size, window, made["seed"]), *columns)
+    except (CallError, DataError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise UnknownError(f"the recipe cannot be used ({error})") from None
     pairs = drawn(np.arange(len(replayer.flip)), most)
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
     found = list[tuple[int, list[Problem]]]()
     run_all(workers, "blocks of pairs", replayer.look, blocks, found.append)
     return sum(compared for compared, _ in found), [problem for _, wrong in found for problem in wrong]
-
-
-def _replayer(remains: Remains) -> "_Replayer":
-    cube_columns = needed(remains, "scan", "number", "scans/stream", "flip", "applied")
-    attributes = remains.attributes
-    if attributes is None or remains.window is None or not {"original", "degraded"} <= set(remains.arrays):
-        raise UnknownError("zarr.json cannot be read")
-    try:
-        made, size = attributes["parameters"], remains.arrays["original"].shape[1:]
-        recipe = Recipe.from_json(made["recipe"])
-        degrader = Degrader(recipe, size, Window(*attributes["window"]), made["seed"])
-    except (CallError, DataError, LookupError, TypeError, ValueError, OverflowError) as error:
-        raise UnknownError(f"the recipe cannot be used ({error})") from None
-    return _Replayer(remains, degrader, *cube_columns)
 
 
 @dataclass(frozen=True)

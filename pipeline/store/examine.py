@@ -142,11 +142,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) -> list[_Piece]:
-    """All of a shard, in order.
-
-    Raises:
-        DataError: cubes lie over one another, or are too long for cubes, or the store does not count them.
-    """
+    """All of a shard, in order; a DataError where that cannot be true of cubes that the store counts."""
     array = place.array
     most = math.prod(array.shape[1:]) * (array.dtype.itemsize if array.dtype else 1) + _MOST_PACKED
     there = [_Piece(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]

@@ -38,12 +38,9 @@ _MODULES: Final = {"blosc_decompress_ctx": "numcodecs.blosc", "crc32c_extend": "
 
 
 def _bind() -> bool:
-    """Let kernels call the functions of `_MODULES`.
+    """Let kernels call the functions of `_MODULES`; whether the wheels export all, and the system has `pread`.
 
     LLVM gets the addresses under names of our own, so a compiled kernel holds no address and can be cached.
-
-    Returns:
-        Whether the installed wheels export all of them, and the system has `pread`.
     """
     try:
         for name, module in _MODULES.items():

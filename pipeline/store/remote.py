@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of, write_whole
 from genesis_toolkit.pipeline.store.storage import Storage
-
-Answer = TypeVar("Answer")
 
 #: The kinds of addresses that are read.
 SCHEMES = ("http", "https", "s3")
@@ -93,7 +91,7 @@ class Remote(Storage):
             raise DataError(f"{self.place}/{path} has {size:,} bytes: that is no store's table.")
         return bytes(self._ask(path, answer.bytes))
 
-    def _ask(self, path: str, question: Callable[[], Answer]) -> Answer:
+    def _ask(self, path: str, question: Callable[[], Any]) -> Any:
         """Ask the server, and turn what obstore raises into OSError."""
         from obstore.exceptions import BaseError
 

@@ -96,11 +96,7 @@ class Remains:
         return ShardReader(self.storage, name, array.shape, np.dtype(array.dtype), array.chunk)
 
     def table(self, table: type[AnyTable], folder: str = "") -> AnyTable:
-        """A table whose columns could all be read, of those below `folder`.
-
-        Raises:
-            KeyError: a column could not.
-        """
+        """A table whose columns could all be read, of those below `folder`; a KeyError where one could not."""
         return table(**{name: self.columns[folder + name] for name in schema.columns_of(table)})
 
     def shard(self, path: str) -> ShardPlace | None:
@@ -246,9 +242,9 @@ def read_remains(
 
 def attribute_problems(kind: str, attributes: Mapping[str, Any], files: Collection[str]) -> Iterator[Problem]:
     """What is wrong with the attributes, any JSON by name, without which a store cannot be used."""
-    made, told = schema.KINDS[kind], ("finalised", "window", "size", "unit")
-    said: list[Any] = [attributes.get(name) for name in told]
-    finalised, window, size, unit = said
+    said: Callable[[str], Any] = attributes.get
+    made = schema.KINDS[kind]
+    finalised, window, size, unit = map(said, ("finalised", "window", "size", "unit"))
     if finalised is not True:
         yield "finalised", f"is {words_of(finalised)}, true wanted"
     if not _whole_numbers(window, 2) or window[0] >= window[1]:
@@ -258,15 +254,15 @@ def attribute_problems(kind: str, attributes: Mapping[str, Any], files: Collecti
     if not isinstance(unit, str):
         yield "unit", f"is {words_of(unit)}, a name wanted"
     for name in dict.fromkeys(("parameters", made.cutting)):
-        if not isinstance(attributes.get(name), dict):
-            yield name, f"is {words_of(attributes.get(name))}, parameters by name wanted"
+        if not isinstance(said(name), dict):
+            yield name, f"is {words_of(said(name))}, parameters by name wanted"
             return
     for name, least in made.numbers.items():
         value = attributes["parameters"].get(name)
         if type(value) is not int or value < least:
             yield f"parameters.{name}", f"is {words_of(value)}, a whole number wanted"
     if made.answers:
-        task, classes = attributes.get("task"), attributes.get("classes")
+        task, classes = said("task"), said("classes")
         if not isinstance(task, str) or task not in made.answers:
             yield "task", f"is {words_of(task)}, none of {', '.join(made.answers)}"
             return

@@ -97,18 +97,13 @@ def check_target(
     try:
         attributes = attributes_of(finished_storage(path), (kind,))
     except CallError:
-        attributes = {"format": "something else"}
-    if attributes["format"] != kind:
-        raise CallError(f"{path} exists and is no {kind} store, so it is left alone: choose another name.")
+        left = f"{path} exists and is no {kind} store, so it is left alone"
+        raise CallError(f"{left}: choose another name.") from None
     return None if overwrite else attributes
 
 
 def check_place(path: Path) -> None:
-    """Refuse to write anything inside a finished store, whose manifest would no longer be true.
-
-    Raises:
-        CallError: `path` lies inside a store.
-    """
+    """Refuse, by a CallError, to write inside a finished store, whose manifest would no longer be true."""
     for parent in path.resolve().parents:
         if (parent / MANIFEST).is_file() and (parent / "zarr.json").is_file():
             raise CallError(f"{path} lies inside the store {parent}: choose another place.")

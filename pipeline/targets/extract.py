@@ -187,10 +187,8 @@ def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -
 
 def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
     """The error where no mask has any foreground; None where there are no masks, or one has."""
-    parameters = job.parameters
-    if not isinstance(parameters, MaskParameters):
-        return None
-    if any(record.get("foreground") for record in ledger.records(task.name for task in job.tasks)):
+    parameters, records = job.parameters, ledger.records(task.name for task in job.tasks)
+    if not isinstance(parameters, MaskParameters) or any(record.get("foreground") for record in records):
         return None
     asked = f"one of --labels {','.join(map(str, parameters.labels))}" if parameters.labels else "but 0"
     return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
@@ -209,12 +207,9 @@ def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str
         rows = [row for record in records for row in record["targets"]]
         labels = np.array(rows, np.uint8).reshape(-1, len(parameters.classes))
     told = {"task": parameters.task, "classes": list(parameters.classes), "folds": list(FOLDS)}
-    table = TargetTable(
-        scan=scan,
-        number=number,
-        corner=np.concatenate([record["corners"] for record in records]),
-        fold=np.array([task.piece.fold for task in job.tasks], np.uint8)[scan],
-    )
+    corner = np.concatenate([record["corners"] for record in records])
+    fold = np.array([task.piece.fold for task in job.tasks], np.uint8)[scan]
+    table = TargetTable(scan=scan, number=number, corner=corner, fold=fold)
     attributes = assemble.attributes_of(parameters, job.description, **told)
     tables = [table], *assemble.scan_tables(records)
     write_store(ledger.store, TARGETS, attributes, parameters.dtype, *tables, labels=labels)

@@ -128,10 +128,9 @@ def choose_candidates(
     Returns:
         The candidates by seriesuid, in the order of the table.
     """
-    known = {scan: by_scan.get(scan, []) for scan in folds}
+    known, taken = {scan: by_scan.get(scan, []) for scan in folds}, set[tuple[str, int]]()
     if negatives is None:
         return known
-    taken: set[tuple[str, int]] = set()
     for fold in range(len(FOLDS)):
         mine = {scan: ones for scan, ones in known.items() if folds[scan] == fold}
         nodules = sum(one.nodule for ones in mine.values() for one in ones)
