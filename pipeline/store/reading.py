@@ -38,7 +38,7 @@ _MODULES: Final = {"blosc_decompress_ctx": "numcodecs.blosc", "crc32c_extend": "
 
 
 def _bind() -> bool:
-    """Let kernels call the functions of `_MODULES`; whether the wheels export all, and the system has `pread`.
+    """Let kernels call the functions of `_MODULES`; whether wheels export all, and the system has `pread`.
 
     LLVM gets the addresses under names of our own, so a compiled kernel holds no address and can be cached.
     """

@@ -96,7 +96,7 @@ class Remains:
         return ShardReader(self.storage, name, array.shape, np.dtype(array.dtype), array.chunk)
 
     def table(self, table: type[AnyTable], folder: str = "") -> AnyTable:
-        """A table whose columns could all be read, of those below `folder`; a KeyError where one could not."""
+        """A table whose columns below `folder` could all be read; a KeyError where one could not."""
         return table(**{name: self.columns[folder + name] for name in schema.columns_of(table)})
 
     def shard(self, path: str) -> ShardPlace | None:
