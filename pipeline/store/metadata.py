@@ -161,11 +161,12 @@ def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[An
     Raises:
         DataError: a chunk is damaged; the message goes after the array's name.
     """
-    values = np.full(array.shape, array.fill, array.dtype or _STRINGS)
+    values = np.empty(array.shape, array.dtype or _STRINGS)  # no memory until a chunk is known to fill it
     for chunk in range(array.chunks):
-        data = read(array.path(chunk))
-        if data is not None:
-            rows = values[chunk * array.chunk : (chunk + 1) * array.chunk]
+        data, rows = read(array.path(chunk)), values[chunk * array.chunk : (chunk + 1) * array.chunk]
+        if data is None:
+            rows[...] = array.fill
+        else:
             found = _strings(data, array.chunk) if array.dtype is None else _numbers(data, array)
             rows[...] = found[: len(rows)]
     return values
