@@ -28,7 +28,8 @@ from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
-from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
+from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, TABLES, Chest, draw_chest
+from genesis_toolkit.pipeline.practice.anatomy.patient import stream
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import checked_seed
 
@@ -152,7 +153,7 @@ def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[
     header = _write_image(folder / f"subset{index % SUBSETS}", uid, chest, chest.hu)
     for name, mask in ((LUNG_MASKS, chest.lung), (NODULE_MASKS, chest.nodule)):
         _write_image(folder / name, uid, chest, mask)
-    annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
+    annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, TABLES))
     place = header.relative_to(folder).as_posix()
     return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
