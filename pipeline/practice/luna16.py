@@ -43,10 +43,11 @@ NODULE_MASKS = "seg-nodules"
 _SCANS_LIMIT = 10_000
 _SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # that drawing takes, most of them with the GIL held
 _TABLES = {
-    "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
-    "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
+    "annotations.csv": "seriesuid,coordX,coordY,coordZ,diameter_mm",
+    "candidates_V2.csv": "seriesuid,coordX,coordY,coordZ,class",
 }
 _AXIS_CODES = {1.0: "RAI", -1.0: "LPI"}
+_Row = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,16 @@ class PhantomParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = SHAPE_LIMITS
-        if not 1 <= self.scans <= _SCANS_LIMIT:
-            raise CallError(
-                f"A phantom of {self.scans} scans cannot be written: give a number from 1 to {_SCANS_LIMIT}, "
-                "as in --scans 10."
-            )
-        if len(self.shape) != 3 or not all(low <= size <= high for size in self.shape):
-            found = ",".join(str(size) for size in self.shape)
-            raise CallError(
-                f"The shape {found} cannot hold a chest: give three numbers of voxels, x, y and z, each from "
-                f"{low} to {high}, as in --shape 320,320,128."
-            )
+        check_count(self.scans, _SCANS_LIMIT, "scans", 10)
+        wanted = "cannot hold a chest: give three numbers of voxels, x, y and z"
+        check_shape(self.shape, (320, 320, 128), SHAPE_LIMITS, wanted)
         checked_seed(self.seed)
 
 
 def series_uid(parameters: PhantomParameters, index: int) -> str:
     """The SeriesInstanceUID of a scan, in the DICOM arc 2.25 for numbers that anyone may draw.
 
-    Args:
-        parameters: seed and shape are used: another image has another name.
-        index: the number of the scan, from 0.
-
-    Returns:
-        Digits and dots, at most 44 characters.
+    Digits and dots, at most 44 characters; another seed, shape or number of the scan gives another name.
     """
     name = f"genesis phantom {parameters.seed} {parameters.shape} {index}"
     return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], 'big')}"
@@ -121,27 +108,22 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
-    report = callback(progress)
-    folder = Path(folder)
-    check_free(folder)
+    folder = check_free(Path(folder))
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
         for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
             (ledger.store / name).mkdir(exist_ok=True)
         scans = {str(index): index for index in range(parameters.scans)}
         draw = partial(_draw_scan, ledger.store, parameters)
         each = _SECONDS_A_SCAN + _SECONDS_A_VOXEL * math.prod(parameters.shape)
-        run_missing(
-            Workers(workers or cores(), progress=report),
-            ledger,
-            "scans",
-            scans,
-            draw,
-            suited=lambda crew, left: crew.for_seconds(each * len(left)),
-        )
+
+        def suited(crew: Workers, left: Sequence[int]) -> Workers:
+            return crew.for_seconds(each * len(left))
+
+        crew = Workers(workers or cores(), progress=callback(progress))
+        run_missing(crew, ledger, "scans", scans, draw, suited=suited)
         records = list(ledger.records(scans))
         for name, columns in _TABLES.items():
-            rows = [row for record in records for row in record[name]]
-            write_whole(ledger.store / name, _table(columns, rows).encode("ascii"))
+            write_table(ledger.store / name, columns, (row for record in records for row in record[name]))
         ledger.publish()
     return [folder / record["header"] for record in records]
 
@@ -158,12 +140,27 @@ def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[
     return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
 
-def check_free(folder: Path) -> None:
-    """Refuse a folder that is a file or holds something.
+def check_count(count: int, most: int, noun: str, example: int) -> None:
+    """Refuse to write fewer than one or more than `most` scans or images (CallError)."""
+    if not 1 <= count <= most:
+        raise CallError(
+            f"A phantom of {count} {noun} cannot be written: give a number from 1 to {most}, as in --scans "
+            f"{example}."
+        )
 
-    Raises:
-        CallError: it is, or does.
-    """
+
+def check_shape(
+    shape: tuple[int, ...], example: tuple[int, ...], limits: tuple[int, int], wanted: str
+) -> None:
+    """Refuse a shape of other axes than the example's, or with an edge outside the limits (CallError)."""
+    low, high = limits
+    if len(shape) != len(example) or not all(low <= size <= high for size in shape):
+        found, typed = (",".join(map(str, sizes)) for sizes in (shape, example))
+        raise CallError(f"The shape {found} {wanted}, each from {low} to {high}, as in --shape {typed}.")
+
+
+def check_free(folder: Path) -> Path:
+    """The folder; a CallError where it is a file or holds something."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise CallError(f"{path} is a file: give a folder that does not exist yet, or an empty one.")
@@ -172,6 +169,7 @@ def check_free(folder: Path) -> None:
             f"{folder} is not empty, and a phantom is not mixed with other files: give a folder that does "
             "not exist yet, or empty this one."
         )
+    return folder
 
 
 def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16] | NDArray[np.bool_]) -> Path:
@@ -180,8 +178,7 @@ def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16]
     # MetaImage stores x fastest: the transpose of (x, y, z) in C order.
     data = np.ascontiguousarray(values.transpose(2, 1, 0), dtype="u1" if mask else "<i2").tobytes()
     raw, header = folder / f"{uid}.{'zraw' if mask else 'raw'}", folder / f"{uid}.mhd"
-    if mask:
-        data = zlib.compress(data, 1)
+    data = zlib.compress(data, 1) if mask else data
     write_whole(raw, data)
     fields = {
         "ObjectType": "Image",
@@ -203,12 +200,9 @@ def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16]
     return header
 
 
-def _rows(
-    uid: str, chest: Chest, draw: np.random.Generator
-) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+def _rows(uid: str, chest: Chest, draw: np.random.Generator) -> tuple[list[_Row], list[_Row]]:
     """The rows of one scan in the tables of nodules and of candidates, in world mm."""
-    annotations: list[tuple[object, ...]] = []
-    candidates: list[tuple[object, ...]] = []
+    annotations, candidates = list[_Row](), list[_Row]()
     for nodule in chest.nodules:
         centre = chest.to_world(nodule.centre)
         annotations.append((uid, *np.round(centre, 6).tolist(), nodule.diameter_mm))
@@ -220,10 +214,9 @@ def _rows(
     return annotations, [candidates[int(row)] for row in order]
 
 
-def _table(columns: tuple[str, ...], rows: Iterable[Sequence[object]]) -> str:
-    """A table as LUNA16 writes it: comma separated, one line of column names."""
+def write_table(path: Path, columns: str, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as LUNA16 and NIH do: comma separated, one line of column names."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    text.write(f"{columns}\n")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue().encode("ascii"))

@@ -142,7 +142,7 @@ def _origin(shape: tuple[int, int, int], spacing: Triple, draw: np.random.Genera
 
 
 def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Generator) -> NDArray[np.int16]:
-    """Add the scanner to (z, y, x): correlated noise, whole HU, padding outside the circular field of view."""
+    """Add the scanner to (z, y, x): correlated noise, whole HU, padding outside the round field of view."""
     values = np.empty(hu.shape, dtype=np.int16)
     rows, columns = hu.shape[1:]
     half = 0.5 * max(rows, columns)

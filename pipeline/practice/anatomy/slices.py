@@ -332,4 +332,4 @@ def _parenchyma(patient: Patient, plane: Plane, z: np.float32, coarse: Floats, f
     rise = np.float32(0.9) * (z - np.float32(0.5 * patient.length))
     fissure = np.abs(plane.y - 10 - rise + 5 * coarse - 0.1 * plane.x) * np.float32(0.74)
     hu += 90 * np.clip(1 - fissure / np.float32(0.9 * plane.edge), 0, 1)
-    return np.clip(hu, -950, -640)
+    return np.asarray(np.clip(hu, -950, -640))

@@ -5,6 +5,7 @@ rays, and the vessels, which are what shows in a lung, are projected one by one 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -99,16 +100,7 @@ def water(hu: Floats) -> Floats:
 
 
 def magnified(patient: Patient, view: View, y: float) -> float:
-    """How much larger than the middle of the thorax something at a depth is projected.
-
-    Args:
-        patient: the proportions.
-        view: PA or AP.
-        y: depth in the patient's frame, mm, positive to the back.
-
-    Returns:
-        A factor, 1 at y = 0.
-    """
+    """How much larger than the middle of the thorax something at depth y (mm) is projected; 1 at y = 0."""
     tube, half = _TUBE_MM[view], patient.half_depth
     to_detector, middle = (half + y, half) if view == "PA" else (half - y, half)
     return (tube - middle) / (tube - to_detector)
@@ -134,22 +126,20 @@ def project(canvas: Canvas, patient: Patient, hu: Floats, view: View) -> Floats:
         slab = water(hu[:, first : first + along]).sum(axis=1) * np.float32(canvas.spacing[1])
         y = (first + 0.5 * along) * canvas.spacing[1] - patient.half_depth * 1.08
         total += _zoomed(slab[::-1], magnified(patient, view, y))
-    picture = Image.fromarray(total).resize((columns * FINE, slices * FINE), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return _finer(total, Image.Resampling.BICUBIC)
 
 
 def spread(values: Floats) -> Floats:
     """Bring a map (z, x) of the volume to the size of a projection, the head above."""
-    slices, columns = values.shape
-    picture = Image.fromarray(np.ascontiguousarray(values[::-1])).resize(
-        (columns * FINE, slices * FINE), Image.Resampling.BILINEAR
-    )
-    return np.asarray(picture)
+    return _finer(np.ascontiguousarray(values[::-1]), Image.Resampling.BILINEAR)
 
 
-def pixel(
-    canvas: Canvas, patient: Patient, view: View, place: tuple[float, float, float]
-) -> tuple[float, float]:
+def _finer(picture: Floats, by: Image.Resampling) -> Floats:
+    rows, columns = picture.shape
+    return np.asarray(Image.fromarray(picture).resize((columns * FINE, rows * FINE), by))
+
+
+def pixel(canvas: Canvas, patient: Patient, view: View, place: Sequence[float]) -> tuple[float, float]:
     """Row and column of a projection where a place in the patient's frame (mm) falls; fractions count."""
     factor = magnified(patient, view, place[1])
     height = factor * (place[2] - 0.5 * patient.length)
@@ -163,17 +153,11 @@ def _zoomed(picture: Floats, factor: float) -> Floats:
     rows, columns = picture.shape
     wide = np.pad(picture, _BEYOND, mode="edge")
     step = 1 / factor
-    return np.asarray(
-        Image.fromarray(wide).transform(
-            (columns, rows),
-            Image.Transform.AFFINE,
-            (
-                step, 0, 0.5 * columns * (1 - step) + _BEYOND,
-                0, step, 0.5 * rows * (1 - step) + _BEYOND,
-            ),
-            Image.Resampling.BICUBIC,
-        )
-    )  # fmt: skip
+    left, top = (0.5 * edge * (1 - step) + _BEYOND for edge in (columns, rows))
+    turned = Image.fromarray(wide).transform(
+        (columns, rows), Image.Transform.AFFINE, (step, 0, left, 0, step, top), Image.Resampling.BICUBIC
+    )
+    return np.asarray(turned)
 
 
 def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) -> Floats:
