@@ -11,20 +11,14 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
 from genesis_toolkit.pipeline.cubes.records import Cut, CutTask
+from genesis_toolkit.pipeline.cubes.rule import place_words
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
+from genesis_toolkit.pipeline.rng import draw_distinct
 from genesis_toolkit.pipeline.scans.images import read_image, resize
-
-_TRIES = 64  # random corners drawn for each one wanted
 
 
 def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:
-    """Why no crop can be cut out of an image of this shape, with the numbers; None where it can be taken.
-
-    Args:
-        shape: columns and rows.
-        parameters: what is taken.
-    """
+    """Why no crop can be cut out of an image of so many columns and rows; None where it can be taken."""
     (x, y), (least_x, least_y) = shape, parameters.size
     if parameters.cubes_per_scan is None or (x >= least_x and y >= least_y):
         return None
@@ -48,14 +42,7 @@ def cut_image(
     """
     corners = np.zeros((1, 3), np.int32)
     if parameters.cubes_per_scan is not None:
-        words = draw_words(
-            parameters.seed,
-            stream_key(identifier),
-            0,
-            0,
-            Operation.PLACE,
-            2 * _TRIES * parameters.cubes_per_scan,
-        )
+        words = place_words(parameters.seed, identifier, parameters.cubes_per_scan)
         corners = draw_crops(pixels.shape, parameters.size, parameters.cubes_per_scan, words)
     cubes = [cube_at(pixels, corner, parameters) for corner in corners]
     return corners, [0.0] * len(cubes), cubes
@@ -84,26 +71,19 @@ def draw_crops(
 def cube_at(
     pixels: NDArray[np.uint8], corner: Sequence[int] | NDArray[np.integer[Any]], parameters: ImageParameters
 ) -> NDArray[np.uint8]:
-    """The cube of an image at a corner that is known.
+    """The cube of an image, uint8 [x, y], at a corner that is known; C-contiguous.
 
-    Args:
-        pixels: uint8 [x, y].
-        corner: of the crop in x, y; of the whole image it is not looked at.
-        parameters: what is taken.
-
-    Returns:
-        uint8 [x, y], C-contiguous.
+    The corner of a whole image is not looked at.
 
     Raises:
         DataError: the image does not reach as far.
     """
     if parameters.cubes_per_scan is None:
         return resize(pixels, parameters.size)
-    x, y = int(corner[0]), int(corner[1])
-    crop = pixels[x : x + parameters.size[0], y : y + parameters.size[1]]
+    (x, y), (across, down) = map(int, corner[:2]), parameters.size
+    crop = pixels[x : x + across, y : y + down]
     if min(x, y) < 0 or crop.shape != parameters.size:
-        wanted = " x ".join(map(str, parameters.size))
-        raise DataError(f"it has no crop of {wanted} pixels at {x}, {y}")
+        raise DataError(f"it has no crop of {across} x {down} pixels at {x}, {y}")
     return np.ascontiguousarray(crop)
 
 

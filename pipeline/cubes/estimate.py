@@ -103,8 +103,8 @@ def plan_extraction(
     """
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     tasks = job.tasks
-    sound = [task for task in tasks if not task.source.problem and not task.source.skip]
-    looked_at = sound[:: -(-len(sound) // _MOST_HEADERS)] if sound else []
+    sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
+    looked_at = sound[:: -(-len(sound) // _MOST_HEADERS) or 1]
     large, count = [], counting(report, "headers", len(looked_at), 0)
     for task in looked_at:
         large += [task] if _fits(task.path, parameters) else []
@@ -136,15 +136,9 @@ def try_one(
 ) -> dict[str, Any]:
     """Cut the scan in the middle, or the next ones where it gives no cube, and throw away what it gives.
 
-    Args:
-        tasks: the scans.
-        cut: cuts one.
-        cubes: that all of them would give.
-        bytes_: of their files.
-        workers: scans at a time.
-
     Returns:
-        What all of them would come to, the fields of `Estimate` from `store_bytes` to `seconds`.
+        What all of the scans, which would give so many cubes and whose files have so many bytes, would come
+        to: the fields of `Estimate` from `store_bytes` to `seconds`.
     """
     for task in tasks[len(tasks) // 2 :][:_TRIED]:
         begun = perf_counter()

@@ -5,22 +5,17 @@ with what other settings would give.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.rule import (
-    CubeRule,
-    Plane,
-    Triple,
-    count_scores,
-    too_small,
-)
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple, count_scores, too_small
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.scans.geometry import Voxels
+from genesis_toolkit.pipeline.store.schema import AXES
 
 _PUBLISHED = Window()
-_AXES = "xyz"
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
 _CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no bound at all
 _PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
@@ -119,7 +114,7 @@ def explain_scan(
         rule: what a cube needs.
         window: what real numbers are scaled by, see `rule.tissue_from`.
     """
-    shape: Triple = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
+    shape: Triple = voxels.shape
     whole = [max(edge - cube + 1, 0) for edge, cube in zip(shape, rule.box, strict=True)]
     inside = [max(edge - least + 1, 0) for edge, least in zip(shape, rule.least_shape, strict=True)]
     left = [int(np.prod(inside[:axis] + whole[axis:], dtype=np.int64)) for axis in range(4)]
@@ -150,7 +145,7 @@ def explain_scan(
 
 def _scores(voxels: Voxels, rule: CubeRule, window: Window) -> NDArray[np.uint32]:
     """`count_scores`, with no candidates where the scan is too small."""
-    if too_small((voxels.shape[0], voxels.shape[1], voxels.shape[2]), rule):
+    if too_small(voxels.shape, rule):
         return np.zeros(2 * rule.voxels + 1, dtype=np.uint32)
     return count_scores(voxels, rule, window)
 
@@ -169,45 +164,35 @@ def _quantiles(by_score: NDArray[np.uint32], rule: CubeRule) -> dict[str, float]
 
 
 def _shortages(shape: Triple, rule: CubeRule) -> tuple[Shortage, ...]:
-    short = []
-    for axis, found, needed, border in zip(_AXES, shape, rule.least_shape, rule.border, strict=True):
-        if found < needed:
-            largest = (found - (needed - 2 * border)) // 2
-            short.append(Shortage(axis, found, needed, largest if largest >= 0 else None))
-    return tuple(short)
+    axes = zip(AXES, shape, rule.least_shape, rule.border, strict=True)
+    largest = [(axis, found, least, (found - (least - 2 * edge)) // 2) for axis, found, least, edge in axes]
+    return tuple(
+        Shortage(axis, found, least, border if border >= 0 else None)
+        for axis, found, least, border in largest
+        if found < least
+    )
 
 
 def _alternatives(
     voxels: Voxels, rule: CubeRule, window: Window, by_score: NDArray[np.uint32]
 ) -> tuple[Alternative, ...]:
     """Other borders (the largest that fits a scan that is too small, half as much, none), other shares."""
-    borders = [_halved(rule.border), (0, 0, 0)]
-    short = {shortage.axis: shortage.largest_border for shortage in _shortages(_shape(voxels), rule)}
+    borders = [tuple(edge // 2 for edge in rule.border), (0, 0, 0)]
+    short = {shortage.axis: shortage.largest_border for shortage in _shortages(voxels.shape, rule)}
     if short and None not in short.values():
-        x, y, z = (short.get(axis, edge) or 0 for axis, edge in zip(_AXES, rule.border, strict=True))
-        borders.insert(0, (x, y, z))
-    others = []
-    for border in dict.fromkeys(border for border in borders if border != rule.border):
-        other = replace(rule, border=border)
-        counts = _scores(voxels, other, window)
-        option = f"--border {','.join(map(str, border))}"
-        others.append(Alternative(option, int(counts.sum()), _between(counts, other)))
-    if not by_score.any():
-        return tuple(others)
-    if rule.min_tissue:
-        passing = _between(by_score, replace(rule, min_tissue=0.0))
-        others.append(Alternative("--min-tissue 0", int(by_score.sum()), passing))
-    for share in _PATCH_SHARES if rule.plane else _CUBE_SHARES:
-        if share != rule.most_tissue and share >= rule.min_tissue:
-            passing = _between(by_score, replace(rule, max_tissue=share))
-            others.append(Alternative(f"--max-tissue {share:g}", int(by_score.sum()), passing))
-    return tuple(others)
-
-
-def _halved(border: Triple) -> Triple:
-    x, y, z = border
-    return x // 2, y // 2, z // 2
-
-
-def _shape(voxels: Voxels) -> Triple:
-    return voxels.shape[0], voxels.shape[1], voxels.shape[2]
+        fitting = (short.get(axis, edge) or 0 for axis, edge in zip(AXES, rule.border, strict=True))
+        borders.insert(0, tuple(fitting))
+    others: dict[str, dict[str, Any]] = {
+        f"--border {','.join(map(str, one))}": {"border": one} for one in borders if one != rule.border
+    }
+    if by_score.any():
+        others |= {"--min-tissue 0": {"min_tissue": 0.0}} if rule.min_tissue else {}
+        for share in _PATCH_SHARES if rule.plane else _CUBE_SHARES:
+            if share != rule.most_tissue and share >= rule.min_tissue:
+                others[f"--max-tissue {share:g}"] = {"max_tissue": share}
+    found = []
+    for option, changed in others.items():
+        other = replace(rule, **changed)
+        counts = _scores(voxels, other, window) if "border" in changed else by_score
+        found.append(Alternative(option, int(counts.sum()), _between(counts, other)))
+    return tuple(found)

@@ -126,8 +126,7 @@ def cut_all(
     """Cut every scan that no earlier run has cut, and stage and note what it gave.
 
     Args:
-        workers: who does it.
-        ledger: holds the records and the staged cubes.
+        workers, ledger: as for `run_missing`.
         noun: what is cut, `scan` or `image`.
         tasks: one a scan.
         cut: cuts one; raises one of `UNREADABLE` where it cannot be read.
@@ -173,9 +172,9 @@ def nothing_given(
         return None
     first = ledger.records(names[:_MOST_REASONS])
     reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in first]
-    more = [f"  and {len(tasks) - _MOST_REASONS} more"] if len(tasks) > _MOST_REASONS else []
-    said = [f"No {noun} gave a cube, so no store was made.", *reasons, *more, *([advice] if advice else [])]
-    return DataError("\n".join(said))
+    more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
+    said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, advice)
+    return DataError("\n".join(filter(None, said)))
 
 
 def _blank_record(task: CutTask[object]) -> Facts:

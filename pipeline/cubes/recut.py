@@ -81,13 +81,7 @@ def recuts(
     places: Mapping[int, Path],
     parameters: Parameters,
 ) -> list[Recut]:
-    """The tasks that cut cubes of a store again, scan by scan.
-
-    Args:
-        remains: of the store.
-        numbers: of the cubes.
-        places: of their scans, by row.
-        parameters: what was cut.
+    """The tasks that cut cubes of a store again, scan by scan; `places` are those of the scans, by row.
 
     Raises:
         UnknownError: a table that is needed is damaged.
@@ -102,11 +96,7 @@ def recuts(
 
 
 def needed(remains: Remains, *names: str) -> list[NDArray[Any]]:
-    """Columns of a store's tables.
-
-    Raises:
-        UnknownError: one is damaged.
-    """
+    """Columns of a store's tables; an UnknownError where one is damaged."""
     missing = [name for name in names if name not in remains.columns]
     if missing:
         raise UnknownError(f"{', '.join(missing)} cannot be read")
@@ -140,9 +130,6 @@ def places_of(
 
     Returns:
         The places, and the scans that have none.
-
-    Raises:
-        UnknownError: a table that is needed is damaged.
     """
     paths, digests = needed(remains, "scans/path", "scans/sha256")
     rows = {row: str(path) for row, path in enumerate(paths) if digests[row]}
@@ -161,7 +148,7 @@ def compare_scans(
 ) -> dict[int, Problem]:
     """Hold the sha256 of scans against those that a store tells; what is wrong, by row."""
     paths, digests = needed(remains, "scans/path", "scans/sha256")
-    wrong = dict[int, Problem]()
+    said = dict[int, str]()
 
     def look(row: int) -> tuple[int, str]:
         try:
@@ -171,13 +158,8 @@ def compare_scans(
         same = (key.digest(found) if key else found) == str(digests[row])
         return row, "" if same else "is not the scan that the cubes were cut from: its sha256 is another"
 
-    def finished(answer: tuple[int, str]) -> None:
-        row, problem = answer
-        if problem:
-            wrong[row] = str(paths[row]), problem
-
-    run_all(workers, "scans", look, list(places), finished)
-    return wrong
+    run_all(workers, "scans", look, list(places), lambda answer: said.update([answer]))
+    return {row: (str(paths[row]), problem) for row, problem in said.items() if problem}
 
 
 def compare_cubes(
@@ -192,7 +174,7 @@ def compare_cubes(
         workers: who does it.
 
     Returns:
-        How many were compared, and what is wrong, by the scan's name.
+        As `compare_again`.
 
     Raises:
         UnknownError: what is needed is damaged, or the cubes were not cut from scans.
@@ -203,23 +185,17 @@ def compare_cubes(
     tasks = recuts(remains, drawn(there, most), places, parameters)
     suited = readers(workers, (task.path for task in tasks), parameters)
     reader = remains.reader("cubes" if remains.kind == CUBES else "original")
-    out = np.empty(reader.shape[1:], reader.dtype)
 
-    def compare(task: Recut, cubes: Sequence[Voxels]) -> Iterator[str | None]:
-        for number, cube in zip(task.numbers, cubes, strict=True):
+    def compare(task: Recut, given: tuple[str, list[Voxels]]) -> Iterator[str | None]:
+        for number, cube in zip(task.numbers, given[1], strict=True):
             try:
-                reader.read(number, out)
+                same = np.array_equal(cube, reader.rows([number])[0])
             except DataError:  # a damaged shard is named by itself
                 yield None
             else:
-                same = np.array_equal(cube, out)
                 yield "" if same else f"gives other voxels than those of cube {number}"
 
-    return compare_again(suited, tasks, _cubes_of, compare)
-
-
-def _cubes_of(task: Recut) -> list[Voxels]:
-    return cut_again(task)[1]
+    return compare_again(suited, tasks, cut_again, compare)
 
 
 def compare_again(
@@ -252,7 +228,9 @@ def compare_again(
         compared += sum(words is not None for words in found)
         wrong.extend((task.name, words) for words in found if words)
 
-    lost = partial(_answer_of, problem="the process that read it died: its file is broken")
+    def lost(task: Any) -> tuple[Any, str, None]:
+        return task, "the process that read it died: its file is broken", None
+
     run_all(workers, "scans cut again", partial(_try, cut), tasks, finished, lost)
     return compared, wrong
 
@@ -261,11 +239,7 @@ def _try(cut: Callable[[Any], Any], task: Any) -> tuple[Any, str, Any]:
     try:
         return task, "", cut(task)
     except UNREADABLE as error:
-        return _answer_of(task, why(error))
-
-
-def _answer_of(task: Any, problem: str) -> tuple[Any, str, None]:
-    return task, problem, None
+        return task, why(error), None
 
 
 def drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.box_sums import evaluate_corners
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import TISSUE_HU, Window
-from genesis_toolkit.pipeline.rng import draw_distinct
+from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.geometry import Voxels
 
 Triple = tuple[int, int, int]
@@ -30,8 +30,8 @@ Triple = tuple[int, int, int]
 #: How a slice lies in the scan as it is stored: across z, y or x. `--orient` makes these the patient's.
 Plane = Literal["axial", "coronal", "sagittal"]
 
-
 _PUBLISHED = Window()
+_TRIES = 64  # random corners drawn for each one wanted
 
 #: How far past the cube a scan must reach: the published bounds leave one voxel in the plane and, for the
 #: look at the slices after, four in z, and are kept to the letter.
@@ -71,16 +71,23 @@ class CubeRule:
     plane: Plane | None = None
 
     def __post_init__(self) -> None:
+        size, border = (",".join(map(str, numbers)) for numbers in (self.size, self.border))
         if len(self.size) not in (2, 3) or min(self.size) < 1:
             raise CallError(
-                f"--size {_typed(self.size)}: a cube needs three edges x,y,z of 1 or more, as in "
-                "--size 64,64,32, and a patch of a slice two, as in --size 224,224."
+                f"--size {size}: a cube needs three edges x,y,z of 1 or more, as in --size 64,64,32, and a "
+                "patch of a slice two, as in --size 224,224."
             )
-        self._check_plane()
-        if len(self.border) != 3 or min(self.border) < 0:
+        if self.plane is not None and self.plane not in get_args(Plane):
+            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
+        if len(self.size) == 2:
+            object.__setattr__(self, "plane", self.plane or "axial")
+        elif self.plane is not None:
             raise CallError(
-                f"--border {_typed(self.border)}: three numbers x,y,z from 0 on, as in --border 100,100,30."
+                f"--plane {self.plane} is for patches of slices, and --size {size} asks for cubes: give two "
+                "edges, as in --size 224,224, or leave --plane out."
             )
+        if len(self.border) != 3 or min(self.border) < 0:
+            raise CallError(f"--border {border}: three numbers x,y,z from 0 on, as in --border 100,100,30.")
         object.__setattr__(self, "max_tissue", self.most_tissue)
         if not 0 <= self.most_tissue <= 1:
             raise CallError(f"--max-tissue {self.most_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
@@ -93,17 +100,6 @@ class CubeRule:
             raise CallError(
                 f"--min-tissue {self.min_tissue}: a share from 0 to --max-tissue, {self.most_tissue}, is "
                 "wanted; 0 asks for no tissue at all."
-            )
-
-    def _check_plane(self) -> None:
-        if self.plane is not None and self.plane not in get_args(Plane):
-            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
-        if len(self.size) == 2:
-            object.__setattr__(self, "plane", self.plane or "axial")
-        elif self.plane is not None:
-            raise CallError(
-                f"--plane {self.plane} is for patches of slices, and --size {_typed(self.size)} asks for "
-                "cubes: give two edges, as in --size 224,224, or leave --plane out."
             )
 
     @property
@@ -134,9 +130,8 @@ class CubeRule:
         A patch may lie at the border; a cube, by the published bounds, not quite.
         """
         beyond = (0, 0, 0) if self.plane else _BEYOND
-        x, y, z = (
-            edge + more + 2 * border for edge, more, border in zip(self.box, beyond, self.border, strict=True)
-        )
+        axes = zip(self.box, beyond, self.border, strict=True)
+        x, y, z = (edge + more + 2 * border for edge, more, border in axes)
         return x, y, z
 
     @property
@@ -147,18 +142,12 @@ class CubeRule:
     @property
     def most_halves(self) -> int:
         """The largest sum of scores, counted in halves, that passes."""
-        halves = int(2 * self.most_tissue * self.voxels) + 1
-        while halves / 2 > self.most_tissue * self.voxels:
-            halves -= 1
-        return halves
+        return math.floor(2 * (self.most_tissue * self.voxels))
 
     @property
     def least_halves(self) -> int:
         """The smallest sum of scores, counted in halves, that passes: 0 where no tissue is asked for."""
-        halves = max(int(2 * self.min_tissue * self.voxels) - 1, 0)
-        while halves / 2 < self.min_tissue * self.voxels:
-            halves += 1
-        return halves
+        return math.ceil(2 * (self.min_tissue * self.voxels))
 
 
 @dataclass(frozen=True)
@@ -188,12 +177,7 @@ class Corners:
 
 
 def too_small(shape: Triple, rule: CubeRule) -> str | None:
-    """Why a scan of this shape has no corner at all, with the numbers; None where it has one.
-
-    Args:
-        shape: voxels in x, y, z.
-        rule: what a cube needs.
-    """
+    """Why a scan of so many voxels in x, y, z has no corner at all; None where it has one."""
     (x, y, z), (least_x, least_y, least_z) = shape, rule.least_shape
     if rule.plane:
         fits = x >= least_x and y >= least_y and z >= least_z
@@ -231,12 +215,8 @@ def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
 def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
     """The value of a dtype below which a pixel is air, as a number of that dtype.
 
-    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes air
-    does not count, so it is the lowest value that there is.
-
-    Args:
-        dtype: of the scan's voxels: a signed integer, float32 or float64.
-        plane: of the slices; None for cubes.
+    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes, which
+    have no plane, air does not count, so it is the lowest value that there is.
     """
     if plane:
         return dtype.type(_AIR_HU)
@@ -244,9 +224,7 @@ def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
 
 
 def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> Corners:
-    """Evaluate every corner of a scan by the tissue rule.
-
-    Takes 1 byte for each candidate and a ring of as many slices as the cube has.
+    """Evaluate every corner of a scan by the tissue rule, in 1 byte a corner and a ring of a cube's slices.
 
     Args:
         voxels: int16, float32 or float64 [x, y, z], HU, x fastest in memory (as `read_scan` gives it); at
@@ -259,12 +237,7 @@ def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED)
 
 
 def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
-    """How many candidate corners have which score: the whole distribution, exactly.
-
-    Args:
-        voxels: the scan, as for `passing_corners`.
-        rule: size and border are used; which scores would pass is the caller's to sum.
-        window: as for `passing_corners`.
+    """How many candidate corners have which score, with arguments as for `passing_corners`.
 
     Returns:
         uint32 [2 * voxels of a cube + 1], the number of candidates by the sum of their scores in halves.
@@ -276,8 +249,9 @@ def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) ->
 def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDArray[np.int32]:
     """Draw distinct corners, uniformly among those that pass.
 
-    Drawing among the passing corners gives the distribution of drawing among all and refusing, without the
-    refusals; two equal cubes teach nothing, so a corner is taken once.
+    Drawing among the passing corners, counted slice by slice and row by row, gives the distribution of
+    drawing among all and refusing, without the refusals; two equal cubes teach nothing, so a corner is taken
+    once.
 
     Args:
         corners: the decision for the scan.
@@ -287,7 +261,14 @@ def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDA
     Returns:
         int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn.
     """
-    return _nth_passing(corners, draw_distinct(corners.count, count, words))
+    ranks, ends = draw_distinct(corners.count, count, words), np.cumsum(corners.by_slice)
+    found = np.empty((len(ranks), 3), dtype=np.int32)
+    slices = np.searchsorted(ends, ranks, side="right")
+    for z in np.unique(slices):
+        within, here = np.flatnonzero(corners.passing[:, :, z].T), slices == z
+        y, x = np.divmod(within[ranks[here] - (ends[z] - corners.by_slice[z])], corners.passing.shape[0])
+        found[here] = np.stack([x, y, np.full_like(x, z)], axis=1)
+    return found + np.array(corners.first, dtype=np.int32)
 
 
 def tissue_score(
@@ -319,8 +300,9 @@ def tissue_score(
     return halves / (2 * here.size)
 
 
-def _typed(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(str, numbers))
+def place_words(seed: int, identifier: str, count: int) -> NDArray[np.uint32]:
+    """Words of a scan's random stream to draw `count` places with, 64 tries each: see `draw_distinct`."""
+    return draw_words(seed, stream_key(identifier), 0, 0, Operation.PLACE, 2 * _TRIES * count)
 
 
 def _evaluated(
@@ -354,17 +336,3 @@ def _evaluated(
         by_score,
     )
     return Corners(passing.T, by_slice, rule.border), by_score
-
-
-def _nth_passing(corners: Corners, ranks: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The corners with these ranks among the passing ones, counted slice by slice, row by row."""
-    ends = np.cumsum(corners.by_slice)
-    found = np.empty((len(ranks), 3), dtype=np.int32)
-    slices = np.searchsorted(ends, ranks, side="right")
-    width = corners.passing.shape[0]
-    for z in np.unique(slices):
-        within = np.flatnonzero(corners.passing[:, :, z].T)
-        here = slices == z
-        flat = within[ranks[here] - (ends[z] - corners.by_slice[z])]
-        found[here] = np.stack([flat % width, flat // width, np.full_like(flat, z)], axis=1)
-    return found + np.array(corners.first, dtype=np.int32)

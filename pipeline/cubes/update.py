@@ -67,12 +67,8 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
         f"since {store.path} was made from it: choose another name, or give --overwrite to make it again."
     )
     _refuse((path for path in rows if path not in here), f"gone from the source {way_out}")
-    begun = begun_at(store)
-    changed = [
-        row
-        for path, row in rows.items()
-        if _has_changed(store, row, found.root / here[path].path, begun, key)
-    ]
+    begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
+    changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key)]
     _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
     taken = {str(scans.identifier[row]): str(scans.path[row]) for row in rows.values() if scans.sha256[row]}
     again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
