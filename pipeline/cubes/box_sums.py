@@ -5,10 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.jit import kernel
-
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
+from genesis_toolkit.pipeline.jit import ONE, ZERO, kernel
 
 
 @kernel
@@ -43,47 +40,47 @@ def evaluate_corners(
     corners_z, corners_x = np.uint64(passing.shape[0]), np.uint64(passing.shape[2])
     first_x, first_y, first_z = border
     edge_x, edge_y, _ = size
-    for step in range(_ZERO, corners_z + depth - _ONE):
+    for step in range(ZERO, corners_z + depth - ONE):
         z = first_z + step
         slot = step % depth
-        for y in range(_ZERO, height):
+        for y in range(ZERO, height):
             here = voxels[z, first_y + y, first_x : first_x + width]
             after = voxels[z + look, first_y + y, first_x : first_x + width]
             sums, kept = along_z[y], ring[slot, y]
-            for x in range(_ZERO, width):
+            for x in range(ZERO, width):
                 a = np.uint8((here[x] >= tissue) | (here[x] < air))
                 b = np.uint8(after[x] >= tissue)
                 score = np.uint8(a + (a | b))
                 sums[x] = np.uint16(sums[x] + np.uint16(score) - np.uint16(kept[x]))
                 kept[x] = score
-        if step + _ONE < depth:
+        if step + ONE < depth:
             continue
-        corner_z = step + _ONE - depth
+        corner_z = step + ONE - depth
         count = np.int64(0)
-        for x in range(_ZERO, width):
+        for x in range(ZERO, width):
             along_y[x] = 0
-        for y in range(_ZERO, height):
+        for y in range(ZERO, height):
             new = along_z[y]
-            for x in range(_ZERO, width):
+            for x in range(ZERO, width):
                 along_y[x] += new[x]
             if y >= edge_y:
                 old = along_z[y - edge_y]
-                for x in range(_ZERO, width):
+                for x in range(ZERO, width):
                     along_y[x] -= old[x]
-            if y + _ONE < edge_y:
+            if y + ONE < edge_y:
                 continue
             total = np.int32(0)
-            for x in range(_ZERO, width):
+            for x in range(ZERO, width):
                 total += along_y[x]
-                along_x[x + _ONE] = total
-            row = passing[corner_z, y + _ONE - edge_y]
+                along_x[x + ONE] = total
+            row = passing[corner_z, y + ONE - edge_y]
             passed = np.uint32(0)
-            for x in range(_ZERO, corners_x):
+            for x in range(ZERO, corners_x):
                 passes = np.uint32(along_x[x + edge_x] - along_x[x] - least) <= span
                 row[x] = passes
                 passed += np.uint32(passes)
             count += passed
             if by_score.size:
-                for x in range(_ZERO, corners_x):
+                for x in range(ZERO, corners_x):
                     by_score[np.uint64(along_x[x + edge_x] - along_x[x])] += np.uint32(1)
         by_slice[corner_z] = count

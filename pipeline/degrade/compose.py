@@ -37,17 +37,21 @@ from genesis_toolkit.pipeline.degrade.shuffle import (
 )
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.jit import LOW, ONE, ZERO, kernel
 from genesis_toolkit.pipeline.rng import Operation, block, checked_seed, scan_key, threshold
 
 _WHICH = np.uint64(Operation.WHICH)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_LOW = np.uint64(0xFFFFFFFF)
-_NONLINEAR = np.uint64(Applied.NONLINEAR)
-_SHUFFLE = np.uint64(Applied.SHUFFLE)
-_INPAINT = np.uint64(Applied.INPAINT)
-_OUTPAINT = np.uint64(Applied.OUTPAINT)
+_NONLINEAR, _SHUFFLE, _INPAINT, _OUTPAINT = (np.uint64(member) for member in Applied)
+
+
+class _Painting(NamedTuple):
+    """In- or out-painting: windows drawn for sure and at most, the threshold of one more, edges, fill."""
+
+    sure: np.uint64
+    windows: np.uint64
+    more_below: np.uint64
+    edges: NDArray[np.uint64]
+    constant: bool
 
 
 class _Plan(NamedTuple):
@@ -69,14 +73,8 @@ class _Plan(NamedTuple):
     invert_below: np.uint64
     paint_below: np.uint64
     inpaint_below: np.uint64
-    inpaint_windows: np.uint64
-    inpaint_more_below: np.uint64
-    inpaint_edges: NDArray[np.uint64]
-    inpaint_constant: bool
-    outpaint_windows: np.uint64
-    outpaint_more_below: np.uint64
-    outpaint_edges: NDArray[np.uint64]
-    outpaint_constant: bool
+    inpaint: _Painting
+    outpaint: _Painting
     low: int
     high: int
 
@@ -96,8 +94,8 @@ class _Scratch(NamedTuple):
 @kernel
 def _draw_which(k0, k1, variant, cube, plan):  # type: ignore[no-untyped-def]
     """Which degradations one pair gets: uint64, bits as `Applied`."""
-    w0, w1, w2, w3 = block(_ZERO, _WHICH, variant, cube, k0, k1)
-    applied = _ZERO
+    w0, w1, w2, w3 = block(ZERO, _WHICH, variant, cube, k0, k1)
+    applied = ZERO
     if w0 < plan.shuffle_below:
         applied |= _SHUFFLE
     if w1 < plan.nonlinear_below:
@@ -130,20 +128,20 @@ def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  
     """The last step of a pair: curve and painting from `source` into `out`."""
     low = np.uint64(plan.low)
     count = np.uint64(plan.high - plan.low + 1)
-    mapped = (applied & _NONLINEAR) != _ZERO
+    mapped = (applied & _NONLINEAR) != ZERO
     start, stop = scratch.start, scratch.stop
     if applied & _OUTPAINT:
-        if plan.outpaint_constant:
-            fill_constant(draw_constant(k0, k1, variant, cube, _ZERO, low, count), out)
+        if plan.outpaint.constant:
+            fill_constant(draw_constant(k0, k1, variant, cube, ZERO, low, count), out)
         else:
             fill_noise(k0, k1, variant, cube, low, count, out)
         for b in range(boxes):
             _keep_box(source, mapped, scratch.table, start[b], stop[b], out)
         return
-    _keep_box(source, mapped, scratch.table, scratch.whole[_ZERO], scratch.whole[_ONE], out)
+    _keep_box(source, mapped, scratch.table, scratch.whole[ZERO], scratch.whole[ONE], out)
     if applied & _INPAINT:
         for b in range(boxes):
-            if plan.inpaint_constant:
+            if plan.inpaint.constant:
                 value = draw_constant(k0, k1, variant, cube, b, low, count)
                 fill_constant_box(value, start[b], stop[b], out)
             else:
@@ -162,19 +160,14 @@ def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: igno
     if applied & _NONLINEAR:
         p1x, p1y, p2x, p2y, inverted = draw_curve(k0, k1, variant, cube, plan.invert_below)
         fill_table(p1x, p1y, p2x, p2y, inverted, plan.low, plan.high, scratch.table)
-    boxes = _ZERO
-    kept = _ZERO
-    if applied & _INPAINT:
+    boxes = ZERO
+    if applied & (_INPAINT | _OUTPAINT):
+        how = plan.inpaint if applied & _INPAINT else plan.outpaint
         boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, plan.inpaint_edges, plan.margins, _ZERO,
-            plan.inpaint_windows, plan.inpaint_more_below, scratch.start, scratch.stop,
+            k0, k1, variant, cube, out.shape, how.edges, plan.margins, how.sure, how.windows, how.more_below,
+            scratch.start, scratch.stop,
         )  # fmt: skip
-    elif applied & _OUTPAINT:
-        boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, plan.outpaint_edges, plan.margins, _ONE,
-            plan.outpaint_windows, plan.outpaint_more_below, scratch.start, scratch.stop,
-        )  # fmt: skip
-        kept = boxes
+    kept = boxes if applied & _OUTPAINT else ZERO
     if applied & _SHUFFLE:
         shuffle(
             source, k0, k1, variant, cube, plan.windows, plan.shuffle_edges, plan.offsets,
@@ -190,16 +183,8 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
     """All pairs of a batch, one after another."""
     for i in range(cubes.shape[0]):
         k0, k1 = scan_key(plan.seed[0], streams[i])
-        bits, applied[i] = _degrade(
-            cubes[i],
-            k0,
-            k1,
-            np.uint64(variants[i]) & _LOW,
-            np.uint64(numbers[i]) & _LOW,
-            plan,
-            scratch,
-            out[i],
-        )
+        variant, number = np.uint64(variants[i]) & LOW, np.uint64(numbers[i]) & LOW
+        bits, applied[i] = _degrade(cubes[i], k0, k1, variant, number, plan, scratch, out[i])
         flip[i] = bits >> plan.flip_shift
 
 
@@ -261,17 +246,9 @@ class Degrader:
         variants = np.ascontiguousarray(np.broadcast_to(np.asarray(variant, np.int64), (n,)))
         self._check(cubes, out, {"stream": streams, "number": numbers, "flip": flip, "applied": applied})
         self._check_window(cubes.dtype)
-        _degrade_all(
-            cubes.reshape(n, *self._shape),
-            streams,
-            numbers,
-            variants,
-            self._plan,
-            self._scratch(cubes.dtype),
-            out.reshape(n, *self._shape),
-            flip,
-            applied,
-        )
+        with_layer, degraded = (each.reshape(n, *self._shape) for each in (cubes, out))
+        how = (self._plan, self._scratch(cubes.dtype))
+        _degrade_all(with_layer, streams, numbers, variants, *how, degraded, flip, applied)
 
     def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
         """Refuse arrays that the kernels would read or write out of bounds."""
@@ -279,13 +256,12 @@ class Degrader:
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
                 f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for the degraded ones is "
-                f"{out.dtype} {out.shape}, but both must be [n, {axes}] of one dtype with "
-                f"{axes} = {self.size}."
+                f"{out.dtype} {out.shape}, but both must be [n, {axes}] of one dtype with {axes} = "
+                f"{self.size}."
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
-            raise CallError(
-                "The cubes or the buffer for the degraded ones are strided: give C-contiguous arrays."
-            )
+            strided = "The cubes or the buffer for the degraded ones are strided"
+            raise CallError(f"{strided}: give C-contiguous arrays.")
         for name, row in rows.items():
             if row.shape != (len(cubes),):
                 raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")
@@ -326,6 +302,10 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
         usable = min(size) >= recipes.smallest_edges(recipe)[degradation]
         return np.array([(1, 1)] * layer + found if usable else [(1, 1)] * 3, np.uint64)
 
+    def painting(name: str, sure: np.uint64, degradation: Applied) -> _Painting:
+        windows, more, fill = (getattr(recipe, f"{name}_{what}") for what in ("windows", "continue", "fill"))
+        return _Painting(sure, np.uint64(windows), threshold(more), edges(degradation), fill == "constant")
+
     shuffle_edges = edges(Applied.SHUFFLE)
     return _Plan(
         seed=np.array([checked_seed(seed)], np.uint64),
@@ -341,14 +321,8 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
         invert_below=threshold(recipe.invert_rate),
         paint_below=threshold(recipe.paint_rate),
         inpaint_below=threshold(recipe.inpaint_share),
-        inpaint_windows=np.uint64(recipe.inpaint_windows),
-        inpaint_more_below=threshold(recipe.inpaint_continue),
-        inpaint_edges=edges(Applied.INPAINT),
-        inpaint_constant=recipe.inpaint_fill == "constant",
-        outpaint_windows=np.uint64(recipe.outpaint_windows),
-        outpaint_more_below=threshold(recipe.outpaint_continue),
-        outpaint_edges=edges(Applied.OUTPAINT),
-        outpaint_constant=recipe.outpaint_fill == "constant",
+        inpaint=painting("inpaint", ZERO, Applied.INPAINT),
+        outpaint=painting("outpaint", ONE, Applied.OUTPAINT),
         low=window.low,
         high=window.high,
     )
@@ -356,7 +330,7 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
 
 def _make_scratch(plan: _Plan, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Scratch:
     """Buffers for one thread. The table begins as the identity, so values outside the window stay."""
-    boxes = int(max(plan.inpaint_windows, plan.outpaint_windows))
+    boxes = int(max(plan.inpaint.windows, plan.outpaint.windows))
     table = np.arange(np.iinfo(dtype).max - np.iinfo(dtype).min + 1).astype(dtype)
     return _Scratch(
         turned=np.zeros(shape, dtype),

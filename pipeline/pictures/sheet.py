@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, only
+from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, only, shares
 from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
@@ -218,14 +218,8 @@ def _upright(pixels: NDArray[Any], plane: object) -> NDArray[Any]:
 
 def _drawn(store: PairStore) -> list[Applied]:
     """The degradations that the store's recipe makes at all."""
-    recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
-    rates = {
-        Applied.NONLINEAR: recipe.nonlinear_rate,
-        Applied.SHUFFLE: recipe.shuffle_rate,
-        Applied.INPAINT: recipe.paint_rate * recipe.inpaint_share,
-        Applied.OUTPAINT: recipe.paint_rate * (1 - recipe.inpaint_share),
-    }
-    return [member for member in _ALONE if rates[member] > 0]
+    made = shares(Recipe.from_json(store.attributes["parameters"]["recipe"]))
+    return [member for member in _ALONE if made[member] > 0]
 
 
 def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
