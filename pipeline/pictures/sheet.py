@@ -1,6 +1,5 @@
 """Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from textwrap import fill
@@ -15,7 +14,7 @@ from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, only, shar
 from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.pictures.charts import save_png
 from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore
 from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.store.write import check_place
@@ -148,9 +147,7 @@ def draw_pictures(
             cell.set_xlabel(label, fontsize=6)
             if row == 0:
                 cell.set_title(headings[column], fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    write_whole(png, drawn.getvalue())
+    save_png(figure, png)
 
 
 def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:
