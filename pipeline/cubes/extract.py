@@ -183,12 +183,7 @@ def _repaired(
 
 
 def plan_job(
-    source: Path,
-    target: Path,
-    parameters: Parameters,
-    *,
-    anonymize: Path | None = None,
-    overwrite: bool,
+    source: Path, target: Path, parameters: Parameters, *, anonymize: Path | None = None, overwrite: bool
 ) -> Job:
     """Find out what is to be done, doing none of it: a key that is to be made is not yet written.
 

@@ -76,10 +76,7 @@ def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
 
 
 def recuts(
-    remains: Remains,
-    numbers: NDArray[np.integer[Any]],
-    places: Mapping[int, Path],
-    parameters: Parameters,
+    remains: Remains, numbers: NDArray[np.integer[Any]], places: Mapping[int, Path], parameters: Parameters
 ) -> list[Recut]:
     """The tasks that cut cubes of a store again, scan by scan; `places` are those of the scans, by row.
 

@@ -1,6 +1,5 @@
 """Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
 
-from collections.abc import Sequence
 from pathlib import Path, PurePath
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, only, shares
 from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.pictures.charts import save_png
 from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore
 from genesis_toolkit.pipeline.store.schema import FOLDS
@@ -60,9 +58,26 @@ def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
         CallError: the file's name does not end in `.png`, or it would replace what is no picture.
     """
     check_picture(png)
+    low, high = store.window.low, store.window.high
     headings, pictures = contact_rows(store, rows)
+    figure = Figure(
+        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
+    )
     title = f"{PurePath(store.storage.place).name}: {store.contents}, {store.values}"
-    draw_pictures(png, title, headings, pictures, store.window)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
+    for row, line in enumerate(pictures):
+        for column, (voxels, label, mask) in enumerate(line):
+            cell = cells[row, column]
+            cell.imshow(voxels.T, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
+                cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_xlabel(label, fontsize=6)
+            if row == 0:
+                cell.set_title(headings[column], fontsize=8)
+    save_png(figure, png)
 
 
 def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
@@ -113,41 +128,6 @@ def check_picture(png: Path) -> None:
     if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
         raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
     check_place(png)
-
-
-def draw_pictures(
-    png: Path,
-    title: str,
-    headings: Sequence[str],
-    pictures: Sequence[Sequence[Picture]],
-    window: Window,
-) -> None:
-    """Draw pictures in rows and columns into one file.
-
-    Args:
-        png: the file.
-        title: over all.
-        headings: of the columns.
-        pictures: by row and column.
-        window: lowest value black, highest white.
-    """
-    figure = Figure(
-        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
-    )
-    figure.suptitle(title, fontsize=9, parse_math=False)
-    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
-    for row, line in enumerate(pictures):
-        for column, (voxels, label, mask) in enumerate(line):
-            cell = cells[row, column]
-            cell.imshow(voxels.T, cmap="gray", vmin=window.low, vmax=window.high, interpolation="nearest")
-            if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
-                cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
-            cell.set_xticks([])
-            cell.set_yticks([])
-            cell.set_xlabel(label, fontsize=6)
-            if row == 0:
-                cell.set_title(headings[column], fontsize=8)
-    save_png(figure, png)
 
 
 def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:

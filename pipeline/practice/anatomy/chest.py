@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane, stream
-from genesis_toolkit.pipeline.practice.anatomy.slices import draw_slice, draw_table
+from genesis_toolkit.pipeline.practice.anatomy.slices import draw_body, draw_table
 from genesis_toolkit.pipeline.practice.anatomy.trees import (
     Canvas,
     Nodule,
@@ -96,11 +96,7 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
 
     hu: Floats = np.empty(shape[::-1], dtype=np.float32)
     hu[:] = draw_table(patient, x, y, edge)
-    depth: NDArray[np.int8] = np.full(shape[::-1], -127, dtype=np.int8)
-    for z in range(shape[2]):
-        height = np.float32((z + 0.5) * spacing[2])
-        draw_slice(patient, plane, height, hu[z][plane.body], depth[z][plane.body])
-
+    depth = draw_body(patient, plane, hu, spacing[2])
     canvas = Canvas(hu, depth, spacing, middle)
     trees = stream(seed, index, _TREES)
     vessels = draw_vessels(canvas, patient, trees)

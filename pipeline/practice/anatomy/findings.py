@@ -195,7 +195,7 @@ def _add_patch(
     places = drawn_places(canvas, 40, 12.0, side, draw)
     centre = places[int(draw.integers(len(places)))]
     radii = radius * draw.uniform(0.75, 1.3, 3)
-    part, axes = canvas.box(tuple(centre - 1.5 * radii), tuple(centre + 1.5 * radii))
+    part, axes = canvas.box(centre - 1.5 * radii, centre + 1.5 * radii)
     dx, dy, dz = (
         (at - np.float32(middle)) / np.float32(reach)
         for at, middle, reach in zip(axes, centre, radii, strict=True)

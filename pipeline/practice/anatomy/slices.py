@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES
-from genesis_toolkit.pipeline.practice.anatomy.patient import ANGLES, Capsule, Patient, Plane
+from genesis_toolkit.pipeline.practice.anatomy.patient import ANGLES, Patient, Plane
 
 Floats = NDArray[Any]  # float32; numpy's types do not follow it through a product with a number
 
@@ -63,16 +63,27 @@ def draw_table(patient: Patient, x: Floats, y: Floats, edge: float) -> Floats:
     return hu
 
 
-def draw_slice(patient: Patient, plane: Plane, z: np.float32, hu: Floats, depth: NDArray[np.int8]) -> None:
-    """Draw the body on the slice at height z (mm), without noise and without what branches in the lungs.
+def draw_body(patient: Patient, plane: Plane, hu: Floats, step: float) -> NDArray[np.int8]:
+    """Draw the body, without noise and without what branches in the lungs.
 
     Args:
         patient: the proportions.
         plane: what the slices share.
-        z: height of the slice, mm.
-        hu: the part `plane.body` of the slice, changed in place: HU.
-        depth: the same part, written: half millimetres below the surface of the lung, -127 to 127.
+        hu: (z, y, x), changed in place: HU.
+        step: mm between slices.
+
+    Returns:
+        (z, y, x), half millimetres below the surface of the lung, negative outside, -127 to 127.
     """
+    depth = np.full(hu.shape, -127, dtype=np.int8)
+    for z in range(len(hu)):
+        height = np.float32((z + 0.5) * step)
+        _draw_slice(patient, plane, height, hu[z][plane.body], depth[z][plane.body])
+    return depth
+
+
+def _draw_slice(patient: Patient, plane: Plane, z: np.float32, hu: Floats, depth: NDArray[np.int8]) -> None:
+    """Draw the body on the part `plane.body` of the slice at height z, mm."""
     cavity, muscle, skin = (outline[plane.turn] for outline in _outlines(patient, float(z)))
     beyond = plane.away - cavity
     coarse = plane.coarse.at(z)
@@ -185,10 +196,8 @@ def _draw_girdle(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: 
         blade = np.abs(beyond - np.float32(12 * s) * aside - np.float32(19 * s)) - np.float32(2.6)
         np.maximum(blade, (aside - np.float32(wide)) * np.float32(90), out=blade)
         _bone(hu, blade, _CANCELLOUS, 1.2, plane.edge)
-    for clavicle in plane.clavicles:
-        found = clavicle.near(plane.x, plane.y, z)
-        if found is not None:
-            _bone(hu[found[0]], found[1], _CANCELLOUS, 1.5, plane.edge)
+    for part, distance in filter(None, (bone.near(plane.x, plane.y, z) for bone in plane.clavicles)):
+        _bone(hu[part], distance, _CANCELLOUS, 1.5, plane.edge)
 
 
 def _draw_spine(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Floats:
@@ -280,11 +289,17 @@ def _draw_mediastinum(hu: Floats, patient: Patient, plane: Plane, z: np.float32)
         for middle, (_, axes) in zip(hollows, _CHAMBERS, strict=True):
             chamber = _ellipsoid(at, middle, [axis * k for axis in axes])
             blend(hu, np.maximum(chamber, heart + 3), patient.blood, plane.edge)
-    _tubes(hu, plane.vessels, at, pleura, patient.blood, 0.0, plane.edge)
-    _tubes(hu, plane.gullet, at, pleura, _MUSCLE - 8, 0.0, plane.edge)
-    wall = 2.0 * s
-    _tubes(hu, plane.windpipe, at, pleura, _MUSCLE, wall, plane.edge)
-    _tubes(hu, plane.windpipe, at, pleura, _AIR + 10, 0.0, plane.edge)
+    # Each tube wider by its wall, and with the pleura around it.
+    for tubes, value, wall in (
+        (plane.vessels, patient.blood, 0.0),
+        (plane.gullet, _MUSCLE - 8, 0.0),
+        (plane.windpipe, _MUSCLE, 2.0 * s),
+        (plane.windpipe, _AIR + 10, 0.0),
+    ):
+        for part, distance in filter(None, (tube.near(*at) for tube in tubes)):
+            distance -= np.float32(wall)
+            blend(hu[part], distance, value, plane.edge)
+            pleura[part] = _joined(pleura[part], distance - np.float32(1.5), 8.0)
     return pleura
 
 
@@ -295,25 +310,6 @@ _CHAMBERS = (
     ((-34.0, 6.0, 10.0), (20.0, 22.0, 24.0)),
     ((-15.0, 27.0, 27.0), (23.0, 17.0, 20.0)),
 )
-
-
-def _tubes(
-    hu: Floats,
-    tubes: tuple[Capsule, ...],
-    at: tuple[Floats, Floats, np.float32],
-    pleura: Floats,
-    value: float,
-    wall: float,
-    edge: float,
-) -> None:
-    """Blend tubes in, `wall` mm wider than they are, and draw the pleura around them."""
-    for tube in tubes:
-        found = tube.near(*at)
-        if found is not None:
-            part, distance = found
-            distance -= np.float32(wall)
-            blend(hu[part], distance, value, edge)
-            pleura[part] = _joined(pleura[part], distance - np.float32(1.5), 8.0)
 
 
 def _apex(patient: Patient, plane: Plane, z: np.float32) -> Floats:

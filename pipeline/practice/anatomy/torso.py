@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane
-from genesis_toolkit.pipeline.practice.anatomy.slices import draw_slice
+from genesis_toolkit.pipeline.practice.anatomy.slices import draw_body
 from genesis_toolkit.pipeline.practice.anatomy.trees import Branch, Canvas, grow_vessels
 
 Floats = NDArray[np.float32]
@@ -60,15 +60,7 @@ class Torso:
 
 
 def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
-    """Draw a patient for radiographs.
-
-    Args:
-        patient: the proportions.
-        draw: the random stream of the vessels.
-
-    Returns:
-        The torso.
-    """
+    """Draw a patient for radiographs; the random stream is that of the vessels."""
     # Textures of the tissue average out along the rays, and nobody is given contrast medium for an X-ray.
     smooth = np.zeros((1, 2, 2), dtype=np.float32)
     patient = replace(patient, coarse=smooth, fine=smooth, blood=45.0)
@@ -79,10 +71,7 @@ def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
     y = ((np.arange(rows) + 0.5) * spacing[1] - middle[1]).astype(np.float32)[:, None]
     plane = Plane.of(patient, x, y, edge=0.75 * spacing[1])
     hu: Floats = np.full(GRID[::-1], -1000, dtype=np.float32)
-    depth: NDArray[np.int8] = np.full(GRID[::-1], -127, dtype=np.int8)
-    for z in range(slices):
-        height = np.float32((z + 0.5) * spacing[2])
-        draw_slice(patient, plane, height, hu[z][plane.body], depth[z][plane.body])
+    depth = draw_body(patient, plane, hu, spacing[2])
     # The canvas counts x and y from the middle of voxel 0.
     canvas = Canvas(hu, depth, spacing, (middle[0] - 0.5 * spacing[0], middle[1] - 0.5 * spacing[1]))
     branches = grow_vessels(canvas, patient, _VESSEL_ENDS, draw)

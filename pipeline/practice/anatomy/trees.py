@@ -6,6 +6,7 @@ radius follows from the number of end points it feeds (Murray's law: r to the th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,7 +83,7 @@ class Canvas:
         return 0.5 * float(self.depth[tuple(voxel)]) if inside else -64.0
 
     def box(
-        self, low: tuple[float, ...], high: tuple[float, ...]
+        self, low: Place | Sequence[float], high: Place | Sequence[float]
     ) -> tuple[tuple[slice, slice, slice], tuple[Floats, Floats, Floats]]:
         """The voxels between two corners given in mm: their slices (z, y, x) and positions x, y, z in mm."""
         parts, along = [], []
@@ -166,9 +167,8 @@ def _draw_tube(canvas: Canvas, tube: Capsule, value: float, wider: float, *, bri
     if weight * (0.5 + radius / edge) < _FAINT:
         return
     reach = max(tube.radii) + wider + 0.5 * edge
-    low = tuple(min(pair) - reach for pair in zip(tube.start, tube.end, strict=True))
-    high = tuple(max(pair) + reach for pair in zip(tube.start, tube.end, strict=True))
-    part, (x, y, z) = canvas.box(low, high)
+    low, high = np.sort([tube.start, tube.end], axis=0)
+    part, (x, y, z) = canvas.box(low - reach, high + reach)
     hu = canvas.hu[part]
     if hu.size == 0:
         return
@@ -254,19 +254,19 @@ def draw_nodules(
         if attached == "vessel" and len(on_vessels) == 0:
             attached = "nothing"
         choices = on_vessels if attached == "vessel" else free
+        low, high = (0.15, 0.4) if attached == "wall" else (0.55, np.inf)
         for place in choices[draw.permutation(len(choices))[:120]]:
             voxel = np.rint(canvas.voxel(place))
             centre = canvas.place(voxel)
-            low, high = (0.15, 0.4) if attached == "wall" else (0.55, np.inf)
-            if low * diameter <= canvas.below(centre) <= high * diameter and all(
+            near = (
                 np.linalg.norm(canvas.place(np.array(other.centre)) - centre)
-                > 0.5 * (diameter + other.diameter_mm) + 8
+                <= 0.5 * (diameter + other.diameter_mm) + 8
                 for other in nodules
-            ):
+            )
+            if low * diameter <= canvas.below(centre) <= high * diameter and not any(near):
                 x, y, z = voxel.tolist()
                 kind: Kind = ("solid", "solid", "solid", "part-solid", "ground-glass")[int(draw.integers(5))]
-                if diameter < 6.0:
-                    kind = "solid"
+                kind = "solid" if diameter < 6.0 else kind
                 nodules.append(Nodule((x, y, z), round(diameter, 3), kind, attached))
                 part, inside = _draw_nodule(canvas, nodules[-1], centre, draw)
                 mask[part] |= inside
@@ -283,7 +283,7 @@ def _draw_nodule(
     """
     radius = 0.5 * nodule.diameter_mm
     reach = 1.6 * radius + canvas.edge
-    part, (x, y, z) = canvas.box(tuple(centre - reach), tuple(centre + reach))
+    part, (x, y, z) = canvas.box(centre - reach, centre + reach)
     dx, dy, dz = x - np.float32(centre[0]), y - np.float32(centre[1]), z - np.float32(centre[2])
     away = np.sqrt(dx**2 + dy**2 + dz**2)
     lobes = np.zeros_like(away)
