@@ -28,12 +28,9 @@ def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None
 def cut_image(
     pixels: NDArray[np.uint8], identifier: str, parameters: ImageParameters
 ) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.uint8]]]:
-    """Take the whole image, or distinct crops drawn uniformly from the random stream of the image. Pure.
+    """Take the whole image, or distinct crops drawn uniformly from the random stream of its identifier. Pure.
 
-    Args:
-        pixels: uint8 [x, y], grey levels; for crops at least as large as one.
-        identifier: of the image.
-        parameters: what is taken.
+    The pixels are uint8 [x, y], grey levels; for crops at least as large as one.
 
     Returns:
         corners : int32 [cube, 3], pixels in x and y, and 0; in the order drawn. That of a whole image is 0.
@@ -51,16 +48,11 @@ def cut_image(
 def draw_crops(
     shape: tuple[int, ...], size: tuple[int, int], count: int, words: NDArray[np.uint32]
 ) -> NDArray[np.int32]:
-    """Draw distinct places for crops, uniformly among those inside an image.
-
-    Args:
-        shape: columns and rows of the image.
-        size: edges of a crop, none longer than the image's.
-        count: how many are wanted; all places are given where there are fewer.
-        words: random words, two a try, as for `draw_distinct`.
+    """Draw places for crops of this size, uniformly among those inside an image; with words of `place_words`.
 
     Returns:
-        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn.
+        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn. Distinct, so all places where
+        there are fewer than `count`.
     """
     across, down = (edge - own + 1 for edge, own in zip(shape, size, strict=True))
     places = draw_distinct(across * down, count, words)

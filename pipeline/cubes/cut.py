@@ -47,11 +47,6 @@ def cut_cubes(
 ) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.int16]]]:
     """Draw corners in a scan that is large enough, and cut the cubes. Pure.
 
-    Args:
-        scan: the scan.
-        draw: chooses among the corners that pass; see `uniform`.
-        parameters: what to cut.
-
     Returns:
         corners : int32 [cube, 3], voxels in x, y, z, in the order drawn; empty where no corner passes.
         tissue : the rule's score of each, 0..1.

@@ -90,13 +90,7 @@ def plan_extraction(
 ) -> ExtractionPlan:
     """Find the scans, read the headers of up to a thousand, cut one, and say what all would come to.
 
-    Args:
-        source: the folder of the scans.
-        target: the store that would be made; nothing is written.
-        parameters: what would be cut.
-        workers: scans at a time.
-        anonymize, overwrite: as for `extract_cubes`; no key is written.
-        report: told as headers are read.
+    The arguments are those of `extract_cubes`, and nothing is written; `report` is told as headers are read.
 
     Raises:
         CallError, DataError: as `extract_cubes`.

@@ -30,11 +30,7 @@ class OfficialCorners:
     """
 
     def __init__(self, seed: int = OFFICIAL_SEED, used: int = 0) -> None:
-        """Begin a subset, or stand where an earlier generator stood.
-
-        Args:
-            seed: what Python's generator is seeded with, 0 .. 2^63 - 1.
-            used: `used` of the earlier generator; 0 at the start of a subset.
+        """Begin a subset, or stand where an earlier generator of this seed stood, after `used` words.
 
         Raises:
             CallError: a number out of range.

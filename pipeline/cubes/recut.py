@@ -1,7 +1,4 @@
-"""Holds a store against what it was made from: the scans again, and the degradations again.
-
-Which cubes and pairs are looked at is drawn anew in every run, so that many runs see more than one.
-"""
+"""Holds a store against the scans it was made from, at cubes that are drawn anew in every run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,15 +34,7 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Recut:
-    """Cubes to cut again from one scan.
-
-    Attributes:
-        name: of the scan in the store.
-        path: where it lies.
-        numbers: of the cubes in the store.
-        corners: first voxels in x, y, z.
-        parameters: size, window, spacing and orientation.
-    """
+    """Cubes to cut again from one scan: its name in the store, its place, the cubes' numbers and corners."""
 
     name: str
     path: Path
@@ -55,11 +44,7 @@ class Recut:
 
 
 def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
-    """Cut cubes at corners that are known.
-
-    Returns:
-        The sha256 of the scan's files, and the cubes: int16 HU [x, y, z] each, or of a slice without the
-        axis across it, or uint8 grey levels [x, y] of an image.
+    """Cut cubes at corners that are known: the sha256 of the scan's files, and what is cut from them.
 
     Raises:
         DataError: the scan cannot be read, or does not reach as far; goes after its name.
@@ -162,16 +147,9 @@ def compare_scans(
 def compare_cubes(
     remains: Remains, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
-    """Cut random cubes again and compare them with a store's, voxel for voxel.
+    """Cut random cubes again, at most so many, and compare them with a store's: what `compare_again` gives.
 
-    Args:
-        remains: of the store.
-        places: of the scans that are as they were, by row.
-        most: how many cubes to draw.
-        workers: who does it.
-
-    Returns:
-        As `compare_again`.
+    The places are those of the scans that are as they were, by row.
 
     Raises:
         UnknownError: what is needed is damaged, or the cubes were not cut from scans.
@@ -204,8 +182,7 @@ def compare_again(
     """Cut scans again, and compare what they give with a store.
 
     Args:
-        workers: who cuts.
-        tasks: one a scan, with its `name`.
+        workers, tasks: who cuts what; each task is one scan, with its `name`.
         cut: cuts one; raises one of `UNREADABLE` where that cannot be done.
         compare: says of each cube what is wrong with it, nothing where it is the same, and None where the
             store's own cannot be read.

@@ -97,11 +97,7 @@ def note_path(target: Path) -> Path:
 
 
 def write_note(target: Path, files: Sequence[str]) -> Path | None:
-    """Leave a note of the damaged files of a store; of a sound one, take away the note that is there.
-
-    Returns:
-        The note; None where there is no damage, or no place to write it.
-    """
+    """Leave a note of the damaged files of a store, where it can be; its place. Without any, remove it."""
     note = note_path(target)
     with suppress(OSError):
         if files:
@@ -116,13 +112,8 @@ def write_note(target: Path, files: Sequence[str]) -> Path | None:
 def find_damage(target: Path, kind: str) -> Damage | None:
     """The damage of a finished store, as far as its note tells and as it can be seen without reading shards.
 
-    Args:
-        target: where the store lies.
-        kind: `CUBES` or `PAIRS`.
-
-    Returns:
-        None where no damage is seen, where there is no store of that kind, and where its manifest is damaged
-        too, by which all else is known.
+    None where no damage is seen, where there is no store of that kind (`CUBES` or `PAIRS`), and where its
+    manifest is damaged too, by which all else is known.
     """
     storage = Folder(target)
     manifest, digest, problems = read_manifest(storage)
@@ -140,15 +131,12 @@ def find_damage(target: Path, kind: str) -> Damage | None:
 
 
 def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger], None]) -> int:
-    """Make the damaged files of a finished store again, and put them back.
+    """Make the damaged files of a finished store again, and put them back; how many, 0 of others' stores.
 
     Args:
         damage: of the store.
         job: the parameters of the call, as they stand in a store that it makes.
         make_again: makes the files, which lie in the ledger's store until all are known to be right.
-
-    Returns:
-        How many; 0 where another call made the store.
 
     Raises:
         DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
@@ -180,13 +168,10 @@ def make_cubes_again(
     """Make the damaged files of a cube store, shards from the scans whose cubes lie in them.
 
     Args:
-        damage: of the store.
-        source: the scans.
-        parameters: what is cut.
-        job: the same, as they stand in the store.
+        damage, source: of the store, and the scans.
+        parameters, job: what is cut, and the same as it stands in the store.
         key: what the names in the store were made with; None where they are the scans' own.
-        workers: who does it.
-        ledger: takes the files.
+        workers, ledger: who does it, and what takes the files.
 
     Raises:
         DataError: a file cannot be made as it was; the sentence says why.

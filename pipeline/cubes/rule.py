@@ -19,9 +19,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.box_sums import evaluate_corners
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import TISSUE_HU, Window
+from genesis_toolkit.pipeline.jit import ONE, ZERO, kernel
 from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.geometry import Voxels
 
@@ -256,7 +256,7 @@ def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDA
     Args:
         corners: the decision for the scan.
         count: how many are wanted; fewer are given where fewer pass.
-        words: random words, two a try, as for `draw_distinct`.
+        words: see `place_words`.
 
     Returns:
         int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn.
@@ -283,11 +283,9 @@ def tissue_score(
     Of a patch it is the share of the pixels that are tissue or air, and so cannot be lung.
 
     Args:
-        voxels: int16, float32 or float64 [x, y, z], HU, the whole scan; real numbers not rounded.
+        voxels, window: as for `passing_corners`.
         corner: the first voxel of the cube.
-        size: edges of the cube, or the two of the patch.
-        window: what real numbers are scaled by, see `tissue_from`.
-        plane: of a patch's slice, as for `CubeRule`.
+        size, plane: as for `CubeRule`.
     """
     rule = CubeRule(tuple(size), plane=plane)
     x, y, z = (int(number) for number in corner)
@@ -310,29 +308,78 @@ def _evaluated(
 ) -> tuple[Corners, NDArray[np.uint32]]:
     """The decisions, and the number of candidates by score where `bins` has room for every score."""
     counts = [edge - least + 1 for edge, least in zip(voxels.shape, rule.least_shape, strict=True)]
-    passing = np.empty(counts[::-1], dtype=np.bool_)
-    by_slice = np.zeros(counts[2], dtype=np.int64)
+    passing, by_slice = np.empty(counts[::-1], dtype=np.bool_), np.zeros(counts[2], dtype=np.int64)
     by_score = np.zeros(bins, dtype=np.uint32)
     least, most = rule.least_halves, rule.most_halves
     if least > most:  # no sum of scores lies between the bounds: take one that no cube reaches
         least = most = 2 * rule.voxels + 1
-    edge_x, edge_y, edge_z = rule.box
-    width, height = counts[0] + edge_x - 1, counts[1] + edge_y - 1
-    evaluate_corners(
-        np.ascontiguousarray(voxels.T),
-        tissue_from(voxels.dtype, window),
-        air_below(voxels.dtype, rule.plane),
-        tuple(np.uint64(edge) for edge in rule.border),
-        tuple(np.uint64(edge) for edge in rule.box),
-        np.uint64(rule.look),
-        np.int32(least),
-        np.uint32(most - least),
-        np.zeros((edge_z, height, width), dtype=np.uint8),
-        np.zeros((height, width), dtype=np.uint16),
-        np.zeros(width, dtype=np.int32),
-        np.zeros(width + 1, dtype=np.int32),
-        passing,
-        by_slice,
-        by_score,
-    )
+    border, box = (tuple(map(np.uint64, edges)) for edges in (rule.border, rule.box))
+    numbers = (np.uint64(rule.look), np.int32(least), np.uint32(most - least))
+    bounds = (tissue_from(voxels.dtype, window), air_below(voxels.dtype, rule.plane))
+    out = (passing, by_slice, by_score)
+    _evaluate_corners(np.ascontiguousarray(voxels.T), *bounds, border, box, *numbers, *out)
     return Corners(passing.T, by_slice, rule.border), by_score
+
+
+@kernel
+def _evaluate_corners(voxels, tissue, air, border, size, look, least, span, passing, by_slice, by_score):  # type: ignore[no-untyped-def]
+    """Box sums over z, then y, then x, each running: a few additions a corner, all but one of them in SIMD.
+
+    voxels [z, y, x], `tissue` the least of these that is tissue; those below `air` count like tissue in their
+    own slice, and never as the voxel after; `look` slices on, 1 or 0, is the voxel that may give a half: 0,
+    which is the voxel itself, gives none but its own two; passing [z, y, x]; by_score [halves], counted
+    unless empty. A score passes from `least` to `least + span`: one unsigned comparison does for both bounds.
+    Indices are unsigned: with signed ones numba looks for negative indices at every step, which cost four
+    times the time.
+    """
+    edge_x, edge_y, depth = size
+    first_x, first_y, first_z = border
+    corners_z, corners_x = np.uint64(passing.shape[0]), np.uint64(passing.shape[2])
+    width, height = corners_x + edge_x - ONE, np.uint64(passing.shape[1]) + edge_y - ONE
+    ring = np.zeros((depth, height, width), np.uint8)  # scores in halves of the slices now in the box
+    along_z, along_y = np.zeros((height, width), np.uint16), np.zeros(width, np.int32)  # the sums so far
+    along_x = np.zeros(width + ONE, np.int32)
+    for step in range(ZERO, corners_z + depth - ONE):
+        z = first_z + step
+        slot = step % depth
+        for y in range(ZERO, height):
+            here = voxels[z, first_y + y, first_x : first_x + width]
+            after = voxels[z + look, first_y + y, first_x : first_x + width]
+            sums, kept = along_z[y], ring[slot, y]
+            for x in range(ZERO, width):
+                a = np.uint8((here[x] >= tissue) | (here[x] < air))
+                b = np.uint8(after[x] >= tissue)
+                score = np.uint8(a + (a | b))
+                sums[x] = np.uint16(sums[x] + np.uint16(score) - np.uint16(kept[x]))
+                kept[x] = score
+        if step + ONE < depth:
+            continue
+        corner_z = step + ONE - depth
+        count = np.int64(0)
+        for x in range(ZERO, width):
+            along_y[x] = 0
+        for y in range(ZERO, height):
+            new = along_z[y]
+            for x in range(ZERO, width):
+                along_y[x] += new[x]
+            if y >= edge_y:
+                old = along_z[y - edge_y]
+                for x in range(ZERO, width):
+                    along_y[x] -= old[x]
+            if y + ONE < edge_y:
+                continue
+            total = np.int32(0)
+            for x in range(ZERO, width):
+                total += along_y[x]
+                along_x[x + ONE] = total
+            row = passing[corner_z, y + ONE - edge_y]
+            passed = np.uint32(0)
+            for x in range(ZERO, corners_x):
+                passes = np.uint32(along_x[x + edge_x] - along_x[x] - least) <= span
+                row[x] = passes
+                passed += np.uint32(passes)
+            count += passed
+            if by_score.size:
+                for x in range(ZERO, corners_x):
+                    by_score[np.uint64(along_x[x + edge_x] - along_x[x])] += np.uint32(1)
+        by_slice[corner_z] = count

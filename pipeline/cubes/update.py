@@ -50,11 +50,6 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     the store was made or the sha256 of its files is what it was. A store that was made with `key` does not
     tell the bytes; there a file must also not have come to its place since.
 
-    Args:
-        store: the finished store.
-        found: the scans of its source.
-        key: what the names in the store were made with; None where they are the scans' own.
-
     Raises:
         CallError: a scan that gave cubes is gone or has changed, or new scans would change the cubes of
             others; the sentence names them.

@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
@@ -285,10 +284,6 @@ def flip_axes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
     In two dimensions the z of a named recipe is left out: it asks for all the axes that there are. An axis
     that was chosen is not: who asks for z alone would get nothing.
 
-    Args:
-        recipe: the recipe.
-        size: the edges of the cubes in voxels, axes x, y, z or x, y.
-
     Raises:
         CallError: z was chosen for cubes that have no z.
     """
@@ -322,8 +317,9 @@ def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
                 )
 
 
-def _covered(recipe: Recipe, size: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The chances that one shuffling window holds a voxel: the values that occur, and the share of each."""
+def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> float:
+    """The expected share of voxels inside at least one of `windows` shuffling windows, in 0 .. 1."""
+    # The chances that one window holds a voxel: the values that occur, and the share of voxels of each.
     values, shares = np.ones(1), np.ones(1)
     for length in size:
         low, high = window_edges(recipe, Applied.SHUFFLE, length)
@@ -335,12 +331,6 @@ def _covered(recipe: Recipe, size: tuple[int, ...]) -> tuple[NDArray[np.float64]
         axis, counts = np.unique(chance.round(14), return_counts=True)
         values = np.multiply.outer(values, axis).ravel()
         shares = np.multiply.outer(shares, counts / length).ravel()
-    return values, shares
-
-
-def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> float:
-    """The expected share of voxels inside at least one of `windows` shuffling windows, in 0 .. 1."""
-    values, shares = _covered(recipe, size)
     return float(np.sum(shares * (1 - (1 - values) ** windows)))
 
 

@@ -91,18 +91,14 @@ def shuffle_offsets(size: tuple[int, ...], edges: NDArray[np.uint64]) -> Offsets
     return Offsets(np.concatenate(lists).astype(np.uint32), first)
 
 
-def shuffle_layers(size: tuple[int, ...], edges: NDArray[np.uint64], windows: int) -> float:
-    """How many of so many windows lie over a voxel, on average."""
-    return float(windows * np.prod(edges.mean(axis=1)) / np.prod(size))
-
-
 def shuffle_scratch(size: tuple[int, ...], edges: NDArray[np.uint64], windows: int) -> ShuffleScratch:
     """Buffers for `windows` windows of at most the given edges (uint64 [3, 2]) in cubes of `size`."""
     most = -(-int(np.prod(edges[:, 1])) // 8)
     capacity = max(_BLOCKS, most)
     batch = capacity // most
     nx, ny, nz = size
-    buried = shuffle_layers(size, edges, windows) > _LAYERS
+    layers = windows * np.prod(edges.mean(axis=1)) / np.prod(size)  # windows over a voxel, on average
+    buried = layers > _LAYERS
     return ShuffleScratch(
         start=np.zeros((3, batch), np.uint64),
         stop=np.zeros((3, batch), np.uint64),

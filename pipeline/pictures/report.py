@@ -152,12 +152,7 @@ def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> ND
 
 
 def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[np.float64] | None:
-    """Where cubes lie in their scans, the extents of all scans scaled to one frame.
-
-    Args:
-        table: one row a cube.
-        scans: one row a scan.
-        box: what a cube takes up in its scan, voxels in x, y, z.
+    """Where cubes, which take up so many voxels in x, y, z, lie in their scans, all scaled to one frame.
 
     Returns:
         float64 [plane, across, down] in 0..1, the planes xy, xz and yz: of every cell the share of cubes that

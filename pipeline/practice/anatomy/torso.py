@@ -96,13 +96,7 @@ def magnified(patient: Patient, view: View, y: float) -> float:
 
 
 def project(canvas: Canvas, patient: Patient, hu: Floats, view: View) -> Floats:
-    """Sum the attenuation along the rays, from front to back.
-
-    Args:
-        canvas: where the voxels lie.
-        patient: the proportions.
-        hu: (z, y, x) of the canvas, HU.
-        view: PA or AP.
+    """Sum the attenuation of `hu`, (z, y, x) of the canvas, along the rays, from front to back.
 
     Returns:
         float32, (rows, columns), the head above, the patient's left to the right; FINE times the voxels along
