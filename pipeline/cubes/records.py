@@ -101,13 +101,18 @@ def why(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"it cannot be read: {error}"
 
 
-def file_state(path: Path) -> tuple[int, int]:
-    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told."""
+def file_state(path: Path, *, came: bool = False) -> tuple[int, int]:
+    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told.
+
+    With `came` also when it came to its place, though it may have been written before.
+    """
     try:
         states = [file.stat() for file in scan_files(path)]
     except (DataError, OSError):
         return 0, 0
-    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+    return sum(state.st_size for state in states), max(
+        max(state.st_mtime_ns, state.st_ctime_ns * came) for state in states
+    )
 
 
 def is_same(task: CutTask[object], record: Facts) -> bool:

@@ -22,7 +22,6 @@ from genesis_toolkit.pipeline.degrade.nonlinear import draw_curve, fill_table, m
 from genesis_toolkit.pipeline.degrade.paint import (
     draw_boxes,
     draw_constant,
-    fill_constant,
     fill_constant_box,
     fill_noise,
     fill_noise_box,
@@ -132,7 +131,8 @@ def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  
     start, stop = scratch.start, scratch.stop
     if applied & _OUTPAINT:
         if plan.outpaint.constant:
-            fill_constant(draw_constant(k0, k1, variant, cube, ZERO, low, count), out)
+            value = draw_constant(k0, k1, variant, cube, ZERO, low, count)
+            fill_constant_box(value, scratch.whole[ZERO], scratch.whole[ONE], out)
         else:
             fill_noise(k0, k1, variant, cube, low, count, out)
         for b in range(boxes):
@@ -283,11 +283,6 @@ class Degrader:
         if dtype.str not in kept:
             kept[dtype.str] = _make_scratch(self._plan, self._shape, dtype)
         return kept[dtype.str]
-
-    def scratch_bytes(self, dtype: type[np.integer[Any]] = np.int16) -> int:
-        """Bytes of buffers that each thread keeps for cubes of `dtype`."""
-        parts = self._scratch(np.dtype(dtype))
-        return sum(a.nbytes for a in (*parts[:-1], *parts.shuffle))
 
 
 def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window: Window, seed: int) -> _Plan:

@@ -96,14 +96,6 @@ def fill_noise_box(k0, k1, variant, cube, low, count, start, stop, out):  # type
 
 
 @kernel
-def fill_constant(value, out):  # type: ignore[no-untyped-def]
-    """Fill a whole cube with one value (uint64, wraps when negative)."""
-    flat = out.reshape(out.size)
-    for i in range(np.uint64(flat.size)):
-        flat[i] = value
-
-
-@kernel
 def fill_constant_box(value, start, stop, out):  # type: ignore[no-untyped-def]
     """Fill one box with one value (uint64, wraps when negative); start, stop: uint64 [3] in voxels."""
     for x in range(start[0], stop[0]):

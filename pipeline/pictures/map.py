@@ -1,9 +1,8 @@
 """A map of a scan: where cubes may lie and where some were drawn, over three slices through it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,8 +29,7 @@ _OUTLINED = 6  # of these in one slice: more would hide it
 _AXES = "xyz"
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(NamedTuple):
     """One slice: its name, the axis it lies across, the axes it shows across and down, and how to turn it."""
 
     name: str
@@ -41,10 +39,8 @@ class _View:
     upward: bool  # the patient's feet are at the first slice: turned over, they are at the picture's foot
 
 
-_VIEWS = (
-    _View("axial", 2, 0, 1, upward=False),
-    _View("coronal", 1, 0, 2, upward=True),
-    _View("sagittal", 0, 1, 2, upward=True),
+_VIEWS = tuple(
+    map(_View._make, [("axial", 2, 0, 1, False), ("coronal", 1, 0, 2, True), ("sagittal", 0, 1, 2, True)])
 )
 
 

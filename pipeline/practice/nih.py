@@ -84,13 +84,7 @@ class RadiographParameters:
 
 @dataclass(frozen=True)
 class Sitting:
-    """The images of one patient.
-
-    Attributes:
-        patient: the number of the patient, from 0.
-        first: the number of the first image in the data set, from 0.
-        images: how many follow from there.
-    """
+    """The images of one patient: how many, from which number in the data set, both numbers from 0."""
 
     patient: int
     first: int
@@ -105,15 +99,7 @@ def write_nih(
     workers: int | None = None,
     progress: Progress | bool = False,
 ) -> list[Path]:
-    """Write practice radiographs in the layout of NIH ChestX-ray14.
-
-    Interrupted, it goes on when it is called again.
-
-    Args:
-        folder: where; it must not exist, or be empty. Its parents are made.
-        parameters: how many images, how large, which seed.
-        workers: patients at a time; None takes one a core. They do not show in the bytes.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+    """Write practice radiographs in the layout of NIH ChestX-ray14; the rest is as with `write_luna16`.
 
     Returns:
         The pictures, in the order of the table.
