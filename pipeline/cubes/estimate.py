@@ -1,7 +1,7 @@
 """What a command would do, and how long it would take, without doing it: `--dry-run`.
 
-Time and bytes come from doing a small part of the work on this machine, one scan or one block of cubes, and
-throwing it away. They are estimates; the counts are exact, or say that they are not.
+Time and bytes are estimates, from doing one scan on this machine and throwing it away; counts are exact, or
+say that they are not.
 """
 
 from collections.abc import Callable, Sequence

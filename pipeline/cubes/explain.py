@@ -1,8 +1,4 @@
-"""Why a scan gives the cubes it gives: the rule's decisions counted, and drawn over the scan.
-
-METHOD.md section 2 has two parts that refuse a cube, the border and the tissue rule; here each is told apart,
-with what other settings would give.
-"""
+"""Why a scan gives the cubes it gives: those that the border and the tissue rule refuse, told apart."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,20 +59,14 @@ class Explanation:
     passing.
 
     Attributes:
-        shape: voxels in x, y, z.
-        spacing: mm between voxel centres in x, y, z.
-        size: edges of a cube in voxels, or the two of a patch.
-        plane: of the slices that patches are cut from; None for cubes.
+        shape, spacing: voxels, and mm between their centres, in x, y, z.
+        size, plane, border, max_tissue, min_tissue: of the rule, as in `ExtractParameters`.
         box: what is cut, edges in x, y, z: of a patch 1 across its plane.
-        border: voxels at each side that no cube touches.
-        max_tissue: the largest score a cube may have: its share of tissue, of a patch that of tissue and air.
-        min_tissue: the smallest; 0 for patches.
         shortages: the axes along which the scan is too small, so that it has no candidate.
         places_whole: places where a cube lies inside the scan.
         lost_to_border: of these, those lost along x, then y, then z.
         candidates: what is left, and goes before the tissue rule.
-        lost_to_max_tissue: candidates with a score above max_tissue.
-        lost_to_min_tissue: candidates with a score below min_tissue.
+        lost_to_max_tissue, lost_to_min_tissue: candidates with a score above and below these bounds.
         passing: places a cube may be cut at.
         share: passing of candidates, 0..1; 0 without candidates.
         scores: the score of the candidates, 0..1, by quantile; empty without candidates.

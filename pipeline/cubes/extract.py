@@ -1,9 +1,8 @@
 """Scans -> cube store: `extract_cubes` finds the scans, cuts each in a task of its own, packs what they gave.
 
 X-ray images are scans of one slice here; what is cut of each say `cut` and `crop`. A finished scan is
-staged, encoded; when all are done their cubes are packed into shards in scan order, so the bytes do not
-depend on which scan was finished first. Scans that were added to the source of a finished store are cut and
-packed behind what is there. METHOD.md sections 2 and 5.
+staged, encoded; when all are done, cubes are packed into shards in scan order, whichever scan was finished
+first. Scans that were added to the source come behind what is there. METHOD.md sections 2 and 5.
 """
 
 from collections.abc import Callable
@@ -204,9 +203,16 @@ def plan_job(
 
 def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> Job:
     """What a call asks for, whatever store there is."""
-    found = find_sources(source, parameters)
-    key = read_key(anonymize) if anonymize else None
-    return Job(found, parameters, _describe(parameters, found, key), key)
+    found, key = find_sources(source, parameters), read_key(anonymize) if anonymize else None
+    values = asdict(parameters)
+    if isinstance(parameters, ExtractParameters):
+        subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
+        values |= {"layout": found.layout, "subsets": subsets}
+        if parameters.plane is None:
+            del values["plane"]  # which cubes have none of
+    values |= {"anonymized_with": key.fingerprint} if key else {}
+    description = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return Job(found, parameters, description, key)
 
 
 def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> tuple[Outcome, ...]:
@@ -234,15 +240,3 @@ def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> tuple[
     else:
         cut_all(workers, ledger, job.noun, job.tasks, job.cut, told)
     return tuple(sorted(unused, key=lambda outcome: outcome.path))
-
-
-def _describe(parameters: Parameters, found: Found, key: Key | None) -> dict[str, Any]:
-    """The parameters as they stand in the store, with what was left to be found out put in."""
-    values = asdict(parameters)
-    if isinstance(parameters, ExtractParameters):
-        subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
-        values |= {"layout": found.layout, "subsets": subsets}
-        if parameters.plane is None:
-            del values["plane"]  # which cubes have none of
-    values |= {"anonymized_with": key.fingerprint} if key else {}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

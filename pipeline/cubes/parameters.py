@@ -35,7 +35,7 @@ class ExtractParameters(HounsfieldValues):
         hu: the HU window, lowest and highest value kept.
         border: voxels in x, y, z that no cube may touch, on either side.
         max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            of patches 0.7, in which air counts like tissue, see `CubeRule`.
+            as published, of patches 0.7, in which air counts like tissue.
         min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
             Patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
@@ -139,11 +139,6 @@ class ImageParameters(GreyLevels):
                 "leave it out for the whole image."
             )
         checked_seed(self.seed)
-
-    @property
-    def first_seed(self) -> int:
-        """The seed."""
-        return self.seed
 
 
 Parameters = ExtractParameters | ImageParameters

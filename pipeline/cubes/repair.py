@@ -1,9 +1,8 @@
 """Finds the damaged files of a finished store, and puts them back once they have been made again.
 
-`verify` reads every byte and leaves a note beside the store, `NAME.damaged.json`. The command that made the
-store reads the note when it is given again; what can be seen at once (a missing file, a shard that is cut
-short, a table) it sees without one. A file goes back only where its sha256 is that of the manifest: so a
-repaired store is to the byte what it was.
+`verify` leaves a note beside the store, `NAME.damaged.json`, which the command that made the store reads;
+what can be seen at once (a missing file, a shard that is cut short, a table) it sees without one. A file goes
+back only where its sha256 is that of the manifest: so a repaired store is to the byte what it was.
 """
 
 import json

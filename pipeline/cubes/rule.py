@@ -51,14 +51,7 @@ _ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 class CubeRule:
     """Which cubes, or patches of slices, a scan may give: METHOD.md section 2, its cubes by default.
 
-    Attributes:
-        size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice, in the order of the axes.
-        border: voxels in x, y, z that no cube may touch, on either side.
-        max_tissue: a cube is refused when its score exceeds this share of its voxels; None takes 0.15, as
-            published, and 0.7 for patches, in which air counts like tissue.
-        min_tissue: a cube is refused when its score is below this share of its voxels; the published rule has
-            no such bound, so 0. Patches have none.
-        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
+    The attributes are those of `ExtractParameters`; a size of two edges is in the order of the axes.
 
     Raises:
         CallError: a value out of range.
@@ -164,11 +157,6 @@ class Corners:
     passing: NDArray[np.bool_]
     by_slice: NDArray[np.int64]
     first: Triple
-
-    @property
-    def candidates(self) -> int:
-        """The number of corners that were evaluated."""
-        return self.passing.size
 
     @property
     def count(self) -> int:

@@ -20,6 +20,7 @@ from genesis_toolkit.pipeline.degrade import recipes
 from genesis_toolkit.pipeline.degrade.flip import _flip_into, draw_flip
 from genesis_toolkit.pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
 from genesis_toolkit.pipeline.degrade.paint import (
+    Painting,
     draw_boxes,
     draw_constant,
     fill_constant_box,
@@ -43,16 +44,6 @@ _WHICH = np.uint64(Operation.WHICH)
 _NONLINEAR, _SHUFFLE, _INPAINT, _OUTPAINT = (np.uint64(member) for member in Applied)
 
 
-class _Painting(NamedTuple):
-    """In- or out-painting: windows drawn for sure and at most, the threshold of one more, edges, fill."""
-
-    sure: np.uint64
-    windows: np.uint64
-    more_below: np.uint64
-    edges: NDArray[np.uint64]
-    constant: bool
-
-
 class _Plan(NamedTuple):
     """A recipe for one size and window, as the kernels take it: rates as thresholds, rules as voxels.
 
@@ -72,8 +63,8 @@ class _Plan(NamedTuple):
     invert_below: np.uint64
     paint_below: np.uint64
     inpaint_below: np.uint64
-    inpaint: _Painting
-    outpaint: _Painting
+    inpaint: Painting
+    outpaint: Painting
     low: int
     high: int
 
@@ -163,10 +154,8 @@ def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: igno
     boxes = ZERO
     if applied & (_INPAINT | _OUTPAINT):
         how = plan.inpaint if applied & _INPAINT else plan.outpaint
-        boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, how.edges, plan.margins, how.sure, how.windows, how.more_below,
-            scratch.start, scratch.stop,
-        )  # fmt: skip
+        start, stop = scratch.start, scratch.stop
+        boxes = draw_boxes(k0, k1, variant, cube, out.shape, how, plan.margins, start, stop)
     kept = boxes if applied & _OUTPAINT else ZERO
     if applied & _SHUFFLE:
         shuffle(
@@ -245,13 +234,12 @@ class Degrader:
         numbers = np.ascontiguousarray(number, np.int64)
         variants = np.ascontiguousarray(np.broadcast_to(np.asarray(variant, np.int64), (n,)))
         self._check(cubes, out, {"stream": streams, "number": numbers, "flip": flip, "applied": applied})
-        self._check_window(cubes.dtype)
         with_layer, degraded = (each.reshape(n, *self._shape) for each in (cubes, out))
         how = (self._plan, self._scratch(cubes.dtype))
         _degrade_all(with_layer, streams, numbers, variants, *how, degraded, flip, applied)
 
     def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
-        """Refuse arrays that the kernels would read or write out of bounds."""
+        """Refuse arrays that the kernels would read or write out of bounds, or cannot hold."""
         axes = ", ".join("xyz"[: len(self.size)])
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
@@ -265,9 +253,7 @@ class Degrader:
         for name, row in rows.items():
             if row.shape != (len(cubes),):
                 raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")
-
-    def _check_window(self, dtype: np.dtype[Any]) -> None:
-        """Refuse a dtype that the kernels do not know or that does not hold the window."""
+        dtype = cubes.dtype
         if dtype not in (np.int16, np.uint8, np.uint16):
             raise CallError(f"The cubes are {dtype}, but they must be int16, uint8 or uint16.")
         holds = np.iinfo(dtype)
@@ -297,9 +283,9 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
         usable = min(size) >= recipes.smallest_edges(recipe)[degradation]
         return np.array([(1, 1)] * layer + found if usable else [(1, 1)] * 3, np.uint64)
 
-    def painting(name: str, sure: np.uint64, degradation: Applied) -> _Painting:
+    def painting(name: str, sure: np.uint64, degradation: Applied) -> Painting:
         windows, more, fill = (getattr(recipe, f"{name}_{what}") for what in ("windows", "continue", "fill"))
-        return _Painting(sure, np.uint64(windows), threshold(more), edges(degradation), fill == "constant")
+        return Painting(sure, np.uint64(windows), threshold(more), edges(degradation), fill == "constant")
 
     shuffle_edges = edges(Applied.SHUFFLE)
     return _Plan(

@@ -5,7 +5,10 @@ smaller ones; some recipes fill with one random constant instead. Noise belongs 
 window: word i of the stream is for voxel i, so windows may overlap and be filled in any order.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, TWO, ZERO, kernel
 from genesis_toolkit.pipeline.rng import Operation, block, bounded, extent, philox
@@ -15,30 +18,41 @@ _NOISE = np.uint64(Operation.NOISE)
 _CONSTANT = np.uint64(Operation.CONSTANT)
 
 
+class Painting(NamedTuple):
+    """How windows of in- or out-painting are drawn and filled.
+
+    Attributes:
+        sure: windows that are always drawn: 0 in in-painting, 1 in out-painting.
+        windows: how many at most.
+        more_below: threshold of one more window.
+        edges: uint64 [3, 2], the smallest and largest window edge an axis.
+        constant: whether it fills with one value a window, and not with noise.
+    """
+
+    sure: np.uint64
+    windows: np.uint64
+    more_below: np.uint64
+    edges: NDArray[np.uint64]
+    constant: bool
+
+
 @kernel
-def draw_boxes(k0, k1, variant, cube, shape, edges, margins, sure, most, below, start, stop):  # type: ignore[no-untyped-def]
-    """The windows of in- or out-painting.
+def draw_boxes(k0, k1, variant, cube, shape, how, margins, start, stop):  # type: ignore[no-untyped-def]
+    """The windows of in- or out-painting in a cube of this shape; how many, uint64.
 
     Args:
         k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
-        shape: the cube's edges.
-        edges: uint64 [3, 2], the smallest and largest window edge an axis.
+        shape, how: the cube's edges, and a `Painting`.
         margins: uint64 [3], the voxels kept free at either border of an axis.
-        sure: windows that are always drawn, uint64: 0 in in-painting, 1 in out-painting.
-        most: how many windows at most, uint64.
-        below: threshold of one more window, uint64.
-        start, stop: uint64 [>= most, 3], filled with the windows in voxels, stop excluded.
-
-    Returns:
-        How many windows, uint64.
+        start, stop: uint64 [>= how.windows, 3], filled with the windows in voxels, stop excluded.
     """
     n = ZERO
-    for w in range(most):
+    for w in range(how.windows):
         words = block(w, _PAINT, variant, cube, k0, k1)
-        if w >= sure and words[3] >= below:
+        if w >= how.sure and words[3] >= how.more_below:
             break
         for axis in range(3):
-            low, high, length = edges[axis, 0], edges[axis, 1], np.uint64(shape[axis])
+            low, high, length = how.edges[axis, 0], how.edges[axis, 1], np.uint64(shape[axis])
             start[w, axis], stop[w, axis] = extent(words[axis], low, high, length, margins[axis])
         n += ONE
     return n

@@ -62,9 +62,7 @@ def draw_map(
     slices are boxes one voxel deep, and in two of the three pictures lines.
 
     Args:
-        voxels: the scan, as for `explain_scan`.
-        spacing: mm between voxel centres in x, y, z.
-        rule: what a cube needs.
+        voxels, spacing, rule: the scan and what a cube needs, as for `explain_scan`.
         png: the file to write.
         title: what stands above the picture.
         window: the grey levels, and what real numbers are scaled by.
@@ -152,10 +150,8 @@ def passing_share(
 
     Args:
         corners: the decision for the scan.
-        box: edges in x, y, z of what is cut out.
-        shape: voxels of the scan in x, y, z.
-        axis: that the slice lies across, 0, 1 or 2.
-        number: of the slice along it; one that some candidate cuts.
+        box, shape: edges of what is cut out, and voxels of the scan, in x, y, z.
+        axis, number: that the slice lies across, 0, 1 or 2, and its own along it; some candidate cuts it.
 
     Returns:
         float64 [the two other axes, in order], 0..1; NaN where no candidate has its centre.

@@ -31,7 +31,7 @@ def passing(voxels: np.ndarray, rule: CubeRule) -> tuple[int, int]:
     if too_small(voxels.shape, rule):
         return 0, 0
     corners = passing_corners(voxels, rule)
-    return corners.candidates, corners.count
+    return corners.passing.size, corners.count
 
 
 @settings(deadline=None, max_examples=40)

@@ -246,7 +246,7 @@ def test_a_scan_that_is_too_small_is_told_what_it_needs(plane: Plane, least: Tri
 def test_the_smallest_scan_has_one_place() -> None:
     for plane in get_args(Plane):
         rule = CubeRule((5, 4), (2, 3, 1), 1.0, plane=plane)
-        assert passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule).candidates == 1
+        assert passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule).passing.size == 1
 
 
 @settings(deadline=None, max_examples=30)
