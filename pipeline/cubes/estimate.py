@@ -107,7 +107,9 @@ def plan_extraction(
     sizes = {task.name: file_state(task.path)[0] for task in sound}
     work = sum(sizes[task.name] for task in large) * len(sound) / max(1, len(looked_at))
     cubes = fit * (parameters.cubes_per_scan or 1)
-    _compile()
+    tiny = CubeRule((1, 1, 1), (0, 0, 0))  # lets the kernels be compiled, which the first scan would wait for
+    passing_corners(np.zeros(tiny.least_shape, np.int16, order="F"), tiny)
+    resize(np.zeros((1, 1), np.uint8), (1, 1))
     return ExtractionPlan(
         scans=len(sound),
         set_aside=len(tasks) - len(sound),
@@ -160,10 +162,3 @@ def _fits(path: Path, parameters: Parameters) -> bool:
         return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
     except DataError:
         return False
-
-
-def _compile() -> None:
-    """Let the kernels be compiled, which the first scan or image would wait for."""
-    rule = CubeRule((1, 1, 1), (0, 0, 0))
-    passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule)
-    resize(np.zeros((1, 1), np.uint8), (1, 1))

@@ -13,6 +13,7 @@ from genesis_toolkit.pipeline.store.schema import AXES
 
 _PUBLISHED = Window()
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+_OF_RULE = ("size", "plane", "box", "border", "max_tissue", "min_tissue")
 _CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no bound at all
 _PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
 
@@ -114,12 +115,7 @@ def explain_scan(
     return Explanation(
         shape=shape,
         spacing=spacing,
-        size=rule.size,
-        plane=rule.plane,
-        box=rule.box,
-        border=rule.border,
-        max_tissue=rule.most_tissue,
-        min_tissue=rule.min_tissue,
+        **{name: getattr(rule, name) for name in _OF_RULE},
         shortages=_shortages(shape, rule),
         places_whole=left[0],
         lost_to_border=(left[0] - left[1], left[1] - left[2], left[2] - left[3]),
@@ -154,13 +150,12 @@ def _quantiles(by_score: NDArray[np.uint32], rule: CubeRule) -> dict[str, float]
 
 
 def _shortages(shape: Triple, rule: CubeRule) -> tuple[Shortage, ...]:
-    axes = zip(AXES, shape, rule.least_shape, rule.border, strict=True)
-    largest = [(axis, found, least, (found - (least - 2 * edge)) // 2) for axis, found, least, edge in axes]
-    return tuple(
-        Shortage(axis, found, least, border if border >= 0 else None)
-        for axis, found, least, border in largest
-        if found < least
-    )
+    short = []
+    for axis, found, needed, border in zip(AXES, shape, rule.least_shape, rule.border, strict=True):
+        largest = (found - needed + 2 * border) // 2
+        if found < needed:
+            short.append(Shortage(axis, found, needed, largest if largest >= 0 else None))
+    return tuple(short)
 
 
 def _alternatives(

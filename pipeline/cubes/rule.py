@@ -220,8 +220,7 @@ def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED)
         rule: what a cube needs.
         window: what real numbers are scaled by, see `tissue_from`; whole numbers need none.
     """
-    corners, _ = _evaluated(voxels, rule, window, bins=0)
-    return corners
+    return _evaluated(voxels, rule, window, bins=0)[0]
 
 
 def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
@@ -230,8 +229,7 @@ def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) ->
     Returns:
         uint32 [2 * voxels of a cube + 1], the number of candidates by the sum of their scores in halves.
     """
-    _, counts = _evaluated(voxels, rule, window, bins=2 * rule.voxels + 1)
-    return counts
+    return _evaluated(voxels, rule, window, bins=2 * rule.voxels + 1)[1]
 
 
 def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDArray[np.int32]:

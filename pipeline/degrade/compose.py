@@ -267,7 +267,17 @@ class Degrader:
         """This thread's buffers for cubes of `dtype`, made once."""
         kept: dict[str, _Scratch] = self._threads.__dict__
         if dtype.str not in kept:
-            kept[dtype.str] = _make_scratch(self._plan, self._shape, dtype)
+            plan, shape, limits = self._plan, self._shape, np.iinfo(dtype)
+            boxes = int(max(plan.inpaint.windows, plan.outpaint.windows))
+            kept[dtype.str] = _Scratch(
+                turned=np.zeros(shape, dtype),
+                mixed=np.zeros(shape, dtype),
+                table=np.arange(limits.max - limits.min + 1).astype(dtype),  # values outside the window stay
+                start=np.zeros((boxes, 3), np.uint64),
+                stop=np.zeros((boxes, 3), np.uint64),
+                whole=np.array([(0, 0, 0), shape], np.uint64),
+                shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows)),
+            )
         return kept[dtype.str]
 
 
@@ -306,19 +316,4 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
         outpaint=painting("outpaint", ONE, Applied.OUTPAINT),
         low=window.low,
         high=window.high,
-    )
-
-
-def _make_scratch(plan: _Plan, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Scratch:
-    """Buffers for one thread. The table begins as the identity, so values outside the window stay."""
-    boxes = int(max(plan.inpaint.windows, plan.outpaint.windows))
-    table = np.arange(np.iinfo(dtype).max - np.iinfo(dtype).min + 1).astype(dtype)
-    return _Scratch(
-        turned=np.zeros(shape, dtype),
-        mixed=np.zeros(shape, dtype),
-        table=table,
-        start=np.zeros((boxes, 3), np.uint64),
-        stop=np.zeros((boxes, 3), np.uint64),
-        whole=np.array([(0, 0, 0), shape], np.uint64),
-        shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows)),
     )

@@ -79,27 +79,17 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
         CallError: the file's name does not end in `.html`, or it would replace what is no report.
         DataError: the store is damaged.
     """
-    check_report(html)
+    if html.suffix.lower() != ".html":
+        raise CallError(f"{html} is to be a report: give it a name that ends in .html.")
+    if html.exists() and not (html.is_file() and html.read_bytes().startswith(_BEGINNING.encode())):
+        said = f"{html} exists and is no report of a store, so it is left alone"
+        raise CallError(f"{said}: choose another name.")
+    check_place(html)
     try:
         page = report(store, rows)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"The store {store.storage.place} is damaged: what it says is {error!r}.") from None
     write_whole(html, page.encode(errors="replace"))  # a folder's name may be no UTF-8
-
-
-def check_report(html: Path) -> None:
-    """Refuse to write over anything but a report, or into a store.
-
-    Raises:
-        CallError: which it would be.
-    """
-    if html.suffix.lower() != ".html":
-        raise CallError(f"{html} is to be a report: give it a name that ends in .html.")
-    if html.exists() and not (html.is_file() and html.read_bytes().startswith(_BEGINNING.encode())):
-        raise CallError(
-            f"{html} exists and is no report of a store, so it is left alone: choose another name."
-        )
-    check_place(html)
 
 
 def report(store: CubeStore | PairStore, rows: int) -> str:

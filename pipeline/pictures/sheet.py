@@ -57,7 +57,11 @@ def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
     Raises:
         CallError: the file's name does not end in `.png`, or it would replace what is no picture.
     """
-    check_picture(png)
+    if png.suffix.lower() != ".png":
+        raise CallError(f"{png} is neither a picture nor a report: give a name that ends in .png or .html.")
+    if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
+        raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
+    check_place(png)
     low, high = store.window.low, store.window.high
     headings, pictures = contact_rows(store, rows)
     figure = Figure(
@@ -115,19 +119,6 @@ def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Pictu
 def evenly(count: int, most: int) -> list[int]:
     """At most so many of the numbers from 0 to `count` - 1, spread evenly from the first to the last."""
     return [int(number) for number in np.unique(np.linspace(0, count - 1, min(most, count)).round())]
-
-
-def check_picture(png: Path) -> None:
-    """Refuse to draw over anything but a picture, or into a store.
-
-    Raises:
-        CallError: which it would be.
-    """
-    if png.suffix.lower() != ".png":
-        raise CallError(f"{png} is neither a picture nor a report: give a name that ends in .png or .html.")
-    if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
-        raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
-    check_place(png)
 
 
 def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:

@@ -21,7 +21,6 @@ from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     PICTURE_LIMITS,
-    Radiograph,
     draw_case,
     person,
     take,
@@ -160,14 +159,9 @@ def _draw_images(folder: Path, parameters: RadiographParameters, sitting: Sittin
         # The width and the height are those before it was reduced.
         edges = (round(edge / _DETECTOR_MM) for edge in radiograph.field)
         rows.append([*told, *of_the_day, *edges, _DETECTOR_MM, _DETECTOR_MM])
-        write_whole(folder / _place(number, name), _png(radiograph, rgba=number % _RGBA_IMAGES == 3))
+        picture, data = Image.fromarray(radiograph.grey), io.BytesIO()
+        picture = picture.convert("RGBA") if number % _RGBA_IMAGES == 3 else picture
+        # Of noise, more effort saves a tenth of the bytes and costs four times as long.
+        picture.save(data, "png", compress_level=1)
+        write_whole(folder / _place(number, name), data.getvalue())
     return {"rows": rows}
-
-
-def _png(radiograph: Radiograph, *, rgba: bool) -> bytes:
-    """A picture as 8-bit grey, or in four channels that show the same."""
-    picture = Image.fromarray(radiograph.grey)
-    data = io.BytesIO()
-    # Of noise, more effort saves a tenth of the bytes and costs four times as long.
-    (picture.convert("RGBA") if rgba else picture).save(data, "png", compress_level=1)
-    return data.getvalue()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane, stream
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, Plane, stream
 from genesis_toolkit.pipeline.practice.anatomy.slices import draw_body, draw_table
 from genesis_toolkit.pipeline.practice.anatomy.trees import (
     Canvas,
@@ -21,7 +21,6 @@ from genesis_toolkit.pipeline.practice.anatomy.trees import (
     tempting_places,
 )
 
-Floats = NDArray[np.float32]
 Triple = tuple[float, float, float]
 
 #: Which part of a scan draws: the last number of its stream, after the seed and the number of the scan.

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import stream
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, stream
 from genesis_toolkit.pipeline.practice.anatomy.torso import FINE, Torso, View, magnified, pixel
 from genesis_toolkit.pipeline.practice.anatomy.trees import Canvas, drawn_places
 
-Floats = NDArray[np.float32]
 Label = Literal["Cardiomegaly", "Consolidation", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax"]
 
 #: The findings that are drawn, seven of NIH's fourteen, in the order of its table.

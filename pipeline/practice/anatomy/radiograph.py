@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genesis_toolkit.pipeline.practice.anatomy.findings import Course, Label, with_findings
-from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, stream
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, stream
 from genesis_toolkit.pipeline.practice.anatomy.torso import FINE, Torso, View, draw_torso, project, spread
-
-Floats = NDArray[np.float32]
 
 #: The fewest and the most pixels of a picture along each edge.
 PICTURE_LIMITS = (64, 2048)

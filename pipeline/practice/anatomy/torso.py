@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, Plane
 from genesis_toolkit.pipeline.practice.anatomy.slices import draw_body
 from genesis_toolkit.pipeline.practice.anatomy.trees import Branch, Canvas, grow_vessels
 
-Floats = NDArray[np.float32]
 View = Literal["PA", "AP"]
 
 #: Voxels of the volume along x, y, z.
@@ -149,6 +147,8 @@ def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) 
     total = np.zeros((GRID[2] * FINE, GRID[0] * FINE), dtype=np.float32)
     height = GRID[2] * canvas.spacing[2]
     left = canvas.middle[0] + 0.5 * canvas.spacing[0]
+    xs = (np.arange(total.shape[1]) + 0.5) * across - left
+    zs = height - (np.arange(total.shape[0]) + 0.5) * up
     for branch in branches:
         (ax, ay, az), (bx, by, bz) = branch.tube.start, branch.tube.end
         reach = max(branch.tube.radii)
@@ -159,8 +159,7 @@ def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) 
             slice(max(math.floor(first), 0), max(math.ceil(last), 0)),
         )
         box = total[part]
-        x = (np.arange(part[1].start, part[1].start + box.shape[1]) + 0.5) * across - left - ax
-        z = height - (np.arange(part[0].start, part[0].start + box.shape[0]) + 0.5) * up - az
+        x, z = xs[part[1]] - ax, zs[part[0]] - az
         dx, dz = bx - ax, bz - az
         flat = max(dx * dx + dz * dz, 1e-6)
         along = (x[None] * dx + z[:, None] * dz) / flat

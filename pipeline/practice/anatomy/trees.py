@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import WINDPIPE, Capsule, Patient, tubes
+from genesis_toolkit.pipeline.practice.anatomy.patient import WINDPIPE, Capsule, Floats, Patient, tubes
 from genesis_toolkit.pipeline.practice.anatomy.slices import blend
 
-Floats = NDArray[np.float32]
 Place = NDArray[np.float64]
 Kind = Literal["solid", "part-solid", "ground-glass"]
 Attached = Literal["nothing", "wall", "vessel"]
