@@ -198,10 +198,10 @@ def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
         "corner": np.concatenate([record["corners"] for record in records]),
         "tissue": np.concatenate([record["tissue"] for record in records]),
     }
-    if update is None:
-        return CubeTable(**new)
-    old = update.store.table
-    return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
+    if update:
+        old = update.store.table
+        new = {name: np.concatenate([getattr(old, name), values]) for name, values in new.items()}
+    return CubeTable(**new)
 
 
 def scan_tables(

@@ -115,11 +115,7 @@ def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
 
 @dataclass(frozen=True)
 class OfficialTask(CutTask[ExtractParameters]):
-    """One scan whose draws go on from those of the scan before it.
-
-    Attributes:
-        before: the record of the scan before it in its subset; empty of the first.
-    """
+    """One scan whose draws go on from the scan before it, named by that one's record; the first has none."""
 
     before: str
 

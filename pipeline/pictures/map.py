@@ -100,7 +100,10 @@ def _draw_view(
     window: Window,
 ) -> Any:
     """One slice with its heat, border and example cubes; gives the heat, for the colour bar."""
-    number = _fullest(view.along, voxels.shape, rule, corners)
+    number = voxels.shape[view.along] // 2
+    if corners is not None and corners.count:
+        counts = np.count_nonzero(np.moveaxis(corners.passing, view.along, 0), axis=(1, 2))
+        number = int(np.argmax(counts)) + corners.first[view.along] + rule.box[view.along] // 2
     if view.name == rule.plane and len(examples):
         number = int(examples[0, view.along])
     grey = np.take(voxels, number, axis=view.along)
@@ -133,14 +136,6 @@ def _outline(panel: Axes, view: _View, corner: Any, edges: Sequence[int], style:
         colour = "deepskyblue" if style == "--" else "lime"
         look: Any = {"fill": False, "color": colour, "linestyle": style, "linewidth": 0.9}
         panel.add_patch(Rectangle(at, width, height, **look))
-
-
-def _fullest(axis: int, shape: Triple, rule: CubeRule, corners: Corners | None) -> int:
-    """The slice across an axis that the most passing cubes are centred on; the middle one without any."""
-    if corners is None or not corners.count:
-        return shape[axis] // 2
-    counts = np.count_nonzero(np.moveaxis(corners.passing, axis, 0), axis=(1, 2))
-    return int(np.argmax(counts)) + corners.first[axis] + rule.box[axis] // 2
 
 
 def passing_share(

@@ -161,8 +161,7 @@ def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[
         for across, down in product((first, end), repeat=2):
             np.add.at(changes, (across[:, a], down[:, b]), 1 if across is down else -1)
         planes.append(changes.cumsum(0).cumsum(1)[:-1, :-1])
-    found: NDArray[np.float64] = np.stack(planes) / len(corner)
-    return found
+    return np.asarray(np.stack(planes) / len(corner))
 
 
 def _values(store: CubeStore | PairStore) -> str:

@@ -69,10 +69,8 @@ class PhantomParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count(self.scans, _SCANS_LIMIT, "scans", 10)
         wanted = "cannot hold a chest: give three numbers of voxels, x, y and z"
-        check_shape(self.shape, (320, 320, 128), SHAPE_LIMITS, wanted)
-        checked_seed(self.seed)
+        check_made(self, "scans", _SCANS_LIMIT, SHAPE_LIMITS, wanted)
 
 
 def series_uid(parameters: PhantomParameters, index: int) -> str:
@@ -140,23 +138,18 @@ def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[
     return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
 
-def check_count(count: int, most: int, noun: str, example: int) -> None:
-    """Refuse to write fewer than one or more than `most` scans or images (CallError)."""
-    if not 1 <= count <= most:
+def check_made(made: Any, noun: str, most: int, limits: tuple[int, int], wanted: str) -> None:
+    """Refuse a number of scans or images, a shape or a seed that is out of range (CallError)."""
+    (low, high), usual = limits, type(made)
+    if not 1 <= made.scans <= most:
         raise CallError(
-            f"A phantom of {count} {noun} cannot be written: give a number from 1 to {most}, as in --scans "
-            f"{example}."
+            f"A phantom of {made.scans} {noun} cannot be written: give a number from 1 to {most}, as in "
+            f"--scans {usual.scans}."
         )
-
-
-def check_shape(
-    shape: tuple[int, ...], example: tuple[int, ...], limits: tuple[int, int], wanted: str
-) -> None:
-    """Refuse a shape of other axes than the example's, or with an edge outside the limits (CallError)."""
-    low, high = limits
-    if len(shape) != len(example) or not all(low <= size <= high for size in shape):
-        found, typed = (",".join(map(str, sizes)) for sizes in (shape, example))
+    if len(made.shape) != len(usual.shape) or not all(low <= size <= high for size in made.shape):
+        found, typed = (",".join(map(str, shape)) for shape in (made.shape, usual.shape))
         raise CallError(f"The shape {found} {wanted}, each from {low} to {high}, as in --shape {typed}.")
+    checked_seed(made.seed)
 
 
 def check_free(folder: Path) -> Path:

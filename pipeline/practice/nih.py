@@ -25,9 +25,8 @@ from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     person,
     take,
 )
-from genesis_toolkit.pipeline.practice.luna16 import check_count, check_free, check_shape, write_table
+from genesis_toolkit.pipeline.practice.luna16 import check_free, check_made, write_table
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
-from genesis_toolkit.pipeline.rng import checked_seed
 
 TABLE = "Data_Entry_2017.csv"
 TRAIN_VAL_LIST = "train_val_list.txt"
@@ -75,10 +74,8 @@ class RadiographParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count(self.scans, _IMAGES_LIMIT, "images", 100)
         wanted = "is none of a radiograph: give two numbers of pixels, columns and rows"
-        check_shape(self.shape, (1024, 1024), PICTURE_LIMITS, wanted)
-        checked_seed(self.seed)
+        check_made(self, "images", _IMAGES_LIMIT, PICTURE_LIMITS, wanted)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,10 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
     nodules = draw_nodules(canvas, patient.nodules, vessels, nodule, picks)
     tempting = tempting_places(canvas, vessels, nodules, picks)
     values = _scanned(hu, patient.noise, patient.padding, stream(seed, index, _NOISE))
-    origin, straight = _origin(shape, spacing, draw), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    # About half a field of view from the middle, at any table height.
+    x0, y0 = (-0.5 * shape[axis] * spacing[axis] + draw.uniform(-20.0, 20.0) for axis in (0, 1))
+    origin = (round(x0, 6), round(y0, 6), round(draw.uniform(-400.0, -150.0), 6))
+    straight = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     masks = (depth > 0).T, nodule.T
     chest = Chest(values.T, spacing, origin, straight, patient.padding, nodules, tempting, *masks)
     return _turned(chest) if draw.random() < 0.125 else chest
@@ -128,12 +131,6 @@ def _placed(
     above = draw.uniform(-8.0, 4.0) * patient.size
     middle = (0.5 * (shape[0] - 1) * across + aside, 0.5 * (shape[1] - 1) * across + above)
     return spacing, middle
-
-
-def _origin(shape: tuple[int, int, int], spacing: Triple, draw: np.random.Generator) -> Triple:
-    """World position of voxel 0, mm: about half a field of view from the middle, at any table height."""
-    x, y = (-0.5 * shape[axis] * spacing[axis] + draw.uniform(-20.0, 20.0) for axis in (0, 1))
-    return round(x, 6), round(y, 6), round(draw.uniform(-400.0, -150.0), 6)
 
 
 def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Generator) -> NDArray[np.int16]:

@@ -143,8 +143,7 @@ class Capsule:
         share = np.clip(share * np.float32(1 / max(float(along @ along), 1e-6)), 0, 1)
         away = (dx - share * along[0]) ** 2 + (dy - share * along[1]) ** 2 + (dz - share * along[2]) ** 2
         share *= np.float32(self.radii[1] - self.radii[0])
-        distance: Floats = np.sqrt(away) - (share + np.float32(self.radii[0]))
-        return distance
+        return np.asarray(np.sqrt(away) - (share + np.float32(self.radii[0])))
 
 
 class Texture:
@@ -269,8 +268,7 @@ def _part(
 def _weave(positions: Floats, points: int, step: float) -> Floats:
     """(n, points) weights of linear interpolation from a grid, `step` mm apart, around position 0."""
     where = np.clip(positions / step + 0.5 * points, 0, points - 1.001)
-    weights: Floats = np.clip(1 - np.abs(where[:, None] - np.arange(points)[None]), 0, 1).astype(np.float32)
-    return weights
+    return np.asarray(np.clip(1 - np.abs(where[:, None] - np.arange(points)), 0, 1), dtype=np.float32)
 
 
 def tubes(patient: Patient, lines: tuple[tuple[Knot, ...], ...]) -> tuple[Capsule, ...]:

@@ -38,13 +38,7 @@ _SCATTER = 48
 
 @dataclass(frozen=True)
 class Person:
-    """A patient of the practice radiographs.
-
-    Attributes:
-        images: how many were taken, 1 to 10.
-        age: years, at the first.
-        gender: M or F.
-    """
+    """A patient: how many images were taken, 1 to 10, and the age in years at the first."""
 
     images: int
     age: int

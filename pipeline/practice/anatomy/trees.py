@@ -107,8 +107,7 @@ def drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.r
     x, y, z = voxels.astype(int).T
     places = canvas.place(voxels.astype(int).astype(np.float64))
     inside = (canvas.depth[z, y, x] >= 2 * least) & (places[:, 0] * side > 0)
-    chosen: Place = places[inside][:count]
-    return chosen
+    return np.asarray(places[inside][:count])
 
 
 @dataclass(frozen=True)
