@@ -162,7 +162,8 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     # Its few pairs would be shuffled now more, now less often than the recipe says: so both are weighed.
     rate = recipe.shuffle_rate
     found["straight"] = rate * found["with"] + (1 - rate) * found["without"]
-    found["scratch"] = full.scratch_bytes()
+    buffers = full._scratch(np.dtype(np.int16))
+    found["scratch"] = sum(buffer.nbytes for buffer in (*buffers[:-1], *buffers.shuffle))
     return found
 
 

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+#: What kernels count with, since uint64 and signed numbers together make floats. HALF and LOW are the lower
+#: half of a uint64: the number of its bits, and their mask.
+ZERO, ONE, TWO, THREE, FOUR, HALF = (np.uint64(number) for number in (0, 1, 2, 3, 4, 32))
+LOW = np.uint64(0xFFFFFFFF)
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.jit import inlined, kernel
+from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, TWO, ZERO, inlined, kernel
 
 
 class Operation(IntEnum):
@@ -55,15 +55,10 @@ class Operation(IntEnum):
     LABELS = 12
 
 
-LOW = np.uint64(0xFFFFFFFF)
-HALF = np.uint64(32)
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
 _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_FOUR = np.uint64(4)
 _KEY = np.uint64(Operation.KEY)
 
 
@@ -107,7 +102,7 @@ def scan_key(seed, stream):  # type: ignore[no-untyped-def]
     Returns:
         Two uint64 holding 32 bits each.
     """
-    k0, k1, _, _ = block(stream & LOW, stream >> HALF, _KEY, _ZERO, seed & LOW, seed >> HALF)
+    k0, k1, _, _ = block(stream & LOW, stream >> HALF, _KEY, ZERO, seed & LOW, seed >> HALF)
     return k0, k1
 
 
@@ -142,9 +137,9 @@ def extent(word, low, high, length, margin):  # type: ignore[no-untyped-def]
     Returns:
         (start, stop) in voxels, uint64; start uniform in {margin .. length - edge - margin}, both included.
     """
-    edge, rest = bounded(word, high - low + _ONE)
+    edge, rest = bounded(word, high - low + ONE)
     edge += low
-    start, _ = bounded(rest, length - edge - margin - margin + _ONE)
+    start, _ = bounded(rest, length - edge - margin - margin + ONE)
     start += margin
     return start, start + edge
 
@@ -154,16 +149,16 @@ def _fill_words(key, cube, variant, operation, out):  # type: ignore[no-untyped-
     """Words 0 .. n-1 of a stream into `out` (uint32); the other arguments are uint64 arrays of one or two."""
     k0, k1 = scan_key(key[0], key[1])
     n = np.uint64(out.size)
-    for i in range(np.uint64((n + np.uint64(3)) // _FOUR)):
+    for i in range(np.uint64((n + THREE) // FOUR)):
         w0, w1, w2, w3 = philox(i, operation[0], variant[0], cube[0], k0, k1)
-        at = i * _FOUR
+        at = i * FOUR
         out[at] = w0
-        if at + _ONE < n:
-            out[at + _ONE] = w1
-        if at + np.uint64(2) < n:
-            out[at + np.uint64(2)] = w2
-        if at + np.uint64(3) < n:
-            out[at + np.uint64(3)] = w3
+        if at + ONE < n:
+            out[at + ONE] = w1
+        if at + TWO < n:
+            out[at + TWO] = w2
+        if at + THREE < n:
+            out[at + THREE] = w3
 
 
 def draw_words(

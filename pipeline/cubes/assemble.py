@@ -5,8 +5,7 @@ Where a store is updated, its full shards are linked, and what is new comes behi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +47,7 @@ def assemble(
     key: Key | None,
     report: Progress,
 ) -> dict[str, str]:
-    """Staged scans -> everything of a cube store but its manifest and its name.
+    """Staged scans -> everything of a cube store but its manifest and its name; the sha256 of its shards.
 
     Args:
         ledger: holds the record and the staged cubes of every scan.
@@ -58,18 +57,17 @@ def assemble(
         update: the store that these scans are added to; None makes one of them alone.
         key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
         report: told as shards are finished.
-
-    Returns:
-        The sha256 of every shard by its path in the store.
     """
     ledger.clear_store()  # assembling is copying: cheaper to do again than to trust what a kill left
     records = list(compact(ledger, names, key))
     cubes, (scans, images) = _cube_table(records, update), scan_tables(records, update)
     attributes = attributes_of(parameters, job)
     write_tables(ledger.store, attributes, parameters.dtype, cubes, scans, images)
-    length = shard_length(parameters.size, parameters.dtype.itemsize)
-    hashes = _link_shards(ledger, update.store, length) if update else {}
-    chunks = _chunks(ledger, names, records, update, len(hashes) * length)
+    length, hashes = shard_length(parameters.size, parameters.dtype.itemsize), dict[str, str]()
+    chunks = staged_chunks(ledger, names, records)
+    if update:
+        hashes, store = _link_shards(ledger, update.store, length), update.store
+        chunks = chain(map(store.cubes.encoded, range(len(hashes) * length, len(store))), chunks)
     array = ("cubes", parameters.size, parameters.dtype.itemsize, len(cubes))
     return hashes | write_shards(ledger, *array, chunks, report, len(hashes))
 
@@ -84,20 +82,16 @@ def write_shards(
     report: Progress,
     first: int = 0,
 ) -> dict[str, str]:
-    """Write the encoded cubes of an array into its shards, of which the first few lie there already.
+    """Write the encoded cubes of an array into its shards; the sha256 of each, by its path in the store.
 
     Args:
         ledger: of the store.
         name: of the array.
-        size: edges of a cube in voxels.
-        itemsize: bytes a voxel.
+        size, itemsize: edges of a cube in voxels, and bytes a voxel.
         cubes: in all.
         chunks: those that are not in the first shards.
         report: told as shards are finished.
-        first: how many shards there are.
-
-    Returns:
-        The sha256 of every shard that was written, by its path in the store.
+        first: how many shards there are already.
     """
     length, hashes = shard_length(size, itemsize), dict[str, str]()
     shards = range(first, -(-cubes // length))
@@ -167,14 +161,13 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
         DataError: it cannot be read, or is damaged.
     """
     path = store.cubes.path(shard)
+    place = f"{store.storage.place}/{path}"
     try:
         data = store.storage.read(path)
     except OSError as error:
-        raise not_read(f"{store.storage.place}/{path}", error) from None
+        raise not_read(place, error) from None
     if store.manifest.get(path) != sha256_of(data):
-        raise DataError(
-            f"The shard {store.storage.place}/{path} is damaged: its sha256 is not the one in the manifest."
-        )
+        raise DataError(f"The shard {place} is damaged: its sha256 is not the one in the manifest.")
     return data
 
 
@@ -199,19 +192,6 @@ def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str
     return {path: store.manifest[path] for path in paths}
 
 
-def _chunks(
-    ledger: Ledger,
-    names: Sequence[str],
-    records: Sequence[Facts],
-    update: Update | None,
-    first: int,
-) -> Iterator[bytes]:
-    """The encoded cubes from number `first` on: those of the store that grows, then the staged ones."""
-    if update:
-        yield from (update.store.cubes.encoded(position) for position in range(first, len(update.store)))
-    yield from staged_chunks(ledger, names, records)
-
-
 def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
     rows, number = numbered(records)
     new = {
@@ -220,10 +200,10 @@ def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
         "corner": np.concatenate([record["corners"] for record in records]),
         "tissue": np.concatenate([record["tissue"] for record in records]),
     }
-    if update is None:
-        return CubeTable(**new)
-    old = update.store.table
-    return CubeTable(**{name: np.concatenate([getattr(old, name), values]) for name, values in new.items()})
+    if update:
+        old = update.store.table
+        new = {name: np.concatenate([getattr(old, name), values]) for name, values in new.items()}
+    return CubeTable(**new)
 
 
 def scan_tables(
@@ -240,19 +220,16 @@ def scan_tables(
 
 
 def _table_of(kind: type[_Table], records: Sequence[Facts]) -> _Table:
-    def column(name: str, dtype: str) -> NDArray[Any]:
-        values = [record[name] for record in records]
-        return np.array(values, dtype=object if dtype == "string" else dtype)
-
-    return kind(**{name: column(name, told.dtype) for name, told in columns_of(kind).items()})
+    dtypes = {
+        name: object if told.dtype == "string" else told.dtype for name, told in columns_of(kind).items()
+    }
+    return kind(**{name: np.array([one[name] for one in records], dtype) for name, dtype in dtypes.items()})
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:
     """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
     again, columns = len(update.again), {}
-    for field in fields(new):
-        values = getattr(new, field.name)
-        column = np.concatenate([getattr(before, field.name).astype(values.dtype), values[again:]])
-        column[list(update.again)] = values[:again]
-        columns[field.name] = column
+    for name, values in vars(new).items():
+        columns[name] = np.concatenate([getattr(before, name).astype(values.dtype), values[again:]])
+        columns[name][list(update.again)] = values[:again]
     return type(new)(**columns)

@@ -11,20 +11,14 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
 from genesis_toolkit.pipeline.cubes.records import Cut, CutTask
+from genesis_toolkit.pipeline.cubes.rule import place_words
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
+from genesis_toolkit.pipeline.rng import draw_distinct
 from genesis_toolkit.pipeline.scans.images import read_image, resize
-
-_TRIES = 64  # random corners drawn for each one wanted
 
 
 def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:
-    """Why no crop can be cut out of an image of this shape, with the numbers; None where it can be taken.
-
-    Args:
-        shape: columns and rows.
-        parameters: what is taken.
-    """
+    """Why no crop can be cut out of an image of so many columns and rows; None where it can be taken."""
     (x, y), (least_x, least_y) = shape, parameters.size
     if parameters.cubes_per_scan is None or (x >= least_x and y >= least_y):
         return None
@@ -34,12 +28,9 @@ def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None
 def cut_image(
     pixels: NDArray[np.uint8], identifier: str, parameters: ImageParameters
 ) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.uint8]]]:
-    """Take the whole image, or distinct crops drawn uniformly from the random stream of the image. Pure.
+    """Take the whole image, or distinct crops drawn uniformly from the random stream of its identifier. Pure.
 
-    Args:
-        pixels: uint8 [x, y], grey levels; for crops at least as large as one.
-        identifier: of the image.
-        parameters: what is taken.
+    The pixels are uint8 [x, y], grey levels; for crops at least as large as one.
 
     Returns:
         corners : int32 [cube, 3], pixels in x and y, and 0; in the order drawn. That of a whole image is 0.
@@ -48,14 +39,7 @@ def cut_image(
     """
     corners = np.zeros((1, 3), np.int32)
     if parameters.cubes_per_scan is not None:
-        words = draw_words(
-            parameters.seed,
-            stream_key(identifier),
-            0,
-            0,
-            Operation.PLACE,
-            2 * _TRIES * parameters.cubes_per_scan,
-        )
+        words = place_words(parameters.seed, identifier, parameters.cubes_per_scan)
         corners = draw_crops(pixels.shape, parameters.size, parameters.cubes_per_scan, words)
     cubes = [cube_at(pixels, corner, parameters) for corner in corners]
     return corners, [0.0] * len(cubes), cubes
@@ -64,16 +48,11 @@ def cut_image(
 def draw_crops(
     shape: tuple[int, ...], size: tuple[int, int], count: int, words: NDArray[np.uint32]
 ) -> NDArray[np.int32]:
-    """Draw distinct places for crops, uniformly among those inside an image.
-
-    Args:
-        shape: columns and rows of the image.
-        size: edges of a crop, none longer than the image's.
-        count: how many are wanted; all places are given where there are fewer.
-        words: random words, two a try, as for `draw_distinct`.
+    """Draw places for crops of this size, uniformly among those inside an image; with words of `place_words`.
 
     Returns:
-        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn.
+        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn. Distinct, so all places where
+        there are fewer than `count`.
     """
     across, down = (edge - own + 1 for edge, own in zip(shape, size, strict=True))
     places = draw_distinct(across * down, count, words)
@@ -84,26 +63,19 @@ def draw_crops(
 def cube_at(
     pixels: NDArray[np.uint8], corner: Sequence[int] | NDArray[np.integer[Any]], parameters: ImageParameters
 ) -> NDArray[np.uint8]:
-    """The cube of an image at a corner that is known.
+    """The cube of an image, uint8 [x, y], at a corner that is known; C-contiguous.
 
-    Args:
-        pixels: uint8 [x, y].
-        corner: of the crop in x, y; of the whole image it is not looked at.
-        parameters: what is taken.
-
-    Returns:
-        uint8 [x, y], C-contiguous.
+    The corner of a whole image is not looked at.
 
     Raises:
         DataError: the image does not reach as far.
     """
     if parameters.cubes_per_scan is None:
         return resize(pixels, parameters.size)
-    x, y = int(corner[0]), int(corner[1])
-    crop = pixels[x : x + parameters.size[0], y : y + parameters.size[1]]
+    (x, y), (across, down) = map(int, corner[:2]), parameters.size
+    crop = pixels[x : x + across, y : y + down]
     if min(x, y) < 0 or crop.shape != parameters.size:
-        wanted = " x ".join(map(str, parameters.size))
-        raise DataError(f"it has no crop of {wanted} pixels at {x}, {y}")
+        raise DataError(f"it has no crop of {across} x {down} pixels at {x}, {y}")
     return np.ascontiguousarray(crop)
 
 

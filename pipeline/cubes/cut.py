@@ -15,25 +15,18 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.official import OfficialCorners
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters
-from genesis_toolkit.pipeline.cubes.records import (
-    UNREADABLE,
-    Cut,
-    CutTask,
-    cut_and_stage,
-    is_same,
-    why,
-)
+from genesis_toolkit.pipeline.cubes.records import UNREADABLE, Cut, CutTask, cut_and_stage, is_same, why
 from genesis_toolkit.pipeline.cubes.rule import (
     Corners,
     draw_corners,
     passing_corners,
+    place_words,
     tissue_score,
     too_small,
 )
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import Ledger
-from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.geometry import (
     Geometry,
     Scan,
@@ -45,8 +38,6 @@ from genesis_toolkit.pipeline.scans.geometry import (
 )
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 
-_TRIES = 64  # random corners drawn for each one wanted
-
 #: Chooses corners: the decision for a scan and how many are wanted -> int32 [corner, 3].
 Draw = Callable[[Corners, int], NDArray[np.int32]]
 
@@ -56,20 +47,13 @@ def cut_cubes(
 ) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.int16]]]:
     """Draw corners in a scan that is large enough, and cut the cubes. Pure.
 
-    Args:
-        scan: the scan.
-        draw: chooses among the corners that pass; see `uniform`.
-        parameters: what to cut.
-
     Returns:
         corners : int32 [cube, 3], voxels in x, y, z, in the order drawn; empty where no corner passes.
         tissue : the rule's score of each, 0..1.
         cubes : int16 each, HU in the window: [x, y, z], or a patch [x, y], [x, z] or [y, z].
     """
-    corners = draw(
-        passing_corners(scan.voxels, parameters.rule, parameters.window), parameters.cubes_per_scan
-    )
     rule, window = parameters.rule, parameters.window
+    corners = draw(passing_corners(scan.voxels, rule, window), parameters.cubes_per_scan)
     tissue = [tissue_score(scan.voxels, corner, rule.size, window, rule.plane) for corner in corners]
     return corners, tissue, list(cubes_at(scan.voxels, corners, parameters))
 
@@ -77,15 +61,7 @@ def cut_cubes(
 def cubes_at(
     voxels: Voxels, corners: Iterable[Sequence[int] | NDArray[np.integer[Any]]], parameters: ExtractParameters
 ) -> Iterator[NDArray[np.int16]]:
-    """The cubes of a scan at corners that are known.
-
-    Args:
-        voxels: int16, float32 or float64 [x, y, z], HU.
-        corners: first voxels in x, y, z.
-        parameters: what is cut.
-
-    Yields:
-        int16 HU in the window, C-contiguous: [x, y, z], or a patch [x, y], [x, z] or [y, z].
+    """The cubes of a scan at corners that are known, as those of `cut_cubes`, C-contiguous.
 
     Raises:
         DataError: the scan does not reach as far.
@@ -110,19 +86,11 @@ def cubes_at(
 def uniform(identifier: str, seed: int) -> Draw:
     """Draw distinct corners uniformly, from the random stream of the scan of this identifier."""
 
-    def draw(corners: Corners, count: int) -> NDArray[np.int32]:
-        words = draw_words(seed, stream_key(identifier), 0, 0, Operation.PLACE, 2 * _TRIES * count)
-        return draw_corners(corners, count, words)
-
-    return draw
+    return lambda corners, count: draw_corners(corners, count, place_words(seed, identifier, count))
 
 
 def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
-    """Read a scan that is large enough, and cut its cubes.
-
-    Args:
-        task: the scan.
-        draw: chooses among the corners that pass; None draws uniformly.
+    """Read a scan that is large enough, and cut its cubes; without `draw`, at corners drawn uniformly.
 
     Raises:
         DataError, OSError, ValueError, MemoryError: its header cannot be read.
@@ -147,11 +115,7 @@ def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
 
 @dataclass(frozen=True)
 class OfficialTask(CutTask[ExtractParameters]):
-    """One scan whose draws go on from those of the scan before it.
-
-    Attributes:
-        before: the record of the scan before it in its subset; empty of the first.
-    """
+    """One scan whose draws go on from the scan before it, named by that one's record; the first has none."""
 
     before: str
 
@@ -190,11 +154,7 @@ def turned(geometry: Geometry, parameters: ExtractParameters) -> Geometry:
 
 
 def read_turned(path: Path, parameters: ExtractParameters) -> Scan:
-    """Read a scan, turn it and resample it.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Read a scan, turn it and resample it; a DataError where it cannot be read."""
     scan = read_scan(path)
     scan = reorient(scan, parameters.orient) if parameters.orient else scan
     return resample(scan, parameters.spacing) if parameters.spacing else scan

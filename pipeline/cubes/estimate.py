@@ -1,7 +1,7 @@
 """What a command would do, and how long it would take, without doing it: `--dry-run`.
 
-Time and bytes come from doing a small part of the work on this machine, one scan or one block of cubes, and
-throwing it away. They are estimates; the counts are exact, or say that they are not.
+Time and bytes are estimates, from doing one scan on this machine and throwing it away; counts are exact, or
+say that they are not.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,21 +90,15 @@ def plan_extraction(
 ) -> ExtractionPlan:
     """Find the scans, read the headers of up to a thousand, cut one, and say what all would come to.
 
-    Args:
-        source: the folder of the scans.
-        target: the store that would be made; nothing is written.
-        parameters: what would be cut.
-        workers: scans at a time.
-        anonymize, overwrite: as for `extract_cubes`; no key is written.
-        report: told as headers are read.
+    The arguments are those of `extract_cubes`, and nothing is written; `report` is told as headers are read.
 
     Raises:
         CallError, DataError: as `extract_cubes`.
     """
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
     tasks = job.tasks
-    sound = [task for task in tasks if not task.source.problem and not task.source.skip]
-    looked_at = sound[:: -(-len(sound) // _MOST_HEADERS)] if sound else []
+    sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
+    looked_at = sound[:: -(-len(sound) // _MOST_HEADERS) or 1]
     large, count = [], counting(report, "headers", len(looked_at), 0)
     for task in looked_at:
         large += [task] if _fits(task.path, parameters) else []
@@ -113,7 +107,9 @@ def plan_extraction(
     sizes = {task.name: file_state(task.path)[0] for task in sound}
     work = sum(sizes[task.name] for task in large) * len(sound) / max(1, len(looked_at))
     cubes = fit * (parameters.cubes_per_scan or 1)
-    _compile()
+    tiny = CubeRule((1, 1, 1), (0, 0, 0))  # lets the kernels be compiled, which the first scan would wait for
+    passing_corners(np.zeros(tiny.least_shape, np.int16, order="F"), tiny)
+    resize(np.zeros((1, 1), np.uint8), (1, 1))
     return ExtractionPlan(
         scans=len(sound),
         set_aside=len(tasks) - len(sound),
@@ -136,15 +132,9 @@ def try_one(
 ) -> dict[str, Any]:
     """Cut the scan in the middle, or the next ones where it gives no cube, and throw away what it gives.
 
-    Args:
-        tasks: the scans.
-        cut: cuts one.
-        cubes: that all of them would give.
-        bytes_: of their files.
-        workers: scans at a time.
-
     Returns:
-        What all of them would come to, the fields of `Estimate` from `store_bytes` to `seconds`.
+        What all of the scans, which would give so many cubes and whose files have so many bytes, would come
+        to: the fields of `Estimate` from `store_bytes` to `seconds`.
     """
     for task in tasks[len(tasks) // 2 :][:_TRIED]:
         begun = perf_counter()
@@ -172,10 +162,3 @@ def _fits(path: Path, parameters: Parameters) -> bool:
         return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
     except DataError:
         return False
-
-
-def _compile() -> None:
-    """Let the kernels be compiled, which the first scan or image would wait for."""
-    rule = CubeRule((1, 1, 1), (0, 0, 0))
-    passing_corners(np.zeros(rule.least_shape, np.int16, order="F"), rule)
-    resize(np.zeros((1, 1), np.uint8), (1, 1))

@@ -1,27 +1,19 @@
-"""Why a scan gives the cubes it gives: the rule's decisions counted, and drawn over the scan.
-
-METHOD.md section 2 has two parts that refuse a cube, the border and the tissue rule; here each is told apart,
-with what other settings would give.
-"""
+"""Why a scan gives the cubes it gives: those that the border and the tissue rule refuse, told apart."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.rule import (
-    CubeRule,
-    Plane,
-    Triple,
-    count_scores,
-    too_small,
-)
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple, count_scores, too_small
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.scans.geometry import Voxels
+from genesis_toolkit.pipeline.store.schema import AXES
 
 _PUBLISHED = Window()
-_AXES = "xyz"
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+_OF_RULE = ("size", "plane", "box", "border", "max_tissue", "min_tissue")
 _CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no bound at all
 _PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
 
@@ -68,20 +60,14 @@ class Explanation:
     passing.
 
     Attributes:
-        shape: voxels in x, y, z.
-        spacing: mm between voxel centres in x, y, z.
-        size: edges of a cube in voxels, or the two of a patch.
-        plane: of the slices that patches are cut from; None for cubes.
+        shape, spacing: voxels, and mm between their centres, in x, y, z.
+        size, plane, border, max_tissue, min_tissue: of the rule, as in `ExtractParameters`.
         box: what is cut, edges in x, y, z: of a patch 1 across its plane.
-        border: voxels at each side that no cube touches.
-        max_tissue: the largest score a cube may have: its share of tissue, of a patch that of tissue and air.
-        min_tissue: the smallest; 0 for patches.
         shortages: the axes along which the scan is too small, so that it has no candidate.
         places_whole: places where a cube lies inside the scan.
         lost_to_border: of these, those lost along x, then y, then z.
         candidates: what is left, and goes before the tissue rule.
-        lost_to_max_tissue: candidates with a score above max_tissue.
-        lost_to_min_tissue: candidates with a score below min_tissue.
+        lost_to_max_tissue, lost_to_min_tissue: candidates with a score above and below these bounds.
         passing: places a cube may be cut at.
         share: passing of candidates, 0..1; 0 without candidates.
         scores: the score of the candidates, 0..1, by quantile; empty without candidates.
@@ -119,7 +105,7 @@ def explain_scan(
         rule: what a cube needs.
         window: what real numbers are scaled by, see `rule.tissue_from`.
     """
-    shape: Triple = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
+    shape: Triple = voxels.shape
     whole = [max(edge - cube + 1, 0) for edge, cube in zip(shape, rule.box, strict=True)]
     inside = [max(edge - least + 1, 0) for edge, least in zip(shape, rule.least_shape, strict=True)]
     left = [int(np.prod(inside[:axis] + whole[axis:], dtype=np.int64)) for axis in range(4)]
@@ -129,12 +115,7 @@ def explain_scan(
     return Explanation(
         shape=shape,
         spacing=spacing,
-        size=rule.size,
-        plane=rule.plane,
-        box=rule.box,
-        border=rule.border,
-        max_tissue=rule.most_tissue,
-        min_tissue=rule.min_tissue,
+        **{name: getattr(rule, name) for name in _OF_RULE},
         shortages=_shortages(shape, rule),
         places_whole=left[0],
         lost_to_border=(left[0] - left[1], left[1] - left[2], left[2] - left[3]),
@@ -150,7 +131,7 @@ def explain_scan(
 
 def _scores(voxels: Voxels, rule: CubeRule, window: Window) -> NDArray[np.uint32]:
     """`count_scores`, with no candidates where the scan is too small."""
-    if too_small((voxels.shape[0], voxels.shape[1], voxels.shape[2]), rule):
+    if too_small(voxels.shape, rule):
         return np.zeros(2 * rule.voxels + 1, dtype=np.uint32)
     return count_scores(voxels, rule, window)
 
@@ -170,9 +151,9 @@ def _quantiles(by_score: NDArray[np.uint32], rule: CubeRule) -> dict[str, float]
 
 def _shortages(shape: Triple, rule: CubeRule) -> tuple[Shortage, ...]:
     short = []
-    for axis, found, needed, border in zip(_AXES, shape, rule.least_shape, rule.border, strict=True):
+    for axis, found, needed, border in zip(AXES, shape, rule.least_shape, rule.border, strict=True):
+        largest = (found - needed + 2 * border) // 2
         if found < needed:
-            largest = (found - (needed - 2 * border)) // 2
             short.append(Shortage(axis, found, needed, largest if largest >= 0 else None))
     return tuple(short)
 
@@ -181,33 +162,22 @@ def _alternatives(
     voxels: Voxels, rule: CubeRule, window: Window, by_score: NDArray[np.uint32]
 ) -> tuple[Alternative, ...]:
     """Other borders (the largest that fits a scan that is too small, half as much, none), other shares."""
-    borders = [_halved(rule.border), (0, 0, 0)]
-    short = {shortage.axis: shortage.largest_border for shortage in _shortages(_shape(voxels), rule)}
+    borders = [tuple(edge // 2 for edge in rule.border), (0, 0, 0)]
+    short = {shortage.axis: shortage.largest_border for shortage in _shortages(voxels.shape, rule)}
     if short and None not in short.values():
-        x, y, z = (short.get(axis, edge) or 0 for axis, edge in zip(_AXES, rule.border, strict=True))
-        borders.insert(0, (x, y, z))
-    others = []
-    for border in dict.fromkeys(border for border in borders if border != rule.border):
-        other = replace(rule, border=border)
-        counts = _scores(voxels, other, window)
-        option = f"--border {','.join(map(str, border))}"
-        others.append(Alternative(option, int(counts.sum()), _between(counts, other)))
-    if not by_score.any():
-        return tuple(others)
-    if rule.min_tissue:
-        passing = _between(by_score, replace(rule, min_tissue=0.0))
-        others.append(Alternative("--min-tissue 0", int(by_score.sum()), passing))
-    for share in _PATCH_SHARES if rule.plane else _CUBE_SHARES:
-        if share != rule.most_tissue and share >= rule.min_tissue:
-            passing = _between(by_score, replace(rule, max_tissue=share))
-            others.append(Alternative(f"--max-tissue {share:g}", int(by_score.sum()), passing))
-    return tuple(others)
-
-
-def _halved(border: Triple) -> Triple:
-    x, y, z = border
-    return x // 2, y // 2, z // 2
-
-
-def _shape(voxels: Voxels) -> Triple:
-    return voxels.shape[0], voxels.shape[1], voxels.shape[2]
+        fitting = (short.get(axis, edge) or 0 for axis, edge in zip(AXES, rule.border, strict=True))
+        borders.insert(0, tuple(fitting))
+    others: dict[str, dict[str, Any]] = {
+        f"--border {','.join(map(str, one))}": {"border": one} for one in borders if one != rule.border
+    }
+    if by_score.any():
+        others |= {"--min-tissue 0": {"min_tissue": 0.0}} if rule.min_tissue else {}
+        for share in _PATCH_SHARES if rule.plane else _CUBE_SHARES:
+            if share != rule.most_tissue and share >= rule.min_tissue:
+                others[f"--max-tissue {share:g}"] = {"max_tissue": share}
+    found = []
+    for option, changed in others.items():
+        other = replace(rule, **changed)
+        counts = _scores(voxels, other, window) if "border" in changed else by_score
+        found.append(Alternative(option, int(counts.sum()), _between(counts, other)))
+    return tuple(found)

@@ -1,15 +1,15 @@
 """Scans -> cube store: `extract_cubes` finds the scans, cuts each in a task of its own, packs what they gave.
 
 X-ray images are scans of one slice here; what is cut of each say `cut` and `crop`. A finished scan is
-staged, encoded; when all are done their cubes are packed into shards in scan order, so the bytes do not
-depend on which scan was finished first. Scans that were added to the source of a finished store are cut and
-packed behind what is there. METHOD.md sections 2 and 5.
+staged, encoded; when all are done, cubes are packed into shards in scan order, whichever scan was finished
+first. Scans that were added to the source come behind what is there. METHOD.md sections 2 and 5.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,12 @@ from genesis_toolkit.pipeline.cubes.records import (
     nothing_given,
     suited_readers,
 )
-from genesis_toolkit.pipeline.cubes.repair import find_damage, make_cubes_again, repair
+from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, make_cubes_again, repair
 from genesis_toolkit.pipeline.cubes.update import Update, compare
 from genesis_toolkit.pipeline.engine import Workers, connect
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import (
-    AnyPath,
-    Ledger,
-    check_same_parameters,
-    hold,
-    run_log,
-)
+from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
@@ -91,11 +85,11 @@ class Job:
     update: Update | None = None
 
     @property
-    def images(self) -> bool:
-        """Whether X-ray images are cut, and no scans."""
-        return isinstance(self.parameters, ImageParameters)
+    def noun(self) -> str:
+        """What is cut."""
+        return "image" if isinstance(self.parameters, ImageParameters) else "scan"
 
-    @property
+    @cached_property
     def tasks(self) -> list[CutTask[Any]]:
         """The scans to cut; none where all is done."""
         sources = self.update.sources if self.update else self.found.sources
@@ -105,7 +99,7 @@ class Job:
     @property
     def cut(self) -> Callable[[CutTask[Any]], Cut]:
         """Cuts one of them, without the official draws."""
-        return cut_picture if self.images else cut_scan
+        return cut_picture if self.noun == "image" else cut_scan
 
 
 @shows(Bars)
@@ -150,49 +144,45 @@ def extract_cubes(
     anonymize = Path(anonymize) if anonymize else None
     hands = partial(connect, scheduler, workers, source, target, report)
     damage = None if overwrite else find_damage(target, CUBES)
-    repaired = 0
-    if damage:
-        asked = _asked_for(source, parameters, anonymize)
-        with hands() as crew:
-            told = (parameters, asked.description, asked.key, crew)
-            make_again = partial(make_cubes_again, damage, source, *told)
-            repaired = repair(damage, asked.description, make_again)
+    repaired = _repaired(damage, _asked_for(source, parameters, anonymize), source, hands) if damage else 0
     job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
-    tasks = job.tasks
-    if job.update and not tasks:
+    if job.update and not job.tasks:
         return ExtractionResult(job.update.store, job.found, done_before=True, repaired=repaired)
     if job.key:
         job.key.keep()
     grow = job.update is not None
     with hands() as crew, hold(target, job.description, overwrite=overwrite, grow=grow) as ledger:
-        unused = _cut_all(crew, ledger, job, tasks, strict)
-        nothing = None if grow else nothing_given(ledger, tasks, *(_IMAGES if job.images else _SCANS))
+        unused = _cut_all(crew, ledger, job, strict)
+        nothing = None if grow else nothing_given(ledger, job.tasks, job.noun, _ADVICE[job.noun])
         if nothing:
             ledger.abandon()
             raise nothing
-        names = [task.name for task in tasks]
+        names = [task.name for task in job.tasks]
         hashes = assemble(ledger, job.description, parameters, names, job.update, job.key, report)
         ledger.finish(hashes, run_log(started, crew.count))
-    taken_in = len(tasks) if grow else 0
+    taken_in = len(job.tasks) if grow else 0
     return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
 
 
-#: What is cut, and what would help where nothing is.
-_SCANS = (
-    "scan",
-    "A smaller --border or --size takes smaller scans, a larger --max-tissue denser ones; genesis-prep "
-    "explain SCAN says what helps.",
-)
-_IMAGES = ("image", "A smaller --size takes smaller images; damaged ones must be fetched again.")
+#: What would help where no scan, or no image, gives a cube.
+_ADVICE = {
+    "scan": "A smaller --border or --size takes smaller scans, a larger --max-tissue denser ones; "
+    "genesis-prep explain SCAN says what helps.",
+    "image": "A smaller --size takes smaller images; damaged ones must be fetched again.",
+}
+
+
+def _repaired(
+    damage: Damage, asked: Job, source: Path, hands: Callable[[], AbstractContextManager[Workers]]
+) -> int:
+    """Make the damaged files of a finished store again; how many."""
+    with hands() as crew:
+        told = (asked.parameters, asked.description, asked.key, crew)
+        return repair(damage, asked.description, partial(make_cubes_again, damage, source, *told))
 
 
 def plan_job(
-    source: Path,
-    target: Path,
-    parameters: Parameters,
-    *,
-    anonymize: Path | None = None,
-    overwrite: bool,
+    source: Path, target: Path, parameters: Parameters, *, anonymize: Path | None = None, overwrite: bool
 ) -> Job:
     """Find out what is to be done, doing none of it: a key that is to be made is not yet written.
 
@@ -213,14 +203,19 @@ def plan_job(
 
 def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> Job:
     """What a call asks for, whatever store there is."""
-    found = find_sources(source, parameters)
-    key = read_key(anonymize) if anonymize else None
-    return Job(found, parameters, _describe(parameters, found, key), key)
+    found, key = find_sources(source, parameters), read_key(anonymize) if anonymize else None
+    values = asdict(parameters)
+    if isinstance(parameters, ExtractParameters):
+        subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
+        values |= {"layout": found.layout, "subsets": subsets}
+        if parameters.plane is None:
+            del values["plane"]  # which cubes have none of
+    values |= {"anonymized_with": key.fingerprint} if key else {}
+    description = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return Job(found, parameters, description, key)
 
 
-def _cut_all(
-    workers: Workers, ledger: Ledger, job: Job, tasks: Sequence[CutTask[Any]], strict: bool
-) -> tuple[Outcome, ...]:
+def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> tuple[Outcome, ...]:
     """Cut every scan that an earlier run has not finished; what came of those that gave no cube, by path.
 
     Raises:
@@ -238,29 +233,10 @@ def _cut_all(
             unused.append(Outcome(record["path"], record["status"], record["reason"]))
 
     if job.description.get("sampler") == "official":
-        run_missing(
-            workers,
-            ledger,
-            "scans",
-            {task.name: task for task in official_tasks(tasks)},
-            partial(cut_official, ledger),
-            is_true=partial(official_is_same, ledger),
-            suited=suited_readers,
-            told=told,
-            chain=lambda task: task.source.subset,
-        )
+        tasks = {task.name: task for task in official_tasks(job.tasks)}
+        draw, is_true = partial(cut_official, ledger), partial(official_is_same, ledger)
+        which: dict[str, Any] = {"is_true": is_true, "suited": suited_readers, "told": told}
+        run_missing(workers, ledger, "scans", tasks, draw, chain=lambda task: task.source.subset, **which)
     else:
-        cut_all(workers, ledger, "image" if job.images else "scan", tasks, job.cut, told)
+        cut_all(workers, ledger, job.noun, job.tasks, job.cut, told)
     return tuple(sorted(unused, key=lambda outcome: outcome.path))
-
-
-def _describe(parameters: Parameters, found: Found, key: Key | None) -> dict[str, Any]:
-    """The parameters as they stand in the store, with what was left to be found out put in."""
-    values = asdict(parameters)
-    if isinstance(parameters, ExtractParameters):
-        subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
-        values |= {"layout": found.layout, "subsets": subsets}
-        if parameters.plane is None:
-            del values["plane"]  # which cubes have none of
-    values |= {"anonymized_with": key.fingerprint} if key else {}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -30,11 +30,7 @@ class OfficialCorners:
     """
 
     def __init__(self, seed: int = OFFICIAL_SEED, used: int = 0) -> None:
-        """Begin a subset, or stand where an earlier generator stood.
-
-        Args:
-            seed: what Python's generator is seeded with, 0 .. 2^63 - 1.
-            used: `used` of the earlier generator; 0 at the start of a subset.
+        """Begin a subset, or stand where an earlier generator of this seed stood, after `used` words.
 
         Raises:
             CallError: a number out of range.
@@ -57,11 +53,8 @@ class OfficialCorners:
     def draw(self, corners: Corners, count: int) -> NDArray[np.int32]:
         """Draw the corners of the next scan: x, then y, then z, until `count` pass or the attempts run out.
 
-        Unlike `rule.draw_corners` this may give a corner twice, as the authors' generator does.
-
-        Args:
-            corners: the decision for the scan.
-            count: how many cubes are asked for; there are at most 50 attempts for each.
+        There are at most 50 attempts for each of `count` cubes. Unlike `rule.draw_corners` this may give a
+        corner twice, as the authors' generator does.
 
         Returns:
             int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn; `count` or fewer.

@@ -4,24 +4,18 @@ See METHOD.md sections 2 and 5 for the published values.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED
-from genesis_toolkit.pipeline.cubes.rule import (
-    CubeRule,
-    Plane,
-    Triple,
-)
+from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.scans.find import Found, Layout, find_scans
-from genesis_toolkit.pipeline.scans.geometry import (
-    check_orientation,
-    check_spacing,
-)
+from genesis_toolkit.pipeline.scans.geometry import check_orientation, check_spacing
 from genesis_toolkit.pipeline.scans.nih import Split, check_split, find_images
 
 _MOST_CUBES = _MOST_CROPS = 10_000
@@ -41,7 +35,7 @@ class ExtractParameters(HounsfieldValues):
         hu: the HU window, lowest and highest value kept.
         border: voxels in x, y, z that no cube may touch, on either side.
         max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            of patches 0.7, in which air counts like tissue, see `CubeRule`.
+            as published, of patches 0.7, in which air counts like tissue.
         min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
             Patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
@@ -70,9 +64,8 @@ class ExtractParameters(HounsfieldValues):
 
     def __post_init__(self) -> None:
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
-            raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, as in 32."
-            )
+            found = f"--cubes-per-scan {self.cubes_per_scan}"
+            raise CallError(f"{found}: a number from 1 to {_MOST_CUBES}, as in 32.")
         object.__setattr__(self, "seed", self.first_seed)
         checked_seed(self.first_seed)
         if self.spacing is not None:
@@ -81,9 +74,8 @@ class ExtractParameters(HounsfieldValues):
             object.__setattr__(self, "orient", check_orientation(self.orient))
         window = self.window
         if window.low <= -32768 or window.high > 32767:
-            raise CallError(
-                f"--hu {window.low},{window.high}: both must lie in -32767..32767, as in -1000,1000."
-            )
+            found = f"--hu {window.low},{window.high}"
+            raise CallError(f"{found}: both must lie in -32767..32767, as in -1000,1000.")
         rule = self.rule
         object.__setattr__(self, "plane", rule.plane)
         object.__setattr__(self, "max_tissue", rule.max_tissue)
@@ -96,9 +88,8 @@ class ExtractParameters(HounsfieldValues):
     @property
     def first_seed(self) -> int:
         """The seed, with the sampler's own where none was given."""
-        if self.seed is not None:
-            return self.seed
-        return OFFICIAL_SEED if self.sampler == "official" else 0
+        own = OFFICIAL_SEED if self.sampler == "official" else 0
+        return own if self.seed is None else self.seed
 
     @property
     def rule(self) -> CubeRule:
@@ -149,16 +140,8 @@ class ImageParameters(GreyLevels):
             )
         checked_seed(self.seed)
 
-    @property
-    def first_seed(self) -> int:
-        """The seed."""
-        return self.seed
-
 
 Parameters = ExtractParameters | ImageParameters
-
-_EXTRACTION = tuple(field.name for field in fields(ExtractParameters))
-_OF_IMAGES = tuple(field.name for field in fields(ImageParameters))
 
 
 def find_sources(source: Path | str, parameters: Parameters) -> Found:
@@ -174,20 +157,15 @@ def find_sources(source: Path | str, parameters: Parameters) -> Found:
 
 
 def extraction(made: Mapping[str, Any]) -> Parameters:
-    """How cubes were cut from scans or images, as a store tells it.
-
-    Args:
-        made: the parameters of a cube store, any JSON.
+    """How cubes were cut from scans or images, as the parameters of a cube store, any JSON, tell it.
 
     Raises:
         ValueError: they are not those of `extract-cubes`.
     """
-    kind, names = (
-        (ImageParameters, _OF_IMAGES) if made.get("layout") == "nih" else (ExtractParameters, _EXTRACTION)
-    )
+    kind = ImageParameters if made.get("layout") == "nih" else ExtractParameters
+    names = [field.name for field in fields(kind) if field.name != "plane" or "plane" in made]  # of patches
     try:
-        given = {name: made[name] for name in names if name in made or name != "plane"}  # cubes have no plane
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v := made[n], list) else v for n in names}
         return kind(**values)
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
@@ -196,7 +174,7 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
 
 
 def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """What a cube takes up in its scan, voxels in x, y, z.
+    """What a cube of this size takes up in its scan, voxels in x, y, z.
 
     Args:
         made: the parameters of a cube store, any JSON.
@@ -208,10 +186,9 @@ def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | 
     """
     if len(size) == 3:
         return size
-    try:
+    with suppress(ValueError):
         found = extraction(made)
-    except ValueError:
-        return None
-    if isinstance(found, ExtractParameters):
-        return found.box
-    return (*size, 1) if found.cubes_per_scan else (1, 1, 1)
+        if isinstance(found, ExtractParameters):
+            return found.box
+        return (*size, 1) if found.cubes_per_scan else (1, 1, 1)
+    return None

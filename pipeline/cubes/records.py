@@ -101,13 +101,18 @@ def why(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"it cannot be read: {error}"
 
 
-def file_state(path: Path) -> tuple[int, int]:
-    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told."""
+def file_state(path: Path, *, came: bool = False) -> tuple[int, int]:
+    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told.
+
+    With `came` also when it came to its place, though it may have been written before.
+    """
     try:
         states = [file.stat() for file in scan_files(path)]
     except (DataError, OSError):
         return 0, 0
-    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+    return sum(state.st_size for state in states), max(
+        max(state.st_mtime_ns, state.st_ctime_ns * came) for state in states
+    )
 
 
 def is_same(task: CutTask[object], record: Facts) -> bool:
@@ -126,8 +131,7 @@ def cut_all(
     """Cut every scan that no earlier run has cut, and stage and note what it gave.
 
     Args:
-        workers: who does it.
-        ledger: holds the records and the staged cubes.
+        workers, ledger: as for `run_missing`.
         noun: what is cut, `scan` or `image`.
         tasks: one a scan.
         cut: cuts one; raises one of `UNREADABLE` where it cannot be read.
@@ -173,9 +177,9 @@ def nothing_given(
         return None
     first = ledger.records(names[:_MOST_REASONS])
     reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in first]
-    more = [f"  and {len(tasks) - _MOST_REASONS} more"] if len(tasks) > _MOST_REASONS else []
-    said = [f"No {noun} gave a cube, so no store was made.", *reasons, *more, *([advice] if advice else [])]
-    return DataError("\n".join(said))
+    more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
+    said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, advice)
+    return DataError("\n".join(filter(None, said)))
 
 
 def _blank_record(task: CutTask[object]) -> Facts:

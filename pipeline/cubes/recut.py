@@ -1,7 +1,4 @@
-"""Holds a store against what it was made from: the scans again, and the degradations again.
-
-Which cubes and pairs are looked at is drawn anew in every run, so that many runs see more than one.
-"""
+"""Holds a store against the scans it was made from, at cubes that are drawn anew in every run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,15 +34,7 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Recut:
-    """Cubes to cut again from one scan.
-
-    Attributes:
-        name: of the scan in the store.
-        path: where it lies.
-        numbers: of the cubes in the store.
-        corners: first voxels in x, y, z.
-        parameters: size, window, spacing and orientation.
-    """
+    """Cubes to cut again from one scan: its name in the store, its place, the cubes' numbers and corners."""
 
     name: str
     path: Path
@@ -55,11 +44,7 @@ class Recut:
 
 
 def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
-    """Cut cubes at corners that are known.
-
-    Returns:
-        The sha256 of the scan's files, and the cubes: int16 HU [x, y, z] each, or of a slice without the
-        axis across it, or uint8 grey levels [x, y] of an image.
+    """Cut cubes at corners that are known: the sha256 of the scan's files, and what is cut from them.
 
     Raises:
         DataError: the scan cannot be read, or does not reach as far; goes after its name.
@@ -76,18 +61,9 @@ def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
 
 
 def recuts(
-    remains: Remains,
-    numbers: NDArray[np.integer[Any]],
-    places: Mapping[int, Path],
-    parameters: Parameters,
+    remains: Remains, numbers: NDArray[np.integer[Any]], places: Mapping[int, Path], parameters: Parameters
 ) -> list[Recut]:
-    """The tasks that cut cubes of a store again, scan by scan.
-
-    Args:
-        remains: of the store.
-        numbers: of the cubes.
-        places: of their scans, by row.
-        parameters: what was cut.
+    """The tasks that cut cubes of a store again, scan by scan; `places` are those of the scans, by row.
 
     Raises:
         UnknownError: a table that is needed is damaged.
@@ -102,11 +78,7 @@ def recuts(
 
 
 def needed(remains: Remains, *names: str) -> list[NDArray[Any]]:
-    """Columns of a store's tables.
-
-    Raises:
-        UnknownError: one is damaged.
-    """
+    """Columns of a store's tables; an UnknownError where one is damaged."""
     missing = [name for name in names if name not in remains.columns]
     if missing:
         raise UnknownError(f"{', '.join(missing)} cannot be read")
@@ -140,9 +112,6 @@ def places_of(
 
     Returns:
         The places, and the scans that have none.
-
-    Raises:
-        UnknownError: a table that is needed is damaged.
     """
     paths, digests = needed(remains, "scans/path", "scans/sha256")
     rows = {row: str(path) for row, path in enumerate(paths) if digests[row]}
@@ -161,7 +130,7 @@ def compare_scans(
 ) -> dict[int, Problem]:
     """Hold the sha256 of scans against those that a store tells; what is wrong, by row."""
     paths, digests = needed(remains, "scans/path", "scans/sha256")
-    wrong = dict[int, Problem]()
+    said = dict[int, str]()
 
     def look(row: int) -> tuple[int, str]:
         try:
@@ -171,28 +140,16 @@ def compare_scans(
         same = (key.digest(found) if key else found) == str(digests[row])
         return row, "" if same else "is not the scan that the cubes were cut from: its sha256 is another"
 
-    def finished(answer: tuple[int, str]) -> None:
-        row, problem = answer
-        if problem:
-            wrong[row] = str(paths[row]), problem
-
-    run_all(workers, "scans", look, list(places), finished)
-    return wrong
+    run_all(workers, "scans", look, list(places), lambda answer: said.update([answer]))
+    return {row: (str(paths[row]), problem) for row, problem in said.items() if problem}
 
 
 def compare_cubes(
     remains: Remains, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
-    """Cut random cubes again and compare them with a store's, voxel for voxel.
+    """Cut random cubes again, at most so many, and compare them with a store's: what `compare_again` gives.
 
-    Args:
-        remains: of the store.
-        places: of the scans that are as they were, by row.
-        most: how many cubes to draw.
-        workers: who does it.
-
-    Returns:
-        How many were compared, and what is wrong, by the scan's name.
+    The places are those of the scans that are as they were, by row.
 
     Raises:
         UnknownError: what is needed is damaged, or the cubes were not cut from scans.
@@ -203,23 +160,17 @@ def compare_cubes(
     tasks = recuts(remains, drawn(there, most), places, parameters)
     suited = readers(workers, (task.path for task in tasks), parameters)
     reader = remains.reader("cubes" if remains.kind == CUBES else "original")
-    out = np.empty(reader.shape[1:], reader.dtype)
 
-    def compare(task: Recut, cubes: Sequence[Voxels]) -> Iterator[str | None]:
-        for number, cube in zip(task.numbers, cubes, strict=True):
+    def compare(task: Recut, given: tuple[str, list[Voxels]]) -> Iterator[str | None]:
+        for number, cube in zip(task.numbers, given[1], strict=True):
             try:
-                reader.read(number, out)
+                same = np.array_equal(cube, reader.rows([number])[0])
             except DataError:  # a damaged shard is named by itself
                 yield None
             else:
-                same = np.array_equal(cube, out)
                 yield "" if same else f"gives other voxels than those of cube {number}"
 
-    return compare_again(suited, tasks, _cubes_of, compare)
-
-
-def _cubes_of(task: Recut) -> list[Voxels]:
-    return cut_again(task)[1]
+    return compare_again(suited, tasks, cut_again, compare)
 
 
 def compare_again(
@@ -231,8 +182,7 @@ def compare_again(
     """Cut scans again, and compare what they give with a store.
 
     Args:
-        workers: who cuts.
-        tasks: one a scan, with its `name`.
+        workers, tasks: who cuts what; each task is one scan, with its `name`.
         cut: cuts one; raises one of `UNREADABLE` where that cannot be done.
         compare: says of each cube what is wrong with it, nothing where it is the same, and None where the
             store's own cannot be read.
@@ -252,7 +202,9 @@ def compare_again(
         compared += sum(words is not None for words in found)
         wrong.extend((task.name, words) for words in found if words)
 
-    lost = partial(_answer_of, problem="the process that read it died: its file is broken")
+    def lost(task: Any) -> tuple[Any, str, None]:
+        return task, "the process that read it died: its file is broken", None
+
     run_all(workers, "scans cut again", partial(_try, cut), tasks, finished, lost)
     return compared, wrong
 
@@ -261,11 +213,7 @@ def _try(cut: Callable[[Any], Any], task: Any) -> tuple[Any, str, Any]:
     try:
         return task, "", cut(task)
     except UNREADABLE as error:
-        return _answer_of(task, why(error))
-
-
-def _answer_of(task: Any, problem: str) -> tuple[Any, str, None]:
-    return task, problem, None
+        return task, why(error), None
 
 
 def drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:

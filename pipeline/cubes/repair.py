@@ -1,15 +1,14 @@
 """Finds the damaged files of a finished store, and puts them back once they have been made again.
 
-`verify` reads every byte and leaves a note beside the store, `NAME.damaged.json`. The command that made the
-store reads the note when it is given again; what can be seen at once (a missing file, a shard that is cut
-short, a table) it sees without one. A file goes back only where its sha256 is that of the manifest: so a
-repaired store is to the byte what it was.
+`verify` leaves a note beside the store, `NAME.damaged.json`, which the command that made the store reads;
+what can be seen at once (a missing file, a shard that is cut short, a table) it sees without one. A file goes
+back only where its sha256 is that of the manifest: so a repaired store is to the byte what it was.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,15 @@ from genesis_toolkit.pipeline.ledger import (
 )
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.examine import examine
-from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, parse_json, strict_manifest
-from genesis_toolkit.pipeline.store.salvage import Remains, read_remains
+from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, parse_json
+from genesis_toolkit.pipeline.store.salvage import Remains, read_manifest, read_remains
 from genesis_toolkit.pipeline.store.schema import (
     KINDS,
     CubeTable,
     ImageTable,
     ScanTable,
+    Table,
+    columns_of,
     has_images,
     is_shard,
 )
@@ -95,11 +96,7 @@ def note_path(target: Path) -> Path:
 
 
 def write_note(target: Path, files: Sequence[str]) -> Path | None:
-    """Leave a note of the damaged files of a store; of a sound one, take away the note that is there.
-
-    Returns:
-        The note; None where there is no damage, or no place to write it.
-    """
+    """Leave a note of the damaged files of a store, where it can be; its place. Without any, remove it."""
     note = note_path(target)
     with suppress(OSError):
         if files:
@@ -114,25 +111,14 @@ def write_note(target: Path, files: Sequence[str]) -> Path | None:
 def find_damage(target: Path, kind: str) -> Damage | None:
     """The damage of a finished store, as far as its note tells and as it can be seen without reading shards.
 
-    Args:
-        target: where the store lies.
-        kind: `CUBES` or `PAIRS`.
-
-    Returns:
-        None where no damage is seen, where there is no store of that kind, and where its manifest is damaged
-        too, by which all else is known.
+    None where no damage is seen, where there is no store of that kind (`CUBES` or `PAIRS`), and where its
+    manifest is damaged too, by which all else is known.
     """
     storage = Folder(target)
-    try:
-        if storage.size(MANIFEST) > MOST_MANIFEST:
-            return None
-        data = storage.read(MANIFEST)
-    except OSError:
-        return None
-    manifest, problems = strict_manifest(data)
+    manifest, digest, problems = read_manifest(storage)
     if problems or not all(f"{name}/zarr.json" in manifest for name in KINDS[kind].voxels):
         return None
-    noted = _noted(target, sha256_of(data))
+    noted = _noted(target, digest)
     files = [path for path in manifest if path in noted or not is_shard(path)]
     damaged = {path for path in files if examine(storage, path).sha256 != manifest[path]}
     remains, _ = read_remains(storage, manifest, (), lambda path: path in manifest and path not in damaged)
@@ -144,15 +130,12 @@ def find_damage(target: Path, kind: str) -> Damage | None:
 
 
 def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger], None]) -> int:
-    """Make the damaged files of a finished store again, and put them back.
+    """Make the damaged files of a finished store again, and put them back; how many, 0 of others' stores.
 
     Args:
         damage: of the store.
         job: the parameters of the call, as they stand in a store that it makes.
         make_again: makes the files, which lie in the ledger's store until all are known to be right.
-
-    Returns:
-        How many; 0 where another call made the store.
 
     Raises:
         DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
@@ -184,45 +167,39 @@ def make_cubes_again(
     """Make the damaged files of a cube store, shards from the scans whose cubes lie in them.
 
     Args:
-        damage: of the store.
-        source: the scans.
-        parameters: what is cut.
-        job: the same, as they stand in the store.
+        damage, source: of the store, and the scans.
+        parameters, job: what is cut, and the same as it stands in the store.
         key: what the names in the store were made with; None where they are the scans' own.
-        workers: who does it.
-        ledger: takes the files.
+        workers, ledger: who does it, and what takes the files.
 
     Raises:
         DataError: a file cannot be made as it was; the sentence says why.
     """
+    remains = damage.remains
     try:
         if damage.others:
             attributes, tables = attributes_of(parameters, job), _tables(damage)
             write_tables(ledger.store, attributes, parameters.dtype, *tables)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
-        wanted = dict(zip(*(column.tolist() for column in needed(damage.remains, *_DIGESTS)), strict=True))
+        wanted = dict(zip(*map(list, needed(remains, "scans/path", "scans/sha256")), strict=True))
     except UnknownError as error:
         raise damage.refuse(str(error)) from None
-    problems = list[str]()
+    problems = set[str]()
 
     def finished(made: _Made) -> None:
-        problems.extend(made.problems)
-        for scan, digest in made.digests.items():
+        problems.update(made[0])
+        for scan, digest in made[1].items():
             if (key.digest(digest) if key else digest) != wanted[scan]:
-                problems.append(f"{scan} is no longer the scan that its cubes were cut from")
+                problems.add(f"{scan} is no longer the scan that its cubes were cut from")
 
     paths = (recut.path for task in tasks for recut in task.recuts)
     run_all(readers(workers, paths, parameters), "shards made again", _make, tasks, finished, _lost)
     if problems:
-        raise damage.refuse(listed(sorted(set(problems)), between="; "))
+        raise damage.refuse(listed(sorted(problems), between="; "))
 
 
 def _put_back(damage: Damage, ledger: Ledger) -> None:
-    """Put files that were made again in the place of the damaged ones, all of them or none.
-
-    Raises:
-        DataError: one is not as it was.
-    """
+    """Put files that were made again in the place of the damaged ones; a DataError where one is another."""
     manifest, made = damage.remains.manifest, Folder(ledger.store)
     others = [path for path in damage.files if examine(made, path).sha256 != manifest[path]]
     if others:
@@ -241,7 +218,8 @@ def _put_back(damage: Damage, ledger: Ledger) -> None:
     note_path(damage.target).unlink(missing_ok=True)
 
 
-_DIGESTS = ("scans/path", "scans/sha256")
+#: What came of making a shard: what is wrong, and the sha256 of the scans that were read, by their names.
+_Made = tuple[list[str], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -254,14 +232,6 @@ class _Task:
     recuts: tuple[Recut, ...]
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What came of it: what is wrong, and the sha256 of the scans that were read, by their names."""
-
-    problems: tuple[str, ...]
-    digests: dict[str, str]
-
-
 def _make(task: _Task) -> _Made:
     """Make one shard, in whatever process this runs."""
     chunks, digests = dict[int, bytes](), dict[str, str]()
@@ -269,15 +239,15 @@ def _make(task: _Task) -> _Made:
         try:
             digests[recut.name], cubes = cut_again(recut)
         except DataError as error:
-            return _Made((f"{recut.name}: {error}",), digests)
+            return [f"{recut.name}: {error}"], digests
         chunks |= zip(recut.numbers, map(encode_cube, cubes), strict=True)
     parts = shard_parts([chunks[number] for number in sorted(chunks)], task.length)
     task.ledger.write(task.ledger.store / task.path, parts)
-    return _Made((), digests)
+    return [], digests
 
 
 def _lost(task: _Task) -> _Made:
-    return _Made((f"{task.path}: the process that made it again died",), {})
+    return [f"{task.path}: the process that made it again died"], {}
 
 
 def _shard_tasks(
@@ -291,10 +261,11 @@ def _shard_tasks(
     """
     if not damage.shards:
         return []
-    if "cubes" not in damage.remains.arrays:
+    remains = damage.remains
+    if "cubes" not in remains.arrays:
         raise UnknownError("the metadata of its cubes is damaged in both places")
-    array, (scan, path) = damage.remains.arrays["cubes"], needed(damage.remains, "scan", "scans/path")
-    places, _ = places_of(damage.remains, source, parameters, key)
+    array, (scan, path) = remains.arrays["cubes"], needed(remains, "scan", "scans/path")
+    places, _ = places_of(remains, source, parameters, key)
     tasks = []
     for shard in damage.shards:
         first = (array.place(shard) or 0) * array.chunk
@@ -302,38 +273,31 @@ def _shard_tasks(
         gone = [str(path[row]) for row in np.unique(scan[numbers]).tolist() if row not in places]
         if gone:
             raise damage.refuse(f"{listed(gone)} lies no longer in {source}")
-        tasks.append(
-            _Task(ledger, shard, array.chunk, tuple(recuts(damage.remains, numbers, places, parameters)))
-        )
+        again = tuple(recuts(remains, numbers, places, parameters))
+        tasks.append(_Task(ledger, shard, array.chunk, again))
     return tasks
 
 
 def _tables(damage: Damage) -> list[Any]:
-    """The tables of cubes, scans and, where there are any, images.
-
-    Raises:
-        DataError: a column cannot be read.
-    """
-    remains = damage.remains
-    kinds = [(CubeTable, ""), (ScanTable, "scans/"), (ImageTable, "images/")]
-    kinds = kinds if has_images(remains.manifest) else kinds[:2]
-    names = {kind: [prefix + column.name for column in fields(kind)] for kind, prefix in kinds}
-    missing = [name for own in names.values() for name in own if name not in remains.columns]
+    """The tables of cubes, scans and, where there are any, images; a DataError where a column is damaged."""
+    remains, kinds = damage.remains, dict[str, type[Table]]({"": CubeTable, "scans/": ScanTable})
+    kinds |= {"images/": ImageTable} if has_images(remains.manifest) else {}
+    names = [folder + name for folder, kind in kinds.items() for name in columns_of(kind)]
+    missing = [name for name in names if name not in remains.columns]
     if missing:
         raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
-    return [kind(*(remains.columns[name] for name in own)) for kind, own in names.items()]
+    return [remains.table(kind, folder) for folder, kind in kinds.items()]
 
 
 def _ends_well(remains: Remains, path: str) -> bool:
     """Whether a shard is there, and not cut short, as far as the index at its end tells."""
     array = remains.arrays.get(path.split("/")[0])
     try:
-        if array is None:
-            return remains.storage.size(path) > 0
-        read_index(remains.storage, path, array.chunk)
+        if array is not None:
+            read_index(remains.storage, path, array.chunk)
+        return remains.storage.size(path) > 0
     except (OSError, DataError):
         return False
-    return True
 
 
 def _noted(target: Path, manifest_sha256: str) -> set[str]:

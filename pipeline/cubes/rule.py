@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.box_sums import evaluate_corners
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import TISSUE_HU, Window
-from genesis_toolkit.pipeline.rng import draw_distinct
+from genesis_toolkit.pipeline.jit import ONE, ZERO, kernel
+from genesis_toolkit.pipeline.rng import Operation, draw_distinct, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.geometry import Voxels
 
 Triple = tuple[int, int, int]
@@ -30,8 +30,8 @@ Triple = tuple[int, int, int]
 #: How a slice lies in the scan as it is stored: across z, y or x. `--orient` makes these the patient's.
 Plane = Literal["axial", "coronal", "sagittal"]
 
-
 _PUBLISHED = Window()
+_TRIES = 64  # random corners drawn for each one wanted
 
 #: How far past the cube a scan must reach: the published bounds leave one voxel in the plane and, for the
 #: look at the slices after, four in z, and are kept to the letter.
@@ -51,14 +51,7 @@ _ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 class CubeRule:
     """Which cubes, or patches of slices, a scan may give: METHOD.md section 2, its cubes by default.
 
-    Attributes:
-        size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice, in the order of the axes.
-        border: voxels in x, y, z that no cube may touch, on either side.
-        max_tissue: a cube is refused when its score exceeds this share of its voxels; None takes 0.15, as
-            published, and 0.7 for patches, in which air counts like tissue.
-        min_tissue: a cube is refused when its score is below this share of its voxels; the published rule has
-            no such bound, so 0. Patches have none.
-        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
+    The attributes are those of `ExtractParameters`; a size of two edges is in the order of the axes.
 
     Raises:
         CallError: a value out of range.
@@ -71,16 +64,23 @@ class CubeRule:
     plane: Plane | None = None
 
     def __post_init__(self) -> None:
+        size, border = (",".join(map(str, numbers)) for numbers in (self.size, self.border))
         if len(self.size) not in (2, 3) or min(self.size) < 1:
             raise CallError(
-                f"--size {_typed(self.size)}: a cube needs three edges x,y,z of 1 or more, as in "
-                "--size 64,64,32, and a patch of a slice two, as in --size 224,224."
+                f"--size {size}: a cube needs three edges x,y,z of 1 or more, as in --size 64,64,32, and a "
+                "patch of a slice two, as in --size 224,224."
             )
-        self._check_plane()
-        if len(self.border) != 3 or min(self.border) < 0:
+        if self.plane is not None and self.plane not in get_args(Plane):
+            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
+        if len(self.size) == 2:
+            object.__setattr__(self, "plane", self.plane or "axial")
+        elif self.plane is not None:
             raise CallError(
-                f"--border {_typed(self.border)}: three numbers x,y,z from 0 on, as in --border 100,100,30."
+                f"--plane {self.plane} is for patches of slices, and --size {size} asks for cubes: give two "
+                "edges, as in --size 224,224, or leave --plane out."
             )
+        if len(self.border) != 3 or min(self.border) < 0:
+            raise CallError(f"--border {border}: three numbers x,y,z from 0 on, as in --border 100,100,30.")
         object.__setattr__(self, "max_tissue", self.most_tissue)
         if not 0 <= self.most_tissue <= 1:
             raise CallError(f"--max-tissue {self.most_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
@@ -93,17 +93,6 @@ class CubeRule:
             raise CallError(
                 f"--min-tissue {self.min_tissue}: a share from 0 to --max-tissue, {self.most_tissue}, is "
                 "wanted; 0 asks for no tissue at all."
-            )
-
-    def _check_plane(self) -> None:
-        if self.plane is not None and self.plane not in get_args(Plane):
-            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
-        if len(self.size) == 2:
-            object.__setattr__(self, "plane", self.plane or "axial")
-        elif self.plane is not None:
-            raise CallError(
-                f"--plane {self.plane} is for patches of slices, and --size {_typed(self.size)} asks for "
-                "cubes: give two edges, as in --size 224,224, or leave --plane out."
             )
 
     @property
@@ -134,9 +123,8 @@ class CubeRule:
         A patch may lie at the border; a cube, by the published bounds, not quite.
         """
         beyond = (0, 0, 0) if self.plane else _BEYOND
-        x, y, z = (
-            edge + more + 2 * border for edge, more, border in zip(self.box, beyond, self.border, strict=True)
-        )
+        axes = zip(self.box, beyond, self.border, strict=True)
+        x, y, z = (edge + more + 2 * border for edge, more, border in axes)
         return x, y, z
 
     @property
@@ -147,18 +135,12 @@ class CubeRule:
     @property
     def most_halves(self) -> int:
         """The largest sum of scores, counted in halves, that passes."""
-        halves = int(2 * self.most_tissue * self.voxels) + 1
-        while halves / 2 > self.most_tissue * self.voxels:
-            halves -= 1
-        return halves
+        return math.floor(2 * (self.most_tissue * self.voxels))
 
     @property
     def least_halves(self) -> int:
         """The smallest sum of scores, counted in halves, that passes: 0 where no tissue is asked for."""
-        halves = max(int(2 * self.min_tissue * self.voxels) - 1, 0)
-        while halves / 2 < self.min_tissue * self.voxels:
-            halves += 1
-        return halves
+        return math.ceil(2 * (self.min_tissue * self.voxels))
 
 
 @dataclass(frozen=True)
@@ -177,23 +159,13 @@ class Corners:
     first: Triple
 
     @property
-    def candidates(self) -> int:
-        """The number of corners that were evaluated."""
-        return self.passing.size
-
-    @property
     def count(self) -> int:
         """The number of corners that pass."""
         return int(self.by_slice.sum())
 
 
 def too_small(shape: Triple, rule: CubeRule) -> str | None:
-    """Why a scan of this shape has no corner at all, with the numbers; None where it has one.
-
-    Args:
-        shape: voxels in x, y, z.
-        rule: what a cube needs.
-    """
+    """Why a scan of so many voxels in x, y, z has no corner at all; None where it has one."""
     (x, y, z), (least_x, least_y, least_z) = shape, rule.least_shape
     if rule.plane:
         fits = x >= least_x and y >= least_y and z >= least_z
@@ -231,12 +203,8 @@ def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
 def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
     """The value of a dtype below which a pixel is air, as a number of that dtype.
 
-    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes air
-    does not count, so it is the lowest value that there is.
-
-    Args:
-        dtype: of the scan's voxels: a signed integer, float32 or float64.
-        plane: of the slices; None for cubes.
+    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes, which
+    have no plane, air does not count, so it is the lowest value that there is.
     """
     if plane:
         return dtype.type(_AIR_HU)
@@ -244,9 +212,7 @@ def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
 
 
 def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> Corners:
-    """Evaluate every corner of a scan by the tissue rule.
-
-    Takes 1 byte for each candidate and a ring of as many slices as the cube has.
+    """Evaluate every corner of a scan by the tissue rule, in 1 byte a corner and a ring of a cube's slices.
 
     Args:
         voxels: int16, float32 or float64 [x, y, z], HU, x fastest in memory (as `read_scan` gives it); at
@@ -254,40 +220,41 @@ def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED)
         rule: what a cube needs.
         window: what real numbers are scaled by, see `tissue_from`; whole numbers need none.
     """
-    corners, _ = _evaluated(voxels, rule, window, bins=0)
-    return corners
+    return _evaluated(voxels, rule, window, bins=0)[0]
 
 
 def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
-    """How many candidate corners have which score: the whole distribution, exactly.
-
-    Args:
-        voxels: the scan, as for `passing_corners`.
-        rule: size and border are used; which scores would pass is the caller's to sum.
-        window: as for `passing_corners`.
+    """How many candidate corners have which score, with arguments as for `passing_corners`.
 
     Returns:
         uint32 [2 * voxels of a cube + 1], the number of candidates by the sum of their scores in halves.
     """
-    _, counts = _evaluated(voxels, rule, window, bins=2 * rule.voxels + 1)
-    return counts
+    return _evaluated(voxels, rule, window, bins=2 * rule.voxels + 1)[1]
 
 
 def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDArray[np.int32]:
     """Draw distinct corners, uniformly among those that pass.
 
-    Drawing among the passing corners gives the distribution of drawing among all and refusing, without the
-    refusals; two equal cubes teach nothing, so a corner is taken once.
+    Drawing among the passing corners, counted slice by slice and row by row, gives the distribution of
+    drawing among all and refusing, without the refusals; two equal cubes teach nothing, so a corner is taken
+    once.
 
     Args:
         corners: the decision for the scan.
         count: how many are wanted; fewer are given where fewer pass.
-        words: random words, two a try, as for `draw_distinct`.
+        words: see `place_words`.
 
     Returns:
         int32 [corner, 3], the first voxel of each cube in x, y, z, in the order drawn.
     """
-    return _nth_passing(corners, draw_distinct(corners.count, count, words))
+    ranks, ends = draw_distinct(corners.count, count, words), np.cumsum(corners.by_slice)
+    found = np.empty((len(ranks), 3), dtype=np.int32)
+    slices = np.searchsorted(ends, ranks, side="right")
+    for z in np.unique(slices):
+        within, here = np.flatnonzero(corners.passing[:, :, z].T), slices == z
+        y, x = np.divmod(within[ranks[here] - (ends[z] - corners.by_slice[z])], corners.passing.shape[0])
+        found[here] = np.stack([x, y, np.full_like(x, z)], axis=1)
+    return found + np.array(corners.first, dtype=np.int32)
 
 
 def tissue_score(
@@ -302,11 +269,9 @@ def tissue_score(
     Of a patch it is the share of the pixels that are tissue or air, and so cannot be lung.
 
     Args:
-        voxels: int16, float32 or float64 [x, y, z], HU, the whole scan; real numbers not rounded.
+        voxels, window: as for `passing_corners`.
         corner: the first voxel of the cube.
-        size: edges of the cube, or the two of the patch.
-        window: what real numbers are scaled by, see `tissue_from`.
-        plane: of a patch's slice, as for `CubeRule`.
+        size, plane: as for `CubeRule`.
     """
     rule = CubeRule(tuple(size), plane=plane)
     x, y, z = (int(number) for number in corner)
@@ -319,8 +284,9 @@ def tissue_score(
     return halves / (2 * here.size)
 
 
-def _typed(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(str, numbers))
+def place_words(seed: int, identifier: str, count: int) -> NDArray[np.uint32]:
+    """Words of a scan's random stream to draw `count` places with, 64 tries each: see `draw_distinct`."""
+    return draw_words(seed, stream_key(identifier), 0, 0, Operation.PLACE, 2 * _TRIES * count)
 
 
 def _evaluated(
@@ -328,43 +294,78 @@ def _evaluated(
 ) -> tuple[Corners, NDArray[np.uint32]]:
     """The decisions, and the number of candidates by score where `bins` has room for every score."""
     counts = [edge - least + 1 for edge, least in zip(voxels.shape, rule.least_shape, strict=True)]
-    passing = np.empty(counts[::-1], dtype=np.bool_)
-    by_slice = np.zeros(counts[2], dtype=np.int64)
+    passing, by_slice = np.empty(counts[::-1], dtype=np.bool_), np.zeros(counts[2], dtype=np.int64)
     by_score = np.zeros(bins, dtype=np.uint32)
     least, most = rule.least_halves, rule.most_halves
     if least > most:  # no sum of scores lies between the bounds: take one that no cube reaches
         least = most = 2 * rule.voxels + 1
-    edge_x, edge_y, edge_z = rule.box
-    width, height = counts[0] + edge_x - 1, counts[1] + edge_y - 1
-    evaluate_corners(
-        np.ascontiguousarray(voxels.T),
-        tissue_from(voxels.dtype, window),
-        air_below(voxels.dtype, rule.plane),
-        tuple(np.uint64(edge) for edge in rule.border),
-        tuple(np.uint64(edge) for edge in rule.box),
-        np.uint64(rule.look),
-        np.int32(least),
-        np.uint32(most - least),
-        np.zeros((edge_z, height, width), dtype=np.uint8),
-        np.zeros((height, width), dtype=np.uint16),
-        np.zeros(width, dtype=np.int32),
-        np.zeros(width + 1, dtype=np.int32),
-        passing,
-        by_slice,
-        by_score,
-    )
+    border, box = (tuple(map(np.uint64, edges)) for edges in (rule.border, rule.box))
+    numbers = (np.uint64(rule.look), np.int32(least), np.uint32(most - least))
+    bounds = (tissue_from(voxels.dtype, window), air_below(voxels.dtype, rule.plane))
+    out = (passing, by_slice, by_score)
+    _evaluate_corners(np.ascontiguousarray(voxels.T), *bounds, border, box, *numbers, *out)
     return Corners(passing.T, by_slice, rule.border), by_score
 
 
-def _nth_passing(corners: Corners, ranks: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The corners with these ranks among the passing ones, counted slice by slice, row by row."""
-    ends = np.cumsum(corners.by_slice)
-    found = np.empty((len(ranks), 3), dtype=np.int32)
-    slices = np.searchsorted(ends, ranks, side="right")
-    width = corners.passing.shape[0]
-    for z in np.unique(slices):
-        within = np.flatnonzero(corners.passing[:, :, z].T)
-        here = slices == z
-        flat = within[ranks[here] - (ends[z] - corners.by_slice[z])]
-        found[here] = np.stack([flat % width, flat // width, np.full_like(flat, z)], axis=1)
-    return found + np.array(corners.first, dtype=np.int32)
+@kernel
+def _evaluate_corners(voxels, tissue, air, border, size, look, least, span, passing, by_slice, by_score):  # type: ignore[no-untyped-def]
+    """Box sums over z, then y, then x, each running: a few additions a corner, all but one of them in SIMD.
+
+    voxels [z, y, x], `tissue` the least of these that is tissue; those below `air` count like tissue in their
+    own slice, and never as the voxel after; `look` slices on, 1 or 0, is the voxel that may give a half: 0,
+    which is the voxel itself, gives none but its own two; passing [z, y, x]; by_score [halves], counted
+    unless empty. A score passes from `least` to `least + span`: one unsigned comparison does for both bounds.
+    Indices are unsigned: with signed ones numba looks for negative indices at every step, which cost four
+    times the time.
+    """
+    edge_x, edge_y, depth = size
+    first_x, first_y, first_z = border
+    corners_z, corners_x = np.uint64(passing.shape[0]), np.uint64(passing.shape[2])
+    width, height = corners_x + edge_x - ONE, np.uint64(passing.shape[1]) + edge_y - ONE
+    ring = np.zeros((depth, height, width), np.uint8)  # scores in halves of the slices now in the box
+    along_z, along_y = np.zeros((height, width), np.uint16), np.zeros(width, np.int32)  # the sums so far
+    along_x = np.zeros(width + ONE, np.int32)
+    for step in range(ZERO, corners_z + depth - ONE):
+        z = first_z + step
+        slot = step % depth
+        for y in range(ZERO, height):
+            here = voxels[z, first_y + y, first_x : first_x + width]
+            after = voxels[z + look, first_y + y, first_x : first_x + width]
+            sums, kept = along_z[y], ring[slot, y]
+            for x in range(ZERO, width):
+                a = np.uint8((here[x] >= tissue) | (here[x] < air))
+                b = np.uint8(after[x] >= tissue)
+                score = np.uint8(a + (a | b))
+                sums[x] = np.uint16(sums[x] + np.uint16(score) - np.uint16(kept[x]))
+                kept[x] = score
+        if step + ONE < depth:
+            continue
+        corner_z = step + ONE - depth
+        count = np.int64(0)
+        for x in range(ZERO, width):
+            along_y[x] = 0
+        for y in range(ZERO, height):
+            new = along_z[y]
+            for x in range(ZERO, width):
+                along_y[x] += new[x]
+            if y >= edge_y:
+                old = along_z[y - edge_y]
+                for x in range(ZERO, width):
+                    along_y[x] -= old[x]
+            if y + ONE < edge_y:
+                continue
+            total = np.int32(0)
+            for x in range(ZERO, width):
+                total += along_y[x]
+                along_x[x + ONE] = total
+            row = passing[corner_z, y + ONE - edge_y]
+            passed = np.uint32(0)
+            for x in range(ZERO, corners_x):
+                passes = np.uint32(along_x[x + edge_x] - along_x[x] - least) <= span
+                row[x] = passes
+                passed += np.uint32(passes)
+            count += passed
+            if by_score.size:
+                for x in range(ZERO, corners_x):
+                    by_score[np.uint64(along_x[x + edge_x] - along_x[x])] += np.uint32(1)
+        by_slice[corner_z] = count

@@ -12,7 +12,7 @@ from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import file_state
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.find import Found, Source
-from genesis_toolkit.pipeline.scans.read import scan_files, scan_sha256
+from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at
 from genesis_toolkit.pipeline.wording import listed
 
@@ -50,11 +50,6 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     the store was made or the sha256 of its files is what it was. A store that was made with `key` does not
     tell the bytes; there a file must also not have come to its place since.
 
-    Args:
-        store: the finished store.
-        found: the scans of its source.
-        key: what the names in the store were made with; None where they are the scans' own.
-
     Raises:
         CallError: a scan that gave cubes is gone or has changed, or new scans would change the cubes of
             others; the sentence names them.
@@ -67,31 +62,30 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
         f"since {store.path} was made from it: choose another name, or give --overwrite to make it again."
     )
     _refuse((path for path in rows if path not in here), f"gone from the source {way_out}")
-    begun = begun_at(store)
-    changed = [
-        row
-        for path, row in rows.items()
-        if _has_changed(store, row, found.root / here[path].path, begun, key)
-    ]
+    begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
+    changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key)]
     _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
     taken = {str(scans.identifier[row]): str(scans.path[row]) for row in rows.values() if scans.sha256[row]}
     again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
     new = tuple(_told_apart(source, taken, name) for path, source in here.items() if path not in rows)
     update = Update(store, again, new)
     if store.attributes["parameters"].get("sampler") == "official":
-        _check_official(update)
+        drawn = set(scans.subset.tolist())
+        _refuse(
+            (source.path for source in update.sources if source.subset in drawn),
+            "new in a subset that is drawn already, and the official draws run on from scan to scan: choose "
+            "another name, or give --overwrite to draw the subset again.",
+        )
     return update
 
 
 def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None) -> bool:
-    size, when = file_state(path)
+    size, when = file_state(path, came=key is not None)
     known = str(store.scans.sha256[row])
     if key is None and size != int(store.scans.bytes[row]):
         return True
-    if key is not None:
-        if size == 0:  # it cannot be read
-            return bool(known)
-        when = max(when, _came(path))
+    if key is not None and size == 0:  # it cannot be read
+        return bool(known)
     if when <= begun or not known:
         return when > begun
     try:
@@ -101,30 +95,12 @@ def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | 
     return (key.digest(found) if key else found) != known
 
 
-def _came(path: Path) -> int:
-    """When the latest of a scan's files came to its place, in ns, though it may have been written before."""
-    try:
-        return max(file.stat().st_ctime_ns for file in scan_files(path))
-    except (DataError, OSError):
-        return 0
-
-
 def _told_apart(source: Source, taken: dict[str, str], name: Callable[[str], str]) -> Source:
     """Mark a scan that carries the identifier of one in the store: their cubes would share random streams."""
     other = taken.get(name(source.identifier))
     if other is None or other == name(source.path) or source.problem or source.skip:
         return source
     return replace(source, problem=f"its identifier is that of {other} as well")
-
-
-def _check_official(update: Update) -> None:
-    """Refuse new scans in a subset whose cubes were drawn: the official draws run on through a subset."""
-    drawn = set(update.store.scans.subset.tolist())
-    _refuse(
-        (source.path for source in update.sources if source.subset in drawn),
-        "new in a subset that is drawn already, and the official draws run on from scan to scan: choose "
-        "another name, or give --overwrite to draw the subset again.",
-    )
 
 
 def _refuse(paths: Iterable[str], why: str) -> None:

@@ -20,9 +20,9 @@ from genesis_toolkit.pipeline.degrade import recipes
 from genesis_toolkit.pipeline.degrade.flip import _flip_into, draw_flip
 from genesis_toolkit.pipeline.degrade.nonlinear import draw_curve, fill_table, map_box
 from genesis_toolkit.pipeline.degrade.paint import (
+    Painting,
     draw_boxes,
     draw_constant,
-    fill_constant,
     fill_constant_box,
     fill_noise,
     fill_noise_box,
@@ -37,17 +37,11 @@ from genesis_toolkit.pipeline.degrade.shuffle import (
 )
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.jit import LOW, ONE, ZERO, kernel
 from genesis_toolkit.pipeline.rng import Operation, block, checked_seed, scan_key, threshold
 
 _WHICH = np.uint64(Operation.WHICH)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_LOW = np.uint64(0xFFFFFFFF)
-_NONLINEAR = np.uint64(Applied.NONLINEAR)
-_SHUFFLE = np.uint64(Applied.SHUFFLE)
-_INPAINT = np.uint64(Applied.INPAINT)
-_OUTPAINT = np.uint64(Applied.OUTPAINT)
+_NONLINEAR, _SHUFFLE, _INPAINT, _OUTPAINT = (np.uint64(member) for member in Applied)
 
 
 class _Plan(NamedTuple):
@@ -69,14 +63,8 @@ class _Plan(NamedTuple):
     invert_below: np.uint64
     paint_below: np.uint64
     inpaint_below: np.uint64
-    inpaint_windows: np.uint64
-    inpaint_more_below: np.uint64
-    inpaint_edges: NDArray[np.uint64]
-    inpaint_constant: bool
-    outpaint_windows: np.uint64
-    outpaint_more_below: np.uint64
-    outpaint_edges: NDArray[np.uint64]
-    outpaint_constant: bool
+    inpaint: Painting
+    outpaint: Painting
     low: int
     high: int
 
@@ -96,8 +84,8 @@ class _Scratch(NamedTuple):
 @kernel
 def _draw_which(k0, k1, variant, cube, plan):  # type: ignore[no-untyped-def]
     """Which degradations one pair gets: uint64, bits as `Applied`."""
-    w0, w1, w2, w3 = block(_ZERO, _WHICH, variant, cube, k0, k1)
-    applied = _ZERO
+    w0, w1, w2, w3 = block(ZERO, _WHICH, variant, cube, k0, k1)
+    applied = ZERO
     if w0 < plan.shuffle_below:
         applied |= _SHUFFLE
     if w1 < plan.nonlinear_below:
@@ -130,20 +118,21 @@ def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  
     """The last step of a pair: curve and painting from `source` into `out`."""
     low = np.uint64(plan.low)
     count = np.uint64(plan.high - plan.low + 1)
-    mapped = (applied & _NONLINEAR) != _ZERO
+    mapped = (applied & _NONLINEAR) != ZERO
     start, stop = scratch.start, scratch.stop
     if applied & _OUTPAINT:
-        if plan.outpaint_constant:
-            fill_constant(draw_constant(k0, k1, variant, cube, _ZERO, low, count), out)
+        if plan.outpaint.constant:
+            value = draw_constant(k0, k1, variant, cube, ZERO, low, count)
+            fill_constant_box(value, scratch.whole[ZERO], scratch.whole[ONE], out)
         else:
             fill_noise(k0, k1, variant, cube, low, count, out)
         for b in range(boxes):
             _keep_box(source, mapped, scratch.table, start[b], stop[b], out)
         return
-    _keep_box(source, mapped, scratch.table, scratch.whole[_ZERO], scratch.whole[_ONE], out)
+    _keep_box(source, mapped, scratch.table, scratch.whole[ZERO], scratch.whole[ONE], out)
     if applied & _INPAINT:
         for b in range(boxes):
-            if plan.inpaint_constant:
+            if plan.inpaint.constant:
                 value = draw_constant(k0, k1, variant, cube, b, low, count)
                 fill_constant_box(value, start[b], stop[b], out)
             else:
@@ -162,19 +151,12 @@ def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: igno
     if applied & _NONLINEAR:
         p1x, p1y, p2x, p2y, inverted = draw_curve(k0, k1, variant, cube, plan.invert_below)
         fill_table(p1x, p1y, p2x, p2y, inverted, plan.low, plan.high, scratch.table)
-    boxes = _ZERO
-    kept = _ZERO
-    if applied & _INPAINT:
-        boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, plan.inpaint_edges, plan.margins, _ZERO,
-            plan.inpaint_windows, plan.inpaint_more_below, scratch.start, scratch.stop,
-        )  # fmt: skip
-    elif applied & _OUTPAINT:
-        boxes = draw_boxes(
-            k0, k1, variant, cube, out.shape, plan.outpaint_edges, plan.margins, _ONE,
-            plan.outpaint_windows, plan.outpaint_more_below, scratch.start, scratch.stop,
-        )  # fmt: skip
-        kept = boxes
+    boxes = ZERO
+    if applied & (_INPAINT | _OUTPAINT):
+        how = plan.inpaint if applied & _INPAINT else plan.outpaint
+        start, stop = scratch.start, scratch.stop
+        boxes = draw_boxes(k0, k1, variant, cube, out.shape, how, plan.margins, start, stop)
+    kept = boxes if applied & _OUTPAINT else ZERO
     if applied & _SHUFFLE:
         shuffle(
             source, k0, k1, variant, cube, plan.windows, plan.shuffle_edges, plan.offsets,
@@ -190,16 +172,8 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
     """All pairs of a batch, one after another."""
     for i in range(cubes.shape[0]):
         k0, k1 = scan_key(plan.seed[0], streams[i])
-        bits, applied[i] = _degrade(
-            cubes[i],
-            k0,
-            k1,
-            np.uint64(variants[i]) & _LOW,
-            np.uint64(numbers[i]) & _LOW,
-            plan,
-            scratch,
-            out[i],
-        )
+        variant, number = np.uint64(variants[i]) & LOW, np.uint64(numbers[i]) & LOW
+        bits, applied[i] = _degrade(cubes[i], k0, k1, variant, number, plan, scratch, out[i])
         flip[i] = bits >> plan.flip_shift
 
 
@@ -260,38 +234,26 @@ class Degrader:
         numbers = np.ascontiguousarray(number, np.int64)
         variants = np.ascontiguousarray(np.broadcast_to(np.asarray(variant, np.int64), (n,)))
         self._check(cubes, out, {"stream": streams, "number": numbers, "flip": flip, "applied": applied})
-        self._check_window(cubes.dtype)
-        _degrade_all(
-            cubes.reshape(n, *self._shape),
-            streams,
-            numbers,
-            variants,
-            self._plan,
-            self._scratch(cubes.dtype),
-            out.reshape(n, *self._shape),
-            flip,
-            applied,
-        )
+        with_layer, degraded = (each.reshape(n, *self._shape) for each in (cubes, out))
+        how = (self._plan, self._scratch(cubes.dtype))
+        _degrade_all(with_layer, streams, numbers, variants, *how, degraded, flip, applied)
 
     def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
-        """Refuse arrays that the kernels would read or write out of bounds."""
+        """Refuse arrays that the kernels would read or write out of bounds, or cannot hold."""
         axes = ", ".join("xyz"[: len(self.size)])
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
                 f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for the degraded ones is "
-                f"{out.dtype} {out.shape}, but both must be [n, {axes}] of one dtype with "
-                f"{axes} = {self.size}."
+                f"{out.dtype} {out.shape}, but both must be [n, {axes}] of one dtype with {axes} = "
+                f"{self.size}."
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
-            raise CallError(
-                "The cubes or the buffer for the degraded ones are strided: give C-contiguous arrays."
-            )
+            strided = "The cubes or the buffer for the degraded ones are strided"
+            raise CallError(f"{strided}: give C-contiguous arrays.")
         for name, row in rows.items():
             if row.shape != (len(cubes),):
                 raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")
-
-    def _check_window(self, dtype: np.dtype[Any]) -> None:
-        """Refuse a dtype that the kernels do not know or that does not hold the window."""
+        dtype = cubes.dtype
         if dtype not in (np.int16, np.uint8, np.uint16):
             raise CallError(f"The cubes are {dtype}, but they must be int16, uint8 or uint16.")
         holds = np.iinfo(dtype)
@@ -305,13 +267,18 @@ class Degrader:
         """This thread's buffers for cubes of `dtype`, made once."""
         kept: dict[str, _Scratch] = self._threads.__dict__
         if dtype.str not in kept:
-            kept[dtype.str] = _make_scratch(self._plan, self._shape, dtype)
+            plan, shape, limits = self._plan, self._shape, np.iinfo(dtype)
+            boxes = int(max(plan.inpaint.windows, plan.outpaint.windows))
+            kept[dtype.str] = _Scratch(
+                turned=np.zeros(shape, dtype),
+                mixed=np.zeros(shape, dtype),
+                table=np.arange(limits.max - limits.min + 1).astype(dtype),  # values outside the window stay
+                start=np.zeros((boxes, 3), np.uint64),
+                stop=np.zeros((boxes, 3), np.uint64),
+                whole=np.array([(0, 0, 0), shape], np.uint64),
+                shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows)),
+            )
         return kept[dtype.str]
-
-    def scratch_bytes(self, dtype: type[np.integer[Any]] = np.int16) -> int:
-        """Bytes of buffers that each thread keeps for cubes of `dtype`."""
-        parts = self._scratch(np.dtype(dtype))
-        return sum(a.nbytes for a in (*parts[:-1], *parts.shuffle))
 
 
 def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window: Window, seed: int) -> _Plan:
@@ -325,6 +292,10 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
         found = [recipes.window_edges(recipe, degradation, length) for length in size]
         usable = min(size) >= recipes.smallest_edges(recipe)[degradation]
         return np.array([(1, 1)] * layer + found if usable else [(1, 1)] * 3, np.uint64)
+
+    def painting(name: str, sure: np.uint64, degradation: Applied) -> Painting:
+        windows, more, fill = (getattr(recipe, f"{name}_{what}") for what in ("windows", "continue", "fill"))
+        return Painting(sure, np.uint64(windows), threshold(more), edges(degradation), fill == "constant")
 
     shuffle_edges = edges(Applied.SHUFFLE)
     return _Plan(
@@ -341,29 +312,8 @@ def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window:
         invert_below=threshold(recipe.invert_rate),
         paint_below=threshold(recipe.paint_rate),
         inpaint_below=threshold(recipe.inpaint_share),
-        inpaint_windows=np.uint64(recipe.inpaint_windows),
-        inpaint_more_below=threshold(recipe.inpaint_continue),
-        inpaint_edges=edges(Applied.INPAINT),
-        inpaint_constant=recipe.inpaint_fill == "constant",
-        outpaint_windows=np.uint64(recipe.outpaint_windows),
-        outpaint_more_below=threshold(recipe.outpaint_continue),
-        outpaint_edges=edges(Applied.OUTPAINT),
-        outpaint_constant=recipe.outpaint_fill == "constant",
+        inpaint=painting("inpaint", ZERO, Applied.INPAINT),
+        outpaint=painting("outpaint", ONE, Applied.OUTPAINT),
         low=window.low,
         high=window.high,
-    )
-
-
-def _make_scratch(plan: _Plan, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Scratch:
-    """Buffers for one thread. The table begins as the identity, so values outside the window stay."""
-    boxes = int(max(plan.inpaint_windows, plan.outpaint_windows))
-    table = np.arange(np.iinfo(dtype).max - np.iinfo(dtype).min + 1).astype(dtype)
-    return _Scratch(
-        turned=np.zeros(shape, dtype),
-        mixed=np.zeros(shape, dtype),
-        table=table,
-        start=np.zeros((boxes, 3), np.uint64),
-        stop=np.zeros((boxes, 3), np.uint64),
-        whole=np.array([(0, 0, 0), shape], np.uint64),
-        shuffle=shuffle_scratch(shape, plan.shuffle_edges, int(plan.windows)),
     )

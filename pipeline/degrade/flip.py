@@ -10,36 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.recipes import FLIP_X, FLIP_Y, FLIP_Z
-from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.jit import ONE, ZERO, kernel
 from genesis_toolkit.pipeline.rng import Operation, block, bounded
 
 _OPERATION = np.uint64(Operation.FLIP)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_TWO = np.uint64(2)
-_FOUR = np.uint64(4)
-_X = np.uint64(FLIP_X)
-_Y = np.uint64(FLIP_Y)
-_Z = np.uint64(FLIP_Z)
+_X, _Y, _Z = np.uint64(FLIP_X), np.uint64(FLIP_Y), np.uint64(FLIP_Z)
 
 
 @kernel
 def draw_flip(k0, k1, variant, cube, below, axes):  # type: ignore[no-untyped-def]
-    """The net flip of one pair.
+    """The net flip of one pair: uint64, bits as FLIP_X, FLIP_Y, FLIP_Z.
 
     Args:
-        k0, k1: the scan's key, uint64; see `seeds.scan_key`.
-        variant, cube: the rest of the counter, uint64.
-        below: threshold of one more turn, uint64; see `seeds.threshold`.
+        k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
+        below: threshold of one more turn, uint64; see `rng.threshold`.
         axes: uint64 [1 .. 3], the bit of each axis that may be drawn (0: a turn that changes nothing).
-
-    Returns:
-        uint64, bits as FLIP_X, FLIP_Y, FLIP_Z.
     """
     n = np.uint64(axes.size)
-    a0, a1, b0, b1 = block(_ZERO, _OPERATION, variant, cube, k0, k1)
-    c0, c1, _, _ = block(_ONE, _OPERATION, variant, cube, k0, k1)
-    bits = _ZERO
+    a0, a1, b0, b1 = block(ZERO, _OPERATION, variant, cube, k0, k1)
+    c0, c1, _, _ = block(ONE, _OPERATION, variant, cube, k0, k1)
+    bits = ZERO
     if a0 < below:
         bits ^= axes[bounded(a1, n)[0]]
         if b0 < below:
@@ -56,12 +46,12 @@ def _flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
     ny = np.uint64(cube.shape[1])
     nz = np.uint64(cube.shape[2])
     for x in range(nx):
-        from_x = nx - _ONE - x if bits & _X else x
+        from_x = nx - ONE - x if bits & _X else x
         for y in range(ny):
-            from_y = ny - _ONE - y if bits & _Y else y
+            from_y = ny - ONE - y if bits & _Y else y
             if bits & _Z:
                 for z in range(nz):
-                    out[x, y, z] = cube[from_x, from_y, nz - _ONE - z]
+                    out[x, y, z] = cube[from_x, from_y, nz - ONE - z]
             else:
                 for z in range(nz):
                     out[x, y, z] = cube[from_x, from_y, z]

@@ -7,12 +7,10 @@ table with one entry a whole number: about 2,001 small equations instead of one 
 
 import numpy as np
 
-from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.jit import ONE, ZERO, kernel
 from genesis_toolkit.pipeline.rng import Operation, block
 
 _OPERATION = np.uint64(Operation.CURVE)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
 _UNIT = 1.0 / 4294967296.0
 
 # A step below this ends the search for s. Where X' stays away from 0 the remaining error is about its
@@ -22,17 +20,13 @@ _TOLERANCE = 1.0 / 8388608.0
 
 @kernel
 def draw_curve(k0, k1, variant, cube, inverted_below):  # type: ignore[no-untyped-def]
-    """The control points of one pair's curve, and whether it is inverted.
-
-    Args:
-        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
-        inverted_below: threshold of inversion, uint64.
+    """The control points of one pair's curve, and whether it is inverted (below a threshold, uint64).
 
     Returns:
         (P1x, P1y, P2x, P2y, inverted): float64 in [0, 1), and a truth value.
     """
-    w0, w1, w2, w3 = block(_ZERO, _OPERATION, variant, cube, k0, k1)
-    v0, _, _, _ = block(_ONE, _OPERATION, variant, cube, k0, k1)
+    w0, w1, w2, w3 = block(ZERO, _OPERATION, variant, cube, k0, k1)
+    v0, _, _, _ = block(ONE, _OPERATION, variant, cube, k0, k1)
     return w0 * _UNIT, w1 * _UNIT, w2 * _UNIT, w3 * _UNIT, v0 < inverted_below
 
 

@@ -5,63 +5,64 @@ smaller ones; some recipes fill with one random constant instead. Noise belongs 
 window: word i of the stream is for voxel i, so windows may overlap and be filled in any order.
 """
 
-import numpy as np
+from typing import NamedTuple
 
-from genesis_toolkit.pipeline.jit import kernel
-from genesis_toolkit.pipeline.rng import LOW, Operation, block, bounded, extent, philox
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, TWO, ZERO, kernel
+from genesis_toolkit.pipeline.rng import Operation, block, bounded, extent, philox
 
 _PAINT = np.uint64(Operation.PAINT)
 _NOISE = np.uint64(Operation.NOISE)
 _CONSTANT = np.uint64(Operation.CONSTANT)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_TWO = np.uint64(2)
-_THREE = np.uint64(3)
-_FOUR = np.uint64(4)
-_THIRTY_TWO = np.uint64(32)
+
+
+class Painting(NamedTuple):
+    """How windows of in- or out-painting are drawn and filled.
+
+    Attributes:
+        sure: windows that are always drawn: 0 in in-painting, 1 in out-painting.
+        windows: how many at most.
+        more_below: threshold of one more window.
+        edges: uint64 [3, 2], the smallest and largest window edge an axis.
+        constant: whether it fills with one value a window, and not with noise.
+    """
+
+    sure: np.uint64
+    windows: np.uint64
+    more_below: np.uint64
+    edges: NDArray[np.uint64]
+    constant: bool
 
 
 @kernel
-def draw_boxes(k0, k1, variant, cube, shape, edges, margins, sure, most, below, start, stop):  # type: ignore[no-untyped-def]
-    """The windows of in- or out-painting.
+def draw_boxes(k0, k1, variant, cube, shape, how, margins, start, stop):  # type: ignore[no-untyped-def]
+    """The windows of in- or out-painting in a cube of this shape; how many, uint64.
 
     Args:
-        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
-        shape: the cube's edges.
-        edges: uint64 [3, 2], the smallest and largest window edge an axis.
+        k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
+        shape, how: the cube's edges, and a `Painting`.
         margins: uint64 [3], the voxels kept free at either border of an axis.
-        sure: windows that are always drawn, uint64: 0 in in-painting, 1 in out-painting.
-        most: how many windows at most, uint64.
-        below: threshold of one more window, uint64.
-        start, stop: uint64 [>= most, 3], filled with the windows in voxels, stop excluded.
-
-    Returns:
-        How many windows, uint64.
+        start, stop: uint64 [>= how.windows, 3], filled with the windows in voxels, stop excluded.
     """
-    n = _ZERO
-    for w in range(most):
+    n = ZERO
+    for w in range(how.windows):
         words = block(w, _PAINT, variant, cube, k0, k1)
-        if w >= sure and words[3] >= below:
+        if w >= how.sure and words[3] >= how.more_below:
             break
-        start[w, 0], stop[w, 0] = extent(words[0], edges[0, 0], edges[0, 1], np.uint64(shape[0]), margins[0])
-        start[w, 1], stop[w, 1] = extent(words[1], edges[1, 0], edges[1, 1], np.uint64(shape[1]), margins[1])
-        start[w, 2], stop[w, 2] = extent(words[2], edges[2, 0], edges[2, 1], np.uint64(shape[2]), margins[2])
-        n += _ONE
+        for axis in range(3):
+            low, high, length = how.edges[axis, 0], how.edges[axis, 1], np.uint64(shape[axis])
+            start[w, axis], stop[w, axis] = extent(words[axis], low, high, length, margins[axis])
+        n += ONE
     return n
 
 
 @kernel
 def draw_constant(k0, k1, variant, cube, window, low, count):  # type: ignore[no-untyped-def]
     """The constant of one window: low + a whole number below count; all uint64 (low wraps when negative)."""
-    words = block(window >> _TWO, _CONSTANT, variant, cube, k0, k1)
-    word = words[0]
-    if window & _THREE == _ONE:
-        word = words[1]
-    elif window & _THREE == _TWO:
-        word = words[2]
-    elif window & _THREE == _THREE:
-        word = words[3]
-    return low + bounded(word, count)[0]
+    words = block(window >> TWO, _CONSTANT, variant, cube, k0, k1)
+    return low + bounded(words[window & THREE], count)[0]
 
 
 @kernel
@@ -69,41 +70,31 @@ def fill_noise(k0, k1, variant, cube, low, count, out):  # type: ignore[no-untyp
     """Fill a whole cube with noise, uniform over the whole numbers low .. low + count - 1.
 
     Args:
-        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
+        k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
         low: smallest value, uint64 (wraps when negative); count: how many values, uint64.
         out: [x, y, z], C-contiguous, int16, uint8 or uint16.
     """
     flat = out.reshape(out.size)
     size = np.uint64(flat.size)
-    whole = size // _FOUR
+    whole = size // FOUR
     count &= LOW  # tells the vectoriser that 32 x 32 bits are enough: a fifth faster
     for b in range(whole):
         w0, w1, w2, w3 = philox(b, _NOISE, variant, cube, k0, k1)
-        i = b * _FOUR
-        flat[i] = low + ((w0 * count) >> _THIRTY_TWO)
-        flat[i + _ONE] = low + ((w1 * count) >> _THIRTY_TWO)
-        flat[i + _TWO] = low + ((w2 * count) >> _THIRTY_TWO)
-        flat[i + _THREE] = low + ((w3 * count) >> _THIRTY_TWO)
-    _noise_run(k0, k1, variant, cube, low, count, whole * _FOUR, size, flat)
+        i = b * FOUR
+        flat[i] = low + ((w0 * count) >> HALF)
+        flat[i + ONE] = low + ((w1 * count) >> HALF)
+        flat[i + TWO] = low + ((w2 * count) >> HALF)
+        flat[i + THREE] = low + ((w3 * count) >> HALF)
+    _noise_run(k0, k1, variant, cube, low, count, whole * FOUR, size, flat)
 
 
 @kernel
 def _noise_run(k0, k1, variant, cube, low, count, begin, end, flat):  # type: ignore[no-untyped-def]
     """Noise in voxels begin .. end - 1 of a flat cube."""
-    for b in range(begin // _FOUR, (end + _THREE) // _FOUR):
-        w0, w1, w2, w3 = block(b, _NOISE, variant, cube, k0, k1)
-        i = b * _FOUR
-        if begin <= i and i < end:
-            flat[i] = low + ((w0 * count) >> _THIRTY_TWO)
-        i += _ONE
-        if begin <= i and i < end:
-            flat[i] = low + ((w1 * count) >> _THIRTY_TWO)
-        i += _ONE
-        if begin <= i and i < end:
-            flat[i] = low + ((w2 * count) >> _THIRTY_TWO)
-        i += _ONE
-        if begin <= i and i < end:
-            flat[i] = low + ((w3 * count) >> _THIRTY_TWO)
+    for b in range(begin // FOUR, (end + THREE) // FOUR):
+        words = block(b, _NOISE, variant, cube, k0, k1)
+        for i in range(max(begin, b * FOUR), min(end, (b + ONE) * FOUR)):
+            flat[i] = low + ((words[i & THREE] * count) >> HALF)
 
 
 @kernel
@@ -116,14 +107,6 @@ def fill_noise_box(k0, k1, variant, cube, low, count, start, stop, out):  # type
         for y in range(start[1], stop[1]):
             row = (x * ny + y) * nz
             _noise_run(k0, k1, variant, cube, low, count, row + start[2], row + stop[2], flat)
-
-
-@kernel
-def fill_constant(value, out):  # type: ignore[no-untyped-def]
-    """Fill a whole cube with one value (uint64, wraps when negative)."""
-    flat = out.reshape(out.size)
-    for i in range(np.uint64(flat.size)):
-        flat[i] = value
 
 
 @kernel

@@ -8,6 +8,7 @@ sixth of it, rounded down, "3L//7" three sevenths, "10" ten voxels.
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import IntFlag
@@ -15,7 +16,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
@@ -119,16 +119,13 @@ class Recipe:
 
 def _check_value(key: str, value: Any) -> None:
     """Refuse a parameter outside its range."""
-    option = "--" + key.replace("_", "-")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if key.endswith(_SHARES):
-        good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-        allowed = "a number from 0 to 1"
-    elif key == "shuffle_windows":
-        good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
-        allowed = "a whole number from 1 to 1000000"
+        good, allowed = number and 0 <= value <= 1, "a number from 0 to 1"
     elif key.endswith("_windows"):
-        good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 64
-        allowed = "a whole number from 1 to 64"
+        most = 1_000_000 if key == "shuffle_windows" else 64
+        good = number and isinstance(value, int) and 1 <= value <= most
+        allowed = f"a whole number from 1 to {most}"
     elif key == "shuffle_keeps":
         good, allowed = value in ("coverage", "number"), "coverage or number"
     elif key.endswith("_fill"):
@@ -143,7 +140,11 @@ def _check_value(key: str, value: Any) -> None:
     else:
         good, allowed = isinstance(value, str) and bool(value), "a name"
     if not good:
-        raise CallError(f"{option} is {value!r}, but it must be {allowed}.")
+        raise CallError(f"{_option(key)} is {value!r}, but it must be {allowed}.")
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -239,19 +240,15 @@ def smallest_edges(recipe: Recipe) -> dict[Applied, int]:
         CallError: the rules of a degradation work for no cube.
     """
     smallest = {}
-    for degradation, margin in ((Applied.SHUFFLE, 0), (Applied.INPAINT, MARGIN), (Applied.OUTPAINT, MARGIN)):
-        failing = 0
-        for length in range(1, _LONGEST + 1):
-            low, high = window_edges(recipe, degradation, length)
-            if not 1 <= low <= high <= length - 2 * margin:
-                failing = length
+    for degradation, rules in _RULES.items():
+        free = 0 if degradation is Applied.SHUFFLE else 2 * MARGIN
+        edges = ((length, *window_edges(recipe, degradation, length)) for length in range(_LONGEST, 0, -1))
+        failing = next((n for n, low, high in edges if not 1 <= low <= high <= n - free), 0)
         if failing == _LONGEST:
-            rules = _RULES[degradation]
-            option, found = "--" + rules.replace("_", "-"), ",".join(getattr(recipe, rules))
-            usual = ",".join(getattr(RECIPES["genesis"], rules))
+            found, usual = (",".join(getattr(one, rules)) for one in (recipe, RECIPES["genesis"]))
             raise CallError(
-                f"{option} {found} fits into no cube: the smaller edge comes first, and a window has at "
-                f"least one voxel and leaves the border free. Try {option} {usual}."
+                f"{_option(rules)} {found} fits into no cube: the smaller edge comes first, and a window has "
+                f"at least one voxel and leaves the border free. Try {_option(rules)} {usual}."
             )
         smallest[degradation] = failing + 1
     return smallest
@@ -265,18 +262,20 @@ _RULES = {
 }
 _LABELS = {Applied.SHUFFLE: "shuffling", Applied.INPAINT: "in-painting", Applied.OUTPAINT: "out-painting"}
 _WAYS_OUT = {
-    Applied.SHUFFLE: "--shuffle-rate 0",
-    Applied.INPAINT: "--inpaint-share 0",
-    Applied.OUTPAINT: "--inpaint-share 1",
+    Applied.SHUFFLE: "--shuffle-rate 0.",
+    Applied.INPAINT: "--inpaint-share 0 (or --paint-rate 0).",
+    Applied.OUTPAINT: "--inpaint-share 1 (or --paint-rate 0).",
 }
 
 
-def _share(recipe: Recipe, degradation: Applied) -> float:
-    """The share of pairs that get a degradation."""
-    if degradation is Applied.SHUFFLE:
-        return recipe.shuffle_rate
-    inside = recipe.inpaint_share
-    return recipe.paint_rate * (inside if degradation is Applied.INPAINT else 1 - inside)
+def shares(recipe: Recipe) -> dict[Applied, float]:
+    """The share of pairs that get each degradation."""
+    return {
+        Applied.NONLINEAR: recipe.nonlinear_rate,
+        Applied.SHUFFLE: recipe.shuffle_rate,
+        Applied.INPAINT: recipe.paint_rate * recipe.inpaint_share,
+        Applied.OUTPAINT: recipe.paint_rate * (1 - recipe.inpaint_share),
+    }
 
 
 def flip_axes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
@@ -284,10 +283,6 @@ def flip_axes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
 
     In two dimensions the z of a named recipe is left out: it asks for all the axes that there are. An axis
     that was chosen is not: who asks for z alone would get nothing.
-
-    Args:
-        recipe: the recipe.
-        size: the edges of the cubes in voxels, axes x, y, z or x, y.
 
     Raises:
         CallError: z was chosen for cubes that have no z.
@@ -307,30 +302,24 @@ def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
 
     What has a rate of 0 asks nothing.
 
-    Args:
-        recipe: the recipe.
-        size: the edges of the cubes in voxels, axes x, y, z or x, y.
-
     Raises:
         CallError: names the axis, the edge found, the smallest edge, the degradation and the way out.
     """
     flip_axes(recipe, size)
     voxels = "voxels" if len(size) == 3 else "pixels"
     for degradation, smallest in smallest_edges(recipe).items():
-        if not _share(recipe, degradation):
-            continue
         for axis, edge in zip("xyz", size, strict=False):
-            if edge < smallest:
+            if edge < smallest and shares(recipe)[degradation]:
                 raise CallError(
                     f"The cubes have {edge} {voxels} along {axis}, but {_LABELS[degradation]} needs at least "
                     f"{smallest}: extract cubes with a larger --size, or turn it off with "
                     f"{_WAYS_OUT[degradation]}"
-                    + (" (or --paint-rate 0)." if degradation is not Applied.SHUFFLE else ".")
                 )
 
 
-def _covered(recipe: Recipe, size: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The chances that one shuffling window holds a voxel: the values that occur, and the share of each."""
+def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> float:
+    """The expected share of voxels inside at least one of `windows` shuffling windows, in 0 .. 1."""
+    # The chances that one window holds a voxel: the values that occur, and the share of voxels of each.
     values, shares = np.ones(1), np.ones(1)
     for length in size:
         low, high = window_edges(recipe, Applied.SHUFFLE, length)
@@ -342,36 +331,17 @@ def _covered(recipe: Recipe, size: tuple[int, ...]) -> tuple[NDArray[np.float64]
         axis, counts = np.unique(chance.round(14), return_counts=True)
         values = np.multiply.outer(values, axis).ravel()
         shares = np.multiply.outer(shares, counts / length).ravel()
-    return values, shares
-
-
-def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> float:
-    """The expected share of voxels inside at least one of `windows` shuffling windows, in 0 .. 1."""
-    values, shares = _covered(recipe, size)
     return float(np.sum(shares * (1 - (1 - values) ** windows)))
 
 
 @cache
 def shuffle_windows(recipe: Recipe, size: tuple[int, ...]) -> int:
-    """The number of shuffling windows in a cube of this size.
+    """The number of shuffling windows in a cube of this size, which is large enough for `check_size`.
 
     With `shuffle_keeps` "coverage" it is the smallest number that covers as large a share of the voxels as
     the recipe's number does in a cube of 64 x 64 x 32 (81.9 % with 10,000); with "number" it is the recipe's.
-
-    Args:
-        recipe: the recipe.
-        size: the edges of the cube in voxels, large enough for `check_size`.
     """
     if recipe.shuffle_keeps == "number" or tuple(size) == REFERENCE_SIZE:
         return recipe.shuffle_windows
     wanted = shuffle_coverage(recipe, REFERENCE_SIZE, recipe.shuffle_windows)
-    low, high = 0, 1
-    while shuffle_coverage(recipe, size, high) < wanted:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if shuffle_coverage(recipe, size, middle) < wanted:
-            low = middle
-        else:
-            high = middle
-    return high
+    return bisect_left(range(2**40), wanted, key=lambda windows: shuffle_coverage(recipe, size, windows))

@@ -17,16 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.jit import inlined, kernel
-from genesis_toolkit.pipeline.rng import HALF, LOW, Operation, extent, philox
+from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, TWO, ZERO, inlined, kernel
+from genesis_toolkit.pipeline.rng import Operation, extent, philox
 
 _WINDOWS = np.uint64(Operation.SHUFFLE)
 _PERMUTE = np.uint64(Operation.PERMUTE)
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_TWO = np.uint64(2)
-_THREE = np.uint64(3)
-_FOUR = np.uint64(4)
 _SEVEN = np.uint64(7)
 _WORD = np.uint64(6)  # 2^6 bits a word
 _BITS = np.uint64(63)
@@ -79,12 +74,7 @@ class ShuffleScratch(NamedTuple):
 
 
 def shuffle_offsets(size: tuple[int, ...], edges: NDArray[np.uint64]) -> Offsets:
-    """The offsets of every window shape.
-
-    Args:
-        size: the cube's edges x, y, z in voxels.
-        edges: uint64 [3, 2], the smallest and largest window edge an axis.
-    """
+    """The offsets of every window shape in cubes of `size` (x, y, z), for `edges` as `shuffle` takes them."""
     _, ny, nz = size
     most_x, most_y, most_z = (int(high) for high in edges[:, 1])
     first = np.zeros((most_y + 1, most_z + 1), np.uint32)
@@ -101,24 +91,14 @@ def shuffle_offsets(size: tuple[int, ...], edges: NDArray[np.uint64]) -> Offsets
     return Offsets(np.concatenate(lists).astype(np.uint32), first)
 
 
-def shuffle_layers(size: tuple[int, ...], edges: NDArray[np.uint64], windows: int) -> float:
-    """How many windows lie over a voxel, on average.
-
-    Args:
-        size: the cube's edges x, y, z in voxels.
-        edges: uint64 [3, 2], the smallest and largest window edge an axis.
-        windows: how many.
-    """
-    return float(windows * np.prod(edges.mean(axis=1)) / np.prod(size))
-
-
 def shuffle_scratch(size: tuple[int, ...], edges: NDArray[np.uint64], windows: int) -> ShuffleScratch:
     """Buffers for `windows` windows of at most the given edges (uint64 [3, 2]) in cubes of `size`."""
     most = -(-int(np.prod(edges[:, 1])) // 8)
     capacity = max(_BLOCKS, most)
     batch = capacity // most
     nx, ny, nz = size
-    buried = shuffle_layers(size, edges, windows) > _LAYERS
+    layers = windows * np.prod(edges.mean(axis=1)) / np.prod(size)  # windows over a voxel, on average
+    buried = layers > _LAYERS
     return ShuffleScratch(
         start=np.zeros((3, batch), np.uint64),
         stop=np.zeros((3, batch), np.uint64),
@@ -143,9 +123,9 @@ def _draw_windows(k0, k1, variant, cube, begin, n, shape, edges, start, stop):  
     high_x, high_y, high_z = edges[0, 1], edges[1, 1], edges[2, 1]
     for i in range(n):
         w0, w1, w2, _ = philox(begin + i, _WINDOWS, variant, cube, k0, k1)
-        start[_ZERO, i], stop[_ZERO, i] = extent(w0, low_x, high_x, nx, _ZERO)
-        start[_ONE, i], stop[_ONE, i] = extent(w1, low_y, high_y, ny, _ZERO)
-        start[_TWO, i], stop[_TWO, i] = extent(w2, low_z, high_z, nz, _ZERO)
+        start[ZERO, i], stop[ZERO, i] = extent(w0, low_x, high_x, nx, ZERO)
+        start[ONE, i], stop[ONE, i] = extent(w1, low_y, high_y, ny, ZERO)
+        start[TWO, i], stop[TWO, i] = extent(w2, low_z, high_z, nz, ZERO)
 
 
 @kernel
@@ -158,12 +138,12 @@ def _find_touching(start, stop, n, box_start, box_stop, boxes, seen):  # type: i
         x1, y1, z1 = box_stop[b, 0], box_stop[b, 1], box_stop[b, 2]
         for i in range(n):
             seen[i] |= (
-                (start[_ZERO, i] < x1)
-                & (x0 < stop[_ZERO, i])
-                & (start[_ONE, i] < y1)
-                & (y0 < stop[_ONE, i])
-                & (start[_TWO, i] < z1)
-                & (z0 < stop[_TWO, i])
+                (start[ZERO, i] < x1)
+                & (x0 < stop[ZERO, i])
+                & (start[ONE, i] < y1)
+                & (y0 < stop[ONE, i])
+                & (start[TWO, i] < z1)
+                & (z0 < stop[TWO, i])
             )
 
 
@@ -173,16 +153,16 @@ def _word_mask(word, z0, z1):  # type: ignore[no-untyped-def]
     mask = _ALL
     if z0 >> _WORD == word:
         mask &= _ALL << (z0 & _BITS)
-    if (z1 - _ONE) >> _WORD == word:
-        mask &= _ALL >> (_BITS - ((z1 - _ONE) & _BITS))
+    if (z1 - ONE) >> _WORD == word:
+        mask &= _ALL >> (_BITS - ((z1 - ONE) & _BITS))
     return mask
 
 
 @inlined
 def _cover(covered, ny, x0, x1, y0, y1, z0, z1):  # type: ignore[no-untyped-def]
     """Cover one window; which bits, of all its rows together, were not covered before (0: it is buried)."""
-    fresh = _ZERO
-    for word in range(z0 >> _WORD, ((z1 - _ONE) >> _WORD) + _ONE):
+    fresh = ZERO
+    for word in range(z0 >> _WORD, ((z1 - ONE) >> _WORD) + ONE):
         mask = _word_mask(word, z0, z1)
         for x in range(x0, x1):
             for row in range(x * ny + y0, x * ny + y1):
@@ -203,25 +183,25 @@ def _find_visible(k0, k1, variant, cube, windows, shape, edges, box_start, box_s
     batch = np.uint64(scratch.at.size)
     flat = covered.reshape(covered.size)
     for i in range(np.uint64(flat.size)):
-        flat[i] = _ALL if boxes else _ZERO
+        flat[i] = _ALL if boxes else ZERO
     for b in range(boxes):
         z0, z1 = box_start[b, 2], box_stop[b, 2]
         for x in range(box_start[b, 0], box_stop[b, 0]):
             for row in range(x * ny + box_start[b, 1], x * ny + box_stop[b, 1]):
-                for word in range(z0 >> _WORD, ((z1 - _ONE) >> _WORD) + _ONE):
+                for word in range(z0 >> _WORD, ((z1 - ONE) >> _WORD) + ONE):
                     covered[row, word] &= ~_word_mask(word, z0, z1)
     end = windows
-    while end > _ZERO:
+    while end > ZERO:
         n = min(batch, end)
         end -= n
         _draw_windows(k0, k1, variant, cube, end, n, shape, edges, start, stop)
         for back in range(n):
-            i = n - _ONE - back
+            i = n - ONE - back
             scratch.seen[end + i] = (
                 _cover(
-                    covered, ny, start[_ZERO, i], stop[_ZERO, i], start[_ONE, i], stop[_ONE, i],
-                    start[_TWO, i], stop[_TWO, i],
-                ) != _ZERO
+                    covered, ny, start[ZERO, i], stop[ZERO, i], start[ONE, i], stop[ONE, i],
+                    start[TWO, i], stop[TWO, i],
+                ) != ZERO
             )  # fmt: skip
 
 
@@ -234,16 +214,16 @@ def _list_seen(start, stop, seen, n, shape, first, block, scratch):  # type: ign
     """
     ny = np.uint64(shape[1])
     nz = np.uint64(shape[2])
-    listed = _ZERO
+    listed = ZERO
     for i in range(n):
-        y = stop[_ONE, i] - start[_ONE, i]
-        z = stop[_TWO, i] - start[_TWO, i]
-        size = (stop[_ZERO, i] - start[_ZERO, i]) * y * z
-        scratch.at[listed] = (start[_ZERO, i] * ny + start[_ONE, i]) * nz + start[_TWO, i]
+        y = stop[ONE, i] - start[ONE, i]
+        z = stop[TWO, i] - start[TWO, i]
+        size = (stop[ZERO, i] - start[ZERO, i]) * y * z
+        scratch.at[listed] = (start[ZERO, i] * ny + start[ONE, i]) * nz + start[TWO, i]
         scratch.size[listed] = size
         scratch.where[listed] = first[y, z]
         scratch.block[listed] = block
-        block += (size + _SEVEN) >> _THREE
+        block += (size + _SEVEN) >> THREE
         listed += np.uint64(seen[i])
     return listed, block
 
@@ -255,10 +235,10 @@ def _list_blocks(size, block, n, blocks):  # type: ignore[no-untyped-def]
     Every window writes whole runs, the next one over those too many: nor can the processor guess how many of
     1 to 14 blocks a window needs (one by one costs twice as much, runs of 16 a third more).
     """
-    listed = _ZERO
+    listed = ZERO
     for i in range(n):
-        need = (size[i] + _SEVEN) >> _THREE
-        for begin in range(_ZERO, need, _RUN):
+        need = (size[i] + _SEVEN) >> THREE
+        for begin in range(ZERO, need, _RUN):
             for j in range(_RUN):
                 blocks[listed + begin + j] = block[i] + begin + j
         listed += need
@@ -270,11 +250,11 @@ def _draw_words(k0, k1, variant, cube, blocks, n, words):  # type: ignore[no-unt
     """The words of the first `n` listed blocks, four a block."""
     for b in range(n):
         w0, w1, w2, w3 = philox(np.uint64(blocks[b]), _PERMUTE, variant, cube, k0, k1)
-        i = b * _FOUR
+        i = b * FOUR
         words[i] = w0
-        words[i + _ONE] = w1
-        words[i + _TWO] = w2
-        words[i + _THREE] = w3
+        words[i + ONE] = w1
+        words[i + TWO] = w2
+        words[i + THREE] = w3
 
 
 @inlined
@@ -289,24 +269,24 @@ def _permute(source, at, size, offsets, where, words, first, out):  # type: igno
     its own that the processor guesses wrong. For the same reason this loop must not be unrolled: as `range`
     over pairs it costs 7 % more, with the odd step behind the loop 40 %.
     """
-    k = _ZERO
+    k = ZERO
     while True:
-        product = np.uint64(words[first + (k >> _ONE)]) * ((k + _ONE) & LOW)
+        product = np.uint64(words[first + (k >> ONE)]) * ((k + ONE) & LOW)
         here = at + np.uint64(offsets[where + k])
         there = at + np.uint64(offsets[where + (product >> HALF)])
         voxel = source[here]
         out[here] = out[there]
         out[there] = voxel
-        k += _ONE
+        k += ONE
         if k >= size:
             break
-        place = ((product & LOW) * (k + _ONE)) >> HALF
+        place = ((product & LOW) * (k + ONE)) >> HALF
         here = at + np.uint64(offsets[where + k])
         there = at + np.uint64(offsets[where + place])
         voxel = source[here]
         out[here] = out[there]
         out[there] = voxel
-        k += _ONE
+        k += ONE
         if k >= size:
             break
 
@@ -317,7 +297,7 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
 
     Args:
         source: the cube, [x, y, z], C-contiguous.
-        k0, k1: the scan's key, uint64; variant, cube: the rest of the counter, uint64.
+        k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
         windows: how many, uint64.
         edges: uint64 [3, 2], the smallest and largest window edge an axis.
         offsets: `Offsets` of this size.
@@ -337,8 +317,8 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
         _find_visible(
             k0, k1, variant, cube, windows, source.shape, edges, box_start, box_stop, boxes, scratch
         )
-    block = _ZERO
-    for begin in range(_ZERO, windows, batch):
+    block = ZERO
+    for begin in range(ZERO, windows, batch):
         n = min(batch, windows - begin)
         _draw_windows(k0, k1, variant, cube, begin, n, source.shape, edges, start, stop)
         seen = scratch.seen[np.int64(begin) :]
@@ -353,9 +333,9 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
             for b in range(listed):
                 scratch.blocks[b] = before + b
         _draw_words(k0, k1, variant, cube, scratch.blocks, listed, words)
-        first = _ZERO
+        first = ZERO
         for i in range(n):
             size = scratch.size[i]
             where = scratch.where[i]
             _permute(flat_source, scratch.at[i], size, offsets.voxels, where, words, first, flat_out)
-            first += ((size + _SEVEN) >> _THREE) * _FOUR
+            first += ((size + _SEVEN) >> THREE) * FOUR

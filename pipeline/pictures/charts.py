@@ -1,7 +1,6 @@
-"""Charts for a page of HTML, as SVG that takes the page's fonts and colours, and grey pictures as data URIs.
+"""Charts for a page of HTML, as SVG that takes the page's fonts and colours: numbers in, text out.
 
-Pure: numbers in, text out. With one version of matplotlib, the same numbers give the same text. Names are
-escaped here.
+With one version of matplotlib, the same numbers give the same text. Names are escaped here.
 """
 
 import io
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from math import floor, log10
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.ledger import write_whole
 
 # Drawn in these colours, which become the page's: it may be light, dark or printed.
 _COLOURS = {"ink": "#000001", "soft": "#000002", "faint": "#000003", "fill": "#000004", "line": "#000005"}
@@ -98,8 +100,7 @@ def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) 
 
     Args:
         title: what it shows.
-        first: where the first bar begins.
-        last: where the last bar ends.
+        first, last: where the first bar begins, and where the last one ends.
         counts: int64 [bar], of equal width.
 
     Returns:
@@ -136,6 +137,13 @@ def _mark(axes: Axes, name: str, first: int, end: int, free: float) -> float:
     where: Any = {"rotation": 90, "ha": "center", "va": "bottom", "annotation_clip": False}
     axes.annotate(name, (middle, 1), (place, 1.05), above, above, leader, **where)
     return place
+
+
+def save_png(figure: Figure, png: Path) -> None:
+    """Save a figure as a PNG picture, which does not tell the version of matplotlib."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    write_whole(png, drawn.getvalue())
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -1,10 +1,8 @@
 """A map of a scan: where cubes may lie and where some were drawn, over three slices through it."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,11 +16,11 @@ from genesis_toolkit.pipeline.cubes.rule import (
     Triple,
     draw_corners,
     passing_corners,
+    place_words,
     too_small,
 )
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
+from genesis_toolkit.pipeline.pictures.charts import save_png
 from genesis_toolkit.pipeline.scans.geometry import Voxels
 
 _PUBLISHED = Window()
@@ -31,8 +29,7 @@ _OUTLINED = 6  # of these in one slice: more would hide it
 _AXES = "xyz"
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(NamedTuple):
     """One slice: its name, the axis it lies across, the axes it shows across and down, and how to turn it."""
 
     name: str
@@ -42,10 +39,8 @@ class _View:
     upward: bool  # the patient's feet are at the first slice: turned over, they are at the picture's foot
 
 
-_VIEWS = (
-    _View("axial", 2, 0, 1, upward=False),
-    _View("coronal", 1, 0, 2, upward=True),
-    _View("sagittal", 0, 1, 2, upward=True),
+_VIEWS = tuple(
+    map(_View._make, [("axial", 2, 0, 1, False), ("coronal", 1, 0, 2, True), ("sagittal", 0, 1, 2, True)])
 )
 
 
@@ -67,9 +62,7 @@ def draw_map(
     slices are boxes one voxel deep, and in two of the three pictures lines.
 
     Args:
-        voxels: the scan, as for `explain_scan`.
-        spacing: mm between voxel centres in x, y, z.
-        rule: what a cube needs.
+        voxels, spacing, rule: the scan and what a cube needs, as for `explain_scan`.
         png: the file to write.
         title: what stands above the picture.
         window: the grey levels, and what real numbers are scaled by.
@@ -78,11 +71,9 @@ def draw_map(
     corners = None if reason else passing_corners(voxels, rule, window)
     examples = np.empty((0, 3), dtype=np.int32)
     if corners is not None:
-        words = draw_words(0, stream_key("examples"), 0, 0, Operation.PLACE, 2 * 64 * _EXAMPLES)
-        examples = draw_corners(corners, _EXAMPLES, words)
+        examples = draw_corners(corners, _EXAMPLES, place_words(0, "examples", _EXAMPLES))
     extents = [edge * step for edge, step in zip(voxels.shape, spacing, strict=True)]
-    widths = [extents[view.across] for view in _VIEWS]
-    heights = [extents[view.down] for view in _VIEWS]
+    widths, heights = [extents[view.across] for view in _VIEWS], [extents[view.down] for view in _VIEWS]
     # 12 inches for three pictures on one scale, and room for the titles, the axes and the colour bar.
     tall = 12 * max(heights) / sum(widths) + 1.7
     figure = Figure(figsize=(13.5, min(max(tall, 4), 14)), dpi=110, layout="constrained")
@@ -95,9 +86,7 @@ def draw_map(
     if corners is not None:
         bar = figure.colorbar(heat, ax=list(panels), shrink=0.8, pad=0.01)
         bar.set_label(f"of the {many} cut by this slice and centred here, share that passes", fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    write_whole(png, drawn.getvalue())
+    save_png(figure, png)
 
 
 def _draw_view(
@@ -111,7 +100,10 @@ def _draw_view(
     window: Window,
 ) -> Any:
     """One slice with its heat, border and example cubes; gives the heat, for the colour bar."""
-    number = _fullest(view.along, voxels.shape, rule, corners)
+    number = voxels.shape[view.along] // 2
+    if corners is not None and corners.count:
+        counts = np.count_nonzero(np.moveaxis(corners.passing, view.along, 0), axis=(1, 2))
+        number = int(np.argmax(counts)) + corners.first[view.along] + rule.box[view.along] // 2
     if view.name == rule.plane and len(examples):
         number = int(examples[0, view.along])
     grey = np.take(voxels, number, axis=view.along)
@@ -121,9 +113,8 @@ def _draw_view(
         share = passing_share(corners, rule.box, voxels.shape, view.along, number)
     share[share == 0] = np.nan
     heat = panel.imshow(share.T, cmap="plasma", vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
-    _outline(
-        panel, view, rule.border, [voxels.shape[axis] - 2 * rule.border[axis] for axis in range(3)], "--"
-    )
+    free = [edge - 2 * border for edge, border in zip(voxels.shape, rule.border, strict=True)]
+    _outline(panel, view, rule.border, free, "--")
     past = number - examples[:, view.along]
     for corner in examples[(past >= 0) & (past < rule.box[view.along])][:_OUTLINED]:
         _outline(panel, view, corner, rule.box, "-")
@@ -143,18 +134,8 @@ def _outline(panel: Axes, view: _View, corner: Any, edges: Sequence[int], style:
     if width > 0 and height > 0:
         at = (corner[view.across] - 0.5, corner[view.down] - 0.5)
         colour = "deepskyblue" if style == "--" else "lime"
-        panel.add_patch(
-            Rectangle(at, width, height, fill=False, color=colour, linestyle=style, linewidth=0.9)
-        )
-
-
-def _fullest(axis: int, shape: Triple, rule: CubeRule, corners: Corners | None) -> int:
-    """The slice across an axis that the most passing cubes are centred on; the middle one without any."""
-    if corners is None or not corners.count:
-        return shape[axis] // 2
-    others = tuple(other for other in range(3) if other != axis)
-    counts = np.count_nonzero(corners.passing, axis=others)
-    return int(np.argmax(counts)) + corners.first[axis] + rule.box[axis] // 2
+        look: Any = {"fill": False, "color": colour, "linestyle": style, "linewidth": 0.9}
+        panel.add_patch(Rectangle(at, width, height, **look))
 
 
 def passing_share(
@@ -164,10 +145,8 @@ def passing_share(
 
     Args:
         corners: the decision for the scan.
-        box: edges in x, y, z of what is cut out.
-        shape: voxels of the scan in x, y, z.
-        axis: that the slice lies across, 0, 1 or 2.
-        number: of the slice along it; one that some candidate cuts.
+        box, shape: edges of what is cut out, and voxels of the scan, in x, y, z.
+        axis, number: that the slice lies across, 0, 1 or 2, and its own along it; some candidate cuts it.
 
     Returns:
         float64 [the two other axes, in order], 0..1; NaN where no candidate has its centre.

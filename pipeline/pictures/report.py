@@ -6,8 +6,8 @@ that comes out of the store is escaped, and the page allows no script.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
+from itertools import product
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -67,19 +67,6 @@ thead th { color: var(--soft); } tbody th { white-space: nowrap; } tr { break-in
 """
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What was found in the voxels that were looked at.
-
-    Attributes:
-        cubes: how many cubes, or pairs.
-        counts: by name of the array, int64 [value], how often each whole number of the window comes.
-    """
-
-    cubes: int
-    counts: dict[str, NDArray[np.int64]]
-
-
 def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
     """Write the report of a store.
 
@@ -92,7 +79,12 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
         CallError: the file's name does not end in `.html`, or it would replace what is no report.
         DataError: the store is damaged.
     """
-    check_report(html)
+    if html.suffix.lower() != ".html":
+        raise CallError(f"{html} is to be a report: give it a name that ends in .html.")
+    if html.exists() and not (html.is_file() and html.read_bytes().startswith(_BEGINNING.encode())):
+        said = f"{html} exists and is no report of a store, so it is left alone"
+        raise CallError(f"{said}: choose another name.")
+    check_place(html)
     try:
         page = report(store, rows)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -100,39 +92,24 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
     write_whole(html, page.encode(errors="replace"))  # a folder's name may be no UTF-8
 
 
-def check_report(html: Path) -> None:
-    """Refuse to write over anything but a report, or into a store.
-
-    Raises:
-        CallError: which it would be.
-    """
-    if html.suffix.lower() != ".html":
-        raise CallError(f"{html} is to be a report: give it a name that ends in .html.")
-    if html.exists() and not (html.is_file() and html.read_bytes().startswith(_BEGINNING.encode())):
-        raise CallError(
-            f"{html} exists and is no report of a store, so it is left alone: choose another name."
-        )
-    check_place(html)
-
-
 def report(store: CubeStore | PairStore, rows: int) -> str:
     """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
     contents = contents_of(store)
-    name = escape(PurePath(store.storage.place).name)
+    name, images = escape(PurePath(store.storage.place).name), store.images
+    parts = [("What it holds", _table((), summary(contents)))]
+    parts += [(f"Values in {store.attributes['unit']}" if images is None else "Grey levels", _values(store))]
+    if images is None:
+        parts += [("Spacing", _spacing(store.scans)), ("Tissue score", _tissue(store.table.tissue))]
+    else:
+        parts += [("Patients, views and labels", _of_images(store, images))]
+    if contents.thing != "image":  # of images that were taken whole there is nothing to tell
+        parts += [(f"Where {contents.things} were cut", _places(store, contents))]
+    parts += [("Contact sheet", _sheet(store, rows))]
+    parts += [(f"{'Scans' if images is None else 'Images'} not used", _unused(store))]
+    parts += [("Parameters", _parameters(contents))]
+    head = f"<h1>{name}</h1>\n<p>{escape(description(contents))}</p>"
     body = "\n".join(
-        (
-            f"<h1>{name}</h1>\n<p>{escape(description(contents))}</p>",
-            _section("What it holds", _table((), summary(contents))),
-            _section(
-                "Grey levels" if store.images is not None else f"Values in {store.attributes['unit']}",
-                _values(store),
-            ),
-            *(_of_scans(store) if store.images is None else _of_images(store, store.images)),
-            *_cut(store, contents),
-            _section("Contact sheet", _sheet(store, rows)),
-            _section(f"{'Scans' if store.images is None else 'Images'} not used", _unused(store)),
-            _section("Parameters", _parameters(contents)),
-        )
+        [head, *(f"<section><h2>{escape(what)}</h2>\n{told}\n</section>" for what, told in parts)]
     )
     return (
         f'{_BEGINNING}<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n'
@@ -143,15 +120,9 @@ def report(store: CubeStore | PairStore, rows: int) -> str:
 
 
 def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> NDArray[np.int64]:
-    """How often each whole number of the window comes in these cubes.
+    """How often each whole number of the window comes in these cubes: int64 [high - low + 1].
 
-    Args:
-        reader: of the array.
-        rows: which of its cubes.
-        window: voxels outside it count as its ends.
-
-    Returns:
-        int64 [high - low + 1].
+    Voxels outside the window count as its ends.
 
     Raises:
         DataError: a cube is damaged, or the window is no window of such voxels.
@@ -171,12 +142,7 @@ def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> ND
 
 
 def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[np.float64] | None:
-    """Where cubes lie in their scans, the extents of all scans scaled to one frame.
-
-    Args:
-        table: one row a cube.
-        scans: one row a scan.
-        box: what a cube takes up in its scan, voxels in x, y, z.
+    """Where cubes, which take up so many voxels in x, y, z, lie in their scans, all scaled to one frame.
 
     Returns:
         float64 [plane, across, down] in 0..1, the planes xy, xz and yz: of every cell the share of cubes that
@@ -192,50 +158,36 @@ def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[
     planes = []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         changes = np.zeros((_GRID + 1, _GRID + 1))  # a box is four changes of its running sum
-        for across, down, sign in (
-            (first[:, a], first[:, b], 1),
-            (end[:, a], first[:, b], -1),
-            (first[:, a], end[:, b], -1),
-            (end[:, a], end[:, b], 1),
-        ):
-            np.add.at(changes, (across, down), sign)
+        for across, down in product((first, end), repeat=2):
+            np.add.at(changes, (across[:, a], down[:, b]), 1 if across is down else -1)
         planes.append(changes.cumsum(0).cumsum(1)[:-1, :-1])
-    found: NDArray[np.float64] = np.stack(planes) / len(corner)
-    return found
-
-
-def _look(store: CubeStore | PairStore) -> _Sample:
-    """Count the values of cubes that are spread evenly through the store."""
-    most = max(1, min(_MOST_CUBES, _MOST_VOXELS // int(np.prod(store.size))))
-    cubes = evenly(len(store.table), most)
-    if isinstance(store, CubeStore):
-        return _Sample(len(cubes), {"cubes": count_values(store.cubes, cubes, store.window)})
-    pairs = [row % store.variants * len(store.table) + cube for row, cube in enumerate(cubes)]
-    counts = {
-        "original": count_values(store.original, cubes, store.window),
-        "degraded": count_values(store.degraded, pairs, store.window),
-    }
-    return _Sample(len(cubes), counts)
+    return np.asarray(np.stack(planes) / len(corner))
 
 
 def _values(store: CubeStore | PairStore) -> str:
-    sample, window = _look(store), store.window
+    """The values of cubes that are spread evenly through the store."""
+    window, most = store.window, max(1, min(_MOST_CUBES, _MOST_VOXELS // int(np.prod(store.size))))
+    cubes = evenly(len(store.table), most)
+    if isinstance(store, CubeStore):
+        looked_at = {"cubes": (store.cubes, cubes)}
+    else:
+        pairs = [row % store.variants * len(store.table) + cube for row, cube in enumerate(cubes)]
+        looked_at = {"original": (store.original, cubes), "degraded": (store.degraded, pairs)}
+    counts = {name: count_values(reader, rows, window) for name, (reader, rows) in looked_at.items()}
     width = max(1, window.span // _BINS)
-    binned = {
-        name: np.add.reduceat(counts, np.arange(0, len(counts), width))
-        for name, counts in sample.counts.items()
-    }
+    starts = np.arange(0, window.span + 1, width)
+    binned = {name: np.add.reduceat(each, starts) for name, each in counts.items()}
     marks = SUBSTANCES if store.attributes["unit"] == "HU" else {}
     chart = histogram_chart("Histogram of the values", window.low, width, binned, marks)
     first, *others = binned
     lines = f"; the line: {', '.join(others)}" if others else ""
     caption = (
-        f"Filled: {first}{lines}. From {sample.cubes:,} of {len(store.table):,} cubes, taken evenly; shares "
+        f"Filled: {first}{lines}. From {len(cubes):,} of {len(store.table):,} cubes, taken evenly; shares "
         f"of voxels in bins of {width}, on a logarithmic scale."
     )
     if marks:
         caption += " What lay outside the window stands at its ends."
-    return _figure(chart, caption) + (_substances(sample.counts[first], window) if marks else "")
+    return _figure(chart, caption) + (_substances(counts[first], window) if marks else "")
 
 
 def _substances(counts: NDArray[np.int64], window: Window) -> str:
@@ -248,35 +200,15 @@ def _substances(counts: NDArray[np.int64], window: Window) -> str:
     return _table(("substance", "HU", "share of voxels"), rows)
 
 
-def _of_scans(store: CubeStore | PairStore) -> list[str]:
-    return [
-        _section("Spacing", _spacing(store.scans)),
-        _section("Tissue score", _tissue(store.table.tissue)),
-    ]
-
-
-def _of_images(store: CubeStore | PairStore, images: ImageTable) -> list[str]:
+def _of_images(store: CubeStore | PairStore, images: ImageTable) -> str:
     counts, used = image_counts(images, store.scans), int(np.count_nonzero(store.scans.cubes))
-    tables = [
-        _table((what, "images", "share"), [(name or "not told", *_share(count, used)) for name, count in of])
-        for what, of in (("view", counts["views"].items()), ("label", counts["labels"].items()))
-    ]
+    tables = ""
+    for what in ("view", "label"):
+        of = counts[f"{what}s"].items()
+        rows = [(name or "not told", f"{count:,}", f"{count / used:.1%}") for name, count in of]
+        tables += _table((what, "images", "share"), rows)
     told = f"Of {used:,} images of {counts['patients']:,} patients; one image may have several labels."
-    return [_section("Patients, views and labels", "".join(tables) + _note(told))]
-
-
-def _share(count: int, total: int) -> tuple[str, str]:
-    return f"{count:,}", f"{count / total:.1%}"
-
-
-def _cut(store: CubeStore | PairStore, contents: Contents) -> list[str]:
-    """Where cubes were cut; of images that were taken whole there is nothing to tell."""
-    if contents.thing == "image":
-        return []
-    box = box_of(contents.cutting, store.size)
-    shown = _PLANES if contents.images is None else _PLANES[:1]  # an image has no z
-    where = _places(coverage(store.table, store.scans, box) if box else None, shown, contents.things)
-    return [_section(f"Where {contents.things} were cut", where)]
+    return tables + _note(told)
 
 
 def _spacing(scans: ScanTable) -> str:
@@ -294,18 +226,19 @@ def _spacing(scans: ScanTable) -> str:
 def _tissue(tissue: NDArray[np.float64]) -> str:
     last = float(tissue.max()) or 1.0
     counts, _ = np.histogram(tissue, bins=_BARS, range=(0.0, last))
-    told = (
-        f"Cubes by the score of the tissue rule, {tissue.min():.3f} to {tissue.max():.3f}, median "
-        f"{np.median(tissue):.3f}."
-    )
+    span = f"{tissue.min():.3f} to {tissue.max():.3f}, median {np.median(tissue):.3f}"
+    told = f"Cubes by the score of the tissue rule, {span}."
     return _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
 
 
-def _places(planes: NDArray[np.float64] | None, shown: Sequence[str], things: str) -> str:
+def _places(store: CubeStore | PairStore, contents: Contents) -> str:
+    """Where cubes were cut."""
+    things, box = contents.things, box_of(contents.cutting, store.size)
+    planes = coverage(store.table, store.scans, box) if box else None
     if planes is None:
         return _note(f"Where the {things} were cut is not known.")
     figures = []
-    for plane, name in zip(planes, shown, strict=False):
+    for plane, name in zip(planes, _PLANES if contents.images is None else _PLANES[:1], strict=False):
         # z grows towards the head, which stands at the top of a picture.
         turned = plane if name == "x, y" else plane[:, ::-1]
         uri = grey_picture((turned / plane.max() * 255).astype(np.int64), 0, 255, _GRID)
@@ -349,25 +282,18 @@ def _unused(store: CubeStore | PairStore) -> str:
     rows = np.flatnonzero(scans.status != "used")
     if not len(rows):
         return _note(f"Every {what} that was found gave cubes.")
-    told = [
-        (str(scans.path[row]), str(scans.status[row]), str(scans.reason[row])) for row in rows[:_MOST_ROWS]
-    ]
+    columns = (scans.path, scans.status, scans.reason)
+    told = [[str(column[row]) for column in columns] for row in rows[:_MOST_ROWS]]
     more = len(rows) - len(told)
     left = _note(f"And {more:,} more; genesis-prep info --json lists all.") if more else ""
     return _table((what, "status", "reason"), told) + left
 
 
 def _parameters(contents: Contents) -> str:
-    rows = [(f"cubes: {name}", value) for name, value in parameter_rows(contents.cutting)]
-    if contents.pairs is not None:
-        rows += [
-            (f"pairs: {name}", value) for name, value in parameter_rows(contents.attributes["parameters"])
-        ]
+    made = {"cubes": contents.cutting}
+    made |= {"pairs": contents.attributes["parameters"]} if contents.pairs is not None else {}
+    rows = [(f"{what}: {name}", value) for what, of in made.items() for name, value in parameter_rows(of)]
     return _table((), rows[:_MOST_ROWS])
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2>\n{content}\n</section>"
 
 
 def _figure(chart: str, caption: str) -> str:

@@ -1,7 +1,5 @@
 """Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
 
-import io
-from collections.abc import Sequence
 from pathlib import Path, PurePath
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -11,11 +9,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader
-from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, only
+from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe, only, shares
 from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.pictures.charts import save_png
 from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore
 from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.store.write import check_place
@@ -60,10 +57,31 @@ def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
     Raises:
         CallError: the file's name does not end in `.png`, or it would replace what is no picture.
     """
-    check_picture(png)
+    if png.suffix.lower() != ".png":
+        raise CallError(f"{png} is neither a picture nor a report: give a name that ends in .png or .html.")
+    if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
+        raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
+    check_place(png)
+    low, high = store.window.low, store.window.high
     headings, pictures = contact_rows(store, rows)
+    figure = Figure(
+        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
+    )
     title = f"{PurePath(store.storage.place).name}: {store.contents}, {store.values}"
-    draw_pictures(png, title, headings, pictures, store.window)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
+    for row, line in enumerate(pictures):
+        for column, (voxels, label, mask) in enumerate(line):
+            cell = cells[row, column]
+            cell.imshow(voxels.T, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
+                cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_xlabel(label, fontsize=6)
+            if row == 0:
+                cell.set_title(headings[column], fontsize=8)
+    save_png(figure, png)
 
 
 def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
@@ -101,56 +119,6 @@ def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Pictu
 def evenly(count: int, most: int) -> list[int]:
     """At most so many of the numbers from 0 to `count` - 1, spread evenly from the first to the last."""
     return [int(number) for number in np.unique(np.linspace(0, count - 1, min(most, count)).round())]
-
-
-def check_picture(png: Path) -> None:
-    """Refuse to draw over anything but a picture, or into a store.
-
-    Raises:
-        CallError: which it would be.
-    """
-    if png.suffix.lower() != ".png":
-        raise CallError(f"{png} is neither a picture nor a report: give a name that ends in .png or .html.")
-    if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
-        raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
-    check_place(png)
-
-
-def draw_pictures(
-    png: Path,
-    title: str,
-    headings: Sequence[str],
-    pictures: Sequence[Sequence[Picture]],
-    window: Window,
-) -> None:
-    """Draw pictures in rows and columns into one file.
-
-    Args:
-        png: the file.
-        title: over all.
-        headings: of the columns.
-        pictures: by row and column.
-        window: lowest value black, highest white.
-    """
-    figure = Figure(
-        figsize=(_CELL * len(headings), (_CELL + 0.35) * len(pictures) + 0.8), dpi=120, layout="constrained"
-    )
-    figure.suptitle(title, fontsize=9, parse_math=False)
-    cells = figure.subplots(len(pictures), len(headings), squeeze=False)
-    for row, line in enumerate(pictures):
-        for column, (voxels, label, mask) in enumerate(line):
-            cell = cells[row, column]
-            cell.imshow(voxels.T, cmap="gray", vmin=window.low, vmax=window.high, interpolation="nearest")
-            if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
-                cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
-            cell.set_xticks([])
-            cell.set_yticks([])
-            cell.set_xlabel(label, fontsize=6)
-            if row == 0:
-                cell.set_title(headings[column], fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    write_whole(png, drawn.getvalue())
 
 
 def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:
@@ -218,14 +186,8 @@ def _upright(pixels: NDArray[Any], plane: object) -> NDArray[Any]:
 
 def _drawn(store: PairStore) -> list[Applied]:
     """The degradations that the store's recipe makes at all."""
-    recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
-    rates = {
-        Applied.NONLINEAR: recipe.nonlinear_rate,
-        Applied.SHUFFLE: recipe.shuffle_rate,
-        Applied.INPAINT: recipe.paint_rate * recipe.inpaint_share,
-        Applied.OUTPAINT: recipe.paint_rate * (1 - recipe.inpaint_share),
-    }
-    return [member for member in _ALONE if rates[member] > 0]
+    made = shares(Recipe.from_json(store.attributes["parameters"]["recipe"]))
+    return [member for member in _ALONE if made[member] > 0]
 
 
 def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:

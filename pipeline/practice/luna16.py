@@ -28,7 +28,8 @@ from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
-from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, Chest, draw_chest, stream
+from genesis_toolkit.pipeline.practice.anatomy.chest import SHAPE_LIMITS, TABLES, Chest, draw_chest
+from genesis_toolkit.pipeline.practice.anatomy.patient import stream
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import checked_seed
 
@@ -42,10 +43,11 @@ NODULE_MASKS = "seg-nodules"
 _SCANS_LIMIT = 10_000
 _SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # that drawing takes, most of them with the GIL held
 _TABLES = {
-    "annotations.csv": ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"),
-    "candidates_V2.csv": ("seriesuid", "coordX", "coordY", "coordZ", "class"),
+    "annotations.csv": "seriesuid,coordX,coordY,coordZ,diameter_mm",
+    "candidates_V2.csv": "seriesuid,coordX,coordY,coordZ,class",
 }
 _AXIS_CODES = {1.0: "RAI", -1.0: "LPI"}
+_Row = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -67,30 +69,14 @@ class PhantomParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = SHAPE_LIMITS
-        if not 1 <= self.scans <= _SCANS_LIMIT:
-            raise CallError(
-                f"A phantom of {self.scans} scans cannot be written: give a number from 1 to {_SCANS_LIMIT}, "
-                "as in --scans 10."
-            )
-        if len(self.shape) != 3 or not all(low <= size <= high for size in self.shape):
-            found = ",".join(str(size) for size in self.shape)
-            raise CallError(
-                f"The shape {found} cannot hold a chest: give three numbers of voxels, x, y and z, each from "
-                f"{low} to {high}, as in --shape 320,320,128."
-            )
-        checked_seed(self.seed)
+        wanted = "cannot hold a chest: give three numbers of voxels, x, y and z"
+        check_made(self, "scans", _SCANS_LIMIT, SHAPE_LIMITS, wanted)
 
 
 def series_uid(parameters: PhantomParameters, index: int) -> str:
     """The SeriesInstanceUID of a scan, in the DICOM arc 2.25 for numbers that anyone may draw.
 
-    Args:
-        parameters: seed and shape are used: another image has another name.
-        index: the number of the scan, from 0.
-
-    Returns:
-        Digits and dots, at most 44 characters.
+    Digits and dots, at most 44 characters; another seed, shape or number of the scan gives another name.
     """
     name = f"genesis phantom {parameters.seed} {parameters.shape} {index}"
     return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], 'big')}"
@@ -120,27 +106,22 @@ def write_luna16(
     Raises:
         CallError: the folder is a file or holds something.
     """
-    report = callback(progress)
-    folder = Path(folder)
-    check_free(folder)
+    folder = check_free(Path(folder))
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
         for name in (*(f"subset{number}" for number in range(SUBSETS)), LUNG_MASKS, NODULE_MASKS):
             (ledger.store / name).mkdir(exist_ok=True)
         scans = {str(index): index for index in range(parameters.scans)}
         draw = partial(_draw_scan, ledger.store, parameters)
         each = _SECONDS_A_SCAN + _SECONDS_A_VOXEL * math.prod(parameters.shape)
-        run_missing(
-            Workers(workers or cores(), progress=report),
-            ledger,
-            "scans",
-            scans,
-            draw,
-            suited=lambda crew, left: crew.for_seconds(each * len(left)),
-        )
+
+        def suited(crew: Workers, left: Sequence[int]) -> Workers:
+            return crew.for_seconds(each * len(left))
+
+        crew = Workers(workers or cores(), progress=callback(progress))
+        run_missing(crew, ledger, "scans", scans, draw, suited=suited)
         records = list(ledger.records(scans))
         for name, columns in _TABLES.items():
-            rows = [row for record in records for row in record[name]]
-            write_whole(ledger.store / name, _table(columns, rows).encode("ascii"))
+            write_table(ledger.store / name, columns, (row for record in records for row in record[name]))
         ledger.publish()
     return [folder / record["header"] for record in records]
 
@@ -152,17 +133,27 @@ def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[
     header = _write_image(folder / f"subset{index % SUBSETS}", uid, chest, chest.hu)
     for name, mask in ((LUNG_MASKS, chest.lung), (NODULE_MASKS, chest.nodule)):
         _write_image(folder / name, uid, chest, mask)
-    annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, "tables"))
+    annotations, candidates = _rows(uid, chest, stream(parameters.seed, index, TABLES))
     place = header.relative_to(folder).as_posix()
     return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
 
-def check_free(folder: Path) -> None:
-    """Refuse a folder that is a file or holds something.
+def check_made(made: Any, noun: str, most: int, limits: tuple[int, int], wanted: str) -> None:
+    """Refuse a number of scans or images, a shape or a seed that is out of range (CallError)."""
+    (low, high), usual = limits, type(made)
+    if not 1 <= made.scans <= most:
+        raise CallError(
+            f"A phantom of {made.scans} {noun} cannot be written: give a number from 1 to {most}, as in "
+            f"--scans {usual.scans}."
+        )
+    if len(made.shape) != len(usual.shape) or not all(low <= size <= high for size in made.shape):
+        found, typed = (",".join(map(str, shape)) for shape in (made.shape, usual.shape))
+        raise CallError(f"The shape {found} {wanted}, each from {low} to {high}, as in --shape {typed}.")
+    checked_seed(made.seed)
 
-    Raises:
-        CallError: it is, or does.
-    """
+
+def check_free(folder: Path) -> Path:
+    """The folder; a CallError where it is a file or holds something."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise CallError(f"{path} is a file: give a folder that does not exist yet, or an empty one.")
@@ -171,6 +162,7 @@ def check_free(folder: Path) -> None:
             f"{folder} is not empty, and a phantom is not mixed with other files: give a folder that does "
             "not exist yet, or empty this one."
         )
+    return folder
 
 
 def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16] | NDArray[np.bool_]) -> Path:
@@ -179,8 +171,7 @@ def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16]
     # MetaImage stores x fastest: the transpose of (x, y, z) in C order.
     data = np.ascontiguousarray(values.transpose(2, 1, 0), dtype="u1" if mask else "<i2").tobytes()
     raw, header = folder / f"{uid}.{'zraw' if mask else 'raw'}", folder / f"{uid}.mhd"
-    if mask:
-        data = zlib.compress(data, 1)
+    data = zlib.compress(data, 1) if mask else data
     write_whole(raw, data)
     fields = {
         "ObjectType": "Image",
@@ -202,12 +193,9 @@ def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16]
     return header
 
 
-def _rows(
-    uid: str, chest: Chest, draw: np.random.Generator
-) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+def _rows(uid: str, chest: Chest, draw: np.random.Generator) -> tuple[list[_Row], list[_Row]]:
     """The rows of one scan in the tables of nodules and of candidates, in world mm."""
-    annotations: list[tuple[object, ...]] = []
-    candidates: list[tuple[object, ...]] = []
+    annotations, candidates = list[_Row](), list[_Row]()
     for nodule in chest.nodules:
         centre = chest.to_world(nodule.centre)
         annotations.append((uid, *np.round(centre, 6).tolist(), nodule.diameter_mm))
@@ -219,10 +207,9 @@ def _rows(
     return annotations, [candidates[int(row)] for row in order]
 
 
-def _table(columns: tuple[str, ...], rows: Iterable[Sequence[object]]) -> str:
-    """A table as LUNA16 writes it: comma separated, one line of column names."""
+def write_table(path: Path, columns: str, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as LUNA16 and NIH do: comma separated, one line of column names."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    text.write(f"{columns}\n")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue().encode("ascii"))

@@ -7,9 +7,8 @@ The pictures are drawn by `anatomy`; this module writes them down. The findings 
 pictures, and they are made up as well.
 """
 
-import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,20 +17,16 @@ from typing import Any
 from PIL import Image
 
 from genesis_toolkit.pipeline.engine import Workers, cores
-from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, hold, write_whole
 from genesis_toolkit.pipeline.practice.anatomy.radiograph import (
     PICTURE_LIMITS,
-    Person,
-    Radiograph,
     draw_case,
     person,
     take,
 )
-from genesis_toolkit.pipeline.practice.luna16 import check_free
+from genesis_toolkit.pipeline.practice.luna16 import check_free, check_made, write_table
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
-from genesis_toolkit.pipeline.rng import checked_seed
 
 TABLE = "Data_Entry_2017.csv"
 TRAIN_VAL_LIST = "train_val_list.txt"
@@ -79,30 +74,13 @@ class RadiographParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = PICTURE_LIMITS
-        if not 1 <= self.scans <= _IMAGES_LIMIT:
-            raise CallError(
-                f"A phantom of {self.scans} images cannot be written: give a number from 1 to "
-                f"{_IMAGES_LIMIT}, as in --scans 100."
-            )
-        if len(self.shape) != 2 or not all(low <= size <= high for size in self.shape):
-            found = ",".join(str(size) for size in self.shape)
-            raise CallError(
-                f"The shape {found} is none of a radiograph: give two numbers of pixels, columns and rows, "
-                f"each from {low} to {high}, as in --shape 1024,1024."
-            )
-        checked_seed(self.seed)
+        wanted = "is none of a radiograph: give two numbers of pixels, columns and rows"
+        check_made(self, "images", _IMAGES_LIMIT, PICTURE_LIMITS, wanted)
 
 
 @dataclass(frozen=True)
 class Sitting:
-    """The images of one patient.
-
-    Attributes:
-        patient: the number of the patient, from 0.
-        first: the number of the first image in the data set, from 0.
-        images: how many follow from there.
-    """
+    """The images of one patient: how many, from which number in the data set, both numbers from 0."""
 
     patient: int
     first: int
@@ -117,15 +95,7 @@ def write_nih(
     workers: int | None = None,
     progress: Progress | bool = False,
 ) -> list[Path]:
-    """Write practice radiographs in the layout of NIH ChestX-ray14.
-
-    Interrupted, it goes on when it is called again.
-
-    Args:
-        folder: where; it must not exist, or be empty. Its parents are made.
-        parameters: how many images, how large, which seed.
-        workers: patients at a time; None takes one a core. They do not show in the bytes.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+    """Write practice radiographs in the layout of NIH ChestX-ray14; the rest is as with `write_luna16`.
 
     Returns:
         The pictures, in the order of the table.
@@ -133,23 +103,18 @@ def write_nih(
     Raises:
         CallError: the folder is a file or holds something.
     """
-    report = callback(progress)
-    folder = Path(folder)
-    check_free(folder)
+    folder = check_free(Path(folder))
     sittings = {str(one.patient): one for one in planned(parameters)}
     with hold(folder, {"layout": "nih"} | asdict(parameters), overwrite=False) as ledger:
         draw = partial(_draw_images, ledger.store, parameters)
-        run_missing(
-            Workers(workers or cores(), progress=report),
-            ledger,
-            "images",
-            sittings,
-            draw,
-            suited=lambda crew, left: crew.for_seconds(_SECONDS_AN_IMAGE * sum(one.images for one in left)),
-            pieces=lambda one: one.images,
-        )
+
+        def suited(crew: Workers, left: Sequence[Sitting]) -> Workers:
+            return crew.for_seconds(_SECONDS_AN_IMAGE * sum(one.images for one in left))
+
+        crew = Workers(workers or cores(), progress=callback(progress))
+        run_missing(crew, ledger, "images", sittings, draw, suited=suited, pieces=lambda one: one.images)
         rows = [row for record in ledger.records(sittings) for row in record["rows"]]
-        write_whole(ledger.store / TABLE, _table(rows).encode("ascii"))
+        write_table(ledger.store / TABLE, COLUMNS, rows)
         for name, test in ((TRAIN_VAL_LIST, False), (TEST_LIST, True)):
             names = [f"{row[0]}\n" for row in rows if is_test(int(row[3]) - 1) == test]
             write_whole(ledger.store / name, "".join(names).encode("ascii"))
@@ -160,11 +125,7 @@ def write_nih(
 def planned(parameters: RadiographParameters) -> Iterator[Sitting]:
     """Deal the images to patients: the first images are the same, however many follow.
 
-    Args:
-        parameters: how many images, and the seed.
-
-    Yields:
-        One patient after the other; the last may have fewer images than were taken.
+    The last patient may have fewer images than were taken.
     """
     first = patient = 0
     while first < parameters.scans:
@@ -185,47 +146,19 @@ def _place(number: int, name: str) -> str:
 
 def _draw_images(folder: Path, parameters: RadiographParameters, sitting: Sitting) -> dict[str, Any]:
     """Draw and write the images of one patient; their rows of the table."""
-    case = draw_case(parameters.seed, sitting.patient)
-    rows = []
+    patient, rows = sitting.patient, []
+    case, who = draw_case(parameters.seed, patient), person(parameters.seed, patient)
     for follow_up in range(sitting.images):
-        number = sitting.first + follow_up
+        number, name = sitting.first + follow_up, f"{patient + 1:08d}_{follow_up:03d}.png"
         radiograph = take(case, follow_up, parameters.shape)
-        rows.append(_row(radiograph, person(parameters.seed, sitting.patient), sitting.patient, follow_up))
-        path = folder / _place(number, str(rows[-1][0]))
-        write_whole(path, _png(radiograph, rgba=number % _RGBA_IMAGES == 3))
+        told = (name, "|".join(radiograph.labels) or _HEALTHY, follow_up, patient + 1)
+        of_the_day = (who.age + follow_up // 2, who.gender, radiograph.view)
+        # The width and the height are those before it was reduced.
+        edges = (round(edge / _DETECTOR_MM) for edge in radiograph.field)
+        rows.append([*told, *of_the_day, *edges, _DETECTOR_MM, _DETECTOR_MM])
+        picture, data = Image.fromarray(radiograph.grey), io.BytesIO()
+        picture = picture.convert("RGBA") if number % _RGBA_IMAGES == 3 else picture
+        # Of noise, more effort saves a tenth of the bytes and costs four times as long.
+        picture.save(data, "png", compress_level=1)
+        write_whole(folder / _place(number, name), data.getvalue())
     return {"rows": rows}
-
-
-def _row(radiograph: Radiograph, who: Person, patient: int, follow_up: int) -> list[str | int | float]:
-    """The row of one image in the table; the width and the height are those before it was reduced."""
-    width, height = (round(edge / _DETECTOR_MM) for edge in radiograph.field)
-    return [
-        f"{patient + 1:08d}_{follow_up:03d}.png",
-        "|".join(radiograph.labels) or _HEALTHY,
-        follow_up,
-        patient + 1,
-        who.age + follow_up // 2,
-        who.gender,
-        radiograph.view,
-        width,
-        height,
-        _DETECTOR_MM,
-        _DETECTOR_MM,
-    ]
-
-
-def _png(radiograph: Radiograph, *, rgba: bool) -> bytes:
-    """A picture as 8-bit grey, or in four channels that show the same."""
-    picture = Image.fromarray(radiograph.grey)
-    data = io.BytesIO()
-    # Of noise, more effort saves a tenth of the bytes and costs four times as long.
-    (picture.convert("RGBA") if rgba else picture).save(data, "png", compress_level=1)
-    return data.getvalue()
-
-
-def _table(rows: list[list[str | int | float]]) -> str:
-    """The table as NIH writes it."""
-    text = io.StringIO()
-    text.write(COLUMNS + "\n")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

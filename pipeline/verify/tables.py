@@ -6,13 +6,14 @@ Each function gives pairs: the name of a table's column or of an attribute, and 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import (
-    _EXTRACTION,
+    ExtractParameters,
     ImageParameters,
     Parameters,
     box_of,
@@ -28,7 +29,7 @@ from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, TEST, fold_of_
 from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_OF_EXTRACTION = tuple(name for name in _EXTRACTION if name not in ("size", "hu"))  # those every store has
+_OF_EXTRACTION = {field.name for field in fields(ExtractParameters)} - {"size", "hu"}  # those every store has
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 

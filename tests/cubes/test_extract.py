@@ -128,21 +128,6 @@ def test_what_is_not_ours_is_never_replaced(luna16: Path, tmp_path: Path) -> Non
     assert (tmp_path / "thesis" / "chapter1").read_text() == "years of work"
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"hu": (1000, -1000)}, "1000,-1000 is empty"),
-        ({"hu": (0, 40000)}, "--hu 0,40000"),
-        ({"cubes_per_scan": 0}, "--cubes-per-scan 0"),
-        ({"size": (64,)}, "--size 64"),
-        ({"seed": -1}, "-1"),
-    ],
-)
-def test_wrong_parameters_are_refused_with_the_value(values: dict[str, object], words: str) -> None:
-    with pytest.raises(CallError, match=words):
-        ExtractParameters(**values)  # type: ignore[arg-type]
-
-
 def test_the_real_scan_gives_what_the_rule_allows(real_data: Path, tmp_path: Path) -> None:
     store = extract_cubes(real_data / "luna16", tmp_path / "c.zarr", ExtractParameters()).store
     assert len(store) == 32

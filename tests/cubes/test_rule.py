@@ -119,7 +119,7 @@ def test_the_published_size_at_random_and_boundary_corners(max_tissue: float, mi
         here, after = tissue[box][:, :, :-1], tissue[box][:, :, 1:]
         score = np.where(here, 1.0, np.where(after, 0.5, 0.0)).mean()
         assert corners.passing[tuple(place)] == (min_tissue <= score <= max_tissue)
-    assert 0 < corners.count < corners.candidates
+    assert 0 < corners.count < corners.passing.size
 
 
 def test_bounds_between_two_scores_let_nothing_pass() -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from genesis_toolkit.cli.prep import main
-from genesis_toolkit.pipeline.cubes.crop import cut_image, draw_crops
+from genesis_toolkit.pipeline.cubes.crop import cut_image
 from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters, ImageParameters
@@ -26,6 +26,7 @@ HEADER = (
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 )
 SMALL = ImageParameters(size=(6, 5))
+
 
 #: Name, list, labels, view: three patients to train on, one to test on.
 IMAGES = [
@@ -209,17 +210,6 @@ def test_crops_are_cut_where_the_table_says(nih: Path, tmp_path: Path) -> None:
     too_large = ImageParameters(size=(33, 8), cubes_per_scan=3)
     with pytest.raises(DataError, match=r"(?s)No image gave a cube.*32 x 24 pixels, 33 x 8 needed"):
         extract_cubes(nih, tmp_path / "d.zarr", too_large, workers=1)
-
-
-def test_crops_are_distinct_and_uniform() -> None:
-    words = np.random.default_rng(3).integers(0, 2**32, 2 * 64 * 4000, dtype=np.uint32)
-    drawn = draw_crops((7, 5), (4, 3), 12, words)
-    assert sorted(map(tuple, drawn.tolist())) == [(x, y, 0) for x in range(4) for y in range(3)]
-    counts = np.zeros((4, 3))
-    for start in range(0, 2 * 4000, 2):
-        x, y, _ = draw_crops((7, 5), (4, 3), 1, words[start : start + 2])[0]
-        counts[x, y] += 1
-    assert ((counts - 4000 / 12) ** 2).sum() / (4000 / 12) < 31.3  # chi-square, 11 degrees, p = 0.001
 
 
 @pytest.mark.full

@@ -2,6 +2,6 @@
 
 `patient` draws a patient's proportions, `slices` what fills the thorax slice by slice, `trees` what branches
 or lies in the lungs, and `chest` puts a scan together and adds the noise of the scanner. For radiographs
-`torso` sums the same chest along the rays, `findings` puts in what is wrong, `film` makes the grey picture,
-and `radiograph` says who is X-rayed, when and how.
+`torso` sums the same chest along the rays, `findings` puts in what is wrong, and `radiograph` says who is
+X-rayed, when and how, and makes the grey picture.
 """

@@ -1,23 +1,17 @@
-"""A chest-like CT phantom as plain arrays: one patient, drawn from a seed and a number.
-
-The parts: `patient` draws the patient's proportions, `slices` what fills the thorax slice by
-slice (wall, bones, mediastinum, lungs), `trees` what branches or lies in the lungs (airways, vessels,
-nodules), and this module puts the whole together and adds the scanner.
-Everything is pure: no file is read or written here.
+"""A chest-like CT phantom as plain arrays: one patient, drawn from a seed and a number, and the scanner.
 
 Lengths are mm in the patient's frame: x to the patient's left, y to the back, z to the head, with the origin
 in the middle of the thorax, on the lowest slice. Arrays are drawn in (z, y, x) order, so that x runs fastest
 as in a LUNA16 file, and handed out as (x, y, z) views.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane
-from genesis_toolkit.pipeline.practice.anatomy.slices import draw_slice, draw_table
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, Plane, stream
+from genesis_toolkit.pipeline.practice.anatomy.slices import draw_body, draw_table
 from genesis_toolkit.pipeline.practice.anatomy.trees import (
     Canvas,
     Nodule,
@@ -27,8 +21,10 @@ from genesis_toolkit.pipeline.practice.anatomy.trees import (
     tempting_places,
 )
 
-Floats = NDArray[np.float32]
-Part = Literal["patient", "trees", "nodules", "noise", "tables"]
+Triple = tuple[float, float, float]
+
+#: Which part of a scan draws: the last number of its stream, after the seed and the number of the scan.
+_PATIENT, _TREES, _NODULES, _NOISE, TABLES = range(5)
 
 #: The fewest and the most voxels of a phantom along each axis.
 SHAPE_LIMITS = (32, 1024)
@@ -59,8 +55,8 @@ class Chest:
     """
 
     hu: NDArray[np.int16]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
+    spacing: Triple
+    origin: Triple
     direction: tuple[float, ...]
     padding: int | None
     nodules: tuple[Nodule, ...]
@@ -68,33 +64,14 @@ class Chest:
     lung: NDArray[np.bool_]
     nodule: NDArray[np.bool_]
 
-    def to_world(self, voxel: tuple[float, float, float] | NDArray[np.float64]) -> NDArray[np.float64]:
-        """World position of voxels: origin + direction x spacing x index.
+    def to_world(self, voxel: Triple | NDArray[np.float64]) -> NDArray[np.float64]:
+        """World position of voxels, origin + direction x spacing x index: float64, mm, LPS.
 
         Args:
             voxel: (3,) or (n, 3), in voxels along x, y, z; fractions are allowed.
-
-        Returns:
-            float64 of the same shape, mm, LPS.
         """
         scaled = np.asarray(voxel, dtype=np.float64) * np.asarray(self.spacing)
-        world: NDArray[np.float64] = scaled @ np.reshape(self.direction, (3, 3)).T + np.asarray(self.origin)
-        return world
-
-
-def stream(seed: int, index: int, part: Part) -> np.random.Generator:
-    """The random stream of one part of one scan: it depends on nothing else.
-
-    Args:
-        seed: the seed of the whole data set, 0 or more.
-        index: the number of the scan, from 0.
-        part: which part of the scan draws.
-
-    Returns:
-        A generator of its own.
-    """
-    parts = get_args(Part)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, parts.index(part)))))
+        return np.asarray(scaled @ np.reshape(self.direction, (3, 3)).T + np.asarray(self.origin))
 
 
 def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
@@ -108,7 +85,7 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
     Returns:
         The scan; the same arguments give the same voxels.
     """
-    draw = stream(seed, index, "patient")
+    draw = stream(seed, index, _PATIENT)
     patient = Patient.drawn(draw)
     spacing, middle = _placed(patient, shape, draw)
     x = (np.arange(shape[0]) * spacing[0] - middle[0]).astype(np.float32)[None]
@@ -118,40 +95,28 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
 
     hu: Floats = np.empty(shape[::-1], dtype=np.float32)
     hu[:] = draw_table(patient, x, y, edge)
-    depth: NDArray[np.int8] = np.full(shape[::-1], -127, dtype=np.int8)
-    for z in range(shape[2]):
-        draw_slice(
-            patient, plane, np.float32((z + 0.5) * spacing[2]), hu[z][plane.body], depth[z][plane.body]
-        )
-
+    depth = draw_body(patient, plane, hu, spacing[2])
     canvas = Canvas(hu, depth, spacing, middle)
-    trees = stream(seed, index, "trees")
+    trees = stream(seed, index, _TREES)
     vessels = draw_vessels(canvas, patient, trees)
     draw_airways(canvas, patient, trees)
-    picks = stream(seed, index, "nodules")
+    picks = stream(seed, index, _NODULES)
     nodule = np.zeros(hu.shape, dtype=np.bool_)
-    nodules = draw_nodules(canvas, patient, vessels, nodule, picks)
+    nodules = draw_nodules(canvas, patient.nodules, vessels, nodule, picks)
     tempting = tempting_places(canvas, vessels, nodules, picks)
-
-    padding = patient.padding
-    values = _scanned(hu, patient.noise, padding, stream(seed, index, "noise"))
-    chest = Chest(
-        hu=values.transpose(2, 1, 0),
-        spacing=spacing,
-        origin=_origin(shape, spacing, draw),
-        direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
-        padding=padding,
-        nodules=nodules,
-        tempting=tempting,
-        lung=(depth > 0).transpose(2, 1, 0),
-        nodule=nodule.transpose(2, 1, 0),
-    )
+    values = _scanned(hu, patient.noise, patient.padding, stream(seed, index, _NOISE))
+    # About half a field of view from the middle, at any table height.
+    x0, y0 = (-0.5 * shape[axis] * spacing[axis] + draw.uniform(-20.0, 20.0) for axis in (0, 1))
+    origin = (round(x0, 6), round(y0, 6), round(draw.uniform(-400.0, -150.0), 6))
+    straight = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    masks = (depth > 0).T, nodule.T
+    chest = Chest(values.T, spacing, origin, straight, patient.padding, nodules, tempting, *masks)
     return _turned(chest) if draw.random() < 0.125 else chest
 
 
 def _placed(
     patient: Patient, shape: tuple[int, int, int], draw: np.random.Generator
-) -> tuple[tuple[float, float, float], tuple[float, float]]:
+) -> tuple[Triple, tuple[float, float]]:
     """Spacing (mm) that fits the patient into the shape, and where the thorax lies (mm from voxel 0)."""
     if min(shape[0], shape[1]) < _NARROW:
         # The right lung lies in the middle, as in a patient who lies off the centre of the table: with a
@@ -168,26 +133,8 @@ def _placed(
     return spacing, middle
 
 
-def _origin(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float], draw: np.random.Generator
-) -> tuple[float, float, float]:
-    """World position of voxel 0, mm: about half a field of view from the middle, at any table height."""
-    x, y = (-0.5 * shape[axis] * spacing[axis] + draw.uniform(-20.0, 20.0) for axis in (0, 1))
-    return round(x, 6), round(y, 6), round(draw.uniform(-400.0, -150.0), 6)
-
-
 def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Generator) -> NDArray[np.int16]:
-    """Add the scanner: correlated noise, whole numbers, padding outside the circular field of view.
-
-    Args:
-        hu: (z, y, x), changed in place.
-        noise: standard deviation of the noise, HU.
-        padding: HU outside the field of view; None leaves air there.
-        draw: the stream of the noise.
-
-    Returns:
-        int16, (z, y, x).
-    """
+    """Add the scanner to (z, y, x): correlated noise, whole HU, padding outside the round field of view."""
     values = np.empty(hu.shape, dtype=np.int16)
     rows, columns = hu.shape[1:]
     half = 0.5 * max(rows, columns)
@@ -215,24 +162,19 @@ def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Gene
 def _turned(chest: Chest) -> Chest:
     """The same patient with both axes of the plane running backwards, as a few LUNA16 scans have it."""
     last = np.array([chest.hu.shape[0] - 1, chest.hu.shape[1] - 1, 0], dtype=np.float64)
-    turn = np.array([-1.0, -1.0, 1.0])
     x, y, z = chest.to_world(last).tolist()
-    return Chest(
+
+    def mirrored(nodule: Nodule) -> Nodule:
+        across, down, up = nodule.centre
+        return replace(nodule, centre=(float(last[0]) - across, float(last[1]) - down, up))
+
+    return replace(
+        chest,
         hu=chest.hu[::-1, ::-1],
-        spacing=chest.spacing,
         origin=(round(x, 6), round(y, 6), z),
         direction=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0),
-        padding=chest.padding,
-        nodules=tuple(
-            Nodule(
-                (last[0] - nodule.centre[0], last[1] - nodule.centre[1], nodule.centre[2]),
-                nodule.diameter_mm,
-                nodule.kind,
-                nodule.attached,
-            )
-            for nodule in chest.nodules
-        ),
-        tempting=last + turn * chest.tempting,
+        nodules=tuple(map(mirrored, chest.nodules)),
+        tempting=last + np.array([-1.0, -1.0, 1.0]) * chest.tempting,
         lung=chest.lung[::-1, ::-1],
         nodule=chest.nodule[::-1, ::-1],
     )

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, stream
 from genesis_toolkit.pipeline.practice.anatomy.torso import FINE, Torso, View, magnified, pixel
 from genesis_toolkit.pipeline.practice.anatomy.trees import Canvas, drawn_places
 
-Floats = NDArray[np.float32]
 Label = Literal["Cardiomegaly", "Consolidation", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax"]
 
 #: The findings that are drawn, seven of NIH's fourteen, in the order of its table.
@@ -38,11 +37,7 @@ HEARTS = ((0.98, 1.2), (1.28, 1.5))
 #: A nodule is up to 30 mm across, a mass is larger.
 _DIAMETERS: dict[str, tuple[float, float]] = {"Nodule": (11.0, 28.0), "Mass": (33.0, 62.0)}
 
-_FLUID = 8.0
-_PUS = 30.0
-_TUMOUR = 45.0
-_AIR = -1000.0
-_PLEURA = 20.0
+_FLUID, _PUS, _TUMOUR, _AIR, _PLEURA = 8.0, 30.0, 45.0, -1000.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -66,26 +61,20 @@ class Course:
     @classmethod
     def drawn(cls, draw: np.random.Generator) -> "Course":
         """Draw one course; the draws come in a fixed order, whatever is found."""
-        rolls = draw.random((len(LABELS), 3))
-        labels = frozenset(
-            label for label, roll in zip(LABELS, rolls[:, 0], strict=True) if roll < _RATES[label][0]
-        )
+        rolls = dict(zip(LABELS, draw.random((len(LABELS), 3)).tolist(), strict=True))
+        labels = frozenset(label for label, (roll, _, _) in rolls.items() if roll < _RATES[label][0])
         return cls(
             labels=labels,
-            sides={label: -1 if roll < 0.5 else 1 for label, roll in zip(LABELS, rolls[:, 1], strict=True)},
+            sides={label: -1 if roll < 0.5 else 1 for label, (_, roll, _) in rolls.items()},
             heart=draw.uniform(*HEARTS["Cardiomegaly" in labels]),
-            size=dict(zip(LABELS, rolls[:, 2].tolist(), strict=True)),
+            size={label: roll for label, (_, _, roll) in rolls.items()},
             seed=int(draw.integers(2**62)),
         )
 
     def shown(self, draw: np.random.Generator) -> tuple[Label, ...]:
         """The findings of one image, in the order of LABELS."""
-        rolls = draw.random(len(LABELS))
-        return tuple(
-            label
-            for label, roll in zip(LABELS, rolls, strict=True)
-            if label in self.labels and roll < _RATES[label][1]
-        )
+        rolls = zip(LABELS, draw.random(len(LABELS)), strict=True)
+        return tuple(label for label, roll in rolls if label in self.labels and roll < _RATES[label][1])
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Lungs:
 
 
 def with_findings(torso: Torso, course: Course, labels: tuple[Label, ...], view: View, grown: float) -> Lungs:
-    """Put findings into a torso; cardiomegaly is in the patient's heart already.
+    """Put findings into a copy of a torso; cardiomegaly is in the patient's heart already.
 
     Args:
         torso: left as it is.
@@ -112,16 +101,11 @@ def with_findings(torso: Torso, course: Course, labels: tuple[Label, ...], view:
         labels: those that this image shows.
         view: PA or AP, for what is projected one by one.
         grown: scale of what comes and goes in this image, about 1.
-
-    Returns:
-        The volume, and what is added to its projection.
     """
     lungs = Lungs(torso.canvas.hu.copy(), torso.lung.copy(), np.zeros_like(torso.vessels))
     for label in labels:
         # Each finding has a stream of its own, so that it lies in the same place whatever else there is.
-        draw = np.random.Generator(
-            np.random.Philox(np.random.SeedSequence((course.seed, LABELS.index(label))))
-        )
+        draw = stream(course.seed, LABELS.index(label))
         side, size = course.sides[label], course.size[label]
         if label == "Effusion":
             _add_effusion(lungs, torso, side, grown * (26 + 48 * size))
@@ -142,12 +126,8 @@ def with_findings(torso: Torso, course: Course, labels: tuple[Label, ...], view:
 
 def _axes(canvas: Canvas) -> tuple[Floats, Floats, Floats]:
     """Positions of the voxels in mm: x (X,), y (Y,), z (Z,)."""
-    shift = (*canvas.middle, -0.5 * canvas.spacing[2])
-    x, y, z = (
-        (np.arange(size) * step - off).astype(np.float32)
-        for size, step, off in zip(canvas.hu.shape[::-1], canvas.spacing, shift, strict=True)
-    )
-    return x, y, z
+    _, (x, y, z) = canvas.box((-1e6,) * 3, (1e6,) * 3)
+    return x.ravel(), y.ravel(), z.ravel()
 
 
 def _half(x: Floats, side: int) -> slice:
@@ -213,14 +193,13 @@ def _add_patch(
     places = drawn_places(canvas, 40, 12.0, side, draw)
     centre = places[int(draw.integers(len(places)))]
     radii = radius * draw.uniform(0.75, 1.3, 3)
-    part, (x, y, z) = canvas.box(tuple(centre - 1.5 * radii), tuple(centre + 1.5 * radii))
+    part, axes = canvas.box(centre - 1.5 * radii, centre + 1.5 * radii)
     dx, dy, dz = (
         (at - np.float32(middle)) / np.float32(reach)
-        for at, middle, reach in zip((x, y, z), centre, radii, strict=True)
+        for at, middle, reach in zip(axes, centre, radii, strict=True)
     )
-    ragged = draw.standard_normal((7, 7), dtype=np.float32)
-    columns, rows = x.size, z.size
-    cloud = np.asarray(Image.fromarray(ragged).resize((columns, rows), Image.Resampling.BICUBIC))
+    ragged = Image.fromarray(draw.standard_normal((7, 7), dtype=np.float32))
+    cloud = np.asarray(ragged.resize((dx.size, dz.size), Image.Resampling.BICUBIC))
     share = np.float32(1.25) - np.sqrt(dx**2 + dy**2 + dz**2) + np.float32(0.28) * cloud[:, None]
     share = np.clip(share * np.float32(1.6), 0, 1) * lung[part] * np.float32(strength)
     _fill(lungs, part, share, _PUS, 1 - strength)
@@ -235,21 +214,18 @@ def _add_lump(
     thick = torso.air * canvas.spacing[1]
     places = drawn_places(canvas, 300, min(0.6 * radius, 14.0), side, draw)
     x, _, z = np.rint(canvas.voxel(places)).astype(int).T
-    places = places[np.argsort(thick[z, x] < 70.0, kind="stable")]
-    centre = places[0]
-    factor = magnified(patient, view, float(centre[1]))
-    row, column = pixel(canvas, patient, view, (float(centre[0]), float(centre[1]), float(centre[2])))
+    centre = places[np.argmax(thick[z, x] >= 70.0)].tolist()
+    factor = magnified(patient, view, centre[1])
+    row, column = pixel(canvas, patient, view, centre)
     across, up = canvas.spacing[0] / FINE, canvas.spacing[2] / FINE
     rows, columns = np.ogrid[: lungs.lumps.shape[0], : lungs.lumps.shape[1]]
     dx = ((columns - column) * across / factor).astype(np.float32)
     dz = ((rows - row) * up / factor).astype(np.float32)
     angle = np.arctan2(dz, dx)
-    lobes = draw.normal(0.0, 0.05, 4)
-    turns = draw.uniform(0.0, 2 * np.pi, 4)
+    lobes, turns = draw.normal(0.0, 0.05, 4), draw.uniform(0.0, 2 * np.pi, 4)
     edge = 1 + sum(
-        (np.float32(size) * np.sin((number + 2) * angle + np.float32(turn)))
-        for number, (size, turn) in enumerate(zip(lobes.tolist(), turns.tolist(), strict=True))
+        np.float32(size) * np.sin(number * angle + np.float32(turn))
+        for number, size, turn in zip(range(2, 6), lobes, turns, strict=True)
     )
-    inside = np.maximum((np.float32(radius) * edge) ** 2 - dx**2 - dz**2, 0)
-    chord = 2 * np.sqrt(inside)
+    chord = 2 * np.sqrt(np.maximum((np.float32(radius) * edge) ** 2 - dx**2 - dz**2, 0))
     np.maximum(lungs.lumps, chord * np.float32(0.001 * (_TUMOUR - patient.lung)), out=lungs.lumps)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Point = tuple[float, float, float]
+#: A point and a radius of a tube: x, y, height, radius.
 Knot = tuple[float, float, float, float]
 
 #: Angles in a table of radii around the thorax.
@@ -63,14 +64,7 @@ class Patient:
 
     @classmethod
     def drawn(cls, draw: np.random.Generator) -> "Patient":
-        """Draw one patient.
-
-        Args:
-            draw: a random stream; the draws come in a fixed order.
-
-        Returns:
-            The proportions.
-        """
+        """Draw one patient; the draws come in a fixed order."""
         size = draw.uniform(0.9, 1.1)
         paddings = (None, None, None, -2000, -3024)
         return cls(
@@ -125,9 +119,7 @@ class Capsule:
         """Signed distance on the part of a slice that is nearer than 12 mm.
 
         Args:
-            x: (1, X), positions of the columns, mm.
-            y: (Y, 1), positions of the rows, mm.
-            z: height of the slice, mm.
+            x, y, z: positions of the columns (1, X), of the rows (Y, 1) and of the slice, mm.
 
         Returns:
             Rows and columns of the part, and float32 distances in mm on it; None where nothing is near.
@@ -147,14 +139,11 @@ class Capsule:
         start = np.asarray(self.start, dtype=np.float32)
         along = np.asarray(self.end, dtype=np.float32) - start
         dx, dy, dz = x - start[0], y - start[1], z - start[2]
-        share = (dx * along[0] + dy * along[1] + dz * along[2]) * np.float32(
-            1 / max(float(along @ along), 1e-6)
-        )
-        np.clip(share, 0, 1, out=share)
+        share = dx * along[0] + dy * along[1] + dz * along[2]
+        share = np.clip(share * np.float32(1 / max(float(along @ along), 1e-6)), 0, 1)
         away = (dx - share * along[0]) ** 2 + (dy - share * along[1]) ** 2 + (dz - share * along[2]) ** 2
         share *= np.float32(self.radii[1] - self.radii[0])
-        distance: Floats = np.sqrt(away) - (share + np.float32(self.radii[0]))
-        return distance
+        return np.asarray(np.sqrt(away) - (share + np.float32(self.radii[0])))
 
 
 class Texture:
@@ -229,17 +218,7 @@ class Plane:
 
     @classmethod
     def of(cls, patient: Patient, x: Floats, y: Floats, edge: float) -> "Plane":
-        """Lay out the plane of a scan.
-
-        Args:
-            patient: the proportions.
-            x: (1, all columns), position in the patient's frame, mm.
-            y: (all rows, 1), the same.
-            edge: width of soft edges, mm.
-
-        Returns:
-            The plane.
-        """
+        """Lay out the plane of a scan, given all its columns and rows."""
         s = patient.size
         width, front, back = patient.cavity
         beside = 1.12 * (width + 19 * s) + 1.3 * patient.fat + 4
@@ -264,13 +243,18 @@ class Plane:
             middle=_part(x, y, (-100 * s, 120 * s), (-110 * s, 90 * s)),
             spine=_part(x, y, (-62 * s, 62 * s), (20 * s, 130 * s)),
             front=_part(x, y, (-45 * s, 45 * s), (-150 * s, -20 * s)),
-            vessels=_large_vessels(patient),
-            gullet=_gullet(patient),
-            windpipe=windpipe(patient),
-            clavicles=_clavicles(patient),
+            vessels=tubes(patient, _LARGE_VESSELS),
+            gullet=tubes(patient, _GULLET),
+            windpipe=tubes(patient, WINDPIPE),
+            clavicles=tubes(patient, _CLAVICLES),
             coarse=Texture(patient.coarse, 22.0, x, y),
             fine=Texture(patient.fine, 7.0, x, y),
         )
+
+
+def stream(*key: int) -> np.random.Generator:
+    """The random stream of one part of one scan or patient: it depends on nothing but these numbers."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def _part(
@@ -284,62 +268,50 @@ def _part(
 def _weave(positions: Floats, points: int, step: float) -> Floats:
     """(n, points) weights of linear interpolation from a grid, `step` mm apart, around position 0."""
     where = np.clip(positions / step + 0.5 * points, 0, points - 1.001)
-    weights: Floats = np.clip(1 - np.abs(where[:, None] - np.arange(points)[None]), 0, 1).astype(np.float32)
-    return weights
+    return np.asarray(np.clip(1 - np.abs(where[:, None] - np.arange(points)), 0, 1), dtype=np.float32)
 
 
-def _chain(patient: Patient, *points: Knot) -> tuple[Capsule, ...]:
-    """Tubes through points (x, y, height, radius) of the average patient."""
+def tubes(patient: Patient, lines: tuple[tuple[Knot, ...], ...]) -> tuple[Capsule, ...]:
+    """Tubes along lines through points (x, y, height, radius) of the average patient, as `Patient.place`."""
     return tuple(
         Capsule(patient.place(*a[:3]), patient.place(*b[:3]), (a[3] * patient.size, b[3] * patient.size))
-        for a, b in pairwise(points)
+        for line in lines
+        for a, b in pairwise(line)
     )
 
 
-def _large_vessels(patient: Patient) -> tuple[Capsule, ...]:
-    """Aorta with its branches, venae cavae, pulmonary arteries and veins up to the lungs."""
-    aorta: list[Knot] = [
-        (-10, -28, 0.42, 15),
-        (-15, -30, 0.57, 15.5),
-        (-7, -26, 0.66, 14),
-        (12, -2, 0.69, 13),
-    ]
-    aorta += [(23, 27, 0.655, 12), (22, 34, 0.45, 11), (14, 30, 0.0, 10)]
-    upper: list[Knot] = [(-21, -16, 0.45, 9), (-21, -20, 0.69, 8.5), (-22, -24, 0.85, 6), (-30, -18, 0.99, 6)]
-    crossing: list[Knot] = [(-20, -25, 0.73, 6), (14, -34, 0.80, 5.5), (30, -14, 0.99, 5.5)]
-    trunk: list[Knot] = [(10, -42, 0.42, 14), (13, -24, 0.545, 13)]
-    return (
-        *_chain(patient, *aorta),
-        *_chain(patient, (-4, -16, 0.69, 6), (-17, -8, 0.82, 5), (-24, -4, 1.0, 4.5)),
-        *_chain(patient, (12, -2, 0.69, 5), (17, -6, 1.0, 4)),
-        *_chain(patient, (20, 10, 0.69, 5), (24, 4, 0.85, 5), (32, 6, 1.0, 4.5)),
-        *_chain(patient, *upper),
-        *_chain(patient, *crossing),
-        *_chain(patient, (-24, 4, -0.02, 11), (-24, -2, 0.25, 11)),
-        *_chain(patient, *trunk, (34, 2, 0.55, 8)),
-        *_chain(patient, (12, -22, 0.535, 10), (-14, -6, 0.525, 9), (-30, 0, 0.515, 7)),
-        *_chain(patient, (-12, 6, 0.44, 8), (-32, 4, 0.43, 5.5)),
-        *_chain(patient, (18, 8, 0.44, 8), (40, 8, 0.435, 5.5)),
-    )
+#: Aorta with its branches, venae cavae, pulmonary arteries and veins up to the lungs.
+_LARGE_VESSELS: tuple[tuple[Knot, ...], ...] = (
+    (
+        (-10, -28, 0.42, 15), (-15, -30, 0.57, 15.5), (-7, -26, 0.66, 14), (12, -2, 0.69, 13),
+        (23, 27, 0.655, 12), (22, 34, 0.45, 11), (14, 30, 0.0, 10),
+    ),
+    ((-4, -16, 0.69, 6), (-17, -8, 0.82, 5), (-24, -4, 1.0, 4.5)),
+    ((12, -2, 0.69, 5), (17, -6, 1.0, 4)),
+    ((20, 10, 0.69, 5), (24, 4, 0.85, 5), (32, 6, 1.0, 4.5)),
+    ((-21, -16, 0.45, 9), (-21, -20, 0.69, 8.5), (-22, -24, 0.85, 6), (-30, -18, 0.99, 6)),
+    ((-20, -25, 0.73, 6), (14, -34, 0.80, 5.5), (30, -14, 0.99, 5.5)),
+    ((-24, 4, -0.02, 11), (-24, -2, 0.25, 11)),
+    ((10, -42, 0.42, 14), (13, -24, 0.545, 13), (34, 2, 0.55, 8)),
+    ((12, -22, 0.535, 10), (-14, -6, 0.525, 9), (-30, 0, 0.515, 7)),
+    ((-12, 6, 0.44, 8), (-32, 4, 0.43, 5.5)),
+    ((18, 8, 0.44, 8), (40, 8, 0.435, 5.5)),
+)  # fmt: skip
 
+#: The oesophagus, between windpipe and spine, then in front of the aorta.
+_GULLET: tuple[tuple[Knot, ...], ...] = (
+    ((3, 20, 1.02, 6), (3, 24, 0.6, 6), (5, 24, 0.3, 6.5), (26, 4, 0.1, 7)),
+)
 
-def _gullet(patient: Patient) -> tuple[Capsule, ...]:
-    """The oesophagus, between windpipe and spine, then in front of the aorta."""
-    return _chain(patient, (3, 20, 1.02, 6), (3, 24, 0.6, 6), (5, 24, 0.3, 6.5), (26, 4, 0.1, 7))
+#: The collar bones, right and left, from the breast bone to the shoulders.
+_CLAVICLES: tuple[tuple[Knot, ...], ...] = (
+    ((-17, -70, 0.88, 6), (-70, -72, 0.935, 5.5), (-135, -35, 0.975, 6)),
+    ((17, -70, 0.88, 6), (70, -72, 0.935, 5.5), (135, -35, 0.975, 6)),
+)
 
-
-def _clavicles(patient: Patient) -> tuple[Capsule, ...]:
-    """The collar bones, from the breast bone to the shoulders."""
-    right = _chain(patient, (-17, -70, 0.88, 6), (-70, -72, 0.935, 5.5), (-135, -35, 0.975, 6))
-    left = _chain(patient, (17, -70, 0.88, 6), (70, -72, 0.935, 5.5), (135, -35, 0.975, 6))
-    return (*right, *left)
-
-
-def windpipe(patient: Patient) -> tuple[Capsule, ...]:
-    """The lumen of the trachea and of the two main bronchi, in this order: trachea, right, left."""
-    carina: Knot = (-1, 9, 0.585, 8.0)
-    return (
-        *_chain(patient, (0, 0, 1.02, 8.5), carina),
-        *_chain(patient, (*carina[:3], 6.8), (-29, 11, 0.525, 5.6)),
-        *_chain(patient, (*carina[:3], 6.2), (38, 13, 0.51, 5.2)),
-    )
+#: The lumen of the trachea and of the right and the left main bronchus; they part at one point.
+WINDPIPE: tuple[tuple[Knot, ...], ...] = (
+    ((0, 0, 1.02, 8.5), (-1, 9, 0.585, 8.0)),
+    ((-1, 9, 0.585, 6.8), (-29, 11, 0.525, 5.6)),
+    ((-1, 9, 0.585, 6.2), (38, 13, 0.51, 5.2)),
+)

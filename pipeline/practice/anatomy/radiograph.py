@@ -1,22 +1,19 @@
 """Chest radiographs of made-up patients: several images of each, with findings under NIH's names.
 
-The parts: `torso` draws the patient and sums along the rays, `findings` puts in what is wrong, `film` makes
-the grey picture, and this module draws who is X-rayed, when and how. Everything is pure: no file is read or
-written here.
+This module draws who is X-rayed, when and how, and makes the grey picture of what lies along the rays:
+attenuation, scatter, noise, the tones of a display. Everything is pure: no file is read or written here.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from genesis_toolkit.pipeline.practice.anatomy.film import Exposure, expose
 from genesis_toolkit.pipeline.practice.anatomy.findings import Course, Label, with_findings
-from genesis_toolkit.pipeline.practice.anatomy.patient import Patient
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, stream
 from genesis_toolkit.pipeline.practice.anatomy.torso import FINE, Torso, View, draw_torso, project, spread
-
-Part = Literal["person", "body", "course", "vessels", "exposure"]
 
 #: The fewest and the most pixels of a picture along each edge.
 PICTURE_LIMITS = (64, 2048)
@@ -27,19 +24,21 @@ _BEDSIDE = 0.35
 #: Most images of one patient.
 _MOST_IMAGES = 10
 
-#: What draws the images of one patient is told apart from his other streams by this and the follow-up.
-_IMAGES = len(get_args(Part))
+#: Which part of a patient draws, in a stream after the seed and the number of the patient. What a patient is
+#: ends in a number of its own; the images have that of the follow-up in its place.
+_PERSON, _BODY, _COURSE, _VESSELS, _, _IMAGES = range(6)
+_OF_PATIENT = 2**31
+
+#: Attenuation of water at the mean energy of a chest X-ray, 1/mm: between 0.0184 at 80 keV and 0.0171 at 100.
+_WATER = 0.0178
+
+#: Pixels of a projection that are averaged before the scatter is spread.
+_SCATTER = 48
 
 
 @dataclass(frozen=True)
 class Person:
-    """A patient of the practice radiographs.
-
-    Attributes:
-        images: how many were taken, 1 to 10.
-        age: years, at the first.
-        gender: M or F.
-    """
+    """A patient: how many images were taken, 1 to 10, and the age in years at the first."""
 
     images: int
     age: int
@@ -79,31 +78,64 @@ class Radiograph:
     field: tuple[float, float]
 
 
-def person(seed: int, number: int) -> Person:
-    """Who a patient is: quick, because images are counted with it.
+@dataclass(frozen=True)
+class Exposure:
+    """How one picture was taken and shown.
 
-    Args:
-        seed: the seed of the whole data set, 0 or more.
-        number: the number of the patient, from 0.
+    Attributes:
+        field: width and height of the picture, mm.
+        centre: where its middle lies in the projection, mm to the right of and below the middle.
+        turn: degrees by which the patient leans.
+        scatter: scattered against direct radiation behind the open field.
+        noise: standard deviation of the noise where nothing is in the way, as a share of the signal.
+        contrast: steepness of the tones.
+        tone: where the middle grey lies, 0 at the darkest of the lungs and 1 at the brightest of the belly.
+        mark: height of the letter at the patient's left shoulder, as a share of the picture; 0 for none.
     """
-    draw = _stream(seed, number, "person")
+
+    field: tuple[float, float]
+    centre: tuple[float, float]
+    turn: float
+    scatter: float
+    noise: float
+    contrast: float
+    tone: float
+    mark: float
+
+    @classmethod
+    def drawn(cls, draw: np.random.Generator, body: tuple[float, float], *, bedside: bool) -> "Exposure":
+        """Draw one exposure of a body (width and height in mm); the draws come in a fixed order.
+
+        At the bedside a mobile tube has no grid: more scatter, less care.
+        """
+        careless = 1.6 if bedside else 1.0
+        return cls(
+            field=(body[0] * draw.uniform(0.9, 1.05), body[1] * draw.uniform(0.98, 1.08)),
+            centre=(careless * draw.uniform(-9.0, 9.0), draw.uniform(-8.0, 8.0)),
+            turn=careless * draw.normal(0.0, 1.1),
+            scatter=draw.uniform(0.9, 1.5) if bedside else draw.uniform(0.35, 0.8),
+            noise=draw.uniform(0.0018, 0.0045),
+            contrast=draw.uniform(2.8, 4.2),
+            tone=draw.uniform(0.26, 0.46),
+            mark=draw.uniform(0.025, 0.045) if draw.random() < 0.8 else 0.0,
+        )
+
+
+def person(seed: int, number: int) -> Person:
+    """Who patient `number`, from 0, of a data set is: quick, because images are counted with it."""
+    draw = stream(seed, number, _PERSON, _OF_PATIENT)
     images = min(int(draw.geometric(0.28)), _MOST_IMAGES)
     return Person(images, int(draw.integers(20, 88)), "F" if draw.random() < 0.45 else "M")
 
 
 def draw_case(seed: int, number: int) -> Case:
-    """Draw a patient: body, vessels and findings, once for all images.
-
-    Args:
-        seed: the seed of the whole data set, 0 or more.
-        number: the number of the patient, from 0.
-    """
-    course = Course.drawn(_stream(seed, number, "course"))
-    draw = _stream(seed, number, "body")
+    """Draw a patient, named as in `person`: body, vessels and findings, once for all images."""
+    course = Course.drawn(stream(seed, number, _COURSE, _OF_PATIENT))
+    draw = stream(seed, number, _BODY, _OF_PATIENT)
     patient = Patient.drawn(draw)
     breast = draw.uniform(18.0, 34.0) * patient.size if person(seed, number).gender == "F" else 0.0
     patient = replace(patient, heart=course.heart, breast=breast)
-    return Case(draw_torso(patient, _stream(seed, number, "vessels")), course, seed, number)
+    return Case(draw_torso(patient, stream(seed, number, _VESSELS, _OF_PATIENT)), course, seed, number)
 
 
 def take(
@@ -120,9 +152,7 @@ def take(
     Returns:
         The picture; the same arguments give the same pixels.
     """
-    draw = np.random.Generator(
-        np.random.Philox(np.random.SeedSequence((case.seed, case.number, _IMAGES, follow_up)))
-    )
+    draw = stream(case.seed, case.number, _IMAGES, follow_up)
     torso, patient = case.torso, case.torso.patient
     drawn = case.course.shown(draw)
     labels = drawn if labels is None else labels
@@ -137,7 +167,76 @@ def take(
     return Radiograph(expose(water, pixel, exposure, shape, draw), labels, view, exposure.field)
 
 
-def _stream(seed: int, number: int, part: Part) -> np.random.Generator:
-    """The random stream of one part of one patient: it depends on nothing else."""
-    place = get_args(Part).index(part)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, number, place, 2**31))))
+def expose(
+    water: Floats,
+    pixel: tuple[float, float],
+    exposure: Exposure,
+    shape: tuple[int, int],
+    draw: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Take a picture of a projection: uint8, (rows, columns), bone is bright, air is dark.
+
+    Args:
+        water: (rows, columns), line integrals in mm of water, the head above.
+        pixel: width and height of a pixel of it, mm.
+        exposure: how.
+        shape: columns and rows of the picture.
+        draw: the stream of the noise.
+    """
+    direct = np.exp(water * np.float32(-_WATER))
+    scattered = np.float32(exposure.scatter) * _blurred(direct)
+    signal = (direct + scattered) / np.float32(1 + exposure.scatter)
+    film = _framed(-np.log(signal), pixel, exposure, shape)
+    rows, columns = film.shape
+    # The machine finds its own tones: from the lungs to the belly in the middle of the picture.
+    middle = film[rows // 6 : -rows // 8 : 4, columns // 6 : -columns // 6 : 4]
+    dark, bright = np.percentile(middle, (5, 95))
+    grain = draw.standard_normal(film.shape, dtype=np.float32)
+    # Noise of counted photons: behind the belly, where few arrive, it is strongest.
+    film += grain * np.exp(0.5 * film) * np.float32(exposure.noise)
+    tones = (film - np.float32(dark)) / np.float32(bright - dark) - np.float32(exposure.tone)
+    grey = np.float32(255) / (1 + np.exp(tones * np.float32(-exposure.contrast)))
+    _mark(grey, exposure.mark)
+    return np.asarray(np.rint(grey), dtype=np.uint8)
+
+
+def _blurred(signal: Floats) -> Floats:
+    """The signal, smooth over a few centimetres: where scattered radiation arrives."""
+    rows, columns = signal.shape
+    small = Image.fromarray(signal).resize((columns // _SCATTER, rows // _SCATTER), Image.Resampling.BOX)
+    return np.asarray(small.resize((columns, rows), Image.Resampling.BICUBIC))
+
+
+def _framed(film: Floats, pixel: tuple[float, float], exposure: Exposure, shape: tuple[int, int]) -> Floats:
+    """The part of a projection that the picture shows, turned and brought to its pixels."""
+    rows, columns = film.shape
+    beyond = rows // 6
+    wide = np.pad(film, beyond, mode="edge")
+    step = (exposure.field[0] / shape[0], exposure.field[1] / shape[1])
+    turn = np.deg2rad(exposure.turn)
+    across = (np.cos(turn) * step[0] / pixel[0], np.sin(turn) * step[1] / pixel[0])
+    down = (-np.sin(turn) * step[0] / pixel[1], np.cos(turn) * step[1] / pixel[1])
+    middle = (
+        0.5 * columns + beyond + exposure.centre[0] / pixel[0],
+        0.5 * rows + beyond + exposure.centre[1] / pixel[1],
+    )
+    left, top = (
+        at - 0.5 * (row[0] * shape[0] + row[1] * shape[1])
+        for at, row in zip(middle, (across, down), strict=True)
+    )
+    matrix = (*across, left, *down, top)
+    return np.array(
+        Image.fromarray(wide).transform(shape, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    )
+
+
+def _mark(grey: Floats, height: float) -> None:
+    """The letter L at the patient's left shoulder, as lead leaves it."""
+    rows, columns = grey.shape
+    tall = round(height * rows)
+    if tall < 4:
+        return
+    thick = max(tall // 5, 1)
+    top, left = round(0.04 * rows), round(0.93 * columns)
+    grey[top : top + tall, left : left + thick] = 250
+    grey[top + tall - thick : top + tall, left : left + round(0.55 * tall)] = 250

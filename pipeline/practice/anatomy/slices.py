@@ -4,25 +4,22 @@ Every structure is a signed distance in mm, negative inside, and is blended in w
 voxel, which is how a scanner averages two substances in one voxel. HU of substances: METHOD.md section 1.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES
-from genesis_toolkit.pipeline.practice.anatomy.patient import ANGLES, Capsule, Patient, Plane
+from genesis_toolkit.pipeline.practice.anatomy.patient import ANGLES, Patient, Plane
 
 Floats = NDArray[Any]  # float32; numpy's types do not follow it through a product with a number
 
-_AIR = -1000.0
-_FAT = float(np.mean(SUBSTANCES["fat"]))
-_MUSCLE = float(np.mean(SUBSTANCES["muscle"]))
-_LIVER = float(np.mean(SUBSTANCES["liver"]))
-_CANCELLOUS = float(np.mean(SUBSTANCES["bone, cancellous"]))
-_CORTICAL = float(np.mean(SUBSTANCES["bone, cortical"]))
-_CARTILAGE = 110.0
-_SPLEEN = 48.0
-_DISC = 85.0
+_AIR, _SPLEEN, _DISC, _CARTILAGE = -1000.0, 48.0, 85.0, 110.0
+_FAT, _MUSCLE, _LIVER, _CANCELLOUS, _CORTICAL = (
+    float(np.mean(SUBSTANCES[name]))
+    for name in ("fat", "muscle", "liver", "bone, cancellous", "bone, cortical")
+)
 
 #: Height (share of the scan); width and depth of the thoracic cavity against its widest level.
 _CAVITY = np.array(
@@ -55,17 +52,7 @@ def blend(hu: Floats, distance: Floats, value: float | Floats, edge: float) -> N
 
 
 def draw_table(patient: Patient, x: Floats, y: Floats, edge: float) -> Floats:
-    """Draw what all slices have in common: air, and the table: a curved carbon shell over foam.
-
-    Args:
-        patient: the proportions.
-        x: (1, X), position in the patient's frame, mm.
-        y: (Y, 1), the same.
-        edge: width of soft edges, mm.
-
-    Returns:
-        (Y, X), HU.
-    """
+    """What all slices have in common, HU (Y, X): air, and the table, a curved carbon shell over foam."""
     hu = np.full((y.size, x.size), _AIR, dtype=np.float32)
     back = patient.cavity[2] + 18 * patient.size + 0.75 * patient.fat + 8.0
     under = back - y - x**2 / np.float32(1800.0)
@@ -76,17 +63,27 @@ def draw_table(patient: Patient, x: Floats, y: Floats, edge: float) -> Floats:
     return hu
 
 
-def draw_slice(patient: Patient, plane: Plane, z: np.float32, hu: Floats, depth: NDArray[np.int8]) -> None:
-    """Draw the body on one slice, without noise and without what branches in the lungs.
+def draw_body(patient: Patient, plane: Plane, hu: Floats, step: float) -> NDArray[np.int8]:
+    """Draw the body, without noise and without what branches in the lungs.
 
     Args:
         patient: the proportions.
         plane: what the slices share.
-        z: height of the slice, mm.
-        hu: the part `plane.body` of the slice, changed in place: HU.
-        depth: the same part, written: half millimetres below the surface of the lung, negative outside,
-            at most 127 either way.
+        hu: (z, y, x), changed in place: HU.
+        step: mm between slices.
+
+    Returns:
+        (z, y, x), half millimetres below the surface of the lung, negative outside, -127 to 127.
     """
+    depth = np.full(hu.shape, -127, dtype=np.int8)
+    for z in range(len(hu)):
+        height = np.float32((z + 0.5) * step)
+        _draw_slice(patient, plane, height, hu[z][plane.body], depth[z][plane.body])
+    return depth
+
+
+def _draw_slice(patient: Patient, plane: Plane, z: np.float32, hu: Floats, depth: NDArray[np.int8]) -> None:
+    """Draw the body on the part `plane.body` of the slice at height z, mm."""
     cavity, muscle, skin = (outline[plane.turn] for outline in _outlines(patient, float(z)))
     beyond = plane.away - cavity
     coarse = plane.coarse.at(z)
@@ -121,34 +118,29 @@ def _outlines(patient: Patient, z: float) -> tuple[Floats, Floats, Floats]:
     height = z / patient.length
     s = patient.size
     width, front, back = patient.cavity
-    narrow = float(np.interp(height, _CAVITY[0], _CAVITY[1]))
-    shallow = float(np.interp(height, _CAVITY[0], _CAVITY[2]))
+    narrow, shallow = (float(np.interp(height, _CAVITY[0], sizes)) for sizes in _CAVITY[1:])
     pleura = _egg(width * narrow, front * shallow, back * shallow, 2.3)
-    pleura *= (
-        1 - 0.30 * np.exp(-((_TURNS / 0.32) ** 2)) - 0.07 * np.exp(-(((np.pi - abs(_TURNS)) / 0.3) ** 2))
-    )
+    pleura *= 1 - 0.30 * _bump(_TURNS / 0.32) - 0.07 * _bump((np.pi - abs(_TURNS)) / 0.3)
 
     shoulder = float(np.clip((height - 0.78) / 0.22, 0, 1)) ** 2
-    muscle = _egg(
-        (width + 19 * s) * (1 + 0.10 * shoulder), (front + 15 * s) * (1 - 0.18 * shoulder), back + 18 * s, 2.5
-    )
-    muscle = np.maximum(muscle, pleura + 13 * s)
+    wide, deep = (width + 19 * s) * (1 + 0.10 * shoulder), (front + 15 * s) * (1 - 0.18 * shoulder)
+    muscle = np.maximum(_egg(wide, deep, back + 18 * s, 2.5), pleura + 13 * s)
     fat = patient.fat * (0.75 + 0.5 * np.sin(_TURNS) ** 2 + 0.25 * np.clip(-1.5 * np.cos(_TURNS), 0, 1))
-    breast = (
-        patient.breast
-        * np.exp(-(((height - 0.42) / 0.12) ** 2))
-        * np.exp(-(((abs(_TURNS) - 2.4) / 0.3) ** 2))
-    )
+    breast = patient.breast * _bump((height - 0.42) / 0.12) * _bump((abs(_TURNS) - 2.4) / 0.3)
     skin = muscle + fat + breast + 2.0
     return pleura.astype(np.float32), muscle.astype(np.float32), skin.astype(np.float32)
 
 
-def _egg(width: float, front: float, back: float, power: float) -> NDArray[np.float64]:
+def _bump(away: Any) -> Any:
+    """A bell curve, 1 at 0."""
+    return np.exp(-(away**2))
+
+
+def _egg(width: float, front: float, back: float, power: float) -> Any:
     """Radii of a rounded box, flatter with a higher power, for each of the angles."""
     deep = np.where(np.cos(_TURNS) < 0, front, back)
     side = np.abs(np.sin(_TURNS) / width) ** power + np.abs(np.cos(_TURNS) / deep) ** power
-    radii: NDArray[np.float64] = side ** (-1 / power)
-    return radii
+    return side ** (-1 / power)
 
 
 def _draw_armpits(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> None:
@@ -195,9 +187,8 @@ def _draw_girdle(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: 
     if 0.28 < height < 0.88:
         x, layer = plane.x[:, plane.front[1]], beyond[plane.front]
         wide = float(np.interp(height, [0.28, 0.36, 0.74, 0.80, 0.88], [5, 13, 14, 24, 20])) * s
-        plate = np.maximum(
-            np.abs(x) - np.float32(wide), np.abs(layer - np.float32(7 * s)) - np.float32(5.5 * s)
-        )
+        thick = np.abs(layer - np.float32(7 * s)) - np.float32(5.5 * s)
+        plate = np.maximum(np.abs(x) - np.float32(wide), thick)
         _bone(hu[plane.front], plate, _CANCELLOUS - 120, 1.2, plane.edge)
     if 0.60 < height < 0.96:
         wide = float(np.interp(height, [0.60, 0.72, 0.9, 0.96], [0.08, 0.26, 0.36, 0.2]))
@@ -205,26 +196,19 @@ def _draw_girdle(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: 
         blade = np.abs(beyond - np.float32(12 * s) * aside - np.float32(19 * s)) - np.float32(2.6)
         np.maximum(blade, (aside - np.float32(wide)) * np.float32(90), out=blade)
         _bone(hu, blade, _CANCELLOUS, 1.2, plane.edge)
-    for clavicle in plane.clavicles:
-        found = clavicle.near(plane.x, plane.y, z)
-        if found is not None:
-            _bone(hu[found[0]], found[1], _CANCELLOUS, 1.5, plane.edge)
+    for part, distance in filter(None, (bone.near(plane.x, plane.y, z) for bone in plane.clavicles)):
+        _bone(hu[part], distance, _CANCELLOUS, 1.5, plane.edge)
 
 
 def _draw_spine(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Floats:
-    """Vertebra or disc, canal, arch and processes, on the part `plane.spine` of a slice.
-
-    Returns:
-        Signed distance to the vertebra with its soft cover, of the shape of `hu`.
-    """
+    """Vertebra or disc, canal, arch and processes on `plane.spine`; the distance to them with soft cover."""
     s = patient.size
     height = float(z) / patient.length
     x = plane.x[:, plane.spine[1]] - np.float32(patient.lean * np.sin(5 * height))
     y = plane.y[plane.spine[0]] - np.float32((46 + 5 * np.sin(3 * height)) * s)
     phase = float(z) / (27.0 * s) % 1.0
-    body = (np.sqrt((x / np.float32(17.5 * s)) ** 2 + (y / np.float32(14.5 * s)) ** 2) - 1) * np.float32(
-        15 * s
-    )
+    body = np.sqrt((x / np.float32(17.5 * s)) ** 2 + (y / np.float32(14.5 * s)) ** 2) - 1
+    body = body * np.float32(15 * s)
     canal = np.hypot(x, y - np.float32(23 * s))
     cover = body - np.float32(4 * s)
 
@@ -238,10 +222,8 @@ def _draw_spine(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Fl
         arch = np.abs(canal - np.float32(11 * s)) - np.float32(2.6 * s)
         _bone(hu, arch, _CANCELLOUS, 1.3, plane.edge)
         spread = np.abs(x) - np.float32(12 * s)
-        side = np.hypot(np.maximum(spread - 20 * s, 0), y - np.float32(24 * s) - 0.3 * spread) - np.float32(
-            4.5 * s
-        )
-        _bone(hu, np.maximum(side, -spread), _CANCELLOUS, 1.3, plane.edge)
+        side = np.hypot(np.maximum(spread - 20 * s, 0), y - np.float32(24 * s) - 0.3 * spread)
+        _bone(hu, np.maximum(side - np.float32(4.5 * s), -spread), _CANCELLOUS, 1.3, plane.edge)
     if not 0.3 < phase < 0.6:
         tail = np.maximum(np.abs(x) - np.float32(3 * s), np.abs(y - np.float32(47 * s)) - np.float32(14 * s))
         _bone(hu, tail, _CANCELLOUS, 1.3, plane.edge)
@@ -268,7 +250,7 @@ def _draw_abdomen(hu: Floats, patient: Patient, plane: Plane, cavity: Floats, fi
 
 
 def _ellipsoid(
-    at: tuple[Floats, Floats, np.float32], centre: tuple[float, ...], radii: tuple[float, ...]
+    at: tuple[Floats, Floats, np.float32], centre: Sequence[float], radii: Sequence[float]
 ) -> Floats:
     """About the signed distance to an ellipsoid whose long axis points left, forward, down, as a heart's."""
     dx, dy = at[0] - np.float32(centre[0]), at[1] - np.float32(centre[1])
@@ -277,86 +259,57 @@ def _ellipsoid(
     across = 0.53 * dx + 0.85 * dy
     up = 0.417 * dx - 0.26 * dy + 0.872 * dz
     q = (long / radii[0]) ** 2 + (across / radii[1]) ** 2 + (up / radii[2]) ** 2
-    distance: Floats = ((np.sqrt(q) - 1) * min(radii)).astype(np.float32)
-    return distance
+    return np.asarray((np.sqrt(q) - 1) * min(radii), dtype=np.float32)
 
 
 def _joined(first: Floats, second: Floats, fillet: float) -> Floats:
     """The union of two bodies, with the groove between them filled."""
     near = np.clip(1 - np.abs(first - second) / np.float32(fillet), 0, 1)
-    united: Floats = np.minimum(first, second) - near * near * np.float32(fillet / 4)
-    return united
+    return np.asarray(np.minimum(first, second) - near * near * np.float32(fillet / 4))
 
 
 def _draw_mediastinum(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Floats:
-    """Heart, large vessels, oesophagus and windpipe in the middle part of a slice.
-
-    Args:
-        hu: the part `plane.middle` of the slice, written.
-        patient: the proportions.
-        plane: what the slices share.
-        z: height of the slice, mm.
-
-    Returns:
-        Signed distance to the pleura of the mediastinum, of the shape of `hu`.
-    """
+    """Heart, large vessels, oesophagus and windpipe on `plane.middle`; the distance to their pleura."""
     s = patient.size
     x, y = plane.x[:, plane.middle[1]], plane.y[plane.middle[0]]
     core = np.hypot((x - 2 * s) / (15 * s), (y + 8 * s) / (42 * s)) - 1
     # In front of the large vessels the two lungs almost touch.
-    pleura: Floats = np.minimum(
-        core * np.float32(15 * s), np.maximum(np.abs(x - 2 * s) - np.float32(2 * s), y + 15 * s)
-    )
+    narrow = np.maximum(np.abs(x - 2 * s) - np.float32(2 * s), y + 15 * s)
+    pleura: Floats = np.minimum(core * np.float32(15 * s), narrow)
 
     k = patient.heart
     centre = patient.place(17, -26, 0.285)
     at = (x, y, z)
     if abs(z - centre[2]) < 75 * k:
-        left_atrium = _ellipsoid(
-            at, (centre[0] - 15 * k, centre[1] + 27 * k, centre[2] + 27 * k), (25, 19, 22)
-        )
+        hollows = [[c + off * k for c, off in zip(centre, offset, strict=True)] for offset, _ in _CHAMBERS]
+        left_atrium = _ellipsoid(at, hollows[-1], (25, 19, 22))
         heart = _joined(_ellipsoid(at, centre, (62 * k, 44 * k, 42 * k)), left_atrium, 12.0)
         blend(hu, heart, _MUSCLE, plane.edge)
         pleura = _joined(pleura, heart - np.float32(3.0), 9.0)
-        for dx, dy, dz, a, b, c in _CHAMBERS:
-            chamber = _ellipsoid(
-                at, (centre[0] + dx * k, centre[1] + dy * k, centre[2] + dz * k), (a * k, b * k, c * k)
-            )
+        for middle, (_, axes) in zip(hollows, _CHAMBERS, strict=True):
+            chamber = _ellipsoid(at, middle, [axis * k for axis in axes])
             blend(hu, np.maximum(chamber, heart + 3), patient.blood, plane.edge)
-    _tubes(hu, plane.vessels, at, pleura, patient.blood, 0.0, plane.edge)
-    _tubes(hu, plane.gullet, at, pleura, _MUSCLE - 8, 0.0, plane.edge)
-    wall = 2.0 * s
-    _tubes(hu, plane.windpipe, at, pleura, _MUSCLE, wall, plane.edge)
-    _tubes(hu, plane.windpipe, at, pleura, _AIR + 10, 0.0, plane.edge)
+    # Each tube wider by its wall, and with the pleura around it.
+    for tubes, value, wall in (
+        (plane.vessels, patient.blood, 0.0),
+        (plane.gullet, _MUSCLE - 8, 0.0),
+        (plane.windpipe, _MUSCLE, 2.0 * s),
+        (plane.windpipe, _AIR + 10, 0.0),
+    ):
+        for part, distance in filter(None, (tube.near(*at) for tube in tubes)):
+            distance -= np.float32(wall)
+            blend(hu[part], distance, value, plane.edge)
+            pleura[part] = _joined(pleura[part], distance - np.float32(1.5), 8.0)
     return pleura
 
 
 #: Chambers of the heart, left, right, then the atria: offset of the centre and half axes, mm.
 _CHAMBERS = (
-    (17.0, 8.0, -8.0, 34.0, 20.0, 20.0),
-    (2.0, -18.0, -2.0, 38.0, 15.0, 26.0),
-    (-34.0, 6.0, 10.0, 20.0, 22.0, 24.0),
-    (-15.0, 27.0, 27.0, 23.0, 17.0, 20.0),
+    ((17.0, 8.0, -8.0), (34.0, 20.0, 20.0)),
+    ((2.0, -18.0, -2.0), (38.0, 15.0, 26.0)),
+    ((-34.0, 6.0, 10.0), (20.0, 22.0, 24.0)),
+    ((-15.0, 27.0, 27.0), (23.0, 17.0, 20.0)),
 )
-
-
-def _tubes(
-    hu: Floats,
-    tubes: tuple[Capsule, ...],
-    at: tuple[Floats, Floats, np.float32],
-    pleura: Floats,
-    value: float,
-    wall: float,
-    edge: float,
-) -> None:
-    """Blend tubes in, `wall` mm wider than they are, and draw the pleura around them."""
-    for tube in tubes:
-        found = tube.near(*at)
-        if found is not None:
-            part, distance = found
-            distance -= np.float32(wall)
-            blend(hu[part], distance, value, edge)
-            pleura[part] = _joined(pleura[part], distance - np.float32(1.5), 8.0)
 
 
 def _apex(patient: Patient, plane: Plane, z: np.float32) -> Floats:
@@ -366,8 +319,7 @@ def _apex(patient: Patient, plane: Plane, z: np.float32) -> Floats:
     round_ = max(1 - max(high, 0.0) ** 2, 1e-4) ** 0.7
     side = (np.abs(plane.x) - np.float32(52 * s)) / np.float32(84 * s * round_)
     back = (plane.y - np.float32(6 * s)) / np.float32(108 * s * round_)
-    domes: Floats = (np.sqrt(side**2 + back**2) - 1) * np.float32(84 * s * round_)
-    return domes
+    return np.asarray((np.sqrt(side**2 + back**2) - 1) * np.float32(84 * s * round_))
 
 
 def _parenchyma(patient: Patient, plane: Plane, z: np.float32, coarse: Floats, fine: Floats) -> Floats:
@@ -376,5 +328,4 @@ def _parenchyma(patient: Patient, plane: Plane, z: np.float32, coarse: Floats, f
     rise = np.float32(0.9) * (z - np.float32(0.5 * patient.length))
     fissure = np.abs(plane.y - 10 - rise + 5 * coarse - 0.1 * plane.x) * np.float32(0.74)
     hu += 90 * np.clip(1 - fissure / np.float32(0.9 * plane.edge), 0, 1)
-    clipped: Floats = np.clip(hu, -950, -640)
-    return clipped
+    return np.asarray(np.clip(hu, -950, -640))

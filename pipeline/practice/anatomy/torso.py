@@ -5,18 +5,17 @@ rays, and the vessels, which are what shows in a lung, are projected one by one 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import Patient, Plane
-from genesis_toolkit.pipeline.practice.anatomy.slices import draw_slice
+from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, Plane
+from genesis_toolkit.pipeline.practice.anatomy.slices import draw_body
 from genesis_toolkit.pipeline.practice.anatomy.trees import Branch, Canvas, grow_vessels
 
-Floats = NDArray[np.float32]
 View = Literal["PA", "AP"]
 
 #: Voxels of the volume along x, y, z.
@@ -59,15 +58,7 @@ class Torso:
 
 
 def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
-    """Draw a patient for radiographs.
-
-    Args:
-        patient: the proportions.
-        draw: the random stream of the vessels.
-
-    Returns:
-        The torso.
-    """
+    """Draw a patient for radiographs; the random stream is that of the vessels."""
     # Textures of the tissue average out along the rays, and nobody is given contrast medium for an X-ray.
     smooth = np.zeros((1, 2, 2), dtype=np.float32)
     patient = replace(patient, coarse=smooth, fine=smooth, blood=45.0)
@@ -78,10 +69,7 @@ def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
     y = ((np.arange(rows) + 0.5) * spacing[1] - middle[1]).astype(np.float32)[:, None]
     plane = Plane.of(patient, x, y, edge=0.75 * spacing[1])
     hu: Floats = np.full(GRID[::-1], -1000, dtype=np.float32)
-    depth: NDArray[np.int8] = np.full(GRID[::-1], -127, dtype=np.int8)
-    for z in range(slices):
-        height = np.float32((z + 0.5) * spacing[2])
-        draw_slice(patient, plane, height, hu[z][plane.body], depth[z][plane.body])
+    depth = draw_body(patient, plane, hu, spacing[2])
     # The canvas counts x and y from the middle of voxel 0.
     canvas = Canvas(hu, depth, spacing, (middle[0] - 0.5 * spacing[0], middle[1] - 0.5 * spacing[1]))
     branches = grow_vessels(canvas, patient, _VESSEL_ENDS, draw)
@@ -99,29 +87,14 @@ def water(hu: Floats) -> Floats:
 
 
 def magnified(patient: Patient, view: View, y: float) -> float:
-    """How much larger than the middle of the thorax something at a depth is projected.
-
-    Args:
-        patient: the proportions.
-        view: PA or AP.
-        y: depth in the patient's frame, mm, positive to the back.
-
-    Returns:
-        A factor, 1 at y = 0.
-    """
+    """How much larger than the middle of the thorax something at depth y (mm) is projected; 1 at y = 0."""
     tube, half = _TUBE_MM[view], patient.half_depth
     to_detector, middle = (half + y, half) if view == "PA" else (half - y, half)
     return (tube - middle) / (tube - to_detector)
 
 
 def project(canvas: Canvas, patient: Patient, hu: Floats, view: View) -> Floats:
-    """Sum the attenuation along the rays, from front to back.
-
-    Args:
-        canvas: where the voxels lie.
-        patient: the proportions.
-        hu: (z, y, x) of the canvas, HU.
-        view: PA or AP.
+    """Sum the attenuation of `hu`, (z, y, x) of the canvas, along the rays, from front to back.
 
     Returns:
         float32, (rows, columns), the head above, the patient's left to the right; FINE times the voxels along
@@ -134,22 +107,20 @@ def project(canvas: Canvas, patient: Patient, hu: Floats, view: View) -> Floats:
         slab = water(hu[:, first : first + along]).sum(axis=1) * np.float32(canvas.spacing[1])
         y = (first + 0.5 * along) * canvas.spacing[1] - patient.half_depth * 1.08
         total += _zoomed(slab[::-1], magnified(patient, view, y))
-    picture = Image.fromarray(total).resize((columns * FINE, slices * FINE), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return _finer(total, Image.Resampling.BICUBIC)
 
 
 def spread(values: Floats) -> Floats:
     """Bring a map (z, x) of the volume to the size of a projection, the head above."""
-    slices, columns = values.shape
-    picture = Image.fromarray(np.ascontiguousarray(values[::-1])).resize(
-        (columns * FINE, slices * FINE), Image.Resampling.BILINEAR
-    )
-    return np.asarray(picture)
+    return _finer(np.ascontiguousarray(values[::-1]), Image.Resampling.BILINEAR)
 
 
-def pixel(
-    canvas: Canvas, patient: Patient, view: View, place: tuple[float, float, float]
-) -> tuple[float, float]:
+def _finer(picture: Floats, by: Image.Resampling) -> Floats:
+    rows, columns = picture.shape
+    return np.asarray(Image.fromarray(picture).resize((columns * FINE, rows * FINE), by))
+
+
+def pixel(canvas: Canvas, patient: Patient, view: View, place: Sequence[float]) -> tuple[float, float]:
     """Row and column of a projection where a place in the patient's frame (mm) falls; fractions count."""
     factor = magnified(patient, view, place[1])
     height = factor * (place[2] - 0.5 * patient.length)
@@ -163,17 +134,11 @@ def _zoomed(picture: Floats, factor: float) -> Floats:
     rows, columns = picture.shape
     wide = np.pad(picture, _BEYOND, mode="edge")
     step = 1 / factor
-    return np.asarray(
-        Image.fromarray(wide).transform(
-            (columns, rows),
-            Image.Transform.AFFINE,
-            (
-                step, 0, 0.5 * columns * (1 - step) + _BEYOND,
-                0, step, 0.5 * rows * (1 - step) + _BEYOND,
-            ),
-            Image.Resampling.BICUBIC,
-        )
-    )  # fmt: skip
+    left, top = (0.5 * edge * (1 - step) + _BEYOND for edge in (columns, rows))
+    turned = Image.fromarray(wide).transform(
+        (columns, rows), Image.Transform.AFFINE, (step, 0, left, 0, step, top), Image.Resampling.BICUBIC
+    )
+    return np.asarray(turned)
 
 
 def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) -> Floats:
@@ -182,6 +147,8 @@ def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) 
     total = np.zeros((GRID[2] * FINE, GRID[0] * FINE), dtype=np.float32)
     height = GRID[2] * canvas.spacing[2]
     left = canvas.middle[0] + 0.5 * canvas.spacing[0]
+    xs = (np.arange(total.shape[1]) + 0.5) * across - left
+    zs = height - (np.arange(total.shape[0]) + 0.5) * up
     for branch in branches:
         (ax, ay, az), (bx, by, bz) = branch.tube.start, branch.tube.end
         reach = max(branch.tube.radii)
@@ -192,8 +159,7 @@ def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) 
             slice(max(math.floor(first), 0), max(math.ceil(last), 0)),
         )
         box = total[part]
-        x = (np.arange(part[1].start, part[1].start + box.shape[1]) + 0.5) * across - left - ax
-        z = height - (np.arange(part[0].start, part[0].start + box.shape[0]) + 0.5) * up - az
+        x, z = xs[part[1]] - ax, zs[part[0]] - az
         dx, dz = bx - ax, bz - az
         flat = max(dx * dx + dz * dz, 1e-6)
         along = (x[None] * dx + z[:, None] * dz) / flat

@@ -6,20 +6,19 @@ radius follows from the number of end points it feeds (Murray's law: r to the th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.practice.anatomy.patient import Capsule, Patient, windpipe
+from genesis_toolkit.pipeline.practice.anatomy.patient import WINDPIPE, Capsule, Floats, Patient, tubes
 from genesis_toolkit.pipeline.practice.anatomy.slices import blend
 
-Floats = NDArray[np.float32]
 Place = NDArray[np.float64]
 Kind = Literal["solid", "part-solid", "ground-glass"]
 Attached = Literal["nothing", "wall", "vessel"]
-
 
 #: A tube that fills less of any voxel is lost in the noise and not drawn.
 _FAINT = 0.04
@@ -63,41 +62,38 @@ class Canvas:
         """Width of the soft edge of a body that is drawn in all directions, mm."""
         return 0.65 * (self.spacing[0] + min(self.spacing[2], 2.5 * self.spacing[0]))
 
+    @property
+    def shift(self) -> Place:
+        """(3,) mm from voxel 0 to the origin of the patient's frame."""
+        return np.array([*self.middle, -0.5 * self.spacing[2]])
+
     def voxel(self, place: Place) -> Place:
         """From mm in the patient's frame to voxels along x, y, z."""
-        shift = np.array([self.middle[0], self.middle[1], -0.5 * self.spacing[2]])
-        voxel: Place = (place + shift) / np.array(self.spacing)
-        return voxel
+        return np.asarray((place + self.shift) / np.array(self.spacing))
 
     def place(self, voxel: Place) -> Place:
         """From voxels along x, y, z to mm in the patient's frame."""
-        shift = np.array([self.middle[0], self.middle[1], -0.5 * self.spacing[2]])
-        place: Place = voxel * np.array(self.spacing) - shift
-        return place
+        return np.asarray(voxel * np.array(self.spacing) - self.shift)
 
     def below(self, place: Place) -> float:
         """How far a place lies below the surface of the lung, mm; negative outside."""
-        x, y, z = np.rint(self.voxel(place)).astype(int).tolist()
-        if not (
-            0 <= z < self.depth.shape[0] and 0 <= y < self.depth.shape[1] and 0 <= x < self.depth.shape[2]
-        ):
-            return -64.0
-        return 0.5 * float(self.depth[z, y, x])
+        voxel = np.rint(self.voxel(place)).astype(int)[::-1]
+        inside = (voxel >= 0).all() and (voxel < self.depth.shape).all()
+        return 0.5 * float(self.depth[tuple(voxel)]) if inside else -64.0
 
     def box(
-        self, low: tuple[float, ...], high: tuple[float, ...]
+        self, low: Place | Sequence[float], high: Place | Sequence[float]
     ) -> tuple[tuple[slice, slice, slice], tuple[Floats, Floats, Floats]]:
         """The voxels between two corners given in mm: their slices (z, y, x) and positions x, y, z in mm."""
-        shift = (self.middle[0], self.middle[1], -0.5 * self.spacing[2])
         parts, along = [], []
-        for axis, size in enumerate(self.hu.shape[::-1]):
-            step = self.spacing[axis]
-            first = min(max(math.floor((low[axis] + shift[axis]) / step), 0), size)
-            last = min(max(math.ceil((high[axis] + shift[axis]) / step) + 1, first), size)
+        axes = zip(low, high, self.hu.shape[::-1], self.spacing, self.shift.tolist(), strict=True)
+        for least, most, size, step, shift in axes:
+            first = min(max(math.floor((least + shift) / step), 0), size)
+            last = min(max(math.ceil((most + shift) / step) + 1, first), size)
             parts.append(slice(first, last))
-            along.append((np.arange(first, last) * step - shift[axis]).astype(np.float32))
-        place = (along[0][None, None, :], along[1][None, :, None], along[2][:, None, None])
-        return (parts[2], parts[1], parts[0]), place
+            along.append((np.arange(first, last) * step - shift).astype(np.float32))
+        z, y, x = np.ix_(*along[::-1])
+        return (parts[2], parts[1], parts[0]), (x, y, z)
 
     def pleura(self, part: tuple[slice, slice, slice]) -> Floats:
         """Signed distance to the surface of the lung, mm, negative inside."""
@@ -111,8 +107,7 @@ def drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.r
     x, y, z = voxels.astype(int).T
     places = canvas.place(voxels.astype(int).astype(np.float64))
     inside = (canvas.depth[z, y, x] >= 2 * least) & (places[:, 0] * side > 0)
-    chosen: Place = places[inside][:count]
-    return chosen
+    return np.asarray(places[inside][:count])
 
 
 @dataclass(frozen=True)
@@ -124,17 +119,13 @@ class Branch:
 
 
 def grow(root: Place, ends: Place, thin: float, thick: float, draw: np.random.Generator) -> list[Branch]:
-    """Grow a tree from a root to end points.
+    """Grow a tree from a root (3,) to end points (n, 3), all in mm; its branches, from the root outwards.
 
     Args:
-        root: (3,) mm.
-        ends: (n, 3) mm.
-        thin: radius at an end point, mm.
-        thick: radius no branch exceeds, mm.
+        root, ends: where.
+        thin: radius at an end point.
+        thick: radius no branch exceeds.
         draw: a random stream.
-
-    Returns:
-        The branches, from the root outwards.
     """
     branches: list[Branch] = []
     waiting = [(root, ends, thick)]
@@ -174,9 +165,8 @@ def _draw_tube(canvas: Canvas, tube: Capsule, value: float, wider: float, *, bri
     if weight * (0.5 + radius / edge) < _FAINT:
         return
     reach = max(tube.radii) + wider + 0.5 * edge
-    low = tuple(min(pair) - reach for pair in zip(tube.start, tube.end, strict=True))
-    high = tuple(max(pair) + reach for pair in zip(tube.start, tube.end, strict=True))
-    part, (x, y, z) = canvas.box(low, high)
+    low, high = np.sort([tube.start, tube.end], axis=0)
+    part, (x, y, z) = canvas.box(low - reach, high + reach)
     hu = canvas.hu[part]
     if hu.size == 0:
         return
@@ -203,9 +193,6 @@ def grow_vessels(
         patient: the proportions.
         ends: how many end points the arteries and the veins of one lung have.
         draw: a random stream.
-
-    Returns:
-        All branches.
     """
     s = patient.size
     roots = {
@@ -221,16 +208,7 @@ def grow_vessels(
 
 
 def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> list[Branch]:
-    """Draw the arteries and veins of both lungs.
-
-    Args:
-        canvas: changed in place.
-        patient: the proportions.
-        draw: a random stream.
-
-    Returns:
-        All branches.
-    """
+    """Draw the arteries and veins of both lungs on a canvas; all branches."""
     branches = grow_vessels(canvas, patient, (400, 320), draw)
     for branch in branches:
         _draw_tube(canvas, branch.tube, patient.blood, 0.0, brighter=True)
@@ -238,15 +216,9 @@ def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
 
 
 def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> None:
-    """Draw the bronchi beyond the two main ones: walls first, so that every lumen is open into the next.
-
-    Args:
-        canvas: changed in place.
-        patient: the proportions.
-        draw: a random stream.
-    """
+    """Draw the bronchi beyond the two main ones: walls first, so that every lumen is open into the next."""
     branches: list[Branch] = []
-    for side, bronchus in zip((-1, 1), windpipe(patient)[1:], strict=True):
+    for side, bronchus in zip((-1, 1), tubes(patient, WINDPIPE[1:]), strict=True):
         ends = drawn_places(canvas, 70, 14.0, side, draw)
         branches += grow(np.array(bronchus.end), ends, 0.85 * patient.size, bronchus.radii[1], draw)
     for branch in branches:
@@ -256,47 +228,43 @@ def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
 
 
 def draw_nodules(
-    canvas: Canvas,
-    patient: Patient,
-    vessels: list[Branch],
-    mask: NDArray[np.bool_],
-    draw: np.random.Generator,
+    canvas: Canvas, count: int, vessels: list[Branch], mask: NDArray[np.bool_], draw: np.random.Generator
 ) -> tuple[Nodule, ...]:
     """Put nodules into the lungs, none closer than 8 mm to another.
 
     Args:
         canvas: changed in place.
-        patient: the proportions: how many nodules.
+        count: how many, where there is room for them.
         vessels: branches that a nodule may sit on.
         mask: (z, y, x) of the canvas; True is written where a nodule lies.
         draw: a random stream.
 
     Returns:
-        The nodules, as many as there was room for. None is much smaller than a voxel.
+        The nodules, none much smaller than a voxel.
     """
     least = min(max(3.0, 1.3 * max(canvas.spacing)), 20.0)
     free = np.concatenate([drawn_places(canvas, 400, 1.0, side, draw) for side in (-1, 1)])
     on_vessels = np.array([branch.tube.end for branch in vessels if branch.feeds in (2, 3, 4, 5)])
     nodules: list[Nodule] = []
-    for _ in range(patient.nodules):
+    for _ in range(count):
         diameter = least * (30.0 / least) ** (draw.random() ** 1.7)
         attached: Attached = ("nothing", "nothing", "wall", "vessel")[int(draw.integers(4))]
         if attached == "vessel" and len(on_vessels) == 0:
             attached = "nothing"
         choices = on_vessels if attached == "vessel" else free
+        low, high = (0.15, 0.4) if attached == "wall" else (0.55, np.inf)
         for place in choices[draw.permutation(len(choices))[:120]]:
             voxel = np.rint(canvas.voxel(place))
             centre = canvas.place(voxel)
-            low, high = (0.15, 0.4) if attached == "wall" else (0.55, np.inf)
-            if low * diameter <= canvas.below(centre) <= high * diameter and all(
+            near = (
                 np.linalg.norm(canvas.place(np.array(other.centre)) - centre)
-                > 0.5 * (diameter + other.diameter_mm) + 8
+                <= 0.5 * (diameter + other.diameter_mm) + 8
                 for other in nodules
-            ):
+            )
+            if low * diameter <= canvas.below(centre) <= high * diameter and not any(near):
                 x, y, z = voxel.tolist()
                 kind: Kind = ("solid", "solid", "solid", "part-solid", "ground-glass")[int(draw.integers(5))]
-                if diameter < 6.0:
-                    kind = "solid"
+                kind = "solid" if diameter < 6.0 else kind
                 nodules.append(Nodule((x, y, z), round(diameter, 3), kind, attached))
                 part, inside = _draw_nodule(canvas, nodules[-1], centre, draw)
                 mask[part] |= inside
@@ -307,14 +275,13 @@ def draw_nodules(
 def _draw_nodule(
     canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.Generator
 ) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_]]:
-    """Blend one nodule into the lung: a lobed ball, with spicules or a denser core for some.
+    """Blend in a lobed ball, with spicules or a denser core for some: a part, and its voxels inside the ball.
 
-    Returns:
-        A part of the canvas, and which of its voxels have their middle inside the nodule.
+    A voxel is inside where its middle is.
     """
     radius = 0.5 * nodule.diameter_mm
     reach = 1.6 * radius + canvas.edge
-    part, (x, y, z) = canvas.box(tuple(centre - reach), tuple(centre + reach))
+    part, (x, y, z) = canvas.box(centre - reach, centre + reach)
     dx, dy, dz = x - np.float32(centre[0]), y - np.float32(centre[1]), z - np.float32(centre[2])
     away = np.sqrt(dx**2 + dy**2 + dz**2)
     lobes = np.zeros_like(away)
@@ -345,12 +312,6 @@ def tempting_places(
     canvas: Canvas, vessels: list[Branch], nodules: tuple[Nodule, ...], draw: np.random.Generator
 ) -> Place:
     """Places that look like a nodule and are none: branchings of vessels, vessels that touch the wall.
-
-    Args:
-        canvas: the volume.
-        vessels: the branches that were drawn.
-        nodules: the nodules that were drawn.
-        draw: a random stream.
 
     Returns:
         float64 (n, 3), voxels along x, y, z, each at least 5 mm from the surface of every nodule; mostly 24.
