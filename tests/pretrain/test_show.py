@@ -14,10 +14,9 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.pretrain import validation
-from genesis_toolkit.training.pretrain.call import pretrain
+from genesis_toolkit.training.pretrain.call import new_state, pretrain
 from genesis_toolkit.training.pretrain.data import open_data
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
-from genesis_toolkit.training.pretrain.state import new_state
 from genesis_toolkit.training.pretrain.validation import (
     degradation_name,
     measure_baselines,

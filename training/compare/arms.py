@@ -13,28 +13,15 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture
 from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
 
-
-@dataclass(frozen=True)
-class KnownArm:
-    """What a name of the published comparisons stands for.
-
-    Attributes:
-        axes: of the network: 3, or 2.
-        pretrained: which part of the network has weights: `network`, `encoder` (ImageNet's), or None from
-            scratch.
-    """
-
-    axes: int
-    pretrained: str | None
-
-
-KNOWN = {
-    "scratch-3d": KnownArm(3, None),
-    "scratch-2d": KnownArm(2, None),
-    "genesis-ct-3d": KnownArm(3, "network"),
-    "imagenet": KnownArm(2, "encoder"),
-    "genesis-ct-2d": KnownArm(2, "network"),
-    "genesis-xray-2d": KnownArm(2, "network"),
+#: The names of the published comparisons: axes of the network, 3 or 2, and which part of it has weights,
+#: `network` or `encoder` (ImageNet's), or None from scratch.
+KNOWN: dict[str, tuple[int, str | None]] = {
+    "scratch-3d": (3, None),
+    "scratch-2d": (2, None),
+    "genesis-ct-3d": (3, "network"),
+    "imagenet": (2, "encoder"),
+    "genesis-ct-2d": (2, "network"),
+    "genesis-xray-2d": (2, "network"),
 }
 _PARTS = {"network": "a whole network", "encoder": "an encoder, as ImageNet's"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # of a folder as well, and of a bar in the chart
@@ -62,18 +49,19 @@ class Arm:
                 f"--arm {self.name!r} is no name of an arm: give it 1 to 40 letters, digits and any of "
                 "._+-, the first a letter or a digit."
             )
-        known = KNOWN.get(self.name)
-        if known is None and self.weights is None:
+        known = self.name in KNOWN
+        pretrained = KNOWN[self.name][1] if known else None
+        if not known and self.weights is None:
             raise CallError(
                 f"--arm {self.name} is unknown without weights; allowed: scratch-3d and scratch-2d as they "
                 f"are, any other name with weights, as in --arm {self.name}=run."
             )
-        if known and known.pretrained and self.weights is None:
+        if pretrained and self.weights is None:
             raise CallError(
                 f"--arm {self.name} needs weights: name a run or a file, as in --arm {self.name}=run; they "
                 "are never downloaded."
             )
-        if known and not known.pretrained and self.weights is not None:
+        if known and not pretrained and self.weights is not None:
             raise CallError(
                 f"--arm {self.name}={self.weights}: this arm begins from nothing; leave the weights out, or "
                 "give the arm another name."
@@ -93,11 +81,7 @@ def parse_arm(text: str) -> Arm:
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
-    """Refuse arms that cannot be held against each other.
-
-    Raises:
-        CallError: there are fewer than two, or two of one name.
-    """
+    """Refuse arms that cannot be held against each other: fewer than two, or two of one name."""
     if len(arms) < 2:
         given = f"only {arms[0].name} was given" if arms else "none was given"
         raise CallError(
@@ -111,7 +95,7 @@ def check_arms(arms: Sequence[Arm]) -> None:
 
 
 def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
-    """What the networks of the arms begin with.
+    """What the networks of the arms begin with, in their order.
 
     Arms from scratch are to differ from the others in their first weights alone: where all weights of as many
     axes are of one network and one width, scratch takes these.
@@ -120,26 +104,20 @@ def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
         arms: see `check_arms`.
         width: of the arms from scratch; when left out that of the others, or the published one.
 
-    Returns:
-        One an arm, in their order.
-
     Raises:
         CallError, DataError: as `read_beginning`; or the weights are not what the arm's name says.
     """
     read = {arm.name: read_beginning(arm.weights) for arm in arms if arm.weights is not None}
     for arm in arms:
-        if arm.weights is not None:
+        if arm.name in read:
             _check_kind(arm, read[arm.name])
-    found = []
-    for arm in arms:
-        if arm.weights is not None:
-            found.append(read[arm.name])
-            continue
-        axes = KNOWN[arm.name].axes
+
+    def scratch(axes: int) -> Beginning:
         others = {(one.network, one.width) for one in read.values() if axes_of(one) == axes}
         network, channels = others.pop() if len(others) == 1 else (OF_THE_PAPERS[axes], None)
-        found.append(read_beginning(None, network, channels if width is None else width))
-    return found
+        return read_beginning(None, network, channels if width is None else width)
+
+    return [read[arm.name] if arm.name in read else scratch(KNOWN[arm.name][0]) for arm in arms]
 
 
 def axes_of(beginning: Beginning) -> int:
@@ -149,13 +127,11 @@ def axes_of(beginning: Beginning) -> int:
 
 def _check_kind(arm: Arm, beginning: Beginning) -> None:
     """Refuse weights that are not what a known name stands for."""
-    known = KNOWN.get(arm.name)
-    if known is None:
-        return
+    axes, pretrained = KNOWN.get(arm.name, (0, None))
     part = str(beginning.describe()["pretrained"])
-    if axes_of(beginning) != known.axes or part != known.pretrained:
+    if pretrained and (axes_of(beginning), part) != (axes, pretrained):
         raise CallError(
-            f"--arm {arm.name} stands for weights of {_PARTS[str(known.pretrained)]} in {known.axes}D, and "
+            f"--arm {arm.name} stands for weights of {_PARTS[pretrained]} in {axes}D, and "
             f"{arm.weights} holds those of {_PARTS[part]} in {axes_of(beginning)}D ({beginning.network}): "
             "name other weights, or give the arm another name."
         )

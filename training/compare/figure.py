@@ -37,24 +37,13 @@ _LINE, _NOTE_LETTER, _KEY_LETTER, _TITLE_LETTER = 0.16, 0.06, 0.07, 0.1
 _LEAST_WIDTH = 4.6
 _COLUMNS = 3
 
-_SETTINGS: Any = {
-    "svg.hashsalt": "genesis-toolkit",
-    "text.parse_math": False,
-    "hatch.linewidth": 0.6,
-}
+_SETTINGS: Any = {"svg.hashsalt": "genesis-toolkit", "text.parse_math": False, "hatch.linewidth": 0.6}
 _SAVED = {"png": {"Software": "genesis-toolkit"}, "svg": {"Creator": "genesis-toolkit", "Date": None}}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One task of the chart.
-
-    Attributes:
-        task: its name.
-        bars: the arms, from left to right.
-        brackets: pairs of them, by their place, with the text above.
-        metric: what the bars are; empty where that is not known.
-    """
+    """One task of the chart: bars from left to right, brackets over pairs of them with a text, the metric."""
 
     task: str
     bars: tuple[ArmSummary, ...]
@@ -82,10 +71,10 @@ def panels_of(
     *,
     all_brackets: bool,
 ) -> list[Panel]:
-    """What the chart shows of every task.
+    """What the chart shows of every task, the arms in their order.
 
     Args:
-        summaries: every arm of every task, in the order of the bars.
+        summaries: every arm of every task.
         comparisons: of these arms.
         metrics: by task what its scores are called, where that is known.
         all_brackets: draw a bracket for every comparison; otherwise only for those with a task's last arm,
@@ -95,47 +84,34 @@ def panels_of(
     panels = []
     for task in dict.fromkeys(summary.task for summary in summaries):
         bars = sorted((one for one in summaries if one.task == task), key=lambda one: order.index(one.arm))
-        places = {one.arm: place for place, one in enumerate(bars)}
         met = [one for one in comparisons if one.task == task]
-        last = bars[-1].arm
         brackets = []
         for one in met:
-            if all_brackets or len(met) <= MOST_BRACKETS or last in (one.first.arm, one.second.arm):
-                left, right = sorted((places[one.first.arm], places[one.second.arm]))
+            left, right = sorted(bars.index(arm) for arm in (one.first, one.second))
+            if all_brackets or len(met) <= MOST_BRACKETS or right == len(bars) - 1:
                 brackets.append((left, right, "not tested" if one.p is None else stars(one.p)))
         panels.append(Panel(task, tuple(bars), tuple(brackets), (metrics or {}).get(task, "")))
     return panels
 
 
 def draw_bars(panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
-    """Draw the chart.
-
-    Args:
-        panels: one a task, `MOST_TASKS` at most, with `MOST_ARMS` arms at most.
-        notes: sentences below it.
-
-    Returns:
-        The files by their format, `png` and `svg`.
-    """
+    """Draw the chart with notes below it, and return its files by their format, `png` and `svg`."""
     arms = arms_of(bar for panel in panels for bar in panel.bars)
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # whatever this user's settings are
         matplotlib.rcParams.update(_SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it draws a box for the letter
         figure = _draw(panels, arms, notes)
-        files = {}
+        files = {kind: io.BytesIO() for kind in _SAVED}
         for kind, metadata in _SAVED.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, metadata=metadata)
-            files[kind] = buffer.getvalue()
-    return files
+            figure.savefig(files[kind], format=kind, metadata=metadata)
+    return {kind: file.getvalue() for kind, file in files.items()}
 
 
 def axis_low(bars: Sequence[ArmSummary]) -> float:
     """Where the axis of a panel begins: 0 unless the bars would differ by less than a third of their height.
 
-    Returns:
-        0, a value below 0 where an error bar reaches there, or one above 0, well below every error bar.
+    Then it begins well below every error bar; and below 0 where an error bar reaches there.
     """
     low, high = min(one.mean - one.sd for one in bars), max(one.mean + one.sd for one in bars)
     if low < 0:
@@ -198,14 +174,9 @@ def _draw(panels: Sequence[Panel], arms: Sequence[str], notes: Sequence[str]) ->
         labelspacing=0.25,
         borderaxespad=0,
     )
-    for number, line in enumerate(said):
-        figure.text(
-            0.15 / across,
-            (0.1 + _LINE * (len(said) - 1 - number)) / total,
-            line,
-            fontsize=7.5,
-            color="#444444",
-        )
+    for number, line in enumerate(said, 1):
+        height = (0.1 + _LINE * (len(said) - number)) / total
+        figure.text(0.15 / across, height, line, fontsize=7.5, color="#444444")
     return figure
 
 
@@ -237,32 +208,20 @@ def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, hei
         axes.spines["bottom"].set_visible(False)
     size = 9.5 * min(1.0, (width + _LEFT) / (_TITLE_LETTER * len(panel.task)))
     axes.set_title(f"{panel.task}\n", fontsize=size, fontweight="bold", pad=4)
-    axes.annotate(_told(panel), (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", fontsize=7.5)
+    beside: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
+    axes.annotate(_told(panel), (0.5, 1), (0, 5), fontsize=7.5, **beside)
     if axis.low > 0:
         _break(axes, width, height)
-        axes.annotate(
-            f"axis from {axis.low:.6g}, not from 0",
-            (0.5, 0),
-            (0, -10),
-            "axes fraction",
-            "offset points",
-            ha="center",
-            fontsize=7,
-            color="#444444",
-        )
+        told = f"axis from {axis.low:.6g}, not from 0"
+        axes.annotate(told, (0.5, 0), (0, -10), fontsize=7, color="#444444", **beside)
 
 
 def _break(axes: Axes, width: float, height: float) -> None:
     """Two strokes through the foot of the axis."""
+    look: Any = {"transform": axes.transAxes, "color": "#222222", "linewidth": 0.9, "clip_on": False}
     for inches in (0.06, 0.11):
-        axes.plot(
-            (-0.05 / width, 0.05 / width),
-            ((inches - 0.03) / height, (inches + 0.03) / height),
-            transform=axes.transAxes,
-            color="#222222",
-            linewidth=0.9,
-            clip_on=False,
-        )
+        upright = ((inches - 0.03) / height, (inches + 0.03) / height)
+        axes.plot((-0.05 / width, 0.05 / width), upright, **look)
 
 
 def _axis_of(bars: Sequence[ArmSummary]) -> _Axis:
@@ -284,9 +243,5 @@ def _told(panel: Panel) -> str:
 
 def _look(arm: str, arms: Sequence[str]) -> dict[str, Any]:
     """Colour and hatch of an arm, the same in every panel."""
-    place = arms.index(arm)
-    return {
-        "facecolor": COLOURS[place % len(COLOURS)],
-        "hatch": _HATCHES[place // len(COLOURS)],
-        "edgecolor": "#222222",
-    }
+    again, colour = divmod(arms.index(arm), len(COLOURS))
+    return {"facecolor": COLOURS[colour], "hatch": _HATCHES[again], "edgecolor": "#222222"}

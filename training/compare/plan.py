@@ -1,7 +1,6 @@
-"""What a comparison of arms on tasks is made of: which trials, of what, and where each lies.
+"""What a comparison of arms on tasks is made of: which trials, and of what.
 
-Which trials there are is a pure function of the names of tasks and arms and of the seeds (`trials_of`); the
-stores and the weights are opened here once, to see that every trial can be carried out.
+The stores and the weights are opened here once, to see that every trial can be carried out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,13 @@ from typing import Any
 import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, read_arms
 from genesis_toolkit.training.compare.scores import MOST_LETTERS
 from genesis_toolkit.training.finetune.call import new_state
-from genesis_toolkit.training.finetune.data import TargetData, target_data
+from genesis_toolkit.training.finetune.data import target_data
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.machine.options import option
-from genesis_toolkit.training.weights.beginning import Beginning
 
 _MOST_TRIALS = 1000
 _SHOWN = 12  # digits of a sha256, which tell two files apart
@@ -46,15 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ReadyArm:
-    """An arm whose weights were read and found to fit.
-
-    Attributes:
-        arm: as it was given.
-        network: what it is about.
-        width: of the network.
-        axes: of the network, 3 or 2.
-        sha256: of its file of weights; None from scratch.
-    """
+    """An arm whose weights were read and fit: its network, of 3 or 2 axes, and the sha256 of its weights."""
 
     arm: Arm
     network: str
@@ -89,15 +79,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison, ready to be carried out.
-
-    Attributes:
-        tasks: in the order of the panels, cubes before images.
-        arms: in the order of the bars.
-        seeds: of the trials of every arm.
-        parameters: of every trial, but for the seed.
-        trials: all there are.
-    """
+    """A comparison, ready to be carried out: tasks in the order of the panels, arms in that of the bars."""
 
     tasks: tuple[Task, ...]
     arms: tuple[ReadyArm, ...]
@@ -128,24 +110,14 @@ class Plan:
 
 
 def trials_of(tasks: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[Trial]:
-    """All trials, in the order in which they are begun: seed by seed, so that what is there is even.
-
-    Args:
-        tasks: by the name of each task the names of its arms.
-        seeds: of the trials.
-    """
+    """All trials of tasks with their arms, as they are begun: seed by seed, so that what is there is even."""
     return [Trial(task, arm, seed) for seed in seeds for task, arms in tasks.items() for arm in arms]
 
 
 def arms_by_task(tasks: Sequence[Task], arms: Sequence[ReadyArm]) -> dict[str, list[str]]:
-    """By the name of each task the names of the arms that can do it: of images those in 2D alone.
-
-    Raises:
-        CallError: they are fewer than two.
-    """
-    taking = {}
+    """The names of the arms, two or more, that can do each task, by its name: of images those in 2D alone."""
+    taking = {task.name: [one.name for one in arms if one.taken(task) != "not"] for task in tasks}
     for task in tasks:
-        taking[task.name] = [one.name for one in arms if one.taken(task) != "not"]
         if len(taking[task.name]) < 2:
             raise CallError(
                 f"{task.targets} holds images, and {len(taking[task.name])} of the arms are in 2D: give two "
@@ -163,14 +135,7 @@ def make_plan(
 ) -> Plan:
     """Open every store, read all weights, and see that each network takes each task's cubes.
 
-    An arm of a 3D network is left out where a task has images.
-
-    Args:
-        targets: target stores, one a task.
-        arms: two or more.
-        parameters: of every trial; the trials' seeds count up from its seed.
-        trials: of every arm on every task.
-        width: see `arms.read_arms`.
+    An arm of a 3D network is left out where a task has images. For the arguments see `trials.compare_trials`.
 
     Raises:
         CallError: a store, an arm or a number does not fit; the sentence says what to change.
@@ -196,22 +161,15 @@ def make_plan(
         data = target_data(open_targets(task.targets), parameters)
         for one, beginning in zip(ready, beginnings, strict=True):
             if one.name in taking[task.name]:
-                _check_fit(task, one, beginning, data)
-    found = trials_of(taking, seeds)
-    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, tuple(found))
+                try:
+                    new_state(beginning, data, torch.device("cpu"))
+                except CallError as error:
+                    raise CallError(f"The arm {one.name} cannot take {task.targets}: {error}") from None
+    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, tuple(trials_of(taking, seeds)))
 
 
 def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParameters]) -> list[Task]:
-    """The tasks of target stores, each named as its store is, without suffixes.
-
-    Args:
-        targets: the stores.
-        parameters: of the trials; every one must find enough labels.
-
-    Raises:
-        CallError: there are none, a store is none, two would have one name, or there are too few labels.
-        DataError: a store is damaged, or what a trial would draw from it is of one kind only.
-    """
+    """The tasks of target stores, each named as its store is; every trial must find enough labels in it."""
     if not targets:
         raise CallError(
             "No target store was given: name one or more, as genesis-prep extract-targets makes them, or a "
@@ -228,17 +186,16 @@ def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParam
     for name, place in zip(names, targets, strict=True):
         store = open_targets(place)
         for one in parameters:
-            _check_labels(name, store, one)
+            try:  # before hours of other trials have gone by
+                target_data(store, one)
+            except (CallError, DataError) as error:
+                raise type(error)(f"The trial with seed {one.seed} on {name}: {error}") from None
         tasks.append(Task(name, place, store.task, store.size, store.manifest_sha256))
     return tasks
 
 
 def task_name(place: str | Path) -> str:
-    """What a store's task is called: `nodules` of `data/nodules.zarr` and of `nodules.zarr.zip`.
-
-    Raises:
-        CallError: that would be no name for a folder and a panel of the chart.
-    """
+    """What a store's task is called: `nodules` of `data/nodules.zarr` and of `nodules.zarr.zip`."""
     name = PurePosixPath(str(place).rstrip("/")).name
     name = Path(str(place)).resolve().name if name in ("", ".", "..") else name
     for suffix in (".zip", ".zarr"):
@@ -267,26 +224,6 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         was = before["arms"].get(name, arm)
         for part in arm:
             if was.get(part) != arm[part]:
-                old, new = (_words(one.get(part)) for one in (was, arm))
+                old, new = (str(one.get(part))[:_SHOWN] for one in (was, arm))
                 return f"{part} {old} of the arm {name}, and this call asks for {new}"
     return None
-
-
-def _words(value: object) -> str:
-    return value[:_SHOWN] if isinstance(value, str) else str(value)
-
-
-def _check_labels(name: str, store: TargetStore, parameters: FinetuneParameters) -> None:
-    """Refuse a trial that could not learn or be evaluated, before hours of others have gone by."""
-    try:
-        target_data(store, parameters)
-    except (CallError, DataError) as error:
-        raise type(error)(f"The trial with seed {parameters.seed} on {name}: {error}") from None
-
-
-def _check_fit(task: Task, arm: ReadyArm, beginning: Beginning, data: TargetData) -> None:
-    """Refuse cubes that an arm's network cannot take, before any trial has begun."""
-    try:
-        new_state(beginning, data, torch.device("cpu"))
-    except CallError as error:
-        raise CallError(f"The arm {arm.name} cannot take {task.targets}: {error}") from None

@@ -18,19 +18,13 @@ from genesis_toolkit.training.finetune.data import TargetBatches, TargetData, ch
 from genesis_toolkit.training.finetune.heads import build_target_network
 from genesis_toolkit.training.finetune.loop import FineTuner
 from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
-from genesis_toolkit.training.finetune.run import (
-    FinetuneOutcome,
-    FinetuneRun,
-    describe_finetuning,
-    read_finetuning_checkpoint,
-)
+from genesis_toolkit.training.finetune.run import FinetuneOutcome, FinetuneRun, describe_finetuning
 from genesis_toolkit.training.machine.devices import choose_device, steady
-from genesis_toolkit.training.machine.interrupt import stop_on_signals
 from genesis_toolkit.training.machine.run_folder import check_same, hold_run
-from genesis_toolkit.training.machine.steps import Say
+from genesis_toolkit.training.machine.steps import Say, stop_on_signals
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, check_batch
 from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
-from genesis_toolkit.training.weights.state import TrainingState
+from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, read_checkpoint
 
 
 @shows(TrainingBars)
@@ -92,7 +86,7 @@ def finetune(
             check_same(run, earlier, described, (), "weights")
         done = run.outcome("already finished")
         if done is not None:
-            read_finetuning_checkpoint(run.best)  # what a finished run is for
+            read_checkpoint(run.best, FINETUNED)  # what a finished run is for
             return done
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, pin=state.device.type == "cuda")
@@ -101,9 +95,9 @@ def finetune(
         for warning in warnings:
             say(f"Warning: {warning}")
         if earlier is not None and run.last.exists():
-            state.restore(read_finetuning_checkpoint(run.last), run.last)
+            state.restore(read_checkpoint(run.last, FINETUNED), run.last)
             if state.best_epoch:
-                read_finetuning_checkpoint(run.best)
+                read_checkpoint(run.best, FINETUNED)
             say(f"Continuing after epoch {state.epoch}.")
         run.begin(described, state.epoch)
         stop = stack.enter_context(stop_on_signals())

@@ -43,15 +43,13 @@ class _Reads(Protocol):
 
 
 class _Held:
-    """Some cubes of a store in memory.
+    """Some cubes of a store, at `positions`, ascending, in memory."""
 
-    Args:
-        positions: int64 [cube], ascending.
-        cubes: their voxels, in this order.
-    """
-
-    def __init__(self, positions: NDArray[np.int64], cubes: NDArray[Any]) -> None:
-        self._positions, self._cubes = positions, cubes
+    def __init__(
+        self, reader: _Reads, positions: NDArray[np.int64], size: Sequence[int], dtype: np.dtype[Any]
+    ) -> None:
+        self._positions, self._cubes = positions, np.empty((len(positions), *size), dtype)
+        reader.read_many(positions, self._cubes)
 
     def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         """Copy cubes, in the order given, into the rows of `out`."""
@@ -66,7 +64,7 @@ class _Readers(NamedTuple):
 
 
 class TargetBatch(NamedTuple):
-    """One filled batch. Its arrays are reused: they are good until the next batch is asked for.
+    """One filled batch, good until the next one is asked for: its arrays are reused.
 
     Attributes:
         cubes: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`.
@@ -165,9 +163,6 @@ def choose_scans(
 
     Returns:
         [scan], some of `scans`, ascending.
-
-    Raises:
-        CallError: there are fewer scans.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
     if count > len(scans):
@@ -231,9 +226,6 @@ class TargetBatches:
         data: of the run.
         pin: page-locked memory, for the way to a CUDA device.
         most_held: bytes that may be kept in memory beside the two rooms.
-
-    Raises:
-        DataError: a cube cannot be read.
     """
 
     def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
@@ -245,8 +237,8 @@ class TargetBatches:
         voxels = math.prod(size) * len(often)
         if voxels * (store.cubes.dtype.itemsize + (store.masks is not None)) <= most_held:
             self._is_held[often] = True
-            masks = None if store.masks is None else _held(store.masks, often, size, np.dtype(np.uint8))
-            self._held = _Readers(_held(store.cubes, often, size, store.cubes.dtype), masks)
+            masks = None if store.masks is None else _Held(store.masks, often, size, np.dtype(np.uint8))
+            self._held = _Readers(_Held(store.cubes, often, size, store.cubes.dtype), masks)
         most, kind = max(data.sizes), torch.from_numpy(np.empty(0, store.cubes.dtype)).dtype
         target = (len(store.classes),) if self._labels is not None else size
 
@@ -294,9 +286,3 @@ def check_foreground(batches: TargetBatches, data: TargetData) -> None:
                     f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
                     f"foreground is needed: {way_out}."
                 )
-
-
-def _held(reader: _Reads, positions: NDArray[np.int64], size: Sequence[int], dtype: np.dtype[Any]) -> _Held:
-    cubes = np.empty((len(positions), *size), dtype)
-    reader.read_many(positions, cubes)
-    return _Held(positions, cubes)

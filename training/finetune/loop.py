@@ -23,11 +23,9 @@ from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData
 from genesis_toolkit.training.finetune.heads import TargetNetwork
 from genesis_toolkit.training.finetune.metrics import Metric, auc, count_overlaps, mean_auc
-from genesis_toolkit.training.finetune.run import FinetuneRecord, FinetuneRun, read_finetuning_checkpoint
-from genesis_toolkit.training.machine.interrupt import Stop
-from genesis_toolkit.training.machine.steps import Say, Tick, counting, diverged
-from genesis_toolkit.training.weights.files import load_weights
-from genesis_toolkit.training.weights.state import TrainingState
+from genesis_toolkit.training.finetune.run import FinetuneRecord, FinetuneRun
+from genesis_toolkit.training.machine.steps import Say, Stop, Tick, counting, diverged
+from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, load_weights, read_checkpoint
 
 #: Logits and labels or masks -> the mean loss of a batch.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -109,7 +107,7 @@ class FineTuner:
             The metrics by name, None where the data do not determine one, and what is to be said of them.
         """
         data, best = self.data, self.run.best
-        load_weights(self.state.model, read_finetuning_checkpoint(best)["state_dict"], best)
+        load_weights(self.state.model, read_checkpoint(best, FINETUNED)["state_dict"], best)
         predictions = self._predict(data.test, self._counting("test: ", len(data.test)), "evaluating")
         if data.kind == "segment":
             counted = [

@@ -28,11 +28,11 @@ from genesis_toolkit.training.weights.beginning import Beginning
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
     POSITION,
+    TrainingState,
     checkpoint_bytes,
     load_weights,
     read_checkpoint,
 )
-from genesis_toolkit.training.weights.state import TrainingState
 
 RESULT, VERSION = "genesis-finetune-result", 1
 
@@ -42,15 +42,10 @@ _OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a ru
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """One finished epoch, as it stands in `losses.jsonl`.
+    """One finished epoch, counted from 1, as it stands in `losses.jsonl`.
 
-    Attributes:
-        epoch: counted from 1.
-        steps: it had.
-        train_loss: mean over the labelled cubes, each as it was when its batch came.
-        validation_loss: mean over the validation cubes, after the epoch.
-        best: whether no earlier epoch validated as well.
-        seconds: the epoch took, with validation.
+    The training loss is the mean over the labelled cubes, each as it was when its batch came; the seconds are
+    those of training and validation.
     """
 
     epoch: int
@@ -118,16 +113,15 @@ class FinetuneOutcome:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run, to be used.
+    """A finished run, to be used: its best network on the CPU, in evaluation, and what it was trained on.
 
     Attributes:
-        network: with the weights of the best epoch, on the CPU, in evaluation.
+        network: with the weights of the best epoch.
         kind: `classify` or `segment`.
         task: `ncc`, `segment` or `dxc`.
         classes: what its outputs tell.
-        size: edges of the cubes it was trained on, in voxels, (x, y, z), of images in pixels, (x, y).
-        window: of the values it was trained on, which become [0, 1].
-        axes: of what is fed: 3, or 2 for images.
+        size: edges of the cubes in voxels, (x, y, z), or of the images in pixels, (x, y), as many as `axes`.
+        window: of the values, which become [0, 1].
         parameters: of the run.
     """
 
@@ -137,11 +131,9 @@ class Finetuned:
     classes: tuple[str, ...]
     size: tuple[int, ...]
     window: Window
-    axes: int
     parameters: FinetuneParameters
 
 
-@dataclass(frozen=True)
 class FinetuneRun(Run):
     """The folder of one fine-tuning run, held by this process. Made by `run_folder.hold_run`."""
 
@@ -152,10 +144,9 @@ class FinetuneRun(Run):
         ("parameters", "store", "weights", "beginning", "kind", "task", "classes", "size", "window")
     )
 
-    @property
-    def result(self) -> Path:
-        """What the run came to."""
-        return self.folder / "result.json"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.result = folder / "result.json"
 
     def files(self) -> list[Path]:
         """All that a run may leave in its folder."""
@@ -200,13 +191,7 @@ class FinetuneRun(Run):
 def describe_finetuning(
     parameters: FinetuneParameters, beginning: Beginning, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `run.json` says of a run, and what a call that goes on with it must repeat (`check_same`).
-
-    Args:
-        parameters: of the run.
-        beginning: of its network.
-        data: what it keeps of its data, plain JSON values.
-    """
+    """What `run.json` says of a run and its data, and what a call that goes on must repeat (`check_same`)."""
     return {
         "genesis_toolkit": __version__,
         "parameters": {**parameters.as_dict(), "network": beginning.network, "width": beginning.width},
@@ -234,23 +219,9 @@ def read_finetuned(run: Path) -> Finetuned:
     network = build_target_network(
         Beginning(first["network"], first["width"]), kind, len(classes), len(size), seed=0
     )
-    load_weights(network, read_finetuning_checkpoint(folder.best)["state_dict"], folder.best)
+    load_weights(network, read_checkpoint(folder.best, FINETUNED)["state_dict"], folder.best)
     network.eval()
     told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
     parameters = FinetuneParameters.from_dict(told)
     window = Window(*described["window"])
-    return Finetuned(network, kind, described["task"], classes, size, window, len(size), parameters)
-
-
-def read_finetuning_checkpoint(path: Path) -> dict[str, Any]:
-    """Read `last.pt` or `best.pt` onto the CPU.
-
-    Raises:
-        DataError: the file is missing, cut short, or no checkpoint of fine-tuning.
-    """
-    try:
-        return read_checkpoint(path, FINETUNED)
-    except DataError as error:
-        raise DataError(
-            f"{error} Repeat the genesis-train finetune that made it, with --overwrite."
-        ) from None
+    return Finetuned(network, kind, described["task"], classes, size, window, parameters)

@@ -15,9 +15,7 @@ _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def choose_device(name: str, devices: int = 1) -> torch.device:
     """The device by its name on the command line: `auto` (CUDA where there is one), `cpu` or `cuda`.
 
-    Args:
-        name: see above.
-        devices: how many processes of this run are on this machine, each of which needs a GPU of its own.
+    As many processes of this run as `devices` are on this machine, each of which needs a GPU of its own.
 
     Raises:
         CallError: another name, or `cuda` where torch finds none, or fewer GPUs than processes.

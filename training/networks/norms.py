@@ -70,10 +70,6 @@ class SharedBatchNorm2d(_SharedBatchNorm, nn.BatchNorm2d):
     behind.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise `input`, float `[batch, channel, x, y]`, over batch and space; the same shape."""
-        return super().forward(input)
-
 
 def share_batches(model: nn.Module, group: Group) -> None:
     """Let every norm of a network take its statistics over the batch that a group of processes shares."""

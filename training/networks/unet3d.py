@@ -113,6 +113,37 @@ class RestorationHead(nn.Module):
         return torch.sigmoid(self.final_conv(features))
 
 
+class Encoder(nn.Module):
+    """The encoder of the 3D U-Net, under the published names of its weights.
+
+    Attributes:
+        output_channels: features of every level; 64, 128, 256, 512 in the published network.
+    """
+
+    LEVELS = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
+
+    def __init__(self, network: "UNet3D") -> None:
+        super().__init__()
+        for level in self.LEVELS:
+            self.add_module(level, network.get_submodule(level))
+        width: int = network.out_tr.final_conv.in_channels
+        self.output_channels = [width * 2**level for level in range(len(self.LEVELS))]
+
+    def forward(self, cubes: Tensor) -> list[Tensor]:
+        """The features of every level, before pooling.
+
+        Args:
+            cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
+
+        Returns:
+            float32 `[batch, channel, x, y, z]` at 1, 1/2, 1/4 and 1/8 of the edges.
+
+        Raises:
+            CallError: an edge is not divisible by 8.
+        """
+        return _features(self, cubes)
+
+
 class UNet3D(nn.Module):
     """The encoder-decoder of Models Genesis: a degraded cube in, its restoration out (METHOD.md section 4).
 
@@ -137,30 +168,27 @@ class UNet3D(nn.Module):
         self.up_tr64 = UpLevel(4 * width, 2 * width)
         self.out_tr = RestorationHead(2 * width)
 
-    def features(self, cubes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The encoder's features, by level.
+    def features(self, cubes: Tensor) -> list[Tensor]:
+        """The encoder's features by level, see `Encoder.forward`."""
+        return _features(self, cubes)
 
-        Args:
-            cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
-
-        Returns:
-            Before pooling, for width w: `[batch, 2w, x, y, z]`, `[batch, 4w, x/2, y/2, z/2]`, 8w at a quarter
-            and 16w at an eighth of the edges.
+    def forward(self, cubes: Tensor) -> Tensor:
+        """Restore `cubes`, float32 `[batch, 1, x, y, z]` in [0, 1]; the same shape and range.
 
         Raises:
             CallError: an edge is not divisible by 8.
         """
-        check_size(tuple(cubes.shape[2:]))
-        level1 = self.down_tr64(cubes)
-        level2 = self.down_tr128(functional.max_pool3d(level1, 2))
-        level3 = self.down_tr256(functional.max_pool3d(level2, 2))
-        level4 = self.down_tr512(functional.max_pool3d(level3, 2))
-        return level1, level2, level3, level4
-
-    def forward(self, cubes: Tensor) -> Tensor:
-        """Restore `cubes`, float32 `[batch, 1, x, y, z]` in [0, 1]; the same shape and range."""
         level1, level2, level3, level4 = self.features(cubes)
-        restored: Tensor = self.out_tr(
-            self.up_tr64(self.up_tr128(self.up_tr256(level4, level3), level2), level1)
-        )
+        up = self.up_tr64(self.up_tr128(self.up_tr256(level4, level3), level2), level1)
+        restored: Tensor = self.out_tr(up)
         return restored
+
+
+def _features(network: Encoder | UNet3D, cubes: Tensor) -> list[Tensor]:
+    """See `Encoder.forward`."""
+    check_size(tuple(cubes.shape[2:]))
+    features: list[Tensor] = []
+    for level in Encoder.LEVELS:
+        taken = functional.max_pool3d(features[-1], 2) if features else cubes
+        features.append(network.get_submodule(level)(taken))
+    return features

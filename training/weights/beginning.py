@@ -17,13 +17,18 @@ from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.networks.registry import MOST_WIDTH, architecture
 from genesis_toolkit.training.networks.unet2d import UNet2D
 from genesis_toolkit.training.weights.files import load_weights, read_plain
-from genesis_toolkit.training.weights.load import file_of, load_exactly, read_weights, recognise
+from genesis_toolkit.training.weights.load import (
+    file_of,
+    is_state_dict,
+    load_exactly,
+    read_weights,
+    recognise,
+)
 
 _FIRST = "conv1.weight"
 _RESNET = (_FIRST, "layer1.0.conv1.weight")  # torchvision's names; no network here has these
 _CLASSIFIER = "fc."  # torchvision's last layer
 _COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
-_CHANNEL = 1  # the axis of a kernel that is as long as its input has channels
 _KERNEL_AXES, _COLOURS = 4, 3
 
 
@@ -159,9 +164,6 @@ def read_encoder(path: Path) -> Beginning:
     The kernels of the first convolution, for red, green and blue, are added up to one: that is what an image
     of grey gives that is put into all three channels. The last layer, `fc`, is left aside.
 
-    Args:
-        path: of the file. Nothing but plain tensors is ever unpickled.
-
     Raises:
         CallError: there is no file at `path`.
         DataError: it is cut short, or no state dict. Whether all tensors fit, `begin` tells.
@@ -172,17 +174,14 @@ def read_encoder(path: Path) -> Beginning:
             "torchvision's names, such as resnet18-f37072fd.pth; they are never downloaded."
         )
     content = read_plain(path)
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
-    ):
+    if not is_state_dict(content):
         raise DataError(
             f"{path} is no state dict: the tensors of a ResNet-18 by torchvision's names are wanted, and "
             "nothing else in the file."
         )
     weights = {key: tensor.detach() for key, tensor in content.items() if not key.startswith(_CLASSIFIER)}
     first = weights.get(_FIRST)
-    if first is not None and first.ndim == _KERNEL_AXES and first.shape[_CHANNEL] == _COLOURS:
-        weights[_FIRST] = first.sum(_CHANNEL, keepdim=True)
-    sha256 = sha256_of(path.read_bytes())
+    if first is not None and first.ndim == _KERNEL_AXES and first.shape[1] == _COLOURS:
+        weights[_FIRST] = first.sum(1, keepdim=True)  # over the channels that go in
     width = 0 if first is None else len(first)  # 0 of a file that `begin` will refuse
-    return Beginning("unet2d", width, weights, True, path.name, sha256)
+    return Beginning("unet2d", width, weights, True, path.name, sha256_of(path.read_bytes()))

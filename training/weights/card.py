@@ -38,6 +38,19 @@ a checkpoint with an adaptation plan, for nnU-Net v2's `nnUNetv2_preprocess_like
 }
 
 
+_LICENCE = f"""\
+## Licence and patent
+
+No weights of the method's authors are in this file. Those who trained it say under which licence it is passed
+on; the terms of the scans bind them.
+
+{PATENT}
+
+The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Medical Image Analysis* (MICCAI
+2019, arXiv 1908.06912); *Models Genesis* (Medical Image Analysis 67, 2021, arXiv 2004.07882).
+"""
+
+
 @dataclass(frozen=True)
 class WeightsResult:
     """What `export` wrote, and what the card tells of it.
@@ -66,31 +79,27 @@ class WeightsResult:
 
 
 def model_card(result: WeightsResult, run: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
-    """The text of a card.
+    """The text of a card in Markdown, of what was written and what `run.json` says of its run.
 
-    Args:
-        result: what was written.
-        run: what `run.json` says of the run.
-        by_degradation: the validation loss of every combination of degradations, after that epoch.
-
-    Returns:
-        Markdown that ends with a newline.
+    Beside it the validation loss of every combination of degradations, after that epoch.
     """
+    first = run.get("initial_encoder")
+    begun = f"- the encoder began with `{first['file']}`, sha256 `{first['sha256']}`\n" if first else ""
+    training = f"## Training\n\n{_listed(run['parameters'])}{begun}"
     losses = _losses(result, run["baselines"], by_degradation)
-    return "\n".join(
-        (_heading(result, run), _data(run), _training(run), losses, _loading(result), _licence())
-    )
+    code = (_NNSSL if result.format == "nnssl" else _OURS).format(file=PurePath(result.file).name)
+    loading = f"## Load it\n\n```python\n{code}```\n"
+    return "\n".join((_heading(result, run), _data(run), training, losses, loading, _LICENCE))
 
 
 def _heading(result: WeightsResult, run: Mapping[str, Any]) -> str:
     low, high = run["window"]
     kind = architecture(result.network)
     axes = "z, y, x" if result.format == "nnssl" else ", ".join("xyz"[: len(run["size"])])
-    learnt_on = f"{_cubes(run)} of unlabelled scans"
     return f"""\
 # {PurePath(result.file).name}
 
-A {kind.words}, pre-trained on {learnt_on}: they were degraded, and
+A {kind.words}, pre-trained on {_cubes(run)} of unlabelled scans: they were degraded, and
 it learnt to restore them (Models Genesis). Trained with genesis-toolkit {run["genesis_toolkit"]}, exported
 with {__version__}.
 
@@ -107,9 +116,10 @@ def _data(run: Mapping[str, Any]) -> str:
     store = run["store"]
     lines = [f"store: `{PurePath(store['path']).name}` ({store['format']})"]
     if "manifest" in store:  # a run that was begun before it was kept does not have it
+        known = f"{_times(store['spacing_mm'])} mm in x, y, z (median)"
         lines += [
             f"sha256 of the store's `{MANIFEST}`: `{store['manifest']}`",
-            f"scans: {store['scans']}, of {_spacing(store['spacing_mm'])}",
+            f"scans: {store['scans']}, of {known if all(store['spacing_mm']) else 'unknown spacing'}",
         ]
     if "seed" in store:
         lines.append(f"pairs: {store['variants']} variants of every cube, degraded with seed {store['seed']}")
@@ -120,12 +130,6 @@ def _data(run: Mapping[str, Any]) -> str:
     ]
     told = "".join(f"- {line}\n" for line in lines)
     return f"## Data\n\n{told}\n## Degradations\n\n{_listed(store['recipe'])}"
-
-
-def _training(run: Mapping[str, Any]) -> str:
-    first = run.get("initial_encoder")
-    begun = f"- the encoder began with `{first['file']}`, sha256 `{first['sha256']}`\n" if first else ""
-    return f"## Training\n\n{_listed(run['parameters'])}{begun}"
 
 
 def _losses(result: WeightsResult, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
@@ -146,25 +150,6 @@ the network, the degraded cube taken for its restoration, and the mean image of 
 {listed}"""
 
 
-def _loading(result: WeightsResult) -> str:
-    code = (_NNSSL if result.format == "nnssl" else _OURS).format(file=PurePath(result.file).name)
-    return f"## Load it\n\n```python\n{code}```\n"
-
-
-def _licence() -> str:
-    return f"""\
-## Licence and patent
-
-No weights of the method's authors are in this file. Those who trained it say under which licence it is passed
-on; the terms of the scans bind them.
-
-{PATENT}
-
-The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Medical Image Analysis* (MICCAI
-2019, arXiv 1908.06912); *Models Genesis* (Medical Image Analysis 67, 2021, arXiv 2004.07882).
-"""
-
-
 def _listed(parameters: Mapping[str, Any]) -> str:
     """Parameters as a list of Markdown; those that were left out are not told."""
     return "".join(
@@ -177,11 +162,6 @@ def _listed(parameters: Mapping[str, Any]) -> str:
 def _cubes(run: Mapping[str, Any]) -> str:
     """What the network restores: cubes, or in 2D slices and images."""
     return "cubes" if len(run["size"]) == len("xyz") else "images"
-
-
-def _spacing(millimetres: Sequence[float]) -> str:
-    known = f"{_times(millimetres)} mm in x, y, z (median)"
-    return known if all(millimetres) else "unknown spacing"
 
 
 def _times(edges: Sequence[float]) -> str:

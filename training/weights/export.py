@@ -1,6 +1,5 @@
 """Trained weights on their way to others: write them in a format of theirs, with a model card beside."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,7 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, sha256_of, write_whole
 from genesis_toolkit.training.machine.run_folder import Run, check_file
-from genesis_toolkit.training.networks.registry import (
-    OF_THE_PAPERS,
-    Architecture,
-)
+from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, Architecture
 from genesis_toolkit.training.weights.card import WeightsResult, model_card
 from genesis_toolkit.training.weights.files import read_checkpoint, saved_bytes
 from genesis_toolkit.training.weights.load import PREFIX, file_of, load_exactly, recognise
@@ -46,7 +42,13 @@ def export_weights(folder: AnyPath, out: AnyPath, kind: str, *, overwrite: bool 
     checkpoint = read_checkpoint(best)
     found, width = recognise(checkpoint["state_dict"], best)
     network = load_exactly(found, width, checkpoint["state_dict"], best)
-    epochs = _told_epochs(Run(folder).losses, checkpoint["epoch"])
+    count, losses = checkpoint["epoch"], Run(folder).losses
+    try:
+        epochs = Run(folder).records(range(1, count + 1))
+    except (DataError, OSError):
+        epochs = []
+    if not epochs:
+        raise DataError(f"{losses} is damaged: it does not tell of the {count} epochs that the weights had.")
     if kind == "nnssl":
         content = nnssl_checkpoint(found, width, network, checkpoint, run, epochs)
     else:
@@ -70,21 +72,14 @@ def export_weights(folder: AnyPath, out: AnyPath, kind: str, *, overwrite: bool 
 
 
 def _official(kind: Architecture, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The dict of the authors' file.
-
-    Raises:
-        CallError: it is no network of theirs.
-    """
+    """The dict of the authors' file, or a `CallError` where it is no network of theirs."""
     if kind.name != OF_THE_PAPERS[3]:
         others = "--format nnssl or --format state-dict" if kind.class_name else "--format state-dict"
         raise CallError(
             f"The official format holds the 3D U-Net only, and this run trained {kind.name}: give {others}."
         )
-    return {
-        "epoch": checkpoint["epoch"],
-        "state_dict": {PREFIX + key: tensor for key, tensor in checkpoint["state_dict"].items()},
-        "optimizer_state_dict": checkpoint["optimizer_state_dict"],
-    }
+    weights = {PREFIX + key: tensor for key, tensor in checkpoint["state_dict"].items()}
+    return {**{key: checkpoint[key] for key in ("epoch", "optimizer_state_dict")}, "state_dict": weights}
 
 
 def _described(folder: Path) -> dict[str, Any]:
@@ -99,15 +94,3 @@ def _described(folder: Path) -> dict[str, Any]:
     if described is None:
         raise CallError(f"There is no run in {folder}: make one with genesis-train pretrain.")
     return described
-
-
-def _told_epochs(losses: Path, count: int) -> list[dict[str, Any]]:
-    """The first epochs in `losses.jsonl`, `count` of them."""
-    try:
-        lines = losses.read_text(encoding="utf-8").splitlines()[1 : 1 + count]
-        epochs: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
-        epochs = []
-    if len(epochs) < count or not count:
-        raise DataError(f"{losses} is damaged: it does not tell of the {count} epochs that the weights had.")
-    return epochs

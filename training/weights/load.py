@@ -7,20 +7,15 @@ Nothing but plain tensors and numbers is ever unpickled.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.training.machine.run_folder import Run
-from genesis_toolkit.training.networks.registry import (
-    ARCHITECTURES,
-    MOST_WIDTH,
-    Architecture,
-    build_network,
-)
-from genesis_toolkit.training.networks.unet3d import UNet3D, check_size
+from genesis_toolkit.training.networks.registry import ARCHITECTURES, MOST_WIDTH, Architecture, build_network
+from genesis_toolkit.training.networks.unet3d import Encoder, UNet3D
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
     PRETRAINED,
@@ -31,41 +26,6 @@ from genesis_toolkit.training.weights.files import (
 
 #: Of every key in a file of the method's authors.
 PREFIX = "module."
-
-_LEVELS = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
-
-
-class Encoder(nn.Module):
-    """The encoder of the 3D U-Net, with its weights, under their published names.
-
-    Attributes:
-        output_channels: features of every level; 64, 128, 256, 512 in the published network.
-    """
-
-    def __init__(self, network: UNet3D) -> None:
-        super().__init__()
-        for level in _LEVELS:
-            self.add_module(level, network.get_submodule(level))
-        width: int = network.out_tr.final_conv.in_channels
-        self.output_channels = [width * 2**level for level in range(len(_LEVELS))]
-
-    def forward(self, cubes: Tensor) -> list[Tensor]:
-        """The features of every level, before pooling.
-
-        Args:
-            cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
-
-        Returns:
-            float32 `[batch, channel, x, y, z]` at 1, 1/2, 1/4 and 1/8 of the edges.
-
-        Raises:
-            CallError: an edge is not divisible by 8.
-        """
-        check_size(tuple(cubes.shape[2:]))
-        features: list[Tensor] = []
-        for level in self.children():
-            features.append(level(functional.max_pool3d(features[-1], 2) if features else cubes))
-        return features
 
 
 def load_network(path: str | Path) -> nn.Module:
@@ -115,11 +75,7 @@ def encoder_of(network: nn.Module) -> nn.Module:
 
 
 def file_of(path: Path) -> Path:
-    """The checkpoint file that a path means: the best one where it is the folder of a run.
-
-    Raises:
-        CallError: there is nothing, or a folder without a best checkpoint.
-    """
+    """The checkpoint file that a path means: the best one where it is the folder of a run."""
     if not path.exists():
         raise CallError(f"There are no weights at {path}: name the folder of a run, or a file of weights.")
     if not path.is_dir():
@@ -150,9 +106,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "genesis-train pretrain, or a file of weights."
         )
     weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in weights.items()
-    ):
+    if not is_state_dict(weights):
         raise DataError(
             f"{path} holds no weights that can be loaded here: a checkpoint of genesis-train, a file in the "
             "official format or a state dict is wanted."
@@ -160,12 +114,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(PREFIX): tensor for key, tensor in weights.items()}
 
 
-def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:
-    """Which network the weights are of, and how wide it is.
+def is_state_dict(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether something is tensors by name, and nothing else."""
+    return isinstance(content, Mapping) and all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+    )
 
-    Raises:
-        DataError: of none that is known here.
-    """
+
+def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:
+    """Which network the weights are of, and how wide it is; or a `DataError` that names all."""
     for kind in ARCHITECTURES.values():
         key = kind.first_weight
         if key not in weights:
@@ -182,12 +139,7 @@ def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, 
 
 
 def load_exactly(kind: Architecture, width: int, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A network with these weights.
-
-    Raises:
-        CallError: nnU-Net's package is needed and not installed.
-        DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
-    """
+    """A network with these weights; see `load_network` for errors."""
     with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
         network = build_network(kind.name, width)
     load_weights(network, weights, path)
