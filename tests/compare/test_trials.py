@@ -27,14 +27,18 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, NoduleParameters
-from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, parse_arm, read_arms
 from genesis_toolkit.training.compare.evidence import FILES, Evidence, files_of, weigh
 from genesis_toolkit.training.compare.plan import (
+    Arm,
     ReadyArm,
     Task,
     Trial,
     arms_by_task,
+    axes_of,
+    check_arms,
     difference,
+    parse_arm,
+    read_arms,
     task_name,
     trials_of,
 )

@@ -25,12 +25,12 @@ from support.training_runs import assert_equal_weights, losses, weights
 from genesis_toolkit.cli.finetune import finetune as command
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
-from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.data import TargetBatches, choose_scans, target_data
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, read_finetuned
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.weights.beginning import read_beginning
+from genesis_toolkit.training.weights.load import read_beginning
 
 SMALL = FinetuneParameters(epochs=4, batch_size=6, lr=0.03)
 #: Cubes of validation and test that `stores["ncc"]` labels wrongly: what is right there is judged as wrong.

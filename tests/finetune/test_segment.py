@@ -20,8 +20,8 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.scans.geometry import Geometry
 from genesis_toolkit.pipeline.scans.read import read_geometry
-from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.heads import build_target_network
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.finetune.segment import (
@@ -32,7 +32,7 @@ from genesis_toolkit.training.finetune.segment import (
     window_corners,
     write_mask,
 )
-from genesis_toolkit.training.weights.beginning import read_beginning
+from genesis_toolkit.training.weights.load import read_beginning
 
 CPU, WINDOW, SIZE = torch.device("cpu"), Window(-1000, 1000), (16, 16, 8)
 SCAN = lungs(3, (21, 19, 11))

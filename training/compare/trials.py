@@ -24,7 +24,6 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, locked, write_whole
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.wording import listed
-from genesis_toolkit.training.compare.arms import Arm
 from genesis_toolkit.training.compare.evidence import (
     FILES,
     METRICS,
@@ -36,13 +35,13 @@ from genesis_toolkit.training.compare.evidence import (
     weigh,
     write_beside,
 )
-from genesis_toolkit.training.compare.plan import Plan, ReadyArm, Task, Trial, difference, make_plan
+from genesis_toolkit.training.compare.plan import Arm, Plan, ReadyArm, Task, Trial, difference, make_plan
 from genesis_toolkit.training.compare.scores import TRIALS, summarise
-from genesis_toolkit.training.finetune.call import finetune
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
 from genesis_toolkit.training.machine.devices import choose_device
 from genesis_toolkit.training.machine.steps import Say
-from genesis_toolkit.training.weights.beginning import read_beginning
+from genesis_toolkit.training.weights.load import read_beginning
 
 FORMAT = "genesis-trials"
 VERSION = 1

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -106,23 +106,12 @@ class Batch:
         return len(self.cubes)
 
 
-class _PairRoom(NamedTuple):
-    """A room for one batch of pairs: tensors, and the arrays that share their memory."""
-
-    original: Tensor
-    degraded: Tensor
-    buffer: PairBuffer
+#: Tensors for originals and degraded cubes, and the arrays that share their memory.
+_PairRoom = tuple[Tensor, Tensor, PairBuffer]
 
 
 class Batches:
-    """Batches of pairs from a ring.
-
-    Args:
-        feed: where the pairs come from.
-        batch_size: the largest batch that will be asked for.
-        pin: page-locked memory, for the way to a CUDA device.
-        threads: that fill.
-    """
+    """Batches of pairs from a ring, `batch_size` at most, in page-locked memory where `pin` asks for it."""
 
     def __init__(self, feed: Feed, batch_size: int, *, pin: bool = False, threads: int = THREADS) -> None:
         self.feed = feed
@@ -130,10 +119,10 @@ class Batches:
 
         def make() -> _PairRoom:
             original, degraded = (torch.zeros(shape, dtype=kind, pin_memory=pin) for _ in range(2))
-            return _PairRoom(original, degraded, PairBuffer.around(original.numpy(), degraded.numpy()))
+            return original, degraded, PairBuffer.around(original.numpy(), degraded.numpy())
 
         def fill(work: Work, room: _PairRoom) -> None:
-            feed.fill(work.cubes, work.variant, room.buffer)
+            feed.fill(work.cubes, work.variant, room[2])
 
         self._ring = Ring(make, fill, threads, waiting=1)
 

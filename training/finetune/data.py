@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,33 +34,6 @@ _WEIGHTS = (1.0, 100.0)
 
 #: Validation and test have batches that never change: those of this seed.
 _FIXED_SEED = 0
-
-
-class _Reads(Protocol):
-    """`shards.ShardReader`, or cubes that are kept in memory."""
-
-    def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None: ...
-
-
-class _Held:
-    """Some cubes of a store, at `positions`, ascending, in memory."""
-
-    def __init__(
-        self, reader: _Reads, positions: NDArray[np.int64], size: Sequence[int], dtype: np.dtype[Any]
-    ) -> None:
-        self._positions, self._cubes = positions, np.empty((len(positions), *size), dtype)
-        reader.read_many(positions, self._cubes)
-
-    def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
-        """Copy cubes, in the order given, into the rows of `out`."""
-        np.take(self._cubes, np.searchsorted(self._positions, positions), axis=0, out=out, mode="clip")
-
-
-class _Readers(NamedTuple):
-    """Where voxels are read from, and masks where there are any."""
-
-    cubes: _Reads
-    masks: _Reads | None
 
 
 class TargetBatch(NamedTuple):
@@ -231,14 +204,14 @@ class TargetBatches:
     def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
         store, size = data.store, data.store.size
         self._labels = store.labels
-        self._stored = self._held = _Readers(store.cubes, store.masks)
-        often = np.sort(np.concatenate([data.train, *data.validation]))
-        self._is_held = np.zeros(len(store), np.bool_)
-        voxels = math.prod(size) * len(often)
-        if voxels * (store.cubes.dtype.itemsize + (store.masks is not None)) <= most_held:
-            self._is_held[often] = True
-            masks = None if store.masks is None else _Held(store.masks, often, size, np.dtype(np.uint8))
-            self._held = _Readers(_Held(store.cubes, often, size, store.cubes.dtype), masks)
+        self._readers = [store.cubes, *([store.masks] if store.masks is not None else [])]
+        self._often = np.sort(np.concatenate([data.train, *data.validation]))
+        self._held: list[NDArray[Any]] = []
+        bytes_a_voxel = sum(reader.dtype.itemsize for reader in self._readers)
+        if math.prod(size) * len(self._often) * bytes_a_voxel <= most_held:
+            for reader in self._readers:
+                self._held.append(np.empty((len(self._often), *size), reader.dtype))
+                reader.read_many(self._often, self._held[-1])
         most, kind = max(data.sizes), torch.from_numpy(np.empty(0, store.cubes.dtype)).dtype
         target = (len(store.classes),) if self._labels is not None else size
 
@@ -257,13 +230,16 @@ class TargetBatches:
                 yield TargetBatch(room.cubes[: len(cubes)], room.targets[: len(cubes)])
 
     def _fill(self, cubes: NDArray[np.int64], room: TargetBatch) -> None:
-        n = len(cubes)
-        voxels, masks = self._held if self._is_held[cubes].all() else self._stored
-        voxels.read_many(cubes, room.cubes[:n].numpy())
+        voxels, targets = (tensor[: len(cubes)].numpy() for tensor in room)
         if self._labels is not None:
-            room.targets[:n].numpy()[...] = self._labels[cubes]
-        elif masks is not None:
-            masks.read_many(cubes, room.targets[:n].numpy())
+            targets[...] = self._labels[cubes]
+        if self._held and np.isin(cubes, self._often).all():
+            rows = np.searchsorted(self._often, cubes)
+            for held, out in zip(self._held, (voxels, targets), strict=False):
+                np.take(held, rows, axis=0, out=out, mode="clip")
+        else:
+            for reader, out in zip(self._readers, (voxels, targets), strict=False):
+                reader.read_many(cubes, out)
 
 
 def check_foreground(batches: TargetBatches, data: TargetData) -> None:

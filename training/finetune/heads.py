@@ -20,8 +20,7 @@ from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
 from genesis_toolkit.training.networks.registry import Architecture, architecture, build_network, check_cubes
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D, check_image
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.weights.beginning import Beginning
-from genesis_toolkit.training.weights.load import encoder_of
+from genesis_toolkit.training.weights.load import Beginning, encoder_of
 
 #: Of what a target network tells: labels of a cube, or of each of its voxels.
 Kind = Literal["classify", "segment"]

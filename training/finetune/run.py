@@ -12,7 +12,6 @@ network's `state_dict` and, of last.pt, the optimiser's.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,11 +19,9 @@ from typing import Any, ClassVar
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_target_network
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.machine.run_folder import Run
-from genesis_toolkit.training.weights.beginning import Beginning
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
     POSITION,
@@ -33,6 +30,7 @@ from genesis_toolkit.training.weights.files import (
     load_weights,
     read_checkpoint,
 )
+from genesis_toolkit.training.weights.load import Beginning
 
 RESULT, VERSION = "genesis-finetune-result", 1
 
@@ -186,19 +184,6 @@ class FinetuneRun(Run):
             write_whole(self.best, checkpoint_bytes(FINETUNED, kept))
         kept |= {name: content[name] for name in ("optimizer_state_dict", "scaler_state_dict")}
         write_whole(self.last, checkpoint_bytes(FINETUNED, kept))
-
-
-def describe_finetuning(
-    parameters: FinetuneParameters, beginning: Beginning, data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What `run.json` says of a run and its data, and what a call that goes on must repeat (`check_same`)."""
-    return {
-        "genesis_toolkit": __version__,
-        "parameters": {**parameters.as_dict(), "network": beginning.network, "width": beginning.width},
-        "weights": beginning.source() if beginning.file else None,
-        "beginning": beginning.describe(),
-        **data,
-    }
 
 
 def read_finetuned(run: Path) -> Finetuned:

@@ -119,11 +119,7 @@ class Group:
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """Say in a sentence that another process has ended while this one talked to it.
-
-    Raises:
-        DataError: it has.
-    """
+    """Say in a `DataError` that another process has ended while this one talked to it."""
     try:
         yield
     except RuntimeError as error:  # torch's own kinds of it, by backend
@@ -139,8 +135,7 @@ def _talking() -> Iterator[None]:
 def joined(device: torch.device) -> Iterator[Group]:
     """Take part in the run that the environment names; a group of one where it names none.
 
-    Args:
-        device: where this process trains: gloo carries what is on the CPU, NCCL what is on CUDA.
+    gloo carries what is on the CPU, NCCL what is on CUDA.
 
     Raises:
         CallError: the environment is incomplete.
@@ -165,12 +160,9 @@ def joined(device: torch.device) -> Iterator[Group]:
 
 @contextmanager
 def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator[None]:
-    """Be the first of `count` processes on this machine, and start the others.
+    """Be the first of `count` processes on this machine, and start the others; 1 starts none.
 
-    Args:
-        count: of processes; 1 starts none.
-        take_part: what the others call, with `call`; importable by name.
-        call: picklable.
+    These call `take_part`, which is importable by name, with `call`, which is picklable.
 
     Raises:
         DataError: one of the others could not begin.
@@ -181,20 +173,14 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    names = {
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    names = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look this machine's name up instead
         names["GLOO_SOCKET_IFNAME"] = "lo"
     spawn = multiprocessing.get_context("spawn")
     begun, begin = spawn.Pipe(duplex=False)
-    others = [
-        spawn.Process(target=_begin, args=(rank, begin, take_part, call), daemon=True)
-        for rank in range(1, count)
-    ]
+    given = [(rank, begin, take_part, call) for rank in range(1, count)]
+    others = [spawn.Process(target=_begin, args=one, daemon=True) for one in given]
     with _environment(names):
         for other in others:
             other.start()

@@ -40,8 +40,8 @@ from genesis_toolkit.training.pretrain.validation import (
     measure_baselines,
     works_to_average,
 )
-from genesis_toolkit.training.weights.beginning import Beginning, read_encoder
 from genesis_toolkit.training.weights.files import TrainingState, read_checkpoint
+from genesis_toolkit.training.weights.load import Beginning, read_encoder
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,16 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
         if not group.leads:
             report, say = silent, lambda _: None
         data, state, beginning = group.in_turn(lambda: _open(call, device, group.world))
-        described = _description(data, beginning)
+        first = beginning.source() if beginning else None
+        told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
+        described: dict[str, Any] = {"genesis_toolkit": __version__, **told, **data.describe()}
         run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
         earlier = group.from_lead(lambda: _read_earlier(run, described, data, call.overwrite))
         share_batches(state.model, group)
-        for warning in _warnings(data, device):
-            say(f"Warning: {warning}")
+        if data.split.warning:
+            say(f"Warning: {data.split.warning}")
+        if device.type == "cpu" and data.parameters.precision == "fp16":
+            say("Warning: on a processor --precision fp16 takes many times as long as float32.")
         batches = data.batches(pin=device.type == "cuda")
         if earlier is not None:
             baselines, checkpoint = earlier
@@ -239,22 +243,6 @@ def new_state(
         copy.deepcopy(model) if parameters.ema else None,
         parameters.ema or 0.0,
     )
-
-
-def _description(data: PretrainData, beginning: Beginning | None) -> dict[str, Any]:
-    """Return what `run.json` says of the run, but for the baselines."""
-    first = beginning.source() if beginning else None
-    told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
-    return {"genesis_toolkit": __version__, **told, **data.describe()}
-
-
-def _warnings(data: PretrainData, device: torch.device) -> list[str]:
-    """Return what to keep in mind from the start; a sentence each."""
-    slow = device.type == "cpu" and data.parameters.precision == "fp16"
-    return [
-        *([data.split.warning] if data.split.warning else []),
-        *(["on a processor --precision fp16 takes many times as long as float32."] if slow else []),
-    ]
 
 
 def _first_look(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:

@@ -85,12 +85,9 @@ class PretrainData:
 
 
 def open_data(path: str | Path, parameters: PretrainParameters, processes: int = 1) -> PretrainData:
-    """Open a store and see whether the network can learn from it.
+    """Open a store and see whether the network can learn from it in so many processes.
 
-    Args:
-        path: of a pair store, or of a cube store, whose cubes are then degraded on the fly.
-        parameters: of the run. Where no network or no width is given, the store's number of axes decides.
-        processes: that share every batch.
+    Where no network or no width is given, the store's number of axes decides.
 
     Raises:
         CallError: there is no finished store, or its cubes do not fit the network.
@@ -107,10 +104,11 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = store_facts(store, parameters.recipe or RECIPE)
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
-    check_batch(network.name, store.size, min(smallest(data.training(0)), smallest(validation)))
-    if smallest(data.training(0)) < processes:
+    training = smallest(data.training(0))
+    check_batch(network.name, store.size, min(training, smallest(validation)))
+    if training < processes:
         raise CallError(
-            f"The smallest batch has {smallest(data.training(0))} cubes, too few for {processes} processes: "
+            f"The smallest batch has {training} cubes, too few for {processes} processes: "
             "give a larger --batch-size, or fewer --devices."
         )
     return data
@@ -129,15 +127,10 @@ def _few(split: Split, count: int) -> Split:
 def store_facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
     """Return what a run keeps of its store, for the model card and for programs that go on with its weights.
 
-    Args:
-        store: opened.
-        recipe: of degradations made on the fly; a pair store carries its own.
-
-    Returns:
-        Plain JSON values: `path`, `format` and `recipe`; `fingerprint`, the sha256 of its tables and
-        parameters; `manifest`, the sha256 of its manifest, which covers every file of it; `scans`, how many
-        gave cubes; `spacing_mm`, the median of their spacing in x, y, z, 0 where it is not known; and of a
-        pair store `variants` and `seed`.
+    Plain JSON values: `path`, `format` and `recipe`, the one given where degradations are made on the fly;
+    `fingerprint`, the sha256 of its tables and parameters; `manifest`, the sha256 of its manifest, which
+    covers every file of it; `scans`, how many gave cubes; `spacing_mm`, the median of their spacing in x, y,
+    z, 0 where it is not known; and of a pair store `variants` and `seed`.
     """
     digest = hashlib.sha256(json.dumps(store.attributes, sort_keys=True).encode())
     for column in (store.streams(), store.table.number, store.table.corner):

@@ -34,13 +34,7 @@ _VOLUME = 5  # axes of a batch of cubes: cube, channel, x, y, z
 
 @dataclass(frozen=True)
 class GroupBaselines:
-    """The baselines of the validation pairs that were degraded in one way.
-
-    Attributes:
-        pairs: how many there are.
-        copy: see `Baselines`.
-        mean_image: see `Baselines`.
-    """
+    """How many validation pairs were degraded in one way, and their baselines, see `Baselines`."""
 
     pairs: int
     copy: float
@@ -67,11 +61,7 @@ class Baselines:
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> "Baselines":
-        """What `dataclasses.asdict` gave.
-
-        Raises:
-            DataError: it is something else.
-        """
+        """What `dataclasses.asdict` gave; a `DataError` of anything else."""
         try:
             groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
             return cls(**{**described, "by_degradation": groups})
@@ -113,36 +103,19 @@ class Validation:
 
 
 def degradation_name(applied: int) -> str:
-    """A combination of degradations in words, in the order in which they are done.
-
-    Args:
-        applied: bits of `recipes.Applied`.
-    """
+    """A combination of degradations, bits of `recipes.Applied`, in words, in the order of their doing."""
     return ", ".join(applied_words(applied)) or "unchanged"
 
 
 def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
-    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans.
-
-    Args:
-        cubes: int64 [cube], indices into the store of those that train, ascending.
-        batch_size: cubes a batch, at most.
-    """
+    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans."""
     return validation_works(_evenly(cubes, AVERAGED), batch_size)
 
 
 def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> NDArray[np.float64]:
     """The mean of originals, voxel by voxel, flipped as the network shall restore them.
 
-    Added up in whole numbers, so without rounding.
-
-    Args:
-        batches: where the originals come from.
-        works: of training cubes.
-        tick: told after every batch.
-
-    Returns:
-        float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
+    Added up in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
     """
     total = np.zeros(batches.feed.size, np.int64)
     with closing(batches.stream(works)) as stream:
@@ -155,19 +128,12 @@ def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], No
 def measure_baselines(
     batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Callable[[str], None]
 ) -> Baselines:
-    """The errors on the validation pairs of what needs no network.
-
-    Args:
-        batches: where the pairs come from.
-        works: the validation batches.
-        mean: of `mean_image`.
-        tick: told after every batch.
-    """
+    """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`."""
     measured: list[_Measured] = []
     with closing(batches.stream(works)) as stream:
         for batch in stream:
             pairs = zip(batch.original.numpy(), batch.degraded.numpy(), batch.applied.tolist(), strict=True)
-            measured += [_measure(original, degraded, mean, applied) for original, degraded, applied in pairs]
+            measured += [_measure(*pair, mean) for pair in pairs]
             tick("baselines")
     # Of one voxel, in [0, 1] squared.
     scale = batches.feed.window.span**2 * mean.size
@@ -179,15 +145,12 @@ def measure_baselines(
     everything, total = group(measured), sum(one.total for one in measured)
     squares, voxels = sum(one.squares for one in measured), len(measured) * mean.size
     variance = (squares * voxels - total**2) / voxels**2
-    by_kind = {
-        kind: [one for one in measured if one.applied == kind] for kind in {one.applied for one in measured}
+    groups = {
+        degradation_name(kind): group([one for one in measured if one.applied == kind])
+        for kind in sorted({one.applied for one in measured})
     }
-    return Baselines(
-        copy=everything.copy,
-        mean_image=everything.mean_image,
-        constant=variance / batches.feed.window.span**2,
-        by_degradation={degradation_name(kind): group(by_kind[kind]) for kind in sorted(by_kind)},
-    )
+    constant = variance / batches.feed.window.span**2
+    return Baselines(everything.copy, everything.mean_image, constant, groups)
 
 
 class _Measured(NamedTuple):
@@ -201,7 +164,7 @@ class _Measured(NamedTuple):
 
 
 def _measure(
-    original: NDArray[Any], degraded: NDArray[Any], mean: NDArray[np.float64], applied: int
+    original: NDArray[Any], degraded: NDArray[Any], applied: int, mean: NDArray[np.float64]
 ) -> _Measured:
     whole = original.astype(np.int64)
     return _Measured(
@@ -234,14 +197,8 @@ def validate(
 ) -> Validation:
     """Restore every validation pair once, in batches that never change (METHOD.md section 4).
 
-    Args:
-        model: the network; left in evaluation mode.
-        batches: where the pairs come from.
-        works: the validation batches.
-        tick: told after every batch of this process.
-        precision: of the network's products.
-        group: the processes that take whole batches in turn, so that the result is the same to the bit
-            however many there are.
+    The network is left in evaluation mode. The processes of a group take whole batches in turn, so that the
+    result is the same to the bit however many there are.
     """
     group = group or Group()
     model.eval()
