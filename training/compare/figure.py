@@ -51,19 +51,6 @@ class Panel:
     metric: str = ""
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """The values of a panel: where its axis begins, the highest end of a bar, and how many an inch has."""
-
-    low: float
-    high: float
-    step: float
-
-    def at(self, inches: float) -> float:
-        """The value so far above the highest end of a bar."""
-        return self.high + inches * self.step
-
-
 def panels_of(
     summaries: Sequence[ArmSummary],
     comparisons: Sequence[Comparison],
@@ -181,38 +168,44 @@ def _draw(panels: Sequence[Panel], arms: Sequence[str], notes: Sequence[str]) ->
 
 
 def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, height: float) -> None:
-    axis = _axis_of(panel.bars)
-    foot = max(axis.low, 0.0)
+    low, high = axis_low(panel.bars), max(one.mean + one.sd for one in panel.bars)
+    high = max(high, 0.0) if low < 0 else high
+    high = low + 1 if high <= low else high
+    foot = max(low, 0.0)
+
+    def at(inches: float) -> float:  # the value so far above the highest end of a bar
+        return high + inches * ((high - low) / _BARS_HIGH)
+
     for place, bar in enumerate(panel.bars):
         axes.bar(place, bar.mean - foot, 0.72, bottom=foot, linewidth=0.8, **_look(bar.arm, arms))
         axes.errorbar(place, bar.mean, bar.sd, color="#222222", capsize=3, linewidth=1, capthick=1)
     for (left, right, text), level in zip(panel.brackets, levels_of(panel.brackets), strict=True):
-        base, roof = axis.at(_LEVEL * level + 0.09), axis.at(_LEVEL * level + 0.14)
+        base, roof = at(_LEVEL * level + 0.09), at(_LEVEL * level + 0.14)
         axes.plot((left, left, right, right), (base, roof, roof, base), color="#222222", linewidth=0.8)
         # Asterisks hang at the top of their line, so theirs begins lower.
         size, raised = (10, -0.01) if "*" in text else (7.5, 0.025)
-        height_of = axis.at(_LEVEL * level + 0.14 + raised)
+        height_of = at(_LEVEL * level + 0.14 + raised)
         axes.text((left + right) / 2, height_of, text, ha="center", fontsize=size)
     axes.set_xlim(-0.6, len(panel.bars) - 0.4)
-    axes.set_ylim(axis.low, axis.at(height - _BARS_HIGH))
-    ticks = [float(tick) for tick in MaxNLocator(5).tick_values(axis.low, axis.high)]
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if axis.low <= tick <= axis.high]))
+    axes.set_ylim(low, at(height - _BARS_HIGH))
+    ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axes.tick_params(axis="y", labelsize=7.5)
     axes.set_xticks([])
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.spines["left"].set_bounds(axis.low, axis.high)
-    if axis.low < 0:
+    axes.spines["left"].set_bounds(low, high)
+    if low < 0:
         axes.axhline(0, color="#222222", linewidth=0.8)
         axes.spines["bottom"].set_visible(False)
     size = 9.5 * min(1.0, (width + _LEFT) / (_TITLE_LETTER * len(panel.task)))
     axes.set_title(f"{panel.task}\n", fontsize=size, fontweight="bold", pad=4)
     beside: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
     axes.annotate(_told(panel), (0.5, 1), (0, 5), fontsize=7.5, **beside)
-    if axis.low > 0:
+    if low > 0:
         _break(axes, width, height)
-        told = f"axis from {axis.low:.6g}, not from 0"
+        told = f"axis from {low:.6g}, not from 0"
         axes.annotate(told, (0.5, 0), (0, -10), fontsize=7, color="#444444", **beside)
 
 
@@ -222,15 +215,6 @@ def _break(axes: Axes, width: float, height: float) -> None:
     for inches in (0.06, 0.11):
         upright = ((inches - 0.03) / height, (inches + 0.03) / height)
         axes.plot((-0.05 / width, 0.05 / width), upright, **look)
-
-
-def _axis_of(bars: Sequence[ArmSummary]) -> _Axis:
-    low, high = axis_low(bars), max(one.mean + one.sd for one in bars)
-    if low < 0:
-        high = max(high, 0.0)
-    if high <= low:
-        high = low + 1
-    return _Axis(low, high, (high - low) / _BARS_HIGH)
 
 
 def _told(panel: Panel) -> str:

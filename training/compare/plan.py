@@ -44,7 +44,7 @@ class Arm:
 
     Attributes:
         name: 1 to 40 letters, digits and `.`, `_`, `+`, `-`, the first a letter or a digit.
-        weights: a file or the folder of a run, as `beginning.read_beginning` takes them; None from
+        weights: a file or the folder of a run, as `load.read_beginning` takes them; None from
             scratch.
 
     Raises:

@@ -102,7 +102,7 @@ def compare_trials(
         out: the folder to make, or to go on with.
         parameters: of every trial; the seeds of the trials count up from its seed.
         trials: of every arm on every task.
-        width: of the arms from scratch, see `arms.read_arms`.
+        width: of the arms from scratch, see `plan.read_arms`.
         workers: trials at a time; when left out one a core on the CPU, and one on CUDA. More than one are
             processes of their own, so a program that calls this needs `if __name__ == "__main__":`.
         device: `auto`, `cpu` or `cuda`.
@@ -252,15 +252,8 @@ def carry_out(
     if waiting:
         tell()
         works = [
-            _Work(
-                trial,
-                folder_of(out, trial),
-                plan.task(trial.task),
-                plan.arm(trial.arm),
-                replace(plan.parameters, seed=trial.seed),
-                device,
-            )
-            for trial in waiting
+            _Work(one, folder_of(out, one), plan.task(one.task), plan.arm(one.arm), plan.parameters, device)
+            for one in waiting
         ]
         crew = Workers(workers, processes=True, progress=report)
         run(_carry_out, works, finished=finished, workers=crew, lost=_lost)
@@ -304,7 +297,7 @@ def _carry_out(work: _Work) -> Done:
         outcome = finetune(
             work.task.targets,
             work.folder,
-            work.parameters,
+            replace(work.parameters, seed=work.trial.seed),
             beginning=beginning,
             device=work.device,
             threads=1 if choose_device(work.device).type == "cpu" else None,

@@ -118,7 +118,7 @@ class Finetuned:
         kind: `classify` or `segment`.
         task: `ncc`, `segment` or `dxc`.
         classes: what its outputs tell.
-        size: edges of the cubes in voxels, (x, y, z), or of the images in pixels, (x, y), as many as `axes`.
+        size: edges of the cubes in voxels, (x, y, z), or of the images in pixels, (x, y).
         window: of the values, which become [0, 1].
         parameters: of the run.
     """

@@ -129,7 +129,7 @@ def segment_scan(
         run=str(run),
         shape=read.geometry.shape,
         spacing=read.geometry.spacing,
-        windows=len(window_corners(read.geometry.shape, finetuned.size)),
+        windows=count_windows(read.geometry.shape, finetuned.size),
         foreground=foreground,
         millilitres=foreground * voxel_millilitres(read.geometry),
         sha256=sha256,
@@ -162,7 +162,7 @@ def segment_voxels(
 
     whole = torch.from_numpy(np.ascontiguousarray(window.clip(voxels)))
     image = normalise(whole.unsqueeze(0), window)
-    total, done = len(window_corners(whole.shape, size)), 0
+    total, done = count_windows(whole.shape, size), 0
 
     def predict(windows: Tensor) -> Tensor:
         nonlocal done
@@ -193,17 +193,11 @@ def by_trained_statistics(network: nn.Module) -> None:
                 part.add_module(name, plain)
 
 
-def window_corners(shape: Sequence[int], size: Sequence[int]) -> NDArray[np.int64]:
-    """Where the windows of a scan lie: half a window apart, the last one flush with the scan's end.
-
-    Both are edges (x, y, z). Returns int64 [window, 3], z fastest; an axis along which the scan is smaller
-    than a window has one.
-    """
-    starts = []
-    for edge, length in zip(shape, size, strict=True):
-        room, step = max(0, edge - length), max(1, int(length * (1 - _OVERLAP)))
-        starts.append(np.minimum(np.arange(-(-room // step) + 1) * step, room))
-    return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(starts))
+def count_windows(shape: Sequence[int], size: Sequence[int]) -> int:
+    """How many windows a scan has: half a window apart along x, y and z, the last one flush with its end."""
+    steps = (max(1, int(length * (1 - _OVERLAP))) for length in size)
+    rooms = (max(0, edge - length) for edge, length in zip(shape, size, strict=True))
+    return prod(-(-room // step) + 1 for room, step in zip(rooms, steps, strict=True))
 
 
 def voxel_millilitres(geometry: Geometry) -> float:

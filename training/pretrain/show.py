@@ -34,15 +34,11 @@ class EpochRecord:
     """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
 
     Attributes:
-        epoch: counted from 1.
-        variant: of every training pair in it.
-        steps: it had.
+        epoch: counted from 1, of so many steps, all in one variant.
         lr: the learning rate of its last step.
         train_loss: mean over the training cubes, each as it was when its batch came.
-        validation_loss: mean over the validation pairs, after the epoch.
-        copy_loss: what taking the degraded cube for its restoration gives on them.
-        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
-        by_degradation: the validation loss of every combination of degradations that occurs.
+        validation_loss: mean over the validation pairs, after the epoch. `by_degradation` is that of every
+            combination, `copy_loss` and `mean_image_loss` are those of the baselines (`Baselines`).
         best: whether no earlier epoch validated as well.
         seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
         cubes_per_second: in training.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,51 +129,29 @@ def measure_baselines(
     batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Callable[[str], None]
 ) -> Baselines:
     """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`."""
-    measured: list[_Measured] = []
+    # How a pair was degraded, and sums over its voxels in the store's unit, whole numbers but the last.
+    measured: list[tuple[int, int, int, int, float]] = []
     with closing(batches.stream(works)) as stream:
         for batch in stream:
-            pairs = zip(batch.original.numpy(), batch.degraded.numpy(), batch.applied.tolist(), strict=True)
-            measured += [_measure(*pair, mean) for pair in pairs]
+            for row, applied in enumerate(batch.applied.tolist()):
+                whole, degraded = batch.original[row].numpy().astype(np.int64), batch.degraded[row].numpy()
+                copy, apart = np.square(degraded - whole).sum(), np.square(whole - mean).sum()
+                squares = np.square(whole).sum()
+                measured.append((applied, int(whole.sum()), int(squares), int(copy), float(apart)))
             tick("baselines")
     # Of one voxel, in [0, 1] squared.
     scale = batches.feed.window.span**2 * mean.size
 
-    def group(pairs: Sequence[_Measured]) -> GroupBaselines:
-        copy, mean_image = sum(one.copy for one in pairs), sum(one.mean_image for one in pairs)
+    def group(kind: int | None = None) -> GroupBaselines:
+        pairs = [one for one in measured if kind in (None, one[0])]
+        copy, mean_image = (sum(one[column] for one in pairs) for column in (3, 4))
         return GroupBaselines(len(pairs), copy / len(pairs) / scale, mean_image / len(pairs) / scale)
 
-    everything, total = group(measured), sum(one.total for one in measured)
-    squares, voxels = sum(one.squares for one in measured), len(measured) * mean.size
-    variance = (squares * voxels - total**2) / voxels**2
-    groups = {
-        degradation_name(kind): group([one for one in measured if one.applied == kind])
-        for kind in sorted({one.applied for one in measured})
-    }
-    constant = variance / batches.feed.window.span**2
+    everything, voxels = group(), len(measured) * mean.size
+    total, squares = (sum(one[column] for one in measured) for column in (1, 2))
+    constant = (squares * voxels - total**2) / voxels**2 / batches.feed.window.span**2
+    groups = {degradation_name(kind): group(kind) for kind in sorted({one[0] for one in measured})}
     return Baselines(everything.copy, everything.mean_image, constant, groups)
-
-
-class _Measured(NamedTuple):
-    """Sums over the voxels of one pair, in the store's unit; whole numbers but for `mean_image`."""
-
-    applied: int
-    total: int
-    squares: int
-    copy: int
-    mean_image: float
-
-
-def _measure(
-    original: NDArray[Any], degraded: NDArray[Any], applied: int, mean: NDArray[np.float64]
-) -> _Measured:
-    whole = original.astype(np.int64)
-    return _Measured(
-        applied,
-        total=int(whole.sum()),
-        squares=int(np.square(whole).sum()),
-        copy=int(np.square(degraded - whole).sum()),
-        mean_image=float(np.square(whole - mean).sum()),
-    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from genesis_toolkit.training.machine.run_folder import Run, check_file
 from genesis_toolkit.training.networks.registry import CLASS_ARGUMENTS, OF_THE_PAPERS, Architecture
 from genesis_toolkit.training.weights.card import WeightsResult, model_card
 from genesis_toolkit.training.weights.files import read_checkpoint, saved_bytes
-from genesis_toolkit.training.weights.load import PREFIX, file_of, load_exactly, recognise
+from genesis_toolkit.training.weights.load import PREFIX, file_of, recognise
 
 #: What `export` writes.
 FORMATS = ("official", "nnssl", "state-dict")
@@ -48,8 +48,7 @@ def export_weights(folder: AnyPath, out: AnyPath, kind: str, *, overwrite: bool 
     run = _described(folder)
     best = file_of(folder)
     checkpoint = read_checkpoint(best)
-    found, width = recognise(checkpoint["state_dict"], best)
-    network = load_exactly(found, width, checkpoint["state_dict"], best)
+    found, width, network = recognise(checkpoint["state_dict"], best)
     count, losses = checkpoint["epoch"], Run(folder).losses
     try:
         epochs = Run(folder).records(range(1, count + 1))

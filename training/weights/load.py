@@ -38,6 +38,12 @@ from genesis_toolkit.training.weights.files import (
 #: Of every key in a file of the method's authors.
 PREFIX = "module."
 
+_FIRST = "conv1.weight"
+_RESNET = (_FIRST, "layer1.0.conv1.weight")  # torchvision's names; no network here has these
+_CLASSIFIER = "fc."  # torchvision's last layer
+_COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
+_KERNEL_AXES, _COLOURS = 4, 3
+
 
 def load_network(path: str | Path) -> nn.Module:
     """The trained network, from a degraded cube to a restored one, ready to be trained further.
@@ -56,9 +62,7 @@ def load_network(path: str | Path) -> nn.Module:
             that is missing, left over or of another shape is named, with both shapes.
     """
     path = file_of(Path(path))
-    weights = read_weights(path)
-    kind, width = recognise(weights, path)
-    return load_exactly(kind, width, weights, path)
+    return recognise(read_weights(path), path)[2]
 
 
 def load_encoder(path: str | Path) -> nn.Module:
@@ -132,8 +136,8 @@ def is_state_dict(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
-def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:
-    """Which network the weights are of, and how wide it is; or a `DataError` that names all."""
+def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int, nn.Module]:
+    """Which network the weights are of, its width, and the network with them; for errors see `load_network`."""
     for kind in ARCHITECTURES.values():
         key = kind.first_weight
         if key not in weights:
@@ -144,24 +148,12 @@ def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, 
                 f"{path} has {key} of shape {shape}, the network needs (width, 1, "
                 f"{', '.join(map(str, kind.first_kernel))}), width at least 1 and at most {MOST_WIDTH}."
             )
-        return kind, shape[0]
+        with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
+            network = build_network(kind.name, shape[0])
+        load_weights(network, weights, path)
+        return kind, shape[0], network
     firsts = ", ".join(f"{kind.first_weight} ({kind.name})" for kind in ARCHITECTURES.values())
     raise DataError(f"{path} holds weights of no network that is known here: it would have one of {firsts}.")
-
-
-def load_exactly(kind: Architecture, width: int, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A network with these weights; see `load_network` for errors."""
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
-        network = build_network(kind.name, width)
-    load_weights(network, weights, path)
-    return network
-
-
-_FIRST = "conv1.weight"
-_RESNET = (_FIRST, "layer1.0.conv1.weight")  # torchvision's names; no network here has these
-_CLASSIFIER = "fc."  # torchvision's last layer
-_COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
-_KERNEL_AXES, _COLOURS = 4, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,8 +267,7 @@ def _read(path: Path, window: tuple[int, int] | None) -> Beginning:
         found = read_encoder(path)
         found.begin(UNet2D(found.width))
         return found
-    kind, width = recognise(weights, path)
-    load_exactly(kind, width, weights, path)
+    kind, width, _ = recognise(weights, path)
     return Beginning(kind.name, width, weights, False, path.name, sha256_of(path.read_bytes()), window)
 
 
