@@ -160,13 +160,8 @@ def choose_pairs(
 ) -> list[tuple[str, str]]:
     """Which arms to hold against which, (first, second): the second is the one expected to be higher.
 
-    Args:
-        arms: all of them, in an order in which later ones are expected to be higher.
-        reference: only pairs with this arm, the order within a pair as in `arms`.
-        named: these pairs and no others; None for every pair.
-
-    Raises:
-        CallError: an arm or a pair makes no sense.
+    Of all arms, in an order in which later ones are expected to be higher, every pair; only those with the
+    reference; or the named ones and no others.
     """
     if named is None:
         if reference is not None:
@@ -189,20 +184,10 @@ def choose_pairs(
 def compare_arms(
     summaries: Sequence[ArmSummary], pairs: Sequence[tuple[str, str]] | None = None
 ) -> list[Comparison]:
-    """Compare arms on every task.
+    """Compare arms, every one of every task once, task by task, by pairs as of `choose_pairs`.
 
-    Holm's correction is over the pairs of one task that are compared here and could be tested.
-
-    Args:
-        summaries: every arm of every task once.
-        pairs: (first, second) as of `choose_pairs`, every pair when left out; tasks that lack one of the two
-            arms are passed over.
-
-    Returns:
-        Tasks in the order of `summaries`, in each the pairs in their order.
-
-    Raises:
-        CallError: no task has both arms of any pair.
+    Tasks that lack one of the two arms are passed over; a `CallError` where all do. Holm's correction is over
+    the pairs of one task that are compared here and could be tested.
     """
     wanted = choose_pairs(arms_of(summaries)) if pairs is None else pairs
     by_task: dict[str, dict[str, ArmSummary]] = {}

@@ -5,7 +5,7 @@ memory where it fits, as whole numbers too; else it is read from the store anew.
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -192,13 +192,10 @@ def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
         )
 
 
-class TargetBatches:
-    """Batches of a run from a ring of two rooms; and the cubes of every epoch in memory, where they fit.
+class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
+    """Batches of cubes from a ring of two rooms; and those of every epoch in memory, where they fit.
 
-    Args:
-        data: of the run.
-        pin: page-locked memory, for the way to a CUDA device.
-        most_held: bytes that may be kept in memory beside the two rooms.
+    As many bytes as `most_held` may be kept there beside the rooms, which `pin` puts into page-locked memory.
     """
 
     def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
@@ -221,16 +218,11 @@ class TargetBatches:
                 torch.zeros((most, *target), dtype=torch.uint8, pin_memory=pin),
             )
 
-        self._ring = Ring(make, self._fill, threads=1, waiting=0)
+        super().__init__(make, self._fill_targets, threads=1, waiting=0)
 
-    def stream(self, works: Sequence[NDArray[np.int64]]) -> Generator[TargetBatch, None, None]:
-        """Fill and yield batches of these cubes, in their order; see `Ring.stream`."""
-        with closing(self._ring.stream(works)) as rooms:
-            for cubes, room in rooms:
-                yield TargetBatch(room.cubes[: len(cubes)], room.targets[: len(cubes)])
-
-    def _fill(self, cubes: NDArray[np.int64], room: TargetBatch) -> None:
-        voxels, targets = (tensor[: len(cubes)].numpy() for tensor in room)
+    def _fill_targets(self, cubes: NDArray[np.int64], room: TargetBatch) -> TargetBatch:
+        batch = TargetBatch(*(tensor[: len(cubes)] for tensor in room))
+        voxels, targets = (tensor.numpy() for tensor in batch)
         if self._labels is not None:
             targets[...] = self._labels[cubes]
         if self._held and np.isin(cubes, self._often).all():
@@ -240,6 +232,7 @@ class TargetBatches:
         else:
             for reader, out in zip(self._readers, (voxels, targets), strict=False):
                 reader.read_many(cubes, out)
+        return batch
 
 
 def check_foreground(batches: TargetBatches, data: TargetData) -> None:

@@ -229,7 +229,7 @@ def finetune(
         targets: a target store, of cubes or images; it tells the task.
         out: the folder of the run. A run that is there goes on; one that is finished is left as it is.
         parameters: of the run; the defaults when left out.
-        weights: to begin with, as `beginning.read_beginning` takes them; None: from scratch.
+        weights: to begin with, as `load.read_beginning` takes them; None: from scratch.
         network: of scratch: `unet3d` for cubes and `unet2d` for images when left out.
         width: of scratch: channels of the first convolution, the published ones when left out.
         beginning: in place of these three, what was read before.
@@ -278,9 +278,15 @@ def finetune(
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, pin=state.device.type == "cuda")
         check_foreground(batches, data)
-        warnings = _warnings(beginning, data)
-        for warning in warnings:
-            say(f"Warning: {warning}")
+        (low, high), window = (store.window.low, store.window.high), beginning.window
+        warnings = []
+        if window not in (None, (low, high)):
+            warnings.append(
+                f"the weights were trained on values from {window[0]} to {window[1]}, and the store's run "
+                f"from {low} to {high}: both become [0, 1], so one and the same value looks different to the "
+                "network."
+            )
+            say(f"Warning: {warnings[0]}")
         if earlier is not None and run.last.exists():
             state.restore(read_checkpoint(run.last, FINETUNED), run.last)
             if state.best_epoch:
@@ -310,7 +316,7 @@ def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> T
     check_batch(beginning.network, store.size, min(data.sizes))
     if given.freeze_encoder:
         network.freeze_encoder()
-    if device.type == "cpu":  # there a step takes 0.7 of the time (`pretrain.state.new_state`)
+    if device.type == "cpu":  # there a step takes 0.7 of the time (`pretrain.call.new_state`)
         network.to(memory_format=network.memory_format)  # type: ignore[call-overload] # torch leaves it out
     network.to(device)
     learnt = [one for one in network.parameters() if one.requires_grad]
@@ -325,11 +331,11 @@ def _outcome(
     name = SCORES[data.store.task]
     score = metrics[name]
     assert score is not None  # `target_data` and `check_foreground` have seen to it
+    described = data.describe()
+    same = ("task", "kind", "train_scans", "train_cubes", "validation_cubes", "test_cubes")
     return FinetuneOutcome(
         run=str(tuner.run.folder),
         status="finished",
-        task=data.store.task,
-        kind=data.kind,
         metric=name,
         score=score,
         metrics=metrics,
@@ -338,24 +344,9 @@ def _outcome(
         epochs=state.epoch,
         best_epoch=state.best_epoch,
         validation_loss=state.best_loss,
-        train_scans=data.train_scans,
-        train_cubes=len(data.train),
-        validation_cubes=sum(map(len, data.validation)),
-        test_cubes=sum(map(len, data.test)),
         network=beginning.network,
         width=beginning.width,
         weights=sum(weights.numel() for weights in state.model.parameters()),
         beginning=beginning.describe(),
+        **{key: described[key] for key in same},
     )
-
-
-def _warnings(beginning: Beginning, data: TargetData) -> list[str]:
-    """What to keep in mind from the start; a sentence each."""
-    window = data.store.window
-    if beginning.window in (None, (window.low, window.high)):
-        return []
-    low, high = beginning.window or (0, 0)
-    return [
-        f"the weights were trained on values from {low} to {high}, and the store's run from {window.low} to "
-        f"{window.high}: both become [0, 1], so one and the same value looks different to the network."
-    ]

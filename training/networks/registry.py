@@ -96,8 +96,8 @@ ARCHITECTURES = {
             "2D U-Net with a ResNet-18 encoder",
             "encoder.conv1.weight",
             EDGE_MULTIPLE_2D,
-            64,
-            (7, 7),
+            published_width=64,
+            first_kernel=(7, 7),
         ),
         Architecture(
             "resenc-l",

@@ -137,7 +137,7 @@ def is_state_dict(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int, nn.Module]:
-    """Which network the weights are of, its width, and the network with them; for errors see `load_network`."""
+    """Which network weights are of, its width, and the network with them; see `load_network` for errors."""
     for kind in ARCHITECTURES.values():
         key = kind.first_weight
         if key not in weights:
