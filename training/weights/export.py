@@ -86,7 +86,8 @@ def _official(kind: Architecture, checkpoint: Mapping[str, Any]) -> dict[str, An
             f"The official format holds the 3D U-Net only, and this run trained {kind.name}: give {others}."
         )
     weights = {PREFIX + key: tensor for key, tensor in checkpoint["state_dict"].items()}
-    return {**{key: checkpoint[key] for key in ("epoch", "optimizer_state_dict")}, "state_dict": weights}
+    kept = {key: checkpoint[key] for key in ("epoch", "state_dict", "optimizer_state_dict")}
+    return kept | {"state_dict": weights}
 
 
 def _described(folder: Path) -> dict[str, Any]:
