@@ -236,11 +236,7 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
 
 
 def check_foreground(batches: TargetBatches, data: TargetData) -> None:
-    """Check that masks have some foreground to learn from, and to evaluate; read no further than the first.
-
-    Raises:
-        DataError: the masks of a fold are all empty.
-    """
+    """Check that masks have some foreground to learn from and to evaluate; read no further than the first."""
     if data.kind != "segment":
         return
     more_scans = "extract targets from more scans"

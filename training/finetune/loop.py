@@ -120,10 +120,9 @@ class FineTuner:
         return total / sum(map(len, self.data.validation))
 
     def evaluate(self) -> tuple[dict[str, float | None], list[str]]:
-        """Evaluate the best network on the test fold, once.
+        """Evaluate the best network on the test fold, once: metrics by name, and what is to be said of them.
 
-        Returns:
-            The metrics by name, None where the data do not determine one, and what is to be said of them.
+        A metric is None where the data do not determine it.
         """
         data, best = self.data, self.run.best
         load_weights(self.state.model, read_checkpoint(best, FINETUNED)["state_dict"], best)

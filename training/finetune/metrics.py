@@ -95,16 +95,10 @@ def count_overlaps(prediction: NDArray[np.floating], truth: NDArray[np.generic])
     above = np.searchsorted(np.array(THRESHOLDS), values, side="left")  # how many thresholds lie below it
     steps = len(THRESHOLDS) + 1
     counts = np.bincount(2 * above + mask.reshape(-1), minlength=2 * steps).reshape(steps, 2)
-    background, foreground = (
-        counts[::-1, label].cumsum()[::-1][1:].tolist() for label in (0, 1)
-    )  # of voxels above each threshold
-    all_background, all_foreground = counts.sum(axis=0).tolist()
-    return Overlaps(
-        both=tuple(foreground),
-        predicted=tuple(background),
-        missed=tuple(all_foreground - count for count in foreground),
-        neither=tuple(all_background - count for count in background),
-    )
+    above_each = counts[::-1].cumsum(axis=0)[::-1][1:]  # [threshold, label], in voxels
+    below_each = counts.sum(axis=0) - above_each
+    columns = (above_each[:, 1], above_each[:, 0], below_each[:, 1], below_each[:, 0])
+    return Overlaps(*(tuple(column.tolist()) for column in columns))
 
 
 def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:

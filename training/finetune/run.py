@@ -151,11 +151,7 @@ class FinetuneRun(Run):
         return [self.result, *super().files()]
 
     def outcome(self, status: str) -> FinetuneOutcome | None:
-        """What `result.json` says; None where the run is not finished.
-
-        Raises:
-            DataError: the file is damaged or of another version.
-        """
+        """What `result.json` says; None where the run is not finished, a `DataError` where it is damaged."""
         names = {field.name for field in fields(FinetuneOutcome)}.difference(_CALLED)
         try:
             told = json.loads(self.result.read_bytes())

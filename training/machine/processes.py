@@ -66,8 +66,7 @@ class Group:
     def from_lead(self, work: Callable[[], Result]) -> Result:
         """Do work in the leading process only and give everyone its result, which must be picklable.
 
-        Raises:
-            SystemExit: in the other processes, when the work failed; the leading one raises what it raised.
+        Where it failed, the leading one raises what it raised, and the others end.
         """
         if not self.leads:
             good, result = self._broadcast(None)

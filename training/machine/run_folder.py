@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 class Run:
     """The folder of one run, held by this process; its files stand in the docstring above. See `hold_run`.
 
-    Attributes:
-        maker: the command that makes such runs.
-        format: of its `run.json`, which tells kinds of runs apart.
-        version: of that format.
-        keys: that such a `run.json` has at least.
+    `maker` is the command that makes such runs. By its `format` their `run.json` is known, which has at least
+    these keys.
     """
 
     maker: ClassVar[str] = "genesis-train pretrain"
@@ -50,11 +47,7 @@ class Run:
         self.events = folder / "tensorboard"
 
     def described(self) -> dict[str, Any] | None:
-        """What `run.json` says; None where the run has not begun.
-
-        Raises:
-            DataError: the file is damaged or of another version.
-        """
+        """What `run.json` says; None where the run has not begun, a `DataError` where it is damaged."""
         try:
             described = json.loads(self.description.read_bytes())
         except FileNotFoundError:
@@ -72,11 +65,9 @@ class Run:
         return described
 
     def begin(self, description: Mapping[str, Any], finished: int) -> None:
-        """Write what the run is made of, and drop from the losses every epoch that no checkpoint has.
+        """Write what the run is made of, plain JSON values, as what `described` gives back.
 
-        Args:
-            description: `parameters`, `store` and whatever else is to be kept, plain JSON values.
-            finished: epochs that the last checkpoint has; 0 at the start.
+        Of the losses only the finished epochs are left, those that the last checkpoint has.
         """
         header = {"format": self.format, "version": self.version, **description}
         self.records(range(1, finished + 1))
@@ -190,14 +181,9 @@ def check_same(
     stopping_rules: Sequence[str],
     weights_key: str = "initial_encoder",
 ) -> None:
-    """Check that a call may go on with a run that was begun earlier.
+    """Check that a call may go on with a run that was begun earlier; both are described as in `run.json`.
 
-    Args:
-        run: for the sentence.
-        earlier: what the run was begun with.
-        described: the same of this call.
-        stopping_rules: parameters that may differ.
-        weights_key: under which the file of first weights stands, named as its option.
+    The rules of stopping may differ. The file of first weights stands under `weights_key`, its option's name.
 
     Raises:
         CallError: another parameter differs, or the store or the file of first weights holds other data.

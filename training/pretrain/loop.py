@@ -94,11 +94,7 @@ class Trainer:
                 self._keep(record, validation)
 
     def _train_epoch(self, works: list[Work], tick: Tick) -> None:
-        """The steps of one epoch that are left.
-
-        Raises:
-            DataError: the loss is no finite number; that step has not touched the weights.
-        """
+        """The steps of one epoch that are left; one whose loss is no number does not touch the weights."""
         state, given = self.state, self.data.parameters
         left, started, waited, seen = works[state.step :], perf_counter(), self.batches.waited, 0
         self.network.train()

@@ -40,14 +40,10 @@ POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss"
 
 
 class CheckpointKind(NamedTuple):
-    """What a command writes.
+    """What a command, the `maker`, writes, in which format and version.
 
-    Attributes:
-        maker: the command.
-        format: what stands in its files.
-        version: of that format.
-        keys: what such a file holds at least, beside the position and the weights.
-        way_out: said of a file that cannot be read.
+    Such a file holds at least these keys, beside the position and the weights; `way_out` is said of one that
+    cannot be read.
     """
 
     maker: str
