@@ -216,14 +216,6 @@ class Plan:
     parameters: FinetuneParameters
     trials: tuple[Trial, ...]
 
-    def task(self, name: str) -> Task:
-        """The task of that name."""
-        return next(one for one in self.tasks if one.name == name)
-
-    def arm(self, name: str) -> ReadyArm:
-        """The arm of that name."""
-        return next(one for one in self.arms if one.name == name)
-
     def record(self) -> dict[str, dict[str, Any]]:
         """What may not change from call to call, as plain JSON values: `parameters`, `tasks`, `arms`."""
         parameters = self.parameters.as_dict()

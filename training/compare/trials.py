@@ -220,6 +220,7 @@ def carry_out(
     Raises:
         DataError: some failed; the sentence names them and why.
     """
+    tasks, arms = {one.name: one for one in plan.tasks}, {one.name: one for one in plan.arms}
     scores = {trial: read_score(folder_of(out, trial)) for trial in plan.trials}
     waiting = [trial for trial in plan.trials if scores[trial] is None]
     failed: list[Done] = []
@@ -245,14 +246,14 @@ def carry_out(
             if note not in noted:
                 say(note)
                 noted.add(note)
-        metric = METRICS[SCORES[plan.task(done.trial.task).code]]
+        metric = METRICS[SCORES[tasks[done.trial.task].code]]
         say(f"{done.trial}: " + (f"failed. {done.reason}" if done.reason else f"{metric} {done.score:.4f}"))
         tell()
 
     if waiting:
         tell()
         works = [
-            _Work(one, folder_of(out, one), plan.task(one.task), plan.arm(one.arm), plan.parameters, device)
+            _Work(one, folder_of(out, one), tasks[one.task], arms[one.arm], plan.parameters, device)
             for one in waiting
         ]
         crew = Workers(workers, processes=True, progress=report)

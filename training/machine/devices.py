@@ -51,11 +51,8 @@ def steady(processes: int = 1, threads: int | None = None) -> Iterator[None]:
 
     On the CPU every operation of the networks here gives the same bits as long as the number of threads is
     the same, because sums are cut by threads. `torch.use_deterministic_algorithms` would add nothing to that,
-    and loads torch's compiler for two seconds.
-
-    Args:
-        processes: of this run on this machine, who share its cores.
-        threads: of torch; None takes as many as each of these processes has cores.
+    and loads torch's compiler for two seconds. Processes of this run on this machine share its cores; torch
+    takes as many threads as each of them has cores, where no number is given.
     """
     before = torch.get_num_threads()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark

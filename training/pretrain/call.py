@@ -111,7 +111,7 @@ def pretrain(
         parameters: of the run; the published ones when left out.
         execution: how it is carried out.
         initial_encoder: a file of weights for the encoder of the 2D U-Net to begin with
-            (`beginning.read_encoder`).
+            (`load.read_encoder`).
         overwrite: begin again where a run is.
         progress: True shows bars on stderr; a callback is told as the work goes on.
         say: told one sentence an epoch, and warnings.
