@@ -58,14 +58,10 @@ def panels_of(
     *,
     all_brackets: bool,
 ) -> list[Panel]:
-    """What the chart shows of every task, the arms in their order.
+    """What the chart shows of every task, the arms in their order; by task what its scores are called.
 
-    Args:
-        summaries: every arm of every task.
-        comparisons: of these arms.
-        metrics: by task what its scores are called, where that is known.
-        all_brackets: draw a bracket for every comparison; otherwise only for those with a task's last arm,
-            where a task has more than `MOST_BRACKETS`.
+    Where a task has more comparisons than `MOST_BRACKETS`, only those with its last arm get brackets, unless
+    all of them are to.
     """
     order = arms_of(summaries)
     panels = []

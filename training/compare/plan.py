@@ -154,14 +154,9 @@ _SHOWN = 12  # digits of a sha256, which tell two files apart
 
 @dataclass(frozen=True)
 class Task:
-    """One target task.
+    """One target task: the store as it was given, its name without suffixes, code, and size of its cubes.
 
-    Attributes:
-        name: the store's, without suffixes.
-        targets: the store, as it was given.
-        code: `ncc`, `segment` or `dxc`.
-        size: edges of a cube in voxels, or of an image in pixels.
-        fingerprint: the sha256 of the store's manifest, and so of all its files.
+    The fingerprint is the sha256 of the store's manifest, and so of all its files.
     """
 
     name: str

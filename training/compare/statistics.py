@@ -28,13 +28,9 @@ _LARGE_T = 1000.0  # up to which scipy's noncentral t holds in both tails
 
 @dataclass(frozen=True)
 class TTest:
-    """A t-test of two arms.
+    """A t-test of two arms: the difference of the means, second minus first, in standard errors, and its df.
 
-    Attributes:
-        t: the difference of the means, second minus first, in standard errors.
-        df: degrees of freedom.
-        p_two_sided: that means differ, either way.
-        p_one_tailed: that the second arm's mean is higher. Which arm that is has to be fixed before looking.
+    The one-tailed p-value is that of a higher second mean. Which arm that is has to be fixed before looking.
     """
 
     t: float

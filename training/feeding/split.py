@@ -48,10 +48,7 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     of a patient are alike (METHOD.md section 5). A store with pseudonyms has other names, so other patients
     validate.
 
-    Args:
-        scans: the store's scans; `subset` and `stream` are read.
-        cubes: the store's cubes; `scan` is read.
-        images: one row a row of `scans` where the store is of X-ray images, and `patient` is read; else None.
+    There is one row of `images` a row of `scans` where the store is of X-ray images.
 
     Raises:
         DataError: there are fewer than two cubes to deal.

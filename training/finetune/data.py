@@ -50,14 +50,9 @@ class TargetBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetData:
-    """The labelled cubes of a store, as one run takes them.
+    """The labelled cubes of a store, as one run takes them: int64 [cube], indices into the store.
 
-    Attributes:
-        store: where they lie.
-        parameters: of the run.
-        train: int64 [cube], the labelled cubes of the train fold, indices into the store, ascending.
-        validation: the batches of the validation fold, the same every epoch.
-        test: the batches of the test fold.
+    Those of the train fold, ascending, and the batches of the others, the same every epoch.
     """
 
     store: TargetStore
@@ -128,14 +123,8 @@ def choose_scans(
     Each scan gets a random rank, made of the seed and its own stream key, so no other scan moves it; the
     first ranks are taken. Of a share the nearest number of scans is taken, halves up, at least one.
 
-    Args:
-        scans: [scan], the rows of those that may be labelled, distinct.
-        streams: uint64 [scan], the stream key of each.
-        labels: a share in (0, 1] where it is a float, else a number of scans.
-        seed: 0 .. 2^63 - 1.
-
-    Returns:
-        [scan], some of `scans`, ascending.
+    Given are distinct rows of scans, each with its stream key, uint64; some of these rows come back, ascending.
+    `labels` is a share in (0, 1] where it is a float, else a number of scans.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
     if count > len(scans):
@@ -199,6 +188,7 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
     """
 
     def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
+        self.data = data
         store, size = data.store, data.store.size
         self._labels = store.labels
         self._readers = [store.cubes, *([store.masks] if store.masks is not None else [])]
@@ -234,20 +224,19 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
                 reader.read_many(cubes, out)
         return batch
 
-
-def check_foreground(batches: TargetBatches, data: TargetData) -> None:
-    """Check that masks have some foreground to learn from and to evaluate; read no further than the first."""
-    if data.kind != "segment":
-        return
-    more_scans = "extract targets from more scans"
-    for what, works, way_out in (
-        ("train on", data.training(0), "give more --labels, or another --seed"),
-        ("validate on", data.validation, more_scans),
-        ("test on", data.test, more_scans),
-    ):
-        with closing(batches.stream(works)) as stream:
-            if not any(bool(batch.targets.any()) for batch in stream):
-                raise DataError(
-                    f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
-                    f"foreground is needed: {way_out}."
-                )
+    def check_foreground(self) -> None:
+        """Check that masks have some foreground to learn from and to evaluate; read no further than that."""
+        if self.data.kind != "segment":
+            return
+        more_scans = "extract targets from more scans"
+        for what, works, way_out in (
+            ("train on", self.data.training(0), "give more --labels, or another --seed"),
+            ("validate on", self.data.validation, more_scans),
+            ("test on", self.data.test, more_scans),
+        ):
+            with closing(self.stream(works)) as stream:
+                if not any(bool(batch.targets.any()) for batch in stream):
+                    raise DataError(
+                        f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
+                        f"foreground is needed: {way_out}."
+                    )

@@ -148,12 +148,8 @@ def build_target_network(
     width; weights that were read change nothing in those of the head. torch's random generator is left as it
     was.
 
-    Args:
-        beginning: what it begins with.
-        kind: `classify`: a `Classifier`; `segment`: a `Segmenter`.
-        classes: logits of each cube, or of each voxel.
-        axes: of what it will be fed with: 3 for cubes, 2 for images.
-        seed: of the first weights, 0 .. 2^63 - 1.
+    It is a `Classifier` or a `Segmenter`, gives logits of so many classes, and is fed with cubes of 3 axes or
+    images of 2.
 
     Raises:
         CallError: a 3D network for images, or nnU-Net's package is needed and not installed.

@@ -28,13 +28,7 @@ from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, 
 from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.feeding.normalise import normalise
-from genesis_toolkit.training.finetune.data import (
-    TargetBatch,
-    TargetBatches,
-    TargetData,
-    check_foreground,
-    target_data,
-)
+from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData, target_data
 from genesis_toolkit.training.finetune.heads import TargetNetwork, build_target_network
 from genesis_toolkit.training.finetune.metrics import Metric, auc, count_overlaps, mean_auc
 from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
@@ -276,7 +270,7 @@ def finetune(
             return done
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, pin=state.device.type == "cuda")
-        check_foreground(batches, data)
+        batches.check_foreground()
         (low, high), window = (store.window.low, store.window.high), beginning.window
         warnings = []
         if window not in (None, (low, high)):

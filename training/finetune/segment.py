@@ -144,19 +144,11 @@ def segment_voxels(
     device: torch.device,
     report: Progress = silent,
 ) -> NDArray[np.uint8]:
-    """Segment the voxels of a scan, of any edges.
+    """Segment the voxels of a scan, [x, y, z] in HU, of any edges; the scan stays in memory.
 
-    Args:
-        network: of a segmentation task, for cubes. Moved to `device`, into evaluation, and made to go by the
-            statistics of its training.
-        voxels: [x, y, z] in HU.
-        window: they are clipped to, which becomes [0, 1].
-        size: edges of the sliding window in voxels, (x, y, z): those of the cubes that trained.
-        device: where the network works; the scan and its probabilities stay in memory.
-        report: told of the windows.
-
-    Returns:
-        uint8 [x, y, z]: 1 where the mean probability is above 0.5, else 0.
+    The network is moved to the device and into evaluation, and made to go by the statistics of its training.
+    Voxels are clipped to `window`, which becomes [0, 1]; `size` is that of the sliding window in voxels,
+    (x, y, z): of the cubes that trained. Returns uint8 [x, y, z]: 1 where the mean probability is above 0.5.
     """
     from monai.inferers import sliding_window_inference  # takes seconds to import
 

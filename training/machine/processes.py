@@ -39,10 +39,7 @@ Result = TypeVar("Result")
 class Group:
     """The processes of one run, as one of them sees it. A run of one process is a group of one.
 
-    Attributes:
-        rank: of this process; 0 leads.
-        world: how many processes there are.
-        local: how many of them are on this machine.
+    That of rank 0 leads. There are `world` of them, `local` on this machine.
     """
 
     rank: int = 0

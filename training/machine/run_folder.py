@@ -71,14 +71,10 @@ class Run:
         """
         header = {"format": self.format, "version": self.version, **description}
         self.records(range(1, finished + 1))
-        lines = self._told()[:finished]
+        lines = self.told()[:finished]
         # The description first: it is what says that the folder is a run's.
         write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
         write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
-
-    def epochs_told(self) -> int:
-        """How many epochs stand in the losses; the last may have no checkpoint yet."""
-        return len(self._told())
 
     def records(self, epochs: Iterable[int]) -> list[dict[str, Any]]:
         """What the losses say of finished epochs, counted from 1.
@@ -86,7 +82,7 @@ class Run:
         Raises:
             DataError: a line is gone or damaged.
         """
-        lines, records = self._told(), []
+        lines, records = self.told(), []
         for epoch in epochs:
             if epoch > len(lines):
                 raise DataError(
@@ -104,7 +100,8 @@ class Run:
             records.append(record)
         return records
 
-    def _told(self) -> list[str]:
+    def told(self) -> list[str]:
+        """The lines of all epochs that stand in the losses; the last may have no checkpoint yet."""
         text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
         return text.splitlines()[1:]
 

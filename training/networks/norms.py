@@ -14,11 +14,7 @@ from genesis_toolkit.training.machine.processes import Group
 
 
 class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """What both norms here do in training.
-
-    Attributes:
-        group: the processes among whom a training batch is dealt; in evaluation each has batches of its own.
-    """
+    """What both norms here do in training, where a group of processes shares every batch."""
 
     group = Group()
 

@@ -15,13 +15,10 @@ EDGE_MULTIPLE = 8
 
 
 def check_edges(size: tuple[int, ...], multiple: int, network: str, what: str) -> None:
-    """Check that a network can halve every edge as often as it does.
+    """Check that a network can halve every edge, (x, y, z), or (x, y) of an image, as often as it does.
 
-    Args:
-        size: edges of a cube in voxels, axis order (x, y, z), or of an image in pixels, (x, y).
-        multiple: a power of two that every edge must be divisible by.
-        network: its name, for the sentence.
-        what: is fed and what it is made of, for the sentence: `The cubes have {} voxels`.
+    They must be divisible by `multiple`, a power of two. The sentence takes the network's name, and what is
+    fed and what that is made of, `The cubes have {} voxels`.
     """
     for axis, edge in zip("xyz", size, strict=False):
         if edge < multiple or edge % multiple:

@@ -23,23 +23,17 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows, silent
 from genesis_toolkit.pipeline.version import __version__
-from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.machine.processes import joined, launched
 from genesis_toolkit.training.machine.run_folder import Run, check_same, hold_run
-from genesis_toolkit.training.machine.steps import Say, counting, stop_on_signals
+from genesis_toolkit.training.machine.steps import Say, stop_on_signals
 from genesis_toolkit.training.networks.norms import share_batches
 from genesis_toolkit.training.networks.registry import architecture, begin_at, build_network
 from genesis_toolkit.training.pretrain.data import PretrainData, open_data
 from genesis_toolkit.training.pretrain.loop import Trainer, position_words, stopped_by
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.pretrain.show import check_tensorboard, profiling, writing_events
-from genesis_toolkit.training.pretrain.validation import (
-    Baselines,
-    mean_image,
-    measure_baselines,
-    works_to_average,
-)
+from genesis_toolkit.training.pretrain.validation import Baselines, look_first
 from genesis_toolkit.training.weights.files import TrainingState, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_encoder
 
@@ -179,7 +173,7 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
             baselines, checkpoint = earlier
             group.in_turn(lambda: state.restore(checkpoint, run.last))
         else:
-            baselines, mean = group.from_lead(lambda: _first_look(batches, data, report))
+            baselines, mean = group.from_lead(lambda: look_first(batches, data, report))
             for network in state.networks:
                 begin_at(network, mean)
         status = "already finished"
@@ -245,15 +239,6 @@ def new_state(
     )
 
 
-def _first_look(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
-    """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
-    works = works_to_average(data.split.train, data.parameters.batch_size)
-    tick = counting(report, "before epoch 1: ", len(works) + len(data.validation))
-    mean, window = mean_image(batches, works, tick), batches.feed.window
-    baselines = measure_baselines(batches, data.validation, mean, tick)
-    return baselines, (float(mean.mean()) - window.low) / window.span
-
-
 def _read_earlier(
     run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
 ) -> tuple[Baselines, dict[str, Any]] | None:
@@ -272,7 +257,7 @@ def _read_earlier(
         return None
     check_same(run, told, described, data.parameters.stopping_rules)
     if not run.last.exists():
-        if run.epochs_told() > 1:  # the first may be told and its checkpoint not yet written
+        if len(run.told()) > 1:  # the first may be told and its checkpoint not yet written
             raise DataError(
                 f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
             )
@@ -321,7 +306,7 @@ def _outcome(
         validation_cubes=len(data.split.validation),
         split=data.split.rule,
         warning=data.split.warning,
-        network=data.network.name,
+        network=str(data.parameters.network),
         weights=sum(weights.numel() for weights in state.model.parameters()),
         checkpoint=str(run.best),
         losses=str(run.losses),

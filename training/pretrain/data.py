@@ -16,13 +16,7 @@ from genesis_toolkit.training.feeding.feeds import RECIPE, Feed, feed_of
 from genesis_toolkit.training.feeding.order import Work, epoch_works, smallest, validation_works
 from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.feeding.split import Split, split_cubes
-from genesis_toolkit.training.networks.registry import (
-    OF_THE_PAPERS,
-    Architecture,
-    architecture,
-    check_batch,
-    check_cubes,
-)
+from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture, check_batch, check_cubes
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 
 
@@ -35,7 +29,7 @@ class PretrainData:
         split: which cubes train and which validate.
         scan: [cube], the scan of every training cube.
         validation: the validation batches, the same every epoch.
-        store: path, format, recipe and fingerprint, which tells other data apart wherever they lie.
+        store: see `store_facts`.
         parameters: of the run; the network and its width are known.
     """
 
@@ -45,11 +39,6 @@ class PretrainData:
     validation: list[Work]
     store: dict[str, Any]
     parameters: PretrainParameters
-
-    @property
-    def network(self) -> Architecture:
-        """What is trained."""
-        return architecture(self.parameters.network)
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,6 @@
 """How good a network is: its loss on pairs that never change, beside what needs no network at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.describe.facts import applied_words
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work, validation_works
 from genesis_toolkit.training.feeding.ring import Batch, Batches
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.processes import Group
+from genesis_toolkit.training.machine.steps import Tick, counting
+from genesis_toolkit.training.pretrain.data import PretrainData
 from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
 
 #: Rows in the picture of restored cubes.
@@ -112,7 +115,7 @@ def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
     return validation_works(_evenly(cubes, AVERAGED), batch_size)
 
 
-def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> NDArray[np.float64]:
+def mean_image(batches: Batches, works: Sequence[Work], tick: Tick) -> NDArray[np.float64]:
     """The mean of originals, voxel by voxel, flipped as the network shall restore them.
 
     Added up in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
@@ -126,7 +129,7 @@ def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], No
 
 
 def measure_baselines(
-    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Callable[[str], None]
+    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Tick
 ) -> Baselines:
     """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`."""
     # How a pair was degraded, and sums over its voxels in the store's unit, whole numbers but the last.
@@ -154,6 +157,15 @@ def measure_baselines(
     return Baselines(everything.copy, everything.mean_image, constant, groups)
 
 
+def look_first(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
+    """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
+    works = works_to_average(data.split.train, data.parameters.batch_size)
+    tick = counting(report, "before epoch 1: ", len(works) + len(data.validation))
+    mean, window = mean_image(batches, works, tick), batches.feed.window
+    baselines = measure_baselines(batches, data.validation, mean, tick)
+    return baselines, (float(mean.mean()) - window.low) / window.span
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     """What came of one validation batch: float32 and uint8 `[cube]`, and its share of the slices."""
@@ -169,7 +181,7 @@ def validate(
     model: nn.Module,
     batches: Batches,
     works: Sequence[Work],
-    tick: Callable[[str], None],
+    tick: Tick,
     precision: str = "float32",
     group: Group | None = None,
 ) -> Validation:

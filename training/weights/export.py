@@ -19,12 +19,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, sha256_of, write_whole
 from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.machine.run_folder import Run, check_file
-from genesis_toolkit.training.networks.registry import (
-    CLASS_ARGUMENTS,
-    OF_THE_PAPERS,
-    Architecture,
-    architecture,
-)
+from genesis_toolkit.training.networks.registry import CLASS_ARGUMENTS, OF_THE_PAPERS, Architecture
 from genesis_toolkit.training.weights.files import read_checkpoint, saved_bytes
 from genesis_toolkit.training.weights.load import PREFIX, file_of, recognise
 
@@ -146,7 +141,7 @@ def export_weights(folder: AnyPath, out: AnyPath, kind: str, *, overwrite: bool 
         validation_loss=checkpoint["best_loss"],
         sha256=sha256_of(data),
     )
-    text = model_card(result, run, epochs[-1]["by_degradation"]).encode()
+    text = model_card(result, found, run, epochs[-1]["by_degradation"]).encode()
     write_whole(out, data)
     write_whole(card, text)
     return result
@@ -285,7 +280,9 @@ def _turn(tree: Any) -> Any:
     return [_turn(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def model_card(result: WeightsResult, run: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:
+def model_card(
+    result: WeightsResult, kind: Architecture, run: Mapping[str, Any], by_degradation: Mapping[str, float]
+) -> str:
     """The text of a card in Markdown, of what was written and what `run.json` says of its run.
 
     Beside it the validation loss of every combination of degradations, after that epoch.
@@ -296,12 +293,11 @@ def model_card(result: WeightsResult, run: Mapping[str, Any], by_degradation: Ma
     losses = _losses(result, run["baselines"], by_degradation)
     code = (_NNSSL if result.format == "nnssl" else _OURS).format(file=PurePath(result.file).name)
     loading = f"## Load it\n\n```python\n{code}```\n"
-    return "\n".join((_heading(result, run), _data(run), training, losses, loading, _LICENCE))
+    return "\n".join((_heading(result, kind, run), _data(run), training, losses, loading, _LICENCE))
 
 
-def _heading(result: WeightsResult, run: Mapping[str, Any]) -> str:
+def _heading(result: WeightsResult, kind: Architecture, run: Mapping[str, Any]) -> str:
     low, high = run["window"]
-    kind = architecture(result.network)
     axes = "z, y, x" if result.format == "nnssl" else ", ".join("xyz"[: len(run["size"])])
     return f"""\
 # {PurePath(result.file).name}

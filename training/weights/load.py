@@ -244,7 +244,11 @@ def read_beginning(weights: Path | None, network: str | None = None, width: int 
     if weights is None:
         return Beginning(kind.name, kind.published_width if width is None else width)
     path = file_of(weights)
-    found = _read(path, _window(weights))
+    try:  # the store's window, where the folder of a run was given
+        window = (Run(weights).described() or {}).get("window", (0, 0))
+    except (CallError, DataError, OSError):
+        window = (0, 0)  # another program's folder, or an older run: its weights may do all the same
+    found = _read(path, tuple(window) if window[0] < window[1] else None)
     for option, asked, there in (("--network", network, found.network), ("--width", width, found.width)):
         if asked is not None and asked != there:
             raise CallError(
@@ -269,16 +273,6 @@ def _read(path: Path, window: tuple[int, int] | None) -> Beginning:
         return found
     kind, width, _ = recognise(weights, path)
     return Beginning(kind.name, width, weights, False, path.name, sha256_of(path.read_bytes()), window)
-
-
-def _window(weights: Path) -> tuple[int, int] | None:
-    """The window of the store that a run was trained from, where the folder of that run was given."""
-    try:
-        described = Run(weights).described()
-    except (CallError, DataError, OSError):
-        return None  # another program's folder, or an older run: its weights may do all the same
-    low, high = (described or {}).get("window", (0, 0))
-    return (low, high) if low < high else None
 
 
 def read_encoder(path: Path) -> Beginning:
