@@ -156,11 +156,7 @@ def files_of(evidence: Evidence) -> dict[str, bytes]:
 
 
 def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> bool:
-    """Write evidence so that the folder is there whole or as it was before; False where it was there alike.
-
-    Raises:
-        CallError: the folder holds other things, or other evidence and `overwrite` is not given.
-    """
+    """Write evidence so that the folder is there whole or as it was; False where it was there alike."""
     out = out.resolve()
     if _is_there(out, files):
         return False
@@ -206,11 +202,7 @@ def _is_there(out: Path, files: Mapping[str, bytes]) -> bool:
 
 
 def check_folder(out: Path, beside: Collection[str] = ()) -> None:
-    """Refuse a place where anything lies but evidence, and what else may lie beside it.
-
-    Raises:
-        CallError: it holds other things, is a file, or lies in a store.
-    """
+    """Refuse a place in a store, a file, and a folder with other things than evidence and what is beside."""
     check_place(out)
     if out.exists() and not out.is_dir():
         raise CallError(f"{out} is a file, and a folder is to be made there: choose another name.")

@@ -123,7 +123,7 @@ def choose_scans(
     Each scan gets a random rank, made of the seed and its own stream key, so no other scan moves it; the
     first ranks are taken. Of a share the nearest number of scans is taken, halves up, at least one.
 
-    Given are distinct rows of scans, each with its stream key, uint64; some of these rows come back, ascending.
+    Given are distinct rows of scans and their stream keys, uint64; some of these rows come back, ascending.
     `labels` is a share in (0, 1] where it is a float, else a number of scans.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from time import perf_counter
 
@@ -30,7 +30,7 @@ from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData, target_data
 from genesis_toolkit.training.finetune.heads import TargetNetwork, build_target_network
-from genesis_toolkit.training.finetune.metrics import Metric, auc, count_overlaps, mean_auc
+from genesis_toolkit.training.finetune.metrics import auc, count_overlaps, mean_auc
 from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, FinetuneRecord, FinetuneRun
 from genesis_toolkit.training.machine.devices import choose_device, steady
@@ -179,25 +179,20 @@ def _loss_of(data: TargetData, device: torch.device) -> Loss:
         dice: Loss = DiceLoss(sigmoid=True, batch=True)
         return dice
     weight = torch.from_numpy(data.positive_weights()).to(device)
-    return lambda logits, labels: functional.binary_cross_entropy_with_logits(
-        logits, labels, pos_weight=weight
-    )
+    return partial(functional.binary_cross_entropy_with_logits, pos_weight=weight)
 
 
 def _evaluate_labels(
     scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str]
 ) -> tuple[dict[str, float | None], list[str]]:
     """Return AUCs of scores `[cube, class]`: of one class `auc`, of several their mean and each."""
-    if len(classes) == 1:
-        return {"auc": _value(auc(scores[:, 0], labels[:, 0]))}, []
-    mean = mean_auc(scores, labels)
     each = {f"auc_{name}": auc(scores[:, at], labels[:, at]) for at, name in enumerate(classes)}
     notes = [f"{name} is not determined: {one.reason}." for name, one in each.items() if one.reason]
-    return {"mean_auc": _value(mean), **{name: _value(one) for name, one in each.items()}}, notes
-
-
-def _value(metric: Metric) -> float | None:
-    return None if math.isnan(metric.value) else metric.value
+    if len(classes) == 1:
+        each, notes = {"auc": each[f"auc_{classes[0]}"]}, []
+    else:
+        each = {"mean_auc": mean_auc(scores, labels), **each}
+    return {name: None if math.isnan(one.value) else one.value for name, one in each.items()}, notes
 
 
 @shows(TrainingBars)
@@ -271,7 +266,7 @@ def finetune(
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, pin=state.device.type == "cuda")
         batches.check_foreground()
-        (low, high), window = (store.window.low, store.window.high), beginning.window
+        low, high, window = store.window.low, store.window.high, beginning.window
         warnings = []
         if window not in (None, (low, high)):
             warnings.append(
