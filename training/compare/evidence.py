@@ -108,8 +108,7 @@ def compare_table(
     if not table.exists() or table.is_dir():
         raise CallError(f"There is no file {table}: name a CSV table with a row a trial, or a row an arm.")
     evidence = weigh(parse_table(table.read_bytes(), table.name), reference, pairs)
-    status = "written" if write_folder(out, files_of(evidence), overwrite=overwrite) else "already there"
-    return Written(out, status, evidence)
+    return Written(out, write_folder(out, files_of(evidence), overwrite=overwrite), evidence)
 
 
 def weigh(
@@ -155,11 +154,11 @@ def files_of(evidence: Evidence) -> dict[str, bytes]:
     }
 
 
-def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> bool:
-    """Write evidence so that the folder is there whole or as it was; False where it was there alike."""
+def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> str:
+    """Write evidence so that the folder is there whole or as it was, and return the status of `Written`."""
     out = out.resolve()
     if _is_there(out, files):
-        return False
+        return "already there"
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise CallError(
             f"{out} holds other results: choose another folder, or give --overwrite to replace them."
@@ -180,21 +179,21 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> b
     finally:
         for left in (fresh, replaced):
             shutil.rmtree(left, ignore_errors=True)
-    return True
+    return "written"
 
 
-def write_beside(out: Path, files: Mapping[str, bytes]) -> bool:
-    """Write evidence into a folder that holds what it was made from; False where it was there alike.
+def write_beside(out: Path, files: Mapping[str, bytes]) -> str:
+    """Write evidence into a folder that holds what it was made from, and return the status of `Written`.
 
     results.json comes last and the older one goes first: where it is, all the others belong to it.
     """
     if _is_there(out, files):
-        return False
+        return "already there"
     last = FILES[0]
     (out / last).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == last):
         write_whole(out / name, files[name])
-    return True
+    return "written"
 
 
 def _is_there(out: Path, files: Mapping[str, bytes]) -> bool:

@@ -136,8 +136,7 @@ def compare_trials(
         scores = carry_out(out, plan, workers, device, report, say)
         evidence = evidence_of(plan, scores, reference, pairs)
         files = {SCORES_FILE: scores_table(scores), **files_of(evidence)}
-        written = write_beside(out, files)
-    return Written(out, "written" if written else "already there", evidence)
+        return Written(out, write_beside(out, files), evidence)
 
 
 def check_choice(
