@@ -215,6 +215,7 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
         voxels, targets = (tensor.numpy() for tensor in batch)
         if self._labels is not None:
             targets[...] = self._labels[cubes]
+        # Labels have no reader: where there are any, cubes alone are read.
         if self._held and np.isin(cubes, self._often).all():
             rows = np.searchsorted(self._often, cubes)
             for held, out in zip(self._held, (voxels, targets), strict=False):

@@ -212,5 +212,5 @@ def _environment(names: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            del os.environ[name]
+            os.environ.pop(name, None)
         os.environ.update(before)
