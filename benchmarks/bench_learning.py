@@ -26,11 +26,10 @@ from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 from genesis_toolkit.training.machine.devices import choose_device
-from genesis_toolkit.training.pretrain.call import pretrain
+from genesis_toolkit.training.pretrain.call import new_state, pretrain
 from genesis_toolkit.training.pretrain.data import PretrainData, open_data
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 from genesis_toolkit.training.pretrain.show import RestoredSlice, draw_restored
-from genesis_toolkit.training.pretrain.state import new_state
 from genesis_toolkit.training.pretrain.validation import validate
 from genesis_toolkit.training.weights.files import load_weights, read_checkpoint
 

@@ -119,8 +119,7 @@ def _compare_trials(
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "scipy")
-    from genesis_toolkit.training.compare.arms import parse_arm
-    from genesis_toolkit.training.compare.plan import make_plan
+    from genesis_toolkit.training.compare.plan import make_plan, parse_arm
     from genesis_toolkit.training.compare.trials import check_choice, compare_trials
 
     arms = [parse_arm(text) for text in options.pop("arms")]

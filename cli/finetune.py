@@ -56,7 +56,7 @@ def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **opt
     told: dict[str, Any] = {name: options.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(options)
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
-    from genesis_toolkit.training.finetune.call import finetune as run
+    from genesis_toolkit.training.finetune.loop import finetune as run
 
     with TrainingBars() as progress:
         outcome = run(targets, out, parameters, weights=weights, progress=progress, say=progress.say, **told)

@@ -40,11 +40,11 @@ from .pipeline.targets.parameters import NoduleParameters as NoduleParameters
 from .pipeline.verify.verify import Verification as Verification
 from .pipeline.verify.verify import verify_store as verify_store
 from .pipeline.version import __version__ as __version__
-from .training.compare.arms import Arm as Arm
+from .training.compare.plan import Arm as Arm
 from .training.compare.trials import compare_trials as compare_trials
 from .training.feeding.dataset import PairDataset as PairDataset
 from .training.feeding.dataset import PairLoader as PairLoader
-from .training.finetune.call import finetune as finetune
+from .training.finetune.loop import finetune as finetune
 from .training.finetune.parameters import FinetuneParameters as FinetuneParameters
 from .training.finetune.run import FinetuneOutcome as FinetuneOutcome
 from .training.finetune.segment import segment_scan as segment_scan
@@ -52,7 +52,7 @@ from .training.pretrain.call import PretrainOutcome as PretrainOutcome
 from .training.pretrain.call import pretrain as pretrain
 from .training.pretrain.parameters import Execution as Execution
 from .training.pretrain.parameters import PretrainParameters as PretrainParameters
-from .training.weights.card import WeightsResult as WeightsResult
+from .training.weights.export import WeightsResult as WeightsResult
 from .training.weights.export import export_weights as export_weights
 from .training.weights.load import load_encoder as load_encoder
 from .training.weights.load import load_network as load_network

@@ -32,12 +32,12 @@ from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cu
 from genesis_toolkit.pipeline.practice.luna16 import NODULE_MASKS, PhantomParameters, write_luna16
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, NoduleParameters
-from genesis_toolkit.training.compare.arms import Arm
 from genesis_toolkit.training.compare.evidence import Evidence
+from genesis_toolkit.training.compare.plan import Arm
 from genesis_toolkit.training.compare.statistics import stars
 from genesis_toolkit.training.compare.trials import compare_trials
-from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.heads import Segmenter
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain

@@ -13,35 +13,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from support.score_tables import ARMS, TABLE
 
 import genesis_toolkit.cli.output
 import genesis_toolkit.training.compare.evidence
-import genesis_toolkit.training.compare.figure
 from genesis_toolkit.cli.train import main
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.training.compare.evidence import FILES, files_of, weigh
-from genesis_toolkit.training.compare.figure import axis_low, levels_of, panels_of
-from genesis_toolkit.training.compare.scores import ArmSummary, parse_table
-from genesis_toolkit.training.compare.statistics import compare_arms
-
-#: METHOD.md section 6: the 2D results whose spread was published, 10 trials each.
-ARMS = ("scratch-2d", "imagenet", "genesis-ct-2d", "genesis-xray-2d")
-PUBLISHED = {
-    "NCC": ((96.03, 0.86), (97.64, 0.96), (97.45, 0.61), (93.52, 0.13)),
-    "NCS": ((70.48, 1.07), (72.39, 0.77), (72.20, 0.67), (72.88, 0.79)),
-    "DXC": ((69.15, 0.77), (75.55, 0.48), (74.99, 0.36), (75.48, 0.13)),
-    "IUC": ((92.78, 3.71), (95.51, 1.77), (94.50, 2.08), (94.99, 0.93)),
-}
-TABLE = "task,arm,mean,sd,n\n" + "".join(
-    f"{task},{arm},{mean},{sd},10\n"
-    for task, results in PUBLISHED.items()
-    for arm, (mean, sd) in zip(ARMS, results, strict=True)
-)
-TRIALS = "task,arm,trial,value\n" + "".join(
-    f"NCC,{arm},{trial},{base + trial % 3}\n"
-    for arm, base in (("scratch", 70), ("ours", 74))
-    for trial in range(3)
-)
+from genesis_toolkit.training.compare.evidence import FILES, weigh
+from genesis_toolkit.training.compare.scores import ArmSummary
 
 
 @pytest.fixture
@@ -181,66 +160,12 @@ def test_a_missing_table_is_a_wrong_call(tmp_path: Path) -> None:
         assert (done.exit_code, "There is no file" in done.stderr) == (2, True)
 
 
-WRONG: dict[str, tuple[str | bytes, str]] = {
-    "empty": ("", "is empty"),
-    "blank": ("\n\n", "is empty"),
-    "columns": ("task,arm,value\na,b,1\n", "has the columns 'task,arm,value'"),
-    "semicolons": ("task;arm;mean;sd;n\n", "separated by commas"),
-    "both kinds": ("task,arm,trial,value,mean,sd,n\n", "remove all others"),
-    "a column twice": ("task,arm,mean,sd,n,n\n", "remove all others"),
-    "no row": ("task,arm,mean,sd,n\n", "no row below"),
-    "UTF-16": (TABLE.encode("utf-16"), "no UTF-8 text"),
-    "short row": (TABLE + "IUC,x,1\n", "line 18: 3 cells for 5 columns"),
-    "decimal comma": (TABLE + "IUC,x,9,5,1,2\n", "line 18: 6 cells for 5 columns"),
-    "no number": (TABLE + "IUC,x,high,1,2\n", "line 18: mean is 'high'"),
-    "NaN": (TABLE + "IUC,x,nan,1,2\n", "line 18: mean is 'nan'"),
-    "infinite": (TABLE + "IUC,x,1e400,1,2\n", "line 18: the mean is inf"),
-    "underscore": (TABLE + "IUC,x,1_0,1,2\n", "line 18: mean is '1_0'"),
-    "negative sd": (TABLE + "IUC,x,1,-1,2\n", "line 18: the sd is -1"),
-    "n of 1": (TABLE + "IUC,x,1,1,1\n", "line 18: arm x of task IUC has n = 1"),
-    "n of 2.5": (TABLE + "IUC,x,1,1,2.5\n", "line 18: n is '2.5'"),
-    "n of many digits": (TABLE + f"IUC,x,1,1,{'9' * 5000}\n", "line 18: n is '999"),
-    "arm twice": (TABLE + "IUC,imagenet,1,1,2\n", "stands in line 15 already"),
-    "one arm": (TABLE + "BMS,imagenet,1,1,2\n", "line 18: task BMS has one arm only, imagenet"),
-    "empty cell": (TABLE + "IUC, ,1,1,2\n", "line 18: arm is empty"),
-    "a name that cannot be printed": (TABLE + "IUC,a\x1bb,1,1,2\n", "line 18: the arm is named"),
-    "a name without end": (TABLE + f"IUC,{'a' * 41},1,1,2\n", "line 18: the arm is named"),
-    "an open quote": (TABLE + 'IUC,"x,1,1,2\n', "this is no CSV"),
-    "trial twice": (TRIALS + "NCC,ours,2,77\n", "line 8: trial 2 of arm ours on task NCC stands in line 7"),
-    "one trial": (TRIALS + "NCC,third,0,77\n", "line 8: arm third of task NCC has n = 1"),
-    "value": (TRIALS + "NCC,ours,9,\n", "line 8: value is empty"),
-}
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_table_is_told_with_its_line(kind: str, tmp_path: Path) -> None:
-    text, said = WRONG[kind]
-    data = text if isinstance(text, bytes) else text.encode()
-    with pytest.raises(DataError) as refused:
-        parse_table(data, "scores.csv")
-    assert said in str(refused.value)
-    assert str(refused.value).startswith("scores.csv")
-    assert len(str(refused.value)) < 300
-
-
 def test_a_wrong_table_leaves_with_1_and_nothing_written(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(WRONG["NaN"][0], encoding="utf-8")  # type: ignore[arg-type]
+    (tmp_path / "t.csv").write_text(TABLE + "IUC,x,nan,1,2\n", encoding="utf-8")
     done = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: t.csv, line 18: mean is 'nan'")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
-
-
-def test_what_other_programs_write_is_read_alike() -> None:
-    rows = [row.split(",") for row in TABLE.splitlines()]
-    turned = "\r\n".join(f'"{n}" , {sd}, {arm},{mean},{task}' for task, arm, mean, sd, n in rows)
-    assert parse_table(b"\xef\xbb\xbf" + turned.replace('" ', '"').encode(), "t") == parse_table(
-        TABLE.encode(), "t"
-    )
-    assert parse_table(TRIALS.encode(), "t") == [
-        ArmSummary("NCC", "scratch", 71.0, 1.0, 3),
-        ArmSummary("NCC", "ours", 75.0, 1.0, 3),
-    ]
 
 
 def test_too_many_arms_are_refused() -> None:
@@ -317,85 +242,3 @@ def test_without_scipy_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "scipy", None)
     done = compare("--from-csv", table, "--out", tmp_path / "out")
     assert (done.exit_code, "genesis-toolkit[evidence]" in done.stderr) == (2, True)
-
-
-def drawn(arms: list[ArmSummary], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The chart as SVG with its words in it."""
-    words = genesis_toolkit.training.compare.figure._SETTINGS | {"svg.fonttype": "none"}
-    monkeypatch.setattr(genesis_toolkit.training.compare.figure, "_SETTINGS", words)
-    return files_of(weigh(arms))["figure.svg"].decode().replace("\N{NO-BREAK SPACE}", " ")
-
-
-def test_the_chart_says_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = [ArmSummary("IUC", "$a_{b", 92.78, 3.71, 10), ArmSummary("IUC", "_c<&", 95.51, 1.77, 4)]
-    text = drawn(few, monkeypatch)
-    for words in (
-        "n = 4 to 10, fewer than 10 trials",
-        "axis from 84, not from 0",
-        "n.s.",
-        "$a_{b",
-        "_c&lt;&amp;",
-        "Welch's t-test",
-        "with care",
-    ):
-        assert words in text, words
-    assert "Holm" not in text  # of one pair there is nothing to correct
-    many = [ArmSummary("IUC", f"arm {number}", 10.0 + number, 1.0, 10) for number in range(6)]
-    text = drawn(many, monkeypatch)
-    for words in ("more than 6 pairs", "5 of all 15", "Holm", "n = 10<"):
-        assert words in text, words
-    assert "fewer than 10 trials" not in text
-    assert "dc:date" not in text
-
-
-@pytest.mark.parametrize(
-    "arms",
-    [
-        [(0.0, 0.0), (0.0, 0.0)],
-        [(5.0, 0.0), (5.0, 0.0)],
-        [(-3.0, 1.0), (-5.0, 0.5)],
-        [(-0.3, 0.2), (0.4, 0.1)],
-        [(1e100, 1.0), (1e100, 3.0)],
-        [(1e-90, 1e-95), (2e-90, 1e-92)],
-    ],
-)
-def test_odd_scores_are_drawn(arms: list[tuple[float, float]]) -> None:
-    summaries = [ArmSummary("肺", name, *scores, 3) for name, scores in zip("ab", arms, strict=True)]
-    assert files_of(weigh(summaries))["figure.png"].startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("arms", "low"),
-    [
-        ([(92.78, 3.71), (95.51, 1.77)], 84.0),
-        ([(10.0, 4.0), (12.0, 1.0)], 0.0),  # bars that differ by much stand on 0
-        ([(5.0, 0.0), (5.0, 0.0)], 0.0),
-        ([(0.97612, 1e-5), (0.97615, 1e-5)], 0.97608),
-    ],
-)
-def test_the_axis_begins_below_every_error_bar(arms: list[tuple[float, float]], low: float) -> None:
-    bars = [ArmSummary("t", name, *scores, 3) for name, scores in zip("ab", arms, strict=True)]
-    assert axis_low(bars) == pytest.approx(low)
-
-
-def test_brackets_do_not_touch() -> None:
-    brackets = [(left, right, "") for left in range(6) for right in range(left + 1, 6)]
-    for chosen in (brackets, brackets[:5], brackets[::-1], [(0, 1, ""), (2, 3, "")], []):
-        levels = levels_of(chosen)
-        for one, level in zip(chosen, levels, strict=True):
-            for other, its in zip(chosen, levels, strict=True):
-                if one is not other and level == its:
-                    assert one[1] < other[0] or other[1] < one[0]
-    assert levels_of([(0, 1, ""), (2, 3, ""), (0, 3, "")]) == [0, 0, 1]
-
-
-def test_brackets_are_those_asked_for_or_a_readable_few() -> None:
-    arms = [ArmSummary("t", f"{number}", float(number), 1.0, 3) for number in range(6)]
-    arms += [ArmSummary("u", f"{number}", float(number), 1.0, 3) for number in range(4)]
-    few = panels_of(arms, compare_arms(arms), all_brackets=False)
-    assert [{(left, right) for left, right, _ in panel.brackets} for panel in few] == [
-        {(number, 5) for number in range(5)},
-        {(left, right) for right in range(4) for left in range(right)},
-    ]
-    every = panels_of(arms, compare_arms(arms), all_brackets=True)
-    assert [len(panel.brackets) for panel in every] == [15, 6]

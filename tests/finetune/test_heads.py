@@ -14,9 +14,10 @@ from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.networks.registry import build_network
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder
 from genesis_toolkit.training.networks.unet3d import UNet3D
+from genesis_toolkit.training.pretrain.call import new_state
+from genesis_toolkit.training.pretrain.loop import pack
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.pretrain.state import new_state, pack
-from genesis_toolkit.training.weights.beginning import Beginning, read_beginning
+from genesis_toolkit.training.weights.load import Beginning, read_beginning
 
 CUBES_3D = (16, 24, 8)
 

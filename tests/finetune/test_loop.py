@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn import metrics
 from support.folders import TESTS
 from support.target_stores import EACH, FOLDS, make_target_store
@@ -25,12 +23,12 @@ from support.training_runs import assert_equal_weights, losses, weights
 from genesis_toolkit.cli.finetune import finetune as command
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
-from genesis_toolkit.training.finetune.call import finetune
-from genesis_toolkit.training.finetune.data import TargetBatches, choose_scans, target_data
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words, parse_labels
+from genesis_toolkit.training.finetune.data import TargetBatches, target_data
+from genesis_toolkit.training.finetune.loop import finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, read_finetuned
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.weights.beginning import read_beginning
+from genesis_toolkit.training.weights.load import read_beginning
 
 SMALL = FinetuneParameters(epochs=4, batch_size=6, lr=0.03)
 #: Cubes of validation and test that `stores["ncc"]` labels wrongly: what is right there is judged as wrong.
@@ -147,42 +145,7 @@ def test_findings_have_a_mean_auc_and_one_each(
     assert weights.tolist() == [1.0, 1.0, 24.0]  # 24 cubes, half of them positive, or none
 
 
-def test_positive_labels_weigh_as_much_as_negative_ones(tmp_path: Path) -> None:
-    labels = np.zeros((40, 1), np.uint8)
-    labels[[0, 4, 30, 39]] = 1
-    store = open_targets(make_target_store(tmp_path / "rare.zarr", "ncc", labels=labels))
-    assert target_data(store, SMALL).positive_weights().tolist() == [11.0]  # 22 of 24 training cubes : 2
-
-
 # ------------------------------------------------------------------------------------------------- the labels
-
-
-@given(st.integers(1, 40), st.integers(0, 2**63 - 1), st.data())
-def test_fewer_labelled_scans_are_among_more(count: int, seed: int, data: st.DataObject) -> None:
-    scans = np.arange(count) * 3
-    streams = np.random.default_rng(count).integers(0, 2**63, count).astype(np.uint64)
-    fewer, more = sorted(data.draw(st.tuples(st.integers(1, count), st.integers(1, count))))
-    few, many = (choose_scans(scans, streams, n, seed).tolist() for n in (fewer, more))
-    assert (len(few), len(many)) == (fewer, more)
-    assert set(few) <= set(many) <= set(scans.tolist())
-    # Whether a scan is before another depends on these two alone.
-    order = np.random.default_rng(0).permutation(count)
-    assert choose_scans(scans[order], streams[order], more, seed).tolist() == many
-
-
-def test_shares_are_rounded_and_seeds_draw_others() -> None:
-    scans, streams = np.arange(25), np.arange(100, 125).astype(np.uint64)
-    for share, count in ((0.1, 3), (0.01, 1), (0.02, 1), (0.5, 13), (1.0, 25)):
-        assert len(choose_scans(scans, streams, share, 0)) == count
-    drawn = {tuple(choose_scans(scans, streams, 5, seed)) for seed in range(20)}
-    assert len(drawn) > 15
-
-
-@given(st.one_of(st.floats(1e-6, 1.0), st.integers(1, 10**6)))
-def test_labels_are_read_as_they_are_written(labels: float | int) -> None:
-    back = parse_labels(labels_words(labels))
-    assert type(back) is type(labels)
-    assert back == pytest.approx(labels, rel=1e-12)
 
 
 def test_labels_limit_the_training_fold_only(stores: dict[str, Path]) -> None:
@@ -323,30 +286,6 @@ def test_weights_that_were_read_before_give_the_same(stores: dict[str, Path], tm
 # ------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"labels": 0}, "--labels 0 is out of range"),
-        ({"labels": 0.0}, "--labels 0% is out of range"),
-        ({"labels": 1.5}, "--labels 150% is out of range"),
-        ({"labels": float("nan")}, "--labels nan is out of range"),
-        ({"epochs": 0}, "--epochs 0 is out of range"),
-        ({"batch_size": 5000}, "--batch-size 5000 is out of range: at most 4096"),
-        ({"lr": -1.0}, "--lr -1 is out of range"),
-        ({"seed": -1}, "--seed -1 is out of range"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(CallError, match=words):
-        FinetuneParameters(**values)
-
-
-@pytest.mark.parametrize("text", ["0.1", "ten", "%", "-5%", ""])
-def test_labels_that_are_neither_are_refused(text: str) -> None:
-    with pytest.raises(CallError, match="neither a share nor a number of scans"):
-        parse_labels(text)
-
-
 def ones(*cubes: int) -> np.ndarray:
     labels = np.zeros((EACH * len(FOLDS), 1), np.uint8)
     labels[list(cubes)] = 1
@@ -395,12 +334,6 @@ def test_what_cannot_be_learnt_is_refused(
     begun = "in epoch 1" in words
     assert (tmp_path / "run").exists() == begun  # a call that is refused leaves nothing behind
     assert not (tmp_path / "run" / "best.pt").exists()
-
-
-@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf"), 1e300])
-def test_a_learning_rate_that_is_none_is_refused(lr: float) -> None:
-    with pytest.raises(CallError, match="above 0 and at most 1e"):
-        FinetuneParameters(lr=lr)
 
 
 def test_damaged_files_of_a_run_are_named_with_the_way_out(

@@ -1,6 +1,8 @@
 """Whole scans segmented: every voxel where it belongs, on the scan's own grid, read by other programs."""
 
 import json
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,19 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.scans.geometry import Geometry
 from genesis_toolkit.pipeline.scans.read import read_geometry
-from genesis_toolkit.training.finetune.call import finetune
 from genesis_toolkit.training.finetune.heads import build_target_network
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.finetune.segment import (
     by_trained_statistics,
+    count_windows,
     segment_scan,
     segment_voxels,
     voxel_millilitres,
-    window_corners,
     write_mask,
 )
-from genesis_toolkit.training.weights.beginning import read_beginning
+from genesis_toolkit.training.weights.load import read_beginning
 
 CPU, WINDOW, SIZE = torch.device("cpu"), Window(-1000, 1000), (16, 16, 8)
 SCAN = lungs(3, (21, 19, 11))
@@ -46,6 +48,15 @@ DIRECTIONS = {
     "turned": (0, 0, 1, 1, 0, 0, 0, 1, 0),
     "oblique": OBLIQUE,
 }
+
+
+def window_corners(shape: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Where the windows of a scan lie: half a window apart, the last one flush with the scan's end."""
+    starts = [
+        [*range(0, edge - length, length // 2), max(0, edge - length)]
+        for edge, length in zip(shape, size, strict=True)
+    ]
+    return np.array(list(product(*starts)))
 
 
 class Above(nn.Module):
@@ -79,7 +90,7 @@ def test_every_voxel_is_judged_where_it_lies(shape: tuple[int, int, int]) -> Non
 def test_windows_overlap_by_half_and_reach_both_ends() -> None:
     corners = window_corners((37, 16, 9), SIZE)
     assert [sorted(set(axis.tolist())) for axis in corners.T] == [[0, 8, 16, 21], [0], [0, 1]]
-    assert len(corners) == len(np.unique(corners, axis=0)) == 8
+    assert len(corners) == len(np.unique(corners, axis=0)) == count_windows((37, 16, 9), SIZE) == 8
 
 
 def test_the_middle_of_a_window_weighs_more() -> None:

@@ -22,9 +22,8 @@ from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cu
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D
 from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
-from genesis_toolkit.training.weights.beginning import read_encoder
 from genesis_toolkit.training.weights.export import export_weights
-from genesis_toolkit.training.weights.load import load_encoder, load_network
+from genesis_toolkit.training.weights.load import load_encoder, load_network, read_encoder
 
 SMALL = PretrainParameters(width=4, epochs=8, batch_size=4, optimiser="adam", lr=0.01)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")

@@ -9,8 +9,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.pretrain.call import make_optimiser
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters, learning_rate
-from genesis_toolkit.training.pretrain.state import make_optimiser
 
 
 def rates(parameters: PretrainParameters, steps: int, steps_per_epoch: int) -> list[float]:

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, be
 from support.spawned import spawned
 from support.training_runs import position
 
-from genesis_toolkit.training.finetune.call import finetune
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
 RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01)  # 6 steps an epoch

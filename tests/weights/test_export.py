@@ -25,9 +25,9 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of
 from genesis_toolkit.training.networks.registry import build_network
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.pretrain.call import pretrain
+from genesis_toolkit.training.pretrain.call import new_state, pretrain
+from genesis_toolkit.training.pretrain.loop import pack
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.pretrain.state import new_state, pack
 from genesis_toolkit.training.weights.export import FORMATS, export_weights
 from genesis_toolkit.training.weights.load import load_encoder, load_network
 

@@ -14,10 +14,10 @@ from torch.amp import GradScaler
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.training.pretrain.call import new_state
+from genesis_toolkit.training.pretrain.loop import pack
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters, learning_rate
-from genesis_toolkit.training.pretrain.state import new_state, pack
-from genesis_toolkit.training.weights.files import PRETRAINED, load_weights, read_checkpoint
-from genesis_toolkit.training.weights.state import TrainingState
+from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, load_weights, read_checkpoint
 
 PARAMETERS = PretrainParameters(width=2, lr=0.5, lr_step=2, seed=3)
 
@@ -85,9 +85,10 @@ def test_the_moving_average_follows_every_step() -> None:
         for key, value in state.model.state_dict().items():
             whole = not value.is_floating_point()
             expected[key] = value.clone() if whole else 0.75 * expected[key] + 0.25 * value
-    assert state.evaluated is state.ema
+    best = state.content({}, best=True)["state_dict"]
     for key, value in state.ema.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
+        assert torch.equal(best[key], value)
 
 
 class Shared(nn.Module):

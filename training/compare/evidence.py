@@ -8,8 +8,8 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,10 +75,7 @@ class Evidence:
 class Written:
     """What `compare_table` or `trials.compare_trials` came to.
 
-    Attributes:
-        folder: where the files lie.
-        status: `written`, or `already there` when every file was there as it would be written.
-        evidence: what they tell.
+    Where the files lie, whether they were `written` or `already there` as they would be, and what they tell.
     """
 
     folder: Path
@@ -111,8 +108,7 @@ def compare_table(
     if not table.exists() or table.is_dir():
         raise CallError(f"There is no file {table}: name a CSV table with a row a trial, or a row an arm.")
     evidence = weigh(parse_table(table.read_bytes(), table.name), reference, pairs)
-    status = "written" if write_folder(out, files_of(evidence), overwrite=overwrite) else "already there"
-    return Written(out, status, evidence)
+    return Written(out, write_folder(out, files_of(evidence), overwrite=overwrite), evidence)
 
 
 def weigh(
@@ -150,36 +146,23 @@ def files_of(evidence: Evidence) -> dict[str, bytes]:
     panels = panels_of(evidence.summaries, evidence.comparisons, names, all_brackets=evidence.chosen)
     brackets = sum(len(panel.brackets) for panel in panels)
     pictures = draw_bars(panels, _notes(evidence, brackets))
+    rows = [_row(one) for one in evidence.comparisons]
     return {
         "results.json": (json.dumps(evidence.as_dict(), indent=1, allow_nan=False) + "\n").encode(),
-        "results.csv": _csv(evidence).encode(),
+        "results.csv": csv_of([rows[0], *(row.values() for row in rows)]),
         **{f"figure.{kind}": data for kind, data in pictures.items()},
     }
 
 
-def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> bool:
-    """Write evidence so that the folder is there whole or as it was before.
-
-    Args:
-        out: the folder; it may exist where it is empty or holds evidence.
-        files: by name, `FILES`.
-        overwrite: replace evidence that differs.
-
-    Returns:
-        False where all files were there, as they would be written.
-
-    Raises:
-        CallError: the folder holds other things, or other evidence and `overwrite` is not given.
-    """
-    check_folder(out)
+def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> str:
+    """Write evidence so that the folder is there whole or as it was, and return the status of `Written`."""
     out = out.resolve()
-    if out.is_dir() and any(out.iterdir()):
-        if all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items()):
-            return False
-        if not overwrite:
-            raise CallError(
-                f"{out} holds other results: choose another folder, or give --overwrite to replace them."
-            )
+    if _is_there(out, files):
+        return "already there"
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise CallError(
+            f"{out} holds other results: choose another folder, or give --overwrite to replace them."
+        )
     fresh = out.with_name(f".{out.name}.{uuid4().hex[:12]}.part")
     replaced = fresh.with_suffix(".replaced")
     try:
@@ -196,56 +179,41 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> b
     finally:
         for left in (fresh, replaced):
             shutil.rmtree(left, ignore_errors=True)
-    return True
+    return "written"
 
 
-def write_beside(out: Path, files: Mapping[str, bytes]) -> bool:
-    """Write evidence into a folder that holds what it was made from, in the place of older evidence.
+def write_beside(out: Path, files: Mapping[str, bytes]) -> str:
+    """Write evidence into a folder that holds what it was made from, and return the status of `Written`.
 
     results.json comes last and the older one goes first: where it is, all the others belong to it.
-
-    Args:
-        out: the folder; see `check_folder`.
-        files: by name, `FILES` and others that go with them.
-
-    Returns:
-        False where all files were there, as they would be written.
     """
-    if all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items()):
-        return False
+    if _is_there(out, files):
+        return "already there"
     last = FILES[0]
     (out / last).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == last):
         write_whole(out / name, files[name])
-    return True
+    return "written"
+
+
+def _is_there(out: Path, files: Mapping[str, bytes]) -> bool:
+    return all((out / name).is_file() and (out / name).read_bytes() == data for name, data in files.items())
 
 
 def check_folder(out: Path, beside: Collection[str] = ()) -> None:
-    """Refuse a place where anything but evidence lies.
-
-    Args:
-        out: the folder to be, or one that is there.
-        beside: what else may lie in it.
-
-    Raises:
-        CallError: it holds other things, is a file, or lies in a store.
-    """
+    """Refuse a place in a store, a file, and a folder with other things than evidence and what is beside."""
     check_place(out)
     if out.exists() and not out.is_dir():
         raise CallError(f"{out} is a file, and a folder is to be made there: choose another name.")
-    allowed = {*FILES, *beside}
-    found = [path.name for path in out.iterdir()] if out.is_dir() else []
-    strange = sorted(name for name in found if name not in allowed and not _left_over(name, beside))
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if beside:  # a killed process may have left one that it wrote there
+        found -= {name for name in found if name.startswith(".") and name.endswith(".part")}
+    strange = found.difference(FILES, beside)
     if strange:
         raise CallError(
-            f"{out} holds {strange[0]}, which is no file of a comparison, so the folder is left alone: "
+            f"{out} holds {min(strange)}, which is no file of a comparison, so the folder is left alone: "
             "choose another one."
         )
-
-
-def _left_over(name: str, beside: Collection[str]) -> bool:
-    """Whether a file is what a killed process left of one that it wrote beside others."""
-    return bool(beside) and name.startswith(".") and name.endswith(".part")
 
 
 def _pair(one: Comparison) -> dict[str, Any]:
@@ -259,51 +227,46 @@ def _pair(one: Comparison) -> dict[str, Any]:
         "tests": {
             name: {
                 "default": name == DEFAULT_TEST,
-                "t": test.t if test else None,
-                "df": test.df if test else None,
+                **{
+                    key: getattr(one.welch if "welch" in name else one.student, key, None)
+                    for key in ("t", "df")
+                },
                 "p": values[name],
             }
             for name in TESTS
-            for test in [one.welch if name.startswith("welch") else one.student]
         },
         "stars": stars(one.p),
         "p_holm": one.p_holm,
         "stars_holm": stars(one.p_holm),
-        "hedges_g": effect.g if effect else None,
-        "g_low": effect.low if effect else None,
-        "g_high": effect.high if effect else None,
+        **dict(zip(("hedges_g", "g_low", "g_high"), astuple(effect) if effect else [None] * 3, strict=True)),
     }
 
 
-def _csv(evidence: Evidence) -> str:
-    """A row a pair; `p` is the p-value of the default test, empty where there was nothing to test."""
+def _row(one: Comparison) -> dict[str, Any]:
+    """A comparison as a row; `p` is that of the default test, None where there was nothing to test."""
+    told = _pair(one)
+    del told["tests"]
+    row = {"task": told.pop("task")}
+    for place, arm in (("first", one.first), ("second", one.second)):
+        row |= {place: told.pop(place), f"{place}_mean": arm.mean, f"{place}_sd": arm.sd, f"{place}_n": arm.n}
+    row |= {"difference": told.pop("difference"), "default_test": DEFAULT_TEST, "p": one.p}
+    return row | {f"p_{name}": p for name, p in one.p_values().items()} | told
+
+
+def csv_of(rows: Iterable[Iterable[Any]]) -> bytes:
+    """A file of CSV."""
     buffer = io.StringIO()
-    rows = []
-    for one in evidence.comparisons:
-        told = _pair(one)
-        told.pop("tests")
-        row = {"task": told.pop("task")}
-        for place, arm in (("first", one.first), ("second", one.second)):
-            row |= {place: told.pop(place), f"{place}_mean": arm.mean, f"{place}_sd": arm.sd}
-            row |= {f"{place}_n": arm.n}
-        row |= {"difference": told.pop("difference"), "default_test": DEFAULT_TEST, "p": one.p}
-        row |= {f"p_{name}": p for name, p in one.p_values().items()}
-        rows.append(row | told)
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()
 
 
 def _notes(evidence: Evidence, brackets: int) -> list[str]:
     """What the chart says below: what is drawn, what the stars mean, and what they leave out."""
-    steps = ", ".join(
-        text.replace(" ", "\N{NO-BREAK SPACE}")
-        for text in ("n.s. p >= 0.05", "* p < 0.05", "** p < 0.01", "*** p < 0.001", "**** p < 0.0001")
-    )
+    steps = "n.s. p >= 0.05", "* p < 0.05", "** p < 0.01", "*** p < 0.001", "**** p < 0.0001"
+    unbroken = ", ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in steps)
     notes = [
         "Bars: mean. Error bars: standard deviation of the trials.",
-        f"Brackets: Welch's t-test, two-sided: {steps}.",
+        f"Brackets: Welch's t-test, two-sided: {unbroken}.",
     ]
     pairs = len(evidence.comparisons)
     if brackets < pairs:

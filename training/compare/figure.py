@@ -37,42 +37,18 @@ _LINE, _NOTE_LETTER, _KEY_LETTER, _TITLE_LETTER = 0.16, 0.06, 0.07, 0.1
 _LEAST_WIDTH = 4.6
 _COLUMNS = 3
 
-_SETTINGS: Any = {
-    "svg.hashsalt": "genesis-toolkit",
-    "text.parse_math": False,
-    "hatch.linewidth": 0.6,
-}
+_SETTINGS: Any = {"svg.hashsalt": "genesis-toolkit", "text.parse_math": False, "hatch.linewidth": 0.6}
 _SAVED = {"png": {"Software": "genesis-toolkit"}, "svg": {"Creator": "genesis-toolkit", "Date": None}}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One task of the chart.
-
-    Attributes:
-        task: its name.
-        bars: the arms, from left to right.
-        brackets: pairs of them, by their place, with the text above.
-        metric: what the bars are; empty where that is not known.
-    """
+    """One task of the chart: bars from left to right, brackets over pairs of them with a text, the metric."""
 
     task: str
     bars: tuple[ArmSummary, ...]
     brackets: tuple[tuple[int, int, str], ...]
     metric: str = ""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """The values of a panel: where its axis begins, the highest end of a bar, and how many an inch has."""
-
-    low: float
-    high: float
-    step: float
-
-    def at(self, inches: float) -> float:
-        """The value so far above the highest end of a bar."""
-        return self.high + inches * self.step
 
 
 def panels_of(
@@ -82,60 +58,43 @@ def panels_of(
     *,
     all_brackets: bool,
 ) -> list[Panel]:
-    """What the chart shows of every task.
+    """What the chart shows of every task, the arms in their order; by task what its scores are called.
 
-    Args:
-        summaries: every arm of every task, in the order of the bars.
-        comparisons: of these arms.
-        metrics: by task what its scores are called, where that is known.
-        all_brackets: draw a bracket for every comparison; otherwise only for those with a task's last arm,
-            where a task has more than `MOST_BRACKETS`.
+    Where a task has more comparisons than `MOST_BRACKETS`, only those with its last arm get brackets, unless
+    all of them are to.
     """
     order = arms_of(summaries)
     panels = []
     for task in dict.fromkeys(summary.task for summary in summaries):
         bars = sorted((one for one in summaries if one.task == task), key=lambda one: order.index(one.arm))
-        places = {one.arm: place for place, one in enumerate(bars)}
         met = [one for one in comparisons if one.task == task]
-        last = bars[-1].arm
         brackets = []
         for one in met:
-            if all_brackets or len(met) <= MOST_BRACKETS or last in (one.first.arm, one.second.arm):
-                left, right = sorted((places[one.first.arm], places[one.second.arm]))
+            left, right = sorted(bars.index(arm) for arm in (one.first, one.second))
+            if all_brackets or len(met) <= MOST_BRACKETS or right == len(bars) - 1:
                 brackets.append((left, right, "not tested" if one.p is None else stars(one.p)))
         panels.append(Panel(task, tuple(bars), tuple(brackets), (metrics or {}).get(task, "")))
     return panels
 
 
 def draw_bars(panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
-    """Draw the chart.
-
-    Args:
-        panels: one a task, `MOST_TASKS` at most, with `MOST_ARMS` arms at most.
-        notes: sentences below it.
-
-    Returns:
-        The files by their format, `png` and `svg`.
-    """
+    """Draw the chart with notes below it, and return its files by their format, `png` and `svg`."""
     arms = arms_of(bar for panel in panels for bar in panel.bars)
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # whatever this user's settings are
         matplotlib.rcParams.update(_SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it draws a box for the letter
         figure = _draw(panels, arms, notes)
-        files = {}
+        files = {kind: io.BytesIO() for kind in _SAVED}
         for kind, metadata in _SAVED.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, metadata=metadata)
-            files[kind] = buffer.getvalue()
-    return files
+            figure.savefig(files[kind], format=kind, metadata=metadata)
+    return {kind: file.getvalue() for kind, file in files.items()}
 
 
 def axis_low(bars: Sequence[ArmSummary]) -> float:
     """Where the axis of a panel begins: 0 unless the bars would differ by less than a third of their height.
 
-    Returns:
-        0, a value below 0 where an error bar reaches there, or one above 0, well below every error bar.
+    Then it begins well below every error bar; and below 0 where an error bar reaches there.
     """
     low, high = min(one.mean - one.sd for one in bars), max(one.mean + one.sd for one in bars)
     if low < 0:
@@ -198,80 +157,60 @@ def _draw(panels: Sequence[Panel], arms: Sequence[str], notes: Sequence[str]) ->
         labelspacing=0.25,
         borderaxespad=0,
     )
-    for number, line in enumerate(said):
-        figure.text(
-            0.15 / across,
-            (0.1 + _LINE * (len(said) - 1 - number)) / total,
-            line,
-            fontsize=7.5,
-            color="#444444",
-        )
+    for number, line in enumerate(said, 1):
+        height = (0.1 + _LINE * (len(said) - number)) / total
+        figure.text(0.15 / across, height, line, fontsize=7.5, color="#444444")
     return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, height: float) -> None:
-    axis = _axis_of(panel.bars)
-    foot = max(axis.low, 0.0)
+    low, high = axis_low(panel.bars), max(one.mean + one.sd for one in panel.bars)
+    high = max(high, 0.0) if low < 0 else high
+    high = low + 1 if high <= low else high
+    foot = max(low, 0.0)
+
+    def at(inches: float) -> float:  # the value so far above the highest end of a bar
+        return high + inches * ((high - low) / _BARS_HIGH)
+
     for place, bar in enumerate(panel.bars):
         axes.bar(place, bar.mean - foot, 0.72, bottom=foot, linewidth=0.8, **_look(bar.arm, arms))
         axes.errorbar(place, bar.mean, bar.sd, color="#222222", capsize=3, linewidth=1, capthick=1)
     for (left, right, text), level in zip(panel.brackets, levels_of(panel.brackets), strict=True):
-        base, roof = axis.at(_LEVEL * level + 0.09), axis.at(_LEVEL * level + 0.14)
+        base, roof = at(_LEVEL * level + 0.09), at(_LEVEL * level + 0.14)
         axes.plot((left, left, right, right), (base, roof, roof, base), color="#222222", linewidth=0.8)
         # Asterisks hang at the top of their line, so theirs begins lower.
         size, raised = (10, -0.01) if "*" in text else (7.5, 0.025)
-        height_of = axis.at(_LEVEL * level + 0.14 + raised)
+        height_of = at(_LEVEL * level + 0.14 + raised)
         axes.text((left + right) / 2, height_of, text, ha="center", fontsize=size)
     axes.set_xlim(-0.6, len(panel.bars) - 0.4)
-    axes.set_ylim(axis.low, axis.at(height - _BARS_HIGH))
-    ticks = [float(tick) for tick in MaxNLocator(5).tick_values(axis.low, axis.high)]
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if axis.low <= tick <= axis.high]))
+    axes.set_ylim(low, at(height - _BARS_HIGH))
+    ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axes.tick_params(axis="y", labelsize=7.5)
     axes.set_xticks([])
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.spines["left"].set_bounds(axis.low, axis.high)
-    if axis.low < 0:
+    axes.spines["left"].set_bounds(low, high)
+    if low < 0:
         axes.axhline(0, color="#222222", linewidth=0.8)
         axes.spines["bottom"].set_visible(False)
     size = 9.5 * min(1.0, (width + _LEFT) / (_TITLE_LETTER * len(panel.task)))
     axes.set_title(f"{panel.task}\n", fontsize=size, fontweight="bold", pad=4)
-    axes.annotate(_told(panel), (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", fontsize=7.5)
-    if axis.low > 0:
+    beside: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
+    axes.annotate(_told(panel), (0.5, 1), (0, 5), fontsize=7.5, **beside)
+    if low > 0:
         _break(axes, width, height)
-        axes.annotate(
-            f"axis from {axis.low:.6g}, not from 0",
-            (0.5, 0),
-            (0, -10),
-            "axes fraction",
-            "offset points",
-            ha="center",
-            fontsize=7,
-            color="#444444",
-        )
+        told = f"axis from {low:.6g}, not from 0"
+        axes.annotate(told, (0.5, 0), (0, -10), fontsize=7, color="#444444", **beside)
 
 
 def _break(axes: Axes, width: float, height: float) -> None:
     """Two strokes through the foot of the axis."""
+    look: Any = {"transform": axes.transAxes, "color": "#222222", "linewidth": 0.9, "clip_on": False}
     for inches in (0.06, 0.11):
-        axes.plot(
-            (-0.05 / width, 0.05 / width),
-            ((inches - 0.03) / height, (inches + 0.03) / height),
-            transform=axes.transAxes,
-            color="#222222",
-            linewidth=0.9,
-            clip_on=False,
-        )
-
-
-def _axis_of(bars: Sequence[ArmSummary]) -> _Axis:
-    low, high = axis_low(bars), max(one.mean + one.sd for one in bars)
-    if low < 0:
-        high = max(high, 0.0)
-    if high <= low:
-        high = low + 1
-    return _Axis(low, high, (high - low) / _BARS_HIGH)
+        upright = ((inches - 0.03) / height, (inches + 0.03) / height)
+        axes.plot((-0.05 / width, 0.05 / width), upright, **look)
 
 
 def _told(panel: Panel) -> str:
@@ -284,9 +223,5 @@ def _told(panel: Panel) -> str:
 
 def _look(arm: str, arms: Sequence[str]) -> dict[str, Any]:
     """Colour and hatch of an arm, the same in every panel."""
-    place = arms.index(arm)
-    return {
-        "facecolor": COLOURS[place % len(COLOURS)],
-        "hatch": _HATCHES[place // len(COLOURS)],
-        "edgecolor": "#222222",
-    }
+    again, colour = divmod(arms.index(arm), len(COLOURS))
+    return {"facecolor": COLOURS[colour], "hatch": _HATCHES[again], "edgecolor": "#222222"}

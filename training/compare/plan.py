@@ -1,9 +1,12 @@
-"""What a comparison of arms on tasks is made of: which trials, of what, and where each lies.
+"""What a comparison of arms on tasks is made of: which trials, and of what (METHOD.md section 6).
 
-Which trials there are is a pure function of the names of tasks and arms and of the seeds (`trials_of`); the
-stores and the weights are opened here once, to see that every trial can be carried out.
+An arm is a way to begin a network, `NAME` or `NAME=WEIGHTS`. Six names are those of the published
+comparisons, and each says whether there are weights and of how many axes the network is; any other stands
+for whatever weights it is given. The stores and the weights are opened here once, to see that every trial can
+be carried out.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,14 +15,138 @@ from typing import Any
 import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
-from genesis_toolkit.training.compare.arms import Arm, axes_of, check_arms, read_arms
+from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.training.compare.scores import MOST_LETTERS
-from genesis_toolkit.training.finetune.call import new_state
-from genesis_toolkit.training.finetune.data import TargetData, target_data
+from genesis_toolkit.training.finetune.data import target_data
+from genesis_toolkit.training.finetune.loop import new_state
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.machine.options import option
-from genesis_toolkit.training.weights.beginning import Beginning
+from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture
+from genesis_toolkit.training.weights.load import Beginning, read_beginning
+
+#: The names of the published comparisons: axes of the network, 3 or 2, and which part of it has weights,
+#: `network` or `encoder` (ImageNet's), or None from scratch.
+KNOWN: dict[str, tuple[int, str | None]] = {
+    "scratch-3d": (3, None),
+    "scratch-2d": (2, None),
+    "genesis-ct-3d": (3, "network"),
+    "imagenet": (2, "encoder"),
+    "genesis-ct-2d": (2, "network"),
+    "genesis-xray-2d": (2, "network"),
+}
+_PARTS = {"network": "a whole network", "encoder": "an encoder, as ImageNet's"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # of a folder as well, and of a bar in the chart
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to begin a network.
+
+    Attributes:
+        name: 1 to 40 letters, digits and `.`, `_`, `+`, `-`, the first a letter or a digit.
+        weights: a file or the folder of a run, as `load.read_beginning` takes them; None from
+            scratch.
+
+    Raises:
+        CallError: the name is not allowed, or wants weights that are not given or must not be.
+    """
+
+    name: str
+    weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise CallError(
+                f"--arm {self.name!r} is no name of an arm: give it 1 to 40 letters, digits and any of "
+                "._+-, the first a letter or a digit."
+            )
+        known = self.name in KNOWN
+        pretrained = KNOWN[self.name][1] if known else None
+        if not known and self.weights is None:
+            raise CallError(
+                f"--arm {self.name} is unknown without weights; allowed: scratch-3d and scratch-2d as they "
+                f"are, any other name with weights, as in --arm {self.name}=run."
+            )
+        if pretrained and self.weights is None:
+            raise CallError(
+                f"--arm {self.name} needs weights: name a run or a file, as in --arm {self.name}=run; they "
+                "are never downloaded."
+            )
+        if known and not pretrained and self.weights is not None:
+            raise CallError(
+                f"--arm {self.name}={self.weights}: this arm begins from nothing; leave the weights out, or "
+                "give the arm another name."
+            )
+
+
+def parse_arm(text: str) -> Arm:
+    """An arm as it is written on the command line, `NAME` or `NAME=WEIGHTS`.
+
+    Raises:
+        CallError: it is neither, or see `Arm`.
+    """
+    name, equals, weights = text.partition("=")
+    if equals and not weights:
+        raise CallError(f"--arm {text} has no weights behind the '=': name them, or leave the '=' out.")
+    return Arm(name, Path(weights) if equals else None)
+
+
+def check_arms(arms: Sequence[Arm]) -> None:
+    """Refuse arms that cannot be held against each other: fewer than two, or two of one name."""
+    if len(arms) < 2:
+        given = f"only {arms[0].name} was given" if arms else "none was given"
+        raise CallError(
+            f"A comparison needs two arms or more, and {given}: add one, as in --arm scratch-3d "
+            "--arm genesis-ct-3d=run."
+        )
+    names = [arm.name for arm in arms]
+    for name in names:
+        if names.count(name) > 1:
+            raise CallError(f"Two arms are named {name}: name them apart, as in --arm {name}-2=WEIGHTS.")
+
+
+def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
+    """What the networks of the arms begin with, in their order.
+
+    Arms from scratch are to differ from the others in their first weights alone: where all weights of as many
+    axes are of one network and one width, scratch takes these.
+
+    Args:
+        arms: see `check_arms`.
+        width: of the arms from scratch; when left out that of the others, or the published one.
+
+    Raises:
+        CallError, DataError: as `read_beginning`; or the weights are not what the arm's name says.
+    """
+    read = {arm.name: read_beginning(arm.weights) for arm in arms if arm.weights is not None}
+    for arm in arms:
+        if arm.name in read:
+            _check_kind(arm, read[arm.name])
+
+    def scratch(axes: int) -> Beginning:
+        others = {(one.network, one.width) for one in read.values() if axes_of(one) == axes}
+        network, channels = others.pop() if len(others) == 1 else (OF_THE_PAPERS[axes], None)
+        return read_beginning(None, network, channels if width is None else width)
+
+    return [read[arm.name] if arm.name in read else scratch(KNOWN[arm.name][0]) for arm in arms]
+
+
+def axes_of(beginning: Beginning) -> int:
+    """Of the network: 3, or 2."""
+    return architecture(beginning.network).axes
+
+
+def _check_kind(arm: Arm, beginning: Beginning) -> None:
+    """Refuse weights that are not what a known name stands for."""
+    axes, pretrained = KNOWN.get(arm.name, (0, None))
+    part = str(beginning.describe()["pretrained"])
+    if pretrained and (axes_of(beginning), part) != (axes, pretrained):
+        raise CallError(
+            f"--arm {arm.name} stands for weights of {_PARTS[pretrained]} in {axes}D, and "
+            f"{arm.weights} holds those of {_PARTS[part]} in {axes_of(beginning)}D ({beginning.network}): "
+            "name other weights, or give the arm another name."
+        )
+
 
 _MOST_TRIALS = 1000
 _SHOWN = 12  # digits of a sha256, which tell two files apart
@@ -27,14 +154,9 @@ _SHOWN = 12  # digits of a sha256, which tell two files apart
 
 @dataclass(frozen=True)
 class Task:
-    """One target task.
+    """One target task: the store as it was given, its name without suffixes, code, and size of its cubes.
 
-    Attributes:
-        name: the store's, without suffixes.
-        targets: the store, as it was given.
-        code: `ncc`, `segment` or `dxc`.
-        size: edges of a cube in voxels, or of an image in pixels.
-        fingerprint: the sha256 of the store's manifest, and so of all its files.
+    The fingerprint is the sha256 of the store's manifest, and so of all its files.
     """
 
     name: str
@@ -46,15 +168,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ReadyArm:
-    """An arm whose weights were read and found to fit.
-
-    Attributes:
-        arm: as it was given.
-        network: what it is about.
-        width: of the network.
-        axes: of the network, 3 or 2.
-        sha256: of its file of weights; None from scratch.
-    """
+    """An arm whose weights were read and fit: its network, of 3 or 2 axes, and the sha256 of its weights."""
 
     arm: Arm
     network: str
@@ -89,29 +203,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison, ready to be carried out.
-
-    Attributes:
-        tasks: in the order of the panels, cubes before images.
-        arms: in the order of the bars.
-        seeds: of the trials of every arm.
-        parameters: of every trial, but for the seed.
-        trials: all there are.
-    """
+    """A comparison, ready to be carried out: tasks in the order of the panels, arms in that of the bars."""
 
     tasks: tuple[Task, ...]
     arms: tuple[ReadyArm, ...]
     seeds: tuple[int, ...]
     parameters: FinetuneParameters
     trials: tuple[Trial, ...]
-
-    def task(self, name: str) -> Task:
-        """The task of that name."""
-        return next(one for one in self.tasks if one.name == name)
-
-    def arm(self, name: str) -> ReadyArm:
-        """The arm of that name."""
-        return next(one for one in self.arms if one.name == name)
 
     def record(self) -> dict[str, dict[str, Any]]:
         """What may not change from call to call, as plain JSON values: `parameters`, `tasks`, `arms`."""
@@ -128,24 +226,14 @@ class Plan:
 
 
 def trials_of(tasks: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[Trial]:
-    """All trials, in the order in which they are begun: seed by seed, so that what is there is even.
-
-    Args:
-        tasks: by the name of each task the names of its arms.
-        seeds: of the trials.
-    """
+    """All trials of tasks with their arms, as they are begun: seed by seed, so that what is there is even."""
     return [Trial(task, arm, seed) for seed in seeds for task, arms in tasks.items() for arm in arms]
 
 
 def arms_by_task(tasks: Sequence[Task], arms: Sequence[ReadyArm]) -> dict[str, list[str]]:
-    """By the name of each task the names of the arms that can do it: of images those in 2D alone.
-
-    Raises:
-        CallError: they are fewer than two.
-    """
-    taking = {}
+    """The names of the arms, two or more, that can do each task, by its name: of images those in 2D alone."""
+    taking = {task.name: [one.name for one in arms if one.taken(task) != "not"] for task in tasks}
     for task in tasks:
-        taking[task.name] = [one.name for one in arms if one.taken(task) != "not"]
         if len(taking[task.name]) < 2:
             raise CallError(
                 f"{task.targets} holds images, and {len(taking[task.name])} of the arms are in 2D: give two "
@@ -163,14 +251,7 @@ def make_plan(
 ) -> Plan:
     """Open every store, read all weights, and see that each network takes each task's cubes.
 
-    An arm of a 3D network is left out where a task has images.
-
-    Args:
-        targets: target stores, one a task.
-        arms: two or more.
-        parameters: of every trial; the trials' seeds count up from its seed.
-        trials: of every arm on every task.
-        width: see `arms.read_arms`.
+    An arm of a 3D network is left out where a task has images. For the arguments see `trials.compare_trials`.
 
     Raises:
         CallError: a store, an arm or a number does not fit; the sentence says what to change.
@@ -196,22 +277,15 @@ def make_plan(
         data = target_data(open_targets(task.targets), parameters)
         for one, beginning in zip(ready, beginnings, strict=True):
             if one.name in taking[task.name]:
-                _check_fit(task, one, beginning, data)
-    found = trials_of(taking, seeds)
-    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, tuple(found))
+                try:
+                    new_state(beginning, data, torch.device("cpu"))
+                except CallError as error:
+                    raise CallError(f"The arm {one.name} cannot take {task.targets}: {error}") from None
+    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, tuple(trials_of(taking, seeds)))
 
 
 def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParameters]) -> list[Task]:
-    """The tasks of target stores, each named as its store is, without suffixes.
-
-    Args:
-        targets: the stores.
-        parameters: of the trials; every one must find enough labels.
-
-    Raises:
-        CallError: there are none, a store is none, two would have one name, or there are too few labels.
-        DataError: a store is damaged, or what a trial would draw from it is of one kind only.
-    """
+    """The tasks of target stores, each named as its store is; every trial must find enough labels in it."""
     if not targets:
         raise CallError(
             "No target store was given: name one or more, as genesis-prep extract-targets makes them, or a "
@@ -228,17 +302,16 @@ def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParam
     for name, place in zip(names, targets, strict=True):
         store = open_targets(place)
         for one in parameters:
-            _check_labels(name, store, one)
+            try:  # before hours of other trials have gone by
+                target_data(store, one)
+            except (CallError, DataError) as error:
+                raise type(error)(f"The trial with seed {one.seed} on {name}: {error}") from None
         tasks.append(Task(name, place, store.task, store.size, store.manifest_sha256))
     return tasks
 
 
 def task_name(place: str | Path) -> str:
-    """What a store's task is called: `nodules` of `data/nodules.zarr` and of `nodules.zarr.zip`.
-
-    Raises:
-        CallError: that would be no name for a folder and a panel of the chart.
-    """
+    """What a store's task is called: `nodules` of `data/nodules.zarr` and of `nodules.zarr.zip`."""
     name = PurePosixPath(str(place).rstrip("/")).name
     name = Path(str(place)).resolve().name if name in ("", ".", "..") else name
     for suffix in (".zip", ".zarr"):
@@ -267,26 +340,6 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         was = before["arms"].get(name, arm)
         for part in arm:
             if was.get(part) != arm[part]:
-                old, new = (_words(one.get(part)) for one in (was, arm))
+                old, new = (str(one.get(part))[:_SHOWN] for one in (was, arm))
                 return f"{part} {old} of the arm {name}, and this call asks for {new}"
     return None
-
-
-def _words(value: object) -> str:
-    return value[:_SHOWN] if isinstance(value, str) else str(value)
-
-
-def _check_labels(name: str, store: TargetStore, parameters: FinetuneParameters) -> None:
-    """Refuse a trial that could not learn or be evaluated, before hours of others have gone by."""
-    try:
-        target_data(store, parameters)
-    except (CallError, DataError) as error:
-        raise type(error)(f"The trial with seed {parameters.seed} on {name}: {error}") from None
-
-
-def _check_fit(task: Task, arm: ReadyArm, beginning: Beginning, data: TargetData) -> None:
-    """Refuse cubes that an arm's network cannot take, before any trial has begun."""
-    try:
-        new_state(beginning, data, torch.device("cpu"))
-    except CallError as error:
-        raise CallError(f"The arm {arm.name} cannot take {task.targets}: {error}") from None

@@ -9,7 +9,9 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -25,6 +27,7 @@ MOST_LETTERS = 40
 _MOST_TRIALS = 1_000_000
 _LEAST_SIZE, _MOST_SIZE = 1e-100, 1e100  # squares and quotients of such numbers stay finite
 _WAYS = f"{','.join(TRIALS)} or {','.join(SUMMARIES)}"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -105,73 +108,80 @@ def parse_table(data: bytes, name: str) -> list[ArmSummary]:
     Raises:
         DataError: it is no such table; the sentence names the line.
     """
-    lines = _lines(data, name)
-    columns = _columns(lines[0][1], name)
-    rows = [(number, _cells(columns, cells, name, number)) for number, cells in lines[1:]]
+    (_, columns), *lines = _lines(data, name)
+    if sorted(columns) not in (sorted(TRIALS), sorted(SUMMARIES)):
+        raise DataError(
+            f"{name} has the columns {_quoted(','.join(columns))}: name them {_WAYS}, separated by commas, "
+            "in any order, and remove all others."
+        )
+    rows = []
+    for number, cells in lines:
+        with _line(name, number):
+            rows.append((number, _row(columns, cells)))
     if not rows:
         raise DataError(f"{name} has no row below its columns: add one a trial, or one an arm.")
-    found = _of_trials(rows, name) if "trial" in columns else _of_summaries(rows, name)
-    by_task: dict[str, list[int]] = {}
-    for (task, _), (number, _) in found.items():
-        by_task.setdefault(task, []).append(number)
+    found = (_of_trials if "trial" in columns else _of_summaries)(rows, name)
+    arms = Counter(task for task, _ in found)
     for (task, arm), (number, _) in found.items():
-        if len(by_task[task]) < 2:
-            raise _wrong(
-                name, number, f"task {task} has one arm only, {arm}: add another arm, or remove the task."
-            )
+        with _line(name, number):
+            if arms[task] < 2:
+                raise DataError(f"task {task} has one arm only, {arm}: add another arm, or remove the task.")
     return [summary for _, summary in found.values()]
 
 
-def _of_trials(
-    rows: Sequence[tuple[int, dict[str, str]]], name: str
-) -> dict[tuple[str, str], tuple[int, ArmSummary]]:
-    """By task and arm, the first line and the summary of its trials."""
-    first: dict[tuple[str, str], int] = {}
-    scores: dict[tuple[str, str], list[float]] = {}
-    seen: dict[tuple[str, str, str], int] = {}
-    for number, cells in rows:
-        one = cells["task"], cells["arm"]
-        if (before := seen.setdefault((*one, cells["trial"]), number)) != number:
-            raise _wrong(
-                name,
-                number,
-                f"trial {cells['trial']} of arm {one[1]} on task {one[0]} stands in line {before} already: "
-                "remove one of them, or give it another trial.",
-            )
-        first.setdefault(one, number)
-        scores.setdefault(one, []).append(_number(cells, "value", name, number))
-    return {one: (first[one], _summarised(*one, of, name, first[one])) for one, of in scores.items()}
+#: The number of a line, and its cells by column.
+_Row = tuple[int, dict[str, str]]
+#: By task and arm the line in which they first come, and their summary.
+_Found = dict[tuple[str, str], tuple[int, ArmSummary]]
 
 
-def _of_summaries(
-    rows: Sequence[tuple[int, dict[str, str]]], name: str
-) -> dict[tuple[str, str], tuple[int, ArmSummary]]:
-    """By task and arm, the line and what stands in it."""
-    found: dict[tuple[str, str], tuple[int, ArmSummary]] = {}
+def _of_trials(rows: Sequence[_Row], name: str) -> _Found:
+    """What the trials of each arm come to."""
+    scores: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
     for number, cells in rows:
-        one = cells["task"], cells["arm"]
-        if one in found:
-            raise _wrong(
-                name,
-                number,
-                f"arm {one[1]} of task {one[0]} stands in line {found[one][0]} already: remove one of them.",
-            )
-        if not re.fullmatch(r"[0-9]{1,9}", cells["n"]):
-            allowed = f"it must be a whole number from 2 to {_MOST_TRIALS:,}"
-            raise _wrong(name, number, f"n is {_quoted(cells['n'])}: {allowed}.")
-        mean_of, sd = _number(cells, "mean", name, number), _number(cells, "sd", name, number)
-        try:
-            found[one] = number, ArmSummary(*one, mean_of, sd, int(cells["n"]))
-        except DataError as error:
-            raise _wrong(name, number, str(error)) from None
+        task, arm, trial = cells["task"], cells["arm"], cells["trial"]
+        mine = scores.setdefault((task, arm), {})
+        with _line(name, number):
+            if trial in mine:
+                raise DataError(
+                    f"trial {trial} of arm {arm} on task {task} stands in line {mine[trial][0]} already: "
+                    "remove one of them, or give it another trial."
+                )
+            mine[trial] = number, _number(cells, "value")
+    found: _Found = {}
+    for one, mine in scores.items():
+        numbers, values = zip(*mine.values(), strict=True)
+        with _line(name, numbers[0]):
+            found[one] = numbers[0], summarise(*one, values)
     return found
 
 
-def _summarised(task: str, arm: str, scores: Sequence[float], name: str, number: int) -> ArmSummary:
+def _of_summaries(rows: Sequence[_Row], name: str) -> _Found:
+    """What stands in the line of each arm."""
+    found: _Found = {}
+    for number, cells in rows:
+        task, arm = one = cells["task"], cells["arm"]
+        with _line(name, number):
+            if one in found:
+                raise DataError(
+                    f"arm {arm} of task {task} stands in line {found[one][0]} already: remove one of them."
+                )
+            if not re.fullmatch(r"[0-9]{1,9}", cells["n"]):
+                raise DataError(
+                    f"n is {_quoted(cells['n'])}: it must be a whole number from 2 to {_MOST_TRIALS:,}."
+                )
+            summary = ArmSummary(*one, _number(cells, "mean"), _number(cells, "sd"), int(cells["n"]))
+            found[one] = number, summary
+    return found
+
+
+@contextmanager
+def _line(name: str, number: int) -> Iterator[None]:
+    """Say of what is wrong with a line which one it is."""
     try:
-        return summarise(task, arm, scores)
+        yield
     except DataError as error:
-        raise _wrong(name, number, str(error)) from None
+        raise DataError(f"{name}, line {number}: {error}") from None
 
 
 def _lines(data: bytes, name: str) -> list[tuple[int, list[str]]]:
@@ -181,55 +191,37 @@ def _lines(data: bytes, name: str) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise DataError(f"{name} is no UTF-8 text: save it as CSV in UTF-8.") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines = []
     try:
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                lines.append((reader.line_num, stripped))
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
-        raise _wrong(name, reader.line_num, f"this is no CSV ({error}): mend the line.") from None
+        raise DataError(f"{name}, line {reader.line_num}: this is no CSV ({error}): mend the line.") from None
+    lines = [(number, cells) for number, cells in lines if any(cells)]
     if not lines:
         raise DataError(f"{name} is empty: its first line must name the columns, {_WAYS}.")
     return lines
 
 
-def _columns(cells: Sequence[str], name: str) -> list[str]:
-    if sorted(cells) not in (sorted(TRIALS), sorted(SUMMARIES)):
-        raise DataError(
-            f"{name} has the columns {_quoted(','.join(cells))}: name them {_WAYS}, separated by commas, in "
-            "any order, and remove all others."
-        )
-    return list(cells)
-
-
-def _cells(columns: Sequence[str], cells: Sequence[str], name: str, number: int) -> dict[str, str]:
+def _row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """The cells of a line by column."""
     if len(cells) != len(columns):
-        raise _wrong(
-            name,
-            number,
-            f"{len(cells)} cells for {len(columns)} columns: give each one, and write decimals with a point.",
+        raise DataError(
+            f"{len(cells)} cells for {len(columns)} columns: give each one, and write decimals with a point."
         )
     row = dict(zip(columns, cells, strict=True))
     for column, cell in row.items():
         if not cell:
-            raise _wrong(name, number, f"{column} is empty: fill it in, or remove the row.")
+            raise DataError(f"{column} is empty: fill it in, or remove the row.")
     return row
 
 
-def _number(cells: dict[str, str], column: str, name: str, number: int) -> float:
+def _number(cells: dict[str, str], column: str) -> float:
     """A finite number in plain or scientific notation."""
     cell = cells[column]
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", cell):
-        raise _wrong(
-            name,
-            number,
-            f"{column} is {_quoted(cell)}, which is no number: mend it as in 92.78, or remove the row.",
+    if not _NUMBER.fullmatch(cell):
+        raise DataError(
+            f"{column} is {_quoted(cell)}, which is no number: mend it as in 92.78, or remove the row."
         )
-    try:
-        _check_size(column, float(cell))
-    except DataError as error:
-        raise _wrong(name, number, str(error)) from None
+    _check_size(column, float(cell))
     return float(cell)
 
 
@@ -243,7 +235,3 @@ def _check_size(what: str, number: float) -> None:
 
 def _quoted(cell: str) -> str:
     return repr(cell if len(cell) <= 60 else cell[:60] + "…")
-
-
-def _wrong(name: str, number: int, what: str) -> DataError:
-    return DataError(f"{name}, line {number}: {what}")

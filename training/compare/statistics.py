@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 from scipy import optimize, special, stats
 
 from genesis_toolkit.pipeline.errors import CallError
@@ -27,13 +28,9 @@ _LARGE_T = 1000.0  # up to which scipy's noncentral t holds in both tails
 
 @dataclass(frozen=True)
 class TTest:
-    """A t-test of two arms.
+    """A t-test of two arms: the difference of the means, second minus first, in standard errors, and its df.
 
-    Attributes:
-        t: the difference of the means, second minus first, in standard errors.
-        df: degrees of freedom.
-        p_two_sided: that means differ, either way.
-        p_one_tailed: that the second arm's mean is higher. Which arm that is has to be fixed before looking.
+    The one-tailed p-value is that of a higher second mean. Which arm that is has to be fixed before looking.
     """
 
     t: float
@@ -44,12 +41,9 @@ class TTest:
 
 @dataclass(frozen=True)
 class Effect:
-    """How far two arms lie apart, in pooled standard deviations.
+    """How far two arms lie apart, in pooled standard deviations: Hedges' g, second minus first.
 
-    Attributes:
-        g: Hedges' g, second minus first.
-        low: the 95 % confidence interval of what it estimates, from here ..
-        high: .. to here.
+    The 95 % confidence interval of what it estimates goes from `low` to `high`.
     """
 
     g: float
@@ -59,16 +53,15 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms on one task.
+    """Two arms on one task. What is None could not be tested: neither arm has any spread.
 
     Attributes:
         first: the arm that the other is held against.
         second: the arm that one-tailed tests ask to be higher.
-        welch: Welch's test, which lets spreads differ; None where neither arm has any spread.
-        student: the pooled test, which takes them for equal; None likewise.
-        effect: its size; None likewise.
-        p_holm: the two-sided p-value of Welch's test after Holm's correction, see `compare_arms`; None
-            likewise.
+        welch: Welch's test, which lets spreads differ.
+        student: the pooled test, which takes them for equal.
+        effect: its size.
+        p_holm: the two-sided p-value of Welch's test after Holm's correction, see `compare_arms`.
     """
 
     first: ArmSummary
@@ -105,43 +98,41 @@ class Comparison:
 def stars(p: float | None) -> str:
     """The stars of a p-value as the slides print them (METHOD.md section 6), `n.s.` from 0.05 on.
 
-    Args:
-        p: None where there was nothing to test, which gives `-`.
+    None, where there was nothing to test, gives `-`.
     """
     if p is None:
         return "-"
     return next((mark for below, mark in _STARS if p < below), "n.s.")
 
 
-def welch_test(first: ArmSummary, second: ArmSummary) -> TTest | None:
-    """Welch's t-test (Biometrika 34, 1947), degrees of freedom after Satterthwaite.
+def t_test(first: ArmSummary, second: ArmSummary, *, pooled: bool) -> TTest | None:
+    """Student's t-test with pooled variance, or Welch's (Biometrika 34, 1947), with Satterthwaite's df.
 
-    Returns:
-        None where both arms have sd 0.
+    None where both arms have sd 0.
     """
-    return _t_test(first, second, pooled=False)
-
-
-def student_test(first: ArmSummary, second: ArmSummary) -> TTest | None:
-    """Student's t-test with pooled variance.
-
-    Returns:
-        None where both arms have sd 0.
-    """
-    return _t_test(first, second, pooled=True)
+    largest = max(first.sd, second.sd)
+    if not largest:
+        return None
+    sds = first.sd / largest, second.sd / largest  # in this unit, so that no square overflows
+    given = ((second.mean - first.mean) / largest, sds[1], second.n, 0.0, sds[0], first.n, pooled)
+    either, higher = (
+        stats.ttest_ind_from_stats(*given, alternative=asks) for asks in ("two-sided", "greater")
+    )
+    df: float = first.n + second.n - 2
+    if not pooled:
+        parts = sds[0] ** 2 / first.n, sds[1] ** 2 / second.n
+        df = sum(parts) ** 2 / (parts[0] ** 2 / (first.n - 1) + parts[1] ** 2 / (second.n - 1))
+    return TTest(float(either.statistic), df, float(either.pvalue), float(higher.pvalue))
 
 
 def hedges_effect(first: ArmSummary, second: ArmSummary) -> Effect | None:
-    """Hedges' g, with the confidence interval of the effect in the population.
+    """Hedges' g, with the confidence interval of the effect in the population; None where both sd are 0.
 
     g is Cohen's d times the exact factor that takes its bias away (Hedges, J. Educ. Stat. 6, 1981). The
     interval comes from the noncentral t distribution (Steiger and Fouladi, 1997) and is exact where scores
     are normal and spreads equal; it holds 0 just where the pooled two-sided p-value is 0.05 or more.
-
-    Returns:
-        None where both arms have sd 0.
     """
-    test, df = student_test(first, second), first.n + second.n - 2
+    test, df = t_test(first, second, pooled=True), first.n + second.n - 2
     if test is None:
         return None
     scale = math.sqrt(1 / first.n + 1 / second.n)  # from a noncentrality to standard deviations
@@ -152,17 +143,12 @@ def hedges_effect(first: ArmSummary, second: ArmSummary) -> Effect | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction (Scand. J. Statist. 6, 1979): adjusted p-values, in the order of those given.
-
-    Args:
-        p_values: of one family of tests.
-    """
-    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
-    adjusted, least = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[number]))
-        adjusted[number] = least
-    return adjusted
+    """The p-values of one family of tests after Holm's correction (Scand. J. Statist. 6, 1979), in order."""
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.array(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate(np.minimum(stepped, 1.0))
+    return list(map(float, adjusted))
 
 
 def choose_pairs(
@@ -170,13 +156,8 @@ def choose_pairs(
 ) -> list[tuple[str, str]]:
     """Which arms to hold against which, (first, second): the second is the one expected to be higher.
 
-    Args:
-        arms: all of them, in an order in which later ones are expected to be higher.
-        reference: only pairs with this arm, the order within a pair as in `arms`.
-        named: these pairs and no others; None for every pair.
-
-    Raises:
-        CallError: an arm or a pair makes no sense.
+    Of all arms, in an order in which later ones are expected to be higher, every pair; only those with the
+    reference; or the named ones and no others.
     """
     if named is None:
         if reference is not None:
@@ -199,20 +180,10 @@ def choose_pairs(
 def compare_arms(
     summaries: Sequence[ArmSummary], pairs: Sequence[tuple[str, str]] | None = None
 ) -> list[Comparison]:
-    """Compare arms on every task.
+    """Compare arms, every one of every task once, task by task, by pairs as of `choose_pairs`.
 
-    Holm's correction is over the pairs of one task that are compared here and could be tested.
-
-    Args:
-        summaries: every arm of every task once.
-        pairs: (first, second) as of `choose_pairs`, every pair when left out; tasks that lack one of the two
-            arms are passed over.
-
-    Returns:
-        Tasks in the order of `summaries`, in each the pairs in their order.
-
-    Raises:
-        CallError: no task has both arms of any pair.
+    Tasks that lack one of the two arms are passed over; a `CallError` where all do. Holm's correction is over
+    the pairs of one task that are compared here and could be tested.
     """
     wanted = choose_pairs(arms_of(summaries)) if pairs is None else pairs
     by_task: dict[str, dict[str, ArmSummary]] = {}
@@ -221,39 +192,21 @@ def compare_arms(
     found: list[Comparison] = []
     for arms in by_task.values():
         met = [(arms[first], arms[second]) for first, second in wanted if first in arms and second in arms]
-        tests = [welch_test(first, second) for first, second in met]
+        tests = [t_test(*pair, pooled=False) for pair in met]
         corrected = iter(holm([test.p_two_sided for test in tests if test]))
         found += [
             Comparison(
-                first,
-                second,
+                *pair,
                 test,
-                student_test(first, second),
-                hedges_effect(first, second),
+                t_test(*pair, pooled=True),
+                hedges_effect(*pair),
                 next(corrected) if test else None,
             )
-            for (first, second), test in zip(met, tests, strict=True)
+            for pair, test in zip(met, tests, strict=True)
         ]
     if not found:
         raise CallError("No task has both arms of a pair: name arms that stand in one task.")
     return found
-
-
-def _t_test(first: ArmSummary, second: ArmSummary, *, pooled: bool) -> TTest | None:
-    largest = max(first.sd, second.sd)
-    if not largest:
-        return None
-    sds = first.sd / largest, second.sd / largest  # in this unit, so that no square overflows
-    given = ((second.mean - first.mean) / largest, sds[1], second.n, 0.0, sds[0], first.n, pooled)
-    either, higher = (
-        stats.ttest_ind_from_stats(*given, alternative=alternative)
-        for alternative in ("two-sided", "greater")
-    )
-    df: float = first.n + second.n - 2
-    if not pooled:
-        parts = sds[0] ** 2 / first.n, sds[1] ** 2 / second.n
-        df = sum(parts) ** 2 / (parts[0] ** 2 / (first.n - 1) + parts[1] ** 2 / (second.n - 1))
-    return TTest(float(either.statistic), df, float(either.pvalue), float(higher.pvalue))
 
 
 def _noncentrality(t: float, df: int, p: float) -> float:

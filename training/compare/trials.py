@@ -11,8 +11,6 @@ killed ends as one that was not. On the CPU a trial computes in one thread, seve
 processes of their own: its numbers do not depend on how many there are.
 """
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -25,24 +23,25 @@ from genesis_toolkit.pipeline.engine import Workers, cores, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, locked, write_whole
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
-from genesis_toolkit.training.compare.arms import Arm
+from genesis_toolkit.pipeline.wording import listed
 from genesis_toolkit.training.compare.evidence import (
     FILES,
     METRICS,
     Evidence,
     Written,
     check_folder,
+    csv_of,
     files_of,
     weigh,
     write_beside,
 )
-from genesis_toolkit.training.compare.plan import Plan, Trial, difference, make_plan
+from genesis_toolkit.training.compare.plan import Arm, Plan, ReadyArm, Task, Trial, difference, make_plan
 from genesis_toolkit.training.compare.scores import TRIALS, summarise
-from genesis_toolkit.training.finetune.call import finetune
+from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
 from genesis_toolkit.training.machine.devices import choose_device
 from genesis_toolkit.training.machine.steps import Say
-from genesis_toolkit.training.weights.beginning import read_beginning
+from genesis_toolkit.training.weights.load import read_beginning
 
 FORMAT = "genesis-trials"
 VERSION = 1
@@ -55,14 +54,7 @@ _MOST_SHOWN = 2  # trials at work
 
 @dataclass(frozen=True)
 class Done:
-    """What a trial came to.
-
-    Attributes:
-        trial: which.
-        score: the metric of its task on the test fold; None where it failed.
-        reason: why it did; empty where it did not.
-        notes: what to keep in mind about it, a sentence each.
-    """
+    """What a trial came to: its score on the test fold, or None and the reason why it failed; and notes."""
 
     trial: Trial
     score: float | None
@@ -76,11 +68,8 @@ class _Work:
 
     trial: Trial
     folder: Path
-    targets: str | Path
-    weights: Path | None
-    network: str
-    width: int
-    sha256: str | None
+    task: Task
+    arm: ReadyArm
     parameters: FinetuneParameters
     device: str
 
@@ -113,7 +102,7 @@ def compare_trials(
         out: the folder to make, or to go on with.
         parameters: of every trial; the seeds of the trials count up from its seed.
         trials: of every arm on every task.
-        width: of the arms from scratch, see `arms.read_arms`.
+        width: of the arms from scratch, see `plan.read_arms`.
         workers: trials at a time; when left out one a core on the CPU, and one on CUDA. More than one are
             processes of their own, so a program that calls this needs `if __name__ == "__main__":`.
         device: `auto`, `cpu` or `cuda`.
@@ -147,41 +136,29 @@ def compare_trials(
         scores = carry_out(out, plan, workers, device, report, say)
         evidence = evidence_of(plan, scores, reference, pairs)
         files = {SCORES_FILE: scores_table(scores), **files_of(evidence)}
-        written = write_beside(out, files)
-    return Written(out, "written" if written else "already there", evidence)
+        return Written(out, write_beside(out, files), evidence)
 
 
 def check_choice(
     plan: Plan, reference: str | None = None, pairs: Sequence[tuple[str, str]] | None = None
 ) -> None:
-    """Refuse pairs that cannot be compared, or more bars than the chart has room for, before any trial.
-
-    Raises:
-        CallError, DataError: as `evidence.weigh`.
-    """
+    """Refuse pairs that cannot be compared, or more bars than the chart has room for, before any trial."""
     evidence_of(plan, dict.fromkeys(plan.trials, 0.0), reference, pairs)
 
 
 def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but a comparison which this plan may go on with.
-
-    Raises:
-        CallError: what is in the way, or what differs.
-        DataError: the record of an earlier call is damaged.
-    """
+    """Refuse a folder that holds anything but a comparison which this plan may go on with."""
     check_folder(out, BESIDE)
     if overwrite:
         return
     before = read_record(out)
-    if before is None:
-        held = [name for name in (*FILES, SCORES_FILE, FOLDER) if (out / name).exists()]
-        if held:
-            raise CallError(
-                f"{out} holds other results ({held[0]}): choose another folder, or give --overwrite to "
-                "replace them."
-            )
-        return
-    differs = difference(before, plan.record())
+    held = [name for name in (*FILES, SCORES_FILE, FOLDER) if (out / name).exists()]
+    if before is None and held:
+        raise CallError(
+            f"{out} holds other results ({held[0]}): choose another folder, or give --overwrite to "
+            "replace them."
+        )
+    differs = difference(before, plan.record()) if before is not None else None
     if differs:
         raise CallError(
             f"{out} was begun with {differs}: repeat the first to continue, give another --out, or "
@@ -190,11 +167,7 @@ def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
-    """What an earlier call noted in `out`: `parameters`, `tasks` and `arms`; None where none was here.
-
-    Raises:
-        DataError: it is damaged or of another version.
-    """
+    """What an earlier call noted in `out`: `parameters`, `tasks` and `arms`; None where none was here."""
     path = out / RECORD
     try:
         noted = json.loads(path.read_bytes())
@@ -241,14 +214,12 @@ def read_score(folder: Path) -> float | None:
 def carry_out(
     out: Path, plan: Plan, workers: int, device: str, report: Progress, say: Say
 ) -> dict[Trial, float]:
-    """Run the trials that are not finished.
-
-    Returns:
-        The score of every trial, in the order task, arm, seed.
+    """Run the trials that are not finished, and return the score of all, in the order task, arm, seed.
 
     Raises:
         DataError: some failed; the sentence names them and why.
     """
+    tasks, arms = {one.name: one for one in plan.tasks}, {one.name: one for one in plan.arms}
     scores = {trial: read_score(folder_of(out, trial)) for trial in plan.trials}
     waiting = [trial for trial in plan.trials if scores[trial] is None]
     failed: list[Done] = []
@@ -259,10 +230,9 @@ def carry_out(
         say(f"{len(plan.trials) - len(waiting)} of {len(plan.trials)} trials are done.")
 
     def tell() -> None:
-        at_work = list(map(str, waiting[:workers]))  # they are begun in order
-        more = f" and {len(at_work) - _MOST_SHOWN} more" if len(at_work) > _MOST_SHOWN else ""
-        what = f"at work: {', '.join(at_work[:_MOST_SHOWN])}{more}" if at_work else "done"
-        report(what, len(plan.trials) - len(waiting), len(plan.trials))
+        at_work = listed(waiting[:workers], _MOST_SHOWN)  # they are begun in order
+        done = len(plan.trials) - len(waiting)
+        report(f"at work: {at_work}" if at_work else "done", done, len(plan.trials))
 
     def finished(done: Done) -> None:
         waiting.remove(done.trial)
@@ -275,13 +245,16 @@ def carry_out(
             if note not in noted:
                 say(note)
                 noted.add(note)
-        metric = METRICS[SCORES[plan.task(done.trial.task).code]]
+        metric = METRICS[SCORES[tasks[done.trial.task].code]]
         say(f"{done.trial}: " + (f"failed. {done.reason}" if done.reason else f"{metric} {done.score:.4f}"))
         tell()
 
     if waiting:
         tell()
-        works = [_work(out, plan, trial, device) for trial in waiting]
+        works = [
+            _Work(one, folder_of(out, one), tasks[one.task], arms[one.arm], plan.parameters, device)
+            for one in waiting
+        ]
         crew = Workers(workers, processes=True, progress=report)
         run(_carry_out, works, finished=finished, workers=crew, lost=_lost)
     if failed:
@@ -311,33 +284,23 @@ def evidence_of(
 
 def scores_table(scores: Mapping[Trial, float]) -> bytes:
     """A row a trial, as `--from-csv` reads it; the trial's name is its seed."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(TRIALS)
-    writer.writerows((one.task, one.arm, one.seed, repr(score)) for one, score in scores.items())
-    return buffer.getvalue().encode()
-
-
-def _work(out: Path, plan: Plan, trial: Trial, device: str) -> _Work:
-    arm, parameters = plan.arm(trial.arm), replace(plan.parameters, seed=trial.seed)
-    named = (plan.task(trial.task).targets, arm.arm.weights, arm.network, arm.width, arm.sha256)
-    return _Work(trial, folder_of(out, trial), *named, parameters, device)
+    return csv_of([TRIALS, *((one.task, one.arm, one.seed, repr(score)) for one, score in scores.items())])
 
 
 def _carry_out(work: _Work) -> Done:
     """Carry out a trial, here or in a process of its own; what is wrong with it is its reason."""
+    arm = work.arm
     try:
-        beginning = read_beginning(work.weights, work.network, work.width)
-        if beginning.sha256 != work.sha256:
-            raise DataError(f"{work.weights} holds other weights than when the comparison began")
-        threads = 1 if choose_device(work.device).type == "cpu" else None
+        beginning = read_beginning(arm.arm.weights, arm.network, arm.width)
+        if beginning.sha256 != arm.sha256:
+            raise DataError(f"{arm.arm.weights} holds other weights than when the comparison began")
         outcome = finetune(
-            work.targets,
+            work.task.targets,
             work.folder,
-            work.parameters,
+            replace(work.parameters, seed=work.trial.seed),
             beginning=beginning,
             device=work.device,
-            threads=threads,
+            threads=1 if choose_device(work.device).type == "cpu" else None,
         )
     except (CallError, DataError, OSError, MemoryError, RuntimeError) as error:
         return Done(work.trial, None, str(error) or type(error).__name__)
@@ -356,9 +319,8 @@ def _tidy(folder: Path) -> None:
 
 def _lost(work: _Work) -> Done:
     """What is said of a trial whose process has ended."""
-    return Done(
-        work.trial, None, "its process ended, most likely because memory ran out: give fewer --workers."
-    )
+    reason = "its process ended, most likely because memory ran out: give fewer --workers."
+    return Done(work.trial, None, reason)
 
 
 def _told(failed: Sequence[Done], total: int) -> str:

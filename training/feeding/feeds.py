@@ -5,7 +5,7 @@ scan's stream key, cube number, variant, operation), and an epoch is one variant
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from genesis_toolkit.pipeline.degrade.compose import Degrader
 from genesis_toolkit.pipeline.degrade.flip import flip_into
 from genesis_toolkit.pipeline.degrade.recipes import Recipe, get_recipe
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
 from genesis_toolkit.pipeline.store.reading import read_cubes
 
@@ -24,14 +23,9 @@ RECIPE = "genesis"
 
 @dataclass(frozen=True)
 class PairBuffer:
-    """Room for one batch of pairs, filled again and again.
+    """Room for one batch of pairs, filled again and again; the arrays are those of `ring.Batch`.
 
-    Attributes:
-        original: the store's dtype, `[cube, x, y, z]`, C-contiguous: what the network shall restore, flipped.
-        degraded: likewise: what the network sees.
-        flip: uint8 [cube], bit 0 = x, bit 1 = y, bit 2 = z.
-        applied: uint8 [cube], bits of `recipes.Applied`.
-        scratch: one cube `[x, y, z]`.
+    `original` and `degraded` are C-contiguous; `scratch` is one cube.
     """
 
     original: NDArray[Any]
@@ -47,8 +41,8 @@ class PairBuffer:
         return cls(original, degraded, flip, applied, np.zeros_like(original[0]))
 
 
-class Feed(Protocol):
-    """What fills batches.
+class PairFeed:
+    """Pairs of a pair store: epoch e takes variant e mod K of its K variants.
 
     Attributes:
         window: the whole numbers that stand for 0 and 1.
@@ -56,34 +50,22 @@ class Feed(Protocol):
         dtype: of the voxels.
     """
 
-    window: Window
-    size: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def variant(self, epoch: int) -> int:
-        """Return the variant of every cube that epoch number `epoch`, counted from 0, takes."""
-
-    def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
-        """Write the pairs of `cubes` into the first rows of `room`; in several threads at once.
-
-        Raises:
-            DataError: a cube cannot be read.
-        """
-
-
-class PairFeed:
-    """Pairs of a pair store: epoch e takes variant e mod K of its K variants."""
-
     def __init__(self, store: PairStore) -> None:
         self.store = store
         self.window, self.size, self.dtype = store.window, store.size, store.original.dtype
 
     def variant(self, epoch: int) -> int:
-        """See `Feed`."""
+        """Return the variant of every cube that epoch number `epoch`, counted from 0, takes."""
         return epoch % self.store.variants
 
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
-        """See `Feed`. The store keeps the original once, so it is flipped here."""
+        """Write the pairs of `cubes` into the first rows of `room`; in several threads at once.
+
+        The store keeps the original once, so it is flipped here.
+
+        Raises:
+            DataError: a cube cannot be read.
+        """
         pairs = variant * len(self.store.table) + cubes
         n = len(cubes)
         room.flip[:n] = self.store.pairs.flip[pairs]
@@ -94,12 +76,9 @@ class PairFeed:
 
 
 class CubeFeed:
-    """Pairs made on the fly from a cube store: epoch e takes variant e.
+    """Pairs made on the fly from a cube store, with the attributes of `PairFeed`: epoch e takes variant e.
 
-    Args:
-        store: the cubes.
-        recipe: of the degradations. With the recipe and the seed of a pair store the pairs are the same bits.
-        seed: of the degradations.
+    With the recipe and the seed of a pair store the pairs are the same bits.
     """
 
     def __init__(self, store: CubeStore, recipe: Recipe, seed: int) -> None:
@@ -109,23 +88,20 @@ class CubeFeed:
         self._stream = store.streams()
 
     def variant(self, epoch: int) -> int:
-        """See `Feed`."""
+        """See `PairFeed`."""
         return epoch
 
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
-        """See `Feed`. The degradation flips its output, so the original is flipped after it."""
+        """See `PairFeed`. The degradation flips its output, so the original is flipped after it."""
         n = len(cubes)
         read_cubes(self.store.cubes, cubes, room.original[:n])
-        self._degrade(
-            room.original[:n],
-            self._stream[cubes],
-            self.store.table.number[cubes],
-            variant,
-            room.degraded[:n],
-            room.flip[:n],
-            room.applied[:n],
-        )
+        out = room.degraded[:n], room.flip[:n], room.applied[:n]
+        self._degrade(room.original[:n], self._stream[cubes], self.store.table.number[cubes], variant, *out)
         _flip_originals(room, n)
+
+
+#: What fills batches.
+Feed: TypeAlias = PairFeed | CubeFeed
 
 
 def _flip_originals(room: PairBuffer, count: int) -> None:
@@ -136,12 +112,7 @@ def _flip_originals(room: PairBuffer, count: int) -> None:
 
 
 def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed:
-    """The feed for either kind of store.
-
-    Args:
-        store: where the cubes are.
-        recipe: by name, of degradations made on the fly; `genesis` when left out. None for a pair store.
-        seed: of degradations made on the fly.
+    """The feed for either kind of store; recipe, by name, and seed are of degradations made on the fly.
 
     Raises:
         CallError: the recipe is unknown, or given for a pair store.

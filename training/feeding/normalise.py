@@ -26,12 +26,8 @@ def normalise(cubes: Tensor, window: Window, out: Tensor | None = None) -> Tenso
     if out is None:
         out = torch.empty((len(cubes), 1, *cubes.shape[1:]), dtype=torch.float32, device=cubes.device)
     if cubes.device.type == "cpu":
-        _normalise(
-            cubes.numpy().reshape(-1),
-            out.numpy().reshape(-1),
-            np.float32(window.low),
-            np.float32(window.span),
-        )
+        flat = cubes.numpy().reshape(-1), out.numpy().reshape(-1)
+        _normalise(*flat, np.float32(window.low), np.float32(window.span))
         return out
     # Divided by a tensor on the device: dividing a CUDA tensor by a number multiplies by its float32
     # reciprocal, which is off by one bit for 1,181 of the 2,001 codes of the HU window.

@@ -32,14 +32,8 @@ def epoch_order(
     as many cubes each, a batch of B holds cubes of at least B/2 scans, or of all. A plain permutation gives
     no such promise.
 
-    Args:
-        seed: 0 .. 2^63 - 1.
-        epoch: counted from 0.
-        cubes: int64 [cube], indices into the store.
-        scan: [cube], integers: the scan of each.
-
-    Returns:
-        int64 [cube]: every one of `cubes`, once.
+    Seeds go from 0 to 2^63 - 1, epochs are counted from 0; `cubes` are int64 indices into the store, as is
+    what comes back, `scan` tells the scan of each.
     """
     words = draw_words(seed, np.uint64(0), 0, epoch, Operation.ORDER, 4 * len(cubes)).astype(np.uint64)
     draws = words[0::2] << np.uint64(32) | words[1::2]
@@ -58,13 +52,6 @@ def deal(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
     A short last batch would be trained with other batch-norm statistics than the rest, and a single cube in
     it with hardly any: seven cubes in batches of six are four and three here, not six and one.
-
-    Args:
-        order: int64 [cube], not empty.
-        batch_size: cubes a batch, at most.
-
-    Returns:
-        The batches in order; every cube is in one of them.
     """
     return np.array_split(order, -(-len(order) // batch_size))
 

@@ -7,10 +7,9 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,14 +24,16 @@ THREADS = 2
 
 Item = TypeVar("Item")
 Room = TypeVar("Room")
+Filled = TypeVar("Filled")
 
 
-class Ring(Generic[Item, Room]):
+class Ring(Generic[Item, Room, Filled]):
     """A few rooms and the threads that fill them in turn; memory stays what it is at the start.
 
     Args:
         make: makes one room.
-        fill: writes what an item asks for into a room; runs in several threads at once, on different rooms.
+        fill: writes what an item asks for into a room and returns what of it is to be handed out; runs in
+            several threads at once, on different rooms.
         threads: that fill.
         waiting: filled rooms that may wait, beside the one in use and those being filled.
 
@@ -43,40 +44,39 @@ class Ring(Generic[Item, Room]):
     waited = 0.0
 
     def __init__(
-        self, make: Callable[[], Room], fill: Callable[[Item, Room], None], threads: int, waiting: int
+        self, make: Callable[[], Room], fill: Callable[[Item, Room], Filled], threads: int, waiting: int
     ) -> None:
-        self._fill = fill
-        self._threads = threads
+        self._fill, self._threads = fill, threads
         self._rooms = [make() for _ in range(threads + 1 + waiting)]
 
-    def stream(self, items: Iterable[Item]) -> Generator[tuple[Item, Room], None, None]:
-        """Fill a room for each item, and yield both in the order of the items.
+    def stream(self, items: Iterable[Item]) -> Generator[Filled, None, None]:
+        """Fill a room for each item, in the order of the items.
 
-        A room is good until the next one is asked for. Close the generator, or exhaust it, before streaming
-        anew. An error while filling is raised here, in its item's turn. When the generator ends, is closed or
-        is dropped, its threads end with it.
+        What is yielded is good until the next one is asked for. Close the generator, or exhaust it, before
+        streaming anew. An error while filling is raised here, in its item's turn. When the generator ends, is
+        closed or is dropped, its threads end with it.
 
         Raises:
             DataError: a cube cannot be read.
         """
         coming = iter(items)
-        filling: deque[tuple[Item, Room, Future[None]]] = deque()
+        filling: deque[tuple[Room, Future[Filled]]] = deque()
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix="batches")
 
         def begin(room: Room) -> None:
             for item in coming:
-                filling.append((item, room, threads.submit(self._fill, item, room)))
+                filling.append((room, threads.submit(self._fill, item, room)))
                 return
 
         try:
             for room in self._rooms:
                 begin(room)
             while filling:
-                item, room, done = filling.popleft()
+                room, done = filling.popleft()
                 asked = perf_counter()
-                done.result()
+                filled = done.result()
                 self.waited += perf_counter() - asked
-                yield item, room
+                yield filled
                 begin(room)
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
@@ -106,23 +106,12 @@ class Batch:
         return len(self.cubes)
 
 
-class _PairRoom(NamedTuple):
-    """A room for one batch of pairs: tensors, and the arrays that share their memory."""
-
-    original: Tensor
-    degraded: Tensor
-    buffer: PairBuffer
+#: Tensors for originals and degraded cubes, and the arrays that share their memory.
+_PairRoom = tuple[Tensor, Tensor, PairBuffer]
 
 
-class Batches:
-    """Batches of pairs from a ring.
-
-    Args:
-        feed: where the pairs come from.
-        batch_size: the largest batch that will be asked for.
-        pin: page-locked memory, for the way to a CUDA device.
-        threads: that fill.
-    """
+class Batches(Ring[Work, _PairRoom, Batch]):
+    """Batches of pairs from a ring, `batch_size` at most, in page-locked memory where `pin` asks for it."""
 
     def __init__(self, feed: Feed, batch_size: int, *, pin: bool = False, threads: int = THREADS) -> None:
         self.feed = feed
@@ -130,22 +119,12 @@ class Batches:
 
         def make() -> _PairRoom:
             original, degraded = (torch.zeros(shape, dtype=kind, pin_memory=pin) for _ in range(2))
-            return _PairRoom(original, degraded, PairBuffer.around(original.numpy(), degraded.numpy()))
+            return original, degraded, PairBuffer.around(original.numpy(), degraded.numpy())
 
-        def fill(work: Work, room: _PairRoom) -> None:
-            feed.fill(work.cubes, work.variant, room.buffer)
+        def fill(work: Work, room: _PairRoom) -> Batch:
+            (original, degraded, buffer), n = room, len(work.cubes)
+            feed.fill(work.cubes, work.variant, buffer)
+            flip, applied = buffer.flip[:n], buffer.applied[:n]
+            return Batch(original[:n], degraded[:n], work.cubes, work.variant, flip, applied)
 
-        self._ring = Ring(make, fill, threads, waiting=1)
-
-    @property
-    def waited(self) -> float:
-        """Seconds that whoever takes batches has waited for them, all together."""
-        return self._ring.waited
-
-    def stream(self, works: Iterable[Work]) -> Generator[Batch, None, None]:
-        """Fill and yield `works` in their order; see `Ring.stream`."""
-        with closing(self._ring.stream(works)) as rooms:
-            for work, (original, degraded, buffer) in rooms:
-                n = len(work.cubes)
-                flip, applied = buffer.flip[:n], buffer.applied[:n]
-                yield Batch(original[:n], degraded[:n], work.cubes, work.variant, flip, applied)
+        super().__init__(make, fill, threads, waiting=1)

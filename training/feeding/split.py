@@ -48,10 +48,7 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     of a patient are alike (METHOD.md section 5). A store with pseudonyms has other names, so other patients
     validate.
 
-    Args:
-        scans: the store's scans; `subset` and `stream` are read.
-        cubes: the store's cubes; `scan` is read.
-        images: one row a row of `scans` where the store is of X-ray images, and `patient` is read; else None.
+    There is one row of `images` a row of `scans` where the store is of X-ray images.
 
     Raises:
         DataError: there are fewer than two cubes to deal.
@@ -91,7 +88,8 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
         )
         warning = f"{warning} {overlap}" if warning else overlap
     else:
-        held_out = np.isin(key, _validating(present))
+        chosen = present[present % np.uint64(ONE_IN) == 0]  # at least one is to validate, and not all
+        held_out = np.isin(key, chosen if 0 < chosen.size < present.size else present[:1])
         by = "its stream key" if images is None else "a hash of the patient"
         rule = f"one {whose} in {ONE_IN} validates, by {by}{rule}"
     return Split(usable[~held_out], usable[held_out], rule, warning)
@@ -103,9 +101,3 @@ def _keys(scans: ScanTable, images: ImageTable | None) -> NDArray[np.uint64]:
         return scans.stream
     own = zip(images.patient.tolist(), scans.stream.tolist(), strict=True)
     return np.array([stream_key(patient) if patient else stream for patient, stream in own], np.uint64)
-
-
-def _validating(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Of the keys of scans or patients, ascending, those that validate: at least one, and not all."""
-    chosen: NDArray[np.uint64] = keys[keys % np.uint64(ONE_IN) == 0]
-    return chosen if 0 < chosen.size < keys.size else keys[:1]

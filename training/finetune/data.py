@@ -5,11 +5,11 @@ memory where it fits, as whole numbers too; else it is read from the store anew.
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,37 +36,8 @@ _WEIGHTS = (1.0, 100.0)
 _FIXED_SEED = 0
 
 
-class _Reads(Protocol):
-    """`shards.ShardReader`, or cubes that are kept in memory."""
-
-    def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None: ...
-
-
-class _Held:
-    """Some cubes of a store in memory.
-
-    Args:
-        positions: int64 [cube], ascending.
-        cubes: their voxels, in this order.
-    """
-
-    def __init__(self, positions: NDArray[np.int64], cubes: NDArray[Any]) -> None:
-        self._positions, self._cubes = positions, cubes
-
-    def read_many(self, positions: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
-        """Copy cubes, in the order given, into the rows of `out`."""
-        np.take(self._cubes, np.searchsorted(self._positions, positions), axis=0, out=out, mode="clip")
-
-
-class _Readers(NamedTuple):
-    """Where voxels are read from, and masks where there are any."""
-
-    cubes: _Reads
-    masks: _Reads | None
-
-
 class TargetBatch(NamedTuple):
-    """One filled batch. Its arrays are reused: they are good until the next batch is asked for.
+    """One filled batch, good until the next one is asked for: its arrays are reused.
 
     Attributes:
         cubes: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`.
@@ -79,14 +50,9 @@ class TargetBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetData:
-    """The labelled cubes of a store, as one run takes them.
+    """The labelled cubes of a store, as one run takes them: int64 [cube], indices into the store.
 
-    Attributes:
-        store: where they lie.
-        parameters: of the run.
-        train: int64 [cube], the labelled cubes of the train fold, indices into the store, ascending.
-        validation: the batches of the validation fold, the same every epoch.
-        test: the batches of the test fold.
+    Those of the train fold, ascending, and the batches of the others, the same every epoch.
     """
 
     store: TargetStore
@@ -157,17 +123,8 @@ def choose_scans(
     Each scan gets a random rank, made of the seed and its own stream key, so no other scan moves it; the
     first ranks are taken. Of a share the nearest number of scans is taken, halves up, at least one.
 
-    Args:
-        scans: [scan], the rows of those that may be labelled, distinct.
-        streams: uint64 [scan], the stream key of each.
-        labels: a share in (0, 1] where it is a float, else a number of scans.
-        seed: 0 .. 2^63 - 1.
-
-    Returns:
-        [scan], some of `scans`, ascending.
-
-    Raises:
-        CallError: there are fewer scans.
+    Given are distinct rows of scans and their stream keys, uint64; some of these rows come back, ascending.
+    `labels` is a share in (0, 1] where it is a float, else a number of scans.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
     if count > len(scans):
@@ -224,29 +181,24 @@ def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
         )
 
 
-class TargetBatches:
-    """Batches of a run from a ring of two rooms; and the cubes of every epoch in memory, where they fit.
+class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
+    """Batches of cubes from a ring of two rooms; and those of every epoch in memory, where they fit.
 
-    Args:
-        data: of the run.
-        pin: page-locked memory, for the way to a CUDA device.
-        most_held: bytes that may be kept in memory beside the two rooms.
-
-    Raises:
-        DataError: a cube cannot be read.
+    As many bytes as `most_held` may be kept there beside the rooms, which `pin` puts into page-locked memory.
     """
 
     def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
+        self.data = data
         store, size = data.store, data.store.size
         self._labels = store.labels
-        self._stored = self._held = _Readers(store.cubes, store.masks)
-        often = np.sort(np.concatenate([data.train, *data.validation]))
-        self._is_held = np.zeros(len(store), np.bool_)
-        voxels = math.prod(size) * len(often)
-        if voxels * (store.cubes.dtype.itemsize + (store.masks is not None)) <= most_held:
-            self._is_held[often] = True
-            masks = None if store.masks is None else _held(store.masks, often, size, np.dtype(np.uint8))
-            self._held = _Readers(_held(store.cubes, often, size, store.cubes.dtype), masks)
+        self._readers = [store.cubes, *([store.masks] if store.masks is not None else [])]
+        self._often = np.sort(np.concatenate([data.train, *data.validation]))
+        self._held: list[NDArray[Any]] = []
+        bytes_a_voxel = sum(reader.dtype.itemsize for reader in self._readers)
+        if math.prod(size) * len(self._often) * bytes_a_voxel <= most_held:
+            for reader in self._readers:
+                self._held.append(np.empty((len(self._often), *size), reader.dtype))
+                reader.read_many(self._often, self._held[-1])
         most, kind = max(data.sizes), torch.from_numpy(np.empty(0, store.cubes.dtype)).dtype
         target = (len(store.classes),) if self._labels is not None else size
 
@@ -256,47 +208,36 @@ class TargetBatches:
                 torch.zeros((most, *target), dtype=torch.uint8, pin_memory=pin),
             )
 
-        self._ring = Ring(make, self._fill, threads=1, waiting=0)
+        super().__init__(make, self._fill_targets, threads=1, waiting=0)
 
-    def stream(self, works: Sequence[NDArray[np.int64]]) -> Generator[TargetBatch, None, None]:
-        """Fill and yield batches of these cubes, in their order; see `Ring.stream`."""
-        with closing(self._ring.stream(works)) as rooms:
-            for cubes, room in rooms:
-                yield TargetBatch(room.cubes[: len(cubes)], room.targets[: len(cubes)])
-
-    def _fill(self, cubes: NDArray[np.int64], room: TargetBatch) -> None:
-        n = len(cubes)
-        voxels, masks = self._held if self._is_held[cubes].all() else self._stored
-        voxels.read_many(cubes, room.cubes[:n].numpy())
+    def _fill_targets(self, cubes: NDArray[np.int64], room: TargetBatch) -> TargetBatch:
+        batch = TargetBatch(*(tensor[: len(cubes)] for tensor in room))
+        voxels, targets = (tensor.numpy() for tensor in batch)
         if self._labels is not None:
-            room.targets[:n].numpy()[...] = self._labels[cubes]
-        elif masks is not None:
-            masks.read_many(cubes, room.targets[:n].numpy())
+            targets[...] = self._labels[cubes]
+        # Labels have no reader: where there are any, cubes alone are read.
+        if self._held and np.isin(cubes, self._often).all():
+            rows = np.searchsorted(self._often, cubes)
+            for held, out in zip(self._held, (voxels, targets), strict=False):
+                np.take(held, rows, axis=0, out=out, mode="clip")
+        else:
+            for reader, out in zip(self._readers, (voxels, targets), strict=False):
+                reader.read_many(cubes, out)
+        return batch
 
-
-def check_foreground(batches: TargetBatches, data: TargetData) -> None:
-    """Check that masks have some foreground to learn from, and to evaluate; read no further than the first.
-
-    Raises:
-        DataError: the masks of a fold are all empty.
-    """
-    if data.kind != "segment":
-        return
-    more_scans = "extract targets from more scans"
-    for what, works, way_out in (
-        ("train on", data.training(0), "give more --labels, or another --seed"),
-        ("validate on", data.validation, more_scans),
-        ("test on", data.test, more_scans),
-    ):
-        with closing(batches.stream(works)) as stream:
-            if not any(bool(batch.targets.any()) for batch in stream):
-                raise DataError(
-                    f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
-                    f"foreground is needed: {way_out}."
-                )
-
-
-def _held(reader: _Reads, positions: NDArray[np.int64], size: Sequence[int], dtype: np.dtype[Any]) -> _Held:
-    cubes = np.empty((len(positions), *size), dtype)
-    reader.read_many(positions, cubes)
-    return _Held(positions, cubes)
+    def check_foreground(self) -> None:
+        """Check that masks have some foreground to learn from and to evaluate; read no further than that."""
+        if self.data.kind != "segment":
+            return
+        more_scans = "extract targets from more scans"
+        for what, works, way_out in (
+            ("train on", self.data.training(0), "give more --labels, or another --seed"),
+            ("validate on", self.data.validation, more_scans),
+            ("test on", self.data.test, more_scans),
+        ):
+            with closing(self.stream(works)) as stream:
+                if not any(bool(batch.targets.any()) for batch in stream):
+                    raise DataError(
+                        f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
+                        f"foreground is needed: {way_out}."
+                    )

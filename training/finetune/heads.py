@@ -9,6 +9,7 @@ itself.
 """
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from typing import Literal, Self
 
 import torch
@@ -19,8 +20,7 @@ from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
 from genesis_toolkit.training.networks.registry import Architecture, architecture, build_network, check_cubes
 from genesis_toolkit.training.networks.unet2d import ResNet18Encoder, UNet2D, check_image
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.weights.beginning import Beginning
-from genesis_toolkit.training.weights.load import encoder_of
+from genesis_toolkit.training.weights.load import Beginning, encoder_of
 
 #: Of what a target network tells: labels of a cube, or of each of its voxels.
 Kind = Literal["classify", "segment"]
@@ -32,7 +32,6 @@ class TargetNetwork(nn.Module, ABC):
     """What both kinds have in common. Made by `build_target_network`.
 
     Attributes:
-        kind: which.
         axes: of what is fed, 3 or 2.
         by_slice: a 2D network, fed with cubes.
         memory_format: the order in memory that torch calls channels last, for `.to(memory_format=...)`.
@@ -77,17 +76,14 @@ class TargetNetwork(nn.Module, ABC):
                 part.momentum = None  # all batches weigh the same
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Refuse cubes or images that the network cannot take.
-
-        Args:
-            size: edges of a cube in voxels, axis order (x, y, z), or of an image in pixels, (x, y).
+        """Refuse cubes of these edges in voxels, (x, y, z), or images, that the network cannot take.
 
         Raises:
-            CallError: another number of axes, or an edge that cannot be halved as often as the network does;
-                the sentence names the axis and the value.
+            CallError: another number of axes, or an edge that cannot be halved as often as the network does.
         """
         if len(size) != self.axes:
-            raise CallError(f"The network was made for {self.axes}D input, and {_times(size)} was given.")
+            given = " x ".join(map(str, size))
+            raise CallError(f"The network was made for {self.axes}D input, and {given} was given.")
         if self.by_slice:
             check_image(size[:2], "slices of the cubes")
         else:
@@ -113,17 +109,7 @@ class Classifier(TargetNetwork):
         return self.way_down
 
     def forward(self, cubes: Tensor) -> Tensor:
-        """Classify cubes.
-
-        Args:
-            cubes: float32 `[batch, 1, x, y, z]` in [0, 1], of images `[batch, 1, x, y]`.
-
-        Returns:
-            Logits, `[batch, class]`.
-
-        Raises:
-            CallError: an edge that the network cannot halve.
-        """
+        """Return logits `[batch, class]` of cubes, float32 `[batch, 1, x, y, z]` in [0, 1], or of images."""
         deepest = self.way_down(self._images(cubes))[-1]
         pooled = deepest.flatten(2).mean(2)
         if self.by_slice:
@@ -146,54 +132,24 @@ class Segmenter(TargetNetwork):
         return encoder_of(self.network)
 
     def forward(self, cubes: Tensor) -> Tensor:
-        """Classify every voxel.
-
-        Args:
-            cubes: float32 `[batch, 1, x, y, z]` in [0, 1], of images `[batch, 1, x, y]`.
-
-        Returns:
-            Logits, `[batch, class, x, y, z]`, of images `[batch, class, x, y]`.
-
-        Raises:
-            CallError: an edge that the network cannot halve.
-        """
+        """Return logits of every voxel, `[batch, class, x, y, z]`; see `Classifier.forward`."""
         logits: Tensor = self.network(self._images(cubes))
         if self.by_slice:
             logits = logits.reshape(len(cubes), -1, *logits.shape[1:]).permute(0, 2, 3, 4, 1)
         return logits
 
 
-class LastConvolution(nn.Module):
-    """A convolution of single voxels that gives logits, under the published name."""
-
-    def __init__(self, channels: int, classes: int, convolution: type[nn.Conv2d | nn.Conv3d]) -> None:
-        super().__init__()
-        self.final_conv = convolution(channels, classes, kernel_size=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return `[batch, class, ...]` for features `[batch, channel, ...]`."""
-        logits: Tensor = self.final_conv(features)
-        return logits
-
-
 def build_target_network(
     beginning: Beginning, kind: Kind, classes: int, axes: int, seed: int
 ) -> TargetNetwork:
-    """The network of a target task, as it is before its first step.
+    """The network of a target task as it is before its first step: on the CPU, in training mode.
 
     The first weights of the head, and from scratch of everything, depend on the seed, the network and its
     width; weights that were read change nothing in those of the head. torch's random generator is left as it
     was.
 
-    Args:
-        beginning: what it begins with.
-        kind: `classify`: a `Classifier`; `segment`: a `Segmenter`.
-        classes: logits of each cube, or of each voxel.
-        axes: of what it will be fed with: 3 for cubes, 2 for images.
-        seed: of the first weights, 0 .. 2^63 - 1.
-
-    Returns:
-        A module on the CPU, in training mode.
+    It is a `Classifier` or a `Segmenter`, gives logits of so many classes, and is fed with cubes of 3 axes or
+    images of 2.
 
     Raises:
         CallError: a 3D network for images, or nnU-Net's package is needed and not installed.
@@ -230,7 +186,7 @@ def _last(network: nn.Module, classes: int) -> nn.Module:
     """A new last convolution in the place of the one that restores."""
     if isinstance(network, UNet3D | UNet2D):
         old = network.out_tr.final_conv
-        return LastConvolution(old.in_channels, classes, type(old))
+        return nn.Sequential(OrderedDict(final_conv=type(old)(old.in_channels, classes, kernel_size=1)))
     last = _seg_layers(network)[-1]
     assert isinstance(last, nn.Conv3d)
     return nn.Conv3d(last.in_channels, classes, kernel_size=1)
@@ -241,7 +197,3 @@ def _seg_layers(network: nn.Module) -> nn.ModuleList:
     layers = network.get_submodule("decoder.seg_layers")
     assert isinstance(layers, nn.ModuleList)
     return layers
-
-
-def _times(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))

@@ -6,7 +6,8 @@ accident.
 """
 
 import math
-from dataclasses import dataclass
+import operator
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,23 +49,13 @@ class Overlaps:
     neither: tuple[int, ...]
 
     def __add__(self, other: "Overlaps") -> "Overlaps":
-        return Overlaps(
-            *(
-                tuple(one + its for one, its in zip(mine, theirs, strict=True))
-                for mine, theirs in (
-                    (self.both, other.both),
-                    (self.predicted, other.predicted),
-                    (self.missed, other.missed),
-                    (self.neither, other.neither),
-                )
-            )
-        )
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Overlaps(*(tuple(map(operator.add, *counts)) for counts in both))
 
     @property
     def dice(self) -> float:
         """Dice of the foreground at 0.5, in 0 .. 1; 1 where both masks are empty, 0 where one of them is."""
-        both, either = 2 * self.both[0], self.predicted[0] + self.missed[0]
-        return both / (both + either) if both + either else 1.0
+        return _share(2 * self.both[0], self.predicted[0] + self.missed[0])
 
     @property
     def iou(self) -> float:
@@ -77,12 +68,8 @@ class Overlaps:
 
         For one model the authors' notebook prints an IoU of 59.22 and 77.14 of these: do not compare the two.
         """
-        wrong = [one + its for one, its in zip(self.predicted, self.missed, strict=True)]
-        shares = [
-            _share(right, apart)
-            for counts in (self.both, self.neither)
-            for right, apart in zip(counts, wrong, strict=True)
-        ]
+        wrong = list(map(operator.add, self.predicted, self.missed))
+        shares = [*map(_share, self.both, wrong), *map(_share, self.neither, wrong)]
         return math.fsum(shares) / len(shares)
 
 
@@ -108,16 +95,10 @@ def count_overlaps(prediction: NDArray[np.floating], truth: NDArray[np.generic])
     above = np.searchsorted(np.array(THRESHOLDS), values, side="left")  # how many thresholds lie below it
     steps = len(THRESHOLDS) + 1
     counts = np.bincount(2 * above + mask.reshape(-1), minlength=2 * steps).reshape(steps, 2)
-    background, foreground = (
-        counts[::-1, label].cumsum()[::-1][1:].tolist() for label in (0, 1)
-    )  # of voxels above each threshold
-    all_background, all_foreground = counts.sum(axis=0).tolist()
-    return Overlaps(
-        both=tuple(foreground),
-        predicted=tuple(background),
-        missed=tuple(all_foreground - count for count in foreground),
-        neither=tuple(all_background - count for count in background),
-    )
+    above_each = counts[::-1].cumsum(axis=0)[::-1][1:]  # [threshold, label], in voxels
+    below_each = counts.sum(axis=0) - above_each
+    columns = (above_each[:, 1], above_each[:, 0], below_each[:, 1], below_each[:, 0])
+    return Overlaps(*(tuple(column.tolist()) for column in columns))
 
 
 def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:

@@ -59,27 +59,12 @@ class FinetuneParameters:
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> "FinetuneParameters":
-        """What `as_dict` gave.
-
-        Raises:
-            CallError: a value is out of range.
-            TypeError: a key is unknown.
-        """
+        """What `as_dict` gave."""
         return cls(**{**told, "labels": parse_labels(told["labels"])})
 
 
 def parse_labels(text: str) -> float | int:
-    """A share or a number of labelled scans as people write it.
-
-    Args:
-        text: `10%`, or `25`.
-
-    Returns:
-        A float, the share, of the former; an int, a number of scans, of the latter.
-
-    Raises:
-        CallError: it is neither.
-    """
+    """A share of labelled scans as people write it, `10%`, as a float, or their number, `25`, as an int."""
     share = _SHARE.fullmatch(text.strip())
     if share:
         return float(Decimal(share[1]) / 100)

@@ -12,7 +12,6 @@ network's `state_dict` and, of last.pt, the optimiser's.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,19 +19,18 @@ from typing import Any, ClassVar
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
-from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_target_network
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.machine.run_folder import Run
-from genesis_toolkit.training.weights.beginning import Beginning
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
     POSITION,
+    TrainingState,
     checkpoint_bytes,
     load_weights,
     read_checkpoint,
 )
-from genesis_toolkit.training.weights.state import TrainingState
+from genesis_toolkit.training.weights.load import Beginning
 
 RESULT, VERSION = "genesis-finetune-result", 1
 
@@ -42,15 +40,10 @@ _OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a ru
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """One finished epoch, as it stands in `losses.jsonl`.
+    """One finished epoch, counted from 1, as it stands in `losses.jsonl`.
 
-    Attributes:
-        epoch: counted from 1.
-        steps: it had.
-        train_loss: mean over the labelled cubes, each as it was when its batch came.
-        validation_loss: mean over the validation cubes, after the epoch.
-        best: whether no earlier epoch validated as well.
-        seconds: the epoch took, with validation.
+    The training loss is the mean over the labelled cubes, each as it was when its batch came; the seconds are
+    those of training and validation.
     """
 
     epoch: int
@@ -118,16 +111,15 @@ class FinetuneOutcome:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run, to be used.
+    """A finished run, to be used: its best network on the CPU, in evaluation, and what it was trained on.
 
     Attributes:
-        network: with the weights of the best epoch, on the CPU, in evaluation.
+        network: with the weights of the best epoch.
         kind: `classify` or `segment`.
         task: `ncc`, `segment` or `dxc`.
         classes: what its outputs tell.
-        size: edges of the cubes it was trained on, in voxels, (x, y, z), of images in pixels, (x, y).
-        window: of the values it was trained on, which become [0, 1].
-        axes: of what is fed: 3, or 2 for images.
+        size: edges of the cubes in voxels, (x, y, z), or of the images in pixels, (x, y).
+        window: of the values, which become [0, 1].
         parameters: of the run.
     """
 
@@ -137,11 +129,9 @@ class Finetuned:
     classes: tuple[str, ...]
     size: tuple[int, ...]
     window: Window
-    axes: int
     parameters: FinetuneParameters
 
 
-@dataclass(frozen=True)
 class FinetuneRun(Run):
     """The folder of one fine-tuning run, held by this process. Made by `run_folder.hold_run`."""
 
@@ -152,21 +142,16 @@ class FinetuneRun(Run):
         ("parameters", "store", "weights", "beginning", "kind", "task", "classes", "size", "window")
     )
 
-    @property
-    def result(self) -> Path:
-        """What the run came to."""
-        return self.folder / "result.json"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.result = folder / "result.json"
 
     def files(self) -> list[Path]:
         """All that a run may leave in its folder."""
         return [self.result, *super().files()]
 
     def outcome(self, status: str) -> FinetuneOutcome | None:
-        """What `result.json` says; None where the run is not finished.
-
-        Raises:
-            DataError: the file is damaged or of another version.
-        """
+        """What `result.json` says; None where the run is not finished, a `DataError` where it is damaged."""
         names = {field.name for field in fields(FinetuneOutcome)}.difference(_CALLED)
         try:
             told = json.loads(self.result.read_bytes())
@@ -197,25 +182,6 @@ class FinetuneRun(Run):
         write_whole(self.last, checkpoint_bytes(FINETUNED, kept))
 
 
-def describe_finetuning(
-    parameters: FinetuneParameters, beginning: Beginning, data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What `run.json` says of a run, and what a call that goes on with it must repeat (`check_same`).
-
-    Args:
-        parameters: of the run.
-        beginning: of its network.
-        data: what it keeps of its data, plain JSON values.
-    """
-    return {
-        "genesis_toolkit": __version__,
-        "parameters": {**parameters.as_dict(), "network": beginning.network, "width": beginning.width},
-        "weights": beginning.source() if beginning.file else None,
-        "beginning": beginning.describe(),
-        **data,
-    }
-
-
 def read_finetuned(run: Path) -> Finetuned:
     """The network of a finished fine-tuning run.
 
@@ -234,23 +200,9 @@ def read_finetuned(run: Path) -> Finetuned:
     network = build_target_network(
         Beginning(first["network"], first["width"]), kind, len(classes), len(size), seed=0
     )
-    load_weights(network, read_finetuning_checkpoint(folder.best)["state_dict"], folder.best)
+    load_weights(network, read_checkpoint(folder.best, FINETUNED)["state_dict"], folder.best)
     network.eval()
     told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
     parameters = FinetuneParameters.from_dict(told)
     window = Window(*described["window"])
-    return Finetuned(network, kind, described["task"], classes, size, window, len(size), parameters)
-
-
-def read_finetuning_checkpoint(path: Path) -> dict[str, Any]:
-    """Read `last.pt` or `best.pt` onto the CPU.
-
-    Raises:
-        DataError: the file is missing, cut short, or no checkpoint of fine-tuning.
-    """
-    try:
-        return read_checkpoint(path, FINETUNED)
-    except DataError as error:
-        raise DataError(
-            f"{error} Repeat the genesis-train finetune that made it, with --overwrite."
-        ) from None
+    return Finetuned(network, kind, described["task"], classes, size, window, parameters)

@@ -33,7 +33,7 @@ from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
 from genesis_toolkit.pipeline.targets.cut import grid_words, same_grid
 from genesis_toolkit.training.feeding.normalise import normalise
-from genesis_toolkit.training.finetune.run import Finetuned, read_finetuned
+from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.machine.run_folder import check_file
 from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
@@ -44,20 +44,16 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 #: A voxel is foreground above this probability.
 THRESHOLD = 0.5
 
-_AXES = 3  # of a cube
 _BATCH = 8  # windows; that many at once change nothing in one another
 _OVERLAP = 0.5  # of neighbouring windows, as a share of their edges
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """What `segment_scan` wrote.
+    """What `segment_scan` wrote: the file of the mask, of which scan and by which run.
 
     Attributes:
-        mask: the file.
-        scan: that was segmented.
-        run: whose network did it.
-        shape: voxels of both in x, y, z.
+        shape: voxels of mask and scan in x, y, z.
         spacing: mm between voxel centres in x, y, z.
         windows: how many the network took.
         foreground: voxels with value 1.
@@ -111,7 +107,12 @@ def segment_scan(
     report, run, out = callback(progress), Path(run), Path(out)
     path = scan_path(str(scan))
     _check_out(run, path, out, overwrite=overwrite)
-    finetuned = _segmenting(run)
+    finetuned = read_finetuned(run)
+    if finetuned.kind != "segment" or len(finetuned.size) != 3:
+        raise CallError(
+            f"{run} was trained on the task {finetuned.task}, which marks no voxels: name a run of "
+            "genesis-train finetune on a store of the task segment."
+        )
     chosen = choose_device(device)
     try:
         read = read_scan(path)
@@ -128,7 +129,7 @@ def segment_scan(
         run=str(run),
         shape=read.geometry.shape,
         spacing=read.geometry.spacing,
-        windows=len(window_corners(read.geometry.shape, finetuned.size)),
+        windows=count_windows(read.geometry.shape, finetuned.size),
         foreground=foreground,
         millilitres=foreground * voxel_millilitres(read.geometry),
         sha256=sha256,
@@ -143,25 +144,17 @@ def segment_voxels(
     device: torch.device,
     report: Progress = silent,
 ) -> NDArray[np.uint8]:
-    """Segment the voxels of a scan.
+    """Segment the voxels of a scan, [x, y, z] in HU, of any edges; the scan stays in memory.
 
-    Args:
-        network: of a segmentation task, for cubes. Moved to `device`, into evaluation, and made to go by the
-            statistics of its training.
-        voxels: [x, y, z] in HU, of any edges.
-        window: they are clipped to, which becomes [0, 1].
-        size: edges of the sliding window in voxels, (x, y, z): those of the cubes that trained.
-        device: where the network works; the scan and its probabilities stay in memory.
-        report: told of the windows.
-
-    Returns:
-        uint8 [x, y, z]: 1 where the mean probability is above 0.5, else 0.
+    The network is moved to the device and into evaluation, and made to go by the statistics of its training.
+    Voxels are clipped to `window`, which becomes [0, 1]; `size` is that of the sliding window in voxels,
+    (x, y, z): of the cubes that trained. Returns uint8 [x, y, z]: 1 where the mean probability is above 0.5.
     """
     from monai.inferers import sliding_window_inference  # takes seconds to import
 
     whole = torch.from_numpy(np.ascontiguousarray(window.clip(voxels)))
     image = normalise(whole.unsqueeze(0), window)
-    total, done = len(window_corners(whole.shape, size)), 0
+    total, done = count_windows(whole.shape, size), 0
 
     def predict(windows: Tensor) -> Tensor:
         nonlocal done
@@ -173,17 +166,10 @@ def segment_voxels(
     by_trained_statistics(network)
     network.to(device).eval()
     with steady(), torch.inference_mode():
+        where: Any = {"sw_device": device, "device": torch.device("cpu")}
+        # Padded by 0, the window's lowest value.
         mean = sliding_window_inference(
-            image,
-            roi_size=size,
-            sw_batch_size=_BATCH,
-            predictor=predict,
-            overlap=_OVERLAP,
-            mode="gaussian",
-            padding_mode="constant",
-            cval=0.0,  # the window's lowest value
-            sw_device=device,
-            device=torch.device("cpu"),
+            image, size, _BATCH, predict, overlap=_OVERLAP, mode="gaussian", **where
         )
     assert isinstance(mean, Tensor)
     return (mean[0, 0] > THRESHOLD).numpy().astype(np.uint8)
@@ -199,21 +185,11 @@ def by_trained_statistics(network: nn.Module) -> None:
                 part.add_module(name, plain)
 
 
-def window_corners(shape: Sequence[int], size: Sequence[int]) -> NDArray[np.int64]:
-    """Where the windows of a scan lie: half a window apart, the last one flush with the scan's end.
-
-    Args:
-        shape: of the scan, (x, y, z).
-        size: of a window.
-
-    Returns:
-        int64 [window, 3], z fastest; an axis along which the scan is smaller than a window has one.
-    """
-    starts = []
-    for edge, length in zip(shape, size, strict=True):
-        room, step = max(0, edge - length), max(1, int(length * (1 - _OVERLAP)))
-        starts.append(np.minimum(np.arange(-(-room // step) + 1) * step, room))
-    return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(starts))
+def count_windows(shape: Sequence[int], size: Sequence[int]) -> int:
+    """How many windows a scan has: half a window apart along x, y and z, the last one flush with its end."""
+    steps = (max(1, int(length * (1 - _OVERLAP))) for length in size)
+    rooms = (max(0, edge - length) for edge, length in zip(shape, size, strict=True))
+    return prod(-(-room // step) + 1 for room, step in zip(rooms, steps, strict=True))
 
 
 def voxel_millilitres(geometry: Geometry) -> float:
@@ -223,12 +199,7 @@ def voxel_millilitres(geometry: Geometry) -> float:
 
 
 def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
-    """Write a mask on a scan's grid, whole or not at all; packed where the format packs.
-
-    Args:
-        mask: uint8 [x, y, z].
-        geometry: of the scan.
-        out: the file, with one of `SUFFIXES`.
+    """Write a mask, uint8 [x, y, z], on a scan's grid, whole or not at all; packed where the format packs.
 
     Returns:
         The sha256 of the file, in hexadecimal.
@@ -256,17 +227,6 @@ def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
                 "give a name that ends in .mha or .nrrd"
             )
         return write_whole(out, written.read_bytes())
-
-
-def _segmenting(run: Path) -> Finetuned:
-    """The network of a run, once it is known to segment cubes."""
-    finetuned = read_finetuned(run)
-    if finetuned.kind != "segment" or finetuned.axes != _AXES:
-        raise CallError(
-            f"{run} was trained on the task {finetuned.task}, which marks no voxels: name a run of "
-            "genesis-train finetune on a store of the task segment."
-        )
-    return finetuned
 
 
 def _check_out(run: Path, scan: Path, out: Path, *, overwrite: bool) -> None:

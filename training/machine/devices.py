@@ -15,9 +15,7 @@ _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def choose_device(name: str, devices: int = 1) -> torch.device:
     """The device by its name on the command line: `auto` (CUDA where there is one), `cpu` or `cuda`.
 
-    Args:
-        name: see above.
-        devices: how many processes of this run are on this machine, each of which needs a GPU of its own.
+    As many processes of this run as `devices` are on this machine, each of which needs a GPU of its own.
 
     Raises:
         CallError: another name, or `cuda` where torch finds none, or fewer GPUs than processes.
@@ -53,11 +51,8 @@ def steady(processes: int = 1, threads: int | None = None) -> Iterator[None]:
 
     On the CPU every operation of the networks here gives the same bits as long as the number of threads is
     the same, because sums are cut by threads. `torch.use_deterministic_algorithms` would add nothing to that,
-    and loads torch's compiler for two seconds.
-
-    Args:
-        processes: of this run on this machine, who share its cores.
-        threads: of torch; None takes as many as each of these processes has cores.
+    and loads torch's compiler for two seconds. Processes of this run on this machine share its cores; torch
+    takes as many threads as each of them has cores, where no number is given.
     """
     before = torch.get_num_threads()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark

@@ -14,12 +14,7 @@ def option(name: str) -> str:
 
 
 def check_counts(parameters: Any, *names: str, least: int = 1) -> None:
-    """Check that whole numbers are large enough, and no larger than anything can be computed with.
-
-    Args:
-        parameters: whose attributes are read; those that are None are left aside.
-        names: of the attributes.
-        least: the smallest number allowed.
+    """Check that whole numbers, or None, are not below `least`, nor beyond what can be computed with.
 
     Raises:
         CallError: a number is out of range; the sentence names it.
@@ -35,11 +30,7 @@ def check_counts(parameters: Any, *names: str, least: int = 1) -> None:
 
 
 def check_lr(lr: float, example: str) -> None:
-    """Check a learning rate.
-
-    Raises:
-        CallError: it is not above 0, or no step with it could be computed.
-    """
+    """Refuse a learning rate that is not above 0, or with which no step could be computed."""
     if not 0 < lr <= _MOST_LR:  # which nan is not either
         raise CallError(
             f"--lr {lr:g} is out of range: it must be above 0 and at most {_MOST_LR:g}, as in --lr {example}."
@@ -47,10 +38,6 @@ def check_lr(lr: float, example: str) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Check a seed.
-
-    Raises:
-        CallError: it does not fit the random streams.
-    """
+    """Refuse a seed that does not fit the random streams."""
     if not 0 <= seed < 2**63:
         raise CallError(f"--seed {seed} is out of range: it must be a whole number from 0 to 2^63 - 1.")

@@ -39,10 +39,7 @@ Result = TypeVar("Result")
 class Group:
     """The processes of one run, as one of them sees it. A run of one process is a group of one.
 
-    Attributes:
-        rank: of this process; 0 leads.
-        world: how many processes there are.
-        local: how many of them are on this machine.
+    That of rank 0 leads. There are `world` of them, `local` on this machine.
     """
 
     rank: int = 0
@@ -66,8 +63,7 @@ class Group:
     def from_lead(self, work: Callable[[], Result]) -> Result:
         """Do work in the leading process only and give everyone its result, which must be picklable.
 
-        Raises:
-            SystemExit: in the other processes, when the work failed; the leading one raises what it raised.
+        Where it failed, the leading one raises what it raised, and the others end.
         """
         if not self.leads:
             good, result = self._broadcast(None)
@@ -119,11 +115,7 @@ class Group:
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """Say in a sentence that another process has ended while this one talked to it.
-
-    Raises:
-        DataError: it has.
-    """
+    """Say in a `DataError` that another process has ended while this one talked to it."""
     try:
         yield
     except RuntimeError as error:  # torch's own kinds of it, by backend
@@ -139,8 +131,7 @@ def _talking() -> Iterator[None]:
 def joined(device: torch.device) -> Iterator[Group]:
     """Take part in the run that the environment names; a group of one where it names none.
 
-    Args:
-        device: where this process trains: gloo carries what is on the CPU, NCCL what is on CUDA.
+    gloo carries what is on the CPU, NCCL what is on CUDA.
 
     Raises:
         CallError: the environment is incomplete.
@@ -165,12 +156,9 @@ def joined(device: torch.device) -> Iterator[Group]:
 
 @contextmanager
 def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator[None]:
-    """Be the first of `count` processes on this machine, and start the others.
+    """Be the first of `count` processes on this machine, and start the others; 1 starts none.
 
-    Args:
-        count: of processes; 1 starts none.
-        take_part: what the others call, with `call`; importable by name.
-        call: picklable.
+    These call `take_part`, which is importable by name, with `call`, which is picklable.
 
     Raises:
         DataError: one of the others could not begin.
@@ -181,20 +169,14 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    names = {
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    names = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look this machine's name up instead
         names["GLOO_SOCKET_IFNAME"] = "lo"
     spawn = multiprocessing.get_context("spawn")
     begun, begin = spawn.Pipe(duplex=False)
-    others = [
-        spawn.Process(target=_begin, args=(rank, begin, take_part, call), daemon=True)
-        for rank in range(1, count)
-    ]
+    given = [(rank, begin, take_part, call) for rank in range(1, count)]
+    others = [spawn.Process(target=_begin, args=one, daemon=True) for one in given]
     with _environment(names):
         for other in others:
             other.start()
@@ -224,13 +206,11 @@ _GRACE = 10.0  # seconds that the others have to end by themselves when the firs
 
 @contextmanager
 def _environment(names: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(names)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)

@@ -5,16 +5,16 @@ losses.jsonl   the same as its first line, then one object a finished epoch
 last.pt        the checkpoint to go on from: after every epoch, and now and then within one
 best.pt        the checkpoint of the epoch with the lowest validation loss
 restored.png   what that network makes of some validation cubes
-tensorboard/   with --tensorboard: the same figures, and the loss of every few steps
+tensorboard/   with --tensorboard: events, the same figures, and the loss of every few steps
 profile.txt    with --profile: where the time of some steps went; profile.json is the trace of it
 lock           held by the process at work
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -26,69 +26,28 @@ from genesis_toolkit.training.machine.options import option
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-FORMAT = "genesis-pretrain-run"
-VERSION = 3
 
-
-@dataclass(frozen=True)
 class Run:
-    """The folder of one run, held by this process. Made by `hold_run`.
+    """The folder of one run, held by this process; its files stand in the docstring above. See `hold_run`.
 
-    Attributes:
-        folder: of the run.
-        maker: the command that makes such runs.
-        format: of its `run.json`, which tells kinds of runs apart.
-        version: of that format.
-        keys: that such a `run.json` has at least.
+    `maker` is the command that makes such runs. By its `format` their `run.json` is known, which has at least
+    these keys.
     """
 
-    folder: Path
     maker: ClassVar[str] = "genesis-train pretrain"
-    format: ClassVar[str] = FORMAT
-    version: ClassVar[int] = VERSION
+    format: ClassVar[str] = "genesis-pretrain-run"
+    version: ClassVar[int] = 3
     keys: ClassVar[frozenset[str]] = frozenset(("parameters", "store", "baselines"))
 
-    @property
-    def description(self) -> Path:
-        """What the run is made of."""
-        return self.folder / "run.json"
-
-    @property
-    def losses(self) -> Path:
-        """One JSON object a line: the description, then the epochs."""
-        return self.folder / "losses.jsonl"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint to go on from."""
-        return self.folder / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint to use."""
-        return self.folder / "best.pt"
-
-    @property
-    def picture(self) -> Path:
-        """Original, degraded and restored cubes."""
-        return self.folder / "restored.png"
-
-    @property
-    def events(self) -> Path:
-        """The folder of TensorBoard's events."""
-        return self.folder / "tensorboard"
-
-    @property
-    def profile(self) -> Path:
-        """Where the time of some steps went; the trace has the same name and the suffix `.json`."""
-        return self.folder / "profile.txt"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.description, self.losses = folder / "run.json", folder / "losses.jsonl"
+        self.last, self.best = folder / "last.pt", folder / "best.pt"
+        self.picture, self.profile = folder / "restored.png", folder / "profile.txt"
+        self.events = folder / "tensorboard"
 
     def described(self) -> dict[str, Any] | None:
-        """What `run.json` says; None where the run has not begun.
-
-        Raises:
-            DataError: the file is damaged or of another version.
-        """
+        """What `run.json` says; None where the run has not begun, a `DataError` where it is damaged."""
         try:
             described = json.loads(self.description.read_bytes())
         except FileNotFoundError:
@@ -106,50 +65,43 @@ class Run:
         return described
 
     def begin(self, description: Mapping[str, Any], finished: int) -> None:
-        """Write what the run is made of, and drop from the losses every epoch that no checkpoint has.
+        """Write what the run is made of, plain JSON values, as what `described` gives back.
 
-        Args:
-            description: `parameters`, `store` and whatever else is to be kept, plain JSON values.
-            finished: epochs that the last checkpoint has; 0 at the start.
+        Of the losses only the finished epochs are left, those that the last checkpoint has.
         """
         header = {"format": self.format, "version": self.version, **description}
-        lines = self._told()[:finished]
-        for epoch in range(1, finished + 1):
-            self._record(lines, epoch)
+        self.records(range(1, finished + 1))
+        lines = self.told()[:finished]
         # The description first: it is what says that the folder is a run's.
         write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
         write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
 
-    def epochs_told(self) -> int:
-        """How many epochs stand in the losses; the last may have no checkpoint yet."""
-        return len(self._told())
-
-    def record_of(self, epoch: int) -> dict[str, Any]:
-        """What the losses say of a finished epoch, counted from 1.
+    def records(self, epochs: Iterable[int]) -> list[dict[str, Any]]:
+        """What the losses say of finished epochs, counted from 1.
 
         Raises:
-            DataError: its line is gone or damaged.
+            DataError: a line is gone or damaged.
         """
-        return self._record(self._told(), epoch)
+        lines, records = self.told(), []
+        for epoch in epochs:
+            if epoch > len(lines):
+                raise DataError(
+                    f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
+                )
+            try:
+                record = json.loads(lines[epoch - 1])
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or record.get("epoch") != epoch:
+                raise DataError(
+                    f"{self.losses} is damaged in line {epoch + 1}, which should tell of epoch {epoch}: put "
+                    "a copy of it back, or give --overwrite to begin again."
+                )
+            records.append(record)
+        return records
 
-    def _record(self, lines: Sequence[str], epoch: int) -> dict[str, Any]:
-        """What one of the lines of all epochs says; see `record_of`."""
-        if epoch > len(lines):
-            raise DataError(
-                f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
-            )
-        try:
-            record = json.loads(lines[epoch - 1])
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or record.get("epoch") != epoch:
-            raise DataError(
-                f"{self.losses} is damaged in line {epoch + 1}, which should tell of epoch {epoch}: put a "
-                "copy of it back, or give --overwrite to begin again."
-            )
-        return record
-
-    def _told(self) -> list[str]:
+    def told(self) -> list[str]:
+        """The lines of all epochs that stand in the losses; the last may have no checkpoint yet."""
         text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
         return text.splitlines()[1:]
 
@@ -177,11 +129,7 @@ AnyRun = TypeVar("AnyRun", bound=Run)
 
 @contextmanager
 def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
-    """Take hold of the folder of a run, new or begun.
-
-    Args:
-        folder: made where there is none.
-        kind: of the run: `Run` of pre-training, or another.
+    """Take hold of the folder of a run of that kind, new or begun.
 
     Raises:
         CallError: another process holds it, it is something else, or it cannot be written.
@@ -209,12 +157,7 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
 
 
 def check_file(out: Path, run: Path, *, overwrite: bool) -> None:
-    """Check that a file made from a run may be written.
-
-    Args:
-        out: the file.
-        run: the folder of the run, which keeps its own files.
-        overwrite: replace what is there.
+    """Check that `out`, made from the run in the folder `run`, may be written.
 
     Raises:
         CallError: something is in the way, or `out` lies in the run or in a store.
@@ -235,19 +178,12 @@ def check_same(
     stopping_rules: Sequence[str],
     weights_key: str = "initial_encoder",
 ) -> None:
-    """Whether the call may go on with a run that was begun earlier.
+    """Check that a call may go on with a run that was begun earlier; both are described as in `run.json`.
 
-    Args:
-        run: for the sentence.
-        earlier: what the run was begun with; `parameters`, `store` and `weights_key` are read.
-        described: the same of this call.
-        stopping_rules: parameters that may differ.
-        weights_key: under which the file of first weights stands, named as its option; None where there was
-            no file.
+    The rules of stopping may differ. The file of first weights stands under `weights_key`, its option's name.
 
     Raises:
-        CallError: a parameter other than a rule of stopping differs, or the store or the file of first
-            weights holds other data.
+        CallError: another parameter differs, or the store or the file of first weights holds other data.
     """
     again = "to continue, give another --out, or --overwrite to begin again."
     store, given = earlier["store"], described["store"]
@@ -282,9 +218,7 @@ def _is_run(run: Run) -> bool:
     Its `run.json` tells, and where that is damaged the first line of its losses, which is the same.
     """
     for path, lines in ((run.description, None), (run.losses, 1)):
-        try:
+        with suppress(OSError, ValueError):
             described = json.loads(b"\n".join(path.read_bytes().splitlines()[:lines]))
-        except (OSError, ValueError):
-            continue
-        return isinstance(described, dict) and described.get("format") == run.format
+            return isinstance(described, dict) and described.get("format") == run.format
     return False

@@ -68,9 +68,6 @@ class Architecture:
         Classes are dotted names, as nnU-Net writes them into its plans. Features double from `width` on, to
         ten times `width` at most: 32, 64, 128, 256, 320, 320, which are nnU-Net's own. Six stages, kernels of
         3 voxels, halved at every stage but the first, instance norm, leaky ReLU (EXCHANGE.md).
-
-        Args:
-            width: channels of the first convolution.
         """
         return {
             "n_stages": _STAGES,
@@ -123,10 +120,7 @@ ARCHITECTURES = {
 
 
 class RestorationConvolution(nn.Conv3d):
-    """A last convolution with the sigmoid after it, under the names of the convolution alone.
-
-    A plain `nn.Conv3d` in its place gives logits.
-    """
+    """A last convolution with the sigmoid after it, under its own names; a plain one gives logits."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[batch, 1, x, y, z]` in [0, 1] for features `[batch, channel, x, y, z]`."""
@@ -138,11 +132,7 @@ OF_THE_PAPERS = {3: "unet3d", 2: "unet2d"}
 
 
 def architecture(name: str | None) -> Architecture:
-    """The architecture of that name; None means the 3D U-Net of the papers.
-
-    Raises:
-        CallError: there is none; the sentence lists the names.
-    """
+    """The architecture of that name, or a `CallError`; None means the 3D U-Net of the papers."""
     name = name or OF_THE_PAPERS[3]
     if name not in ARCHITECTURES:
         raise CallError(f"--network {name} is unknown; allowed: {', '.join(ARCHITECTURES)}.")
@@ -174,12 +164,7 @@ def build_network(name: str | None = None, width: int | None = None) -> nn.Modul
 
 
 def begin_at(network: nn.Module, constant: float) -> None:
-    """Let an untrained network of `build_network` give about one value (see `RestorationHead.begin_at`).
-
-    Args:
-        network: changed in the bias of its last convolution only.
-        constant: in [0, 1]; kept a thousandth away from both ends.
-    """
+    """Let an untrained network give about one value in [0, 1]; see `RestorationHead.begin_at`."""
     if isinstance(network, UNet3D | UNet2D):
         network.out_tr.begin_at(constant)
     else:
@@ -188,11 +173,7 @@ def begin_at(network: nn.Module, constant: float) -> None:
 
 
 def check_cubes(name: str, size: tuple[int, ...]) -> None:
-    """Refuse cubes that a network cannot take.
-
-    Args:
-        name: of the architecture.
-        size: edges of a cube in voxels, axis order (x, y, z), or of an image in pixels, (x, y).
+    """Refuse cubes of these edges in voxels, (x, y, z), or images in pixels, that a network cannot take.
 
     Raises:
         CallError: the network is for another number of axes, an edge is no multiple of 8 or 32, or the
@@ -220,13 +201,8 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
 def check_batch(name: str, size: tuple[int, ...], cubes: int) -> None:
     """Refuse batches whose deepest level is a single value, of which batch norm can tell nothing.
 
-    Args:
-        name: of the architecture.
-        size: edges of a cube or an image; of a cube for a 2D network, which takes it slice by slice.
-        cubes: of the smallest batch.
-
-    Raises:
-        CallError: it is.
+    The size is that of a cube, also for a 2D network, which takes it slice by slice, or of an image; and
+    `cubes` how many the smallest batch has.
     """
     kind = architecture(name)
     deepest = prod(edge // kind.edge_multiple for edge in size[: kind.axes])

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.networks.norms import SharedBatchNorm2d
-from genesis_toolkit.training.networks.unet3d import RestorationHead, check_edges
+from genesis_toolkit.training.networks.unet3d import ConvolutionUnit, RestorationHead, check_edges
 
 #: Every edge of an image must be divisible by this: the encoder halves it five times.
 EDGE_MULTIPLE_2D = 32
@@ -113,27 +113,14 @@ class ResNet18Encoder(nn.Module):
         return features
 
 
-class ConvolutionUnit2D(nn.Module):
-    """One 3x3 convolution with padding 1, batch norm, ReLU: float `[batch, channel, x, y]`."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-        self.bn1 = SharedBatchNorm2d(channels_out)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return `[batch, channels_out, x, y]`."""
-        return functional.relu(self.bn1(self.conv1(features)))
-
-
 class UpLevel2D(nn.Module):
     """One level of the decoder: double the edges, put the skipped features beside, convolve twice."""
 
     def __init__(self, channels_below: int, channels_skip: int, channels_out: int) -> None:
         super().__init__()
         self.ops = nn.Sequential(
-            ConvolutionUnit2D(channels_below + channels_skip, channels_out),
-            ConvolutionUnit2D(channels_out, channels_out),
+            ConvolutionUnit(channels_below + channels_skip, channels_out, axes=2),
+            ConvolutionUnit(channels_out, channels_out, axes=2),
         )
 
     def forward(self, below: Tensor, skip: Tensor | None) -> Tensor:

@@ -1,29 +1,24 @@
 """The 3D U-Net of Models Genesis, under the names its weights were published with (METHOD.md section 4)."""
 
 import math
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
+from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d, SharedBatchNorm2d
 
 #: Every edge of an input must be divisible by this: three poolings halve it three times.
 EDGE_MULTIPLE = 8
 
 
 def check_edges(size: tuple[int, ...], multiple: int, network: str, what: str) -> None:
-    """Check that a network can halve every edge as often as it does.
+    """Check that a network can halve every edge, (x, y, z), or (x, y) of an image, as often as it does.
 
-    Args:
-        size: edges of a cube in voxels, axis order (x, y, z), or of an image in pixels, (x, y).
-        multiple: a power of two that every edge must be divisible by.
-        network: its name, for the sentence.
-        what: is fed and what it is made of, for the sentence: `The cubes have {} voxels`.
-
-    Raises:
-        CallError: an edge is not a positive multiple; the sentence names the axis and the value.
+    They must be divisible by `multiple`, a power of two. The sentence takes the network's name, and what is
+    fed and what that is made of, `The cubes have {} voxels`.
     """
     for axis, edge in zip("xyz", size, strict=False):
         if edge < multiple or edge % multiple:
@@ -39,31 +34,28 @@ def check_size(size: tuple[int, ...]) -> None:
 
 
 class ConvolutionUnit(nn.Module):
-    """One 3x3x3 convolution with padding 1 and bias, batch norm, ReLU: float `[batch, channel, x, y, z]`."""
+    """One convolution of 3 voxels along every axis with padding 1, batch norm, ReLU; a bias in 3D alone."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, axes: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(channels_in, channels_out, kernel_size=3, padding=1)
-        self.bn1 = BatchStatisticsNorm3d(channels_out)
+        if axes == 3:
+            self.conv1: nn.Module = nn.Conv3d(channels_in, channels_out, kernel_size=3, padding=1)
+            self.bn1: nn.Module = BatchStatisticsNorm3d(channels_out)
+        else:
+            self.conv1 = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+            self.bn1 = SharedBatchNorm2d(channels_out)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `[batch, channels_out, x, y, z]`."""
+        """Return `[batch, channels_out, x, y, z]` for features `[batch, channel, x, y, z]`, or without z."""
         return functional.relu(self.bn1(self.conv1(features)))
 
 
-class DownLevel(nn.Module):
+def _down_level(channels_in: int, channels_middle: int, channels_out: int) -> nn.Module:
     """One level of the encoder: two convolutions; the pooling comes after it."""
-
-    def __init__(self, channels_in: int, channels_middle: int, channels_out: int) -> None:
-        super().__init__()
-        self.ops = nn.Sequential(
-            ConvolutionUnit(channels_in, channels_middle), ConvolutionUnit(channels_middle, channels_out)
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the level's features `[batch, channels_out, x, y, z]`, before pooling."""
-        out: Tensor = self.ops(features)
-        return out
+    first = ConvolutionUnit(channels_in, channels_middle)
+    return nn.Sequential(
+        OrderedDict(ops=nn.Sequential(first, ConvolutionUnit(channels_middle, channels_out)))
+    )
 
 
 class UpLevel(nn.Module):
@@ -84,12 +76,7 @@ class UpLevel(nn.Module):
 
 
 class RestorationHead(nn.Module):
-    """A convolution of single voxels to one channel and a sigmoid: values in [0, 1].
-
-    Args:
-        channels_in: features of every voxel.
-        convolution: in 3D or 2D.
-    """
+    """A convolution of single voxels, in 3D or 2D, to one channel and a sigmoid: values in [0, 1]."""
 
     def __init__(self, channels_in: int, convolution: type[nn.Conv2d | nn.Conv3d] = nn.Conv3d) -> None:
         super().__init__()
@@ -113,6 +100,37 @@ class RestorationHead(nn.Module):
         return torch.sigmoid(self.final_conv(features))
 
 
+class Encoder(nn.Module):
+    """The encoder of the 3D U-Net, under the published names of its weights.
+
+    Attributes:
+        output_channels: features of every level; 64, 128, 256, 512 in the published network.
+    """
+
+    LEVELS = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
+
+    def __init__(self, network: "UNet3D") -> None:
+        super().__init__()
+        for level in self.LEVELS:
+            self.add_module(level, network.get_submodule(level))
+        width: int = network.out_tr.final_conv.in_channels
+        self.output_channels = [width * 2**level for level in range(len(self.LEVELS))]
+
+    def forward(self, cubes: Tensor) -> list[Tensor]:
+        """The features of every level, before pooling.
+
+        Args:
+            cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
+
+        Returns:
+            float32 `[batch, channel, x, y, z]` at 1, 1/2, 1/4 and 1/8 of the edges.
+
+        Raises:
+            CallError: an edge is not divisible by 8.
+        """
+        return _features(self, cubes)
+
+
 class UNet3D(nn.Module):
     """The encoder-decoder of Models Genesis: a degraded cube in, its restoration out (METHOD.md section 4).
 
@@ -128,39 +146,36 @@ class UNet3D(nn.Module):
         if width < 1:
             raise CallError(f"The width {width} is no number of channels: it must be at least 1.")
         super().__init__()
-        self.down_tr64 = DownLevel(1, width, 2 * width)
-        self.down_tr128 = DownLevel(2 * width, 2 * width, 4 * width)
-        self.down_tr256 = DownLevel(4 * width, 4 * width, 8 * width)
-        self.down_tr512 = DownLevel(8 * width, 8 * width, 16 * width)
+        self.down_tr64 = _down_level(1, width, 2 * width)
+        self.down_tr128 = _down_level(2 * width, 2 * width, 4 * width)
+        self.down_tr256 = _down_level(4 * width, 4 * width, 8 * width)
+        self.down_tr512 = _down_level(8 * width, 8 * width, 16 * width)
         self.up_tr256 = UpLevel(16 * width, 8 * width)
         self.up_tr128 = UpLevel(8 * width, 4 * width)
         self.up_tr64 = UpLevel(4 * width, 2 * width)
         self.out_tr = RestorationHead(2 * width)
 
-    def features(self, cubes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The encoder's features, by level.
+    def features(self, cubes: Tensor) -> list[Tensor]:
+        """The encoder's features by level, see `Encoder.forward`."""
+        return _features(self, cubes)
 
-        Args:
-            cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
-
-        Returns:
-            Before pooling, for width w: `[batch, 2w, x, y, z]`, `[batch, 4w, x/2, y/2, z/2]`, 8w at a quarter
-            and 16w at an eighth of the edges.
+    def forward(self, cubes: Tensor) -> Tensor:
+        """Restore `cubes`, float32 `[batch, 1, x, y, z]` in [0, 1]; the same shape and range.
 
         Raises:
             CallError: an edge is not divisible by 8.
         """
-        check_size(tuple(cubes.shape[2:]))
-        level1 = self.down_tr64(cubes)
-        level2 = self.down_tr128(functional.max_pool3d(level1, 2))
-        level3 = self.down_tr256(functional.max_pool3d(level2, 2))
-        level4 = self.down_tr512(functional.max_pool3d(level3, 2))
-        return level1, level2, level3, level4
-
-    def forward(self, cubes: Tensor) -> Tensor:
-        """Restore `cubes`, float32 `[batch, 1, x, y, z]` in [0, 1]; the same shape and range."""
         level1, level2, level3, level4 = self.features(cubes)
-        restored: Tensor = self.out_tr(
-            self.up_tr64(self.up_tr128(self.up_tr256(level4, level3), level2), level1)
-        )
+        up = self.up_tr64(self.up_tr128(self.up_tr256(level4, level3), level2), level1)
+        restored: Tensor = self.out_tr(up)
         return restored
+
+
+def _features(network: Encoder | UNet3D, cubes: Tensor) -> list[Tensor]:
+    """See `Encoder.forward`."""
+    check_size(tuple(cubes.shape[2:]))
+    features: list[Tensor] = []
+    for level in Encoder.LEVELS:
+        taken = functional.max_pool3d(features[-1], 2) if features else cubes
+        features.append(network.get_submodule(level)(taken))
+    return features

@@ -5,46 +5,37 @@ Nothing in a run is random: the first weights depend on the seed, the order and 
 be it within an epoch, as if nothing had happened.
 """
 
+import copy
 import os
 import signal
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows, silent
 from genesis_toolkit.pipeline.version import __version__
-from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.devices import choose_device, steady
-from genesis_toolkit.training.machine.interrupt import stop_on_signals
 from genesis_toolkit.training.machine.processes import joined, launched
-from genesis_toolkit.training.machine.run_folder import Run, hold_run
-from genesis_toolkit.training.machine.steps import Say, counting
+from genesis_toolkit.training.machine.run_folder import Run, check_same, hold_run
+from genesis_toolkit.training.machine.steps import Say, stop_on_signals
 from genesis_toolkit.training.networks.norms import share_batches
+from genesis_toolkit.training.networks.registry import architecture, begin_at, build_network
 from genesis_toolkit.training.pretrain.data import PretrainData, open_data
-from genesis_toolkit.training.pretrain.loop import Trainer
+from genesis_toolkit.training.pretrain.loop import Trainer, position_words, stopped_by
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.pretrain.show import check_tensorboard, profiling, writing_events
-from genesis_toolkit.training.pretrain.state import (
-    begin_encoder,
-    begin_output,
-    new_state,
-    position_words,
-    read_earlier,
-    stopped_by,
-)
-from genesis_toolkit.training.pretrain.validation import (
-    Baselines,
-    mean_image,
-    measure_baselines,
-    works_to_average,
-)
-from genesis_toolkit.training.weights.beginning import Beginning
-from genesis_toolkit.training.weights.state import TrainingState
+from genesis_toolkit.training.pretrain.validation import Baselines, look_first
+from genesis_toolkit.training.weights.files import TrainingState, read_checkpoint
+from genesis_toolkit.training.weights.load import Beginning, read_encoder
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ def pretrain(
         parameters: of the run; the published ones when left out.
         execution: how it is carried out.
         initial_encoder: a file of weights for the encoder of the 2D U-Net to begin with
-            (`beginning.read_encoder`).
+            (`load.read_encoder`).
         overwrite: begin again where a run is.
         progress: True shows bars on stderr; a callback is told as the work goes on.
         say: told one sentence an epoch, and warnings.
@@ -167,19 +158,24 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
         if not group.leads:
             report, say = silent, lambda _: None
         data, state, beginning = group.in_turn(lambda: _open(call, device, group.world))
-        described = _description(data, beginning)
+        first = beginning.source() if beginning else None
+        told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
+        described: dict[str, Any] = {"genesis_toolkit": __version__, **told, **data.describe()}
         run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
-        earlier = group.from_lead(lambda: read_earlier(run, described, data, call.overwrite))
+        earlier = group.from_lead(lambda: _read_earlier(run, described, data, call.overwrite))
         share_batches(state.model, group)
-        for warning in _warnings(data, device):
-            say(f"Warning: {warning}")
+        if data.split.warning:
+            say(f"Warning: {data.split.warning}")
+        if device.type == "cpu" and data.parameters.precision == "fp16":
+            say("Warning: on a processor --precision fp16 takes many times as long as float32.")
         batches = data.batches(pin=device.type == "cuda")
         if earlier is not None:
-            group.in_turn(lambda: state.restore(earlier.checkpoint, run.last))
-            baselines = earlier.baselines
+            baselines, checkpoint = earlier
+            group.in_turn(lambda: state.restore(checkpoint, run.last))
         else:
-            baselines, mean = group.from_lead(lambda: _first_look(batches, data, report))
-            begin_output(state, mean)
+            baselines, mean = group.from_lead(lambda: look_first(batches, data, report))
+            for network in state.networks:
+                begin_at(network, mean)
         status = "already finished"
         if not stopped_by(state, data):
             status = "finished"
@@ -204,39 +200,96 @@ def _open(
     """Open the store, and make the network with its first weights."""
     data = open_data(call.store, call.parameters, processes)
     state = new_state(data.parameters, device, call.execution.channels_last)
-    return data, state, begin_encoder(state, call.initial_encoder)
+    if call.initial_encoder is None:
+        return data, state, None
+    beginning = read_encoder(call.initial_encoder)
+    for network in state.networks:
+        beginning.begin(network)
+    return data, state, beginning
 
 
-def _description(data: PretrainData, beginning: Beginning | None) -> dict[str, Any]:
-    """Return what `run.json` says of the run, but for the baselines."""
-    first = beginning.source() if beginning else None
-    told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
-    return {"genesis_toolkit": __version__, **told, **data.describe()}
+def make_optimiser(weights: Iterable[nn.Parameter], parameters: PretrainParameters) -> Optimizer:
+    """Return the optimiser that the parameters name, over `weights`."""
+    if parameters.optimiser == "sgd":
+        return SGD(weights, lr=parameters.lr, momentum=parameters.momentum)
+    return (Adam if parameters.optimiser == "adam" else AdamW)(weights, lr=parameters.lr)
 
 
-def _warnings(data: PretrainData, device: torch.device) -> list[str]:
-    """Return what to keep in mind from the start; a sentence each."""
-    slow = device.type == "cpu" and data.parameters.precision == "fp16"
-    return [
-        *([data.split.warning] if data.split.warning else []),
-        *(["on a processor --precision fp16 takes many times as long as float32."] if slow else []),
-    ]
+def new_state(
+    parameters: PretrainParameters, device: torch.device, channels_last: bool | None = None
+) -> TrainingState:
+    """Return a network on a device with its first weights, which depend on the seed only.
+
+    Its voxels lie channels last in memory; where that is None on the CPU only, where a step takes 0.7 of the
+    time: convolutions backward are most of it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(parameters.seed)
+        model = build_network(parameters.network, parameters.width)
+    if channels_last or (channels_last is None and device.type == "cpu"):
+        order = architecture(parameters.network).memory_format
+        model.to(memory_format=order)  # type: ignore[call-overload] # torch leaves it out
+    model.to(device)
+    return TrainingState(
+        model,
+        make_optimiser(model.parameters(), parameters),
+        GradScaler(device.type, enabled=parameters.precision == "fp16"),
+        copy.deepcopy(model) if parameters.ema else None,
+        parameters.ema or 0.0,
+    )
 
 
-def _first_look(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
-    """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
-    works = works_to_average(data.split.train, data.parameters.batch_size)
-    tick = counting(report, "before epoch 1: ", len(works) + len(data.validation))
-    mean, window = mean_image(batches, works, tick), batches.feed.window
-    baselines = measure_baselines(batches, data.validation, mean, tick)
-    return baselines, (float(mean.mean()) - window.low) / window.span
+def _read_earlier(
+    run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
+) -> tuple[Baselines, dict[str, Any]] | None:
+    """Read what an earlier call measured, and its checkpoint, and check that this one may go on from there.
+
+    Where that is to be overwritten it is thrown away.
+
+    Raises:
+        CallError: the run was begun with other parameters, weights or data.
+        DataError: a file of it is gone or damaged.
+    """
+    if overwrite:
+        run.clear()
+    told = run.described()
+    if told is None:
+        return None
+    check_same(run, told, described, data.parameters.stopping_rules)
+    if not run.last.exists():
+        if len(run.told()) > 1:  # the first may be told and its checkpoint not yet written
+            raise DataError(
+                f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
+            )
+        return None
+    baselines, checkpoint = Baselines.from_json(told["baselines"]), read_checkpoint(run.last)
+    if checkpoint["best_epoch"]:
+        _check_best(run, baselines, checkpoint["best_epoch"])
+    return baselines, checkpoint
+
+
+def _check_best(run: Run, baselines: Baselines, epoch: int) -> None:
+    """Check that what a run has of its best epoch is there, before more is built on it."""
+    try:
+        read_checkpoint(run.best)
+    except DataError as error:
+        raise DataError(
+            f"The network of epoch {epoch}, the best so far, is lost: {error} Put a copy of it back, or give "
+            "--overwrite to begin again."
+        ) from None
+    told = run.records([epoch])[0].get("by_degradation")
+    if not isinstance(told, dict) or not told.keys() <= baselines.by_degradation.keys():
+        raise DataError(
+            f"{run.description} and {run.losses} tell of other degradations, so one of them is damaged: put "
+            "a copy of it back, or give --overwrite to begin again."
+        )
 
 
 def _outcome(
     run: Run, state: TrainingState, data: PretrainData, baselines: Baselines, status: str
 ) -> PretrainOutcome:
     """Return what a run has come to, read from its state and its losses."""
-    losses = run.record_of(state.best_epoch)["by_degradation"] if state.best_epoch else {}
+    losses = run.records([state.best_epoch])[0]["by_degradation"] if state.best_epoch else {}
     return PretrainOutcome(
         run=str(run.folder),
         status=status,
@@ -253,7 +306,7 @@ def _outcome(
         validation_cubes=len(data.split.validation),
         split=data.split.rule,
         warning=data.split.warning,
-        network=data.network.name,
+        network=str(data.parameters.network),
         weights=sum(weights.numel() for weights in state.model.parameters()),
         checkpoint=str(run.best),
         losses=str(run.losses),

@@ -16,13 +16,7 @@ from genesis_toolkit.training.feeding.feeds import RECIPE, Feed, feed_of
 from genesis_toolkit.training.feeding.order import Work, epoch_works, smallest, validation_works
 from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.feeding.split import Split, split_cubes
-from genesis_toolkit.training.networks.registry import (
-    OF_THE_PAPERS,
-    Architecture,
-    architecture,
-    check_batch,
-    check_cubes,
-)
+from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture, check_batch, check_cubes
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 
 
@@ -35,7 +29,7 @@ class PretrainData:
         split: which cubes train and which validate.
         scan: [cube], the scan of every training cube.
         validation: the validation batches, the same every epoch.
-        store: path, format, recipe and fingerprint, which tells other data apart wherever they lie.
+        store: see `store_facts`.
         parameters: of the run; the network and its width are known.
     """
 
@@ -45,11 +39,6 @@ class PretrainData:
     validation: list[Work]
     store: dict[str, Any]
     parameters: PretrainParameters
-
-    @property
-    def network(self) -> Architecture:
-        """What is trained."""
-        return architecture(self.parameters.network)
 
     @property
     def steps(self) -> int:
@@ -85,12 +74,9 @@ class PretrainData:
 
 
 def open_data(path: str | Path, parameters: PretrainParameters, processes: int = 1) -> PretrainData:
-    """Open a store and see whether the network can learn from it.
+    """Open a store and see whether the network can learn from it in so many processes.
 
-    Args:
-        path: of a pair store, or of a cube store, whose cubes are then degraded on the fly.
-        parameters: of the run. Where no network or no width is given, the store's number of axes decides.
-        processes: that share every batch.
+    Where no network or no width is given, the store's number of axes decides.
 
     Raises:
         CallError: there is no finished store, or its cubes do not fit the network.
@@ -107,10 +93,11 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = store_facts(store, parameters.recipe or RECIPE)
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
-    check_batch(network.name, store.size, min(smallest(data.training(0)), smallest(validation)))
-    if smallest(data.training(0)) < processes:
+    training = smallest(data.training(0))
+    check_batch(network.name, store.size, min(training, smallest(validation)))
+    if training < processes:
         raise CallError(
-            f"The smallest batch has {smallest(data.training(0))} cubes, too few for {processes} processes: "
+            f"The smallest batch has {training} cubes, too few for {processes} processes: "
             "give a larger --batch-size, or fewer --devices."
         )
     return data
@@ -129,15 +116,10 @@ def _few(split: Split, count: int) -> Split:
 def store_facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
     """Return what a run keeps of its store, for the model card and for programs that go on with its weights.
 
-    Args:
-        store: opened.
-        recipe: of degradations made on the fly; a pair store carries its own.
-
-    Returns:
-        Plain JSON values: `path`, `format` and `recipe`; `fingerprint`, the sha256 of its tables and
-        parameters; `manifest`, the sha256 of its manifest, which covers every file of it; `scans`, how many
-        gave cubes; `spacing_mm`, the median of their spacing in x, y, z, 0 where it is not known; and of a
-        pair store `variants` and `seed`.
+    Plain JSON values: `path`, `format` and `recipe`, the one given where degradations are made on the fly;
+    `fingerprint`, the sha256 of its tables and parameters; `manifest`, the sha256 of its manifest, which
+    covers every file of it; `scans`, how many gave cubes; `spacing_mm`, the median of their spacing in x, y,
+    z, 0 where it is not known; and of a pair store `variants` and `seed`.
     """
     digest = hashlib.sha256(json.dumps(store.attributes, sort_keys=True).encode())
     for column in (store.streams(), store.table.number, store.table.corner):

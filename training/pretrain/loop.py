@@ -20,16 +20,14 @@ from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work, part_of
 from genesis_toolkit.training.feeding.ring import Batch, Batches
 from genesis_toolkit.training.machine.devices import autocast
-from genesis_toolkit.training.machine.interrupt import Stop
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.machine.run_folder import Run
-from genesis_toolkit.training.machine.steps import Saving, Say, Tick, counting, diverged
+from genesis_toolkit.training.machine.steps import Saving, Say, Stop, Tick, counting, diverged
 from genesis_toolkit.training.pretrain.data import PretrainData
-from genesis_toolkit.training.pretrain.parameters import Execution, learning_rate
+from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters, learning_rate
 from genesis_toolkit.training.pretrain.show import EpochRecord, Events, draw_restored
-from genesis_toolkit.training.pretrain.state import pack, position_words, stopped_by
 from genesis_toolkit.training.pretrain.validation import Baselines, Validation, validate
-from genesis_toolkit.training.weights.state import TrainingState
+from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, checkpoint_bytes
 
 
 @dataclass
@@ -96,11 +94,7 @@ class Trainer:
                 self._keep(record, validation)
 
     def _train_epoch(self, works: list[Work], tick: Tick) -> None:
-        """The steps of one epoch that are left.
-
-        Raises:
-            DataError: the loss is no finite number; that step has not touched the weights.
-        """
+        """The steps of one epoch that are left; one whose loss is no number does not touch the weights."""
         state, given = self.state, self.data.parameters
         left, started, waited, seen = works[state.step :], perf_counter(), self.batches.waited, 0
         self.network.train()
@@ -196,3 +190,25 @@ class Trainer:
         last = self.run.last
         kept = f"{last} keeps {self.saved}" if last.exists() else "there is no checkpoint yet"
         raise diverged(f"epoch {self.state.epoch + 1}, {place}; {kept}", self.data.parameters.lr)
+
+
+def pack(state: TrainingState, parameters: PretrainParameters, *, best: bool = False) -> bytes:
+    """Return a checkpoint file; the `best` is to be used, not to go on from (`TrainingState.content`)."""
+    return checkpoint_bytes(PRETRAINED, state.content(parameters.as_dict(), best=best))
+
+
+def position_words(state: TrainingState) -> str:
+    """Return how far a run came: `step 7 of epoch 2`, or `epoch 1` where that is finished."""
+    return f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"epoch {state.epoch}"
+
+
+def stopped_by(state: TrainingState, data: PretrainData) -> str | None:
+    """Return the rule that ends a run here: `epochs`, `patience`, `max_steps`; None while it goes on."""
+    given = data.parameters
+    if state.step:
+        return None
+    if given.max_steps is not None and state.epoch * data.steps >= given.max_steps:
+        return "max_steps"
+    if state.epoch >= given.epochs:
+        return "epochs"
+    return "patience" if state.stale >= given.patience else None

@@ -88,20 +88,15 @@ class PretrainParameters:
                 )
         assert self.lr is not None
         check_lr(self.lr, "1.0")
-        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-            raise CallError(
-                f"--clip-norm {self.clip_norm:g} is out of range: it must be above 0, as in --clip-norm 1.0."
-            )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise CallError(f"--ema {self.ema:g} is out of range: it must be between 0 and 1, such as 0.999.")
-        if not 0 <= self.momentum < 1:
-            raise CallError(
-                f"The momentum {self.momentum:g} is out of range: it must be in [0, 1), such as 0.9."
-            )
-        if not 0 < self.lr_factor <= 1:
-            raise CallError(
-                f"The lr factor {self.lr_factor:g} is out of range: it must be in (0, 1], such as 0.5."
-            )
+        ema, norm = self.ema, self.clip_norm
+        for fits, what, value, must_be in (
+            (norm is None or 0 < norm < math.inf, "--clip-norm", norm, "above 0, as in --clip-norm 1.0"),
+            (ema is None or 0 < ema < 1, "--ema", ema, "between 0 and 1, such as 0.999"),
+            (0 <= self.momentum < 1, "The momentum", self.momentum, "in [0, 1), such as 0.9"),
+            (0 < self.lr_factor <= 1, "The lr factor", self.lr_factor, "in (0, 1], such as 0.5"),
+        ):
+            if not fits:
+                raise CallError(f"{what} {value:g} is out of range: it must be {must_be}.")
         check_seed(self.seed)
 
     @property
@@ -150,21 +145,15 @@ class Execution:
 
 
 def learning_rate(parameters: PretrainParameters, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of one step.
+    """The learning rate of a step, counted from 0 since the first epoch.
 
     It depends on nothing but the position, so a schedule has no state that a checkpoint could lose.
-
-    Args:
-        parameters: of the run.
-        step: since the first epoch, counted from 0.
-        steps_per_epoch: of every epoch.
     """
     if step < parameters.warmup:
         return parameters.lr * (step + 1) / parameters.warmup
     if parameters.schedule == "step":
         epoch = step // steps_per_epoch
         return parameters.lr * float(parameters.lr_factor ** (epoch // parameters.lr_step))
-    last = parameters.epochs * steps_per_epoch
-    last = min(last, parameters.max_steps or last)
+    last = min(parameters.epochs * steps_per_epoch, parameters.max_steps or math.inf)
     share = (step - parameters.warmup) / max(1, last - parameters.warmup)
     return parameters.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

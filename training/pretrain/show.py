@@ -34,15 +34,11 @@ class EpochRecord:
     """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
 
     Attributes:
-        epoch: counted from 1.
-        variant: of every training pair in it.
-        steps: it had.
+        epoch: counted from 1, of so many steps, all in one variant.
         lr: the learning rate of its last step.
         train_loss: mean over the training cubes, each as it was when its batch came.
-        validation_loss: mean over the validation pairs, after the epoch.
-        copy_loss: what taking the degraded cube for its restoration gives on them.
-        mean_image_loss: what the mean of training originals, voxel by voxel, gives on them.
-        by_degradation: the validation loss of every combination of degradations that occurs.
+        validation_loss: mean over the validation pairs, after the epoch. `by_degradation` is that of every
+            combination, `copy_loss` and `mean_image_loss` are those of the baselines (`Baselines`).
         best: whether no earlier epoch validated as well.
         seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
         cubes_per_second: in training.
@@ -73,11 +69,7 @@ class EpochRecord:
 
 
 class Events:
-    """Writes the figures of a run where TensorBoard finds them. Made by `writing_events`.
-
-    Args:
-        writer: torch's SummaryWriter; None writes nothing.
-    """
+    """Writes the figures of a run by torch's SummaryWriter, where there is one, for TensorBoard."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
@@ -100,21 +92,16 @@ class Events:
             "lr": record.lr,
             "speed/cubes_per_second": record.cubes_per_second,
             "speed/waiting": record.waiting,
-            **{
-                f"degradation/{name.replace(', ', '_')}": loss for name, loss in record.by_degradation.items()
-            },
         }
+        for name, loss in record.by_degradation.items():
+            figures[f"degradation/{name.replace(', ', '_')}"] = loss
         for name, figure in figures.items():
             self._writer.add_scalar(name, figure, record.epoch)
         self._writer.flush()
 
 
 def check_tensorboard() -> None:
-    """See that events can be written, before anything is begun.
-
-    Raises:
-        CallError: TensorBoard is not installed.
-    """
+    """See that TensorBoard is installed, before anything is begun."""
     if find_spec("tensorboard") is None:
         raise CallError(
             "--tensorboard needs the package tensorboard: install it with pip install "
@@ -136,15 +123,9 @@ def writing_events(run: Run, wanted: bool) -> Iterator[Events]:
 
 @contextmanager
 def profiling(run: Run, wanted: bool, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Profile a few early steps, where that is wanted.
+    """Profile a few early steps, where that is wanted; yields what is to be called after every step.
 
-    Args:
-        run: its `profile` gets the table, and the file beside it the trace that trace viewers open.
-        wanted: or nothing is done.
-        say: told the table.
-
-    Yields:
-        To be called after every step.
+    The run's `profile` gets the table, and the file beside it the trace that trace viewers open.
     """
     if not wanted:
         yield lambda: None
@@ -166,14 +147,7 @@ def profiling(run: Run, wanted: bool, say: Callable[[str], None]) -> Iterator[Ca
 
 @dataclass(frozen=True)
 class RestoredSlice:
-    """The middle slice of one cube, or a whole image; arrays are float32 `[x, y]` in [0, 1].
-
-    Attributes:
-        original: what shall be restored.
-        degraded: what the network saw.
-        restored: what it made of it.
-        label: which cube, and what was done to it.
-    """
+    """The middle slice of one cube, or a whole image, float32 `[x, y]` in [0, 1]; the label tells which."""
 
     original: NDArray[Any]
     degraded: NDArray[Any]
@@ -184,22 +158,14 @@ class RestoredSlice:
 def describe_pair(flip: int, applied: int) -> str:
     """What was done to a pair, in words, a line each, in the order in which it was done.
 
-    Args:
-        flip: bit 0 = x, bit 1 = y, bit 2 = z.
-        applied: bits of `Applied`.
+    Of `flip` bit 0 is x, bit 1 y, bit 2 z; `applied` has bits of `Applied`.
     """
     axes = flip_axes(flip)
     return "\n".join(([f"flipped {axes}"] if axes else []) + (applied_words(applied) or ["unchanged"]))
 
 
 def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> None:
-    """Draw a PNG: one row a cube, x to the right and y down, black 0 and white 1 of the window.
-
-    Args:
-        path: the picture to write.
-        slices: one or more.
-        title: above the picture.
-    """
+    """Draw a PNG: one row a cube, x to the right and y down, black 0 and white 1 of the window."""
     across, down = slices[0].original.shape
     height = _MARGIN + _EDGE * down / across * len(slices)
     figure = Figure(figsize=(_LABEL + 3 * _EDGE, height), dpi=100)

@@ -1,9 +1,9 @@
 """How good a network is: its loss on pairs that never change, beside what needs no network at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.describe.facts import applied_words
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work, validation_works
 from genesis_toolkit.training.feeding.ring import Batch, Batches
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.processes import Group
+from genesis_toolkit.training.machine.steps import Tick, counting
+from genesis_toolkit.training.pretrain.data import PretrainData
 from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
 
 #: Rows in the picture of restored cubes.
@@ -34,13 +37,7 @@ _VOLUME = 5  # axes of a batch of cubes: cube, channel, x, y, z
 
 @dataclass(frozen=True)
 class GroupBaselines:
-    """The baselines of the validation pairs that were degraded in one way.
-
-    Attributes:
-        pairs: how many there are.
-        copy: see `Baselines`.
-        mean_image: see `Baselines`.
-    """
+    """How many validation pairs were degraded in one way, and their baselines, see `Baselines`."""
 
     pairs: int
     copy: float
@@ -67,11 +64,7 @@ class Baselines:
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> "Baselines":
-        """What `dataclasses.asdict` gave.
-
-        Raises:
-            DataError: it is something else.
-        """
+        """What `dataclasses.asdict` gave; a `DataError` of anything else."""
         try:
             groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
             return cls(**{**described, "by_degradation": groups})
@@ -113,36 +106,19 @@ class Validation:
 
 
 def degradation_name(applied: int) -> str:
-    """A combination of degradations in words, in the order in which they are done.
-
-    Args:
-        applied: bits of `recipes.Applied`.
-    """
+    """A combination of degradations, bits of `recipes.Applied`, in words, in the order of their doing."""
     return ", ".join(applied_words(applied)) or "unchanged"
 
 
 def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
-    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans.
-
-    Args:
-        cubes: int64 [cube], indices into the store of those that train, ascending.
-        batch_size: cubes a batch, at most.
-    """
+    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans."""
     return validation_works(_evenly(cubes, AVERAGED), batch_size)
 
 
-def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], None]) -> NDArray[np.float64]:
+def mean_image(batches: Batches, works: Sequence[Work], tick: Tick) -> NDArray[np.float64]:
     """The mean of originals, voxel by voxel, flipped as the network shall restore them.
 
-    Added up in whole numbers, so without rounding.
-
-    Args:
-        batches: where the originals come from.
-        works: of training cubes.
-        tick: told after every batch.
-
-    Returns:
-        float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
+    Added up in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
     """
     total = np.zeros(batches.feed.size, np.int64)
     with closing(batches.stream(works)) as stream:
@@ -153,64 +129,41 @@ def mean_image(batches: Batches, works: Sequence[Work], tick: Callable[[str], No
 
 
 def measure_baselines(
-    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Callable[[str], None]
+    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Tick
 ) -> Baselines:
-    """The errors on the validation pairs of what needs no network.
-
-    Args:
-        batches: where the pairs come from.
-        works: the validation batches.
-        mean: of `mean_image`.
-        tick: told after every batch.
-    """
-    measured: list[_Measured] = []
+    """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`."""
+    # How a pair was degraded, and sums over its voxels in the store's unit, whole numbers but the last.
+    measured: list[tuple[int, int, int, int, float]] = []
     with closing(batches.stream(works)) as stream:
         for batch in stream:
-            pairs = zip(batch.original.numpy(), batch.degraded.numpy(), batch.applied.tolist(), strict=True)
-            measured += [_measure(original, degraded, mean, applied) for original, degraded, applied in pairs]
+            for row, applied in enumerate(batch.applied.tolist()):
+                whole, degraded = batch.original[row].numpy().astype(np.int64), batch.degraded[row].numpy()
+                copy, apart = np.square(degraded - whole).sum(), np.square(whole - mean).sum()
+                squares = np.square(whole).sum()
+                measured.append((applied, int(whole.sum()), int(squares), int(copy), float(apart)))
             tick("baselines")
     # Of one voxel, in [0, 1] squared.
     scale = batches.feed.window.span**2 * mean.size
 
-    def group(pairs: Sequence[_Measured]) -> GroupBaselines:
-        copy, mean_image = sum(one.copy for one in pairs), sum(one.mean_image for one in pairs)
+    def group(kind: int | None = None) -> GroupBaselines:
+        pairs = [one for one in measured if kind in (None, one[0])]
+        copy, mean_image = (sum(one[column] for one in pairs) for column in (3, 4))
         return GroupBaselines(len(pairs), copy / len(pairs) / scale, mean_image / len(pairs) / scale)
 
-    everything, total = group(measured), sum(one.total for one in measured)
-    squares, voxels = sum(one.squares for one in measured), len(measured) * mean.size
-    variance = (squares * voxels - total**2) / voxels**2
-    by_kind = {
-        kind: [one for one in measured if one.applied == kind] for kind in {one.applied for one in measured}
-    }
-    return Baselines(
-        copy=everything.copy,
-        mean_image=everything.mean_image,
-        constant=variance / batches.feed.window.span**2,
-        by_degradation={degradation_name(kind): group(by_kind[kind]) for kind in sorted(by_kind)},
-    )
+    everything, voxels = group(), len(measured) * mean.size
+    total, squares = (sum(one[column] for one in measured) for column in (1, 2))
+    constant = (squares * voxels - total**2) / voxels**2 / batches.feed.window.span**2
+    groups = {degradation_name(kind): group(kind) for kind in sorted({one[0] for one in measured})}
+    return Baselines(everything.copy, everything.mean_image, constant, groups)
 
 
-class _Measured(NamedTuple):
-    """Sums over the voxels of one pair, in the store's unit; whole numbers but for `mean_image`."""
-
-    applied: int
-    total: int
-    squares: int
-    copy: int
-    mean_image: float
-
-
-def _measure(
-    original: NDArray[Any], degraded: NDArray[Any], mean: NDArray[np.float64], applied: int
-) -> _Measured:
-    whole = original.astype(np.int64)
-    return _Measured(
-        applied,
-        total=int(whole.sum()),
-        squares=int(np.square(whole).sum()),
-        copy=int(np.square(degraded - whole).sum()),
-        mean_image=float(np.square(whole - mean).sum()),
-    )
+def look_first(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
+    """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
+    works = works_to_average(data.split.train, data.parameters.batch_size)
+    tick = counting(report, "before epoch 1: ", len(works) + len(data.validation))
+    mean, window = mean_image(batches, works, tick), batches.feed.window
+    baselines = measure_baselines(batches, data.validation, mean, tick)
+    return baselines, (float(mean.mean()) - window.low) / window.span
 
 
 @dataclass(frozen=True)
@@ -228,20 +181,14 @@ def validate(
     model: nn.Module,
     batches: Batches,
     works: Sequence[Work],
-    tick: Callable[[str], None],
+    tick: Tick,
     precision: str = "float32",
     group: Group | None = None,
 ) -> Validation:
     """Restore every validation pair once, in batches that never change (METHOD.md section 4).
 
-    Args:
-        model: the network; left in evaluation mode.
-        batches: where the pairs come from.
-        works: the validation batches.
-        tick: told after every batch of this process.
-        precision: of the network's products.
-        group: the processes that take whole batches in turn, so that the result is the same to the bit
-            however many there are.
+    The network is left in evaluation mode. The processes of a group take whole batches in turn, so that the
+    result is the same to the bit however many there are.
     """
     group = group or Group()
     model.eval()

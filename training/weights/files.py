@@ -1,4 +1,4 @@
-"""Checkpoint files of both trainers: plain tensors and numbers, written whole or not at all.
+"""What both trainers carry from step to step, and their checkpoint files: plain tensors and numbers.
 
 A file is a dict that `torch.load(..., weights_only=True)` reads. Of pre-training:
 
@@ -20,15 +20,18 @@ are pure functions of seed and epoch.
 """
 
 import io
+import math
 import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from genesis_toolkit.pipeline.errors import DataError
 
@@ -36,39 +39,36 @@ from genesis_toolkit.pipeline.errors import DataError
 POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")
 
 
-@dataclass(frozen=True)
-class CheckpointKind:
-    """What a command writes.
+class CheckpointKind(NamedTuple):
+    """What a command, the `maker`, writes, in which format and version.
 
-    Attributes:
-        maker: the command.
-        format: what stands in its files.
-        version: of that format.
-        keys: what such a file holds at least, beside the position and the weights.
+    Such a file holds at least these keys, beside the position and the weights; `way_out` is said of one that
+    cannot be read.
     """
 
     maker: str
     format: str
     version: int
-    keys: frozenset[str] = frozenset()
+    keys: tuple[str, ...] = ()
+    way_out: str = ""
 
 
 PRETRAINED = CheckpointKind(
     "genesis-train pretrain",
     "genesis-pretrain-checkpoint",
     2,
-    frozenset(("parameters", "ema_state_dict", "optimizer_state_dict", "scaler_state_dict")),
+    ("parameters", "ema_state_dict", "optimizer_state_dict", "scaler_state_dict"),
 )
-FINETUNED = CheckpointKind("genesis-train finetune", "genesis-finetune-checkpoint", 1)
+FINETUNED = CheckpointKind(
+    "genesis-train finetune",
+    "genesis-finetune-checkpoint",
+    1,
+    way_out=" Repeat the genesis-train finetune that made it, with --overwrite.",
+)
 
 
 def checkpoint_bytes(kind: CheckpointKind, content: Mapping[str, Any]) -> bytes:
-    """Return a checkpoint file.
-
-    Args:
-        kind: of checkpoint.
-        content: see the module; its format and version are added.
-    """
+    """Return a checkpoint file of that kind; its format and version are added to the content."""
     return saved_bytes({"format": kind.format, "version": kind.version, **content})
 
 
@@ -107,37 +107,28 @@ def read_plain(path: Path) -> Any:
 
 
 def read_checkpoint(path: Path, kind: CheckpointKind = PRETRAINED) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
-
-    Args:
-        path: of the file.
-        kind: of checkpoint that it must be.
-
-    Returns:
-        The dict of the module's docstring.
+    """Read a checkpoint of that kind onto the CPU: the dict of the module's docstring.
 
     Raises:
         DataError: the file is missing, cut short, of another version, or no checkpoint of this kind.
     """
-    checkpoint = read_plain(path)
+    try:
+        checkpoint = read_plain(path)
+    except DataError as error:
+        raise DataError(f"{error}{kind.way_out}") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != kind.format:
-        raise DataError(f"{path} is no checkpoint of {kind.maker}.")
+        raise DataError(f"{path} is no checkpoint of {kind.maker}.{kind.way_out}")
     needed = {*POSITION, "state_dict", *kind.keys}
     if checkpoint.get("version") != kind.version or not checkpoint.keys() >= needed:
         raise DataError(
             f"{path} is a checkpoint of format version {checkpoint.get('version')}, this program reads "
-            f"version {kind.version}: use the version of genesis-toolkit that wrote it."
+            f"version {kind.version}: use the version of genesis-toolkit that wrote it.{kind.way_out}"
         )
     return checkpoint
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict that must fit exactly.
-
-    Args:
-        model: the network.
-        weights: its tensors by published name.
-        path: where they come from, for the sentence.
+    """Load a state dict, read from `path`, that must fit exactly.
 
     Raises:
         DataError: a key is missing or left over, or a shape differs: the key and both shapes are named.
@@ -153,3 +144,112 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
         if key not in own:
             raise DataError(f"{path} has {key}, which the network does not know.")
     model.load_state_dict(dict(weights))
+
+
+@dataclass
+class TrainingState:
+    """A network in training and how far it came.
+
+    Attributes:
+        model: the network, on the device that trains.
+        optimiser: its optimiser.
+        scaler: of the loss; does nothing but in fp16.
+        ema: the moving average of the weights, as a network; None without one.
+        decay: of the moving average.
+        epoch: how many epochs are finished.
+        step: how many steps of the next epoch are finished.
+        loss_sum: the loss of every cube in those steps, added up.
+        loss_cubes: how many cubes that were.
+        best_epoch: the epoch, counted from 1, with the lowest validation loss so far; 0 before the first.
+        best_loss: that loss; infinite before the first.
+        stale: finished epochs since the best.
+    """
+
+    model: nn.Module
+    optimiser: Optimizer
+    scaler: GradScaler
+    ema: nn.Module | None = None
+    decay: float = 0.0
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_cubes: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    stale: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The network, and its average where there is one."""
+        return [self.model] if self.ema is None else [self.model, self.ema]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the epoch's cubes so far, each as it was when its batch came."""
+        return self.loss_sum / self.loss_cubes
+
+    def set_learning_rate(self, lr: float) -> None:
+        """For the steps to come."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+
+    def finish_step(self, loss: float, cubes: int) -> None:
+        """Count one more finished step, of so many cubes with this mean loss; the average follows."""
+        self.step += 1
+        self.loss_sum += loss * cubes
+        self.loss_cubes += cubes
+        if self.ema is not None:
+            # Not by the state dict, which names one tensor several times in nnU-Net's networks.
+            both = ([*network.parameters(), *network.buffers()] for network in (self.ema, self.model))
+            with torch.no_grad():
+                for ours, theirs in zip(*both, strict=True):
+                    if ours.is_floating_point():
+                        ours.lerp_(theirs, 1 - self.decay)
+                    else:
+                        ours.copy_(theirs)
+
+    def finish_epoch(self, validation_loss: float) -> bool:
+        """Count one more finished epoch; True when its validation loss is the best so far."""
+        self.epoch += 1
+        self.step, self.loss_sum, self.loss_cubes = 0, 0.0, 0
+        self.stale += 1
+        if validation_loss < self.best_loss:
+            self.best_epoch, self.best_loss, self.stale = self.epoch, validation_loss, 0
+        return self.stale == 0
+
+    def content(self, parameters: Mapping[str, Any], *, best: bool = False) -> dict[str, Any]:
+        """Return what a checkpoint file keeps of a run with these parameters.
+
+        The `best` is to be used, not to go on from: its weights are those that were validated.
+        """
+        return {
+            **{name: getattr(self, name) for name in POSITION},
+            "parameters": dict(parameters),
+            "state_dict": ((best and self.ema) or self.model).state_dict(),
+            "ema_state_dict": self.ema.state_dict() if self.ema and not best else None,
+            "optimizer_state_dict": self.optimiser.state_dict(),
+            "scaler_state_dict": self.scaler.state_dict(),
+        }
+
+    def restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        """Take over what `read_checkpoint` gave, so that training goes on from there.
+
+        Raises:
+            DataError: a tensor is missing, left over or of another shape; the sentence names it.
+        """
+        load_weights(self.model, checkpoint["state_dict"], path)
+        if self.ema is not None:
+            load_weights(self.ema, checkpoint["ema_state_dict"] or {}, path)
+        try:
+            self.optimiser.load_state_dict(checkpoint["optimizer_state_dict"])
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DataError(f"The optimiser in {path} does not fit this network: {error}.") from None
+        for name in POSITION:
+            setattr(self, name, type(getattr(self, name))(checkpoint[name]))

@@ -2,25 +2,31 @@
 
 What can be loaded: the folder of a run, a checkpoint of this toolkit, a file in the format of the method's
 authors (METHOD.md section 4: a dict with `state_dict`, every key begins with `module.`), and a state dict.
-Nothing but plain tensors and numbers is ever unpickled.
+Nothing but plain tensors and numbers is ever unpickled. `read_beginning` reads what another network begins
+with (METHOD.md section 6), which may also be weights of others, such as ImageNet's for the encoder of the 2D
+U-Net (EXCHANGE.md). They are never downloaded: whoever wants them names a file.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.ledger import sha256_of
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.networks.registry import (
     ARCHITECTURES,
     MOST_WIDTH,
     Architecture,
+    architecture,
     build_network,
 )
-from genesis_toolkit.training.networks.unet3d import UNet3D, check_size
+from genesis_toolkit.training.networks.unet2d import UNet2D
+from genesis_toolkit.training.networks.unet3d import Encoder, UNet3D
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
     PRETRAINED,
@@ -32,40 +38,11 @@ from genesis_toolkit.training.weights.files import (
 #: Of every key in a file of the method's authors.
 PREFIX = "module."
 
-_LEVELS = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
-
-
-class Encoder(nn.Module):
-    """The encoder of the 3D U-Net, with its weights, under their published names.
-
-    Attributes:
-        output_channels: features of every level; 64, 128, 256, 512 in the published network.
-    """
-
-    def __init__(self, network: UNet3D) -> None:
-        super().__init__()
-        for level in _LEVELS:
-            self.add_module(level, network.get_submodule(level))
-        width: int = network.out_tr.final_conv.in_channels
-        self.output_channels = [width * 2**level for level in range(len(_LEVELS))]
-
-    def forward(self, cubes: Tensor) -> list[Tensor]:
-        """The features of every level, before pooling.
-
-        Args:
-            cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
-
-        Returns:
-            float32 `[batch, channel, x, y, z]` at 1, 1/2, 1/4 and 1/8 of the edges.
-
-        Raises:
-            CallError: an edge is not divisible by 8.
-        """
-        check_size(tuple(cubes.shape[2:]))
-        features: list[Tensor] = []
-        for level in self.children():
-            features.append(level(functional.max_pool3d(features[-1], 2) if features else cubes))
-        return features
+_FIRST = "conv1.weight"
+_RESNET = (_FIRST, "layer1.0.conv1.weight")  # torchvision's names; no network here has these
+_CLASSIFIER = "fc."  # torchvision's last layer
+_COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
+_KERNEL_AXES, _COLOURS = 4, 3
 
 
 def load_network(path: str | Path) -> nn.Module:
@@ -85,9 +62,7 @@ def load_network(path: str | Path) -> nn.Module:
             that is missing, left over or of another shape is named, with both shapes.
     """
     path = file_of(Path(path))
-    weights = read_weights(path)
-    kind, width = recognise(weights, path)
-    return load_exactly(kind, width, weights, path)
+    return recognise(read_weights(path), path)[2]
 
 
 def load_encoder(path: str | Path) -> nn.Module:
@@ -115,11 +90,7 @@ def encoder_of(network: nn.Module) -> nn.Module:
 
 
 def file_of(path: Path) -> Path:
-    """The checkpoint file that a path means: the best one where it is the folder of a run.
-
-    Raises:
-        CallError: there is nothing, or a folder without a best checkpoint.
-    """
+    """The checkpoint file that a path means: the best one where it is the folder of a run."""
     if not path.exists():
         raise CallError(f"There are no weights at {path}: name the folder of a run, or a file of weights.")
     if not path.is_dir():
@@ -150,9 +121,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "genesis-train pretrain, or a file of weights."
         )
     weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in weights.items()
-    ):
+    if not is_state_dict(weights):
         raise DataError(
             f"{path} holds no weights that can be loaded here: a checkpoint of genesis-train, a file in the "
             "official format or a state dict is wanted."
@@ -160,12 +129,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(PREFIX): tensor for key, tensor in weights.items()}
 
 
-def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int]:
-    """Which network the weights are of, and how wide it is.
+def is_state_dict(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether something is tensors by name, and nothing else."""
+    return isinstance(content, Mapping) and all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+    )
 
-    Raises:
-        DataError: of none that is known here.
-    """
+
+def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int, nn.Module]:
+    """Which network weights are of, its width, and the network with them; see `load_network` for errors."""
     for kind in ARCHITECTURES.values():
         key = kind.first_weight
         if key not in weights:
@@ -176,19 +148,157 @@ def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, 
                 f"{path} has {key} of shape {shape}, the network needs (width, 1, "
                 f"{', '.join(map(str, kind.first_kernel))}), width at least 1 and at most {MOST_WIDTH}."
             )
-        return kind, shape[0]
+        with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
+            network = build_network(kind.name, shape[0])
+        load_weights(network, weights, path)
+        return kind, shape[0], network
     firsts = ", ".join(f"{kind.first_weight} ({kind.name})" for kind in ARCHITECTURES.values())
     raise DataError(f"{path} holds weights of no network that is known here: it would have one of {firsts}.")
 
 
-def load_exactly(kind: Architecture, width: int, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A network with these weights.
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a network begins with.
+
+    Attributes:
+        network: its name in `registry`.
+        width: channels of its first convolution.
+        weights: on the CPU, of the whole network by published name, or of an encoder; None from scratch.
+        of_encoder: whether they are of the encoder of `unet2d` alone, by torchvision's names.
+        file: the name of the file of weights, without its folder; None from scratch.
+        sha256: of that file, in hexadecimal; None from scratch.
+        window: lowest and highest value that the weights were trained on, in HU or grey levels, where the
+            folder of a run tells; else None.
+    """
+
+    network: str
+    width: int
+    weights: Mapping[str, Tensor] | None = None
+    of_encoder: bool = False
+    file: str | None = None
+    sha256: str | None = None
+    window: tuple[int, int] | None = None
+
+    def begin(self, network: nn.Module) -> None:
+        """Put the weights into a network, in place; from scratch it stays as it is.
+
+        Raises:
+            CallError: the weights are of an encoder, and the network is no `UNet2D` or of another width.
+            DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
+        """
+        if self.weights is None:
+            return
+        path = Path(self.file or "")
+        if not self.of_encoder:
+            load_weights(network, self.weights, path)
+            return
+        if not isinstance(network, UNet2D):
+            raise CallError(
+                f"--initial-encoder {path} is for the ResNet-18 in --network unet2d, and another network is "
+                "to be trained: leave it out."
+            )
+        own = network.encoder.state_dict()
+        if self.width and self.width != len(own[_FIRST]):
+            raise CallError(
+                f"{path} has {_FIRST} of {self.width} channels, and the network was asked to have "
+                f"{len(own[_FIRST])}: give --width {self.width}."
+            )
+        counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
+        load_weights(network.encoder, {**counters, **self.weights}, path)
+
+    def source(self) -> dict[str, str | None]:
+        """Return the file as a run keeps it: plain JSON values, and no folder of this machine."""
+        return {"file": self.file, "sha256": self.sha256}
+
+    def describe(self) -> dict[str, Any]:
+        """Return all but the weights, in the same way; `pretrained` says which part they are of."""
+        part = "encoder" if self.of_encoder else "network"
+        return {
+            "network": self.network,
+            "width": self.width,
+            "pretrained": None if self.weights is None else part,
+            **self.source(),
+            "window": None if self.window is None else list(self.window),
+        }
+
+
+def read_beginning(weights: Path | None, network: str | None = None, width: int | None = None) -> Beginning:
+    """Read what a network begins with.
+
+    Args:
+        weights: the folder of a run (its best checkpoint is taken), a checkpoint, a file in the official
+            format or a state dict, as `load.load_network` takes them; or a ResNet-18 as
+            torchvision publishes it, for the encoder of `unet2d`. None: from scratch.
+        network: of scratch; `unet3d` when left out. The weights tell theirs, so beside weights it only says
+            what is expected.
+        width: likewise; the published width when left out.
 
     Raises:
-        CallError: nnU-Net's package is needed and not installed.
-        DataError: a tensor is missing, left over or of another shape; it is named, with both shapes.
+        CallError: there is nothing at `weights`, they are of another network or width than was asked for, or
+            the name or the width is out of range.
+        DataError: the file is damaged, or holds weights of no network that is known here.
     """
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
-        network = build_network(kind.name, width)
-    load_weights(network, weights, path)
-    return network
+    kind = architecture(network)
+    if width is not None and not 1 <= width <= MOST_WIDTH:
+        raise CallError(f"--width {width} is out of range: it must be from 1 to {MOST_WIDTH} channels.")
+    if weights is None:
+        return Beginning(kind.name, kind.published_width if width is None else width)
+    path = file_of(weights)
+    try:  # the store's window, where the folder of a run was given
+        window = (Run(weights).described() or {}).get("window", (0, 0))
+    except (CallError, DataError, OSError):
+        window = (0, 0)  # another program's folder, or an older run: its weights may do all the same
+    found = _read(path, tuple(window) if window[0] < window[1] else None)
+    for option, asked, there in (("--network", network, found.network), ("--width", width, found.width)):
+        if asked is not None and asked != there:
+            raise CallError(
+                f"{weights} holds weights of {found.network} of width {found.width}, and {option} {asked} "
+                f"was asked for: leave {option} out, or name other weights."
+            )
+    return found
+
+
+def _read(path: Path, window: tuple[int, int] | None) -> Beginning:
+    """Return what lies in a file of weights, once it is known to fit."""
+    weights = read_weights(path)
+    if all(name in weights for name in _RESNET):
+        shape = tuple(weights[_FIRST].shape)
+        if len(shape) != _KERNEL_AXES or not 1 <= shape[0] <= MOST_WIDTH:
+            raise DataError(
+                f"{path} has {_FIRST} of shape {shape}, a ResNet-18 needs (width, 3, 7, 7), width at least 1 "
+                f"and at most {MOST_WIDTH}."
+            )
+        found = read_encoder(path)
+        found.begin(UNet2D(found.width))
+        return found
+    kind, width, _ = recognise(weights, path)
+    return Beginning(kind.name, width, weights, False, path.name, sha256_of(path.read_bytes()), window)
+
+
+def read_encoder(path: Path) -> Beginning:
+    """Read a state dict of ResNet-18 as torchvision publishes it: `resnet18-*.pth`.
+
+    The kernels of the first convolution, for red, green and blue, are added up to one: that is what an image
+    of grey gives that is put into all three channels. The last layer, `fc`, is left aside.
+
+    Raises:
+        CallError: there is no file at `path`.
+        DataError: it is cut short, or no state dict. Whether all tensors fit, `begin` tells.
+    """
+    if not path.is_file():
+        raise CallError(
+            f"There is no file {path}: --initial-encoder wants the weights of a ResNet-18 under "
+            "torchvision's names, such as resnet18-f37072fd.pth; they are never downloaded."
+        )
+    content = read_plain(path)
+    if not is_state_dict(content):
+        raise DataError(
+            f"{path} is no state dict: the tensors of a ResNet-18 by torchvision's names are wanted, and "
+            "nothing else in the file."
+        )
+    weights = {key: tensor.detach() for key, tensor in content.items() if not key.startswith(_CLASSIFIER)}
+    first = weights.get(_FIRST)
+    if first is not None and first.ndim == _KERNEL_AXES and first.shape[1] == _COLOURS:
+        weights[_FIRST] = first.sum(1, keepdim=True)  # over the channels that go in
+    width = 0 if first is None else len(first)  # 0 of a file that `begin` will refuse
+    return Beginning("unet2d", width, weights, True, path.name, sha256_of(path.read_bytes()))
