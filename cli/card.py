@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.options import Command, Store
 
 
@@ -17,6 +18,5 @@ def card(store: Path | str) -> None:
       genesis-prep card pairs.zarr > README.md
     """
     from genesis_toolkit.pipeline.describe.card import CARD
-    from genesis_toolkit.pipeline.store.open import open_store
 
-    click.echo(open_store(store).storage.read(CARD), nl=False)
+    click.echo(gt.open_store(store).storage.read(CARD), nl=False)

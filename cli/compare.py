@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import (
     Command,
@@ -18,9 +19,9 @@ from genesis_toolkit.cli.options import (
     json_option,
     option,
 )
-from genesis_toolkit.cli.output import counted, duration, print_json, say_next, shortened, show_table
-from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.cli.output import duration, print_json, say, say_next, shortened, show_table
 from genesis_toolkit.pipeline.progress import TrainingBars
+from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
 #: What goes with --from-csv; everything else is about trials.
-_OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
+_OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 
 
 @click.command(cls=Command, resumable=True, short_help="Arms x trials -> evidence.")
@@ -72,7 +73,6 @@ def compare(
     pairs: str | None,
     dry_run: bool,
     overwrite: bool,
-    as_json: bool,
     **options: Any,
 ) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
@@ -94,17 +94,17 @@ def compare(
     """
     choice: dict[str, Any] = {"reference": reference, "pairs": _pairs(pairs)}
     if table is None:
-        _compare_trials(targets, out, choice, options, dry_run=dry_run, overwrite=overwrite, as_json=as_json)
+        _compare_trials(targets, out, choice, options, dry_run=dry_run, overwrite=overwrite)
         return
     strange = given_options().keys() - _OF_TABLES
     for parameter in click.get_current_context().command.params:
         if parameter.name in strange:
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
-            raise CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
+            raise gt.CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
     check_installed("Comparing", "evidence", "scipy")
     from genesis_toolkit.training.compare.evidence import compare_table
 
-    _show(compare_table(table, out, **choice, overwrite=overwrite), as_json=as_json)
+    _show(compare_table(table, out, **choice, overwrite=overwrite))
 
 
 def _compare_trials(
@@ -115,13 +115,12 @@ def _compare_trials(
     *,
     dry_run: bool,
     overwrite: bool,
-    as_json: bool,
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "scipy")
     from genesis_toolkit.training.compare.arms import parse_arm
     from genesis_toolkit.training.compare.plan import make_plan
-    from genesis_toolkit.training.compare.trials import check_choice, compare_trials
+    from genesis_toolkit.training.compare.trials import check_choice
 
     arms = [parse_arm(text) for text in options.pop("arms")]
     trials, width = options.pop("trials"), options.pop("width")
@@ -130,10 +129,10 @@ def _compare_trials(
     if dry_run:
         plan = make_plan(targets, arms, parameters, trials, width)
         check_choice(plan, **choice)
-        _show_plan(plan, out, overwrite=overwrite, as_json=as_json)
+        _show_plan(plan, out, overwrite=overwrite)
         return
     with TrainingBars() as progress:
-        written = compare_trials(
+        written = gt.compare_trials(
             targets,
             arms,
             out,
@@ -146,19 +145,17 @@ def _compare_trials(
             progress=Remaining(progress),
             say=progress.say,
         )
-    _show(written, as_json=as_json)
+    _show(written)
 
 
-def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> None:
+def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
     """Which trials there are, and which of them are done."""
     from genesis_toolkit.training.compare.trials import check_out, folder_of, read_score
 
     check_out(out, plan, overwrite=overwrite)
     done = {trial for trial in plan.trials if not overwrite and read_score(folder_of(out, trial)) is not None}
-    if as_json:
-        trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
-        print_json({"out": str(out), **plan.record(), "trials": trials})
-        return
+    trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
+    print_json({"out": str(out), **plan.record(), "trials": trials})
     rows = []
     for task in plan.tasks:
         for arm in plan.arms:
@@ -170,7 +167,7 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> No
             rows.append((name, shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
     show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
-    click.echo(f"A dry run: nothing was written. Left to do: {left}.", err=True)
+    say(f"A dry run: nothing was written. Left to do: {left}.", err=True)
     say_next("the same command without --dry-run.")
 
 
@@ -205,31 +202,27 @@ def _pairs(text: str | None) -> list[tuple[str, str]] | None:
     for pair in text.split(","):
         first, colon, second = (part.strip() for part in pair.partition(":"))
         if not (first and colon and second) or ":" in second:
-            raise CallError(
+            raise gt.CallError(
                 f"--pairs {text} is no list of pairs: write two arms a pair, as in --pairs a:b,a:c."
             )
         pairs.append((first, second))
     return pairs
 
 
-def _show(written: "Written", *, as_json: bool) -> None:
+def _show(written: "Written") -> None:
     """The tables on stdout, and on stderr what to keep in mind."""
     evidence = written.evidence
-    if as_json:
-        print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
-        return
-    show_table(
-        ("task", "arm", "mean", "sd", "n"),
-        [
-            (shortened(one.task), shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
-            for one in evidence.summaries
-        ],
-    )
+    print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
+    rows = [
+        (shortened(one.task), shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
+        for one in evidence.summaries
+    ]
+    show_table(("task", "arm", "mean", "sd", "n"), rows)
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
     _say(evidence)
     if written.status == "already there":
-        click.echo(f"Nothing was left to do in {written.folder}.", err=True)
+        say(f"Nothing was left to do in {written.folder}.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
     say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
 
@@ -254,11 +247,11 @@ def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
 
 def _say(evidence: "Evidence") -> None:
     """What the tables do not say themselves."""
-    click.echo("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
+    say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
     if any(one.p is None for one in evidence.comparisons):
-        click.echo("-: neither arm has any spread, so there is nothing to test.", err=True)
+        say("-: neither arm has any spread, so there is nothing to test.", err=True)
     if evidence.as_dict()["fewer_than_10_trials"]:
-        click.echo("Some arms have fewer than 10 trials: read them with care.", err=True)
+        say("Some arms have fewer than 10 trials: read them with care.", err=True)
 
 
 def _effect(effect: "Effect | None") -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.options import (
     Command,
     Folder,
@@ -18,10 +19,10 @@ from genesis_toolkit.cli.options import (
     work_options,
 )
 from genesis_toolkit.cli.output import (
-    counted,
     duration,
     print_json,
     said_of,
+    say,
     say_next,
     shares,
     show_plan,
@@ -29,6 +30,7 @@ from genesis_toolkit.cli.output import (
     size_of,
 )
 from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.pipeline.wording import counted
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.pairs.estimate import DegradationPlan
@@ -79,7 +81,6 @@ def degrade(
     variants: int,
     seed: int,
     dry_run: bool,
-    as_json: bool,
     **options: Any,
 ) -> None:
     """Degrade every cube of CUBES, once a variant, into the pair store PAIRS.
@@ -92,30 +93,22 @@ def degrade(
     Example:
       genesis-prep degrade cubes.zarr pairs.zarr --variants 4
     """
-    from genesis_toolkit.pipeline.degrade.recipes import get_recipe
-    from genesis_toolkit.pipeline.describe.facts import describe_store
-    from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters
-    from genesis_toolkit.pipeline.pairs.degrade import degrade_cubes as run
-
     work = work_of(options, dry_run)
     changes = {name: value for name, value in options.items() if value is not None}
-    parameters = DegradeParameters(get_recipe(recipe, **changes), variants, seed)
+    parameters = gt.DegradeParameters(gt.get_recipe(recipe, **changes), variants, seed)
     if dry_run:
         from genesis_toolkit.pipeline.pairs.estimate import plan_degradation
 
         with Bars() as progress:
             plan = plan_degradation(cubes, pairs, parameters, report=progress, **work)
-        show_plan(pairs, asdict(plan), _plan_rows(plan), as_json)
+        show_plan(pairs, asdict(plan), _plan_rows(plan))
         return
-    with Bars() as progress:
-        result = run(cubes, pairs, parameters, progress=progress, **work)
-    facts = describe_store(result.store)
-    if as_json:
-        print_json({"done_before": result.done_before, "repaired": result.repaired, **facts}, pairs)
-        return
+    result = gt.degrade_cubes(cubes, pairs, parameters, progress=True, **work)
+    facts = gt.describe_store(result.store)
+    print_json({"done_before": result.done_before, "repaired": result.repaired, **facts}, pairs)
     show_table(["degradation", "pairs"], shares(facts["degradations"], facts["pairs"]))
     each = f"{counted(facts['pairs'], 'pair')}, {variants} for each of {counted(facts['cubes'], 'cube')}"
-    click.echo(f"{pairs}: {each}{said_of(result.done_before, result.repaired)}.")
+    say(f"{pairs}: {each}{said_of(result.done_before, result.repaired)}.")
     say_next("genesis-train pretrain {} --out run", pairs)
 
 

@@ -2,16 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.options import Command, json_option, option, rule_options
-from genesis_toolkit.cli.output import edges, print_json, say_next, show_table
+from genesis_toolkit.cli.output import edges, print_json, say, say_next, show_table
 from genesis_toolkit.pipeline.progress import Bars
-
-if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.cubes.explain import Explanation
 
 _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
@@ -26,7 +24,7 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
     metavar="MAP",
 )
 @json_option
-def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **rule_of: Any) -> None:
+def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) -> None:
     """Say why SCAN gives the cubes it gives, and what other settings would give.
 
     SCAN is a file, the folder of a DICOM series, or folder#label as tables show it where a folder holds
@@ -36,16 +34,14 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
     Example:
       genesis-prep explain scan.mhd --png map.png
     """
-    from genesis_toolkit.pipeline.cubes.explain import explain_scan
-    from genesis_toolkit.pipeline.cubes.rule import CubeRule
-    from genesis_toolkit.pipeline.errors import CallError, DataError
-    from genesis_toolkit.pipeline.hounsfield import Window
     from genesis_toolkit.pipeline.pictures.map import draw_map
-    from genesis_toolkit.pipeline.scans.read import read_scan, scan_path
+    from genesis_toolkit.pipeline.scans.read import scan_path
 
     if len(hu) != 2:
-        raise CallError(f"--hu {','.join(map(str, hu))}: it must be two numbers low,high, as in -1000,1000.")
-    rule, window = CubeRule(**rule_of), Window(*hu)
+        raise gt.CallError(
+            f"--hu {','.join(map(str, hu))}: it must be two numbers low,high, as in -1000,1000."
+        )
+    rule, window = gt.CubeRule(**rule_of), gt.Window(*hu)
     steps = "scan read, judged, drawn" if png else "scan read, judged"
     count = steps.count(",") + 1
     with Bars() as progress:
@@ -53,27 +49,25 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
         try:
             path = scan_path(scan)
             if path.suffix.lower() == ".png":
-                raise CallError(
+                raise gt.CallError(
                     f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes "
                     "itself says why one gives nothing. Give a CT scan."
                 )
-            read = read_scan(path)
-        except DataError as error:
-            raise DataError(f"{scan}: {error}.") from None
+            read = gt.read_scan(path)
+        except gt.DataError as error:
+            raise gt.DataError(f"{scan}: {error}.") from None
         progress(steps, 1, count)
         spacing = read.geometry.spacing
-        found = explain_scan(read.voxels, spacing, rule, window)
+        found = gt.explain_scan(read.voxels, spacing, rule, window)
         if png is not None:
             progress(steps, 2, count)
             title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
             draw_map(read.voxels, spacing, rule, png, title=title, window=window)
-    if as_json:
-        print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
-        return
+    print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
     _show(path, found, hu, png)
 
 
-def _show(scan: Path, found: "Explanation", hu: tuple[int, int], png: Path | None) -> None:
+def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | None) -> None:
     show_table(["what", "value"], _facts(scan, found))
     show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
     if found.scores:
@@ -89,16 +83,14 @@ def _show(scan: Path, found: "Explanation", hu: tuple[int, int], png: Path | Non
         for other in found.alternatives
     ]
     show_table(["another setting", "inside border", "of these pass", ""], rows)
-    click.echo(_verdict(found))
+    say(_verdict(found))
     if png is not None:
         what = "patches" if found.plane else "cubes"
-        click.echo(
-            f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}."
-        )
+        say(f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}.")
     _say_next(scan, found, hu)
 
 
-def _facts(scan: Path, found: "Explanation") -> list[list[str]]:
+def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
     def millimetres(voxels: tuple[int, ...]) -> str:
         return edges([f"{edge * step:.0f}" for edge, step in zip(voxels, found.spacing, strict=True)])
 
@@ -115,7 +107,7 @@ def _facts(scan: Path, found: "Explanation") -> list[list[str]]:
     ]
 
 
-def _funnel(found: "Explanation") -> list[list[str]]:
+def _funnel(found: "gt.Explanation") -> list[list[str]]:
     """What each part of the rule takes away, and its share of what was there before."""
     whole, inside = found.places_whole, found.candidates
     steps = [
@@ -134,7 +126,7 @@ def _funnel(found: "Explanation") -> list[list[str]]:
     return [[f"where {_one(found)} lies inside the scan", _count(whole), ""], *rows]
 
 
-def _verdict(found: "Explanation") -> str:
+def _verdict(found: "gt.Explanation") -> str:
     what, several = ("patch", "patches") if found.plane else ("cube", "cubes")
     if found.shortages:
         words = [
@@ -162,7 +154,7 @@ def _verdict(found: "Explanation") -> str:
     )
 
 
-def _say_next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> None:
+def _say_next(scan: Path, found: "gt.Explanation", hu: tuple[int, int]) -> None:
     """The command to go on with: these settings where they give cubes, else the first others that do."""
     options = ""
     if not found.passing:
@@ -176,11 +168,9 @@ def _say_next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> None:
     say_next("genesis-prep extract-cubes {} cubes.zarr" + _given(found, hu, options) + options, source)
 
 
-def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
+def _given(found: "gt.Explanation", hu: tuple[int, int], replaced: str) -> str:
     """The settings that differ from the defaults, as typed."""
-    from genesis_toolkit.pipeline.cubes.rule import CubeRule
-
-    most = CubeRule(found.size).most_tissue
+    most = gt.CubeRule(found.size).most_tissue
     settings = {
         "--size": (",".join(map(str, found.size)), "64,64,32"),
         "--plane": (found.plane or "axial", "axial"),
@@ -196,7 +186,7 @@ def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
     )
 
 
-def _one(found: "Explanation") -> str:
+def _one(found: "gt.Explanation") -> str:
     return "a patch" if found.plane else "a cube"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import Command, json_option, option
 from genesis_toolkit.cli.output import print_json, say_next, show_table
@@ -22,7 +23,7 @@ from genesis_toolkit.cli.output import print_json, say_next, show_table
 )
 @option("--overwrite", "Replace OUT and its card.", bool)
 @json_option
-def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> None:
+def export(run: Path, out: Path, kind: str, overwrite: bool) -> None:
     """Write the best weights of RUN to the file OUT, and a model card to OUT.md.
 
     RUN is a folder that pretrain made. The card tells of the store, the degradations, the parameters, the
@@ -33,12 +34,8 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
       genesis-train export run genesis.pt --format official
     """
     check_installed("Exporting", "train", "torch")
-    from genesis_toolkit.training.weights.export import export_weights as write
-
-    written = write(run, out, kind, overwrite=overwrite)
-    if as_json:
-        print_json(asdict(written))
-        return
+    written = gt.export_weights(run, out, kind, overwrite=overwrite)
+    print_json(asdict(written))
     rows = [
         ("weights", f"{written.file} ({written.format})"),
         ("model card", written.card),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.errors import BAD_DATA
 from genesis_toolkit.cli.options import (
     Command,
@@ -19,11 +20,11 @@ from genesis_toolkit.cli.options import (
 )
 from genesis_toolkit.cli.output import (
     MOST_ROWS,
-    counted,
     edges,
     estimate_rows,
     print_json,
     said_of,
+    say,
     say_next,
     shortened,
     show_list,
@@ -31,16 +32,14 @@ from genesis_toolkit.cli.output import (
     size_of,
 )
 from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.cubes.extract import ExtractionResult
     from genesis_toolkit.pipeline.cubes.parameters import Parameters
     from genesis_toolkit.pipeline.cubes.records import Outcome
-    from genesis_toolkit.pipeline.scans.find import Found
-    from genesis_toolkit.pipeline.store.open import CubeStore
 
 #: Options that X-ray images have no use for, and why.
 _OF_SCANS = {
@@ -102,7 +101,7 @@ def _subsets(text: str) -> tuple[int, ...]:
 )
 @option("--strict", "Stop at the first scan that fails.", bool)
 @work_options("Scans at a time. [default: one a core]")
-def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+def extract_cubes(source: Path, cubes: Path, dry_run: bool, **options: Any) -> None:
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
     A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
@@ -115,8 +114,6 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **opt
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
-    from genesis_toolkit.pipeline.cubes.extract import extract_cubes as run
-
     parameters = _parameters(source, given_options())
     work = work_of(options, dry_run, "anonymize")
     if dry_run:
@@ -125,11 +122,10 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **opt
         with Bars() as progress:
             plan = plan_extraction(source, cubes, parameters, report=progress, **work)
         _say_left_out(plan, parameters)
-        show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)), as_json)
+        show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
         return
-    with Bars() as progress:
-        result = run(source, cubes, parameters, strict=options["strict"], progress=progress, **work)
-    _show(result, cubes, parameters, as_json)
+    result = gt.extract_cubes(source, cubes, parameters, strict=options["strict"], progress=True, **work)
+    _show(result, cubes, parameters)
 
 
 def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
@@ -138,8 +134,6 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
     Raises:
         CallError: an option of the other kind of source was typed, or a value is out of range.
     """
-    from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters, ImageParameters
-    from genesis_toolkit.pipeline.errors import CallError
     from genesis_toolkit.pipeline.scans.find import layout_of
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
@@ -148,18 +142,18 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
     if typed["layout"] != "nih":
         if "split" in typed:
-            raise CallError(
+            raise gt.CallError(
                 "--split chooses among the lists of NIH ChestX-ray14, and these are CT scans: leave it out; "
                 "LUNA16's subsets are chosen with --subsets."
             )
-        return ExtractParameters(**typed)
+        return gt.ExtractParameters(**typed)
     for name, why in _OF_SCANS.items():
         if name in typed:
-            raise CallError(f"--{name.replace('_', '-')} is for CT scans; {why}: leave it out.")
-    return ImageParameters(**typed)
+            raise gt.CallError(f"--{name.replace('_', '-')} is for CT scans; {why}: leave it out.")
+    return gt.ImageParameters(**typed)
 
 
-def _show(result: "ExtractionResult", cubes: Path, parameters: "Parameters", as_json: bool) -> None:
+def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") -> None:
     """Say what came of an extraction; ends with exit code 1 where a scan failed."""
     found = result.found
     if not result.done_before:
@@ -168,28 +162,23 @@ def _show(result: "ExtractionResult", cubes: Path, parameters: "Parameters", as_
         _say_unused(result.unused)
     rows = _scan_rows(result.store)
     failed = sum(row["status"] == "failed" for row in rows)
-    if as_json:
-        facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
-        facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
-        facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
-        print_json(facts | {"scans": rows}, cubes)
-    else:
-        noun = _noun(parameters)
-        _show_scans(rows, noun)
-        word = said_of(result.done_before, result.repaired)
-        if result.taken_in:
-            word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
-        used = sum(row["status"] == "used" for row in rows)
-        others = [
-            f"{count} {what}"
-            for what, count in (("skipped", len(rows) - used - failed), ("could not be read", failed))
-            if count
-        ]
-        rest = f" ({', '.join(others)})" if others else ""
-        of = f"{used} of {counted(len(rows), noun)}"
-        click.echo(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
-        _say_what_would_fit(result.store, rows)
-        say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
+    facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
+    facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
+    print_json(facts | {"scans": rows}, cubes)
+    noun = _noun(parameters)
+    _show_scans(rows, noun)
+    word = said_of(result.done_before, result.repaired)
+    if result.taken_in:
+        word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
+    used = sum(row["status"] == "used" for row in rows)
+    counts = {"skipped": len(rows) - used - failed, "could not be read": failed}
+    others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    rest = f" ({others})" if others else ""
+    of = f"{used} of {counted(len(rows), noun)}"
+    say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
+    _say_what_would_fit(result.store, rows)
+    say_next("genesis-prep degrade {} pairs.zarr", cubes)
     if failed:
         raise SystemExit(BAD_DATA)
 
@@ -217,7 +206,7 @@ def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     ]
 
 
-def _say_left_out(found: "Found | ExtractionPlan", parameters: "Parameters") -> None:
+def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:
     """What a source holds and was not asked for, and what it lacks; nothing where it is all there."""
     said = []
     if found.passed_over:
@@ -254,7 +243,7 @@ def _say_unused(unused: "Sequence[Outcome]") -> None:
         click.echo(f"... and {len(unused) - MOST_ROWS} more that gave no cube.", err=True)
 
 
-def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
+def _scan_rows(store: "gt.CubeStore") -> list[dict[str, Any]]:
     scans = store.scans
     return [
         {
@@ -270,24 +259,22 @@ def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
     ]
 
 
-def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
+def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> None:
     """The way out for scans that were too small or too dense, once for all of them."""
-    from genesis_toolkit.pipeline.cubes.rule import CubeRule
-
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
     asked = store.attributes["parameters"]
     if any("needed" in reason for reason in reasons) and "border" not in asked:
-        click.echo("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
+        say("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
     elif any("needed" in reason for reason in reasons):
         size, border = tuple(asked["size"]), tuple(asked["border"])
-        least = CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
-        click.echo(
+        least = gt.CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
+        say(
             f"With --border {','.join(map(str, border))} a scan needs {edges(least)} voxels; a smaller "
             "--border or --size takes smaller scans."
         )
     if any("tissue score" in reason for reason in reasons):
         what = "scans with less lung" if asked.get("plane") else "denser scans"
-        click.echo(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
+        say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
 def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.errors import BAD_DATA
 from genesis_toolkit.cli.options import Command, Folder, Listed, given_options, option, work_of, work_options
 from genesis_toolkit.cli.output import (
-    counted,
     estimate_rows,
     print_json,
     said_of,
+    say,
     say_next,
     show_folds,
     show_not_used,
@@ -20,12 +21,12 @@ from genesis_toolkit.cli.output import (
     size_of,
     target_noun,
 )
-from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.pipeline.wording import counted
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.targets.parameters import TargetParameters
 
-_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "as_json", "source", "targets"}
+_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "targets"}
 
 
 def _negatives(text: str) -> int | None:
@@ -76,9 +77,7 @@ def _negatives(text: str) -> int | None:
 )
 @option("--seed", "ncc, segment: another seed draws others. [default: 0]", int)
 @work_options("Scans at a time. [default: one a core]")
-def extract_targets(
-    source: Path, targets: Path, task: str, dry_run: bool, as_json: bool, **options: Any
-) -> None:
+def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **options: Any) -> None:
     """Cut labelled cubes of one task out of SOURCE into the target store TARGETS.
 
     ncc: a cube around each of LUNA16's nodule candidates (candidates_V2.csv), subsets 0-4 train, 5-6
@@ -93,31 +92,22 @@ def extract_targets(
         --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
-    from genesis_toolkit.pipeline.describe.facts import describe_store
-    from genesis_toolkit.pipeline.targets.extract import extract_targets as run
-
     parameters = _parameters(task, given_options())
     work = work_of(options, dry_run)
     if dry_run:
-        _show_estimate(source, targets, parameters, work, as_json)
+        _show_estimate(source, targets, parameters, work)
         return
-    with Bars() as progress:
-        result = run(source, targets, parameters, **work, progress=progress)
-    facts = describe_store(result.store)
+    result = gt.extract_targets(source, targets, parameters, **work, progress=True)
+    facts = gt.describe_store(result.store)
     failed = sum(row["status"] != "skipped" for row in facts["not_used"])  # or has candidates outside it
-    if as_json:
-        said = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
-        print_json(facts | said, targets)
-    else:
-        for sentence in (*result.said, *_lacks(facts)):
-            click.echo(sentence, err=True)
-        show_folds(facts)
-        show_not_used(facts["not_used"], target_noun(facts))
-        of = f"{facts['scans'].get('used', 0)} of {counted(sum(facts['scans'].values()), target_noun(facts))}"
-        click.echo(
-            f"{targets}: {counted(facts['cubes'], 'labelled cube')} of {of}{said_of(result.done_before)}."
-        )
-        say_next("genesis-prep info {}", targets)
+    told = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
+    print_json(facts | told, targets)
+    say(*result.said, *_lacks(facts), err=True)
+    show_folds(facts)
+    show_not_used(facts["not_used"], target_noun(facts))
+    of = f"{facts['scans'].get('used', 0)} of {counted(sum(facts['scans'].values()), target_noun(facts))}"
+    say(f"{targets}: {counted(facts['cubes'], 'labelled cube')} of {of}{said_of(result.done_before)}.")
+    say_next("genesis-prep info {}", targets)
     if failed:
         raise SystemExit(BAD_DATA)
 
@@ -128,7 +118,6 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     Raises:
         CallError: an option of another task was typed, or a value is out of range.
     """
-    from genesis_toolkit.pipeline.errors import CallError
     from genesis_toolkit.pipeline.targets.parameters import TASKS
 
     kind = TASKS[task]
@@ -137,25 +126,21 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     for name in typed:
         if name not in own:
             allowed = ", ".join(f"--{known.replace('_', '-')}" for known in sorted(own))
-            raise CallError(
+            raise gt.CallError(
                 f"--{name.replace('_', '-')} means nothing to --task {task}, which takes {allowed}: leave it "
                 "out."
             )
     return kind(**typed)
 
 
-def _show_estimate(
-    source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any], as_json: bool
-) -> None:
+def _show_estimate(source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any]) -> None:
     """Say what a dry run comes to."""
     from genesis_toolkit.pipeline.targets.estimate import estimate_targets
 
     found = estimate_targets(source, targets, parameters, **work)
     facts = asdict(found) | {"size": parameters.size}
-    if not as_json:
-        for sentence in (*found.said, *_lacks(facts)):
-            click.echo(sentence, err=True)
-        show_folds(facts)
+    say(*found.said, *_lacks(facts), err=True)
+    show_folds(facts)
     noun = target_noun(facts)
     rows = [
         [f"{noun}s to cut", f"{found.scans:,}, {size_of(found.bytes)}"],
@@ -165,7 +150,7 @@ def _show_estimate(
     ]
     if found.finished:
         rows = [[f"{noun}s to cut", "none: the store is finished"]]
-    show_plan(targets, facts, rows, as_json)
+    show_plan(targets, facts, rows)
 
 
 def _lacks(facts: dict[str, Any]) -> list[str]:

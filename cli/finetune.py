@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import (
     Command,
@@ -16,13 +17,11 @@ from genesis_toolkit.cli.options import (
     out_option,
     overwrite_run,
 )
-from genesis_toolkit.cli.output import counted, print_json, say_next, show_run, show_table
+from genesis_toolkit.cli.output import print_json, say, say_next, show_run, show_table
 from genesis_toolkit.pipeline.progress import TrainingBars
+from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 from genesis_toolkit.training.pretrain.parameters import NETWORKS
-
-if TYPE_CHECKING:
-    from genesis_toolkit.training.finetune.run import FinetuneOutcome
 
 
 @click.command(cls=Command, resumable=True, short_help="Weights -> a target task, learnt and evaluated.")
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 @finetuning_options
 @overwrite_run
 @json_option
-def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **options: Any) -> None:
+def finetune(targets: str, out: Path, weights: Path | None, **options: Any) -> None:
     """Fine-tune a network on the task of TARGETS, and evaluate it on the test fold.
 
     TARGETS is a store that genesis-prep extract-targets made; it tells the task. A classifier is the encoder
@@ -56,18 +55,15 @@ def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **opt
     told: dict[str, Any] = {name: options.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(options)
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
-    from genesis_toolkit.training.finetune.call import finetune as run
-
     with TrainingBars() as progress:
-        outcome = run(targets, out, parameters, weights=weights, progress=progress, say=progress.say, **told)
-    if as_json:
-        print_json(asdict(outcome), targets)
-        return
+        told |= {"progress": progress, "say": progress.say}
+        outcome = gt.finetune(targets, out, parameters, weights=weights, **told)
+    print_json(asdict(outcome), targets)
     _show(outcome, parameters, targets, weights)
 
 
 def _show(
-    outcome: "FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
+    outcome: "gt.FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
 ) -> None:
     """The result on stdout, and on stderr what can be done next."""
     one = "image" if outcome.task == "dxc" else "cube"
@@ -87,10 +83,9 @@ def _show(
         for name, value in outcome.metrics.items()
     ]
     show_table((f"{outcome.task}, {counted(outcome.test_cubes, f'test {one}')}", "value", ""), metrics)
-    for note in outcome.notes:
-        click.echo(f"Note: {note}", err=True)
+    say(*(f"Note: {note}" for note in outcome.notes), err=True)
     if outcome.kind == "segment":
-        click.echo(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
+        say(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
     if weights is None:
         say_next("genesis-train finetune {} --out other --weights WEIGHTS", targets)
     else:

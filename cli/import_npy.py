@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.options import Command, Folder, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import counted, print_json, said_of, say_next, show_list
-from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.cli.output import print_json, said_of, say, say_next, show_list
+from genesis_toolkit.pipeline.wording import counted
 
 
 @click.command(cls=Command, resumable=True, short_help="The authors' cube files -> cube store.")
@@ -15,9 +16,7 @@ from genesis_toolkit.pipeline.progress import Bars
 @threads_option
 @overwrite_store
 @json_option
-def import_npy(
-    files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool, as_json: bool
-) -> None:
+def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool) -> None:
     """Make the cube store CUBES of FILES as the method's authors publish them, exactly.
 
     The files are named as bat_32_s_64x64x32_0.npy, the last number being the LUNA16 subset, and hold
@@ -27,21 +26,14 @@ def import_npy(
     Example:
       genesis-prep import-npy bat_32_s_64x64x32_*.npy cubes.zarr
     """
-    from genesis_toolkit.pipeline.exchange.npy_import import import_npy as run
-
-    with Bars() as progress:
-        result = run(files, cubes, workers=workers, overwrite=overwrite, progress=progress)
+    result = gt.import_npy(files, cubes, workers=workers, overwrite=overwrite, progress=True)
     store, scans = result.store, result.store.scans
     columns = (scans.identifier.tolist(), scans.subset.tolist(), scans.cubes.tolist())
     rows = list(zip(*columns, strict=True))
-    if as_json:
-        told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
-        print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
-        return
-    show_list(
-        ["file", "subset", "cubes"],
-        [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows],
-    )
+    told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
+    print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
+    cells = [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows]
+    show_list(["file", "subset", "cubes"], cells)
     of = f"{counted(len(store), 'cube')} of {counted(len(rows), 'file')}"
-    click.echo(f"{cubes}: {of}{said_of(result.done_before)}.")
+    say(f"{cubes}: {of}{said_of(result.done_before)}.")
     say_next("genesis-prep degrade {} pairs.zarr", cubes)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.options import Command, Store, json_option
 from genesis_toolkit.cli.output import (
     edges,
@@ -24,21 +25,16 @@ _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of th
 @click.command(cls=Command, short_help="What a store holds.")
 @click.argument("store", type=Store())
 @json_option
-def info(store: Path | str, as_json: bool) -> None:
+def info(store: Path | str) -> None:
     """Say what STORE holds, in one screen.
 
     \b
     Example:
       genesis-prep info pairs.zarr
     """
-    from genesis_toolkit.pipeline.describe.facts import describe_store
-    from genesis_toolkit.pipeline.store.open import TargetStore, open_store
-
-    opened = open_store(store)
-    targets, facts = isinstance(opened, TargetStore), describe_store(opened)
-    if as_json:
-        print_json(facts)
-        return
+    opened = gt.open_store(store)
+    targets, facts = isinstance(opened, gt.TargetStore), gt.describe_store(opened)
+    print_json(facts)
     show_table(["what", "value"], _rows(facts))
     if targets:
         show_folds(facts)

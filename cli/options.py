@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from genesis_toolkit.cli.output import AS_JSON
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -54,14 +55,15 @@ def option(name: str, text: str, kind: Any = None, default: Any = None, **more: 
         name: as it is typed.
         text: what --help says of it.
         kind: the type of its value; `bool` for a flag, or the words that it may be.
-        default: what it is when left out, which --help shows.
+        default: what it is when left out, which --help shows where the text does not.
         more: as for `click.option`.
     """
     if kind is bool:
         return click.option(name, is_flag=True, help=text, **more)
     kind = click.Choice(kind) if isinstance(kind, list | tuple) else kind
-    more = {"show_default": default is not None} | more
-    return click.option(name, type=kind, default=default, help=text, **more)
+    if default is not None:  # given, it would be a value for click, and no option would be missed
+        more |= {"default": default, "show_default": "[default:" not in text}
+    return click.option(name, type=kind, help=text, **more)
 
 
 def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
@@ -119,7 +121,13 @@ class Listed(click.ParamType[tuple[Any, ...]]):
 
 at_least_1 = click.IntRange(min=1)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+json_option = option(
+    "--json",
+    "Print one JSON object for programs.",
+    bool,
+    expose_value=False,
+    callback=lambda context, _, given: context.meta.update({AS_JSON: given}),
+)
 overwrite_store = option("--overwrite", "Replace a store that is there; begin unfinished work again.", bool)
 overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
 out_option = option("--out", "The folder of the run.", Folder(), metavar="RUN", required=True)
@@ -139,24 +147,16 @@ rule_options = grouped(
         "Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
         Listed("X,Y[,Z]"),
         (64, 64, 32),
-        show_default=False,
     ),
     option(
         "--plane", "Of slices, where --size has two edges. [default: axial]", ["axial", "coronal", "sagittal"]
     ),
-    option(
-        "--hu",
-        "HU window to clip to. [default: -1000,1000]",
-        Listed("LOW,HIGH"),
-        (-1000, 1000),
-        show_default=False,
-    ),
+    option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"), (-1000, 1000)),
     option(
         "--border",
         "Voxels at each side that no cube touches. [default: 100,100,30]",
         Listed("X,Y,Z"),
         (100, 100, 30),
-        show_default=False,
     ),
     option(
         "--max-tissue",

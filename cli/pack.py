@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.options import Command, Folder, option
-from genesis_toolkit.cli.output import say_next, size_of
-from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.cli.output import say, say_next, size_of
 
 
 @click.command(cls=Command, short_help="A store in one file.")
@@ -20,9 +20,6 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     Example:
       genesis-prep pack pairs.zarr pairs.zip
     """
-    from genesis_toolkit.pipeline.exchange.archive import pack_store as run
-
-    with Bars() as progress:
-        size = run(store, archive, overwrite=overwrite, progress=progress)
-    click.echo(f"{archive} holds {store}, {size_of(size)}.")
+    size = gt.pack_store(store, archive, overwrite=overwrite, progress=True)
+    say(f"{archive} holds {store}, {size_of(size)}.")
     say_next("genesis-prep info {}", archive)

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from genesis_toolkit.cli.options import Command, Folder, Listed, option
-from genesis_toolkit.cli.output import counted, edges, say_next
-from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.cli.output import edges, say, say_next
+from genesis_toolkit.pipeline.wording import counted
 
 # Cubes for practice scans that the published rule does not fit into, the largest first; all train.
 _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
@@ -47,10 +47,9 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
     from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
     parameters = PhantomParameters(**options)
-    with Bars() as progress:
-        write_luna16(folder, parameters, progress=progress)
+    write_luna16(folder, parameters, progress=True)
     made = f"{counted(parameters.scans, 'scan')} of {edges(parameters.shape)} voxels"
-    click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
+    say(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
     rules = [CubeRule(), *(CubeRule(size, (0, 0, 0)) for size in _SMALLER)]
     fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
     smaller = ""
@@ -65,12 +64,11 @@ def _write_radiographs(folder: Path, options: dict[str, Any]) -> None:
     from genesis_toolkit.pipeline.practice.nih import RadiographParameters, is_test, planned, write_nih
 
     parameters = RadiographParameters(**options)
-    with Bars() as progress:
-        write_nih(folder, parameters, progress=progress)
+    write_nih(folder, parameters, progress=True)
     patients = list(planned(parameters))
     test = sum(one.images for one in patients if is_test(one.patient))
     made = f"{counted(parameters.scans, 'image')} of {edges(parameters.shape)} pixels"
-    click.echo(
+    say(
         f"{made}, of {counted(len(patients), 'patient')}, {'is' if parameters.scans == 1 else 'are'} in "
         f"{folder}, {test} of them on the test list."
     )

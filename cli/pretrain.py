@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import (
     Command,
@@ -20,7 +21,7 @@ from genesis_toolkit.cli.options import (
     overwrite_run,
     setting,
 )
-from genesis_toolkit.cli.output import print_json, say_next, show_run, show_table
+from genesis_toolkit.cli.output import print_json, say, say_next, show_run, show_table
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.machine.options import option as option_name
 from genesis_toolkit.training.pretrain.parameters import (
@@ -31,9 +32,6 @@ from genesis_toolkit.training.pretrain.parameters import (
     Execution,
     PretrainParameters,
 )
-
-if TYPE_CHECKING:
-    from genesis_toolkit.training.pretrain.call import PretrainOutcome
 
 _PUBLISHED, _HERE = PretrainParameters(), Execution()
 
@@ -100,9 +98,7 @@ _PUBLISHED, _HERE = PretrainParameters(), Execution()
     overwrite_run,
     json_option,
 )
-def pretrain(
-    store: str, out: Path, initial_encoder: Path | None, overwrite: bool, as_json: bool, **options: Any
-) -> None:
+def pretrain(store: str, out: Path, initial_encoder: Path | None, overwrite: bool, **options: Any) -> None:
     """Train a network to restore the degraded cubes of STORE.
 
     STORE is a pair store, or a cube store, whose cubes are then degraded on the fly; of 3D cubes, or of 2D
@@ -117,30 +113,18 @@ def pretrain(
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     check_installed("Training", "train", "torch")
-    from genesis_toolkit.training.pretrain.call import pretrain as run
-
     execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
     parameters = PretrainParameters(**options)
     with TrainingBars() as progress:
-        outcome = run(
-            store,
-            out,
-            parameters,
-            execution,
-            initial_encoder=initial_encoder,
-            overwrite=overwrite,
-            progress=progress,
-            say=progress.say,
-        )
+        told: dict[str, Any] = {"progress": progress, "say": progress.say, "overwrite": overwrite}
+        outcome = gt.pretrain(store, out, parameters, execution, initial_encoder=initial_encoder, **told)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
         return
-    if as_json:
-        print_json(asdict(outcome), store)
-    else:
-        _show(outcome, parameters.stopping_rules)
+    print_json(asdict(outcome), store)
+    _show(outcome, parameters.stopping_rules)
 
 
-def _show(outcome: "PretrainOutcome", may_differ: Sequence[str]) -> None:
+def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
     """The result on stdout, and on stderr what can be done next."""
     worse = outcome.validation_loss >= outcome.mean_image_loss
     rows = [
@@ -163,5 +147,5 @@ def _show(outcome: "PretrainOutcome", may_differ: Sequence[str]) -> None:
     )
     limit = option_name(outcome.stopped_by)
     further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
-    click.echo(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
+    say(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
     say_next("genesis-train export {} weights.pt --format official", outcome.run)

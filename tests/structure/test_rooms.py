@@ -10,15 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 from support.folders import TESTS
-
-import genesis_toolkit
-
-PACKAGE = "genesis_toolkit"
-HOUSE = Path(str(genesis_toolkit.__file__)).parent
+from support.house import HOUSE, PACKAGE, SOURCES, TREES, imported
 
 ROWS = (
     ("pipeline.version", "pipeline.errors", "pipeline.wording", "pipeline.progress", "pipeline.jit"),
@@ -43,32 +38,18 @@ ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 FORBIDDEN = {"pipeline": {"torch", "click"}, "training": {"click"}, "cli": set[str]()}
 
 
-def sources() -> dict[str, Path]:
-    """Every module of the three packages, by its dotted name below genesis_toolkit."""
-    found = {}
-    for top in FORBIDDEN:
-        for path in (HOUSE / top).rglob("*.py"):
-            name = ".".join(path.relative_to(HOUSE).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
-
-
-SOURCES = sources()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-
-
 def imports(module: str) -> Iterator[tuple[str, str]]:
-    """The module and the name of everything that a module imports from this package."""
+    """The module and the name of everything that a module imports from this package.
+
+    Only commands may take names from the face, as everybody outside does: they come last.
+    """
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module} imports relatively"
-            if node.module and node.module.split(".")[0] == PACKAGE:
-                home = node.module.removeprefix(PACKAGE).removeprefix(".")
-                for alias in node.names:
-                    inner = f"{home}.{alias.name}".removeprefix(".")
-                    yield (inner, "") if inner in SOURCES else (home, alias.name)
         elif isinstance(node, ast.Import):
-            assert all(alias.name.split(".")[0] != PACKAGE for alias in node.names), module
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE]
+            assert names in ([], [PACKAGE] * module.startswith("cli.")), module
+    return imported(TREES[module])
 
 
 def room_of(module: str) -> str:
