@@ -155,15 +155,11 @@ def _fill_words(key, cube, variant, operation, out):  # type: ignore[no-untyped-
     k0, k1 = scan_key(key[0], key[1])
     n = np.uint64(out.size)
     for i in range(np.uint64((n + np.uint64(3)) // _FOUR)):
-        w0, w1, w2, w3 = philox(i, operation[0], variant[0], cube[0], k0, k1)
         at = i * _FOUR
-        out[at] = w0
-        if at + _ONE < n:
-            out[at + _ONE] = w1
-        if at + np.uint64(2) < n:
-            out[at + np.uint64(2)] = w2
-        if at + np.uint64(3) < n:
-            out[at + np.uint64(3)] = w3
+        for word in philox(i, operation[0], variant[0], cube[0], k0, k1):
+            if at < n:
+                out[at] = word
+            at += _ONE
 
 
 def draw_words(

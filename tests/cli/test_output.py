@@ -189,7 +189,7 @@ def test_json_begins_with_the_store_and_is_all_that_is_said(capsys: pytest.Captu
     with click.Context(click.Command("one")) as context:
         assert speak().split() == [
             "n",
-            "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 5,
+            "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 3,
             *"all a b c Next: info 'a b'".split(),
         ]
         context.meta[AS_JSON] = True
