@@ -71,8 +71,6 @@ def compare(
     table: Path | None,
     reference: str | None,
     pairs: str | None,
-    dry_run: bool,
-    overwrite: bool,
     **options: Any,
 ) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
@@ -94,7 +92,7 @@ def compare(
     """
     choice: dict[str, Any] = {"reference": reference, "pairs": _pairs(pairs)}
     if table is None:
-        _compare_trials(targets, out, choice, options, dry_run=dry_run, overwrite=overwrite)
+        _compare_trials(targets, out, choice, options)
         return
     strange = given_options().keys() - _OF_TABLES
     for parameter in click.get_current_context().command.params:
@@ -104,17 +102,11 @@ def compare(
     check_installed("Comparing", "evidence", "scipy")
     from genesis_toolkit.training.compare.evidence import compare_table
 
-    _show(compare_table(table, out, **choice, overwrite=overwrite))
+    _show(compare_table(table, out, **choice, overwrite=options["overwrite"]))
 
 
 def _compare_trials(
-    targets: Sequence[str | Path],
-    out: Path,
-    choice: dict[str, Any],
-    options: dict[str, Any],
-    *,
-    dry_run: bool,
-    overwrite: bool,
+    targets: Sequence[str | Path], out: Path, choice: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "scipy")
@@ -123,28 +115,16 @@ def _compare_trials(
     from genesis_toolkit.training.compare.trials import check_choice
 
     arms = [parse_arm(text) for text in options.pop("arms")]
-    trials, width = options.pop("trials"), options.pop("width")
     asked = {one.name: options.pop(one.name) for one in fields(FinetuneParameters)}
     parameters = FinetuneParameters.from_dict(asked)
-    if dry_run:
-        plan = make_plan(targets, arms, parameters, trials, width)
+    if options.pop("dry_run"):
+        plan = make_plan(targets, arms, parameters, options["trials"], options["width"])
         check_choice(plan, **choice)
-        _show_plan(plan, out, overwrite=overwrite)
+        _show_plan(plan, out, overwrite=options["overwrite"])
         return
     with TrainingBars() as progress:
-        written = gt.compare_trials(
-            targets,
-            arms,
-            out,
-            parameters,
-            trials=trials,
-            width=width,
-            **options,  # workers and device
-            **choice,
-            overwrite=overwrite,
-            progress=Remaining(progress),
-            say=progress.say,
-        )
+        told: dict[str, Any] = {"progress": Remaining(progress), "say": progress.say}
+        written = gt.compare_trials(targets, arms, out, parameters, **options, **choice, **told)
     _show(written)
 
 

@@ -75,13 +75,7 @@ RECIPE_OPTIONS: tuple[tuple[str, click.ParamType[Any], str], ...] = (
 @grouped("Recipe, parameter by parameter", *(option(name, text, kind) for name, kind, text in RECIPE_OPTIONS))
 @work_options("Threads at work. [default: one a core]")
 def degrade(
-    cubes: Path | str,
-    pairs: Path,
-    recipe: str,
-    variants: int,
-    seed: int,
-    dry_run: bool,
-    **options: Any,
+    cubes: Path | str, pairs: Path, recipe: str, variants: int, seed: int, dry_run: bool, **options: Any
 ) -> None:
     """Degrade every cube of CUBES, once a variant, into the pair store PAIRS.
 

@@ -1,6 +1,7 @@
 """`genesis-prep extract-cubes`: a cube store of a folder of scans."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,49 +191,43 @@ def _noun(parameters: "Parameters") -> str:
 
 def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     """What an extraction would come to, as rows of two cells; `noun` is what is cut."""
-    known = [[f"{noun}s in the store already", f"{plan.known:,}"]] if plan.known else []
-    aside = [["passed over or unusable", f"{plan.set_aside:,}"]] if plan.set_aside else []
     looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} looked at"
-    unfit = [["too small or unreadable", f"{plan.unfit:,}{looked}"]] if plan.unfit else []
     none = f"no {noun} that was tried gives a cube"
     none += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
-    return [
-        *known,
-        [f"{noun}s to cut", f"{plan.scans:,}, {size_of(plan.bytes)}"],
-        *aside,
-        *unfit,
-        ["cubes, at most", f"{plan.cubes:,}"],
-        *estimate_rows(plan, none),
+    rows = [
+        (plan.known, f"{noun}s in the store already", f"{plan.known:,}"),
+        (True, f"{noun}s to cut", f"{plan.scans:,}, {size_of(plan.bytes)}"),
+        (plan.set_aside, "passed over or unusable", f"{plan.set_aside:,}"),
+        (plan.unfit, "too small or unreadable", f"{plan.unfit:,}{looked}"),
+        (True, "cubes, at most", f"{plan.cubes:,}"),
     ]
+    return [*([name, text] for said, name, text in rows if said), *estimate_rows(plan, none)]
 
 
 def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:
     """What a source holds and was not asked for, and what it lacks; nothing where it is all there."""
-    said = []
+    tell, split = partial(click.echo, err=True), getattr(parameters, "split", "")
     if found.passed_over:
-        said.append(
+        tell(
             f"Subset {', '.join(map(str, found.passed_over))} not taken: 7-9 are the test set of the nodule "
             "task, and pre-training on a test set leaks. Choose with --subsets."
         )
-    split = getattr(parameters, "split", "")
     if found.other_list and split == "train_val":
-        said.append(
+        tell(
             f"{counted(found.other_list, 'image')} of the test list not taken: pre-training on a test set "
             "leaks. Choose with --split."
         )
     if split == "all":
-        said.append(
+        tell(
             "NIH's test list is not kept apart: its images are among these, and pre-training on a test set "
             "leaks. --split train_val leaves them out."
         )
     if found.absent:
         of = "the table" if split == "all" else f"the {split.replace('_', '-')} list"
-        said.append(
+        tell(
             f"{counted(found.absent, 'image')} of {of} not there, as in a part of the download: the same "
             "command takes them in once they are."
         )
-    for sentence in said:
-        click.echo(sentence, err=True)
 
 
 def _say_unused(unused: "Sequence[Outcome]") -> None:
@@ -244,19 +239,9 @@ def _say_unused(unused: "Sequence[Outcome]") -> None:
 
 
 def _scan_rows(store: "gt.CubeStore") -> list[dict[str, Any]]:
-    scans = store.scans
-    return [
-        {
-            "identifier": str(scans.identifier[row]),
-            "subset": int(scans.subset[row]),
-            "path": str(scans.path[row]),
-            "shape": scans.shape[row].tolist(),
-            "status": str(scans.status[row]),
-            "cubes": int(scans.cubes[row]),
-            "reason": str(scans.reason[row]),
-        }
-        for row in range(len(scans))
-    ]
+    names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
+    columns = (getattr(store.scans, name).tolist() for name in names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> None:
