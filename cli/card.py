@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Store
+from genesis_toolkit.cli import options
 
 
-@click.command(cls=Command, short_help="The dataset card of a store.")
-@click.argument("store", type=Store())
+@click.command(cls=options.Command, short_help="The dataset card of a store.")
+@click.argument("store", type=options.Store())
 def card(store: Path | str) -> None:
     """Print the dataset card of STORE, the README.md in it, as Markdown.
 

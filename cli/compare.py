@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.options import (
-    Command,
-    Folder,
-    Store,
-    finetuning_options,
-    given_options,
-    json_option,
-    option,
-)
-from genesis_toolkit.cli.output import duration, print_json, say, say_next, shortened, show_table
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
@@ -34,9 +25,9 @@ if TYPE_CHECKING:
 _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 
 
-@click.command(cls=Command, resumable=True, short_help="Arms x trials -> evidence.")
-@click.argument("targets", nargs=-1, type=Store())
-@option("--out", "The folder to make.", Folder(), metavar="DIR", required=True)
+@click.command(cls=options.Command, resumable=True, short_help="Arms x trials -> evidence.")
+@click.argument("targets", nargs=-1, type=options.Store())
+@options.option("--out", "The folder to make.", options.Folder(), metavar="DIR", required=True)
 @click.option(
     "--arm",
     "arms",
@@ -45,33 +36,33 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
     help="An arm, once for each: scratch-3d or scratch-2d; genesis-ct-3d, imagenet, genesis-ct-2d, "
     "genesis-xray-2d or any other name with weights: a run, a checkpoint, an official file.",
 )
-@option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
-@option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
-@option(
+@options.option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
+@options.option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
+@options.option(
     "--width",
     "Of the arms from scratch.  [default: that of the weights with as many axes, or the published]",
     int,
 )
-@finetuning_options
+@options.finetuning_options
 @click.option(
     "--from-csv",
     "table",
     metavar="FILE",
-    type=Folder(),
+    type=options.Folder(),
     help="Instead of target stores a table: columns task,arm,trial,value or task,arm,mean,sd,n.",
 )
-@option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
-@option("--pairs", "Compare only these; one-tailed tests ask if B is higher.", metavar="A:B,...")
-@option("--dry-run", "Say which trials there are, and run none.", bool)
-@option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
-@json_option
+@options.option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
+@options.option("--pairs", "Compare only these; one-tailed tests ask if B is higher.", metavar="A:B,...")
+@options.option("--dry-run", "Say which trials there are, and run none.", bool)
+@options.option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
+@options.json_option
 def compare(
     targets: tuple[str | Path, ...],
     out: Path,
     table: Path | None,
     reference: str | None,
     pairs: str | None,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
@@ -92,9 +83,9 @@ def compare(
     """
     choice: dict[str, Any] = {"reference": reference, "pairs": _pairs(pairs)}
     if table is None:
-        _compare_trials(targets, out, choice, options)
+        _compare_trials(targets, out, choice, given)
         return
-    strange = given_options().keys() - _OF_TABLES
+    strange = options.given_options().keys() - _OF_TABLES
     for parameter in click.get_current_context().command.params:
         if parameter.name in strange:
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
@@ -102,11 +93,11 @@ def compare(
     check_installed("Comparing", "evidence", "scipy")
     from genesis_toolkit.training.compare.evidence import compare_table
 
-    _show(compare_table(table, out, **choice, overwrite=options["overwrite"]))
+    _show(compare_table(table, out, **choice, overwrite=given["overwrite"]))
 
 
 def _compare_trials(
-    targets: Sequence[str | Path], out: Path, choice: dict[str, Any], options: dict[str, Any]
+    targets: Sequence[str | Path], out: Path, choice: dict[str, Any], given: dict[str, Any]
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "scipy")
@@ -114,17 +105,17 @@ def _compare_trials(
     from genesis_toolkit.training.compare.plan import make_plan
     from genesis_toolkit.training.compare.trials import check_choice
 
-    arms = [parse_arm(text) for text in options.pop("arms")]
-    asked = {one.name: options.pop(one.name) for one in fields(FinetuneParameters)}
+    arms = [parse_arm(text) for text in given.pop("arms")]
+    asked = {one.name: given.pop(one.name) for one in fields(FinetuneParameters)}
     parameters = FinetuneParameters.from_dict(asked)
-    if options.pop("dry_run"):
-        plan = make_plan(targets, arms, parameters, options["trials"], options["width"])
+    if given.pop("dry_run"):
+        plan = make_plan(targets, arms, parameters, given["trials"], given["width"])
         check_choice(plan, **choice)
-        _show_plan(plan, out, overwrite=options["overwrite"])
+        _show_plan(plan, out, overwrite=given["overwrite"])
         return
     with TrainingBars() as progress:
         told: dict[str, Any] = {"progress": Remaining(progress), "say": progress.say}
-        written = gt.compare_trials(targets, arms, out, parameters, **options, **choice, **told)
+        written = gt.compare_trials(targets, arms, out, parameters, **given, **choice, **told)
     _show(written)
 
 
@@ -135,7 +126,7 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
     check_out(out, plan, overwrite=overwrite)
     done = {trial for trial in plan.trials if not overwrite and read_score(folder_of(out, trial)) is not None}
     trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
-    print_json({"out": str(out), **plan.record(), "trials": trials})
+    output.print_json({"out": str(out), **plan.record(), "trials": trials})
     rows = []
     for task in plan.tasks:
         for arm in plan.arms:
@@ -143,12 +134,12 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
             network = f"{arm.network}, {arm.width}"
             weights = arm.arm.weights or "from scratch"
             ready = sum(trial in done for trial in mine)
-            name, done_of = shortened(task.name, 12), f"{ready} of {len(mine)}"
-            rows.append((name, shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
-    show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
+            name, done_of = output.shortened(task.name, 12), f"{ready} of {len(mine)}"
+            rows.append((name, output.shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
+    output.show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
-    say(f"A dry run: nothing was written. Left to do: {left}.", err=True)
-    say_next("the same command without --dry-run.")
+    output.say(f"A dry run: nothing was written. Left to do: {left}.", err=True)
+    output.say_next("the same command without --dry-run.")
 
 
 class Remaining:
@@ -170,7 +161,7 @@ class Remaining:
         now = self._clock()
         first, since = self._first = self._first or (done, now)
         if first < done < total:
-            what += f", about {duration((now - since) / (done - first) * (total - done))} left"
+            what += f", about {output.duration((now - since) / (done - first) * (total - done))} left"
         self._report(what, done, total)
 
 
@@ -192,46 +183,40 @@ def _pairs(text: str | None) -> list[tuple[str, str]] | None:
 def _show(written: "Written") -> None:
     """The tables on stdout, and on stderr what to keep in mind."""
     evidence = written.evidence
-    print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
+    output.print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
     rows = [
-        (shortened(one.task), shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
+        (output.shortened(one.task), output.shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
         for one in evidence.summaries
     ]
-    show_table(("task", "arm", "mean", "sd", "n"), rows)
+    output.show_table(("task", "arm", "mean", "sd", "n"), rows)
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
     _say(evidence)
     if written.status == "already there":
-        say(f"Nothing was left to do in {written.folder}.", err=True)
+        output.say(f"Nothing was left to do in {written.folder}.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
-    say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
+    output.say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
 
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     """The pairs of one task: how far they lie apart, and all their p-values."""
-    pairs = [f"{shortened(one.first.arm, 11)}:{shortened(one.second.arm, 12)}" for one in comparisons]
-    told = list(zip(pairs, comparisons, strict=True))
-    show_table(
-        ("pair", "difference", "Hedges' g [95 %]", "p (default)"),
-        [(pair, f"{one.difference:+.4g}", _effect(one.effect), _starred(one.p)) for pair, one in told],
-        title=task,
-    )
-    show_table(
-        ("pair", "Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed"),
-        [
-            (pair, _starred(one.p_holm), *(_number(p) for p in list(one.p_values().values())[1:]))
-            for pair, one in told
-        ],
-    )
+    apart, tests = [], []
+    for one in comparisons:
+        pair = f"{output.shortened(one.first.arm, 11)}:{output.shortened(one.second.arm, 12)}"
+        apart.append((pair, f"{one.difference:+.4g}", _effect(one.effect), _starred(one.p)))
+        tests.append((pair, _starred(one.p_holm), *map(_number, list(one.p_values().values())[1:])))
+    output.show_table(("pair", "difference", "Hedges' g [95 %]", "p (default)"), apart, title=task)
+    kinds = ("Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed")
+    output.show_table(("pair", *kinds), tests)
 
 
 def _say(evidence: "Evidence") -> None:
     """What the tables do not say themselves."""
-    say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
+    output.say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
     if any(one.p is None for one in evidence.comparisons):
-        say("-: neither arm has any spread, so there is nothing to test.", err=True)
+        output.say("-: neither arm has any spread, so there is nothing to test.", err=True)
     if evidence.as_dict()["fewer_than_10_trials"]:
-        say("Some arms have fewer than 10 trials: read them with care.", err=True)
+        output.say("Some arms have fewer than 10 trials: read them with care.", err=True)
 
 
 def _effect(effect: "Effect | None") -> str:

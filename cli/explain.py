@@ -7,23 +7,22 @@ from typing import Any
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, json_option, option, rule_options
-from genesis_toolkit.cli.output import edges, print_json, say, say_next, show_table
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.progress import Bars
 
 _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
 
-@click.command(cls=Command, short_help="Why a scan gives the cubes it gives.")
+@click.command(cls=options.Command, short_help="Why a scan gives the cubes it gives.")
 @click.argument("scan", type=click.Path())
-@rule_options
-@option(
+@options.rule_options
+@options.option(
     "--png",
     "Also draw where cubes may lie, over three slices.",
     click.Path(path_type=Path, dir_okay=False),
     metavar="MAP",
 )
-@json_option
+@options.json_option
 def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) -> None:
     """Say why SCAN gives the cubes it gives, and what other settings would give.
 
@@ -63,16 +62,16 @@ def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) ->
             progress(steps, 2, count)
             title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
             draw_map(read.voxels, spacing, rule, png, title=title, window=window)
-    print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
+    output.print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
     _show(path, found, hu, png)
 
 
 def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | None) -> None:
-    show_table(["what", "value"], _facts(scan, found))
-    show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
+    output.show_table(["what", "value"], _facts(scan, found))
+    output.show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
     if found.scores:
         rows = [[name, f"{score:.3f}"] for name, score in found.scores.items()]
-        show_table(["tissue score of the places inside the border", "score"], rows)
+        output.show_table(["tissue score of the places inside the border", "score"], rows)
     rows = [
         [
             other.option,
@@ -82,17 +81,19 @@ def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | 
         ]
         for other in found.alternatives
     ]
-    show_table(["another setting", "inside border", "of these pass", ""], rows)
-    say(_verdict(found))
+    output.show_table(["another setting", "inside border", "of these pass", ""], rows)
+    output.say(_verdict(found))
     if png is not None:
         what = "patches" if found.plane else "cubes"
-        say(f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}.")
+        output.say(
+            f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}."
+        )
     _say_next(scan, found, hu)
 
 
 def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
     def millimetres(voxels: tuple[int, ...]) -> str:
-        return edges([f"{edge * step:.0f}" for edge, step in zip(voxels, found.spacing, strict=True)])
+        return output.edges([f"{edge * step:.0f}" for edge, step in zip(voxels, found.spacing, strict=True)])
 
     one = _one(found)
     rule = f"{found.min_tissue:g} .. {found.max_tissue:g} passes: the share of {one}'s voxels from -150 HU on"
@@ -100,9 +101,9 @@ def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
     rule += "below -950 HU (air)" if found.plane else "half of those that such a one follows in z"
     return [
         ["scan", _name(scan)],
-        ["voxels x, y, z", f"{edges(found.shape)}, {millimetres(found.shape)} mm"],
-        [one, f"{edges(found.box)} voxels, {millimetres(found.box)} mm"],
-        ["border", f"{edges(found.border)} voxels at each side that no {one.split()[1]} touches"],
+        ["voxels x, y, z", f"{output.edges(found.shape)}, {millimetres(found.shape)} mm"],
+        [one, f"{output.edges(found.box)} voxels, {millimetres(found.box)} mm"],
+        ["border", f"{output.edges(found.border)} voxels at each side that no {one.split()[1]} touches"],
         ["tissue score", rule],
     ]
 
@@ -156,16 +157,20 @@ def _verdict(found: "gt.Explanation") -> str:
 
 def _say_next(scan: Path, found: "gt.Explanation", hu: tuple[int, int]) -> None:
     """The command to go on with: these settings where they give cubes, else the first others that do."""
-    options = ""
+    replaced = ""
     if not found.passing:
         helpful = [other.option for other in found.alternatives if other.passing]
         if not helpful:
             one = _one(found)
-            say_next(f"none of these settings gives {one}; try a smaller --size with a smaller --border.")
+            output.say_next(
+                f"none of these settings gives {one}; try a smaller --size with a smaller --border."
+            )
             return
-        options = f" {helpful[0]}"
+        replaced = f" {helpful[0]}"
     source = scan if scan.exists() else scan.parent / scan.name.rpartition("#")[0]  # with its other series
-    say_next("genesis-prep extract-cubes {} cubes.zarr" + _given(found, hu, options) + options, source)
+    output.say_next(
+        "genesis-prep extract-cubes {} cubes.zarr" + _given(found, hu, replaced) + replaced, source
+    )
 
 
 def _given(found: "gt.Explanation", hu: tuple[int, int], replaced: str) -> str:

@@ -7,17 +7,16 @@ from typing import Any
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
-from genesis_toolkit.cli.output import print_json, say, show_list
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, short_help="Cube store -> the authors' cube files.")
-@click.argument("cubes", type=Store())
-@click.argument("folder", type=Folder(), metavar="DIR")
-@option("--dtype", "Of the values; the authors publish float64.", ["float64", "float32"], "float64")
-@option("--overwrite", "Replace files that hold something else.", bool)
-@json_option
+@click.command(cls=options.Command, short_help="Cube store -> the authors' cube files.")
+@click.argument("cubes", type=options.Store())
+@click.argument("folder", type=options.Folder(), metavar="DIR")
+@options.option("--dtype", "Of the values; the authors publish float64.", ["float64", "float32"], "float64")
+@options.option("--overwrite", "Replace files that hold something else.", bool)
+@options.json_option
 def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool) -> None:
     """Write the cubes of CUBES into DIR as the method's authors publish theirs, one file a subset.
 
@@ -29,11 +28,11 @@ def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool) -> 
     """
     files = gt.export_npy(cubes, folder, dtype=dtype, overwrite=overwrite, progress=True)
     told = [asdict(one) | {"path": str(one.path)} for one in files]
-    print_json({"folder": str(folder), "files": told}, cubes)
+    output.print_json({"folder": str(folder), "files": told}, cubes)
     rows = [
         [one.path.name, one.cubes, "was there" if one.done_before else "written", one.sha256[:12]]
         for one in files
     ]
-    show_list(["file", "cubes", "", "sha256"], rows)
+    output.show_list(["file", "cubes", "", "sha256"], rows)
     made = sum(one.cubes for one in files)
-    say(f"{folder}: {counted(made, 'cube')} as {dtype} in {counted(len(files), 'file')}.")
+    output.say(f"{folder}: {counted(made, 'cube')} as {dtype} in {counted(len(files), 'file')}.")

@@ -8,32 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.options import (
-    Command,
-    Folder,
-    Listed,
-    given_options,
-    option,
-    rule_options,
-    work_of,
-    work_options,
-)
-from genesis_toolkit.cli.output import (
-    MOST_ROWS,
-    edges,
-    estimate_rows,
-    print_json,
-    said_of,
-    say,
-    say_next,
-    shortened,
-    show_list,
-    show_plan,
-    size_of,
-)
 from genesis_toolkit.pipeline.progress import Bars
 from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.training.machine.options import option as option_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,39 +49,43 @@ def _subsets(text: str) -> tuple[int, ...]:
     return tuple(sorted(subsets))
 
 
-@click.command(cls=Command, resumable=True, short_help="Scans -> cube store.")
-@click.argument("source", type=Folder())
-@click.argument("cubes", type=Folder())
-@option(
+@click.command(cls=options.Command, resumable=True, short_help="Scans -> cube store.")
+@click.argument("source", type=options.Folder())
+@click.argument("cubes", type=options.Folder())
+@options.option(
     "--layout",
     "luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
     "the X-ray images of NIH ChestX-ray14.",
     ["auto", "luna16", "files", "nih"],
     "auto",
 )
-@option("--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST")
-@option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
-@option(
+@options.option(
+    "--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST"
+)
+@options.option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
+@options.option(
     "--cubes-per-scan",
     "Cubes drawn in every scan; crops of an X-ray image. [default: 32; nih: the whole image, resized]",
     int,
 )
-@rule_options
-@option(
+@options.rule_options
+@options.option(
     "--sampler", "official replays the authors' own draws, cube for cube.", ["uniform", "official"], "uniform"
 )
-@option("--seed", "Another seed draws other cubes. [default: 0; official: 1]", int)
-@option("--spacing", "Resample to this spacing in mm first.", Listed("X,Y,Z", float, "lengths in mm"))
-@option("--orient", "Turn to these axes first, as in LPS.", metavar="AXES")
-@option(
+@options.option("--seed", "Another seed draws other cubes. [default: 0; official: 1]", int)
+@options.option(
+    "--spacing", "Resample to this spacing in mm first.", options.Listed("X,Y,Z", float, "lengths in mm")
+)
+@options.option("--orient", "Turn to these axes first, as in LPS.", metavar="AXES")
+@options.option(
     "--anonymize",
     "Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
-    Folder(),
+    options.Folder(),
     metavar="KEYFILE",
 )
-@option("--strict", "Stop at the first scan that fails.", bool)
-@work_options("Scans at a time. [default: one a core]")
-def extract_cubes(source: Path, cubes: Path, dry_run: bool, **options: Any) -> None:
+@options.option("--strict", "Stop at the first scan that fails.", bool)
+@options.work_options("Scans at a time. [default: one a core]")
+def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
     A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
@@ -115,17 +98,17 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **options: Any) -> N
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
-    parameters = _parameters(source, given_options())
-    work = work_of(options, dry_run, "anonymize")
+    parameters = _parameters(source, options.given_options())
+    work = options.work_of(given, dry_run, "anonymize")
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 
         with Bars() as progress:
             plan = plan_extraction(source, cubes, parameters, report=progress, **work)
         _say_left_out(plan, parameters)
-        show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
+        output.show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
         return
-    result = gt.extract_cubes(source, cubes, parameters, strict=options["strict"], progress=True, **work)
+    result = gt.extract_cubes(source, cubes, parameters, strict=given["strict"], progress=True, **work)
     _show(result, cubes, parameters)
 
 
@@ -150,7 +133,7 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
         return gt.ExtractParameters(**typed)
     for name, why in _OF_SCANS.items():
         if name in typed:
-            raise gt.CallError(f"--{name.replace('_', '-')} is for CT scans; {why}: leave it out.")
+            raise gt.CallError(f"{option_name(name)} is for CT scans; {why}: leave it out.")
     return gt.ImageParameters(**typed)
 
 
@@ -166,10 +149,10 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
     facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
     facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
-    print_json(facts | {"scans": rows}, cubes)
+    output.print_json(facts | {"scans": rows}, cubes)
     noun = _noun(parameters)
     _show_scans(rows, noun)
-    word = said_of(result.done_before, result.repaired)
+    word = output.said_of(result.done_before, result.repaired)
     if result.taken_in:
         word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
     used = sum(row["status"] == "used" for row in rows)
@@ -177,9 +160,9 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     rest = f" ({others})" if others else ""
     of = f"{used} of {counted(len(rows), noun)}"
-    say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
+    output.say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
     _say_what_would_fit(result.store, rows)
-    say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    output.say_next("genesis-prep degrade {} pairs.zarr", cubes)
     if failed:
         raise SystemExit(BAD_DATA)
 
@@ -196,12 +179,12 @@ def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     none += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
     rows = [
         (plan.known, f"{noun}s in the store already", f"{plan.known:,}"),
-        (True, f"{noun}s to cut", f"{plan.scans:,}, {size_of(plan.bytes)}"),
+        (True, f"{noun}s to cut", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
         (plan.set_aside, "passed over or unusable", f"{plan.set_aside:,}"),
         (plan.unfit, "too small or unreadable", f"{plan.unfit:,}{looked}"),
         (True, "cubes, at most", f"{plan.cubes:,}"),
     ]
-    return [*([name, text] for said, name, text in rows if said), *estimate_rows(plan, none)]
+    return [*([name, text] for said, name, text in rows if said), *output.estimate_rows(plan, none)]
 
 
 def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:
@@ -232,10 +215,10 @@ def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") 
 
 def _say_unused(unused: "Sequence[Outcome]") -> None:
     """The scans that gave no cube, by their own names, which a store of pseudonyms does not tell."""
-    for outcome in unused[:MOST_ROWS]:
+    for outcome in unused[: output.MOST_ROWS]:
         click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
-    if len(unused) > MOST_ROWS:
-        click.echo(f"... and {len(unused) - MOST_ROWS} more that gave no cube.", err=True)
+    if len(unused) > output.MOST_ROWS:
+        click.echo(f"... and {len(unused) - output.MOST_ROWS} more that gave no cube.", err=True)
 
 
 def _scan_rows(store: "gt.CubeStore") -> list[dict[str, Any]]:
@@ -249,31 +232,24 @@ def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> No
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
     asked = store.attributes["parameters"]
     if any("needed" in reason for reason in reasons) and "border" not in asked:
-        say("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
+        output.say("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
     elif any("needed" in reason for reason in reasons):
         size, border = tuple(asked["size"]), tuple(asked["border"])
         least = gt.CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
-        say(
-            f"With --border {','.join(map(str, border))} a scan needs {edges(least)} voxels; a smaller "
-            "--border or --size takes smaller scans."
+        output.say(
+            f"With --border {','.join(map(str, border))} a scan needs {output.edges(least)} voxels; a "
+            "smaller --border or --size takes smaller scans."
         )
     if any("tissue score" in reason for reason in reasons):
         what = "scans with less lung" if asked.get("plane") else "denser scans"
-        say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
+        output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
 def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:
     """All scans where they are few, else only those that gave nothing."""
-    shown = rows if len(rows) <= MOST_ROWS else [row for row in rows if row["status"] != "used"]
-    axes = 2 if noun == "image" else 3
-    cells = [
-        [
-            shortened(row["path"]),
-            edges(row["shape"][:axes]) if any(row["shape"]) else "-",
-            row["status"],
-            row["cubes"],
-            row["reason"],
-        ]
-        for row in shown
-    ]
-    show_list([noun, "shape", "status", "cubes", "reason"], cells)
+    shown = rows if len(rows) <= output.MOST_ROWS else [row for row in rows if row["status"] != "used"]
+    cells = []
+    for row in shown:
+        shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
+        cells.append([output.shortened(row["path"]), shape, row["status"], row["cubes"], row["reason"]])
+    output.show_list([noun, "shape", "status", "cubes", "reason"], cells)

@@ -5,17 +5,16 @@ from pathlib import Path
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Folder, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import print_json, said_of, say, say_next, show_list
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, resumable=True, short_help="The authors' cube files -> cube store.")
-@click.argument("files", type=Folder(), nargs=-1, required=True)
-@click.argument("cubes", type=Folder())
-@threads_option
-@overwrite_store
-@json_option
+@click.command(cls=options.Command, resumable=True, short_help="The authors' cube files -> cube store.")
+@click.argument("files", type=options.Folder(), nargs=-1, required=True)
+@click.argument("cubes", type=options.Folder())
+@options.threads_option
+@options.overwrite_store
+@options.json_option
 def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool) -> None:
     """Make the cube store CUBES of FILES as the method's authors publish them, exactly.
 
@@ -31,9 +30,9 @@ def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwr
     columns = (scans.identifier.tolist(), scans.subset.tolist(), scans.cubes.tolist())
     rows = list(zip(*columns, strict=True))
     told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
-    print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
+    output.print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
     cells = [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows]
-    show_list(["file", "subset", "cubes"], cells)
+    output.show_list(["file", "subset", "cubes"], cells)
     of = f"{counted(len(store), 'cube')} of {counted(len(rows), 'file')}"
-    say(f"{cubes}: {of}{said_of(result.done_before)}.")
-    say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    output.say(f"{cubes}: {of}{output.said_of(result.done_before)}.")
+    output.say_next("genesis-prep degrade {} pairs.zarr", cubes)

@@ -6,25 +6,15 @@ from typing import Any
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Store, json_option
-from genesis_toolkit.cli.output import (
-    edges,
-    print_json,
-    say_next,
-    shares,
-    show_folds,
-    show_not_used,
-    show_table,
-    target_noun,
-)
+from genesis_toolkit.cli import options, output
 
 _MOST_LABELS = 5
 _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of their own
 
 
-@click.command(cls=Command, short_help="What a store holds.")
-@click.argument("store", type=Store())
-@json_option
+@click.command(cls=options.Command, short_help="What a store holds.")
+@click.argument("store", type=options.Store())
+@options.json_option
 def info(store: Path | str) -> None:
     """Say what STORE holds, in one screen.
 
@@ -34,15 +24,17 @@ def info(store: Path | str) -> None:
     """
     opened = gt.open_store(store)
     targets, facts = isinstance(opened, gt.TargetStore), gt.describe_store(opened)
-    print_json(facts)
-    show_table(["what", "value"], _rows(facts))
+    output.print_json(facts)
+    output.show_table(["what", "value"], _rows(facts))
     if targets:
-        show_folds(facts)
+        output.show_folds(facts)
     if "pairs" in facts:
-        show_table(["combination", "pairs"], shares(facts["combinations"], facts["pairs"]))
-    noun = target_noun(facts) if targets else "image" if "images" in facts else "scan"
-    show_not_used(facts["not_used"], noun)
-    say_next("genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store)
+        output.show_table(["combination", "pairs"], output.shares(facts["combinations"], facts["pairs"]))
+    noun = output.target_noun(facts) if targets else "image" if "images" in facts else "scan"
+    output.show_not_used(facts["not_used"], noun)
+    output.say_next(
+        "genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store
+    )
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -54,13 +46,13 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("store", f"{facts['store']} ({facts['format']}, version {facts['version']})")]
     if "task" in facts:
         rows.append(("task", f"{facts['task']}, {', '.join(facts['classes'])}"))
-    rows.append(("cubes", f"{facts['cubes']:,} of {edges(facts['size'])} {points}"))
+    rows.append(("cubes", f"{facts['cubes']:,} of {output.edges(facts['size'])} {points}"))
     if "pairs" in facts:
         rows.append(("pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"))
     rows.append(("window", f"{low} .. {high} {facts['unit']}"))
     if "task" in facts:
         asked = {name: value for name, value in facts["parameters"].items() if name not in _SHOWN}
-        return [*rows, (f"{target_noun(facts)}s", _statuses(facts)), *parameter_rows(asked)]
+        return [*rows, (f"{output.target_noun(facts)}s", _statuses(facts)), *parameter_rows(asked)]
     ratio = facts["bytes_uncompressed"] / facts["bytes"]
     return [
         *rows,

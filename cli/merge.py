@@ -5,17 +5,16 @@ from pathlib import Path
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Folder, Store, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import print_json, said_of, say, say_next
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, resumable=True, short_help="Cube stores made apart -> one.")
-@click.argument("stores", type=Store(), nargs=-1, required=True, metavar="STORE...")
-@click.argument("out", type=Folder())
-@threads_option
-@overwrite_store
-@json_option
+@click.command(cls=options.Command, resumable=True, short_help="Cube stores made apart -> one.")
+@click.argument("stores", type=options.Store(), nargs=-1, required=True, metavar="STORE...")
+@click.argument("out", type=options.Folder())
+@options.threads_option
+@options.overwrite_store
+@options.json_option
 def merge(stores: tuple[str | Path, ...], out: Path, workers: int | None, overwrite: bool) -> None:
     """Put the cube stores STORE... together into OUT, one after the other, decoding no voxel.
 
@@ -29,7 +28,7 @@ def merge(stores: tuple[str | Path, ...], out: Path, workers: int | None, overwr
     result = gt.merge_stores(stores, out, workers=workers, overwrite=overwrite, progress=True)
     store = result.store
     facts = {"done_before": result.done_before, "cubes": len(store), "scans": len(store.scans)}
-    print_json(facts | {"linked": result.linked}, out)
+    output.print_json(facts | {"linked": result.linked}, out)
     of = f"{counted(len(store), 'cube')} of {counted(len(stores), 'store')}"
-    say(f"{out}: {of}{said_of(result.done_before)}.")
-    say_next("genesis-prep degrade {} pairs.zarr", out)
+    output.say(f"{out}: {of}{output.said_of(result.done_before)}.")
+    output.say_next("genesis-prep degrade {} pairs.zarr", out)

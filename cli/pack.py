@@ -5,14 +5,13 @@ from pathlib import Path
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Folder, option
-from genesis_toolkit.cli.output import say, say_next, size_of
+from genesis_toolkit.cli import options, output
 
 
-@click.command(cls=Command, short_help="A store in one file.")
-@click.argument("store", type=Folder())
-@click.argument("archive", type=Folder(), metavar="ARCHIVE.zip")
-@option("--overwrite", "Replace a file that is there.", bool)
+@click.command(cls=options.Command, short_help="A store in one file.")
+@click.argument("store", type=options.Folder())
+@click.argument("archive", type=options.Folder(), metavar="ARCHIVE.zip")
+@options.option("--overwrite", "Replace a file that is there.", bool)
 def pack(store: Path, archive: Path, overwrite: bool) -> None:
     """Put STORE into one archive, which every command reads as it reads the folder. Nothing is unpacked.
 
@@ -21,5 +20,5 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
       genesis-prep pack pairs.zarr pairs.zip
     """
     size = gt.pack_store(store, archive, overwrite=overwrite, progress=True)
-    say(f"{archive} holds {store}, {size_of(size)}.")
-    say_next("genesis-prep info {}", archive)
+    output.say(f"{archive} holds {store}, {output.size_of(size)}.")
+    output.say_next("genesis-prep info {}", archive)

@@ -5,15 +5,14 @@ from pathlib import Path
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.options import Command, Store, option
-from genesis_toolkit.cli.output import say, say_next
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.progress import Bars
 
 
-@click.command(cls=Command, short_help="A contact sheet or a report of a store.")
-@click.argument("store", type=Store())
+@click.command(cls=options.Command, short_help="A contact sheet or a report of a store.")
+@click.argument("store", type=options.Store())
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
+@options.option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
 def preview(store: Path | str, file: Path, rows: int) -> None:
     """Draw a contact sheet of STORE into FILE.png, or write a report, one page in itself, into FILE.html.
 
@@ -40,10 +39,10 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
             raise gt.CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
         else:
             write_report(opened, file, rows)
-    say(f"The {'report' if report else 'contact sheet'} is {file}.")
+    output.say(f"The {'report' if report else 'contact sheet'} is {file}.")
     further = {
         CUBES: "genesis-prep degrade {} pairs.zarr",
         PAIRS: "genesis-train pretrain {} --out run",
         TARGETS: "genesis-train finetune {} --out run",
     }
-    say_next(further[opened.attributes["format"]], store)
+    output.say_next(further[opened.attributes["format"]], store)

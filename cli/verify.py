@@ -7,19 +7,18 @@ from typing import Any
 import click
 
 import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
-from genesis_toolkit.cli.output import print_json, say, say_next, show_table, size_of
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, short_help="Is a store sound?")
-@click.argument("store", type=Store())
-@option("--source", "Compare it with the scans it was made from.", Folder(), metavar="DIR")
-@option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
-@option("--anonymize", "The key that it was made with.", Folder(), metavar="KEYFILE")
-@option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
-@json_option
+@click.command(cls=options.Command, short_help="Is a store sound?")
+@click.argument("store", type=options.Store())
+@options.option("--source", "Compare it with the scans it was made from.", options.Folder(), metavar="DIR")
+@options.option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
+@options.option("--anonymize", "The key that it was made with.", options.Folder(), metavar="KEYFILE")
+@options.option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
+@options.json_option
 def verify(
     store: Path | str, source: Path | None, cubes: int | None, anonymize: Path | None, replay: int
 ) -> None:
@@ -44,7 +43,7 @@ def verify(
     )
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
     note = write_note(Path(store), found.damaged) if mended else None
-    print_json(_facts(found, note), found.place)
+    output.print_json(_facts(found, note), found.place)
     _show(found, note)
     if found.findings:
         raise SystemExit(BAD_DATA)
@@ -66,29 +65,29 @@ def _show(found: "gt.Verification", note: Path | None) -> None:
         for one in found.findings
     ]
     if rows:
-        show_table(["what", "with", "is wrong"], rows)
+        output.show_table(["what", "with", "is wrong"], rows)
     counts = [(found.cubes, "cube"), (found.pairs, "pair")]
     held = [counted(number, what) for number, what in counts if number]
-    read = [counted(found.files, "file"), size_of(found.bytes), *held]
+    read = [counted(found.files, "file"), output.size_of(found.bytes), *held]
     verdict = f"damaged: {counted(len(rows), 'finding')}" if rows else "sound"
-    say(f"{found.place} is {verdict} ({', '.join(read)}).")
+    output.say(f"{found.place} is {verdict} ({', '.join(read)}).")
     if found.scans:
         again = counted(found.cut_again, "cube")
-        say(f"Compared with the sha256 of {counted(found.scans, 'scan')}; cut again: {again}.")
+        output.say(f"Compared with the sha256 of {counted(found.scans, 'scan')}; cut again: {again}.")
     if found.replayed:
-        say(f"Derived again: {counted(found.replayed, 'pair')}.")
+        output.say(f"Derived again: {counted(found.replayed, 'pair')}.")
     for what in found.left_out:
-        say(f"Not looked at: {what}.")
+        output.say(f"Not looked at: {what}.")
     if found.damaged and found.maker in ("import-npy", "extract-targets"):
-        say_next(f"the genesis-prep {found.maker} that made it, with --overwrite.")
+        output.say_next(f"the genesis-prep {found.maker} that made it, with --overwrite.")
     elif note:
-        say_next(
+        output.say_next(
             f"the genesis-prep {found.maker} that made it, once more: it makes the damaged files again and "
             "leaves the others. {}, beside the store, tells it which.",
             note.name,
         )
     elif found.damaged and Path(found.place).is_dir():
-        say(
+        output.say(
             "No note could be written beside the store. Once the damaged files are deleted, the command that "
             "made it sees without one that they are missing, and makes them again."
         )
