@@ -11,13 +11,13 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.pipeline.progress import TrainingBars
+from genesis_toolkit.pipeline.progress import Progress, TrainingBars
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
 if TYPE_CHECKING:
-    from genesis_toolkit.training.compare.evidence import Evidence, Written
+    from genesis_toolkit.training.compare.evidence import Written
     from genesis_toolkit.training.compare.plan import Plan
     from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
@@ -114,7 +114,7 @@ def _compare_trials(
         _show_plan(plan, out, overwrite=given["overwrite"])
         return
     with TrainingBars() as progress:
-        told: dict[str, Any] = {"progress": Remaining(progress), "say": progress.say}
+        told: dict[str, Any] = {"progress": remaining(progress), "say": progress.say}
         written = gt.compare_trials(targets, arms, out, parameters, **given, **choice, **told)
     _show(written)
 
@@ -142,27 +142,19 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
     output.say_next("the same command without --dry-run.")
 
 
-class Remaining:
-    """Says how long the work that is left will take, as the work of this call has taken.
+def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progress:
+    """Tell `report` how long the work that is left will take, as the work of this call has taken."""
+    began: tuple[int, float] | None = None
 
-    Args:
-        report: is told.
-        clock: seconds.
-    """
-
-    def __init__(
-        self, report: Callable[[str, int, int], None], clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._report, self._clock = report, clock
-        self._first: tuple[int, float] | None = None
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Add to `what` about how much time is left, once a piece of this call is done."""
-        now = self._clock()
-        first, since = self._first = self._first or (done, now)
+    def told(what: str, done: int, total: int) -> None:
+        nonlocal began
+        now = clock()
+        first, since = began = began or (done, now)
         if first < done < total:
             what += f", about {output.duration((now - since) / (done - first) * (total - done))} left"
-        self._report(what, done, total)
+        report(what, done, total)
+
+    return told
 
 
 def _pairs(text: str | None) -> list[tuple[str, str]] | None:
@@ -191,7 +183,11 @@ def _show(written: "Written") -> None:
     output.show_table(("task", "arm", "mean", "sd", "n"), rows)
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
-    _say(evidence)
+    output.say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
+    if any(one.p is None for one in evidence.comparisons):
+        output.say("-: neither arm has any spread, so there is nothing to test.", err=True)
+    if evidence.as_dict()["fewer_than_10_trials"]:
+        output.say("Some arms have fewer than 10 trials: read them with care.", err=True)
     if written.status == "already there":
         output.say(f"Nothing was left to do in {written.folder}.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
@@ -208,15 +204,6 @@ def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     output.show_table(("pair", "difference", "Hedges' g [95 %]", "p (default)"), apart, title=task)
     kinds = ("Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed")
     output.show_table(("pair", *kinds), tests)
-
-
-def _say(evidence: "Evidence") -> None:
-    """What the tables do not say themselves."""
-    output.say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
-    if any(one.p is None for one in evidence.comparisons):
-        output.say("-: neither arm has any spread, so there is nothing to test.", err=True)
-    if evidence.as_dict()["fewer_than_10_trials"]:
-        output.say("Some arms have fewer than 10 trials: read them with care.", err=True)
 
 
 def _effect(effect: "Effect | None") -> str:

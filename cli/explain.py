@@ -73,12 +73,7 @@ def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | 
         rows = [[name, f"{score:.3f}"] for name, score in found.scores.items()]
         output.show_table(["tissue score of the places inside the border", "score"], rows)
     rows = [
-        [
-            other.option,
-            _count(other.candidates),
-            _count(other.passing),
-            _share(other.passing, other.candidates),
-        ]
+        [other.option, f"{other.candidates:>12,}", *_share(other.passing, other.candidates)]
         for other in found.alternatives
     ]
     output.show_table(["another setting", "inside border", "of these pass", ""], rows)
@@ -123,23 +118,19 @@ def _funnel(found: "gt.Explanation") -> list[list[str]]:
         if bound or side == "above":
             steps.append((f"less: tissue score {side} {bound:g} (% of those inside)", -lost, inside))
     steps.append((f"{_one(found)} may be cut (% of those inside)", found.passing, inside))
-    rows = [[words, _count(count), _share(abs(count), of_these)] for words, count, of_these in steps]
-    return [[f"where {_one(found)} lies inside the scan", _count(whole), ""], *rows]
+    rows = [[words, *_share(count, of_these)] for words, count, of_these in steps]
+    return [[f"where {_one(found)} lies inside the scan", f"{whole:>12,}", ""], *rows]
 
 
 def _verdict(found: "gt.Explanation") -> str:
     what, several = ("patch", "patches") if found.plane else ("cube", "cubes")
     if found.shortages:
-        words = [
-            f"{short.axis} has {short.found} voxels and needs {short.needed} ("
-            + (
-                "even without a border it is too short for this --size"
-                if short.largest_border is None
-                else f"the largest border that fits is {short.largest_border}"
-            )
-            + ")"
-            for short in found.shortages
-        ]
+        words = []
+        for short in found.shortages:
+            most = f"the largest border that fits is {short.largest_border}"
+            if short.largest_border is None:
+                most = "even without a border it is too short for this --size"
+            words.append(f"{short.axis} has {short.found} voxels and needs {short.needed} ({most})")
         return f"This scan gives no {what}, because it is too small: {'; '.join(words)}."
     if not found.passing:
         return (
@@ -199,9 +190,6 @@ def _name(scan: Path) -> str:
     return scan.name or scan.resolve().name  # the folder at work in has no name as given
 
 
-def _count(places: int) -> str:
-    return f"{places:>12,}"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:6.2f} %" if whole else "-"
+def _share(part: int, whole: int) -> list[str]:
+    """A number of places, negative where they are lost, and its share of the whole."""
+    return [f"{part:>12,}", f"{100 * abs(part) / whole:6.2f} %" if whole else "-"]

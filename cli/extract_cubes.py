@@ -144,7 +144,9 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
         _say_left_out(found, parameters)
     if "anonymized_with" in result.store.attributes["parameters"]:
         _say_unused(result.unused)
-    rows = _scan_rows(result.store)
+    names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
+    columns = (getattr(result.store.scans, name).tolist() for name in names)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     failed = sum(row["status"] == "failed" for row in rows)
     facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
     facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
@@ -221,12 +223,6 @@ def _say_unused(unused: "Sequence[Outcome]") -> None:
         click.echo(f"... and {len(unused) - output.MOST_ROWS} more that gave no cube.", err=True)
 
 
-def _scan_rows(store: "gt.CubeStore") -> list[dict[str, Any]]:
-    names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
-    columns = (getattr(store.scans, name).tolist() for name in names)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
 def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> None:
     """The way out for scans that were too small or too dense, once for all of them."""
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
@@ -247,9 +243,8 @@ def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> No
 
 def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:
     """All scans where they are few, else only those that gave nothing."""
-    shown = rows if len(rows) <= output.MOST_ROWS else [row for row in rows if row["status"] != "used"]
     cells = []
-    for row in shown:
+    for row in rows if len(rows) <= output.MOST_ROWS else [row for row in rows if row["status"] != "used"]:
         shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
         cells.append([output.shortened(row["path"]), shape, row["status"], row["cubes"], row["reason"]])
     output.show_list([noun, "shape", "status", "cubes", "reason"], cells)

@@ -42,14 +42,13 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     points = "voxels" if len(facts["size"]) == 3 else "pixels"
-    low, high = facts["window"]
     rows = [("store", f"{facts['store']} ({facts['format']}, version {facts['version']})")]
     if "task" in facts:
         rows.append(("task", f"{facts['task']}, {', '.join(facts['classes'])}"))
     rows.append(("cubes", f"{facts['cubes']:,} of {output.edges(facts['size'])} {points}"))
     if "pairs" in facts:
         rows.append(("pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"))
-    rows.append(("window", f"{low} .. {high} {facts['unit']}"))
+    rows.append(("window", "{} .. {} {}".format(*facts["window"], facts["unit"])))
     if "task" in facts:
         asked = {name: value for name, value in facts["parameters"].items() if name not in _SHOWN}
         return [*rows, (f"{output.target_noun(facts)}s", _statuses(facts)), *parameter_rows(asked)]
@@ -69,17 +68,14 @@ def _statuses(facts: dict[str, Any]) -> str:
 
 def _scan_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     least, most = facts["spacing_mm"]["least"], facts["spacing_mm"]["most"]
-    spacing = [
-        f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}"
-        for low, high in zip(least, most, strict=True)
-    ]
-    tissue = facts["tissue"]
+    ends = zip(least, most, strict=True)
+    spacing = [f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}" for low, high in ends]
     subsets = ", ".join(f"{subset}: {count}" for subset, count in facts["cubes_by_subset"].items())
     return [
         ("scans", _statuses(facts)),
         ("cubes by subset", subsets),
         ("spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "not known"),
-        ("tissue score", f"{tissue['least']:.3f} .. {tissue['most']:.3f}, median {tissue['median']:.3f}"),
+        ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**facts["tissue"])),
     ]
 
 

@@ -207,13 +207,9 @@ finetuning_options = grouped(
 
 def given_options() -> dict[str, Any]:
     """The parameters of the running command that were typed, by name; none that stand at their default."""
-    context = click.get_current_context()
-    default = click.core.ParameterSource.DEFAULT
-    return {
-        name: value
-        for name, value in context.params.items()
-        if context.get_parameter_source(name) is not default
-    }
+    context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
+    typed = (name for name in context.params if context.get_parameter_source(name) is not default)
+    return {name: context.params[name] for name in typed}
 
 
 def work_of(options: dict[str, Any], dry_run: bool, *more: str) -> dict[str, Any]:

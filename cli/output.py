@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.targets.estimate import TargetEstimate
-    from genesis_toolkit.training.finetune.run import FinetuneOutcome
-    from genesis_toolkit.training.pretrain.call import PretrainOutcome
+    from genesis_toolkit.pipeline.cubes.estimate import Estimate
 
 WIDTH = 80
 MOST_ROWS = 20
@@ -108,7 +106,7 @@ def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str
     say_next("the same command without --dry-run.")
 
 
-def estimate_rows(plan: "ExtractionPlan | TargetEstimate", none: str) -> list[list[str]]:
+def estimate_rows(plan: "Estimate", none: str) -> list[list[str]]:
     """The rows of a plan on the store's size and on time; `none` is said where no scan gave a cube."""
     if plan.store_bytes is None or plan.seconds is None or plan.example_seconds is None:
         return [["store", none], ["time", "-"]]
@@ -154,7 +152,7 @@ def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str) -> None:
 
 
 def show_run(
-    title: str, outcome: "PretrainOutcome | FinetuneOutcome", rows: Sequence[tuple[str, object]]
+    title: str, outcome: "gt.PretrainOutcome | gt.FinetuneOutcome", rows: Sequence[tuple[str, object]]
 ) -> None:
     """Print what a training run came to, its status first; on stderr, where nothing was left to do."""
     stopped = f"after {counted(outcome.epochs, 'epoch')} (by {option(outcome.stopped_by)})"

@@ -13,16 +13,9 @@ from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.machine.options import option as option_name
-from genesis_toolkit.training.pretrain.parameters import (
-    NETWORKS,
-    OPTIMISERS,
-    PRECISIONS,
-    SCHEDULES,
-    Execution,
-    PretrainParameters,
-)
+from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, PRECISIONS, SCHEDULES
 
-_PUBLISHED, _HERE = PretrainParameters(), Execution()
+_PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 
 
 @click.command(cls=options.Command, resumable=True, short_help="Pairs -> weights.")
@@ -104,8 +97,8 @@ def pretrain(store: str, out: Path, initial_encoder: Path | None, overwrite: boo
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     check_installed("Training", "train", "torch")
-    execution = Execution(**{name.name: given.pop(name.name) for name in fields(Execution)})
-    parameters = PretrainParameters(**given)
+    execution = gt.Execution(**{one.name: given.pop(one.name) for one in fields(gt.Execution)})
+    parameters = gt.PretrainParameters(**given)
     with TrainingBars() as progress:
         told: dict[str, Any] = {"progress": progress, "say": progress.say, "overwrite": overwrite}
         outcome = gt.pretrain(store, out, parameters, execution, initial_encoder=initial_encoder, **told)

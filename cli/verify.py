@@ -33,14 +33,12 @@ def verify(
       genesis-prep verify pairs.zarr --replay 100
     """
     from genesis_toolkit.pipeline.cubes.repair import write_note
-    from genesis_toolkit.pipeline.verify.verify import CUBES_CUT_AGAIN
 
     if source is None and (cubes is not None or anonymize is not None):
         raise click.UsageError("--cubes and --anonymize go with --source DIR, the scans to compare with.")
-    again = CUBES_CUT_AGAIN if cubes is None else cubes
-    found = gt.verify_store(
-        store, source=source, anonymize=anonymize, cubes=again, pairs=replay, progress=True
-    )
+    asked: dict[str, Any] = {"source": source, "anonymize": anonymize, "pairs": replay}
+    asked |= {} if cubes is None else {"cubes": cubes}
+    found = gt.verify_store(store, **asked, progress=True)
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
     note = write_note(Path(store), found.damaged) if mended else None
     output.print_json(_facts(found, note), found.place)
