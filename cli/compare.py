@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 
 
-@click.command(cls=options.Command, resumable=True, short_help="Arms x trials -> evidence.")
-@click.argument("targets", nargs=-1, type=options.Store())
-@options.option("--out", "The folder to make.", options.Folder(), metavar="DIR", required=True)
+@click.command(cls=options.Resumable, short_help="Arms x trials -> evidence.")
+@click.argument("targets", nargs=-1, type=options.store)
+@options.option("--out", "The folder to make.", options.path, metavar="DIR", required=True)
 @click.option(
     "--arm",
     "arms",
@@ -48,7 +48,7 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
     "--from-csv",
     "table",
     metavar="FILE",
-    type=options.Folder(),
+    type=options.path,
     help="Instead of target stores a table: columns task,arm,trial,value or task,arm,mean,sd,n.",
 )
 @options.option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
@@ -56,14 +56,7 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 @options.option("--dry-run", "Say which trials there are, and run none.", bool)
 @options.option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
 @options.json_option
-def compare(
-    targets: tuple[str | Path, ...],
-    out: Path,
-    table: Path | None,
-    reference: str | None,
-    pairs: str | None,
-    **given: Any,
-) -> None:
+def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **given: Any) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
     An arm is one way to begin: scratch, ImageNet, Genesis. Each is fine-tuned on each target store, with
@@ -81,7 +74,7 @@ def compare(
         --arm scratch-3d --arm genesis-ct-3d=run --labels 10%
       genesis-train compare --from-csv scores.csv --out comparison
     """
-    choice: dict[str, Any] = {"reference": reference, "pairs": _pairs(pairs)}
+    choice: dict[str, Any] = {"reference": given.pop("reference"), "pairs": _pairs(given.pop("pairs"))}
     if table is None:
         _compare_trials(targets, out, choice, given)
         return

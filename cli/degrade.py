@@ -18,43 +18,40 @@ _RATE = click.FloatRange(0, 1)
 _FILL = click.Choice(["noise", "constant"])
 _RULES = options.Listed("RULES", str, "rules")
 
-#: Every parameter of a recipe that can be given in its place: option, kind, meaning (METHOD.md section 3).
-RECIPE_OPTIONS: tuple[tuple[str, click.ParamType[Any], str], ...] = (
-    ("--flip-rate", _RATE, "How often a turn of the flip is taken, three turns at most."),
+#: Every parameter of a recipe that can be given in its place: option, meaning, kind (METHOD.md section 3).
+RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
+    ("--flip-rate", "How often a turn of the flip is taken, three turns at most.", _RATE),
     (
         "--flip-axes",
-        options.Listed("AXES", str, "axes"),
         "Axes a turn draws from, as in x,y,z; the axis channel flips nothing.",
+        options.Listed("AXES", str, "axes"),
     ),
-    ("--shuffle-rate", _RATE, "Share of pairs with local shuffling."),
-    ("--shuffle-windows", options.at_least_1, "Windows in a cube of 64 x 64 x 32."),
-    ("--shuffle-keeps", click.Choice(["coverage", "number"]), "What stays the same at other sizes."),
-    ("--shuffle-edges", _RULES, "Least and largest edge of a window, as in 1,L//10."),
-    ("--nonlinear-rate", _RATE, "Share of pairs with a non-linear curve."),
-    ("--invert-rate", _RATE, "Share of the curves that are inverted."),
-    ("--paint-rate", _RATE, "Share of pairs that are painted, in or out."),
-    ("--inpaint-share", _RATE, "Share of in-painting among the painted."),
-    ("--inpaint-windows", options.at_least_1, "Windows of in-painting, at most."),
-    ("--inpaint-continue", _RATE, "How often there is one more of them."),
-    ("--inpaint-edges", _RULES, "Least and largest edge of a window, as in L//6,L//3."),
-    ("--inpaint-fill", _FILL, "What a window of in-painting is filled with."),
-    ("--outpaint-windows", options.at_least_1, "Windows that out-painting keeps, at most."),
-    ("--outpaint-continue", _RATE, "How often there is one more of them."),
-    ("--outpaint-margins", _RULES, "A kept edge is L less r, r between these, as in 3L//7,4L//7."),
-    ("--outpaint-fill", _FILL, "What out-painting fills with."),
+    ("--shuffle-rate", "Share of pairs with local shuffling.", _RATE),
+    ("--shuffle-windows", "Windows in a cube of 64 x 64 x 32.", options.at_least_1),
+    ("--shuffle-keeps", "What stays the same at other sizes.", click.Choice(["coverage", "number"])),
+    ("--shuffle-edges", "Least and largest edge of a window, as in 1,L//10.", _RULES),
+    ("--nonlinear-rate", "Share of pairs with a non-linear curve.", _RATE),
+    ("--invert-rate", "Share of the curves that are inverted.", _RATE),
+    ("--paint-rate", "Share of pairs that are painted, in or out.", _RATE),
+    ("--inpaint-share", "Share of in-painting among the painted.", _RATE),
+    ("--inpaint-windows", "Windows of in-painting, at most.", options.at_least_1),
+    ("--inpaint-continue", "How often there is one more of them.", _RATE),
+    ("--inpaint-edges", "Least and largest edge of a window, as in L//6,L//3.", _RULES),
+    ("--inpaint-fill", "What a window of in-painting is filled with.", _FILL),
+    ("--outpaint-windows", "Windows that out-painting keeps, at most.", options.at_least_1),
+    ("--outpaint-continue", "How often there is one more of them.", _RATE),
+    ("--outpaint-margins", "A kept edge is L less r, r between these, as in 3L//7,4L//7.", _RULES),
+    ("--outpaint-fill", "What out-painting fills with.", _FILL),
 )
 
 
-@click.command(cls=options.Command, resumable=True, short_help="Cube store -> pair store.")
-@click.argument("cubes", type=options.Store())
-@click.argument("pairs", type=options.Folder())
+@click.command(cls=options.Resumable, short_help="Cube store -> pair store.")
+@click.argument("cubes", type=options.store)
+@click.argument("pairs", type=options.path)
 @options.option("--recipe", "genesis, official-2020, official-2019 or paper.", str, "genesis", metavar="NAME")
 @options.option("--variants", "Degraded copies of every cube.", int, 1)
 @options.option("--seed", "Another seed draws other degradations.", int, 0)
-@options.grouped(
-    "Recipe, parameter by parameter",
-    *(options.option(name, text, kind) for name, kind, text in RECIPE_OPTIONS),
-)
+@options.grouped("Recipe, parameter by parameter", *(options.option(*one) for one in RECIPE_OPTIONS))
 @options.work_options("Threads at work. [default: one a core]")
 def degrade(
     cubes: Path | str, pairs: Path, recipe: str, variants: int, seed: int, dry_run: bool, **given: Any

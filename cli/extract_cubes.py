@@ -15,11 +15,8 @@ from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option as option_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
     from genesis_toolkit.pipeline.cubes.parameters import Parameters
-    from genesis_toolkit.pipeline.cubes.records import Outcome
 
 #: Options that X-ray images have no use for, and why.
 _OF_SCANS = {
@@ -49,9 +46,9 @@ def _subsets(text: str) -> tuple[int, ...]:
     return tuple(sorted(subsets))
 
 
-@click.command(cls=options.Command, resumable=True, short_help="Scans -> cube store.")
-@click.argument("source", type=options.Folder())
-@click.argument("cubes", type=options.Folder())
+@click.command(cls=options.Resumable, short_help="Scans -> cube store.")
+@click.argument("source", type=options.path)
+@click.argument("cubes", type=options.path)
 @options.option(
     "--layout",
     "luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
@@ -80,7 +77,7 @@ def _subsets(text: str) -> tuple[int, ...]:
 @options.option(
     "--anonymize",
     "Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
-    options.Folder(),
+    options.path,
     metavar="KEYFILE",
 )
 @options.option("--strict", "Stop at the first scan that fails.", bool)
@@ -113,11 +110,7 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
 
 
 def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
-    """What is to be cut, by what was typed and how SOURCE is laid out.
-
-    Raises:
-        CallError: an option of the other kind of source was typed, or a value is out of range.
-    """
+    """What is to be cut, by what was typed and how SOURCE is laid out; all else that was typed is refused."""
     from genesis_toolkit.pipeline.scans.find import layout_of
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
@@ -142,8 +135,12 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     found = result.found
     if not result.done_before:
         _say_left_out(found, parameters)
-    if "anonymized_with" in result.store.attributes["parameters"]:
-        _say_unused(result.unused)
+    if "anonymized_with" in result.store.attributes["parameters"]:  # then the table tells no names
+        for outcome in result.unused[: output.MOST_ROWS]:
+            click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
+        if len(result.unused) > output.MOST_ROWS:
+            more = len(result.unused) - output.MOST_ROWS
+            click.echo(f"... and {more} more that gave no cube.", err=True)
     names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
     columns = (getattr(result.store.scans, name).tolist() for name in names)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -213,14 +210,6 @@ def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") 
             f"{counted(found.absent, 'image')} of {of} not there, as in a part of the download: the same "
             "command takes them in once they are."
         )
-
-
-def _say_unused(unused: "Sequence[Outcome]") -> None:
-    """The scans that gave no cube, by their own names, which a store of pseudonyms does not tell."""
-    for outcome in unused[: output.MOST_ROWS]:
-        click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
-    if len(unused) > output.MOST_ROWS:
-        click.echo(f"... and {len(unused) - output.MOST_ROWS} more that gave no cube.", err=True)
 
 
 def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> None:

@@ -26,9 +26,9 @@ def _negatives(text: str) -> int | None:
         raise click.BadParameter(f"{text!r} must be a number for each nodule, as in 10, or all.") from None
 
 
-@click.command(cls=options.Command, resumable=True, short_help="Scans -> labelled cubes.")
-@click.argument("source", type=options.Folder())
-@click.argument("targets", type=options.Folder())
+@click.command(cls=options.Resumable, short_help="Scans -> labelled cubes.")
+@click.argument("source", type=options.path)
+@click.argument("targets", type=options.path)
 @options.option(
     "--task",
     "ncc: nodule or not, of LUNA16's candidates; segment: scans and masks; dxc: NIH's findings.",
@@ -50,7 +50,7 @@ def _negatives(text: str) -> int | None:
 @options.option(
     "--masks",
     "segment: masks, named as their scans. [default: LUNA16's seg-lungs-LUNA16]",
-    options.Folder(),
+    options.path,
     metavar="DIR",
 )
 @options.option(
@@ -103,11 +103,7 @@ def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **giv
 
 
 def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
-    """What is asked of the task, by what was typed.
-
-    Raises:
-        CallError: an option of another task was typed, or a value is out of range.
-    """
+    """What is asked of the task, by what was typed; options of other tasks are refused."""
     from genesis_toolkit.pipeline.targets.parameters import TASKS
 
     kind = TASKS[task]

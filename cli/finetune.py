@@ -15,15 +15,13 @@ from genesis_toolkit.training.finetune.parameters import FinetuneParameters, lab
 from genesis_toolkit.training.pretrain.parameters import NETWORKS
 
 
-@click.command(
-    cls=options.Command, resumable=True, short_help="Weights -> a target task, learnt and evaluated."
-)
+@click.command(cls=options.Resumable, short_help="Weights -> a target task, learnt and evaluated.")
 @click.argument("targets")
 @options.out_option
 @options.option(
     "--weights",
     "Weights to begin with: a run, a checkpoint, the authors' .pt, or a ResNet-18.  [default: scratch]",
-    options.Folder(),
+    options.path,
     metavar="W",
 )
 @options.option(

@@ -9,9 +9,9 @@ from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Command, resumable=True, short_help="The authors' cube files -> cube store.")
-@click.argument("files", type=options.Folder(), nargs=-1, required=True)
-@click.argument("cubes", type=options.Folder())
+@click.command(cls=options.Resumable, short_help="The authors' cube files -> cube store.")
+@click.argument("files", type=options.path, nargs=-1, required=True)
+@click.argument("cubes", type=options.path)
 @options.threads_option
 @options.overwrite_store
 @options.json_option

@@ -13,7 +13,7 @@ _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of th
 
 
 @click.command(cls=options.Command, short_help="What a store holds.")
-@click.argument("store", type=options.Store())
+@click.argument("store", type=options.store)
 @options.json_option
 def info(store: Path | str) -> None:
     """Say what STORE holds, in one screen.
@@ -95,12 +95,11 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _told(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
-    from genesis_toolkit.pipeline.degrade.recipes import RECIPES
     from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     told = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
     if "recipe" in told:
-        named = RECIPES[told["recipe"]["name"]].to_json()
+        named = gt.get_recipe(told["recipe"]["name"]).to_json()
         changes = {name: value for name, value in told["recipe"].items() if value != named[name]}
         words = ", ".join(f"{name} {value}" for name, value in parameter_rows(changes))
         told["recipe"] = told["recipe"]["name"] + (f" with {words}" if words else "")

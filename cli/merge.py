@@ -9,9 +9,9 @@ from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Command, resumable=True, short_help="Cube stores made apart -> one.")
-@click.argument("stores", type=options.Store(), nargs=-1, required=True, metavar="STORE...")
-@click.argument("out", type=options.Folder())
+@click.command(cls=options.Resumable, short_help="Cube stores made apart -> one.")
+@click.argument("stores", type=options.store, nargs=-1, required=True, metavar="STORE...")
+@click.argument("out", type=options.path)
 @options.threads_option
 @options.overwrite_store
 @options.json_option

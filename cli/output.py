@@ -90,12 +90,7 @@ def say(*sentences: str, err: bool = False) -> None:
 
 
 def say_next(line: str, *words: object) -> None:
-    """Say on stderr what to do next.
-
-    Args:
-        line: a command that can be pasted, or a sentence.
-        words: stand in its `{}`, quoted for the shell.
-    """
+    """Say on stderr what to do next: a command that can be pasted, whose `{}` are these words, quoted."""
     say(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}", err=True)
 
 

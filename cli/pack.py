@@ -9,8 +9,8 @@ from genesis_toolkit.cli import options, output
 
 
 @click.command(cls=options.Command, short_help="A store in one file.")
-@click.argument("store", type=options.Folder())
-@click.argument("archive", type=options.Folder(), metavar="ARCHIVE.zip")
+@click.argument("store", type=options.path)
+@click.argument("archive", type=options.path, metavar="ARCHIVE.zip")
 @options.option("--overwrite", "Replace a file that is there.", bool)
 def pack(store: Path, archive: Path, overwrite: bool) -> None:
     """Put STORE into one archive, which every command reads as it reads the folder. Nothing is unpacked.

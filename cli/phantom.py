@@ -13,10 +13,8 @@ from genesis_toolkit.pipeline.wording import counted
 _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
 
 
-@click.command(
-    cls=options.Command, resumable=True, short_help="Write practice chest CT scans or radiographs."
-)
-@click.argument("folder", type=options.Folder(), metavar="DIR")
+@click.command(cls=options.Resumable, short_help="Write practice chest CT scans or radiographs.")
+@click.argument("folder", type=options.path, metavar="DIR")
 @options.option(
     "--layout", "luna16: CT scans; nih: radiographs, as NIH ChestX-ray14.", ["luna16", "nih"], "luna16"
 )

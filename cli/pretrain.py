@@ -18,7 +18,7 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, P
 _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 
 
-@click.command(cls=options.Command, resumable=True, short_help="Pairs -> weights.")
+@click.command(cls=options.Resumable, short_help="Pairs -> weights.")
 @click.argument("store")
 @options.out_option
 @options.grouped(
@@ -58,7 +58,7 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.option(
         "--initial-encoder",
         "Weights that the encoder of unet2d begins with: a ResNet-18 under torchvision's names.",
-        options.Folder(),
+        options.path,
         metavar="FILE",
     ),
 )

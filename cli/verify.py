@@ -13,15 +13,13 @@ from genesis_toolkit.pipeline.wording import counted
 
 
 @click.command(cls=options.Command, short_help="Is a store sound?")
-@click.argument("store", type=options.Store())
-@options.option("--source", "Compare it with the scans it was made from.", options.Folder(), metavar="DIR")
+@click.argument("store", type=options.store)
+@options.option("--source", "Compare it with the scans it was made from.", options.path, metavar="DIR")
 @options.option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
-@options.option("--anonymize", "The key that it was made with.", options.Folder(), metavar="KEYFILE")
+@options.option("--anonymize", "The key that it was made with.", options.path, metavar="KEYFILE")
 @options.option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
 @options.json_option
-def verify(
-    store: Path | str, source: Path | None, cubes: int | None, anonymize: Path | None, replay: int
-) -> None:
+def verify(store: Path | str, cubes: int | None, replay: int, **given: Any) -> None:
     """Look for all that is wrong with STORE: every file, every cube, every row of its tables.
 
     Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade
@@ -34,11 +32,10 @@ def verify(
     """
     from genesis_toolkit.pipeline.cubes.repair import write_note
 
-    if source is None and (cubes is not None or anonymize is not None):
+    if given["source"] is None and (cubes is not None or given["anonymize"] is not None):
         raise click.UsageError("--cubes and --anonymize go with --source DIR, the scans to compare with.")
-    asked: dict[str, Any] = {"source": source, "anonymize": anonymize, "pairs": replay}
-    asked |= {} if cubes is None else {"cubes": cubes}
-    found = gt.verify_store(store, **asked, progress=True)
+    given |= {} if cubes is None else {"cubes": cubes}
+    found = gt.verify_store(store, **given, pairs=replay, progress=True)
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
     note = write_note(Path(store), found.damaged) if mended else None
     output.print_json(_facts(found, note), found.place)
