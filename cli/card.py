@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.options import Command, Store
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options
 
 
-@click.command(cls=Command, short_help="The dataset card of a store.")
-@click.argument("store", type=Store())
+@click.command(cls=options.Command, short_help="The dataset card of a store.")
+@click.argument("store", type=options.store)
 def card(store: Path | str) -> None:
     """Print the dataset card of STORE, the README.md in it, as Markdown.
 
@@ -17,6 +18,5 @@ def card(store: Path | str) -> None:
       genesis-prep card pairs.zarr > README.md
     """
     from genesis_toolkit.pipeline.describe.card import CARD
-    from genesis_toolkit.pipeline.store.open import open_store
 
-    click.echo(open_store(store).storage.read(CARD), nl=False)
+    click.echo(gt.open_store(store).storage.read(CARD), nl=False)

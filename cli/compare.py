@@ -8,34 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.options import (
-    Command,
-    Folder,
-    Store,
-    finetuning_options,
-    given_options,
-    json_option,
-    option,
-)
-from genesis_toolkit.cli.output import counted, duration, print_json, say_next, shortened, show_table
-from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.progress import TrainingBars
+from genesis_toolkit.pipeline.progress import Progress, TrainingBars
+from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
 if TYPE_CHECKING:
-    from genesis_toolkit.training.compare.evidence import Evidence, Written
+    from genesis_toolkit.training.compare.evidence import Written
     from genesis_toolkit.training.compare.plan import Plan
     from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
 #: What goes with --from-csv; everything else is about trials.
-_OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
+_OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 
 
-@click.command(cls=Command, resumable=True, short_help="Arms x trials -> evidence.")
-@click.argument("targets", nargs=-1, type=Store())
-@option("--out", "The folder to make.", Folder(), metavar="DIR", required=True)
+@click.command(cls=options.Resumable, short_help="Arms x trials -> evidence.")
+@click.argument("targets", nargs=-1, type=options.store)
+@options.option("--out", "The folder to make.", options.path, metavar="DIR", required=True)
 @click.option(
     "--arm",
     "arms",
@@ -44,37 +36,27 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite", "as_json"}
     help="An arm, once for each: scratch-3d or scratch-2d; genesis-ct-3d, imagenet, genesis-ct-2d, "
     "genesis-xray-2d or any other name with weights: a run, a checkpoint, an official file.",
 )
-@option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
-@option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
-@option(
+@options.option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
+@options.option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
+@options.option(
     "--width",
     "Of the arms from scratch.  [default: that of the weights with as many axes, or the published]",
     int,
 )
-@finetuning_options
+@options.finetuning_options
 @click.option(
     "--from-csv",
     "table",
     metavar="FILE",
-    type=Folder(),
+    type=options.path,
     help="Instead of target stores a table: columns task,arm,trial,value or task,arm,mean,sd,n.",
 )
-@option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
-@option("--pairs", "Compare only these; one-tailed tests ask if B is higher.", metavar="A:B,...")
-@option("--dry-run", "Say which trials there are, and run none.", bool)
-@option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
-@json_option
-def compare(
-    targets: tuple[str | Path, ...],
-    out: Path,
-    table: Path | None,
-    reference: str | None,
-    pairs: str | None,
-    dry_run: bool,
-    overwrite: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+@options.option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
+@options.option("--pairs", "Compare only these; one-tailed tests ask if B is higher.", metavar="A:B,...")
+@options.option("--dry-run", "Say which trials there are, and run none.", bool)
+@options.option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
+@options.json_option
+def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **given: Any) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
     An arm is one way to begin: scratch, ImageNet, Genesis. Each is fine-tuned on each target store, with
@@ -92,72 +74,51 @@ def compare(
         --arm scratch-3d --arm genesis-ct-3d=run --labels 10%
       genesis-train compare --from-csv scores.csv --out comparison
     """
-    choice: dict[str, Any] = {"reference": reference, "pairs": _pairs(pairs)}
+    choice: dict[str, Any] = {"reference": given.pop("reference"), "pairs": _pairs(given.pop("pairs"))}
     if table is None:
-        _compare_trials(targets, out, choice, options, dry_run=dry_run, overwrite=overwrite, as_json=as_json)
+        _compare_trials(targets, out, choice, given)
         return
-    strange = given_options().keys() - _OF_TABLES
+    strange = options.given_options().keys() - _OF_TABLES
     for parameter in click.get_current_context().command.params:
         if parameter.name in strange:
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
-            raise CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
+            raise gt.CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
     check_installed("Comparing", "evidence", "scipy")
     from genesis_toolkit.training.compare.evidence import compare_table
 
-    _show(compare_table(table, out, **choice, overwrite=overwrite), as_json=as_json)
+    _show(compare_table(table, out, **choice, overwrite=given["overwrite"]))
 
 
 def _compare_trials(
-    targets: Sequence[str | Path],
-    out: Path,
-    choice: dict[str, Any],
-    options: dict[str, Any],
-    *,
-    dry_run: bool,
-    overwrite: bool,
-    as_json: bool,
+    targets: Sequence[str | Path], out: Path, choice: dict[str, Any], given: dict[str, Any]
 ) -> None:
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "scipy")
     from genesis_toolkit.training.compare.plan import make_plan, parse_arm
-    from genesis_toolkit.training.compare.trials import check_choice, compare_trials
+    from genesis_toolkit.training.compare.trials import check_choice
 
-    arms = [parse_arm(text) for text in options.pop("arms")]
-    trials, width = options.pop("trials"), options.pop("width")
-    asked = {one.name: options.pop(one.name) for one in fields(FinetuneParameters)}
+    arms = [parse_arm(text) for text in given.pop("arms")]
+    asked = {one.name: given.pop(one.name) for one in fields(FinetuneParameters)}
     parameters = FinetuneParameters.from_dict(asked)
-    if dry_run:
-        plan = make_plan(targets, arms, parameters, trials, width)
+    if given.pop("dry_run"):
+        plan = make_plan(targets, arms, parameters, given["trials"], given["width"])
         check_choice(plan, **choice)
-        _show_plan(plan, out, overwrite=overwrite, as_json=as_json)
+        _show_plan(plan, out, overwrite=given["overwrite"])
         return
     with TrainingBars() as progress:
-        written = compare_trials(
-            targets,
-            arms,
-            out,
-            parameters,
-            trials=trials,
-            width=width,
-            **options,  # workers and device
-            **choice,
-            overwrite=overwrite,
-            progress=Remaining(progress),
-            say=progress.say,
-        )
-    _show(written, as_json=as_json)
+        told: dict[str, Any] = {"progress": remaining(progress), "say": progress.say}
+        written = gt.compare_trials(targets, arms, out, parameters, **given, **choice, **told)
+    _show(written)
 
 
-def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> None:
+def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
     """Which trials there are, and which of them are done."""
     from genesis_toolkit.training.compare.trials import check_out, folder_of, read_score
 
     check_out(out, plan, overwrite=overwrite)
     done = {trial for trial in plan.trials if not overwrite and read_score(folder_of(out, trial)) is not None}
-    if as_json:
-        trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
-        print_json({"out": str(out), **plan.record(), "trials": trials})
-        return
+    trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
+    output.print_json({"out": str(out), **plan.record(), "trials": trials})
     rows = []
     for task in plan.tasks:
         for arm in plan.arms:
@@ -165,35 +126,27 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool, as_json: bool) -> No
             network = f"{arm.network}, {arm.width}"
             weights = arm.arm.weights or "from scratch"
             ready = sum(trial in done for trial in mine)
-            name, done_of = shortened(task.name, 12), f"{ready} of {len(mine)}"
-            rows.append((name, shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
-    show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
+            name, done_of = output.shortened(task.name, 12), f"{ready} of {len(mine)}"
+            rows.append((name, output.shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
+    output.show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
-    click.echo(f"A dry run: nothing was written. Left to do: {left}.", err=True)
-    say_next("the same command without --dry-run.")
+    output.say(f"A dry run: nothing was written. Left to do: {left}.", err=True)
+    output.say_next("the same command without --dry-run.")
 
 
-class Remaining:
-    """Says how long the work that is left will take, as the work of this call has taken.
+def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progress:
+    """Tell `report` how long the work that is left will take, as the work of this call has taken."""
+    began: tuple[int, float] | None = None
 
-    Args:
-        report: is told.
-        clock: seconds.
-    """
-
-    def __init__(
-        self, report: Callable[[str, int, int], None], clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._report, self._clock = report, clock
-        self._first: tuple[int, float] | None = None
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Add to `what` about how much time is left, once a piece of this call is done."""
-        now = self._clock()
-        first, since = self._first = self._first or (done, now)
+    def told(what: str, done: int, total: int) -> None:
+        nonlocal began
+        now = clock()
+        first, since = began = began or (done, now)
         if first < done < total:
-            what += f", about {duration((now - since) / (done - first) * (total - done))} left"
-        self._report(what, done, total)
+            what += f", about {output.duration((now - since) / (done - first) * (total - done))} left"
+        report(what, done, total)
+
+    return told
 
 
 def _pairs(text: str | None) -> list[tuple[str, str]] | None:
@@ -204,60 +157,45 @@ def _pairs(text: str | None) -> list[tuple[str, str]] | None:
     for pair in text.split(","):
         first, colon, second = (part.strip() for part in pair.partition(":"))
         if not (first and colon and second) or ":" in second:
-            raise CallError(
+            raise gt.CallError(
                 f"--pairs {text} is no list of pairs: write two arms a pair, as in --pairs a:b,a:c."
             )
         pairs.append((first, second))
     return pairs
 
 
-def _show(written: "Written", *, as_json: bool) -> None:
+def _show(written: "Written") -> None:
     """The tables on stdout, and on stderr what to keep in mind."""
     evidence = written.evidence
-    if as_json:
-        print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
-        return
-    show_table(
-        ("task", "arm", "mean", "sd", "n"),
-        [
-            (shortened(one.task), shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
-            for one in evidence.summaries
-        ],
-    )
+    output.print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
+    rows = [
+        (output.shortened(one.task), output.shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
+        for one in evidence.summaries
+    ]
+    output.show_table(("task", "arm", "mean", "sd", "n"), rows)
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
-    _say(evidence)
+    output.say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
+    if any(one.p is None for one in evidence.comparisons):
+        output.say("-: neither arm has any spread, so there is nothing to test.", err=True)
+    if evidence.as_dict()["fewer_than_10_trials"]:
+        output.say("Some arms have fewer than 10 trials: read them with care.", err=True)
     if written.status == "already there":
-        click.echo(f"Nothing was left to do in {written.folder}.", err=True)
+        output.say(f"Nothing was left to do in {written.folder}.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
-    say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
+    output.say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
 
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     """The pairs of one task: how far they lie apart, and all their p-values."""
-    pairs = [f"{shortened(one.first.arm, 11)}:{shortened(one.second.arm, 12)}" for one in comparisons]
-    told = list(zip(pairs, comparisons, strict=True))
-    show_table(
-        ("pair", "difference", "Hedges' g [95 %]", "p (default)"),
-        [(pair, f"{one.difference:+.4g}", _effect(one.effect), _starred(one.p)) for pair, one in told],
-        title=task,
-    )
-    show_table(
-        ("pair", "Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed"),
-        [
-            (pair, _starred(one.p_holm), *(_number(p) for p in list(one.p_values().values())[1:]))
-            for pair, one in told
-        ],
-    )
-
-
-def _say(evidence: "Evidence") -> None:
-    """What the tables do not say themselves."""
-    click.echo("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
-    if any(one.p is None for one in evidence.comparisons):
-        click.echo("-: neither arm has any spread, so there is nothing to test.", err=True)
-    if evidence.as_dict()["fewer_than_10_trials"]:
-        click.echo("Some arms have fewer than 10 trials: read them with care.", err=True)
+    apart, tests = [], []
+    for one in comparisons:
+        pair = f"{output.shortened(one.first.arm, 11)}:{output.shortened(one.second.arm, 12)}"
+        apart.append((pair, f"{one.difference:+.4g}", _effect(one.effect), _starred(one.p)))
+        tests.append((pair, _starred(one.p_holm), *map(_number, list(one.p_values().values())[1:])))
+    output.show_table(("pair", "difference", "Hedges' g [95 %]", "p (default)"), apart, title=task)
+    kinds = ("Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed")
+    output.show_table(("pair", *kinds), tests)
 
 
 def _effect(effect: "Effect | None") -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from genesis_toolkit.pipeline.errors import CallError, DataError
+
 WRONG_CALL = 2
 BAD_DATA = 1
 INTERRUPTED = 130
@@ -23,8 +25,6 @@ class GenesisGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
-        from genesis_toolkit.pipeline.errors import CallError, DataError
-
         interruption = _Interruption()
         try:
             with interruption.taken():
@@ -33,15 +33,14 @@ class GenesisGroup(click.Group):
             _leave(str(error), WRONG_CALL)
         except DataError as error:
             _leave(str(error), BAD_DATA)
-        except KeyboardInterrupt:
-            _leave(_interrupted(ctx), INTERRUPTED)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
-            _leave(f"{error.strerror or error}{place}. {_once_mended(ctx)}", BAD_DATA)
-        except Exception:
-            if not interruption.came:
+            again = _again(ctx, "once that is mended, ")
+            _leave(f"{error.strerror or error}{place}. {again}", BAD_DATA)
+        except (KeyboardInterrupt, Exception) as error:
+            if not (interruption.came or isinstance(error, KeyboardInterrupt)):
                 raise
-            _leave(_interrupted(ctx), INTERRUPTED)
+            _leave(f"Interrupted. {_again(ctx)}", INTERRUPTED)
 
 
 class _Interruption:
@@ -86,8 +85,6 @@ def check_installed(doing: str, extra: str, *packages: str) -> None:
     Raises:
         CallError: one is not installed; the sentence says how to install it.
     """
-    from genesis_toolkit.pipeline.errors import CallError
-
     for package in packages:
         if find_spec(package) is None:
             raise CallError(
@@ -95,25 +92,14 @@ def check_installed(doing: str, extra: str, *packages: str) -> None:
             )
 
 
-def _is_resumable(ctx: click.Context) -> bool:
-    """Whether the command at work keeps what it has done; the others are quick, or write all or nothing."""
+def _again(ctx: click.Context, when: str = "") -> str:
+    """What the same command does after it was stopped; those that keep nothing write all or nothing."""
     assert isinstance(ctx.command, click.Group)
     command = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")
-    return bool(getattr(command, "resumable", False))
-
-
-def _interrupted(ctx: click.Context) -> str:
-    """What is said of an interruption."""
-    if _is_resumable(ctx):
-        return "Interrupted. What is done is kept: the same command goes on from there."
-    return "Interrupted. The same command begins again."
-
-
-def _once_mended(ctx: click.Context) -> str:
-    """What is said where the disk, or something else outside, has stopped a command."""
-    if _is_resumable(ctx):
-        return "What is done is kept: once that is mended, the same command goes on from there."
-    return "Once that is mended, the same command begins again."
+    if getattr(command, "resumable", False):
+        return f"What is done is kept: {when}the same command goes on from there."
+    words = f"{when}the same command begins again."
+    return words[0].upper() + words[1:]
 
 
 def _leave(message: str, code: int) -> None:

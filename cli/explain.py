@@ -2,31 +2,28 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from genesis_toolkit.cli.options import Command, json_option, option, rule_options
-from genesis_toolkit.cli.output import edges, print_json, say_next, show_table
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.progress import Bars
-
-if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.cubes.explain import Explanation
 
 _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
 
-@click.command(cls=Command, short_help="Why a scan gives the cubes it gives.")
+@click.command(cls=options.Command, short_help="Why a scan gives the cubes it gives.")
 @click.argument("scan", type=click.Path())
-@rule_options
-@option(
+@options.rule_options
+@options.option(
     "--png",
     "Also draw where cubes may lie, over three slices.",
     click.Path(path_type=Path, dir_okay=False),
     metavar="MAP",
 )
-@json_option
-def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **rule_of: Any) -> None:
+@options.json_option
+def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) -> None:
     """Say why SCAN gives the cubes it gives, and what other settings would give.
 
     SCAN is a file, the folder of a DICOM series, or folder#label as tables show it where a folder holds
@@ -36,16 +33,14 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
     Example:
       genesis-prep explain scan.mhd --png map.png
     """
-    from genesis_toolkit.pipeline.cubes.explain import explain_scan
-    from genesis_toolkit.pipeline.cubes.rule import CubeRule
-    from genesis_toolkit.pipeline.errors import CallError, DataError
-    from genesis_toolkit.pipeline.hounsfield import Window
     from genesis_toolkit.pipeline.pictures.map import draw_map
-    from genesis_toolkit.pipeline.scans.read import read_scan, scan_path
+    from genesis_toolkit.pipeline.scans.read import scan_path
 
     if len(hu) != 2:
-        raise CallError(f"--hu {','.join(map(str, hu))}: it must be two numbers low,high, as in -1000,1000.")
-    rule, window = CubeRule(**rule_of), Window(*hu)
+        raise gt.CallError(
+            f"--hu {','.join(map(str, hu))}: it must be two numbers low,high, as in -1000,1000."
+        )
+    rule, window = gt.CubeRule(**rule_of), gt.Window(*hu)
     steps = "scan read, judged, drawn" if png else "scan read, judged"
     count = steps.count(",") + 1
     with Bars() as progress:
@@ -53,54 +48,47 @@ def explain(scan: str, png: Path | None, as_json: bool, hu: tuple[int, int], **r
         try:
             path = scan_path(scan)
             if path.suffix.lower() == ".png":
-                raise CallError(
+                raise gt.CallError(
                     f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes "
                     "itself says why one gives nothing. Give a CT scan."
                 )
-            read = read_scan(path)
-        except DataError as error:
-            raise DataError(f"{scan}: {error}.") from None
+            read = gt.read_scan(path)
+        except gt.DataError as error:
+            raise gt.DataError(f"{scan}: {error}.") from None
         progress(steps, 1, count)
         spacing = read.geometry.spacing
-        found = explain_scan(read.voxels, spacing, rule, window)
+        found = gt.explain_scan(read.voxels, spacing, rule, window)
         if png is not None:
             progress(steps, 2, count)
             title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
             draw_map(read.voxels, spacing, rule, png, title=title, window=window)
-    if as_json:
-        print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
-        return
+    output.print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
     _show(path, found, hu, png)
 
 
-def _show(scan: Path, found: "Explanation", hu: tuple[int, int], png: Path | None) -> None:
-    show_table(["what", "value"], _facts(scan, found))
-    show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
+def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | None) -> None:
+    output.show_table(["what", "value"], _facts(scan, found))
+    output.show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
     if found.scores:
         rows = [[name, f"{score:.3f}"] for name, score in found.scores.items()]
-        show_table(["tissue score of the places inside the border", "score"], rows)
+        output.show_table(["tissue score of the places inside the border", "score"], rows)
     rows = [
-        [
-            other.option,
-            _count(other.candidates),
-            _count(other.passing),
-            _share(other.passing, other.candidates),
-        ]
+        [other.option, f"{other.candidates:>12,}", *_share(other.passing, other.candidates)]
         for other in found.alternatives
     ]
-    show_table(["another setting", "inside border", "of these pass", ""], rows)
-    click.echo(_verdict(found))
+    output.show_table(["another setting", "inside border", "of these pass", ""], rows)
+    output.say(_verdict(found))
     if png is not None:
         what = "patches" if found.plane else "cubes"
-        click.echo(
+        output.say(
             f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}."
         )
     _say_next(scan, found, hu)
 
 
-def _facts(scan: Path, found: "Explanation") -> list[list[str]]:
+def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
     def millimetres(voxels: tuple[int, ...]) -> str:
-        return edges([f"{edge * step:.0f}" for edge, step in zip(voxels, found.spacing, strict=True)])
+        return output.edges([f"{edge * step:.0f}" for edge, step in zip(voxels, found.spacing, strict=True)])
 
     one = _one(found)
     rule = f"{found.min_tissue:g} .. {found.max_tissue:g} passes: the share of {one}'s voxels from -150 HU on"
@@ -108,14 +96,14 @@ def _facts(scan: Path, found: "Explanation") -> list[list[str]]:
     rule += "below -950 HU (air)" if found.plane else "half of those that such a one follows in z"
     return [
         ["scan", _name(scan)],
-        ["voxels x, y, z", f"{edges(found.shape)}, {millimetres(found.shape)} mm"],
-        [one, f"{edges(found.box)} voxels, {millimetres(found.box)} mm"],
-        ["border", f"{edges(found.border)} voxels at each side that no {one.split()[1]} touches"],
+        ["voxels x, y, z", f"{output.edges(found.shape)}, {millimetres(found.shape)} mm"],
+        [one, f"{output.edges(found.box)} voxels, {millimetres(found.box)} mm"],
+        ["border", f"{output.edges(found.border)} voxels at each side that no {one.split()[1]} touches"],
         ["tissue score", rule],
     ]
 
 
-def _funnel(found: "Explanation") -> list[list[str]]:
+def _funnel(found: "gt.Explanation") -> list[list[str]]:
     """What each part of the rule takes away, and its share of what was there before."""
     whole, inside = found.places_whole, found.candidates
     steps = [
@@ -130,23 +118,19 @@ def _funnel(found: "Explanation") -> list[list[str]]:
         if bound or side == "above":
             steps.append((f"less: tissue score {side} {bound:g} (% of those inside)", -lost, inside))
     steps.append((f"{_one(found)} may be cut (% of those inside)", found.passing, inside))
-    rows = [[words, _count(count), _share(abs(count), of_these)] for words, count, of_these in steps]
-    return [[f"where {_one(found)} lies inside the scan", _count(whole), ""], *rows]
+    rows = [[words, *_share(count, of_these)] for words, count, of_these in steps]
+    return [[f"where {_one(found)} lies inside the scan", f"{whole:>12,}", ""], *rows]
 
 
-def _verdict(found: "Explanation") -> str:
+def _verdict(found: "gt.Explanation") -> str:
     what, several = ("patch", "patches") if found.plane else ("cube", "cubes")
     if found.shortages:
-        words = [
-            f"{short.axis} has {short.found} voxels and needs {short.needed} ("
-            + (
-                "even without a border it is too short for this --size"
-                if short.largest_border is None
-                else f"the largest border that fits is {short.largest_border}"
-            )
-            + ")"
-            for short in found.shortages
-        ]
+        words = []
+        for short in found.shortages:
+            most = f"the largest border that fits is {short.largest_border}"
+            if short.largest_border is None:
+                most = "even without a border it is too short for this --size"
+            words.append(f"{short.axis} has {short.found} voxels and needs {short.needed} ({most})")
         return f"This scan gives no {what}, because it is too small: {'; '.join(words)}."
     if not found.passing:
         return (
@@ -162,25 +146,27 @@ def _verdict(found: "Explanation") -> str:
     )
 
 
-def _say_next(scan: Path, found: "Explanation", hu: tuple[int, int]) -> None:
+def _say_next(scan: Path, found: "gt.Explanation", hu: tuple[int, int]) -> None:
     """The command to go on with: these settings where they give cubes, else the first others that do."""
-    options = ""
+    replaced = ""
     if not found.passing:
         helpful = [other.option for other in found.alternatives if other.passing]
         if not helpful:
             one = _one(found)
-            say_next(f"none of these settings gives {one}; try a smaller --size with a smaller --border.")
+            output.say_next(
+                f"none of these settings gives {one}; try a smaller --size with a smaller --border."
+            )
             return
-        options = f" {helpful[0]}"
+        replaced = f" {helpful[0]}"
     source = scan if scan.exists() else scan.parent / scan.name.rpartition("#")[0]  # with its other series
-    say_next("genesis-prep extract-cubes {} cubes.zarr" + _given(found, hu, options) + options, source)
+    output.say_next(
+        "genesis-prep extract-cubes {} cubes.zarr" + _given(found, hu, replaced) + replaced, source
+    )
 
 
-def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
+def _given(found: "gt.Explanation", hu: tuple[int, int], replaced: str) -> str:
     """The settings that differ from the defaults, as typed."""
-    from genesis_toolkit.pipeline.cubes.rule import CubeRule
-
-    most = CubeRule(found.size).most_tissue
+    most = gt.CubeRule(found.size).most_tissue
     settings = {
         "--size": (",".join(map(str, found.size)), "64,64,32"),
         "--plane": (found.plane or "axial", "axial"),
@@ -196,7 +182,7 @@ def _given(found: "Explanation", hu: tuple[int, int], replaced: str) -> str:
     )
 
 
-def _one(found: "Explanation") -> str:
+def _one(found: "gt.Explanation") -> str:
     return "a patch" if found.plane else "a cube"
 
 
@@ -204,9 +190,6 @@ def _name(scan: Path) -> str:
     return scan.name or scan.resolve().name  # the folder at work in has no name as given
 
 
-def _count(places: int) -> str:
-    return f"{places:>12,}"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:6.2f} %" if whole else "-"
+def _share(part: int, whole: int) -> list[str]:
+    """A number of places, negative where they are lost, and its share of the whole."""
+    return [f"{part:>12,}", f"{100 * abs(part) / whole:6.2f} %" if whole else "-"]

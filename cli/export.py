@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.options import Command, json_option, option
-from genesis_toolkit.cli.output import print_json, say_next, show_table
 
 
-@click.command(cls=Command, short_help="A run -> weights in formats of others.")
+@click.command(cls=options.Command, short_help="A run -> weights in formats of others.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -20,9 +20,9 @@ from genesis_toolkit.cli.output import print_json, say_next, show_table
     type=click.Choice(["official", "nnssl", "state-dict"]),
     help="official: as the method's authors publish; nnssl: for nnU-Net v2; state-dict: tensors alone.",
 )
-@option("--overwrite", "Replace OUT and its card.", bool)
-@json_option
-def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> None:
+@options.option("--overwrite", "Replace OUT and its card.", bool)
+@options.json_option
+def export(run: Path, out: Path, kind: str, overwrite: bool) -> None:
     """Write the best weights of RUN to the file OUT, and a model card to OUT.md.
 
     RUN is a folder that pretrain made. The card tells of the store, the degradations, the parameters, the
@@ -33,12 +33,8 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
       genesis-train export run genesis.pt --format official
     """
     check_installed("Exporting", "train", "torch")
-    from genesis_toolkit.training.weights.export import export_weights as write
-
-    written = write(run, out, kind, overwrite=overwrite)
-    if as_json:
-        print_json(asdict(written))
-        return
+    written = gt.export_weights(run, out, kind, overwrite=overwrite)
+    output.print_json(asdict(written))
     rows = [
         ("weights", f"{written.file} ({written.format})"),
         ("model card", written.card),
@@ -47,5 +43,5 @@ def export(run: Path, out: Path, kind: str, overwrite: bool, as_json: bool) -> N
         ("validation loss", f"{written.validation_loss:.5f}"),
         ("sha256", written.sha256),
     ]
-    show_table(("export", ""), rows)
-    say_next("read {}; it says how to load the weights.", written.card)
+    output.show_table(("export", ""), rows)
+    output.say_next("read {}; it says how to load the weights.", written.card)

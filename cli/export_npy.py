@@ -6,18 +6,18 @@ from typing import Any
 
 import click
 
-from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
-from genesis_toolkit.cli.output import counted, print_json, show_list
-from genesis_toolkit.pipeline.progress import Bars
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
+from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, short_help="Cube store -> the authors' cube files.")
-@click.argument("cubes", type=Store())
-@click.argument("folder", type=Folder(), metavar="DIR")
-@option("--dtype", "Of the values; the authors publish float64.", ["float64", "float32"], "float64")
-@option("--overwrite", "Replace files that hold something else.", bool)
-@json_option
-def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool, as_json: bool) -> None:
+@click.command(cls=options.Command, short_help="Cube store -> the authors' cube files.")
+@click.argument("cubes", type=options.store)
+@click.argument("folder", type=options.path, metavar="DIR")
+@options.option("--dtype", "Of the values; the authors publish float64.", ["float64", "float32"], "float64")
+@options.option("--overwrite", "Replace files that hold something else.", bool)
+@options.json_option
+def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool) -> None:
     """Write the cubes of CUBES into DIR as the method's authors publish theirs, one file a subset.
 
     The values are (HU + 1000) / 2000. A file that is there already with this content is left as it is.
@@ -26,20 +26,13 @@ def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool, as_
     Example:
       genesis-prep export-npy cubes.zarr cubes-npy
     """
-    from genesis_toolkit.pipeline.exchange.npy_export import export_npy as run
-
-    with Bars() as progress:
-        files = run(cubes, folder, dtype=dtype, overwrite=overwrite, progress=progress)
-    if as_json:
-        rows = [asdict(one) | {"path": str(one.path)} for one in files]
-        print_json({"folder": str(folder), "files": rows}, cubes)
-        return
-    show_list(
-        ["file", "cubes", "", "sha256"],
-        [
-            [one.path.name, one.cubes, "was there" if one.done_before else "written", one.sha256[:12]]
-            for one in files
-        ],
-    )
+    files = gt.export_npy(cubes, folder, dtype=dtype, overwrite=overwrite, progress=True)
+    told = [asdict(one) | {"path": str(one.path)} for one in files]
+    output.print_json({"folder": str(folder), "files": told}, cubes)
+    rows = [
+        [one.path.name, one.cubes, "was there" if one.done_before else "written", one.sha256[:12]]
+        for one in files
+    ]
+    output.show_list(["file", "cubes", "", "sha256"], rows)
     made = sum(one.cubes for one in files)
-    click.echo(f"{folder}: {counted(made, 'cube')} as {dtype} in {counted(len(files), 'file')}.")
+    output.say(f"{folder}: {counted(made, 'cube')} as {dtype} in {counted(len(files), 'file')}.")

@@ -1,46 +1,22 @@
 """`genesis-prep extract-cubes`: a cube store of a folder of scans."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.options import (
-    Command,
-    Folder,
-    Listed,
-    given_options,
-    option,
-    rule_options,
-    work_of,
-    work_options,
-)
-from genesis_toolkit.cli.output import (
-    MOST_ROWS,
-    counted,
-    edges,
-    estimate_rows,
-    print_json,
-    said_of,
-    say_next,
-    shortened,
-    show_list,
-    show_plan,
-    size_of,
-)
 from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.training.machine.options import option as option_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.cubes.extract import ExtractionResult
     from genesis_toolkit.pipeline.cubes.parameters import Parameters
-    from genesis_toolkit.pipeline.cubes.records import Outcome
-    from genesis_toolkit.pipeline.scans.find import Found
-    from genesis_toolkit.pipeline.store.open import CubeStore
 
 #: Options that X-ray images have no use for, and why.
 _OF_SCANS = {
@@ -70,39 +46,43 @@ def _subsets(text: str) -> tuple[int, ...]:
     return tuple(sorted(subsets))
 
 
-@click.command(cls=Command, resumable=True, short_help="Scans -> cube store.")
-@click.argument("source", type=Folder())
-@click.argument("cubes", type=Folder())
-@option(
+@click.command(cls=options.Resumable, short_help="Scans -> cube store.")
+@click.argument("source", type=options.path)
+@click.argument("cubes", type=options.path)
+@options.option(
     "--layout",
     "luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
     "the X-ray images of NIH ChestX-ray14.",
     ["auto", "luna16", "files", "nih"],
     "auto",
 )
-@option("--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST")
-@option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
-@option(
+@options.option(
+    "--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST"
+)
+@options.option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
+@options.option(
     "--cubes-per-scan",
     "Cubes drawn in every scan; crops of an X-ray image. [default: 32; nih: the whole image, resized]",
     int,
 )
-@rule_options
-@option(
+@options.rule_options
+@options.option(
     "--sampler", "official replays the authors' own draws, cube for cube.", ["uniform", "official"], "uniform"
 )
-@option("--seed", "Another seed draws other cubes. [default: 0; official: 1]", int)
-@option("--spacing", "Resample to this spacing in mm first.", Listed("X,Y,Z", float, "lengths in mm"))
-@option("--orient", "Turn to these axes first, as in LPS.", metavar="AXES")
-@option(
+@options.option("--seed", "Another seed draws other cubes. [default: 0; official: 1]", int)
+@options.option(
+    "--spacing", "Resample to this spacing in mm first.", options.Listed("X,Y,Z", float, "lengths in mm")
+)
+@options.option("--orient", "Turn to these axes first, as in LPS.", metavar="AXES")
+@options.option(
     "--anonymize",
     "Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
-    Folder(),
+    options.path,
     metavar="KEYFILE",
 )
-@option("--strict", "Stop at the first scan that fails.", bool)
-@work_options("Scans at a time. [default: one a core]")
-def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+@options.option("--strict", "Stop at the first scan that fails.", bool)
+@options.work_options("Scans at a time. [default: one a core]")
+def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
     A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
@@ -115,31 +95,22 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, as_json: bool, **opt
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
-    from genesis_toolkit.pipeline.cubes.extract import extract_cubes as run
-
-    parameters = _parameters(source, given_options())
-    work = work_of(options, dry_run, "anonymize")
+    parameters = _parameters(source, options.given_options())
+    work = options.work_of(given, dry_run, "anonymize")
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 
         with Bars() as progress:
             plan = plan_extraction(source, cubes, parameters, report=progress, **work)
         _say_left_out(plan, parameters)
-        show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)), as_json)
+        output.show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
         return
-    with Bars() as progress:
-        result = run(source, cubes, parameters, strict=options["strict"], progress=progress, **work)
-    _show(result, cubes, parameters, as_json)
+    result = gt.extract_cubes(source, cubes, parameters, strict=given["strict"], progress=True, **work)
+    _show(result, cubes, parameters)
 
 
 def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
-    """What is to be cut, by what was typed and how SOURCE is laid out.
-
-    Raises:
-        CallError: an option of the other kind of source was typed, or a value is out of range.
-    """
-    from genesis_toolkit.pipeline.cubes.parameters import ExtractParameters, ImageParameters
-    from genesis_toolkit.pipeline.errors import CallError
+    """What is to be cut, by what was typed and how SOURCE is laid out; all else that was typed is refused."""
     from genesis_toolkit.pipeline.scans.find import layout_of
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
@@ -148,48 +119,49 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
     if typed["layout"] != "nih":
         if "split" in typed:
-            raise CallError(
+            raise gt.CallError(
                 "--split chooses among the lists of NIH ChestX-ray14, and these are CT scans: leave it out; "
                 "LUNA16's subsets are chosen with --subsets."
             )
-        return ExtractParameters(**typed)
+        return gt.ExtractParameters(**typed)
     for name, why in _OF_SCANS.items():
         if name in typed:
-            raise CallError(f"--{name.replace('_', '-')} is for CT scans; {why}: leave it out.")
-    return ImageParameters(**typed)
+            raise gt.CallError(f"{option_name(name)} is for CT scans; {why}: leave it out.")
+    return gt.ImageParameters(**typed)
 
 
-def _show(result: "ExtractionResult", cubes: Path, parameters: "Parameters", as_json: bool) -> None:
+def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") -> None:
     """Say what came of an extraction; ends with exit code 1 where a scan failed."""
     found = result.found
     if not result.done_before:
         _say_left_out(found, parameters)
-    if "anonymized_with" in result.store.attributes["parameters"]:
-        _say_unused(result.unused)
-    rows = _scan_rows(result.store)
+    if "anonymized_with" in result.store.attributes["parameters"]:  # then the table tells no names
+        for outcome in result.unused[: output.MOST_ROWS]:
+            click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
+        if len(result.unused) > output.MOST_ROWS:
+            more = len(result.unused) - output.MOST_ROWS
+            click.echo(f"... and {more} more that gave no cube.", err=True)
+    names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
+    columns = (getattr(result.store.scans, name).tolist() for name in names)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     failed = sum(row["status"] == "failed" for row in rows)
-    if as_json:
-        facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
-        facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
-        facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
-        print_json(facts | {"scans": rows}, cubes)
-    else:
-        noun = _noun(parameters)
-        _show_scans(rows, noun)
-        word = said_of(result.done_before, result.repaired)
-        if result.taken_in:
-            word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
-        used = sum(row["status"] == "used" for row in rows)
-        others = [
-            f"{count} {what}"
-            for what, count in (("skipped", len(rows) - used - failed), ("could not be read", failed))
-            if count
-        ]
-        rest = f" ({', '.join(others)})" if others else ""
-        of = f"{used} of {counted(len(rows), noun)}"
-        click.echo(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
-        _say_what_would_fit(result.store, rows)
-        say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
+    facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
+    facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
+    output.print_json(facts | {"scans": rows}, cubes)
+    noun = _noun(parameters)
+    _show_scans(rows, noun)
+    word = output.said_of(result.done_before, result.repaired)
+    if result.taken_in:
+        word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
+    used = sum(row["status"] == "used" for row in rows)
+    counts = {"skipped": len(rows) - used - failed, "could not be read": failed}
+    others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    rest = f" ({others})" if others else ""
+    of = f"{used} of {counted(len(rows), noun)}"
+    output.say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
+    _say_what_would_fit(result.store, rows)
+    output.say_next("genesis-prep degrade {} pairs.zarr", cubes)
     if failed:
         raise SystemExit(BAD_DATA)
 
@@ -201,107 +173,67 @@ def _noun(parameters: "Parameters") -> str:
 
 def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     """What an extraction would come to, as rows of two cells; `noun` is what is cut."""
-    known = [[f"{noun}s in the store already", f"{plan.known:,}"]] if plan.known else []
-    aside = [["passed over or unusable", f"{plan.set_aside:,}"]] if plan.set_aside else []
     looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} looked at"
-    unfit = [["too small or unreadable", f"{plan.unfit:,}{looked}"]] if plan.unfit else []
     none = f"no {noun} that was tried gives a cube"
     none += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
-    return [
-        *known,
-        [f"{noun}s to cut", f"{plan.scans:,}, {size_of(plan.bytes)}"],
-        *aside,
-        *unfit,
-        ["cubes, at most", f"{plan.cubes:,}"],
-        *estimate_rows(plan, none),
+    rows = [
+        (plan.known, f"{noun}s in the store already", f"{plan.known:,}"),
+        (True, f"{noun}s to cut", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
+        (plan.set_aside, "passed over or unusable", f"{plan.set_aside:,}"),
+        (plan.unfit, "too small or unreadable", f"{plan.unfit:,}{looked}"),
+        (True, "cubes, at most", f"{plan.cubes:,}"),
     ]
+    return [*([name, text] for said, name, text in rows if said), *output.estimate_rows(plan, none)]
 
 
-def _say_left_out(found: "Found | ExtractionPlan", parameters: "Parameters") -> None:
+def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:
     """What a source holds and was not asked for, and what it lacks; nothing where it is all there."""
-    said = []
+    tell, split = partial(click.echo, err=True), getattr(parameters, "split", "")
     if found.passed_over:
-        said.append(
+        tell(
             f"Subset {', '.join(map(str, found.passed_over))} not taken: 7-9 are the test set of the nodule "
             "task, and pre-training on a test set leaks. Choose with --subsets."
         )
-    split = getattr(parameters, "split", "")
     if found.other_list and split == "train_val":
-        said.append(
+        tell(
             f"{counted(found.other_list, 'image')} of the test list not taken: pre-training on a test set "
             "leaks. Choose with --split."
         )
     if split == "all":
-        said.append(
+        tell(
             "NIH's test list is not kept apart: its images are among these, and pre-training on a test set "
             "leaks. --split train_val leaves them out."
         )
     if found.absent:
         of = "the table" if split == "all" else f"the {split.replace('_', '-')} list"
-        said.append(
+        tell(
             f"{counted(found.absent, 'image')} of {of} not there, as in a part of the download: the same "
             "command takes them in once they are."
         )
-    for sentence in said:
-        click.echo(sentence, err=True)
 
 
-def _say_unused(unused: "Sequence[Outcome]") -> None:
-    """The scans that gave no cube, by their own names, which a store of pseudonyms does not tell."""
-    for outcome in unused[:MOST_ROWS]:
-        click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
-    if len(unused) > MOST_ROWS:
-        click.echo(f"... and {len(unused) - MOST_ROWS} more that gave no cube.", err=True)
-
-
-def _scan_rows(store: "CubeStore") -> list[dict[str, Any]]:
-    scans = store.scans
-    return [
-        {
-            "identifier": str(scans.identifier[row]),
-            "subset": int(scans.subset[row]),
-            "path": str(scans.path[row]),
-            "shape": scans.shape[row].tolist(),
-            "status": str(scans.status[row]),
-            "cubes": int(scans.cubes[row]),
-            "reason": str(scans.reason[row]),
-        }
-        for row in range(len(scans))
-    ]
-
-
-def _say_what_would_fit(store: "CubeStore", rows: list[dict[str, Any]]) -> None:
+def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> None:
     """The way out for scans that were too small or too dense, once for all of them."""
-    from genesis_toolkit.pipeline.cubes.rule import CubeRule
-
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
     asked = store.attributes["parameters"]
     if any("needed" in reason for reason in reasons) and "border" not in asked:
-        click.echo("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
+        output.say("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
     elif any("needed" in reason for reason in reasons):
         size, border = tuple(asked["size"]), tuple(asked["border"])
-        least = CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
-        click.echo(
-            f"With --border {','.join(map(str, border))} a scan needs {edges(least)} voxels; a smaller "
-            "--border or --size takes smaller scans."
+        least = gt.CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
+        output.say(
+            f"With --border {','.join(map(str, border))} a scan needs {output.edges(least)} voxels; a "
+            "smaller --border or --size takes smaller scans."
         )
     if any("tissue score" in reason for reason in reasons):
         what = "scans with less lung" if asked.get("plane") else "denser scans"
-        click.echo(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
+        output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
 def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:
     """All scans where they are few, else only those that gave nothing."""
-    shown = rows if len(rows) <= MOST_ROWS else [row for row in rows if row["status"] != "used"]
-    axes = 2 if noun == "image" else 3
-    cells = [
-        [
-            shortened(row["path"]),
-            edges(row["shape"][:axes]) if any(row["shape"]) else "-",
-            row["status"],
-            row["cubes"],
-            row["reason"],
-        ]
-        for row in shown
-    ]
-    show_list([noun, "shape", "status", "cubes", "reason"], cells)
+    cells = []
+    for row in rows if len(rows) <= output.MOST_ROWS else [row for row in rows if row["status"] != "used"]:
+        shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
+        cells.append([output.shortened(row["path"]), shape, row["status"], row["cubes"], row["reason"]])
+    output.show_list([noun, "shape", "status", "cubes", "reason"], cells)

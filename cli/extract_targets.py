@@ -6,26 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.options import Command, Folder, Listed, given_options, option, work_of, work_options
-from genesis_toolkit.cli.output import (
-    counted,
-    estimate_rows,
-    print_json,
-    said_of,
-    say_next,
-    show_folds,
-    show_not_used,
-    show_plan,
-    size_of,
-    target_noun,
-)
-from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.training.machine.options import option as option_name
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.targets.parameters import TargetParameters
 
-_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "as_json", "source", "targets"}
+_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "targets"}
 
 
 def _negatives(text: str) -> int | None:
@@ -36,49 +26,47 @@ def _negatives(text: str) -> int | None:
         raise click.BadParameter(f"{text!r} must be a number for each nodule, as in 10, or all.") from None
 
 
-@click.command(cls=Command, resumable=True, short_help="Scans -> labelled cubes.")
-@click.argument("source", type=Folder())
-@click.argument("targets", type=Folder())
-@option(
+@click.command(cls=options.Resumable, short_help="Scans -> labelled cubes.")
+@click.argument("source", type=options.path)
+@click.argument("targets", type=options.path)
+@options.option(
     "--task",
     "ncc: nodule or not, of LUNA16's candidates; segment: scans and masks; dxc: NIH's findings.",
     ["ncc", "segment", "dxc"],
     required=True,
 )
-@option(
+@options.option(
     "--size",
     "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; dxc: 224,224]",
-    Listed("X,Y[,Z]"),
+    options.Listed("X,Y[,Z]"),
 )
-@option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"))
-@option(
+@options.option("--hu", "HU window to clip to. [default: -1000,1000]", options.Listed("LOW,HIGH"))
+@options.option(
     "--negatives",
     "ncc: candidates that are no nodule, for each that is; or all. [default: 10]",
     _negatives,
     metavar="N",
 )
-@option(
+@options.option(
     "--masks",
     "segment: masks, named as their scans. [default: LUNA16's seg-lungs-LUNA16]",
-    Folder(),
+    options.path,
     metavar="DIR",
 )
-@option(
+@options.option(
     "--labels",
     "segment: values of a mask that are foreground, as in 1,2. [default: all but 0]",
-    Listed("LIST"),
+    options.Listed("LIST"),
 )
-@option("--cubes-per-scan", "segment: cubes drawn in every scan. [default: 32]", int)
-@option(
+@options.option("--cubes-per-scan", "segment: cubes drawn in every scan. [default: 32]", int)
+@options.option(
     "--layout",
     "segment: how SOURCE is laid out, as for extract-cubes. [default: auto]",
     ["auto", "luna16", "files"],
 )
-@option("--seed", "ncc, segment: another seed draws others. [default: 0]", int)
-@work_options("Scans at a time. [default: one a core]")
-def extract_targets(
-    source: Path, targets: Path, task: str, dry_run: bool, as_json: bool, **options: Any
-) -> None:
+@options.option("--seed", "ncc, segment: another seed draws others. [default: 0]", int)
+@options.work_options("Scans at a time. [default: one a core]")
+def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **given: Any) -> None:
     """Cut labelled cubes of one task out of SOURCE into the target store TARGETS.
 
     ncc: a cube around each of LUNA16's nodule candidates (candidates_V2.csv), subsets 0-4 train, 5-6
@@ -93,42 +81,29 @@ def extract_targets(
         --masks masks --labels 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
-    from genesis_toolkit.pipeline.describe.facts import describe_store
-    from genesis_toolkit.pipeline.targets.extract import extract_targets as run
-
-    parameters = _parameters(task, given_options())
-    work = work_of(options, dry_run)
+    parameters = _parameters(task, options.given_options())
+    work = options.work_of(given, dry_run)
     if dry_run:
-        _show_estimate(source, targets, parameters, work, as_json)
+        _show_estimate(source, targets, parameters, work)
         return
-    with Bars() as progress:
-        result = run(source, targets, parameters, **work, progress=progress)
-    facts = describe_store(result.store)
+    result = gt.extract_targets(source, targets, parameters, **work, progress=True)
+    facts = gt.describe_store(result.store)
     failed = sum(row["status"] != "skipped" for row in facts["not_used"])  # or has candidates outside it
-    if as_json:
-        said = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
-        print_json(facts | said, targets)
-    else:
-        for sentence in (*result.said, *_lacks(facts)):
-            click.echo(sentence, err=True)
-        show_folds(facts)
-        show_not_used(facts["not_used"], target_noun(facts))
-        of = f"{facts['scans'].get('used', 0)} of {counted(sum(facts['scans'].values()), target_noun(facts))}"
-        click.echo(
-            f"{targets}: {counted(facts['cubes'], 'labelled cube')} of {of}{said_of(result.done_before)}."
-        )
-        say_next("genesis-prep info {}", targets)
+    told = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
+    output.print_json(facts | told, targets)
+    output.say(*result.said, *_lacks(facts), err=True)
+    output.show_folds(facts)
+    noun, scans, cubes = output.target_noun(facts), facts["scans"], counted(facts["cubes"], "labelled cube")
+    output.show_not_used(facts["not_used"], noun)
+    of = f"{scans.get('used', 0)} of {counted(sum(scans.values()), noun)}"
+    output.say(f"{targets}: {cubes} of {of}{output.said_of(result.done_before)}.")
+    output.say_next("genesis-prep info {}", targets)
     if failed:
         raise SystemExit(BAD_DATA)
 
 
 def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
-    """What is asked of the task, by what was typed.
-
-    Raises:
-        CallError: an option of another task was typed, or a value is out of range.
-    """
-    from genesis_toolkit.pipeline.errors import CallError
+    """What is asked of the task, by what was typed; options of other tasks are refused."""
     from genesis_toolkit.pipeline.targets.parameters import TASKS
 
     kind = TASKS[task]
@@ -136,43 +111,35 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     typed = {name: value for name, value in given.items() if name not in _COMMON}
     for name in typed:
         if name not in own:
-            allowed = ", ".join(f"--{known.replace('_', '-')}" for known in sorted(own))
-            raise CallError(
-                f"--{name.replace('_', '-')} means nothing to --task {task}, which takes {allowed}: leave it "
-                "out."
+            allowed = ", ".join(map(option_name, sorted(own)))
+            raise gt.CallError(
+                f"{option_name(name)} means nothing to --task {task}, which takes {allowed}: leave it out."
             )
     return kind(**typed)
 
 
-def _show_estimate(
-    source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any], as_json: bool
-) -> None:
+def _show_estimate(source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any]) -> None:
     """Say what a dry run comes to."""
     from genesis_toolkit.pipeline.targets.extract import estimate_targets
 
     found = estimate_targets(source, targets, parameters, **work)
     facts = asdict(found) | {"size": parameters.size}
-    if not as_json:
-        for sentence in (*found.said, *_lacks(facts)):
-            click.echo(sentence, err=True)
-        show_folds(facts)
-    noun = target_noun(facts)
+    output.say(*found.said, *_lacks(facts), err=True)
+    output.show_folds(facts)
+    noun = output.target_noun(facts)
     rows = [
-        [f"{noun}s to cut", f"{found.scans:,}, {size_of(found.bytes)}"],
+        [f"{noun}s to cut", f"{found.scans:,}, {output.size_of(found.bytes)}"],
         ["unusable, or nothing wanted of them", f"{found.set_aside:,}"],
         ["cubes, at most", f"{found.cubes:,}"],
-        *estimate_rows(found, f"no {noun} that was tried gives a cube"),
+        *output.estimate_rows(found, f"no {noun} that was tried gives a cube"),
     ]
     if found.finished:
         rows = [[f"{noun}s to cut", "none: the store is finished"]]
-    show_plan(targets, facts, rows, as_json)
+    output.show_plan(targets, facts, rows)
 
 
 def _lacks(facts: dict[str, Any]) -> list[str]:
     """A sentence where a fold is empty, without which nothing can be told of a training."""
     empty = [name for name, fold in facts["folds"].items() if not fold["cubes"]]
-    if not empty:
-        return []
-    return [
-        f"No cube is in the fold {', '.join(empty)}: more {target_noun(facts)}s are needed to train and test."
-    ]
+    more = f"more {output.target_noun(facts)}s are needed to train and test"
+    return [f"No cube is in the fold {', '.join(empty)}: {more}."] if empty else []

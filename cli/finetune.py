@@ -2,44 +2,36 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.options import (
-    Command,
-    Folder,
-    finetuning_options,
-    json_option,
-    option,
-    out_option,
-    overwrite_run,
-)
-from genesis_toolkit.cli.output import counted, print_json, say_next, show_run, show_table
 from genesis_toolkit.pipeline.progress import TrainingBars
+from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 from genesis_toolkit.training.pretrain.parameters import NETWORKS
 
-if TYPE_CHECKING:
-    from genesis_toolkit.training.finetune.run import FinetuneOutcome
 
-
-@click.command(cls=Command, resumable=True, short_help="Weights -> a target task, learnt and evaluated.")
+@click.command(cls=options.Resumable, short_help="Weights -> a target task, learnt and evaluated.")
 @click.argument("targets")
-@out_option
-@option(
+@options.out_option
+@options.option(
     "--weights",
     "Weights to begin with: a run, a checkpoint, the authors' .pt, or a ResNet-18.  [default: scratch]",
-    Folder(),
+    options.path,
     metavar="W",
 )
-@option("--network", "From scratch: which network.  [default: unet3d, or unet2d for images]", NETWORKS)
-@option("--width", "From scratch: channels of the first convolution.", int)
-@finetuning_options
-@overwrite_run
-@json_option
-def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **options: Any) -> None:
+@options.option(
+    "--network", "From scratch: which network.  [default: unet3d, or unet2d for images]", NETWORKS
+)
+@options.option("--width", "From scratch: channels of the first convolution.", int)
+@options.finetuning_options
+@options.overwrite_run
+@options.json_option
+def finetune(targets: str, out: Path, weights: Path | None, **given: Any) -> None:
     """Fine-tune a network on the task of TARGETS, and evaluate it on the test fold.
 
     TARGETS is a store that genesis-prep extract-targets made; it tells the task. A classifier is the encoder
@@ -53,21 +45,18 @@ def finetune(targets: str, out: Path, weights: Path | None, as_json: bool, **opt
       genesis-train finetune nodules.zarr --out genesis --weights run
       genesis-train finetune lungs.zarr --out few --weights run --labels 10%
     """
-    told: dict[str, Any] = {name: options.pop(name) for name in ("network", "width", "device", "overwrite")}
-    parameters = FinetuneParameters.from_dict(options)
+    told: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
+    parameters = FinetuneParameters.from_dict(given)
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
-    from genesis_toolkit.training.finetune.loop import finetune as run
-
     with TrainingBars() as progress:
-        outcome = run(targets, out, parameters, weights=weights, progress=progress, say=progress.say, **told)
-    if as_json:
-        print_json(asdict(outcome), targets)
-        return
+        told |= {"progress": progress, "say": progress.say}
+        outcome = gt.finetune(targets, out, parameters, weights=weights, **told)
+    output.print_json(asdict(outcome), targets)
     _show(outcome, parameters, targets, weights)
 
 
 def _show(
-    outcome: "FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
+    outcome: "gt.FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
 ) -> None:
     """The result on stdout, and on stderr what can be done next."""
     one = "image" if outcome.task == "dxc" else "cube"
@@ -81,19 +70,18 @@ def _show(
         ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
         ("run", outcome.run),
     ]
-    show_run("fine-tuning", outcome, rows)
+    output.show_run("fine-tuning", outcome, rows)
     metrics = [
         (name, "-" if value is None else f"{value:.4f}", "the task's own" if name == outcome.metric else "")
         for name, value in outcome.metrics.items()
     ]
-    show_table((f"{outcome.task}, {counted(outcome.test_cubes, f'test {one}')}", "value", ""), metrics)
-    for note in outcome.notes:
-        click.echo(f"Note: {note}", err=True)
+    output.show_table((f"{outcome.task}, {counted(outcome.test_cubes, f'test {one}')}", "value", ""), metrics)
+    output.say(*(f"Note: {note}" for note in outcome.notes), err=True)
     if outcome.kind == "segment":
-        click.echo(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
+        output.say(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
     if weights is None:
-        say_next("genesis-train finetune {} --out other --weights WEIGHTS", targets)
+        output.say_next("genesis-train finetune {} --out other --weights WEIGHTS", targets)
     else:
         scratch = "scratch-2d" if outcome.network == "unet2d" else "scratch-3d"
         line = f"genesis-train compare {{}} --out comparison --arm {scratch} --arm pretrained={{}}"
-        say_next(line, targets, weights)
+        output.say_next(line, targets, weights)

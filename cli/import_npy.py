@@ -4,20 +4,18 @@ from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.options import Command, Folder, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import counted, print_json, said_of, say_next, show_list
-from genesis_toolkit.pipeline.progress import Bars
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
+from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, resumable=True, short_help="The authors' cube files -> cube store.")
-@click.argument("files", type=Folder(), nargs=-1, required=True)
-@click.argument("cubes", type=Folder())
-@threads_option
-@overwrite_store
-@json_option
-def import_npy(
-    files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool, as_json: bool
-) -> None:
+@click.command(cls=options.Resumable, short_help="The authors' cube files -> cube store.")
+@click.argument("files", type=options.path, nargs=-1, required=True)
+@click.argument("cubes", type=options.path)
+@options.threads_option
+@options.overwrite_store
+@options.json_option
+def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool) -> None:
     """Make the cube store CUBES of FILES as the method's authors publish them, exactly.
 
     The files are named as bat_32_s_64x64x32_0.npy, the last number being the LUNA16 subset, and hold
@@ -27,21 +25,14 @@ def import_npy(
     Example:
       genesis-prep import-npy bat_32_s_64x64x32_*.npy cubes.zarr
     """
-    from genesis_toolkit.pipeline.exchange.npy_import import import_npy as run
-
-    with Bars() as progress:
-        result = run(files, cubes, workers=workers, overwrite=overwrite, progress=progress)
+    result = gt.import_npy(files, cubes, workers=workers, overwrite=overwrite, progress=True)
     store, scans = result.store, result.store.scans
     columns = (scans.identifier.tolist(), scans.subset.tolist(), scans.cubes.tolist())
     rows = list(zip(*columns, strict=True))
-    if as_json:
-        told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
-        print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
-        return
-    show_list(
-        ["file", "subset", "cubes"],
-        [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows],
-    )
+    told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
+    output.print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
+    cells = [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows]
+    output.show_list(["file", "subset", "cubes"], cells)
     of = f"{counted(len(store), 'cube')} of {counted(len(rows), 'file')}"
-    click.echo(f"{cubes}: {of}{said_of(result.done_before)}.")
-    say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    output.say(f"{cubes}: {of}{output.said_of(result.done_before)}.")
+    output.say_next("genesis-prep degrade {} pairs.zarr", cubes)

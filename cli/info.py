@@ -5,48 +5,36 @@ from typing import Any
 
 import click
 
-from genesis_toolkit.cli.options import Command, Store, json_option
-from genesis_toolkit.cli.output import (
-    edges,
-    print_json,
-    say_next,
-    shares,
-    show_folds,
-    show_not_used,
-    show_table,
-    target_noun,
-)
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 
 _MOST_LABELS = 5
 _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of their own
 
 
-@click.command(cls=Command, short_help="What a store holds.")
-@click.argument("store", type=Store())
-@json_option
-def info(store: Path | str, as_json: bool) -> None:
+@click.command(cls=options.Command, short_help="What a store holds.")
+@click.argument("store", type=options.store)
+@options.json_option
+def info(store: Path | str) -> None:
     """Say what STORE holds, in one screen.
 
     \b
     Example:
       genesis-prep info pairs.zarr
     """
-    from genesis_toolkit.pipeline.describe.facts import describe_store
-    from genesis_toolkit.pipeline.store.open import TargetStore, open_store
-
-    opened = open_store(store)
-    targets, facts = isinstance(opened, TargetStore), describe_store(opened)
-    if as_json:
-        print_json(facts)
-        return
-    show_table(["what", "value"], _rows(facts))
+    opened = gt.open_store(store)
+    targets, facts = isinstance(opened, gt.TargetStore), gt.describe_store(opened)
+    output.print_json(facts)
+    output.show_table(["what", "value"], _rows(facts))
     if targets:
-        show_folds(facts)
+        output.show_folds(facts)
     if "pairs" in facts:
-        show_table(["combination", "pairs"], shares(facts["combinations"], facts["pairs"]))
-    noun = target_noun(facts) if targets else "image" if "images" in facts else "scan"
-    show_not_used(facts["not_used"], noun)
-    say_next("genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store)
+        output.show_table(["combination", "pairs"], output.shares(facts["combinations"], facts["pairs"]))
+    noun = output.target_noun(facts) if targets else "image" if "images" in facts else "scan"
+    output.show_not_used(facts["not_used"], noun)
+    output.say_next(
+        "genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store
+    )
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -54,17 +42,16 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     points = "voxels" if len(facts["size"]) == 3 else "pixels"
-    low, high = facts["window"]
     rows = [("store", f"{facts['store']} ({facts['format']}, version {facts['version']})")]
     if "task" in facts:
         rows.append(("task", f"{facts['task']}, {', '.join(facts['classes'])}"))
-    rows.append(("cubes", f"{facts['cubes']:,} of {edges(facts['size'])} {points}"))
+    rows.append(("cubes", f"{facts['cubes']:,} of {output.edges(facts['size'])} {points}"))
     if "pairs" in facts:
         rows.append(("pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"))
-    rows.append(("window", f"{low} .. {high} {facts['unit']}"))
+    rows.append(("window", "{} .. {} {}".format(*facts["window"], facts["unit"])))
     if "task" in facts:
         asked = {name: value for name, value in facts["parameters"].items() if name not in _SHOWN}
-        return [*rows, (f"{target_noun(facts)}s", _statuses(facts)), *parameter_rows(asked)]
+        return [*rows, (f"{output.target_noun(facts)}s", _statuses(facts)), *parameter_rows(asked)]
     ratio = facts["bytes_uncompressed"] / facts["bytes"]
     return [
         *rows,
@@ -81,17 +68,14 @@ def _statuses(facts: dict[str, Any]) -> str:
 
 def _scan_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     least, most = facts["spacing_mm"]["least"], facts["spacing_mm"]["most"]
-    spacing = [
-        f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}"
-        for low, high in zip(least, most, strict=True)
-    ]
-    tissue = facts["tissue"]
+    ends = zip(least, most, strict=True)
+    spacing = [f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}" for low, high in ends]
     subsets = ", ".join(f"{subset}: {count}" for subset, count in facts["cubes_by_subset"].items())
     return [
         ("scans", _statuses(facts)),
         ("cubes by subset", subsets),
         ("spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "not known"),
-        ("tissue score", f"{tissue['least']:.3f} .. {tissue['most']:.3f}, median {tissue['median']:.3f}"),
+        ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**facts["tissue"])),
     ]
 
 
@@ -111,12 +95,11 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _told(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
-    from genesis_toolkit.pipeline.degrade.recipes import RECIPES
     from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     told = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
     if "recipe" in told:
-        named = RECIPES[told["recipe"]["name"]].to_json()
+        named = gt.get_recipe(told["recipe"]["name"]).to_json()
         changes = {name: value for name, value in told["recipe"].items() if value != named[name]}
         words = ", ".join(f"{name} {value}" for name, value in parameter_rows(changes))
         told["recipe"] = told["recipe"]["name"] + (f" with {words}" if words else "")

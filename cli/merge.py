@@ -4,20 +4,18 @@ from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.options import Command, Folder, Store, json_option, overwrite_store, threads_option
-from genesis_toolkit.cli.output import counted, print_json, said_of, say_next
-from genesis_toolkit.pipeline.progress import Bars
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
+from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, resumable=True, short_help="Cube stores made apart -> one.")
-@click.argument("stores", type=Store(), nargs=-1, required=True, metavar="STORE...")
-@click.argument("out", type=Folder())
-@threads_option
-@overwrite_store
-@json_option
-def merge(
-    stores: tuple[str | Path, ...], out: Path, workers: int | None, overwrite: bool, as_json: bool
-) -> None:
+@click.command(cls=options.Resumable, short_help="Cube stores made apart -> one.")
+@click.argument("stores", type=options.store, nargs=-1, required=True, metavar="STORE...")
+@click.argument("out", type=options.path)
+@options.threads_option
+@options.overwrite_store
+@options.json_option
+def merge(stores: tuple[str | Path, ...], out: Path, workers: int | None, overwrite: bool) -> None:
     """Put the cube stores STORE... together into OUT, one after the other, decoding no voxel.
 
     They must have been made with the same parameters, and no scan may stand in two of them. Interrupted, the
@@ -27,15 +25,10 @@ def merge(
     Example:
       genesis-prep merge node1.zarr node2.zarr cubes.zarr
     """
-    from genesis_toolkit.pipeline.exchange.merge import merge_stores as run
-
-    with Bars() as progress:
-        result = run(stores, out, workers=workers, overwrite=overwrite, progress=progress)
+    result = gt.merge_stores(stores, out, workers=workers, overwrite=overwrite, progress=True)
     store = result.store
-    if as_json:
-        facts = {"done_before": result.done_before, "cubes": len(store), "scans": len(store.scans)}
-        print_json(facts | {"linked": result.linked}, out)
-        return
+    facts = {"done_before": result.done_before, "cubes": len(store), "scans": len(store.scans)}
+    output.print_json(facts | {"linked": result.linked}, out)
     of = f"{counted(len(store), 'cube')} of {counted(len(stores), 'store')}"
-    click.echo(f"{out}: {of}{said_of(result.done_before)}.")
-    say_next("genesis-prep degrade {} pairs.zarr", out)
+    output.say(f"{out}: {of}{output.said_of(result.done_before)}.")
+    output.say_next("genesis-prep degrade {} pairs.zarr", out)

@@ -6,21 +6,17 @@ from typing import Any
 
 import click
 
+from genesis_toolkit.cli.output import AS_JSON
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Command(click.Command):
-    """A command that shows its options in groups.
+    """A command that shows its options in groups."""
 
-    Args:
-        resumable: an interrupted call keeps its work, and the same call continues it.
-    """
-
-    def __init__(self, *words: Any, resumable: bool = False, **more: Any) -> None:
-        super().__init__(*words, **more)
-        self.resumable = resumable
+    #: Whether an interrupted call keeps its work, and the same call continues it.
+    resumable = False
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of a group under its heading."""
@@ -32,6 +28,12 @@ class Command(click.Command):
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+class Resumable(Command):
+    """A command whose interrupted call keeps its work."""
+
+    resumable = True
 
 
 def grouped(title: str, *options: Option) -> Option:
@@ -54,14 +56,15 @@ def option(name: str, text: str, kind: Any = None, default: Any = None, **more: 
         name: as it is typed.
         text: what --help says of it.
         kind: the type of its value; `bool` for a flag, or the words that it may be.
-        default: what it is when left out, which --help shows.
+        default: what it is when left out, which --help shows where the text does not.
         more: as for `click.option`.
     """
     if kind is bool:
         return click.option(name, is_flag=True, help=text, **more)
     kind = click.Choice(kind) if isinstance(kind, list | tuple) else kind
-    more = {"show_default": default is not None} | more
-    return click.option(name, type=kind, default=default, help=text, **more)
+    if default is not None:  # given, it would be a value for click, and no option would be missed
+        more |= {"default": default, "show_default": "[default:" not in text}
+    return click.option(name, type=kind, help=text, **more)
 
 
 def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
@@ -69,28 +72,18 @@ def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
     return option(name, text, kind, getattr(record, name.removeprefix("--").replace("-", "_")))
 
 
-class Folder(click.ParamType[Path]):
-    """A file or folder on this machine."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """A `Path`."""
-        if isinstance(value, Path):
-            return value
-        if not value:
-            self.fail("an empty name was given; '.' is the folder you are in.", param, ctx)
-        if "://" in value:
-            self.fail(f"{value} is an address; give a path on this machine.", param, ctx)
-        return Path(value)
+def path(value: str) -> Path:
+    """A file or folder on this machine, as a kind of value."""
+    if not value:
+        raise click.BadParameter("an empty name was given; '.' is the folder you are in.")
+    if "://" in value:
+        raise click.BadParameter(f"{value} is an address; give a path on this machine.")
+    return Path(value)
 
 
-class Store(Folder):
+def store(value: str) -> Path | str:
     """A store to read: a folder, an archive, or an address, which stays the text it is."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A `Path`, or a URL."""
-        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+    return value if "://" in value else path(value)
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):
@@ -105,12 +98,8 @@ class Listed(click.ParamType[tuple[Any, ...]]):
     def __init__(self, name: str, kind: Callable[[str], Any] = int, allowed: str = "whole numbers") -> None:
         self.name, self._kind, self._allowed = name, kind, allowed
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The values, in order."""
-        if isinstance(value, tuple):
-            return value
         try:
             return tuple(self._kind(word) for word in value.split(","))
         except ValueError:
@@ -119,10 +108,16 @@ class Listed(click.ParamType[tuple[Any, ...]]):
 
 at_least_1 = click.IntRange(min=1)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+json_option = option(
+    "--json",
+    "Print one JSON object for programs.",
+    bool,
+    expose_value=False,
+    callback=lambda context, _, given: context.meta.update({AS_JSON: given}),
+)
 overwrite_store = option("--overwrite", "Replace a store that is there; begin unfinished work again.", bool)
 overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
-out_option = option("--out", "The folder of the run.", Folder(), metavar="RUN", required=True)
+out_option = option("--out", "The folder of the run.", path, metavar="RUN", required=True)
 threads_option = option("--workers", "Threads at work. [default: one a core, 8 at most]", at_least_1)
 device_option = option(
     "--device",
@@ -138,25 +133,17 @@ rule_options = grouped(
         "--size",
         "Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
         Listed("X,Y[,Z]"),
-        (64, 64, 32),
-        show_default=False,
+        "64,64,32",
     ),
     option(
         "--plane", "Of slices, where --size has two edges. [default: axial]", ["axial", "coronal", "sagittal"]
     ),
-    option(
-        "--hu",
-        "HU window to clip to. [default: -1000,1000]",
-        Listed("LOW,HIGH"),
-        (-1000, 1000),
-        show_default=False,
-    ),
+    option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"), "-1000,1000"),
     option(
         "--border",
         "Voxels at each side that no cube touches. [default: 100,100,30]",
         Listed("X,Y,Z"),
-        (100, 100, 30),
-        show_default=False,
+        "100,100,30",
     ),
     option(
         "--max-tissue",
@@ -207,22 +194,15 @@ finetuning_options = grouped(
 
 def given_options() -> dict[str, Any]:
     """The parameters of the running command that were typed, by name; none that stand at their default."""
-    context = click.get_current_context()
-    default = click.core.ParameterSource.DEFAULT
-    return {
-        name: value
-        for name, value in context.params.items()
-        if context.get_parameter_source(name) is not default
-    }
+    context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
+    typed = (name for name in context.params if context.get_parameter_source(name) is not default)
+    return {name: context.params[name] for name in typed}
 
 
 def work_of(options: dict[str, Any], dry_run: bool, *more: str) -> dict[str, Any]:
-    """Take out of a command's options what its job in the library is called with.
+    """Take out of a command's options those of `work_options`, and `more`, for its job in the library.
 
-    Args:
-        options: of which these are taken out.
-        dry_run: the job is planned only, for which it needs to know how many tasks run at a time.
-        more: what is taken out besides `work_options`.
+    In a dry run the job is planned only, for which it needs to know how many tasks run at a time.
     """
     work = {name: options.pop(name) for name in ("workers", "scheduler", "overwrite", *more)}
     if dry_run:

@@ -1,4 +1,8 @@
-"""What commands print: results on stdout, at most 80 columns wide; progress and the Next line on stderr."""
+"""What commands print: results on stdout, at most 80 columns wide; progress and the Next line on stderr.
+
+With --json `print_json` prints the one object for programs, and nothing else here is said; without it, it
+prints nothing. So a command names both, one after the other.
+"""
 
 import json
 import shlex
@@ -9,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
-    from genesis_toolkit.pipeline.targets.extract import TargetEstimate
-    from genesis_toolkit.training.finetune.run import FinetuneOutcome
-    from genesis_toolkit.training.pretrain.call import PretrainOutcome
+    from genesis_toolkit.pipeline.cubes.estimate import Estimate
 
 WIDTH = 80
 MOST_ROWS = 20
+#: Where a command's context says that it was asked for JSON.
+AS_JSON = f"{__name__}.as_json"
 _NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
 _REASON = 26  # columns of the last column, at least, where whole names leave it less
 
@@ -28,6 +33,8 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
 
     Where stdout is no terminal the table is as wide as its whole names need.
     """
+    if is_json():
+        return
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
@@ -51,6 +58,12 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     console.print(table)
 
 
+def is_json() -> bool:
+    """Whether the command at work was asked for JSON."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(AS_JSON, False)
+
+
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout.isatty()
@@ -61,34 +74,34 @@ def show_list(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     if rows:
         show_table(headings, rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS:
-        click.echo(f"... and {len(rows) - MOST_ROWS:,} more; --json lists all.")
+        say(f"... and {len(rows) - MOST_ROWS:,} more; --json lists all.")
 
 
 def print_json(facts: Mapping[str, Any], store: object = None) -> None:
     """Print the result as one JSON object, which begins with the `store` that it is about."""
-    click.echo(json.dumps(({} if store is None else {"store": str(store)}) | dict(facts)))
+    if is_json():
+        click.echo(json.dumps(({} if store is None else {"store": str(store)}) | dict(facts)))
+
+
+def say(*sentences: str, err: bool = False) -> None:
+    """Print sentences for people, a line each, on stdout or on stderr."""
+    for sentence in sentences if not is_json() else ():
+        click.echo(sentence, err=err)
 
 
 def say_next(line: str, *words: object) -> None:
-    """Say on stderr what to do next.
-
-    Args:
-        line: a command that can be pasted, or a sentence.
-        words: stand in its `{}`, quoted for the shell.
-    """
-    click.echo(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}", err=True)
+    """Say on stderr what to do next: a command that can be pasted, whose `{}` are these words, quoted."""
+    say(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}", err=True)
 
 
-def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> None:
     """Say what a dry run comes to."""
-    if as_json:
-        print_json(facts, store)
-        return
+    print_json(facts, store)
     show_table(["a dry run: nothing was written", ""], rows)
     say_next("the same command without --dry-run.")
 
 
-def estimate_rows(plan: "ExtractionPlan | TargetEstimate", none: str) -> list[list[str]]:
+def estimate_rows(plan: "Estimate", none: str) -> list[list[str]]:
     """The rows of a plan on the store's size and on time; `none` is said where no scan gave a cube."""
     if plan.store_bytes is None or plan.seconds is None or plan.example_seconds is None:
         return [["store", none], ["time", "-"]]
@@ -134,18 +147,13 @@ def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str) -> None:
 
 
 def show_run(
-    title: str, outcome: "PretrainOutcome | FinetuneOutcome", rows: Sequence[tuple[str, object]]
+    title: str, outcome: "gt.PretrainOutcome | gt.FinetuneOutcome", rows: Sequence[tuple[str, object]]
 ) -> None:
     """Print what a training run came to, its status first; on stderr, where nothing was left to do."""
     stopped = f"after {counted(outcome.epochs, 'epoch')} (by {option(outcome.stopped_by)})"
     show_table((title, ""), [("status", f"{outcome.status}, {stopped}"), *rows])
     if outcome.status == "already finished":
-        click.echo(f"Nothing was left to do in {outcome.run}.", err=True)
-
-
-def counted(number: int, what: str) -> str:
-    """A number and what it counts: `1 cube`, `2,848 cubes`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+        say(f"Nothing was left to do in {outcome.run}.", err=True)
 
 
 def edges(lengths: Sequence[object]) -> str:

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.options import Command, Folder, option
-from genesis_toolkit.cli.output import say_next, size_of
-from genesis_toolkit.pipeline.progress import Bars
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 
 
-@click.command(cls=Command, short_help="A store in one file.")
-@click.argument("store", type=Folder())
-@click.argument("archive", type=Folder(), metavar="ARCHIVE.zip")
-@option("--overwrite", "Replace a file that is there.", bool)
+@click.command(cls=options.Command, short_help="A store in one file.")
+@click.argument("store", type=options.path)
+@click.argument("archive", type=options.path, metavar="ARCHIVE.zip")
+@options.option("--overwrite", "Replace a file that is there.", bool)
 def pack(store: Path, archive: Path, overwrite: bool) -> None:
     """Put STORE into one archive, which every command reads as it reads the folder. Nothing is unpacked.
 
@@ -20,9 +19,6 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
     Example:
       genesis-prep pack pairs.zarr pairs.zip
     """
-    from genesis_toolkit.pipeline.exchange.archive import pack_store as run
-
-    with Bars() as progress:
-        size = run(store, archive, overwrite=overwrite, progress=progress)
-    click.echo(f"{archive} holds {store}, {size_of(size)}.")
-    say_next("genesis-prep info {}", archive)
+    size = gt.pack_store(store, archive, overwrite=overwrite, progress=True)
+    output.say(f"{archive} holds {store}, {output.size_of(size)}.")
+    output.say_next("genesis-prep info {}", archive)

@@ -6,24 +6,25 @@ from typing import Any
 
 import click
 
-from genesis_toolkit.cli.options import Command, Folder, Listed, option
-from genesis_toolkit.cli.output import counted, edges, say_next
-from genesis_toolkit.pipeline.progress import Bars
+from genesis_toolkit.cli import options, output
+from genesis_toolkit.pipeline.wording import counted
 
 # Cubes for practice scans that the published rule does not fit into, the largest first; all train.
 _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
 
 
-@click.command(cls=Command, resumable=True, short_help="Write practice chest CT scans or radiographs.")
-@click.argument("folder", type=Folder(), metavar="DIR")
-@option("--layout", "luna16: CT scans; nih: radiographs, as NIH ChestX-ray14.", ["luna16", "nih"], "luna16")
-@option("--scans", "How many scans or images. [default: 10; nih: 100]", int)
-@option(
+@click.command(cls=options.Resumable, short_help="Write practice chest CT scans or radiographs.")
+@click.argument("folder", type=options.path, metavar="DIR")
+@options.option(
+    "--layout", "luna16: CT scans; nih: radiographs, as NIH ChestX-ray14.", ["luna16", "nih"], "luna16"
+)
+@options.option("--scans", "How many scans or images. [default: 10; nih: 100]", int)
+@options.option(
     "--shape",
     "Voxels of a scan, pixels of an image. [default: 320,320,128; nih: 1024,1024]",
-    Listed("X,Y[,Z]"),
+    options.Listed("X,Y[,Z]"),
 )
-@option("--seed", "Another seed gives other patients.", int, 0)
+@options.option("--seed", "Another seed gives other patients.", int, 0)
 def phantom(folder: Path, layout: str, **given: Any) -> None:
     """Write practice chest CT scans into DIR, laid out as LUNA16, with nodules and their tables.
 
@@ -38,19 +39,18 @@ def phantom(folder: Path, layout: str, **given: Any) -> None:
       genesis-prep phantom scans --scans 10
       genesis-prep phantom xrays --layout nih
     """
-    options = {name: value for name, value in given.items() if value is not None}
-    (_write_radiographs if layout == "nih" else _write_scans)(folder, options)
+    given = {name: value for name, value in given.items() if value is not None}
+    (_write_radiographs if layout == "nih" else _write_scans)(folder, given)
 
 
-def _write_scans(folder: Path, options: dict[str, Any]) -> None:
+def _write_scans(folder: Path, given: dict[str, Any]) -> None:
     from genesis_toolkit.pipeline.cubes.rule import CubeRule
     from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
-    parameters = PhantomParameters(**options)
-    with Bars() as progress:
-        write_luna16(folder, parameters, progress=progress)
-    made = f"{counted(parameters.scans, 'scan')} of {edges(parameters.shape)} voxels"
-    click.echo(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
+    parameters = PhantomParameters(**given)
+    write_luna16(folder, parameters, progress=True)
+    made = f"{counted(parameters.scans, 'scan')} of {output.edges(parameters.shape)} voxels"
+    output.say(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
     rules = [CubeRule(), *(CubeRule(size, (0, 0, 0)) for size in _SMALLER)]
     fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
     smaller = ""
@@ -58,20 +58,19 @@ def _write_scans(folder: Path, options: dict[str, Any]) -> None:
         click.echo("They are smaller than the published rule needs.", err=True)
         size = fitting[0].size if fitting else rules[-1].size
         smaller = f" --size {','.join(map(str, size))} --border 0,0,0"
-    say_next("genesis-prep extract-cubes {} cubes.zarr" + smaller, folder)
+    output.say_next("genesis-prep extract-cubes {} cubes.zarr" + smaller, folder)
 
 
-def _write_radiographs(folder: Path, options: dict[str, Any]) -> None:
+def _write_radiographs(folder: Path, given: dict[str, Any]) -> None:
     from genesis_toolkit.pipeline.practice.nih import RadiographParameters, is_test, planned, write_nih
 
-    parameters = RadiographParameters(**options)
-    with Bars() as progress:
-        write_nih(folder, parameters, progress=progress)
+    parameters = RadiographParameters(**given)
+    write_nih(folder, parameters, progress=True)
     patients = list(planned(parameters))
     test = sum(one.images for one in patients if is_test(one.patient))
-    made = f"{counted(parameters.scans, 'image')} of {edges(parameters.shape)} pixels"
-    click.echo(
+    made = f"{counted(parameters.scans, 'image')} of {output.edges(parameters.shape)} pixels"
+    output.say(
         f"{made}, of {counted(len(patients), 'patient')}, {'is' if parameters.scans == 1 else 'are'} in "
         f"{folder}, {test} of them on the test list."
     )
-    say_next("genesis-prep extract-cubes {} cubes.zarr --layout nih", folder)
+    output.say_next("genesis-prep extract-cubes {} cubes.zarr --layout nih", folder)

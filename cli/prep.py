@@ -33,21 +33,8 @@ def main() -> None:
     """
 
 
-for command in (
-    phantom,
-    extract_cubes,
-    explain,
-    degrade,
-    preview,
-    info,
-    card,
-    verify,
-    pack,
-    merge,
-    import_npy,
-    export_npy,
-    extract_targets,
-):
+_MADE = phantom, extract_cubes, explain, degrade, preview, info, card, verify
+for command in (*_MADE, pack, merge, import_npy, export_npy, extract_targets):
     main.add_command(command)
 
 

@@ -4,105 +4,85 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.options import (
-    Command,
-    Folder,
-    device_option,
-    grouped,
-    json_option,
-    option,
-    out_option,
-    overwrite_run,
-    setting,
-)
-from genesis_toolkit.cli.output import print_json, say_next, show_run, show_table
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.machine.options import option as option_name
-from genesis_toolkit.training.pretrain.parameters import (
-    NETWORKS,
-    OPTIMISERS,
-    PRECISIONS,
-    SCHEDULES,
-    Execution,
-    PretrainParameters,
-)
+from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, PRECISIONS, SCHEDULES
 
-if TYPE_CHECKING:
-    from genesis_toolkit.training.pretrain.call import PretrainOutcome
-
-_PUBLISHED, _HERE = PretrainParameters(), Execution()
+_PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 
 
-@click.command(cls=Command, resumable=True, short_help="Pairs -> weights.")
+@click.command(cls=options.Resumable, short_help="Pairs -> weights.")
 @click.argument("store")
-@out_option
-@grouped(
+@options.out_option
+@options.grouped(
     "Training",
-    setting(_PUBLISHED, "--epochs", "At most so many epochs."),
-    setting(_PUBLISHED, "--patience", "Stop after so many epochs without a better validation loss."),
-    option("--max-steps", "At most so many steps, the last epoch cut short.", int),
-    option("--overfit", "Train and validate on N fixed cubes, as a check.", int, metavar="N"),
-    setting(_PUBLISHED, "--batch-size", "Cubes a batch, at most."),
-    setting(_PUBLISHED, "--optimiser", "SGD has momentum 0.9.", OPTIMISERS),
-    option(
+    options.setting(_PUBLISHED, "--epochs", "At most so many epochs."),
+    options.setting(_PUBLISHED, "--patience", "Stop after so many epochs without a better validation loss."),
+    options.option("--max-steps", "At most so many steps, the last epoch cut short.", int),
+    options.option("--overfit", "Train and validate on N fixed cubes, as a check.", int, metavar="N"),
+    options.setting(_PUBLISHED, "--batch-size", "Cubes a batch, at most."),
+    options.setting(_PUBLISHED, "--optimiser", "SGD has momentum 0.9.", OPTIMISERS),
+    options.option(
         "--lr",
         "Learning rate; take 0.1 where SGD gives one value only.  [default: 1.0, or 0.001 with Adam]",
         float,
     ),
-    setting(_PUBLISHED, "--schedule", "Halve it every 40 epochs, or a cosine to the last step.", SCHEDULES),
-    setting(_PUBLISHED, "--warmup", "Let it rise over so many steps."),
-    option("--clip-norm", "Scale longer gradients down to this length.", float),
-    option("--ema", "Evaluate and keep a moving average of the weights.", float, metavar="DECAY"),
-    setting(_PUBLISHED, "--seed", "Of the first weights and of the order."),
-    option("--recipe", "Of degradations on the fly, for a cube store only.  [default: genesis]"),
+    options.setting(
+        _PUBLISHED, "--schedule", "Halve it every 40 epochs, or a cosine to the last step.", SCHEDULES
+    ),
+    options.setting(_PUBLISHED, "--warmup", "Let it rise over so many steps."),
+    options.option("--clip-norm", "Scale longer gradients down to this length.", float),
+    options.option("--ema", "Evaluate and keep a moving average of the weights.", float, metavar="DECAY"),
+    options.setting(_PUBLISHED, "--seed", "Of the first weights and of the order."),
+    options.option("--recipe", "Of degradations on the fly, for a cube store only.  [default: genesis]"),
 )
-@grouped(
+@options.grouped(
     "Network",
-    option(
+    options.option(
         "--network",
         "The U-Net of the papers or one of nnU-Net's.  [default: unet3d, or unet2d for a 2D store]",
         NETWORKS,
     ),
-    option(
+    options.option(
         "--width",
         "Channels of the first convolution.  [default: the published 32, or 64 for unet2d: ResNet-18]",
         int,
     ),
-    option(
+    options.option(
         "--initial-encoder",
         "Weights that the encoder of unet2d begins with: a ResNet-18 under torchvision's names.",
-        Folder(),
+        options.path,
         metavar="FILE",
     ),
 )
-@grouped(
+@options.grouped(
     "Machine",
-    device_option,
-    setting(_HERE, "--devices", "Processes, one a GPU, to share each batch."),
-    setting(_PUBLISHED, "--precision", "bf16 and fp16 are mixed precision.", PRECISIONS),
-    option("--compile", "Let torch compile the network first.", bool),
-    option(
+    options.device_option,
+    options.setting(_HERE, "--devices", "Processes, one a GPU, to share each batch."),
+    options.setting(_PUBLISHED, "--precision", "bf16 and fp16 are mixed precision.", PRECISIONS),
+    options.option("--compile", "Let torch compile the network first.", bool),
+    options.option(
         "--channels-last/--no-channels-last",
         "Order of the voxels in memory.  [default: channels last on the CPU]",
     ),
 )
-@grouped(
+@options.grouped(
     "Run",
-    option("--save-steps", "Write last.pt after every so many steps as well.", int),
-    setting(_HERE, "--save-seconds", "And after so many seconds."),
-    option("--tensorboard", "Write events for TensorBoard into RUN.", bool),
-    option("--profile", "Write where the time of a few steps goes into RUN.", bool),
-    overwrite_run,
-    json_option,
+    options.option("--save-steps", "Write last.pt after every so many steps as well.", int),
+    options.setting(_HERE, "--save-seconds", "And after so many seconds."),
+    options.option("--tensorboard", "Write events for TensorBoard into RUN.", bool),
+    options.option("--profile", "Write where the time of a few steps goes into RUN.", bool),
+    options.overwrite_run,
+    options.json_option,
 )
-def pretrain(
-    store: str, out: Path, initial_encoder: Path | None, overwrite: bool, as_json: bool, **options: Any
-) -> None:
+def pretrain(store: str, out: Path, initial_encoder: Path | None, overwrite: bool, **given: Any) -> None:
     """Train a network to restore the degraded cubes of STORE.
 
     STORE is a pair store, or a cube store, whose cubes are then degraded on the fly; of 3D cubes, or of 2D
@@ -117,30 +97,18 @@ def pretrain(
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
     check_installed("Training", "train", "torch")
-    from genesis_toolkit.training.pretrain.call import pretrain as run
-
-    execution = Execution(**{name.name: options.pop(name.name) for name in fields(Execution)})
-    parameters = PretrainParameters(**options)
+    execution = gt.Execution(**{one.name: given.pop(one.name) for one in fields(gt.Execution)})
+    parameters = gt.PretrainParameters(**given)
     with TrainingBars() as progress:
-        outcome = run(
-            store,
-            out,
-            parameters,
-            execution,
-            initial_encoder=initial_encoder,
-            overwrite=overwrite,
-            progress=progress,
-            say=progress.say,
-        )
+        told: dict[str, Any] = {"progress": progress, "say": progress.say, "overwrite": overwrite}
+        outcome = gt.pretrain(store, out, parameters, execution, initial_encoder=initial_encoder, **told)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
         return
-    if as_json:
-        print_json(asdict(outcome), store)
-    else:
-        _show(outcome, parameters.stopping_rules)
+    output.print_json(asdict(outcome), store)
+    _show(outcome, parameters.stopping_rules)
 
 
-def _show(outcome: "PretrainOutcome", may_differ: Sequence[str]) -> None:
+def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
     """The result on stdout, and on stderr what can be done next."""
     worse = outcome.validation_loss >= outcome.mean_image_loss
     rows = [
@@ -153,8 +121,8 @@ def _show(outcome: "PretrainOutcome", may_differ: Sequence[str]) -> None:
         ("losses", outcome.losses),
         ("picture", outcome.picture),
     ]
-    show_run("pre-training", outcome, rows)
-    show_table(
+    output.show_run("pre-training", outcome, rows)
+    output.show_table(
         ("validation loss of the best epoch", "pairs", "network", "copying", "mean image"),
         [
             (name, f"{of['pairs']:.0f}", f"{of['loss']:.5f}", f"{of['copy']:.5f}", f"{of['mean_image']:.5f}")
@@ -163,5 +131,5 @@ def _show(outcome: "PretrainOutcome", may_differ: Sequence[str]) -> None:
     )
     limit = option_name(outcome.stopped_by)
     further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
-    click.echo(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
-    say_next("genesis-train export {} weights.pt --format official", outcome.run)
+    output.say(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
+    output.say_next("genesis-train export {} weights.pt --format official", outcome.run)

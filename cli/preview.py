@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from genesis_toolkit.cli.options import Command, Store, option
-from genesis_toolkit.cli.output import say_next
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.progress import Bars
 
 
-@click.command(cls=Command, short_help="A contact sheet or a report of a store.")
-@click.argument("store", type=Store())
+@click.command(cls=options.Command, short_help="A contact sheet or a report of a store.")
+@click.argument("store", type=options.store)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
+@options.option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
 def preview(store: Path | str, file: Path, rows: int) -> None:
     """Draw a contact sheet of STORE into FILE.png, or write a report, one page in itself, into FILE.html.
 
@@ -26,25 +26,23 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
       genesis-prep preview pairs.zarr sheet.png
       genesis-prep preview pairs.zarr report.html
     """
-    from genesis_toolkit.pipeline.errors import CallError
     from genesis_toolkit.pipeline.pictures.report import write_report
     from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
-    from genesis_toolkit.pipeline.store.open import TargetStore, open_store
     from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, TARGETS
 
-    opened, report = open_store(store), file.suffix.lower() == ".html"
+    opened, report = gt.open_store(store), file.suffix.lower() == ".html"
     with Bars() as progress:
         progress("pages" if report else "sheets", 0, 1)
         if not report:
             draw_sheet(opened, file, rows)
-        elif isinstance(opened, TargetStore):
-            raise CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
+        elif isinstance(opened, gt.TargetStore):
+            raise gt.CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
         else:
             write_report(opened, file, rows)
-    click.echo(f"The {'report' if report else 'contact sheet'} is {file}.")
+    output.say(f"The {'report' if report else 'contact sheet'} is {file}.")
     further = {
         CUBES: "genesis-prep degrade {} pairs.zarr",
         PAIRS: "genesis-train pretrain {} --out run",
         TARGETS: "genesis-train finetune {} --out run",
     }
-    say_next(further[opened.attributes["format"]], store)
+    output.say_next(further[opened.attributes["format"]], store)

@@ -5,20 +5,19 @@ from pathlib import Path
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.options import Command, device_option, json_option, option
-from genesis_toolkit.cli.output import edges, print_json, say_next, show_table
-from genesis_toolkit.pipeline.progress import Bars
 
 
-@click.command(cls=Command, short_help="A scan -> its mask, by a fine-tuned network.")
+@click.command(cls=options.Command, short_help="A scan -> its mask, by a fine-tuned network.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@device_option
-@option("--overwrite", "Replace OUT.", bool)
-@json_option
-def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_json: bool) -> None:
+@options.device_option
+@options.option("--overwrite", "Replace OUT.", bool)
+@options.json_option
+def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool) -> None:
     """Segment SCAN with the network of RUN, and write the mask OUT on the scan's own grid.
 
     RUN is a folder that finetune made of a segmentation task. SCAN is a file, the folder of a DICOM series,
@@ -31,21 +30,16 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool, as_j
       genesis-train segment lungs scan.mhd lungs.nii.gz
     """
     check_installed("Segmenting", "finetune", "torch", "monai")
-    from genesis_toolkit.training.finetune.segment import segment_scan
-
-    with Bars() as progress:
-        segmented = segment_scan(run, scan, out, device=device, overwrite=overwrite, progress=progress)
-    if as_json:
-        print_json(asdict(segmented))
-        return
-    spacing = edges([f"{edge:.3g}" for edge in segmented.spacing])
+    segmented = gt.segment_scan(run, scan, out, device=device, overwrite=overwrite, progress=True)
+    output.print_json(asdict(segmented))
+    spacing = output.edges([f"{edge:.3g}" for edge in segmented.spacing])
     share = segmented.foreground / max(1, segmented.voxels)
     rows = [
         ("mask", segmented.mask),
-        ("grid", f"{edges(segmented.shape)} voxels of {spacing} mm, the scan's own"),
+        ("grid", f"{output.edges(segmented.shape)} voxels of {spacing} mm, the scan's own"),
         ("windows", f"{segmented.windows:,}"),
         ("foreground", f"{segmented.foreground:,} voxels ({share:.2%}), {segmented.millilitres:,.1f} ml"),
         ("sha256", segmented.sha256),
     ]
-    show_table(("segment", ""), rows)
-    say_next("lay {} over the scan in a viewer, such as 3D Slicer.", segmented.mask)
+    output.show_table(("segment", ""), rows)
+    output.say_next("lay {} over the scan in a viewer, such as 3D Slicer.", segmented.mask)

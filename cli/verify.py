@@ -2,34 +2,24 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import genesis_toolkit as gt
+from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
-from genesis_toolkit.cli.options import Command, Folder, Store, json_option, option
-from genesis_toolkit.cli.output import counted, print_json, say_next, show_table, size_of
-from genesis_toolkit.pipeline.progress import Bars
-
-if TYPE_CHECKING:
-    from genesis_toolkit.pipeline.verify.verify import Verification
+from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=Command, short_help="Is a store sound?")
-@click.argument("store", type=Store())
-@option("--source", "Compare it with the scans it was made from.", Folder(), metavar="DIR")
-@option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
-@option("--anonymize", "The key that it was made with.", Folder(), metavar="KEYFILE")
-@option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
-@json_option
-def verify(
-    store: Path | str,
-    source: Path | None,
-    cubes: int | None,
-    anonymize: Path | None,
-    replay: int,
-    as_json: bool,
-) -> None:
+@click.command(cls=options.Command, short_help="Is a store sound?")
+@click.argument("store", type=options.store)
+@options.option("--source", "Compare it with the scans it was made from.", options.path, metavar="DIR")
+@options.option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
+@options.option("--anonymize", "The key that it was made with.", options.path, metavar="KEYFILE")
+@options.option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
+@options.json_option
+def verify(store: Path | str, cubes: int | None, replay: int, **given: Any) -> None:
     """Look for all that is wrong with STORE: every file, every cube, every row of its tables.
 
     Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade
@@ -41,31 +31,20 @@ def verify(
       genesis-prep verify pairs.zarr --replay 100
     """
     from genesis_toolkit.pipeline.cubes.repair import write_note
-    from genesis_toolkit.pipeline.verify.verify import CUBES_CUT_AGAIN
-    from genesis_toolkit.pipeline.verify.verify import verify_store as run
 
-    if source is None and (cubes is not None or anonymize is not None):
+    if given["source"] is None and (cubes is not None or given["anonymize"] is not None):
         raise click.UsageError("--cubes and --anonymize go with --source DIR, the scans to compare with.")
-    with Bars() as progress:
-        found = run(
-            store,
-            source=source,
-            anonymize=anonymize,
-            cubes=CUBES_CUT_AGAIN if cubes is None else cubes,
-            pairs=replay,
-            progress=progress,
-        )
+    given |= {} if cubes is None else {"cubes": cubes}
+    found = gt.verify_store(store, **given, pairs=replay, progress=True)
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
     note = write_note(Path(store), found.damaged) if mended else None
-    if as_json:
-        print_json(_facts(found, note), found.place)
-    else:
-        _show(found, note)
+    output.print_json(_facts(found, note), found.place)
+    _show(found, note)
     if found.findings:
         raise SystemExit(BAD_DATA)
 
 
-def _facts(found: "Verification", note: Path | None) -> dict[str, Any]:
+def _facts(found: "gt.Verification", note: Path | None) -> dict[str, Any]:
     facts = {"sound": not found.findings, **asdict(found)}
     del facts["place"]
     facts["findings"] = [
@@ -75,35 +54,35 @@ def _facts(found: "Verification", note: Path | None) -> dict[str, Any]:
     return facts | {"note": str(note) if note else None}
 
 
-def _show(found: "Verification", note: Path | None) -> None:
+def _show(found: "gt.Verification", note: Path | None) -> None:
     rows = [
         [one.name, f"{one.counted} {one.rows[0]}-{one.rows[1]}" if one.rows else "", one.what]
         for one in found.findings
     ]
     if rows:
-        show_table(["what", "with", "is wrong"], rows)
+        output.show_table(["what", "with", "is wrong"], rows)
     counts = [(found.cubes, "cube"), (found.pairs, "pair")]
     held = [counted(number, what) for number, what in counts if number]
-    read = [counted(found.files, "file"), size_of(found.bytes), *held]
+    read = [counted(found.files, "file"), output.size_of(found.bytes), *held]
     verdict = f"damaged: {counted(len(rows), 'finding')}" if rows else "sound"
-    click.echo(f"{found.place} is {verdict} ({', '.join(read)}).")
+    output.say(f"{found.place} is {verdict} ({', '.join(read)}).")
     if found.scans:
         again = counted(found.cut_again, "cube")
-        click.echo(f"Compared with the sha256 of {counted(found.scans, 'scan')}; cut again: {again}.")
+        output.say(f"Compared with the sha256 of {counted(found.scans, 'scan')}; cut again: {again}.")
     if found.replayed:
-        click.echo(f"Derived again: {counted(found.replayed, 'pair')}.")
+        output.say(f"Derived again: {counted(found.replayed, 'pair')}.")
     for what in found.left_out:
-        click.echo(f"Not looked at: {what}.")
+        output.say(f"Not looked at: {what}.")
     if found.damaged and found.maker in ("import-npy", "extract-targets"):
-        say_next(f"the genesis-prep {found.maker} that made it, with --overwrite.")
+        output.say_next(f"the genesis-prep {found.maker} that made it, with --overwrite.")
     elif note:
-        say_next(
+        output.say_next(
             f"the genesis-prep {found.maker} that made it, once more: it makes the damaged files again and "
             "leaves the others. {}, beside the store, tells it which.",
             note.name,
         )
     elif found.damaged and Path(found.place).is_dir():
-        click.echo(
+        output.say(
             "No note could be written beside the store. Once the damaged files are deleted, the command that "
             "made it sees without one that they are missing, and makes them again."
         )

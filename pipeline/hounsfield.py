@@ -7,7 +7,7 @@ grey levels of X-ray images, which name nothing, have a window as well.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,12 +78,14 @@ class Window:
 
 
 class HounsfieldValues:
-    """What the parameters of CT scans say of the values that are stored.
+    """What the parameters of CT scans say of the values that are stored: their unit, and their dtype.
 
     Attributes:
         hu: the HU window, lowest and highest value kept.
     """
 
+    unit: ClassVar = "HU"
+    dtype: ClassVar = np.dtype(np.int16)
     hu: tuple[int, int]
 
     @property
@@ -91,31 +93,10 @@ class HounsfieldValues:
         """The HU window."""
         return Window(*self.hu)
 
-    @property
-    def unit(self) -> str:
-        """What the values are."""
-        return "HU"
-
-    @property
-    def dtype(self) -> np.dtype[np.int16]:
-        """How the values are stored."""
-        return np.dtype(np.int16)
-
 
 class GreyLevels:
-    """What the parameters of X-ray images say of the values that are stored."""
+    """What the parameters of X-ray images say of the values that are stored, which are all grey levels."""
 
-    @property
-    def window(self) -> Window:
-        """All grey levels."""
-        return Window(0, 255)
-
-    @property
-    def unit(self) -> str:
-        """What the values are."""
-        return "grey level"
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        """How the values are stored."""
-        return np.dtype(np.uint8)
+    unit: ClassVar = "grey level"
+    dtype: ClassVar = np.dtype(np.uint8)
+    window: ClassVar = Window(0, 255)

@@ -27,6 +27,8 @@ class Bars:
     It is a `Progress` callback itself. Nothing is drawn where stderr is neither a terminal nor a notebook.
     """
 
+    _only = ""  # the name of the bar, where there is one for all
+
     def __enter__(self) -> Self:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -61,11 +63,13 @@ class Bars:
         if not total:
             self.say(what)
             return
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
-        self._counts.pop(what, None)  # the latest stands last
-        self._counts[what] = done, total
+        bar = self._only or what
+        if bar not in self._tasks:
+            self._tasks[bar] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[bar], description=what, completed=done, total=total)
+        if not self._only:
+            self._counts.pop(what, None)  # the latest stands last
+            self._counts[what] = done, total
 
     def say(self, sentence: str) -> None:
         """Print a line above the bar, or plainly where there is none."""
@@ -75,14 +79,7 @@ class Bars:
 class TrainingBars(Bars):
     """One bar for all epochs, whose text, with the loss in it, changes at every step."""
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of the epoch's `total` steps are done; of none, print `what` above the bars."""
-        if not total:
-            self.say(what)
-            return
-        if not self._tasks:
-            self._tasks["steps"] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks["steps"], description=what, completed=done, total=total)
+    _only = "steps"
 
 
 def callback(progress: Progress | bool) -> Progress:

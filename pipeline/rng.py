@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, TWO, ZERO, inlined, kernel
+from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, ZERO, inlined, kernel
 
 
 class Operation(IntEnum):
@@ -150,15 +150,11 @@ def _fill_words(key, cube, variant, operation, out):  # type: ignore[no-untyped-
     k0, k1 = scan_key(key[0], key[1])
     n = np.uint64(out.size)
     for i in range(np.uint64((n + THREE) // FOUR)):
-        w0, w1, w2, w3 = philox(i, operation[0], variant[0], cube[0], k0, k1)
         at = i * FOUR
-        out[at] = w0
-        if at + ONE < n:
-            out[at + ONE] = w1
-        if at + TWO < n:
-            out[at + TWO] = w2
-        if at + THREE < n:
-            out[at + THREE] = w3
+        for word in philox(i, operation[0], variant[0], cube[0], k0, k1):
+            if at < n:
+                out[at] = word
+            at += ONE
 
 
 def draw_words(

@@ -14,7 +14,16 @@ import genesis_toolkit.cli.prep
 import genesis_toolkit.cli.train
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import given_options
-from genesis_toolkit.cli.output import WIDTH, print_json, shortened, show_list, show_table
+from genesis_toolkit.cli.output import (
+    AS_JSON,
+    WIDTH,
+    print_json,
+    say,
+    say_next,
+    shortened,
+    show_list,
+    show_table,
+)
 from genesis_toolkit.pipeline.errors import CallError
 
 PROGRAMS: dict[str, click.Group] = {
@@ -167,10 +176,40 @@ def test_a_long_list_says_how_many_more(capsys: pytest.CaptureFixture[str]) -> N
     assert out.endswith("... and 1,000 more; --json lists all.\n")
 
 
-def test_json_begins_with_the_store(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json({"cubes": 3}, Path("a.zarr"))
-    print_json({"mask": "m.nii"})
-    assert capsys.readouterr().out == '{"store": "a.zarr", "cubes": 3}\n{"mask": "m.nii"}\n'
+def test_json_begins_with_the_store_and_is_all_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def speak() -> str:
+        print_json({"cubes": 3}, Path("a.zarr"))
+        print_json({"mask": "m.nii"})
+        show_table(["n"], [["all"]])
+        say("a", "b")
+        say("c", err=True)
+        say_next("info {}", "a b")
+        return "".join(capsys.readouterr())
+
+    with click.Context(click.Command("one")) as context:
+        assert speak().split() == [
+            "n",
+            "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 3,
+            *"all a b c Next: info 'a b'".split(),
+        ]
+        context.meta[AS_JSON] = True
+        assert speak() == '{"store": "a.zarr", "cubes": 3}\n{"mask": "m.nii"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("genesis-prep extract-targets scans t.zarr", "--task"),
+        ("genesis-train pretrain p.zarr", "--out"),
+        ("genesis-train export run w.pt", "--format"),
+        ("genesis-train compare t.zarr", "--out"),
+    ],
+)
+def test_an_option_that_must_be_given_is_missed(line: str, missing: str) -> None:
+    program, *words = line.split()
+    done = CliRunner().invoke(PROGRAMS[program], words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Error: Missing option '{missing}'." in done.stderr
 
 
 def test_a_missing_package_is_named_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,12 +136,12 @@ def test_an_interruption_that_an_import_swallows_is_one_all_the_same(
         except KeyboardInterrupt:
             raise RecursionError from None
 
-    monkeypatch.setattr("genesis_toolkit.pipeline.describe.facts.describe_store", half_imported)
+    monkeypatch.setattr("genesis_toolkit.describe_store", half_imported)
     before = signal.getsignal(signal.SIGINT)
     done = call("info", cube_store)
     assert (done.exit_code, done.stderr) == (130, "Error: Interrupted. The same command begins again.\n")
     assert signal.getsignal(signal.SIGINT) == before
-    monkeypatch.setattr("genesis_toolkit.pipeline.describe.facts.describe_store", lambda _: 1 / 0)
+    monkeypatch.setattr("genesis_toolkit.describe_store", lambda _: 1 / 0)
     assert isinstance(call("info", cube_store).exception, ZeroDivisionError)
 
 

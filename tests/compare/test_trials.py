@@ -21,7 +21,7 @@ from support.scans import gone, lungs, write_scan
 
 import genesis_toolkit.training.compare.evidence
 import genesis_toolkit.training.compare.trials
-from genesis_toolkit.cli.compare import Remaining
+from genesis_toolkit.cli.compare import remaining
 from genesis_toolkit.cli.train import main
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
@@ -111,7 +111,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_time_left_is_that_of_the_work_of_this_call() -> None:
     told: list[str] = []
     times = iter([100.0, 160.0, 220.0, 230.0])
-    report = Remaining(lambda what, done, total: told.append(what), lambda: next(times))
+    report = remaining(lambda what, done, total: told.append(what), lambda: next(times))
     for done in (6, 6, 8, 10):
         report("work", done, 10)
     assert told == ["work", "work", "work, about 2 min left", "work"]

@@ -13,12 +13,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from structure.mirrors import TESTED_ELSEWHERE
 from support.folders import TESTS
-
-import genesis_toolkit
-
-PACKAGE = "genesis_toolkit"
-HOUSE = Path(str(genesis_toolkit.__file__)).parent
+from support.house import HOUSE, PACKAGE, SOURCES, TREES, imported
 
 ROWS = (
     ("pipeline.version", "pipeline.errors", "pipeline.wording", "pipeline.progress", "pipeline.jit"),
@@ -43,32 +40,18 @@ ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 FORBIDDEN = {"pipeline": {"torch", "click"}, "training": {"click"}, "cli": set[str]()}
 
 
-def sources() -> dict[str, Path]:
-    """Every module of the three packages, by its dotted name below genesis_toolkit."""
-    found = {}
-    for top in FORBIDDEN:
-        for path in (HOUSE / top).rglob("*.py"):
-            name = ".".join(path.relative_to(HOUSE).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
-
-
-SOURCES = sources()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-
-
 def imports(module: str) -> Iterator[tuple[str, str]]:
-    """The module and the name of everything that a module imports from this package."""
+    """The module and the name of everything that a module imports from this package.
+
+    Only commands may take names from the face, as everybody outside does: they come last.
+    """
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module} imports relatively"
-            if node.module and node.module.split(".")[0] == PACKAGE:
-                home = node.module.removeprefix(PACKAGE).removeprefix(".")
-                for alias in node.names:
-                    inner = f"{home}.{alias.name}".removeprefix(".")
-                    yield (inner, "") if inner in SOURCES else (home, alias.name)
         elif isinstance(node, ast.Import):
-            assert all(alias.name.split(".")[0] != PACKAGE for alias in node.names), module
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE]
+            assert names in ([], [PACKAGE] * module.startswith("cli.")), module
+    return imported(TREES[module])
 
 
 def room_of(module: str) -> str:
@@ -153,3 +136,74 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "set()"
+
+
+def mirror_of(module: str) -> list[Path]:
+    """Where the tests of a module may lie without further ado: below tests/, by room and name."""
+    top, *rooms, name = module.split(".")
+    rooms = ["cli"] if top == "cli" else rooms
+    return [TESTS.joinpath(*rooms[:depth], f"test_{name}.py") for depth in {len(rooms), min(len(rooms), 1)}]
+
+
+def modules_at_work(test: Path) -> set[str]:
+    """What a test file imports itself or with the help of support/, and the commands that it runs."""
+    tree = ast.parse(test.read_text(encoding="utf-8"))
+    helpers = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    helping = [TESTS / f"{name.replace('.', '/')}.py" for name in helpers if name.startswith("support.")]
+    trees = [tree, *(ast.parse(path.read_text(encoding="utf-8")) for path in helping)]
+    found = {home for one in trees for home, _ in imported(one)}
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    words = {word for text in texts if isinstance(text, str) for word in text.split()}
+    for program in ("cli.prep", "cli.train"):
+        if (
+            program in found
+            or f"{PACKAGE}.{program}" in words
+            or program.replace("cli.", "genesis-") in words
+        ):
+            found |= {home for home, name in imports(program) if name.replace("_", "-") in words}
+    return found
+
+
+def has_to_do_with(test: Path, module: str) -> bool:
+    """Whether a test file works with a module, or with one that imports it, through its own room at most."""
+    near = modules_at_work(test)
+    if module in near:
+        return True
+    room, programs = room_of(module), {"cli.prep", "cli.train"} if module.startswith("cli.") else set[str]()
+    near |= {home for one in near - programs for home, _ in imports(one)}
+    while more := {home for one in near if room_of(one) == room != "cli" for home, _ in imports(one)} - near:
+        near |= more
+    return module in near
+
+
+def test_every_module_has_a_mirror() -> None:
+    """For each module a test file of its name, or a line in `mirrors.py` that says where else, and why."""
+    modules = {name for name in modules_in_rooms() if SOURCES[name].name != "__init__.py"}
+    mirrored = {name for name in modules if any(path.is_file() for path in mirror_of(name))}
+    told = TESTED_ELSEWHERE.keys()
+    assert not modules - mirrored - told, "modules without a test file"
+    assert not told - modules, "no such modules any more"
+    assert not told & mirrored, "they have test files of their own"
+    assert list(told) == sorted(told)
+    absent = {name for name, (test, _) in TESTED_ELSEWHERE.items() if not (TESTS / test).is_file()}
+    assert not absent, "their test files are not there"
+    strange = {
+        (name, test) for name, (test, _) in TESTED_ELSEWHERE.items() if not has_to_do_with(TESTS / test, name)
+    }
+    assert not strange, "test files that have nothing to do with the module"
+    assert all(why.split() for _, why in TESTED_ELSEWHERE.values())
+
+
+@pytest.mark.parametrize(
+    ("test", "module", "has"),
+    [
+        ("degrade/test_compose.py", "pipeline.degrade.paint", True),  # which `compose` imports
+        ("practice/test_nih.py", "pipeline.practice.anatomy.trees", True),  # by way of its own room
+        ("cli/test_output.py", "cli.pack", True),  # which it runs
+        ("exchange/test_merge.py", "cli.pack", False),  # which it does not, though it runs `merge`
+        ("cubes/test_rule.py", "pipeline.cubes.repair", False),
+        ("scans/test_find.py", "training.compare.figure", False),
+    ],
+)
+def test_a_test_file_that_has_nothing_to_do_with_a_module_is_known(test: str, module: str, has: bool) -> None:
+    assert has_to_do_with(TESTS / test, module) == has
