@@ -32,9 +32,6 @@ def test_the_twelve_combinations_come_as_often_as_they_should():
     assert counts[0] / 20_000 == pytest.approx(0.005, abs=0.0015)
 
 
-SLICE = (56, 64)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("size", [(26, 28, 30), (40, 50)])
 @pytest.mark.parametrize("name", RECIPES)

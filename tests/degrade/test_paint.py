@@ -7,7 +7,6 @@ from support import oracle
 from support.degraded import (
     GENESIS,
     SIZE,
-    SLICE,
     SMALL,
     UNTOUCHED,
     cubes_of,
@@ -18,6 +17,8 @@ from support.degraded import (
 
 from genesis_toolkit.pipeline.degrade.recipes import RECIPES, Applied, only
 from genesis_toolkit.pipeline.hounsfield import Window
+
+SLICE = (56, 64)
 
 
 def test_noise_and_cube_are_one_or_the_other():

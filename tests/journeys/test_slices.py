@@ -103,7 +103,7 @@ def test_every_decision_is_that_of_brute_force(
     for place in np.ndindex(*corners.passing.shape):
         corner = (place[0] + border[0], place[1] + border[1], place[2] + border[2])
         counted = int(not_lung(patch_of(voxels, corner, size, plane), *window).sum())
-        assert corners.passing[place] == (counted <= most * a * b)
+        assert corners.passing[place] == (counted <= most * (a * b))
         found = tissue_score(voxels, np.array(corner), size, Window(*window), plane)
         assert found == pytest.approx(counted / (a * b), abs=1e-12)
         by_score[2 * counted] -= 1
