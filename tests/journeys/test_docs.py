@@ -38,7 +38,9 @@ PROGRAMS = {"genesis-prep": genesis_toolkit.cli.prep.main, "genesis-train": gene
 OTHERS = {"--help", "--version", "--check", "--quiet"}
 OTHERS |= {"--host", "--port", "--no-dashboard", "--scheduler-file", "--nthreads", "--memory-limit"}  # dask
 OTHERS |= {"--job-name", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--time", "--signal"}  # SLURM
-MOST_NOT_RUN = 6
+OTHERS |= {"--array", "--mem", "--nodes", "--ntasks-per-node", "--gpus-per-node"}
+OTHERS |= {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"}  # torchrun
+MOST_NOT_RUN = 7
 #: Lets torchvision, which other libraries import, be imported beside another build of torch.
 FITTING = """\
 import torch
@@ -123,6 +125,7 @@ def practice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sitk.WriteImage(second[:, :, :16], folder / "my-scans" / "p03" / "ct.mha")
     whole = (folder / "my-scans" / "p01" / "ct.nii.gz").read_bytes()
     (folder / "my-scans" / "p04" / "ct.nii.gz").write_bytes(whole[: len(whole) // 2])
+    lay_out_as_others(folder)
     (folder / "archives").mkdir()
     for path in sorted((folder / "LUNA16").glob("subset[01]")):
         shutil.make_archive(str(folder / "archives" / path.name), "zip", folder / "LUNA16", path.name)
@@ -130,6 +133,20 @@ def practice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(["genesis-prep", "extract-cubes", "LUNA16", "cubes.zarr", *small], folder)
     run(["genesis-prep", "degrade", "cubes.zarr", "pairs.zarr", "--variants", "2"], folder)
     return folder
+
+
+def lay_out_as_others(folder: Path) -> None:
+    """Write pieces of the practice scans, with their masks of the lungs, as LiTS and BraTS come."""
+    (folder / "LiTS").mkdir()
+    for number, path in enumerate(sorted((folder / "LUNA16").glob("subset*/*.mhd"))):
+        scan = sitk.ReadImage(path)[110:190, 110:190, 40:72]
+        mask = sitk.ReadImage(folder / "LUNA16" / "seg-lungs-LUNA16" / path.name)[110:190, 110:190, 40:72]
+        sitk.WriteImage(scan, folder / "LiTS" / f"volume-{number}.nii")
+        sitk.WriteImage(mask, folder / "LiTS" / f"segmentation-{number}.nii")
+        case = folder / "BraTS" / f"BraTS2021_0000{number}"
+        case.mkdir(parents=True)
+        sitk.WriteImage(scan + 1024, case / f"{case.name}_flair.nii.gz")
+        sitk.WriteImage(mask, case / f"{case.name}_seg.nii.gz")
 
 
 @pytest.mark.full
