@@ -19,10 +19,15 @@ author = "The Genesis Toolkit maintainers"
 copyright = f"2026, {author}"
 version = release = genesis_toolkit.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
-exclude_patterns = ["_build", "_pictures"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
+exclude_patterns = ["_build", "_pictures", "**.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+# The notebook is kept without its outputs: they are made here, anew where its code has changed.
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

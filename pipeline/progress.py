@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
+from io import StringIO
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Display
     from rich.progress import TaskID
 
 P = ParamSpec("P")
@@ -19,6 +22,37 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+class _NotebookOutput:
+    """The bars as one output of a notebook's cell, which is drawn anew in its place, and empty in the end.
+
+    Without ipywidgets, rich would draw nothing in a notebook but a warning.
+    """
+
+    PAUSE = 0.25  # seconds between two drawings, however fast the work is reported
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._output = display({"text/plain": ""}, raw=True, display_id=True)
+        self._drawn = monotonic()
+
+    def draw(self, bars: "Display") -> None:
+        """Draw the bars, unless they have just been drawn."""
+        from rich.console import Console
+
+        if monotonic() < self._drawn + self.PAUSE:
+            return
+        paper = Console(file=StringIO(), width=80, force_jupyter=False, color_system=None)
+        with paper.capture() as drawing:
+            paper.print(bars.get_renderable())
+        self._output.update({"text/plain": drawing.get().rstrip()}, raw=True)
+        self._drawn = monotonic()
+
+    def clear(self) -> None:
+        """Leave nothing behind."""
+        self._output.update({"text/plain": ""}, raw=True)
 
 
 class Bars:
@@ -46,6 +80,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._counts: dict[str, tuple[int, int]] = {}
+        self._notebook = _NotebookOutput() if console.is_jupyter else None
         self._bars.start()
         return self
 
@@ -53,6 +88,8 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if self._notebook:
+            self._notebook.clear()
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self._counts:
             left = {what: count for what, count in self._counts.items() if count[0] < count[1]}
             what, (done, total) = (left or self._counts).popitem()
@@ -67,6 +104,8 @@ class Bars:
         if bar not in self._tasks:
             self._tasks[bar] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[bar], description=what, completed=done, total=total)
+        if self._notebook:
+            self._notebook.draw(self._bars)
         if not self._only:
             self._counts.pop(what, None)  # the latest stands last
             self._counts[what] = done, total
