@@ -20,12 +20,12 @@ copyright = f"2026, {author}"
 version = release = genesis_toolkit.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
-exclude_patterns = ["_build", "_pictures", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_pictures", "**.ipynb_checkpoints", "notebooks/first-look"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 # The notebook is kept without its outputs: they are made here, anew where its code has changed.
 nb_execution_mode = "cache"
-nb_execution_timeout = 600
+nb_execution_timeout = 1200
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 default_role = "code"

@@ -16,7 +16,11 @@ from genesis_toolkit.pipeline.progress import _NotebookOutput
 NOTEBOOK = ROOT / "docs" / "notebooks" / "first-look.ipynb"
 MOST_OUTPUTS = 4  # of a cell: the bars' place, a picture, a store, a line that says something
 
-pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("default")]  # the kernel's libraries warn
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.timeout(1500),  # it trains for a minute, on two cores that are free
+    pytest.mark.filterwarnings("default"),  # the kernel's libraries warn
+]
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +35,10 @@ def test_the_notebook_runs_and_the_network_learns(tmp_path: Path) -> None:
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # the docs build makes them
-    notebook.cells.append(nbformat.v4.new_code_cell("run.validation_loss, run.mean_image_loss, run.copy_loss"))
-    client = nbclient.NotebookClient(notebook, timeout=550, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
+    losses = "run.validation_loss, run.mean_image_loss, run.copy_loss"
+    notebook.cells.append(nbformat.v4.new_code_cell(losses))
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=1200, resources=place).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     for output in outputs:
         assert len([one for one in output if one.output_type != "stream"]) <= MOST_OUTPUTS
