@@ -17,21 +17,14 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.scans.dicom import read_planes
 from genesis_toolkit.pipeline.scans.files import check_file, not_opened
-from genesis_toolkit.pipeline.scans.formats import (
-    META_IMAGE,
-    NIFTI,
-    check_meta_image,
-    check_nifti,
-    check_nifti_header,
-    files_of,
-    inflate_meta_image,
-    read_plain,
-)
+from genesis_toolkit.pipeline.scans.formats import files_of, stored_at
+from genesis_toolkit.pipeline.scans.gate import NO_HEADER, clip, damaged, no_scan, upright
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
+from genesis_toolkit.pipeline.scans.nifti import NIFTI, NiftiHeader, read_nifti_header
 from genesis_toolkit.pipeline.scans.series import Stack, folder_and_label, series_at, series_of, stack
+from genesis_toolkit.pipeline.scans.stored import Stored, check_sizes, read_stored
 
 _BLOCK = 1 << 20
-_INT16 = np.iinfo(np.int16)
 
 
 def scan_path(text: str) -> Path:
@@ -65,40 +58,10 @@ def read_geometry(path: Path) -> Geometry:
     Dimensions beyond the third that have one entry are dropped.
 
     Raises:
-        DataError: it cannot be read, or is no volume of one number a voxel.
+        DataError: it cannot be read, or is no upright volume of one number a voxel.
     """
-    import SimpleITK as sitk
-
     series = series_at(path)
-    if series:
-        return stack(series.slices).geometry
-    check_file(path)
-    if path.suffix.lower() in META_IMAGE:
-        check_meta_image(path)
-    if path.name.lower().endswith(NIFTI):
-        check_nifti_header(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        raise DataError("its header cannot be read: it is damaged or of another format") from None
-    if path.name.lower().endswith(NIFTI):
-        check_nifti(path, reader)
-    dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
-    shape = tuple(int(edge) for edge in reader.GetSize())
-    if dimensions < 3 or any(edge != 1 for edge in shape[3:]):
-        raise DataError(f"it has {dimensions} dimensions ({' x '.join(map(str, shape))}), 3 wanted")
-    if components != 1:
-        raise DataError(f"it has {components} numbers a voxel (colour?), 1 wanted")
-    if min(shape) < 1:
-        raise DataError(f"it has no voxels ({' x '.join(map(str, shape))})")
-    spacing = tuple(float(edge) for edge in reader.GetSpacing()[:3])
-    if not all(np.isfinite(edge) and edge > 0 for edge in spacing):
-        raise DataError(f"its spacing {spacing} is not positive")
-    origin = tuple(float(edge) for edge in reader.GetOrigin()[:3])
-    cosines = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
-    return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
+    return stack(series.slices).geometry if series else _read_header(path)[0]
 
 
 def read_scan(path: AnyPath) -> Scan:
@@ -121,18 +84,16 @@ def read_scan(path: AnyPath) -> Scan:
     if series:
         stacked = stack(series.slices)
         return Scan(_read_series(stacked).T, stacked.geometry, _sha256(stacked.files))
-    geometry = read_geometry(path)
-    plain = read_plain(path) if path.suffix.lower() == ".mhd" else None
-    if plain is not None:
-        return Scan(plain[0].reshape(geometry.shape[::-1]).T, geometry, plain[1])
-    return Scan(_read_file(path, geometry).T, geometry, _sha256(files_of(path)))
+    geometry, stored = _read_header(path)
+    voxels, sha256 = read_stored(stored, geometry.shape)
+    return Scan(voxels.T, geometry, sha256)
 
 
 def scan_files(path: Path) -> list[Path]:
     """The files that a scan is made of: header first, or the slices of a DICOM series by name.
 
     Raises:
-        DataError: there is no such series, or the header points outside its own folder.
+        DataError: there is no such series, or the header says nothing certain of its data files.
     """
     series = series_at(path)
     return [one.path for one in series.slices] if series else files_of(path)
@@ -151,31 +112,66 @@ def scan_sha256(path: Path) -> str:
     return _sha256(stack(series.slices).files if series else files_of(path))
 
 
-def _read_file(path: Path, geometry: Geometry) -> NDArray[Any]:
-    """The voxels [z, y, x] of one file."""
+def _read_header(path: Path) -> tuple[Geometry, Stored]:
+    """What the header of a file says: where the voxels lie in the patient, and how they lie in the files."""
+    check_file(path)
+    if path.name.lower().endswith(NIFTI):
+        header = read_nifti_header(path)
+        geometry, stored = _of_nifti(path, header), header.stored
+    else:
+        stored, geometry = stored_at(path), _read_itk(path)
+    check_sizes(stored, geometry.shape)
+    return geometry, stored
+
+
+def _of_nifti(path: Path, header: NiftiHeader) -> Geometry:
+    """The geometry of a NIfTI file: SimpleITK's, or its own where SimpleITK refuses axes sheared a little."""
+    if header.axes is None:
+        return _read_itk(path)
+    geometry = _of_simple_itk(path)
+    lengths = np.linalg.norm(header.axes, axis=0)
+    units = header.axes / np.where(lengths > 0, lengths, 1)
+    own = _checked(header.shape, header.spacing, header.origin, units)
+    return own if geometry is None else geometry
+
+
+def _read_itk(path: Path) -> Geometry:
+    geometry = _of_simple_itk(path)
+    if geometry is None:
+        raise damaged(NO_HEADER)
+    return geometry
+
+
+def _of_simple_itk(path: Path) -> Geometry | None:
+    """The geometry as SimpleITK reads it from the header of a file; None where it cannot read that."""
     import SimpleITK as sitk
 
-    values = inflate_meta_image(path) if path.suffix.lower() in META_IMAGE else None
-    if values is None:
-        try:
-            values = np.asarray(_Lent(sitk.ReadImage(str(path))))
-        except RuntimeError:
-            raise DataError("its voxels cannot be read: the file is damaged or cut short") from None
-    return _settled(values.reshape(geometry.shape[::-1]))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    if components != 1:
+        raise no_scan(f"it has {components} numbers a voxel (colour?), 1 wanted")
+    spacing = tuple(float(edge) for edge in reader.GetSpacing()[:3])
+    origin = tuple(float(edge) for edge in reader.GetOrigin()[:3])
+    cosines = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
+    return _checked(tuple(int(edge) for edge in reader.GetSize()), spacing, origin, cosines)
 
 
-class _Lent:
-    """The voxels of a SimpleITK image, lent to NumPy: half the memory and two thirds of the time of a copy.
-
-    The array made of it keeps it, and so the image, alive; nobody else has the image, so it may be written.
-    """
-
-    def __init__(self, image: Any) -> None:
-        import SimpleITK as sitk
-
-        self._image = image
-        lent = sitk.GetArrayViewFromImage(image).__array_interface__
-        self.__array_interface__ = lent | {"data": (lent["data"][0], False)}
+def _checked(
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+    origin: tuple[float, ...],
+    cosines: NDArray[np.float64],
+) -> Geometry:
+    """The geometry of a volume that is one, and upright."""
+    if len(shape) < 3 or any(edge != 1 for edge in shape[3:]):
+        raise no_scan(f"it has {len(shape)} dimensions ({' x '.join(map(str, shape))}), 3 wanted")
+    cosines = upright(cosines, spacing, shape[:3])
+    return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
 
 
 def _read_series(stacked: Stack) -> NDArray[Any]:
@@ -183,45 +179,13 @@ def _read_series(stacked: Stack) -> NDArray[Any]:
     columns, rows, count = stacked.geometry.shape
     voxels: NDArray[Any] = np.empty((count, rows, columns), np.int16)
     for z, plane in enumerate(read_planes(stacked.files, (columns, rows))):
-        dtype = np.promote_types(voxels.dtype, _clip(plane))
+        dtype = np.promote_types(voxels.dtype, clip(plane))
         if dtype != voxels.dtype:
             wider = np.empty(voxels.shape, dtype)
             wider[:z] = voxels[:z]
             voxels = wider
         voxels[z] = plane
     return voxels
-
-
-def _settled(values: NDArray[Any]) -> NDArray[Any]:
-    """Voxels [z, y, x] of any type, clipped and of the type for them; changed in place where that will do."""
-    if values.dtype == np.int16:
-        return values
-    if not values.flags.writeable:
-        values = values.copy()
-    dtype = np.dtype(np.int16)
-    for plane in values:  # by slices, so that little memory is used beside them
-        dtype = np.promote_types(dtype, _clip(plane))
-    return values.astype(dtype, copy=False)
-
-
-def _clip(plane: NDArray[Any]) -> np.dtype[Any]:
-    """Clip values to int16 in place; the smallest of int16, float32 and float64 that holds them exactly.
-
-    Raises:
-        DataError: values that are no numbers, or of a type that is none of numbers.
-    """
-    if plane.dtype.kind in "iu":
-        limits = np.iinfo(plane.dtype)
-        np.clip(plane, max(_INT16.min, limits.min), min(_INT16.max, limits.max), out=plane)
-        return np.dtype(np.int16)
-    if plane.dtype not in (np.float32, np.float64):
-        raise DataError(f"its voxels are {plane.dtype}, whole or real numbers wanted")
-    if not np.isfinite(plane).all():
-        raise DataError("it holds values that are no numbers (NaN or infinite)")
-    np.clip(plane, _INT16.min, _INT16.max, out=plane)
-    if (np.rint(plane) == plane).all():
-        return np.dtype(np.int16)
-    return np.dtype(np.float32 if (plane.astype(np.float32) == plane).all() else np.float64)
 
 
 def _sha256(paths: Iterable[Path]) -> str:

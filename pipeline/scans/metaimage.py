@@ -1,0 +1,104 @@
+"""MetaImage: what a `.mhd` or `.mha` says of how its voxels are stored.
+
+As SimpleITK takes it: a key ends at the first `=` or `:`, a boolean is true where it begins with T, t or 1,
+BinaryDataByteOrderMSB goes before ElementByteOrderMSB, and voxels are binary unless it says otherwise.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.scans.files import not_opened
+from genesis_toolkit.pipeline.scans.gate import damaged, data_file, unsupported
+from genesis_toolkit.pipeline.scans.stored import Stored
+
+_HEADER_BYTES = (4096, 65536)  # a header is a few hundred bytes of text; how much is read of one
+_DATA, _LOCAL = "ElementDataFile", ("LOCAL", "Local", "local")
+_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+
+
+def stored_meta_image(path: Path) -> Stored:
+    """How the voxels of a MetaImage are stored.
+
+    Raises:
+        DataError: its header says nothing certain, its voxels lie outside its own folder or are missing, or
+            they are stored in a way that is not read.
+    """
+    header, end = _header(path)
+    name, kind = header.get(_DATA, ""), header.get("ElementType", "")
+    if not name:
+        raise damaged(f"its header names no {_DATA}")
+    if name.startswith("LIST") or "%" in name:
+        raise unsupported("its voxels lie in a list of files", "write it as one file")
+    if kind not in _TYPES:
+        raise unsupported(f"its ElementType is {kind or 'not said'}", f"write it as {', '.join(_TYPES)}")
+    inside = name in _LOCAL
+    said = header.get("HeaderSize", "0")
+    if not re.fullmatch(r"-1|\d+", said):
+        raise damaged(f"its HeaderSize is {said}")
+    if inside and int(said) > 0:
+        raise unsupported(f"its HeaderSize is {said} with its voxels in the same file", "write it without")
+    order = header.get("BinaryDataByteOrderMSB") or header.get("ElementByteOrderMSB", "")
+    offset = None if said == "-1" else end if inside else int(said)
+    packed = _is_true(header.get("CompressedData", ""))
+    if packed and said == "-1":
+        raise unsupported("its HeaderSize is -1 with compressed voxels", "write it without")
+    return Stored(
+        header=path,
+        parts=((path if inside else data_file(path, name), offset),),
+        dtype=np.dtype((">" if _is_true(order) else "<") + _TYPES[kind]),
+        packing="packed" if packed else "plain" if _is_true(header.get("BinaryData", "True")) else "text",
+    )
+
+
+def files_of_meta_image(path: Path) -> list[Path]:
+    """The files of a MetaImage, header first, whatever else its header says.
+
+    Raises:
+        DataError: its header cannot be opened, or points out of its folder.
+    """
+    name = _header(path)[0].get(_DATA, "")
+    inside = not name or name in _LOCAL or name.startswith("LIST") or "%" in name
+    return [path] if inside else [path, data_file(path, name)]
+
+
+def _header(path: Path) -> tuple[dict[str, str], int]:
+    """The header's fields, and where it ends."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            text = file.read(_HEADER_BYTES[0])
+            if b"\n" not in text.partition(_DATA.encode())[2]:
+                text += file.read(_HEADER_BYTES[1])
+    except OSError as error:
+        raise DataError(not_opened(error)) from None
+    header: dict[str, str] = {}
+    end = 0
+    for line in text.splitlines(keepends=True):
+        end += len(line)
+        parts = re.split("[=:]", line.decode("utf-8", errors="replace"), maxsplit=1)
+        if len(parts) < 2:
+            continue
+        key, value = (part.strip() for part in parts)
+        header[key] = value
+        if key == _DATA:  # the last key; voxels may follow
+            break
+    return header, end
+
+
+def _is_true(value: str) -> bool:
+    return value[:1] in ("T", "t", "1")
