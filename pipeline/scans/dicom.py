@@ -1,8 +1,8 @@
-"""One DICOM file: what its header says of its series and its place, and its pixels.
+"""One DICOM file: what its header says of its series, its place, and how its pixels are stored.
 
 pydicom reads the header: SimpleITK opens nothing that is no image, so that it could not name an RT object or
-a report. The pixels, rescaled to HU, are read by SimpleITK. Of the header nothing but the series' identifier,
-its geometry and the pixel scaling goes any further. Source: DICOM PS3.3 (image plane module).
+a report. Of the header nothing but the identifiers of series and slice, its geometry and what makes HU of the
+pixels goes any further. Source: DICOM PS3.3 (image plane module).
 """
 
 import math
@@ -10,13 +10,10 @@ import os
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.files import not_opened
@@ -24,31 +21,80 @@ from genesis_toolkit.pipeline.scans.files import not_opened
 #: What DICOM files are called where they have a suffix at all.
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
-_SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _MODALITY = 0x00020002, 0x00020010, 0x00080008, 0x00080060
+_SOP_CLASS_OF_FILE, _SYNTAX = 0x00020002, 0x00020010
+_IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
 _SERIES, _POSITION, _ORIENTATION = 0x0020000E, 0x00200032, 0x00200037
-_SAMPLES, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING = (
-    0x00280002,
-    0x00280008,
-    0x00280010,
-    0x00280011,
+_SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
+_PIXEL_SPACING, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
     0x00280030,
+    0x00280100,
+    0x00280101,
+    0x00280102,
+    0x00280103,
 )
+_PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE = 0x00280120, 0x00280121, 0x00281052, 0x00281053
+_MODALITY_LUT = 0x00283000
+_FIRST_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010  # pixels as float, as double, and as whole numbers
 _WANTED = (
-    _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _MODALITY, _SERIES, _POSITION, _ORIENTATION,
-    _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING,
+    _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY, _SERIES, _POSITION,
+    _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED,
+    _HIGH, _SIGNED, _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE, _MODALITY_LUT,
 )  # fmt: skip
-_META_GROUPS, _GROUPS = (
-    range(2, 3),
-    range(0x0029),
-)  # of the file itself; of the image, up to the last one wanted
+_WHOLE_KINDS = ("US", "SS")  # of values whose bytes are in the order of the file
 _UNDEFINED = 0xFFFFFFFF
-_DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
-_INDEX, _INDEX_NAME = "1.2.840.10008.1.3.10", "DICOMDIR"  # the SOP class of a disc's index, and its name
+#: Transfer syntaxes: deflated, and of the other order of bytes.
+DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+_INDEX = "1.2.840.10008.1.3.10"  # the SOP class of a disc's index
+#: What stands for the series of such an index.
+INDEX_NAME = "DICOMDIR"
 _HEAD_BYTES = 132  # the preamble, and `DICM`
 _DEFLATED_BYTES = 1 << 24  # the most that a deflated header may inflate to
 # How a file begins that lacks the preamble: with its meta group, or with group 8.
 _BARE = (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
+_NOWHERE = (0, 0, 0)
 _QUIET = threading.Lock()  # pydicom's warnings are not for the user, and are silenced for all threads at once
+
+# The tag of the pixels, the bytes before them, theirs, and where the data set begins.
+Place = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How one DICOM file stores its pixels.
+
+    Attributes:
+        sop_class: what the file is, by its UID.
+        syntax: its transfer syntax, by its UID.
+        element: the tag of the pixels; 0 where there are none.
+        offset: bytes before them, once the file is inflated where its syntax says so.
+        length: their bytes, as the header says; None where it does not, as of compressed ones.
+        begin: where the data set begins in the file, after its meta group.
+        photometric: how values become light, as in MONOCHROME2.
+        allocated: bits that each takes.
+        stored: bits of each that count.
+        high: the highest of these.
+        signed: whether they are signed.
+        slope, intercept: what makes HU of them; None where the header does not say a number.
+        lut: whether the header has a table that makes HU of them instead.
+        padding: the lowest and highest value of what is no part of the image, as it is stored; None where
+            there is none.
+    """
+
+    sop_class: str
+    syntax: str
+    element: int
+    offset: int
+    length: int | None
+    begin: int
+    photometric: str
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    slope: float | None
+    intercept: float | None
+    lut: bool
+    padding: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +111,8 @@ class Slice:
         orientation: the cosines along x, then along y.
         spacing: mm between voxel centres in x and y. Of these three, empty is what the header lacks.
         state: the file as it was read, see `state_of`.
+        instance: its SOPInstanceUID, which a copy shares; empty where it was removed.
+        pixels: how they are stored.
     """
 
     path: Path
@@ -76,6 +124,8 @@ class Slice:
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
     state: tuple[int, int]
+    instance: str
+    pixels: Pixels
 
 
 def state_of(status: os.stat_result) -> tuple[int, int]:
@@ -102,7 +152,7 @@ def read_header(path: Path) -> Slice | None:
             state = state_of(os.fstat(file.fileno()))
             if not _is_dicom(file.read(_HEAD_BYTES)):
                 return None
-            elements = _read_elements(file)
+            elements, place = _read_elements(file)
         numbers = {tag: _numbers(elements, tag) for tag in (_POSITION, _ORIENTATION, _PIXEL_SPACING)}
         samples, rows, columns = (_unsigned(elements, tag) for tag in (_SAMPLES, _ROWS, _COLUMNS))
         frames = int(_text(elements, _FRAMES) or 1)
@@ -113,7 +163,7 @@ def read_header(path: Path) -> Slice | None:
     spacing = numbers[_PIXEL_SPACING]
     return Slice(
         path=path,
-        series=_text(elements, _SERIES) or (_INDEX_NAME if _is_index(elements) else ""),
+        series=_text(elements, _SERIES) or (INDEX_NAME if _is_index(elements) else ""),
         skip=_skip_file(elements, samples),
         frames=frames,
         edges=(columns, rows),
@@ -121,37 +171,9 @@ def read_header(path: Path) -> Slice | None:
         orientation=numbers[_ORIENTATION],
         spacing=spacing[::-1],  # DICOM puts the distance of rows, so y, first
         state=state,
+        instance=_text(elements, _INSTANCE),
+        pixels=_pixels(elements, place),
     )
-
-
-def read_planes(paths: Iterable[Path], edges: tuple[int, int]) -> Iterator[NDArray[Any]]:
-    """Read slices one after the other.
-
-    Args:
-        paths: the files.
-        edges: columns and rows that each must have.
-
-    Yields:
-        [y, x] in HU, slope and intercept applied: of any integer type, or float64 where these have a part.
-
-    Raises:
-        DataError: a slice is damaged, cut short, or of another size than its header said.
-    """
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.LoadPrivateTagsOff()
-    columns, rows = edges
-    for path in paths:
-        reader.SetFileName(str(path))
-        try:
-            plane = sitk.GetArrayFromImage(reader.Execute())
-        except RuntimeError:
-            raise DataError(f"its slice {path.name} cannot be read: it is damaged or cut short") from None
-        if plane.size != rows * columns:
-            raise DataError(f"its slice {path.name} holds {plane.size} voxels, {rows * columns} wanted")
-        yield plane.reshape(rows, columns)
 
 
 def _skip_file(elements: dict[int, bytes], samples: int) -> str:
@@ -172,8 +194,35 @@ def _is_index(elements: dict[int, bytes]) -> bool:
     return _text(elements, _SOP_CLASS_OF_FILE) == _INDEX
 
 
-def _read_elements(file: BinaryIO) -> dict[int, bytes]:
-    """The wanted elements at the top of a DICOM file, as they stand in it, but little endian.
+def _pixels(elements: dict[int, bytes], place: Place) -> Pixels:
+    element, offset, length, begin = place
+    signed = bool(_unsigned(elements, _SIGNED))
+    ends = [
+        int.from_bytes(elements[tag][:2], "little", signed=signed)
+        for tag in (_PADDING, _PADDING_LIMIT)
+        if len(elements.get(tag, b"")) >= 2
+    ]
+    return Pixels(
+        sop_class=_text(elements, _SOP_CLASS) or _text(elements, _SOP_CLASS_OF_FILE),
+        syntax=_text(elements, _SYNTAX),
+        element=element,
+        offset=offset,
+        length=None if length == _UNDEFINED else length,
+        begin=begin,
+        photometric=_text(elements, _PHOTOMETRIC).upper(),
+        allocated=_unsigned(elements, _ALLOCATED),
+        stored=_unsigned(elements, _STORED),
+        high=_unsigned(elements, _HIGH),
+        signed=signed,
+        slope=_number(elements, _SLOPE),
+        intercept=_number(elements, _INTERCEPT),
+        lut=_MODALITY_LUT in elements,
+        padding=(min(ends), max(ends)) if _PADDING in elements and ends else None,
+    )
+
+
+def _read_elements(file: BinaryIO) -> tuple[dict[int, bytes], Place]:
+    """The wanted elements at the top of a DICOM file, little endian as they stand in it; its pixels' place.
 
     Not by pydicom's `dcmread`, which inflates without a limit and reads what has no pixels to its end.
 
@@ -187,15 +236,21 @@ def _read_elements(file: BinaryIO) -> dict[int, bytes]:
         with _QUIET, warnings.catch_warnings(action="ignore"):
             file.seek(0)
             read_preamble(file, force=True)
-            meta = _read_groups(file, _META_GROUPS)
+            meta, _ = _read_groups(file, meta=True)
             syntax = _text(meta, _SYNTAX)
-            if syntax == _DEFLATED:
-                inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-                inflated = inflater.decompress(file.read(), _DEFLATED_BYTES)
-                if not inflater.eof and len(inflated) < _DEFLATED_BYTES:
-                    raise ValueError("it ends within what is deflated")
-                file = BytesIO(inflated)
-            return meta | _read_groups(file, _GROUPS, little_endian=syntax != _BIG_ENDIAN)
+            begin = file.tell()
+            if syntax == DEFLATED:
+                file = BytesIO(inflated(file.read(), _DEFLATED_BYTES))
+            start, little_endian = file.tell(), syntax != BIG_ENDIAN
+            try:
+                elements, place = _read_groups(file, little_endian=little_endian)
+            except ValueError:
+                elements, place = {}, _NOWHERE
+            if not place[0]:  # pydicom takes a type of two NULs for no type at all, GDCM for an unknown one
+                again, found = _read_unknown_types(file, start, little_endian)
+                if found[0] or not elements:
+                    elements, place = again, found
+            return meta | elements, (*place, begin)
     except OSError as error:
         if error.errno:
             raise
@@ -204,10 +259,43 @@ def _read_elements(file: BinaryIO) -> dict[int, bytes]:
         raise ValueError(str(error)) from None
 
 
-def _read_groups(file: BinaryIO, groups: range, little_endian: bool = True) -> dict[int, bytes]:
-    """The wanted elements of some groups; the file is left where another group begins.
+def _read_unknown_types(
+    file: BinaryIO, start: int, little_endian: bool
+) -> tuple[dict[int, bytes], tuple[int, int, int]]:
+    """As `_read_groups`, with a length of 2 bytes after a type that is none."""
+    from pydicom import config
+
+    file.seek(start)
+    config.assume_implicit_vr_switch = False
+    try:
+        return _read_groups(file, little_endian=little_endian)
+    finally:
+        config.assume_implicit_vr_switch = True
+
+
+def inflated(data: bytes, most: int) -> bytes:
+    """What follows the meta group of a file of the deflated syntax, or its begin.
+
+    Raises:
+        ValueError: it is damaged, or ends before its end.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = inflater.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not inflater.eof and len(found) < most:
+        raise ValueError("it ends within what is deflated")
+    return found
+
+
+def _read_groups(
+    file: BinaryIO, meta: bool = False, little_endian: bool = True
+) -> tuple[dict[int, bytes], tuple[int, int, int]]:
+    """The wanted elements of the file's meta group, or those before the pixels, and where these lie.
 
     Values are taken raw, since what is wrong with a value that nobody wants is no reason to refuse a file.
+    What has no rows is not read beyond the groups of an image: contours and reports are long.
 
     Raises:
         ValueError: the file ends within an element, which pydicom takes for its end.
@@ -215,11 +303,15 @@ def _read_groups(file: BinaryIO, groups: range, little_endian: bool = True) -> d
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_dataset
 
-    end, beyond = 0, False
+    end, beyond, rows, place = 0, False, False, _NOWHERE
 
     def is_beyond(tag: Any, _kind: str | None, length: int) -> bool:
-        nonlocal end, beyond
-        end, beyond = 0 if length == _UNDEFINED else file.tell() + length, tag.group not in groups
+        nonlocal end, beyond, rows, place
+        end = 0 if length == _UNDEFINED else file.tell() + length
+        rows = rows or tag == _ROWS
+        beyond = tag.group != 2 if meta else tag >= _FIRST_PIXELS or (tag.group > 0x28 and not rows)
+        if beyond and not meta and tag.group == _FIRST_PIXELS >> 16:
+            place = int(tag), file.tell(), length
         return beyond
 
     # The type of values is found out: not every file keeps to what its syntax says.
@@ -231,11 +323,15 @@ def _read_groups(file: BinaryIO, groups: range, little_endian: bool = True) -> d
         raise ValueError("it ends within an element")
     found = {}
     for one in elements:
+        if int(one.tag) == _MODALITY_LUT:
+            found[_MODALITY_LUT] = b""
+            continue
         value = one.value or b""
         if not isinstance(one, RawDataElement) or len(value) != one.length:
             raise ValueError("it ends within a value, or has items for one")
-        found[int(one.tag)] = value[::-1] if one.VR == "US" and not little_endian else value
-    return found
+        swapped = not little_endian and one.VR in _WHOLE_KINDS
+        found[int(one.tag)] = value[::-1] if swapped else value
+    return found, place
 
 
 def _text(elements: dict[int, bytes], tag: int) -> str:
@@ -246,8 +342,17 @@ def _unsigned(elements: dict[int, bytes], tag: int) -> int:
     return int.from_bytes(elements.get(tag, b"")[:2], "little")
 
 
+def _number(elements: dict[int, bytes], tag: int) -> float | None:
+    """The number that an element holds; None where it is missing, empty, or holds something else."""
+    try:
+        return float(_text(elements, tag))
+    except ValueError:
+        return None
+
+
 def _numbers(elements: dict[int, bytes], tag: int) -> tuple[float, ...]:
-    text = _text(elements, tag)
+    """The numbers that an element holds; a comma, which some programs write, can only be a point there."""
+    text = _text(elements, tag).replace(",", ".")
     numbers = tuple(float(number) for number in text.split("\\")) if text else ()
     if not all(map(math.isfinite, numbers)):
         raise ValueError("no number")

@@ -10,6 +10,9 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 #: Said of a folder that has a scan's suffix.
 NAMED_LIKE_A_SCAN = "a folder named like a scan; what lies in it is taken by itself"
 
+_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"  # with which a `._name` of macOS begins
+
 #: The path of a folder relative to itself.
 HERE = "."
 
@@ -28,7 +31,7 @@ class Aside:
 
 
 def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], dict[str, Aside]]:
-    """All files below a folder, and the folders to be named.
+    """All files below a folder but for what systems leave there by themselves, and the folders to be named.
 
     Links to folders are not followed, so none can lead in a circle. A folder costs one listing and a file
     nothing more: what is a folder and what is a link stands in the listing. Paths are text, since `Path`
@@ -50,7 +53,7 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
         folder = waiting.pop()
         try:
             with os.scandir(f"{base}/{folder}") as entries:
-                listing = list(entries)
+                listing = [entry for entry in entries if not is_litter(entry)]
         except OSError as error:
             aside[folder] = Aside(problem=not_opened(error))
             continue
@@ -72,16 +75,34 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder.
+    """What lies in a folder, but for what systems leave there by themselves.
 
     Raises:
         CallError: it cannot be opened.
     """
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return [entry for entry in entries if not is_litter(entry)]
     except OSError as error:
         raise CallError(f"{folder} cannot be opened: {error.strerror}.") from None
+
+
+def is_litter(entry: os.DirEntry[str]) -> bool:
+    """Whether a system left it there by itself: what macOS puts beside every file, and lists of pictures.
+
+    Only of files whose name begins as macOS has it are the first bytes looked at.
+    """
+    if entry.name in _LITTER:
+        return True
+    if not entry.name.startswith("._"):
+        return False
+    try:
+        if not entry.is_file():
+            return False
+        with Path(entry.path).open("rb") as file:
+            return file.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE
+    except OSError:
+        return False
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import AnyPath
+from genesis_toolkit.pipeline.scans.dicom import INDEX_NAME
 from genesis_toolkit.pipeline.scans.files import (
     HERE,
     NAMED_LIKE_A_SCAN,
@@ -27,7 +28,7 @@ from genesis_toolkit.pipeline.scans.files import (
     within,
 )
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
-from genesis_toolkit.pipeline.scans.series import read_series
+from genesis_toolkit.pipeline.scans.gather import gather
 
 Layout = Literal["auto", "luna16", "files"]
 
@@ -208,8 +209,8 @@ def _found_files(
         )
     sources: list[Source] = []
     bad_root = bad_name(str(root))
+    others: dict[str, list[str]] = {}
     for folder, names in files.items():
-        others = []
         for name in names:
             if name.lower().endswith(SUFFIXES):
                 path = within(folder, name)
@@ -217,9 +218,8 @@ def _found_files(
                 problem = bad_root or bad_name(path)
                 sources.append(Source(_without_suffix(place), NO_SUBSET, place, problem))
             else:
-                others.append(name)
-        if others:
-            sources += _found_dicom(root, folder, others)
+                others.setdefault(folder, []).append(name)
+    sources += _found_dicom(root, others)
     taken = {source.path for source in sources}
     for path, why in aside.items():
         place = shown(path)
@@ -232,17 +232,24 @@ def _found_files(
     return Found(root, "files", told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
 
 
-def _found_dicom(root: Path, folder: str, names: list[str]) -> list[Source]:
-    """The DICOM series of a folder, and the files that should be DICOM but cannot be taken."""
-    series, problems = read_series(root / folder, names)
+def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
+    """The DICOM series of a tree, and the files that should be DICOM but cannot be taken."""
+    gathered = gather(root, files)
     sources = []
-    for label, one in series.items():
+    for (folder, label), one in gathered.series.items():
         place = shown(folder) + label
+        if one.identifier == INDEX_NAME:
+            place = shown(within(folder, one.slices[0].path.name))
         identifier = one.identifier or (place if folder != HERE else shown(root.resolve().name) + label)
-        sources.append(Source(identifier, NO_SUBSET, place, bad_name(str(root / folder)), one.skip))
-    for name, problem in problems.items():
-        place = shown(within(folder, name))
-        sources.append(Source(place, NO_SUBSET, place, problem))
+        problem = bad_name(str(root / folder)) or one.problem
+        sources.append(Source(identifier, NO_SUBSET, place, "" if one.skip else problem, one.skip))
+    for name, problem in gathered.problems.items():
+        sources.append(Source(shown(name), NO_SUBSET, shown(name), problem))
+    taken = {source.path for source in sources}
+    for folder, home in gathered.copies.items():
+        if shown(folder) not in taken:
+            skip = f"copies of the slices in {shown(home)}"
+            sources.append(Source(shown(folder), NO_SUBSET, shown(folder), skip=skip))
     return sources
 
 

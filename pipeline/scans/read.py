@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
-from genesis_toolkit.pipeline.scans.dicom import read_planes
 from genesis_toolkit.pipeline.scans.files import check_file, not_opened
 from genesis_toolkit.pipeline.scans.formats import files_of, stored_at
 from genesis_toolkit.pipeline.scans.gate import NO_HEADER, clip, damaged, no_scan, upright
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
 from genesis_toolkit.pipeline.scans.nifti import NIFTI, NiftiHeader, read_nifti_header
+from genesis_toolkit.pipeline.scans.pixels import read_planes
 from genesis_toolkit.pipeline.scans.series import Stack, folder_and_label, series_at, series_of, stack
 from genesis_toolkit.pipeline.scans.stored import Stored, check_sizes, read_stored
 
@@ -83,7 +83,8 @@ def read_scan(path: AnyPath) -> Scan:
     series = series_at(path)
     if series:
         stacked = stack(series.slices)
-        return Scan(_read_series(stacked).T, stacked.geometry, _sha256(stacked.files))
+        voxels, sha256 = _read_series(stacked)
+        return Scan(voxels.T, stacked.geometry, sha256)
     geometry, stored = _read_header(path)
     voxels, sha256 = read_stored(stored, geometry.shape)
     return Scan(voxels.T, geometry, sha256)
@@ -109,7 +110,7 @@ def scan_sha256(path: Path) -> str:
         DataError: there is no such scan, it is a series that makes no volume, or it cannot be opened.
     """
     series = series_at(path)
-    return _sha256(stack(series.slices).files if series else files_of(path))
+    return _sha256([one.path for one in stack(series.slices).slices] if series else files_of(path))
 
 
 def _read_header(path: Path) -> tuple[Geometry, Stored]:
@@ -174,18 +175,19 @@ def _checked(
     return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
 
 
-def _read_series(stacked: Stack) -> NDArray[Any]:
-    """The voxels [z, y, x] of a series, of a wider type from the first slice on that needs it."""
+def _read_series(stacked: Stack) -> tuple[NDArray[Any], str]:
+    """The voxels [z, y, x] of a series, of a wider type from the first slice on that needs it; its sha256."""
     columns, rows, count = stacked.geometry.shape
     voxels: NDArray[Any] = np.empty((count, rows, columns), np.int16)
-    for z, plane in enumerate(read_planes(stacked.files, (columns, rows))):
+    digest = hashlib.sha256()
+    for z, plane in enumerate(read_planes(stacked.slices, digest)):
         dtype = np.promote_types(voxels.dtype, clip(plane))
         if dtype != voxels.dtype:
             wider = np.empty(voxels.shape, dtype)
             wider[:z] = voxels[:z]
             voxels = wider
         voxels[z] = plane
-    return voxels
+    return voxels, digest.hexdigest()
 
 
 def _sha256(paths: Iterable[Path]) -> str:

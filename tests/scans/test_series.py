@@ -224,14 +224,14 @@ def test_what_is_no_volume_is_passed_over_by_name(tmp_path: Path) -> None:
         "scout": "a localizer, not a volume",
         "mr": "its DICOM modality is MR, CT wanted",
         "one": "a single slice, not a volume",
+        "DICOMDIR": "the index of a disc, not a volume",
     }
     assert sorted(source.skip for path, source in sources.items() if path[0] == ".") == [
         "a colour capture, not a volume",
         "its DICOM modality is RTSTRUCT, CT wanted",
-        "the index of a disc, not a volume",
     ]
     assert not any(source.problem for source in sources.values())
-    with pytest.raises(DataError, match=r"^it cannot be taken: a localizer, not a volume$"):
+    with pytest.raises(DataError, match=r"^it is not a CT scan: a localizer, not a volume$"):
         read_scan(tmp_path / "scout")
     np.testing.assert_array_equal(read_scan(tmp_path / "ct").voxels, VOXELS)
 
@@ -277,19 +277,31 @@ def odd_series(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("twice", "it holds 6 slices at 4 positions: 2 too many"),
-        ("missing", r"its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, 2\.00 is usual: slices are .*"),
-        ("tilted", "its gantry is tilted by 15.0 degrees: its slices are not stacked upright"),
-        ("aside", "its slices are shifted aside by up to 2.00 mm"),
-        ("unreadable", r"its slice 004\.dcm cannot be read: it is damaged or cut short"),
-        ("two frames", "it is a DICOM file of many frames, which is not read: export it as single slices"),
-        ("size", r"its slices have 2 sizes \(5 x 8, 9 x 8\)"),
-        ("orientation", r"its slices have several orientations: extra\.dcm is turned against 001\.dcm"),
-        ("spacing", r"its slices have several spacings: extra\.dcm and 001\.dcm differ"),
-        ("nowhere", r"its slice extra\.dcm does not say where it lies"),
+        (
+            "twice",
+            "it is damaged: 2 of its slices lie where another lies and differ from it, as 004.dcm in odd .*",
+        ),
+        (
+            "missing",
+            r"it is not supported: its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, 2\.00 is usual: slices are .*",
+        ),
+        (
+            "tilted",
+            "it is not supported: its axes are tilted by 15 degrees, which moves voxels by up to 3.6 .*",
+        ),
+        ("aside", "it is not supported: its slices are shifted aside by up to 2.00 mm; resample it"),
+        ("unreadable", r"its slice 004\.dcm is cut short: 104 bytes, 144 needed"),
+        ("two frames", "it is not supported: it is a DICOM file of many frames; export it as single slices"),
+        ("size", r"it is not supported: its slices have 2 sizes \(5 x 8, 9 x 8\); part them"),
+        (
+            "orientation",
+            r"it is not supported: its slices have several orientations: extra\.dcm is turned .*",
+        ),
+        ("spacing", r"it is not supported: its slices have several spacings: extra\.dcm and 001\.dcm .*"),
+        ("nowhere", r"it is damaged: its slice extra\.dcm does not say where it lies; copy .*"),
         (
             "localizer",
-            r"its series mixes slices of a volume with 1 of another kind \(a localizer, not a volume\)",
+            r"it is not supported: its series mixes slices of a volume with 1 of another kind \(a localizer, .*",
         ),
     ],
 )
@@ -319,7 +331,7 @@ def test_files_that_should_be_dicom_are_named(tmp_path: Path) -> None:
     assert {source.path: source.problem for source in find_scans(tmp_path).sources} == {
         "empty.dcm": "it is an empty file",
         "ok": "",
-        "page.dcm": "it is named as DICOM but is of another format",
+        "page.dcm": "it is not a CT scan: it is named as DICOM but is of another format",
         "short": "its DICOM header cannot be read: it is damaged or cut short",
     }
 

@@ -1,0 +1,208 @@
+"""The DICOM files of a tree of folders, put together by series.
+
+A series is one SeriesInstanceUID, whatever folders its slices lie in; it is called by the innermost folder
+that holds all of them.
+"""
+
+import filecmp
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Slice, read_header
+from genesis_toolkit.pipeline.scans.files import HERE, bad_name, check_regular, within
+from genesis_toolkit.pipeline.scans.gate import no_scan
+
+_NO_DICOM = (".raw", ".zraw")  # they lie beside headers by the hundred, so they are not looked into
+_ANOTHER_FORMAT = str(no_scan("it is named as DICOM but is of another format"))
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of a folder, and of those in it, that carry one SeriesInstanceUID.
+
+    Attributes:
+        identifier: the SeriesInstanceUID; empty where it was removed, and then the files of one folder.
+        slices: its files, by folder and name, without copies.
+        skip: why it is no CT volume, as in "a localizer, not a volume"; empty for one that is.
+        problem: why it cannot be taken, since a slice beside the others cannot be read; else empty.
+        folders: those its files lie in, and when each was changed last, in ns.
+    """
+
+    identifier: str
+    slices: tuple[Slice, ...]
+    skip: str
+    problem: str
+    folders: tuple[tuple[Path, int], ...]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The DICOM files of a tree.
+
+    Attributes:
+        series: by the folder that holds all slices, and a label that tells the series there apart: nothing
+            where there is one, else `#` and the end of its SeriesInstanceUID.
+        problems: why files that should be DICOM cannot be taken, by the first of those that share a reason.
+        copies: folders that hold nothing but copies of the slices of a series, and its folder.
+    """
+
+    series: dict[tuple[str, str], Series]
+    problems: dict[str, str]
+    copies: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The files of one series: the folder of each, as it was found, and its header."""
+
+    identifier: str
+    found: list[tuple[str, Slice]]
+
+    @property
+    def folders(self) -> set[str]:
+        return {folder for folder, _ in self.found}
+
+    @property
+    def skip(self) -> str:
+        slices = [one for _, one in self.found]
+        if all(one.skip for one in slices):
+            return slices[0].skip
+        return "a single slice, not a volume" if len(slices) == 1 and slices[0].frames == 1 else ""
+
+
+def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
+    """Read the headers of the DICOM files of a tree, and put them together by series.
+
+    Files that are copies, byte for byte, of a slice that comes before are left out.
+
+    Args:
+        root: what the folders are relative to.
+        files: names by folder; those of other formats need not be left out.
+    """
+    placed, unread = _read(root, files)
+    problems, broken = _settle_problems(placed, unread)
+    kept = {key: _without_copies(one) for key, one in placed.items()}
+    homes = {key: _common(one.folders) for key, one in kept.items()}
+    crowds: dict[str, set[str]] = {}
+    for one in placed.values():
+        for place in _seen_alone(one.folders):
+            crowds.setdefault(place, set()).add(one.identifier)
+    for key, home in homes.items():
+        crowds.setdefault(home, set()).add(kept[key].identifier)
+    series: dict[tuple[str, str], Series] = {}
+    copies: dict[str, str] = {}
+    for key, home in sorted(homes.items()):
+        times = tuple((root / folder, (root / folder).stat().st_mtime_ns) for folder in placed[key].folders)
+        uid, slices = kept[key].identifier, tuple(one for _, one in kept[key].found)
+        label = _label(uid, crowds[home])
+        series[home, label] = Series(uid, slices, kept[key].skip, broken.get(key, ""), times)
+        copies |= dict.fromkeys(placed[key].folders - kept[key].folders, home)
+    return Gathered(series, problems, copies)
+
+
+def _read(
+    root: Path, files: Mapping[str, Iterable[str]]
+) -> tuple[dict[tuple[str, str], _Placed], dict[str, dict[str, str]]]:
+    """The slices by series, and why files cannot be read, by folder and name."""
+    placed: dict[tuple[str, str], _Placed] = {}
+    unread: dict[str, dict[str, str]] = {}
+    for folder in sorted(files, key=lambda path: path.split("/")):
+        for name in sorted(files[folder]):
+            one = _read_slice(root / folder / name, name.lower())
+            if isinstance(one, Slice):
+                nameless = one.series in ("", INDEX_NAME)  # so that only its folder tells what it belongs to
+                key = one.series, folder if nameless else ""
+                placed.setdefault(key, _Placed(one.series, [])).found.append((folder, one))
+            elif one:
+                unread.setdefault(folder, {})[name] = one
+    return placed, unread
+
+
+def _settle_problems(
+    placed: Mapping[tuple[str, str], _Placed], unread: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """Unreadable files beside the slices of a single series are its own; others get a row for each reason."""
+    problems: dict[str, str] = {}
+    broken: dict[tuple[str, str], str] = {}
+    beside: dict[str, list[tuple[str, str]]] = {}
+    for key, one in placed.items():
+        for folder in one.folders if unread and not one.skip else ():
+            beside.setdefault(folder, []).append(key)
+    for folder, reasons in unread.items():
+        alike: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            alike.setdefault(reason, []).append(name)
+        for reason, names in alike.items():
+            more = f" (so do {len(names) - 1:,} more files beside it)" if len(names) > 1 else ""
+            keys = beside.get(folder, [])
+            if len(keys) == 1 and reason != _ANOTHER_FORMAT:
+                broken.setdefault(keys[0], f"its slice {names[0]} cannot be read: {reason}{more}")
+            else:
+                problems[within(folder, names[0])] = reason + more
+    return problems, broken
+
+
+def _without_copies(placed: _Placed) -> _Placed:
+    """The slices that are no copies of one before."""
+    first: dict[str, Slice] = {}
+    kept = []
+    for folder, one in placed.found:
+        other = first.setdefault(one.instance, one)
+        try:
+            if not one.instance or other is one or not filecmp.cmp(other.path, one.path, shallow=False):
+                kept.append((folder, one))
+        except OSError:  # reading it will say so
+            kept.append((folder, one))
+    return _Placed(placed.identifier, kept)
+
+
+def _common(folders: Iterable[str]) -> str:
+    """The innermost folder that holds all of some folders."""
+    return os.path.commonpath(list(folders)) or HERE
+
+
+def _parts(folder: str) -> list[str]:
+    return [] if folder == HERE else folder.split("/")
+
+
+def _seen_alone(folders: set[str]) -> set[str]:
+    """The folders that a series would be called by if only they, or one in them, were looked into.
+
+    Labels count with these, so that a path means the same whether it is looked up in the whole tree or alone.
+    """
+    if len(folders) == 1:
+        return folders
+    inside: dict[str, set[str]] = {}
+    for folder in folders:
+        parts = _parts(folder)
+        for depth in range(len(parts) + 1):
+            inside.setdefault("/".join(parts[:depth]) or HERE, set()).add(folder)
+    return {place for place, ones in inside.items() if _common(ones) == place}
+
+
+def _label(uid: str, crowd: set[str]) -> str:
+    if len(crowd) == 1:
+        return ""
+    return f"#{uid[-8:]}" if len({other[-8:] for other in crowd}) == len(crowd) else f"#{uid}"
+
+
+def _read_slice(path: Path, name: str) -> Slice | str:
+    """A file's header; if none, why it cannot be taken though it should be, or nothing for other formats."""
+    if name.endswith(_NO_DICOM):
+        return ""
+    named = name.endswith(DICOM_SUFFIXES)
+    try:
+        check_regular(path)
+    except DataError as error:
+        return str(error) if named or not os.access(path.parent, os.X_OK) else ""
+    bad = bad_name(str(path))
+    try:
+        one = read_header(path)
+    except DataError as error:
+        return bad or str(error)
+    if one is not None:
+        return bad or one
+    return (bad or _ANOTHER_FORMAT) if named else ""
