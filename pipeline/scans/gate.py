@@ -71,7 +71,7 @@ def check_rescale(slope: float | None, intercept: float | None, whose: str = "it
     """
     if slope is None or intercept is None or not (math.isfinite(slope) and math.isfinite(intercept)):
         said = " and ".join(
-            f"{'no' if value is None else f'{value:g} as'} {name}"
+            f"no {name} that is a number" if value is None else f"{value:g} as {name}"
             for name, value in (("slope", slope), ("intercept", intercept))
             if value is None or not math.isfinite(value)
         )

@@ -23,6 +23,7 @@ from genesis_toolkit.pipeline.scans.stored import Stored
 NIFTI = (".nii", ".nii.gz")
 
 _NIFTI_1, _NIFTI_2 = 348, 540  # bytes of a header, which it begins with
+_BLOCK = 1 << 20
 _FIRST_VOXEL = 352  # of a single file, after the header and four bytes more
 _TYPES = {
     2: "u1",
@@ -123,6 +124,24 @@ def _place(head: bytes, order: str) -> tuple[Triple, NDArray[np.float64] | None,
     rows = np.array(struct.unpack_from(order + "12f", head, 280)).reshape(3, 4) * _TO_LPS * mm
     left, back, up = rows[:, 3].tolist()
     return (x, y, z), rows[:, :3] if form > 0 else None, (left, back, up)
+
+
+def check_checksum(path: Path) -> None:
+    """Refuse a compressed NIfTI file whose bytes are not those that its checksum is of; others pass.
+
+    Raises:
+        DataError: they are not.
+    """
+    if path.suffix.lower() != ".gz":
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(_BLOCK):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise damaged(NO_HEADER) from None
+    except OSError as error:
+        raise DataError(not_opened(error)) from None
 
 
 def _head(path: Path) -> bytes:

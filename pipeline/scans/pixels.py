@@ -71,8 +71,8 @@ def check_pixels(one: Slice) -> None:
             f"its slice {name} stores {pixels.stored} of {pixels.allocated} bits, the highest {pixels.high}",
             _EXPORT,
         )
-    if pixels.lut and (pixels.slope is None or pixels.intercept is None):
-        raise unsupported(f"its slice {name} has a Modality LUT instead of slope and intercept", _EXPORT)
+    if pixels.lut:  # with slope and intercept as well, which the standard forbids, programs differ
+        raise unsupported(f"its slice {name} has a Modality LUT", _EXPORT)
     check_rescale(pixels.slope, pixels.intercept, f"its slice {name}")
 
 
@@ -105,8 +105,8 @@ def same_pixels(one: Slice, other: Slice) -> bool:
     Raises:
         DataError: one cannot be read.
     """
-    planes = list(read_planes((one, other), hashlib.sha256()))
-    return np.array_equal(*planes)
+    first, second = read_planes((one, other), hashlib.sha256())
+    return np.array_equal(first, second)
 
 
 def _plain(one: Slice, data: bytes) -> NDArray[Any]:

@@ -19,10 +19,10 @@ from genesis_toolkit.pipeline.scans.files import check_file, not_opened
 from genesis_toolkit.pipeline.scans.formats import files_of, stored_at
 from genesis_toolkit.pipeline.scans.gate import NO_HEADER, clip, damaged, no_scan, upright
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
-from genesis_toolkit.pipeline.scans.nifti import NIFTI, NiftiHeader, read_nifti_header
+from genesis_toolkit.pipeline.scans.nifti import NIFTI, NiftiHeader, check_checksum, read_nifti_header
 from genesis_toolkit.pipeline.scans.pixels import read_planes
 from genesis_toolkit.pipeline.scans.series import Stack, folder_and_label, series_at, series_of, stack
-from genesis_toolkit.pipeline.scans.stored import Stored, check_sizes, read_stored
+from genesis_toolkit.pipeline.scans.stored import Stored, check_present, check_sizes, read_stored
 
 _BLOCK = 1 << 20
 
@@ -117,10 +117,16 @@ def _read_header(path: Path) -> tuple[Geometry, Stored]:
     """What the header of a file says: where the voxels lie in the patient, and how they lie in the files."""
     check_file(path)
     if path.name.lower().endswith(NIFTI):
-        header = read_nifti_header(path)
-        geometry, stored = _of_nifti(path, header), header.stored
+        try:
+            header = read_nifti_header(path)
+            geometry, stored = _of_nifti(path, header), header.stored
+        except DataError:
+            check_checksum(path)  # a header is odd where a byte of what is compressed has turned
+            raise
     else:
-        stored, geometry = stored_at(path), _read_itk(path)
+        stored = stored_at(path)
+        check_present(stored)
+        geometry = _read_itk(path)
     check_sizes(stored, geometry.shape)
     return geometry, stored
 

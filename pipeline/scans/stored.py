@@ -54,18 +54,26 @@ class Stored:
     intercept: float = 0.0
 
 
+def check_present(stored: Stored) -> None:
+    """Refuse a scan whose data files are not all there.
+
+    Raises:
+        DataError: the first that is missing.
+    """
+    for path, _ in stored.parts:
+        if not path.is_file():
+            raise damaged(f"its data file {path.relative_to(stored.header.parent)} is missing")
+
+
 def check_sizes(stored: Stored, shape: tuple[int, int, int]) -> None:
-    """Refuse files that are missing or too short for their voxels, as far as their sizes tell.
+    """Refuse files that are too short for their voxels, as far as their sizes tell.
 
     Raises:
         DataError: one is.
     """
     share = _share(stored, shape)
-    for path, offset in stored.parts:
-        if not path.is_file():
-            raise damaged(f"its data file {path.relative_to(stored.header.parent)} is missing")
-        if stored.packing == "plain":
-            check_bytes(max(path.stat().st_size - (offset or 0), 0), share, _called(stored, path))
+    for path, offset in stored.parts if stored.packing == "plain" else ():
+        check_bytes(max(path.stat().st_size - (offset or 0), 0), share, _called(stored, path))
 
 
 def read_stored(stored: Stored, shape: tuple[int, int, int]) -> tuple[NDArray[Any], str]:

@@ -283,7 +283,7 @@ def odd_series(folder: Path, kind: str) -> None:
         ),
         (
             "missing",
-            r"it is not supported: its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, 2\.00 is usual: slices are .*",
+            r"it is not supported: its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, 2\.00 is usual: .*",
         ),
         (
             "tilted",
@@ -301,7 +301,7 @@ def odd_series(folder: Path, kind: str) -> None:
         ("nowhere", r"it is damaged: its slice extra\.dcm does not say where it lies; copy .*"),
         (
             "localizer",
-            r"it is not supported: its series mixes slices of a volume with 1 of another kind \(a localizer, .*",
+            r"it is not supported: its series mixes slices of a volume with 1 of another kind \(a loc.*",
         ),
     ],
 )
