@@ -1,12 +1,17 @@
 """DICOM series of small scans, written slice by slice."""
 
 import struct
+import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from support.scans import lungs
 
 UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -99,3 +104,21 @@ def explicit(
         packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         body = packer.compress(body) + packer.flush()
     return bytes(128) + b"DICM" + meta + body
+
+
+def rewrite(path: Path, change: Callable[[Dataset], object] | None = None, syntax: UID | None = None) -> None:
+    """Write a slice again with pydicom: changed, or in another transfer syntax that compresses no pixels."""
+    slice_ = pydicom.dcmread(path)
+    if change is not None:
+        change(slice_)
+    if syntax is not None:
+        if not syntax.is_little_endian and "PixelData" in slice_:
+            slice_.PixelData = np.frombuffer(slice_.PixelData, "<u2").astype(">u2").tobytes()
+        slice_.file_meta.TransferSyntaxUID = syntax
+    with warnings.catch_warnings(action="ignore"):
+        if syntax is None:
+            slice_.save_as(path)
+        else:
+            pydicom.dcmwrite(
+                path, slice_, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian
+            )
