@@ -170,7 +170,7 @@ def _read_packed(file: BinaryIO, room: NDArray[np.uint8], digest: Any, stored: S
             ended, block = unpacker.eof, unpacker.unused_data
         block = block[:1]
     if not ended:
-        raise damaged(f"its compressed voxels are cut short after {max(done, 0):,} bytes")
+        raise damaged(f"its compressed voxels are cut short after {max(done, 0)} bytes")
     return max(done, 0)
 
 

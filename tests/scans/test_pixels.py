@@ -327,17 +327,19 @@ def test_a_type_of_two_nuls(tmp_path: Path, element: bytes) -> None:
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
 
 
-@pytest.mark.parametrize("said", SYNTAXES[:3:2], ids=lambda syntax: syntax.name)
-def test_implicit_data_said_explicit(tmp_path: Path, said: UID) -> None:
+def test_implicit_data_said_explicit(tmp_path: Path) -> None:
+    """SimpleITK reads it as well, but takes seconds for each slice."""
     for path in write_series(tmp_path):
         written = path.read_bytes()
-        assert written.count(b"1.2.840.10008.1.2\0") == 1
         head = written.index(b"1.2.840.10008.1.2\0")
         length = int.from_bytes(written[140:144], "little")
         explicit = b"1.2.840.10008.1.2.1\0"
         made = written[: head - 2] + len(explicit).to_bytes(2, "little") + explicit + written[head + 18 :]
         path.write_bytes(made[:140] + (length + 2).to_bytes(4, "little") + made[144:])
-        assert sitk.ReadImage(str(path)).GetSize() == (9, 8, 1)
+        with warnings.catch_warnings(action="ignore"):
+            one = pydicom.dcmread(path)
+        assert one.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        assert (one.Rows, one.Columns) == (8, 9)
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
 
 
