@@ -4,8 +4,10 @@ Every voxel that is read is held against another reader: nibabel for NIfTI, pynr
 which the product asks for headers alone, for MetaImage.
 """
 
+import ast
 import gzip
 import hashlib
+import re
 import struct
 import warnings
 import zlib
@@ -17,9 +19,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from support.dicom import write_series
 from support.scans import lungs, write_scan
 
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.scans import gate
 from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.gate import check_rescale, rescaled, upright
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_files, scan_sha256
@@ -451,3 +455,76 @@ def test_a_metaimage_of_text(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("BinaryData = True", "BinaryData = F"))
     (tmp_path / "s.raw").write_bytes(TEXT + b"\n")
     np.testing.assert_array_equal(read_scan(path).voxels, VOXELS)
+
+
+def faults_of(kind: str, folder: Path) -> dict[str, Path]:
+    """The same fault in every format that can have it."""
+    folder.mkdir()
+    grid = np.diag([0.7, 0.8, 2.5])
+    if kind == "tilted":
+        grid[1, 2] = 0.8
+    files = {
+        suffix: write_grid(folder / f"{suffix[1:].replace('.', '')}{suffix}", grid) for suffix in SUFFIXES
+    }
+    slices = write_series(folder / "dicom", VOXELS, lean=grid[1, 2])
+    files["DICOM"] = folder / "dicom"
+    if kind == "short":
+        for suffix, path in files.items():
+            data = slices[3] if suffix == "DICOM" else scan_files(path)[-1]
+            content = data.read_bytes()
+            packed = suffix == ".nii.gz"
+            data.write_bytes(gzip.compress(gzip.decompress(content)[:-20]) if packed else content[:-20])
+    elif kind == "no numbers":
+        del files["DICOM"]  # whose values are whole
+        for path in files.values():
+            sitk.WriteImage(sitk.GetImageFromArray(np.full((4, 5, 6), NAN, np.float32)), str(path))
+    elif kind == "outside":
+        files = {suffix: path for suffix, path in files.items() if suffix in (".mhd", ".nhdr")}
+        for path in files.values():
+            path.write_text(re.sub(r"(ElementDataFile = |data file: )(.*)", r"\1../\2", path.read_text()))
+    return files
+
+
+@pytest.mark.parametrize("kind", ["short", "tilted", "no numbers", "outside"])
+def test_one_fault_is_refused_in_one_sentence_whatever_the_format(tmp_path: Path, kind: str) -> None:
+    """The rule: a check exists once, so that no format passes what another refuses, or says it otherwise."""
+    for path in faults_of("none", tmp_path / "sound").values():
+        np.testing.assert_array_equal(read_scan(path).voxels, VOXELS)
+    said = {}
+    for name, path in faults_of(kind, tmp_path / "faulty").items():
+        with pytest.raises(DataError) as refusal:
+            read_scan(path)
+        said[name] = str(refusal.value)
+    shapes = {
+        re.sub(r"its (data file|slice) \S+|\bit\b(?= is cut)|[\d.]+|\S+raw", "#", text)
+        for text in said.values()
+    }
+    assert len(shapes) == 1, said
+    assert len(said) == {"short": 7, "tilted": 7, "no numbers": 6, "outside": 2}[kind]
+
+
+def test_refusals_are_worded_by_the_gate() -> None:
+    """A refusal that a format words by itself could say something else of the same fault."""
+    rooms = Path(gate.__file__).parent
+    by_itself = {}
+    for module in (
+        "dicom",
+        "pixels",
+        "series",
+        "gather",
+        "metaimage",
+        "nifti",
+        "nrrd",
+        "stored",
+        "formats",
+        "read",
+    ):
+        tree = ast.parse((rooms / f"{module}.py").read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        raised = {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "DataError"}
+        by_itself |= dict.fromkeys(raised - {"not_opened(error)"}, module)
+    assert by_itself == {
+        "'its DICOM header cannot be read: it is damaged or cut short'": "dicom",
+        "f'there is no such DICOM series; the folder holds {holds}'": "series",
+        "series[label].problem": "series",  # which holds one of these
+    }

@@ -321,6 +321,17 @@ def test_positions_written_to_hundredths_are_no_gaps(tmp_path: Path) -> None:
     assert read_geometry(tmp_path).spacing[2] == pytest.approx(0.624)
 
 
+@pytest.mark.parametrize("lean", [0.0, 0.2, 0.45, 0.55, 3.0])
+def test_half_a_voxel_of_lean_is_upright_and_more_is_tilted(tmp_path: Path, lean: float) -> None:
+    write_series(tmp_path, lean=lean * 0.75 / 5)  # over the whole volume, in voxels along y
+    if lean < 0.5:
+        np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
+        return
+    angle = np.degrees(np.arctan(lean * 0.75 / 5 / 2.0))
+    with pytest.raises(DataError, match=f"^it is not supported: its axes are tilted by {angle:.2g} degrees"):
+        read_scan(tmp_path)
+
+
 def test_files_that_should_be_dicom_are_named(tmp_path: Path) -> None:
     write_series(tmp_path / "ok")
     (tmp_path / "empty.dcm").write_bytes(b"")
