@@ -173,13 +173,14 @@ def test_a_mask_lies_on_the_grid_of_its_scan(suffix: str, direction: str, tmp_pa
 
 
 def test_a_grid_that_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
-    sheared = Geometry((5, 4, 3), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1, 0, 0.2, 0, 1, 0, 0, 0, 0.98))
+    far = Geometry((5, 4, 3), (1.0, 1.0, 2.0), (123456789.3, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     mask = np.ones((5, 4, 3), np.uint8)
     with pytest.raises(DataError, match=r"cannot be written as mask\.nii\.gz without moving voxels"):
-        write_mask(mask, sheared, tmp_path / "mask.nii.gz")
+        write_mask(mask, far, tmp_path / "mask.nii.gz")  # it holds single precision
     assert not list(tmp_path.iterdir())
-    write_mask(mask, sheared, tmp_path / "mask.mha")
-    assert sitk.ReadImage(str(tmp_path / "mask.mha")).GetDirection() == sheared.direction
+    write_mask(mask, far, tmp_path / "mask.mha")
+    assert sitk.ReadImage(str(tmp_path / "mask.mha")).GetOrigin() == far.origin
+    sheared = Geometry((5, 4, 3), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1, 0, 0.2, 0, 1, 0, 0, 0, 0.98))
     assert voxel_millilitres(sheared) == pytest.approx(2 * 0.98 / 1000)
 
 

@@ -220,7 +220,7 @@ def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
             lies = read_geometry(written)
         except (RuntimeError, DataError):
             lies = None
-        # NIfTI holds single precision, and no axes that are not at right angles.
+        # NIfTI holds single precision.
         if lies is None or not same_grid(lies, geometry):
             raise DataError(
                 f"its grid ({grid_words(geometry)}) cannot be written as {out.name} without moving voxels: "
