@@ -175,12 +175,10 @@ def shares(counts: Mapping[str, int], total: int) -> list[list[str]]:
 
 def size_of(count: int) -> str:
     """Bytes in the largest unit that leaves one or more: `1.2 GiB`."""
-    size, unit = float(count), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:,.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+    from rich.filesize import pick_unit_and_suffix
+
+    unit, name = pick_unit_and_suffix(count, ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
+    return f"{count / unit:,.1f} {name}" if unit > 1 else f"{count} bytes"
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,8 @@ from .pipeline.errors import DataError as DataError
 from .pipeline.exchange.archive import pack_store as pack_store
 from .pipeline.exchange.merge import MergeResult as MergeResult
 from .pipeline.exchange.merge import merge_stores as merge_stores
-from .pipeline.exchange.npy_export import ExportResult as ExportResult
-from .pipeline.exchange.npy_export import export_npy as export_npy
+from .pipeline.exchange.npy_files import ExportResult as ExportResult
+from .pipeline.exchange.npy_files import export_npy as export_npy
 from .pipeline.exchange.npy_import import ImportResult as ImportResult
 from .pipeline.exchange.npy_import import import_npy as import_npy
 from .pipeline.hounsfield import Window as Window

@@ -116,11 +116,8 @@ tags:
 
 def _size_category(rows: int) -> str:
     """In which of the classes that hubs know a number of rows falls: `10K<n<100K`."""
-    names = "1K 10K 100K 1M 10M 100M 1B 10B 100B 1T".split()
-    place = sum(rows >= 1000 * 10**step for step in range(len(names)))
-    if place in (0, len(names)):
-        return f"n>{names[-1]}" if place else f"n<{names[0]}"
-    return f"{names[place - 1]}<n<{names[place]}"
+    classes = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T"
+    return [*classes.split(), "n>1T"][min(max(0, len(str(rows)) - 3), 10)]
 
 
 def _loading(contents: Contents) -> str:

@@ -59,22 +59,19 @@ def finish(folder: Path, contents: Contents, dtype: np.dtype[Any]) -> None:
 
 def _croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> str:
     """JSON-LD, given the dtype of the voxels and the sha256 of the files that stand in it one by one."""
+    modality = "computed tomography" if contents.images is None else "chest X-ray"
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": contents.title,
         "description": description(contents),
-        "keywords": ["Models Genesis", "self-supervised learning", _modality(contents), "zarr"],
+        "keywords": ["Models Genesis", "self-supervised learning", modality, "zarr"],
         "license": f"The licence of the {contents.sources} applies, see {CARD}.",
         "distribution": _distribution(contents, digests),
         "recordSet": _record_sets(contents, voxels),
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-
-
-def _modality(contents: Contents) -> str:
-    return "computed tomography" if contents.images is None else "chest X-ray"
 
 
 def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:

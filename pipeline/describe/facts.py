@@ -79,11 +79,6 @@ class Contents:
         return "patches" if self.thing == "patch" else f"{self.thing}s"
 
     @property
-    def axes(self) -> str:
-        """Its axes, in the scan's: `x, y, z`, or `x, z` of a patch of a coronal slice."""
-        return "x, y, z" if self.edges == 3 else _PLANE_AXES.get(str(self.cutting.get("plane")), "x, y")
-
-    @property
     def source(self) -> str:
         """What one row of the scans is: a scan, an X-ray image or an imported file."""
         if self.images is not None:
@@ -226,8 +221,10 @@ def summary(contents: Contents) -> list[tuple[str, str]]:
     flat = contents.images is not None
     values = "grey levels" if flat else f"{contents.attributes['unit']}, clipped to"
     names = "pseudonyms" if KEY in contents.cutting else "their own"
+    of_patches = _PLANE_AXES.get(str(contents.cutting.get("plane")), "x, y")
+    axes = "x, y, z" if contents.edges == 3 else of_patches
     return [
-        (contents.things, f"{len(contents.cubes):,} of {contents.shape} in {contents.axes}"),
+        (contents.things, f"{len(contents.cubes):,} of {contents.shape} in {axes}"),
         *(_pair_rows(contents, contents.pairs) if contents.pairs is not None else ()),
         ("values", f"whole numbers, {values} {low} .. {high}"),
         ("X-ray images" if flat else "scans", statuses_words(contents.scans)),

@@ -1,4 +1,4 @@
-"""The authors' cube files -> a cube store; the way back is `npy_export`.
+"""The authors' cube files -> a cube store; the way back is `export_npy`.
 
 A worker holds a piece of a cube and one encoded shard, never a file. What such a file does not tell (whose
 scan, where in it, at what spacing) stands in the store as not known: docs/reference/store-format.md.
@@ -153,11 +153,8 @@ def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
                 hashing = partial(_hash, sources[part])
                 tasks[f"file-{part}"] = _Task(len(tasks), [sources[part].modified], hashing)
         spans = [(sources[part], range(first, stop)) for part, first, stop in parts]
-        modified, make = (
-            [one.modified for one, _ in spans],
-            partial(_make_shard, ledger, shard, length, spans),
-        )
-        tasks[f"shard-{shard}"] = _Task(len(tasks), modified, make)
+        make = partial(_make_shard, ledger, shard, length, spans)
+        tasks[f"shard-{shard}"] = _Task(len(tasks), [one.modified for one, _ in spans], make)
     return tasks
 
 

@@ -10,15 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.cubes.rule import (
-    Corners,
-    CubeRule,
-    Triple,
-    draw_corners,
-    passing_corners,
-    place_words,
-    too_small,
-)
+from genesis_toolkit.pipeline.cubes import rule as rules
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.pictures.charts import save_png
 from genesis_toolkit.pipeline.scans.geometry import Voxels
@@ -47,7 +39,7 @@ _VIEWS = tuple(
 def draw_map(
     voxels: Voxels,
     spacing: tuple[float, float, float],
-    rule: CubeRule,
+    rule: rules.CubeRule,
     png: Path,
     *,
     title: str = "",
@@ -67,11 +59,11 @@ def draw_map(
         title: what stands above the picture.
         window: the grey levels, and what real numbers are scaled by.
     """
-    reason = too_small(voxels.shape, rule)
-    corners = None if reason else passing_corners(voxels, rule, window)
+    reason = rules.too_small(voxels.shape, rule)
+    corners = None if reason else rules.passing_corners(voxels, rule, window)
     examples = np.empty((0, 3), dtype=np.int32)
     if corners is not None:
-        examples = draw_corners(corners, _EXAMPLES, place_words(0, "examples", _EXAMPLES))
+        examples = rules.draw_corners(corners, _EXAMPLES, rules.place_words(0, "examples", _EXAMPLES))
     extents = [edge * step for edge, step in zip(voxels.shape, spacing, strict=True)]
     widths, heights = [extents[view.across] for view in _VIEWS], [extents[view.down] for view in _VIEWS]
     # 12 inches for three pictures on one scale, and room for the titles, the axes and the colour bar.
@@ -94,8 +86,8 @@ def _draw_view(
     view: _View,
     voxels: Voxels,
     spacing: Sequence[float],
-    rule: CubeRule,
-    corners: Corners | None,
+    rule: rules.CubeRule,
+    corners: rules.Corners | None,
     examples: NDArray[np.int32],
     window: Window,
 ) -> Any:
@@ -139,7 +131,7 @@ def _outline(panel: Axes, view: _View, corner: Any, edges: Sequence[int], style:
 
 
 def passing_share(
-    corners: Corners, box: Triple, shape: Triple, axis: int, number: int
+    corners: rules.Corners, box: rules.Triple, shape: rules.Triple, axis: int, number: int
 ) -> NDArray[np.float64]:
     """Of the boxes that a slice of the scan cuts and that are centred at a place, the share that passes.
 

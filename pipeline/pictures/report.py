@@ -14,14 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.parameters import box_of
-from genesis_toolkit.pipeline.describe.facts import (
-    Contents,
-    contents_of,
-    description,
-    image_counts,
-    parameter_rows,
-    summary,
-)
+from genesis_toolkit.pipeline.describe import facts
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES, Window
 from genesis_toolkit.pipeline.ledger import write_whole
@@ -94,9 +87,9 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
 
 def report(store: CubeStore | PairStore, rows: int) -> str:
     """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
-    contents = contents_of(store)
+    contents = facts.contents_of(store)
     name, images = escape(PurePath(store.storage.place).name), store.images
-    parts = [("What it holds", _table((), summary(contents)))]
+    parts = [("What it holds", _table((), facts.summary(contents)))]
     parts += [(f"Values in {store.attributes['unit']}" if images is None else "Grey levels", _values(store))]
     if images is None:
         parts += [("Spacing", _spacing(store.scans)), ("Tissue score", _tissue(store.table.tissue))]
@@ -107,7 +100,7 @@ def report(store: CubeStore | PairStore, rows: int) -> str:
     parts += [("Contact sheet", _sheet(store, rows))]
     parts += [(f"{'Scans' if images is None else 'Images'} not used", _unused(store))]
     parts += [("Parameters", _parameters(contents))]
-    head = f"<h1>{name}</h1>\n<p>{escape(description(contents))}</p>"
+    head = f"<h1>{name}</h1>\n<p>{escape(facts.description(contents))}</p>"
     body = "\n".join(
         [head, *(f"<section><h2>{escape(what)}</h2>\n{told}\n</section>" for what, told in parts)]
     )
@@ -201,7 +194,7 @@ def _substances(counts: NDArray[np.int64], window: Window) -> str:
 
 
 def _of_images(store: CubeStore | PairStore, images: ImageTable) -> str:
-    counts, used = image_counts(images, store.scans), int(np.count_nonzero(store.scans.cubes))
+    counts, used = facts.image_counts(images, store.scans), int(np.count_nonzero(store.scans.cubes))
     tables = ""
     for what in ("view", "label"):
         of = counts[f"{what}s"].items()
@@ -231,7 +224,7 @@ def _tissue(tissue: NDArray[np.float64]) -> str:
     return _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
 
 
-def _places(store: CubeStore | PairStore, contents: Contents) -> str:
+def _places(store: CubeStore | PairStore, contents: facts.Contents) -> str:
     """Where cubes were cut."""
     things, box = contents.things, box_of(contents.cutting, store.size)
     planes = coverage(store.table, store.scans, box) if box else None
@@ -289,11 +282,11 @@ def _unused(store: CubeStore | PairStore) -> str:
     return _table((what, "status", "reason"), told) + left
 
 
-def _parameters(contents: Contents) -> str:
+def _parameters(contents: facts.Contents) -> str:
     made = {"cubes": contents.cutting}
     made |= {"pairs": contents.attributes["parameters"]} if contents.pairs is not None else {}
-    rows = [(f"{what}: {name}", value) for what, of in made.items() for name, value in parameter_rows(of)]
-    return _table((), rows[:_MOST_ROWS])
+    told = ((what, row) for what, of in made.items() for row in facts.parameter_rows(of))
+    return _table((), [(f"{what}: {name}", value) for what, (name, value) in told][:_MOST_ROWS])
 
 
 def _figure(chart: str, caption: str) -> str:

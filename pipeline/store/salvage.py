@@ -6,7 +6,7 @@ array's own `zarr.json` and in that of the whole; the copy that is as it was wri
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -180,26 +180,8 @@ def read_remains(
         held: the content of files that were read already.
     """
 
-    def read(path: str, most: int) -> bytes:
-        return held[path] if held and path in held else read_within(storage, path, most)
-
-    def attempt(name: str, what: Callable[..., Any], *given: Any) -> Any:
-        try:
-            return what(*given)
-        except (OSError, ValueError, DataError) as error:
-            problems.append((name, reason_of(error)))
-
-    def json_of(path: str) -> dict[str, Any]:
-        parsed = metadata.parse_json(read(path, metadata.MOST_METADATA))
-        if not isinstance(parsed, dict):
-            raise ValueError("is no object of JSON")
-        return parsed
-
-    def chunk_of(path: str) -> bytes | None:
-        return read(path, metadata.MOST_CHUNK) if path in manifest else None
-
-    problems = list[Problem]()
-    root = attempt(ROOT, json_of, ROOT) if sound(ROOT) else None
+    reading = _Reading(storage, manifest, sound, held or {})
+    problems, root = reading.problems, reading.json_of(ROOT)
     attributes = _inner(root, "attributes", "genesis")
     if not isinstance((attributes or {}).get("format"), str):
         attributes = None
@@ -211,33 +193,73 @@ def read_remains(
     consolidated = _inner(root, "consolidated_metadata", "metadata")
     if root is not None and consolidated is None:
         problems.append((ROOT, "holds no consolidated metadata"))
-    arrays, columns = dict[str, metadata.Array](), dict[str, NDArray[Any]]()
-    for name in schema.array_names(kind, manifest):
-        path, again = f"{name}/{ROOT}", (consolidated or {}).get(name)
-        own = attempt(path, json_of, path) if sound(path) else None
-        if own is not None and consolidated is not None and own != again:
-            problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
-        if own is None and again is None:
-            problems += [(name, "is described nowhere")] if consolidated is not None else ()
-        else:
-            arrays[name] = attempt(name, metadata.described, kind, name, again if own is None else own)
-    arrays = {name: array for name, array in arrays.items() if array is not None}
-    files = [*manifest, *strangers]
-    size = (attributes or {}).get("size")
+    arrays, size = reading.arrays(kind, consolidated), (attributes or {}).get("size")
     for name, array in arrays.items():
         if schema.is_voxels(name) and size is not None and list(array.shape[1:]) != size:
             problems.append((name, f"its cubes are {words_of(array.shape[1:])}, not {words_of(size)}"))
-    believed, wrong = metadata.check_lengths(arrays, files)
-    problems += wrong
-    for name in sorted(believed):
-        mine = [path for path in files if path.startswith(f"{name}/c/")]
-        odd = [path for path in mine if path in manifest and arrays[name].place(path) is None]
-        problems += [(path, "is no chunk of its array") for path in odd]
-        if not schema.is_voxels(name) and all(map(sound, mine)):
-            columns[name] = attempt(name, metadata.read_column, arrays[name], chunk_of)
-    columns = {name: column for name, column in columns.items() if column is not None}
+    columns = reading.columns(arrays, [*manifest, *strangers])
     problems += _row_problems(columns, attributes or {})
     return Remains(storage, manifest, kind, attributes, arrays, columns), problems
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads the files of a store that are sound, and notes what is wrong with them in place of raising it."""
+
+    storage: Storage
+    manifest: Mapping[str, str]
+    sound: Callable[[str], bool]
+    held: Mapping[str, bytes]
+    problems: list[Problem] = field(default_factory=list)
+
+    def json_of(self, path: str) -> dict[str, Any] | None:
+        """The object that a file holds."""
+        return self._attempt(path, self._parsed, path) if self.sound(path) else None
+
+    def arrays(self, kind: str, consolidated: Mapping[str, Any] | None) -> dict[str, metadata.Array]:
+        """The arrays by name, as their own `zarr.json` describes them or else that of the store."""
+        found = {}
+        for name in schema.array_names(kind, self.manifest):
+            own, again = self.json_of(f"{name}/{ROOT}"), (consolidated or {}).get(name)
+            if own is not None and consolidated is not None and own != again:
+                self.problems.append((name, f"its zarr.json is not what that of the store says of {name}"))
+            if own is not None or again is not None:
+                told = again if own is None else own
+                found[name] = self._attempt(name, metadata.described, kind, name, told)
+            elif consolidated is not None:
+                self.problems.append((name, "is described nowhere"))
+        return {name: array for name, array in found.items() if array is not None}
+
+    def columns(self, arrays: Mapping[str, metadata.Array], files: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The columns of the tables by name, of arrays whose lengths agree and whose chunks are all sound."""
+        believed, wrong = metadata.check_lengths(arrays, files)
+        self.problems.extend(wrong)
+        found = {}
+        for name in sorted(believed):
+            mine = [path for path in files if path.startswith(f"{name}/c/")]
+            odd = [path for path in mine if path in self.manifest and arrays[name].place(path) is None]
+            self.problems.extend((path, "is no chunk of its array") for path in odd)
+            if not schema.is_voxels(name) and all(map(self.sound, mine)):
+                found[name] = self._attempt(name, metadata.read_column, arrays[name], self._chunk)
+        return {name: column for name, column in found.items() if column is not None}
+
+    def _attempt(self, name: str, what: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return what(*given)
+        except (OSError, ValueError, DataError) as error:
+            self.problems.append((name, reason_of(error)))
+
+    def _read(self, path: str, most: int) -> bytes:
+        return self.held[path] if path in self.held else read_within(self.storage, path, most)
+
+    def _parsed(self, path: str) -> dict[str, Any]:
+        parsed = metadata.parse_json(self._read(path, metadata.MOST_METADATA))
+        if not isinstance(parsed, dict):
+            raise ValueError("is no object of JSON")
+        return parsed
+
+    def _chunk(self, path: str) -> bytes | None:
+        return self._read(path, metadata.MOST_CHUNK) if path in self.manifest else None
 
 
 def attribute_problems(kind: str, attributes: Mapping[str, Any], files: Collection[str]) -> Iterator[Problem]:

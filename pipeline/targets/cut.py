@@ -28,8 +28,7 @@ def corners_around(voxels: NDArray[np.integer[Any]], shape: Triple, size: Triple
     """
     room = np.asarray(shape) - np.asarray(size)
     moved = np.clip(voxels - np.asarray(size) // 2, 0, np.maximum(room, 0))
-    corners: NDArray[np.int32] = np.where(room < 0, room // 2, moved).astype(np.int32)
-    return corners
+    return np.asarray(np.where(room < 0, room // 2, moved), np.int32)
 
 
 def box_at(
@@ -94,8 +93,7 @@ def mask_corners(
 
 def to_world(voxels: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
     """Where voxels [n, 3] in x, y, z lie, float64 [n, 3] in mm; real numbers lie between voxels."""
-    world: NDArray[np.float64] = np.asarray(voxels, np.float64) @ _steps(geometry).T
-    return world + np.asarray(geometry.origin, np.float64)
+    return np.asarray(voxels, np.float64) @ _steps(geometry).T + np.asarray(geometry.origin, np.float64)
 
 
 def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
@@ -111,8 +109,7 @@ def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
         back = np.linalg.inv(_steps(geometry))
     except np.linalg.LinAlgError:
         raise DataError(f"its directions {geometry.direction} lie in one plane") from None
-    voxels: NDArray[np.float64] = (np.asarray(world, np.float64) - np.asarray(geometry.origin)) @ back.T
-    return voxels
+    return np.asarray((np.asarray(world, np.float64) - np.asarray(geometry.origin)) @ back.T)
 
 
 def nearest_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.int64]:
@@ -129,8 +126,7 @@ def nearest_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.int64]:
 
 def inside(voxels: NDArray[np.integer[Any]], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     """Which voxels, [n, 3], lie in a scan of this shape: bool [n]."""
-    within: NDArray[np.bool_] = np.all((voxels >= 0) & (voxels < np.asarray(shape)), axis=1)
-    return within
+    return np.asarray(((voxels >= 0) & (voxels < np.asarray(shape))).all(axis=1))
 
 
 def same_grid(one: Geometry, other: Geometry) -> bool:

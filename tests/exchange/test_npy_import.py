@@ -24,8 +24,7 @@ from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.degrade.recipes import get_recipe
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.exchange.npy_export import export_npy
-from genesis_toolkit.pipeline.exchange.npy_files import hu_of, read_head, values_of
+from genesis_toolkit.pipeline.exchange.npy_files import export_npy, hu_of, read_head, values_of
 from genesis_toolkit.pipeline.exchange.npy_import import import_npy
 from genesis_toolkit.pipeline.ledger import Ledger, read_manifest, unfinished
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes

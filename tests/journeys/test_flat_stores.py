@@ -34,7 +34,7 @@ from genesis_toolkit.pipeline.describe.croissant import CROISSANT
 from genesis_toolkit.pipeline.describe.facts import describe_store
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.merge import merge_stores
-from genesis_toolkit.pipeline.exchange.npy_export import export_npy
+from genesis_toolkit.pipeline.exchange.npy_files import export_npy
 from genesis_toolkit.pipeline.ledger import hold, read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.pictures.report import report

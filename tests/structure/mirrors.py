@@ -30,7 +30,6 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipeline.describe.facts": ("describe/test_card.py", "the card prints the facts"),
     "pipeline.errors": ("cli/test_prep.py", "two bare classes; their exit codes"),
     "pipeline.exchange.archive": ("store/test_storage.py", "an archive is read as its folder is"),
-    "pipeline.exchange.npy_export": ("exchange/test_npy_import.py", "there and back again in one test"),
     "pipeline.exchange.npy_files": ("exchange/test_npy_import.py", "the files that are imported"),
     "pipeline.local_cluster": ("test_engine.py", "kills and Ctrl-C need tasks at work"),
     "pipeline.pairs.replay": ("verify/test_verify.py", "verify --replay derives pairs again"),

@@ -17,17 +17,9 @@ from uuid import uuid4
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.store.write import check_place
+from genesis_toolkit.training.compare import statistics
 from genesis_toolkit.training.compare.figure import MOST_ARMS, MOST_BRACKETS, MOST_TASKS, draw_bars, panels_of
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS, ArmSummary, arms_of, parse_table
-from genesis_toolkit.training.compare.statistics import (
-    CONFIDENCE,
-    DEFAULT_TEST,
-    TESTS,
-    Comparison,
-    choose_pairs,
-    compare_arms,
-    stars,
-)
 
 FORMAT = "genesis-evidence"
 VERSION = 1
@@ -50,20 +42,21 @@ class Evidence:
     """
 
     summaries: tuple[ArmSummary, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[statistics.Comparison, ...]
     chosen: bool
     metrics: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; what could not be computed is None."""
+        percent = 100 * statistics.CONFIDENCE
         return {
             "format": FORMAT,
             "version": VERSION,
-            "default_test": DEFAULT_TEST,
+            "default_test": statistics.DEFAULT_TEST,
             "stars": "of the default test, as in the slides: * p < 0.05, ** 0.01, *** 0.001, **** 0.0001",
             "one_tailed": "asks whether the mean of `second` is higher than that of `first`",
             "holm": "of the default test, over the pairs of one task in this file",
-            "effect": f"Hedges' g, with a {100 * CONFIDENCE:g} % interval from the noncentral t distribution",
+            "effect": f"Hedges' g, with a {percent:g} % interval from the noncentral t distribution",
             "fewer_than_10_trials": any(one.n < PUBLISHED_TRIALS for one in self.summaries),
             "metrics": dict(self.metrics),
             "arms": [asdict(one) for one in self.summaries],
@@ -135,7 +128,7 @@ def weigh(
     for count, most, what in ((len(arms), MOST_ARMS, "arms"), (tasks, MOST_TASKS, "tasks")):
         if count > most:
             raise DataError(f"There are {count} {what}, and the chart has room for {most}: split the table.")
-    compared = compare_arms(summaries, choose_pairs(arms, reference, pairs))
+    compared = statistics.compare_arms(summaries, statistics.choose_pairs(arms, reference, pairs))
     chosen = reference is not None or pairs is not None
     return Evidence(tuple(summaries), tuple(compared), chosen, dict(metrics or {}))
 
@@ -216,7 +209,7 @@ def check_folder(out: Path, beside: Collection[str] = ()) -> None:
         )
 
 
-def _pair(one: Comparison) -> dict[str, Any]:
+def _pair(one: statistics.Comparison) -> dict[str, Any]:
     """A comparison as plain JSON values."""
     effect, values = one.effect, one.p_values()
     return {
@@ -226,30 +219,30 @@ def _pair(one: Comparison) -> dict[str, Any]:
         "difference": one.difference,
         "tests": {
             name: {
-                "default": name == DEFAULT_TEST,
+                "default": name == statistics.DEFAULT_TEST,
                 **{
                     key: getattr(one.welch if "welch" in name else one.student, key, None)
                     for key in ("t", "df")
                 },
                 "p": values[name],
             }
-            for name in TESTS
+            for name in statistics.TESTS
         },
-        "stars": stars(one.p),
+        "stars": statistics.stars(one.p),
         "p_holm": one.p_holm,
-        "stars_holm": stars(one.p_holm),
+        "stars_holm": statistics.stars(one.p_holm),
         **dict(zip(("hedges_g", "g_low", "g_high"), astuple(effect) if effect else [None] * 3, strict=True)),
     }
 
 
-def _row(one: Comparison) -> dict[str, Any]:
+def _row(one: statistics.Comparison) -> dict[str, Any]:
     """A comparison as a row; `p` is that of the default test, None where there was nothing to test."""
     told = _pair(one)
     del told["tests"]
     row = {"task": told.pop("task")}
     for place, arm in (("first", one.first), ("second", one.second)):
         row |= {place: told.pop(place), f"{place}_mean": arm.mean, f"{place}_sd": arm.sd, f"{place}_n": arm.n}
-    row |= {"difference": told.pop("difference"), "default_test": DEFAULT_TEST, "p": one.p}
+    row |= {"difference": told.pop("difference"), "default_test": statistics.DEFAULT_TEST, "p": one.p}
     return row | {f"p_{name}": p for name, p in one.p_values().items()} | told
 
 
@@ -274,7 +267,7 @@ def _notes(evidence: Evidence, brackets: int) -> list[str]:
             f"Where a task has more than {MOST_BRACKETS} pairs, brackets show those with its last arm: "
             f"{brackets} of all {pairs}."
         )
-    fewer = sum(stars(one.p) != stars(one.p_holm) for one in evidence.comparisons)
+    fewer = sum(statistics.stars(one.p) != statistics.stars(one.p_holm) for one in evidence.comparisons)
     if any(one.p_holm != one.p for one in evidence.comparisons):
         notes.append(
             "Not corrected for several pairs: with Holm's correction over the pairs of a task "

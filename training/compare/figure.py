@@ -109,8 +109,7 @@ def axis_low(bars: Sequence[ArmSummary]) -> float:
 def levels_of(brackets: Sequence[tuple[int, int, str]]) -> list[int]:
     """How high each bracket lies, so that none touches another: the short ones low."""
     order = sorted(range(len(brackets)), key=lambda one: (brackets[one][1] - brackets[one][0], brackets[one]))
-    levels, roofs = [0] * len(brackets), dict.fromkeys((place for one in brackets for place in one[:2]), 0)
-    highest = [0] * (1 + max(roofs, default=0))
+    levels, highest = [0] * len(brackets), [0] * (1 + max((right for _, right, _ in brackets), default=0))
     for one in order:
         left, right, _ = brackets[one]
         levels[one] = max(highest[left : right + 1])

@@ -35,6 +35,8 @@ KNOWN: dict[str, tuple[int, str | None]] = {
     "genesis-xray-2d": (2, "network"),
 }
 _PARTS = {"network": "a whole network", "encoder": "an encoder, as ImageNet's"}
+_MOST_TRIALS = 1000
+_SHOWN = 12  # digits of a sha256, which tell two files apart
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # of a folder as well, and of a bar in the chart
 
 
@@ -60,8 +62,7 @@ class Arm:
                 f"--arm {self.name!r} is no name of an arm: give it 1 to 40 letters, digits and any of "
                 "._+-, the first a letter or a digit."
             )
-        known = self.name in KNOWN
-        pretrained = KNOWN[self.name][1] if known else None
+        known, (_, pretrained) = self.name in KNOWN, KNOWN.get(self.name, (0, None))
         if not known and self.weights is None:
             raise CallError(
                 f"--arm {self.name} is unknown without weights; allowed: scratch-3d and scratch-2d as they "
@@ -118,10 +119,7 @@ def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
     Raises:
         CallError, DataError: as `read_beginning`; or the weights are not what the arm's name says.
     """
-    read = {arm.name: read_beginning(arm.weights) for arm in arms if arm.weights is not None}
-    for arm in arms:
-        if arm.name in read:
-            _check_kind(arm, read[arm.name])
+    read = {arm.name: _read(arm) for arm in arms if arm.weights is not None}
 
     def scratch(axes: int) -> Beginning:
         others = {(one.network, one.width) for one in read.values() if axes_of(one) == axes}
@@ -136,9 +134,9 @@ def axes_of(beginning: Beginning) -> int:
     return architecture(beginning.network).axes
 
 
-def _check_kind(arm: Arm, beginning: Beginning) -> None:
-    """Refuse weights that are not what a known name stands for."""
-    axes, pretrained = KNOWN.get(arm.name, (0, None))
+def _read(arm: Arm) -> Beginning:
+    """Read the weights of an arm; refuse those that are not what a known name stands for."""
+    beginning, (axes, pretrained) = read_beginning(arm.weights), KNOWN.get(arm.name, (0, None))
     part = str(beginning.describe()["pretrained"])
     if pretrained and (axes_of(beginning), part) != (axes, pretrained):
         raise CallError(
@@ -146,10 +144,7 @@ def _check_kind(arm: Arm, beginning: Beginning) -> None:
             f"{arm.weights} holds those of {_PARTS[part]} in {axes_of(beginning)}D ({beginning.network}): "
             "name other weights, or give the arm another name."
         )
-
-
-_MOST_TRIALS = 1000
-_SHOWN = 12  # digits of a sha256, which tell two files apart
+    return beginning
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 from genesis_toolkit.pipeline.errors import DataError
 
@@ -120,59 +121,35 @@ def parse_table(data: bytes, name: str) -> list[ArmSummary]:
             rows.append((number, _row(columns, cells)))
     if not rows:
         raise DataError(f"{name} has no row below its columns: add one a trial, or one an arm.")
-    found = (_of_trials if "trial" in columns else _of_summaries)(rows, name)
-    arms = Counter(task for task, _ in found)
-    for (task, arm), (number, _) in found.items():
-        with _line(name, number):
-            if arms[task] < 2:
-                raise DataError(f"task {task} has one arm only, {arm}: add another arm, or remove the task.")
-    return [summary for _, summary in found.values()]
-
-
-#: The number of a line, and its cells by column.
-_Row = tuple[int, dict[str, str]]
-#: By task and arm the line in which they first come, and their summary.
-_Found = dict[tuple[str, str], tuple[int, ArmSummary]]
-
-
-def _of_trials(rows: Sequence[_Row], name: str) -> _Found:
-    """What the trials of each arm come to."""
-    scores: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
-    for number, cells in rows:
-        task, arm, trial = cells["task"], cells["arm"], cells["trial"]
-        mine = scores.setdefault((task, arm), {})
+    found: dict[tuple[str, str], dict[str, tuple[int, Any]]] = {}
+    for number, row in rows:
+        task, arm, trial = row["task"], row["arm"], row.get("trial", "")
+        mine = found.setdefault((task, arm), {})
         with _line(name, number):
             if trial in mine:
-                raise DataError(
-                    f"trial {trial} of arm {arm} on task {task} stands in line {mine[trial][0]} already: "
-                    "remove one of them, or give it another trial."
-                )
-            mine[trial] = number, _number(cells, "value")
-    found: _Found = {}
-    for one, mine in scores.items():
+                what = f"trial {trial} of arm {arm} on task {task}" if trial else f"arm {arm} of task {task}"
+                more = ", or give it another trial" if trial else ""
+                raise DataError(f"{what} stands in line {mine[trial][0]} already: remove one of them{more}.")
+            mine[trial] = number, _number(row, "value") if trial else _summary(row)
+    summaries = []
+    for one, mine in found.items():
         numbers, values = zip(*mine.values(), strict=True)
         with _line(name, numbers[0]):
-            found[one] = numbers[0], summarise(*one, values)
-    return found
+            summaries.append(summarise(*one, values) if "trial" in columns else values[0])
+    arms = Counter(task for task, _ in found)
+    for (task, arm), mine in found.items():
+        if arms[task] < 2:
+            with _line(name, next(iter(mine.values()))[0]):
+                raise DataError(f"task {task} has one arm only, {arm}: add another arm, or remove the task.")
+    return summaries
 
 
-def _of_summaries(rows: Sequence[_Row], name: str) -> _Found:
-    """What stands in the line of each arm."""
-    found: _Found = {}
-    for number, cells in rows:
-        task, arm = one = cells["task"], cells["arm"]
-        with _line(name, number):
-            if one in found:
-                raise DataError(
-                    f"arm {arm} of task {task} stands in line {found[one][0]} already: remove one of them."
-                )
-            if not re.fullmatch(r"[0-9]{1,9}", cells["n"]):
-                raise DataError(
-                    f"n is {_quoted(cells['n'])}: it must be a whole number from 2 to {_MOST_TRIALS:,}."
-                )
-            summary = ArmSummary(*one, _number(cells, "mean"), _number(cells, "sd"), int(cells["n"]))
-            found[one] = number, summary
-    return found
+def _summary(cells: dict[str, str]) -> ArmSummary:
+    """What stands in the line of an arm."""
+    if not re.fullmatch(r"[0-9]{1,9}", cells["n"]):
+        raise DataError(f"n is {_quoted(cells['n'])}: it must be a whole number from 2 to {_MOST_TRIALS:,}.")
+    numbers = _number(cells, "mean"), _number(cells, "sd")
+    return ArmSummary(cells["task"], cells["arm"], *numbers, int(cells["n"]))
 
 
 @contextmanager

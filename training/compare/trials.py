@@ -24,17 +24,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, locked, write_whole
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.wording import listed
-from genesis_toolkit.training.compare.evidence import (
-    FILES,
-    METRICS,
-    Evidence,
-    Written,
-    check_folder,
-    csv_of,
-    files_of,
-    weigh,
-    write_beside,
-)
+from genesis_toolkit.training.compare import evidence
 from genesis_toolkit.training.compare.plan import Arm, Plan, ReadyArm, Task, Trial, difference, make_plan
 from genesis_toolkit.training.compare.scores import TRIALS, summarise
 from genesis_toolkit.training.finetune.loop import finetune
@@ -90,7 +80,7 @@ def compare_trials(
     overwrite: bool = False,
     progress: Progress | bool = False,
     say: Say = lambda _: None,
-) -> Written:
+) -> evidence.Written:
     """Fine-tune every arm on every task with several seeds, and write table and chart of what came out.
 
     What an earlier call has done in `out` is kept: more trials, a further arm or a further task may be added
@@ -134,9 +124,9 @@ def compare_trials(
     with locked(out, f"Another process is at work on {out}: wait for it, or give another --out."):
         begin(out, plan, overwrite=overwrite)
         scores = carry_out(out, plan, workers, device, report, say)
-        evidence = evidence_of(plan, scores, reference, pairs)
-        files = {SCORES_FILE: scores_table(scores), **files_of(evidence)}
-        return Written(out, write_beside(out, files), evidence)
+        found = evidence_of(plan, scores, reference, pairs)
+        files = {SCORES_FILE: scores_table(scores), **evidence.files_of(found)}
+        return evidence.Written(out, evidence.write_beside(out, files), found)
 
 
 def check_choice(
@@ -148,11 +138,11 @@ def check_choice(
 
 def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but a comparison which this plan may go on with."""
-    check_folder(out, BESIDE)
+    evidence.check_folder(out, BESIDE)
     if overwrite:
         return
     before = read_record(out)
-    held = [name for name in (*FILES, SCORES_FILE, FOLDER) if (out / name).exists()]
+    held = [name for name in (*evidence.FILES, SCORES_FILE, FOLDER) if (out / name).exists()]
     if before is None and held:
         raise CallError(
             f"{out} holds other results ({held[0]}): choose another folder, or give --overwrite to "
@@ -187,7 +177,7 @@ def begin(out: Path, plan: Plan, *, overwrite: bool) -> None:
     if overwrite:
         if (out / FOLDER).exists():
             shutil.rmtree(out / FOLDER)
-        for name in (*FILES, SCORES_FILE, RECORD):  # the record last: it tells of all that is left
+        for name in (*evidence.FILES, SCORES_FILE, RECORD):  # the record last: it tells of all that is left
             (out / name).unlink(missing_ok=True)
     check_out(out, plan, overwrite=False)  # another process may have been here since
     before, now = read_record(out) or {}, plan.record()
@@ -245,7 +235,7 @@ def carry_out(
             if note not in noted:
                 say(note)
                 noted.add(note)
-        metric = METRICS[SCORES[tasks[done.trial.task].code]]
+        metric = evidence.METRICS[SCORES[tasks[done.trial.task].code]]
         say(f"{done.trial}: " + (f"failed. {done.reason}" if done.reason else f"{metric} {done.score:.4f}"))
         tell()
 
@@ -273,18 +263,19 @@ def evidence_of(
     scores: Mapping[Trial, float],
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
-) -> Evidence:
+) -> evidence.Evidence:
     """Compare the arms of every task by the scores of all trials, in whose order tasks and arms are told."""
     by_arm: dict[tuple[str, str], list[float]] = {}
     for trial, score in scores.items():
         by_arm.setdefault((trial.task, trial.arm), []).append(score)
     summaries = [summarise(*names, values) for names, values in by_arm.items()]
-    return weigh(summaries, reference, pairs, {one.name: SCORES[one.code] for one in plan.tasks})
+    return evidence.weigh(summaries, reference, pairs, {one.name: SCORES[one.code] for one in plan.tasks})
 
 
 def scores_table(scores: Mapping[Trial, float]) -> bytes:
     """A row a trial, as `--from-csv` reads it; the trial's name is its seed."""
-    return csv_of([TRIALS, *((one.task, one.arm, one.seed, repr(score)) for one, score in scores.items())])
+    rows = ((one.task, one.arm, one.seed, repr(score)) for one, score in scores.items())
+    return evidence.csv_of([TRIALS, *rows])
 
 
 def _carry_out(work: _Work) -> Done:

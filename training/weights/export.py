@@ -52,8 +52,6 @@ a checkpoint with an adaptation plan, for nnU-Net v2's `nnUNetv2_preprocess_like
   `nnUNetv2_plan_like_dynamic` and `nnUNetv2_train_pretrained`; the kernels are turned to its order of axes,
   and the network gives logits, whose sigmoid is the restored cube""",
 }
-
-
 _LICENCE = f"""\
 ## Licence and patent
 

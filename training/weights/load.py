@@ -18,22 +18,10 @@ from torch import Tensor, nn
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import sha256_of
 from genesis_toolkit.training.machine.run_folder import Run
-from genesis_toolkit.training.networks.registry import (
-    ARCHITECTURES,
-    MOST_WIDTH,
-    Architecture,
-    architecture,
-    build_network,
-)
+from genesis_toolkit.training.networks import registry
 from genesis_toolkit.training.networks.unet2d import UNet2D
 from genesis_toolkit.training.networks.unet3d import Encoder, UNet3D
-from genesis_toolkit.training.weights.files import (
-    FINETUNED,
-    PRETRAINED,
-    load_weights,
-    read_checkpoint,
-    read_plain,
-)
+from genesis_toolkit.training.weights import files
 
 #: Of every key in a file of the method's authors.
 PREFIX = "module."
@@ -110,12 +98,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CallError: they are of a target task.
         DataError: the file is damaged, or holds no weights.
     """
-    content = read_plain(path)
+    content = files.read_plain(path)
     if not isinstance(content, dict):
         content = {"": content}
-    if content.get("format") == PRETRAINED.format:
-        content = read_checkpoint(path)  # it knows the versions
-    if content.get("format") == FINETUNED.format:
+    if content.get("format") == files.PRETRAINED.format:
+        content = files.read_checkpoint(path)  # it knows the versions
+    if content.get("format") == files.FINETUNED.format:
         raise CallError(
             f"{path} holds the network of a target task, and pre-trained weights are wanted: name a run of "
             "genesis-train pretrain, or a file of weights."
@@ -136,23 +124,24 @@ def is_state_dict(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
-def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[Architecture, int, nn.Module]:
+def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[registry.Architecture, int, nn.Module]:
     """Which network weights are of, its width, and the network with them; see `load_network` for errors."""
-    for kind in ARCHITECTURES.values():
+    for kind in registry.ARCHITECTURES.values():
         key = kind.first_weight
         if key not in weights:
             continue
         shape = tuple(weights[key].shape)
-        if len(shape) < 1 or not 1 <= shape[0] <= MOST_WIDTH:
+        if len(shape) < 1 or not 1 <= shape[0] <= registry.MOST_WIDTH:
             raise DataError(
                 f"{path} has {key} of shape {shape}, the network needs (width, 1, "
-                f"{', '.join(map(str, kind.first_kernel))}), width at least 1 and at most {MOST_WIDTH}."
+                f"{', '.join(map(str, kind.first_kernel))}), width at least 1 and at most "
+                f"{registry.MOST_WIDTH}."
             )
         with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
-            network = build_network(kind.name, shape[0])
-        load_weights(network, weights, path)
+            network = registry.build_network(kind.name, shape[0])
+        files.load_weights(network, weights, path)
         return kind, shape[0], network
-    firsts = ", ".join(f"{kind.first_weight} ({kind.name})" for kind in ARCHITECTURES.values())
+    firsts = ", ".join(f"{kind.first_weight} ({kind.name})" for kind in registry.ARCHITECTURES.values())
     raise DataError(f"{path} holds weights of no network that is known here: it would have one of {firsts}.")
 
 
@@ -190,7 +179,7 @@ class Beginning:
             return
         path = Path(self.file or "")
         if not self.of_encoder:
-            load_weights(network, self.weights, path)
+            files.load_weights(network, self.weights, path)
             return
         if not isinstance(network, UNet2D):
             raise CallError(
@@ -204,7 +193,7 @@ class Beginning:
                 f"{len(own[_FIRST])}: give --width {self.width}."
             )
         counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
-        load_weights(network.encoder, {**counters, **self.weights}, path)
+        files.load_weights(network.encoder, {**counters, **self.weights}, path)
 
     def source(self) -> dict[str, str | None]:
         """Return the file as a run keeps it: plain JSON values, and no folder of this machine."""
@@ -238,9 +227,10 @@ def read_beginning(weights: Path | None, network: str | None = None, width: int 
             the name or the width is out of range.
         DataError: the file is damaged, or holds weights of no network that is known here.
     """
-    kind = architecture(network)
-    if width is not None and not 1 <= width <= MOST_WIDTH:
-        raise CallError(f"--width {width} is out of range: it must be from 1 to {MOST_WIDTH} channels.")
+    kind = registry.architecture(network)
+    if width is not None and not 1 <= width <= registry.MOST_WIDTH:
+        most = f"from 1 to {registry.MOST_WIDTH} channels"
+        raise CallError(f"--width {width} is out of range: it must be {most}.")
     if weights is None:
         return Beginning(kind.name, kind.published_width if width is None else width)
     path = file_of(weights)
@@ -263,10 +253,10 @@ def _read(path: Path, window: tuple[int, int] | None) -> Beginning:
     weights = read_weights(path)
     if all(name in weights for name in _RESNET):
         shape = tuple(weights[_FIRST].shape)
-        if len(shape) != _KERNEL_AXES or not 1 <= shape[0] <= MOST_WIDTH:
+        if len(shape) != _KERNEL_AXES or not 1 <= shape[0] <= registry.MOST_WIDTH:
             raise DataError(
                 f"{path} has {_FIRST} of shape {shape}, a ResNet-18 needs (width, 3, 7, 7), width at least 1 "
-                f"and at most {MOST_WIDTH}."
+                f"and at most {registry.MOST_WIDTH}."
             )
         found = read_encoder(path)
         found.begin(UNet2D(found.width))
@@ -290,7 +280,7 @@ def read_encoder(path: Path) -> Beginning:
             f"There is no file {path}: --initial-encoder wants the weights of a ResNet-18 under "
             "torchvision's names, such as resnet18-f37072fd.pth; they are never downloaded."
         )
-    content = read_plain(path)
+    content = files.read_plain(path)
     if not is_state_dict(content):
         raise DataError(
             f"{path} is no state dict: the tensors of a ResNet-18 by torchvision's names are wanted, and "
