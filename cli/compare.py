@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from itertools import product
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -120,14 +121,11 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
     trials = [asdict(trial) | {"done": trial in done} for trial in plan.trials]
     output.print_json({"out": str(out), **plan.record(), "trials": trials})
     rows = []
-    for task in plan.tasks:
-        for arm in plan.arms:
-            mine = [trial for trial in plan.trials if (trial.task, trial.arm) == (task.name, arm.name)]
-            network = f"{arm.network}, {arm.width}"
-            weights = arm.arm.weights or "from scratch"
-            ready = sum(trial in done for trial in mine)
-            name, done_of = output.shortened(task.name, 12), f"{ready} of {len(mine)}"
-            rows.append((name, output.shortened(arm.name, 15), network, arm.taken(task), done_of, weights))
+    for task, arm in product(plan.tasks, plan.arms):
+        mine = [trial in done for trial in plan.trials if (trial.task, trial.arm) == (task.name, arm.name)]
+        names, ready = (output.shortened(task.name, 12), output.shortened(arm.name, 15)), sum(mine)
+        network, weights = f"{arm.network}, {arm.width}", arm.arm.weights or "from scratch"
+        rows.append((*names, network, arm.taken(task), f"{ready} of {len(mine)}", weights))
     output.show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
     output.say(f"A dry run: nothing was written. Left to do: {left}.", err=True)

@@ -121,13 +121,14 @@ def _size_category(rows: int) -> str:
 
 
 def _loading(contents: Contents) -> str:
+    name = "cubes.zarr" if contents.pairs is None else "pairs.zarr"  # its own is for its owner to choose
     read = "cube" if contents.pairs is None else "degraded, original"
     plain = _PLAIN_CUBES if contents.pairs is None else _PLAIN_PAIRS.format(edges=contents.edges)
     axes = ", ".join("xyz"[: contents.edges])
     return f"""\
 ## Load it
 
-The store is a Zarr v3 group, here under the name `{contents.name}`. With zarr alone, `[{axes}]` in [0, 1]:
+The store is a Zarr v3 group, here under the name `{name}`. With zarr alone, `[{axes}]` in [0, 1]:
 
 ```python
 {plain}```
@@ -137,12 +138,12 @@ With genesis-toolkit, which made it:
 ```python
 import genesis_toolkit as gt
 
-store = gt.open_store("{contents.name}")  # or its archive, or its address
+store = gt.open_store("{name}")  # or its archive, or its address
 {read} = store[0]  # whole numbers [{axes}]
 low, high = store.window
 ```
 
-`genesis-train pretrain {contents.name} --out run` trains from it. Whether all is as it was made, in its
+`genesis-train pretrain {name} --out run` trains from it. Whether all is as it was made, in its
 folder:
 
 ```bash

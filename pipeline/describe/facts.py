@@ -46,11 +46,6 @@ class Contents:
     images: schema.ImageTable | None = None
 
     @property
-    def name(self) -> str:
-        """What the store is called in examples; its own name is for its owner to choose."""
-        return "cubes.zarr" if self.pairs is None else "pairs.zarr"
-
-    @property
     def cutting(self) -> Mapping[str, Any]:
         """The parameters with which the cubes were cut."""
         parameters: Mapping[str, Any] = self.attributes["parameters" if self.pairs is None else "cubes"]
@@ -60,11 +55,6 @@ class Contents:
     def edges(self) -> int:
         """How many edges a cube has: three, or two of a slice or an image."""
         return len(self.attributes["size"])
-
-    @property
-    def shape(self) -> str:
-        """Its edges, and what they are made of: `64 x 64 x 32 voxels`."""
-        return size_words(self.attributes["size"])
 
     @property
     def thing(self) -> str:
@@ -205,7 +195,8 @@ def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str
 def description(contents: Contents) -> str:
     """What the store is, in two sentences."""
     what, scans = contents.things, int(np.count_nonzero(contents.scans.cubes))
-    many = f"{counted(len(contents.cubes), contents.thing, what)} of {contents.shape}"
+    size = size_words(contents.attributes["size"])
+    many = f"{counted(len(contents.cubes), contents.thing, what)} of {size}"
     labels = ", without labels" if contents.images is None else ""
     text = f"{many} out of {counted(scans, contents.source)}{labels}."
     if contents.pairs is not None:
@@ -223,8 +214,9 @@ def summary(contents: Contents) -> list[tuple[str, str]]:
     names = "pseudonyms" if KEY in contents.cutting else "their own"
     of_patches = _PLANE_AXES.get(str(contents.cutting.get("plane")), "x, y")
     axes = "x, y, z" if contents.edges == 3 else of_patches
+    size = size_words(contents.attributes["size"])
     return [
-        (contents.things, f"{len(contents.cubes):,} of {contents.shape} in {axes}"),
+        (contents.things, f"{len(contents.cubes):,} of {size} in {axes}"),
         *(_pair_rows(contents, contents.pairs) if contents.pairs is not None else ()),
         ("values", f"whole numbers, {values} {low} .. {high}"),
         ("X-ray images" if flat else "scans", statuses_words(contents.scans)),

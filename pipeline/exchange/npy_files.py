@@ -28,7 +28,6 @@ from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.scans.files import bad_name, check_file
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
-from genesis_toolkit.pipeline.store.schema import AXES
 from genesis_toolkit.pipeline.store.storage import located
 from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.pipeline.wording import size_words
@@ -262,7 +261,7 @@ def export_npy(
     report = callback(progress)
     cubes, folder = located(cubes), Path(folder)
     store = open_cubes(cubes)
-    if len(store.size) != len(AXES):
+    if len(store.size) != 3:
         raise CallError(
             f"{cubes} holds patches or images of {size_words(store.size)}, and the authors "
             "published files of cubes alone: read them with zarr, as the store's README.md shows."

@@ -29,13 +29,7 @@ from genesis_toolkit.pipeline.store.write import check_target, write_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
-from genesis_toolkit.pipeline.targets.parameters import (
-    FindingParameters,
-    MaskParameters,
-    NoduleParameters,
-    TargetParameters,
-    described,
-)
+from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters, described
 from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
@@ -74,7 +68,7 @@ class TargetJob:
         cut. Of segmentation, whose cubes have masks, rows are without a class.
         """
         sound = not (task.source.problem or task.source.skip)
-        return _WAYS[type(self.parameters)].labels(task.piece.wanted, self.parameters) if sound else []
+        return _WAYS[self.parameters.task].labels(task.piece.wanted, self.parameters) if sound else []
 
 
 class _Ways(NamedTuple):
@@ -85,12 +79,12 @@ class _Ways(NamedTuple):
     labels: Callable[[Any, Any], list[list[int]]]
 
 
-_WAYS: dict[type[TargetParameters], _Ways] = {
-    NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
-    MaskParameters: _Ways(
+_WAYS = {
+    "ncc": _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
+    "segment": _Ways(
         plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
     ),
-    FindingParameters: _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    "dxc": _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
 }
 
 
@@ -163,7 +157,7 @@ def plan_targets(source: Path, parameters: TargetParameters) -> Plan:
         CallError: no such source, or nothing of it can be cut.
         DataError: a table or a list is damaged.
     """
-    return _WAYS[type(parameters)].plan(source, parameters)
+    return _WAYS[parameters.task].plan(source, parameters)
 
 
 def cut_target(task: TargetTask[Any]) -> Cut:
@@ -172,7 +166,7 @@ def cut_target(task: TargetTask[Any]) -> Cut:
     Raises:
         DataError, OSError, ValueError, MemoryError: it cannot be read, or has several masks.
     """
-    return _WAYS[type(task.parameters)].cut(task)
+    return _WAYS[task.parameters.task].cut(task)
 
 
 def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -> tuple[TargetTask[Any], ...]:

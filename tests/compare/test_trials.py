@@ -83,7 +83,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return dict.fromkeys(FILES, json.dumps(evidence.as_dict()).encode())
 
     monkeypatch.setattr(genesis_toolkit.training.compare.trials, "finetune", fake)
-    monkeypatch.setattr(genesis_toolkit.training.compare.trials, "files_of", plain)
+    monkeypatch.setattr(genesis_toolkit.training.compare.evidence, "files_of", plain)
     return called
 
 

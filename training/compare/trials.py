@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,9 @@ def compare_trials(
     if workers is None:
         workers = 1 if kind == "cuda" else cores()
     check_out(out, plan, overwrite=overwrite)
-    for task in plan.tasks:
-        for arm in plan.arms:
-            if arm.taken(task) == "not":
-                say(f"{arm.name} is left out on {task.name}: its network takes cubes, and these are images.")
+    for task, arm in product(plan.tasks, plan.arms):
+        if arm.taken(task) == "not":
+            say(f"{arm.name} is left out on {task.name}: its network takes cubes, and these are images.")
     with locked(out, f"Another process is at work on {out}: wait for it, or give another --out."):
         begin(out, plan, overwrite=overwrite)
         scores = carry_out(out, plan, workers, device, report, say)
@@ -249,13 +249,9 @@ def carry_out(
         run(_carry_out, works, finished=finished, workers=crew, lost=_lost)
     if failed:
         raise DataError(_told(failed, len(plan.trials)))
-    return {
-        trial: score
-        for task in plan.tasks
-        for arm in plan.arms
-        for seed in plan.seeds
-        if (score := scores.get(trial := Trial(task.name, arm.name, seed))) is not None
-    }
+    every = product(plan.tasks, plan.arms, plan.seeds)
+    order = (Trial(task.name, arm.name, seed) for task, arm, seed in every)
+    return {trial: score for trial in order if (score := scores.get(trial)) is not None}
 
 
 def evidence_of(
