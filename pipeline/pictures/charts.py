@@ -80,9 +80,8 @@ def histogram_chart(
     last = low + bins * width
     with _chart(title, low, last) as (figure, axes):
         axes.set(yscale="log", ylim=(foot, 1))
-        axes.set_yticks(
-            [10.0**power for power in powers], [f"{10.0 ** (power + 2):.6g} %" for power in powers]
-        )
+        labels = [f"{10.0 ** (power + 2):.6g} %" for power in powers]
+        axes.set_yticks([10.0**power for power in powers], labels)
         axes.minorticks_off()
         free = float(low)
         for name, (first, end) in sorted(marks.items(), key=lambda mark: sum(mark[1])):

@@ -37,8 +37,6 @@ from genesis_toolkit.training.weights.load import read_beginning
 FORMAT = "genesis-trials"
 VERSION = 1
 RECORD, SCORES_FILE, FOLDER = "trials.json", "scores.csv", "trials"
-#: What lies in the folder of a comparison beside its evidence.
-BESIDE = (RECORD, SCORES_FILE, FOLDER, "lock")
 _MOST_TOLD = 3  # failed trials in one sentence
 _MOST_SHOWN = 2  # trials at work
 
@@ -138,7 +136,7 @@ def check_choice(
 
 def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but a comparison which this plan may go on with."""
-    evidence.check_folder(out, BESIDE)
+    evidence.check_folder(out, (RECORD, SCORES_FILE, FOLDER, "lock"))
     if overwrite:
         return
     before = read_record(out)

@@ -204,27 +204,21 @@ def nnssl_checkpoint(
         "current_epoch": int(checkpoint["epoch"]),
         "init_args": dict(run["parameters"]),
         "trainer_name": _PLANS,
-        "nnssl_adaptation_plan": _adaptation_plan(kind, width, network, run),
-        "citations": [],
-    }
-
-
-def _adaptation_plan(
-    kind: Architecture, width: int, network: nn.Module, run: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "architecture_plans": {
-            "arch_class_name": kind.class_name,
-            "arch_kwargs": kind.arguments(width),
-            "arch_kwargs_requiring_import": list(CLASS_ARGUMENTS),
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {
+                "arch_class_name": kind.class_name,
+                "arch_kwargs": kind.arguments(width),
+                "arch_kwargs_requiring_import": list(CLASS_ARGUMENTS),
+            },
+            "pretrain_plan": _pretrain_plan(run),
+            "pretrain_num_input_channels": 1,
+            "recommended_downstream_patchsize": list(reversed(run["size"])),
+            "key_to_encoder": network.key_to_encoder,
+            "key_to_stem": network.key_to_stem,
+            "keys_to_in_proj": tuple(network.keys_to_in_proj),  # type: ignore[arg-type] # a tuple of text
+            "key_to_lpe": None,
         },
-        "pretrain_plan": _pretrain_plan(run),
-        "pretrain_num_input_channels": 1,
-        "recommended_downstream_patchsize": list(reversed(run["size"])),
-        "key_to_encoder": network.key_to_encoder,
-        "key_to_stem": network.key_to_stem,
-        "keys_to_in_proj": tuple(network.keys_to_in_proj),  # type: ignore[arg-type] # a tuple of text
-        "key_to_lpe": None,
+        "citations": [],
     }
 
 
