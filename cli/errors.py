@@ -29,10 +29,8 @@ class GenesisGroup(click.Group):
         try:
             with interruption.taken():
                 return super().invoke(ctx)
-        except CallError as error:
-            _leave(str(error), WRONG_CALL)
-        except DataError as error:
-            _leave(str(error), BAD_DATA)
+        except (CallError, DataError) as error:
+            _leave(str(error), WRONG_CALL if isinstance(error, CallError) else BAD_DATA)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             again = _again(ctx, "once that is mended, ")

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from io import StringIO
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -84,9 +83,7 @@ class Bars:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bars.stop()
         if self._notebook:
             self._notebook.clear()

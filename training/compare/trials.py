@@ -180,8 +180,7 @@ def begin(out: Path, plan: Plan, *, overwrite: bool) -> None:
     check_out(out, plan, overwrite=False)  # another process may have been here since
     before, now = read_record(out) or {}, plan.record()
     noted = {"format": FORMAT, "version": VERSION, "parameters": now["parameters"]}
-    for key in ("tasks", "arms"):
-        noted[key] = {**before.get(key, {}), **now[key]}
+    noted |= {key: {**before.get(key, {}), **now[key]} for key in ("tasks", "arms")}
     write_whole(out / RECORD, f"{json.dumps(noted, indent=1)}\n".encode())
 
 
