@@ -95,7 +95,10 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
+    from genesis_toolkit.cli.cautions import cautions_of_size
+
     parameters = _parameters(source, options.given_options())
+    output.say(*cautions_of_size(parameters.size), err=True)
     work = options.work_of(given, dry_run, "anonymize")
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
@@ -132,6 +135,9 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
 
 def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") -> None:
     """Say what came of an extraction; ends with exit code 1 where a scan failed."""
+    from genesis_toolkit.cli.cautions import cautions_of_cubes
+    from genesis_toolkit.pipeline.describe.facts import contents_of, without_tissue, without_tissue_words
+
     found = result.found
     if not result.done_before:
         _say_left_out(found, parameters)
@@ -147,10 +153,12 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     failed = sum(row["status"] == "failed" for row in rows)
     facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
     facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
+    air = without_tissue(contents_of(result.store))
+    facts |= {"without_tissue": air}
     facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
     output.print_json(facts | {"scans": rows}, cubes)
     noun = _noun(parameters)
-    _show_scans(rows, noun)
+    _show_scans(rows, noun, cubes)
     word = output.said_of(result.done_before, result.repaired)
     if result.taken_in:
         word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
@@ -161,6 +169,8 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     of = f"{used} of {counted(len(rows), noun)}"
     output.say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
     _say_what_would_fit(result.store, rows)
+    output.say(*filter(None, [without_tissue_words(air, len(result.store))]))
+    output.say(*cautions_of_cubes(result.store), err=True)
     output.say_next("genesis-prep degrade {} pairs.zarr", cubes)
     if failed:
         raise SystemExit(BAD_DATA)
@@ -180,10 +190,18 @@ def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
         (plan.known, f"{noun}s in the store already", f"{plan.known:,}"),
         (True, f"{noun}s to cut", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
         (plan.set_aside, "passed over or unusable", f"{plan.set_aside:,}"),
-        (plan.unfit, "too small or unreadable", f"{plan.unfit:,}{looked}"),
+        (plan.small, "too small", f"{plan.small:,}{looked}"),
+        (plan.unreadable, "unreadable", f"{plan.unreadable:,}{looked}"),
         (True, "cubes, at most", f"{plan.cubes:,}"),
     ]
-    return [*([name, text] for said, name, text in rows if said), *output.estimate_rows(plan, none)]
+    told = [*([name, text] for said, name, text in rows if said), *output.estimate_rows(plan, none)]
+    if plan.example_without_tissue:
+        from genesis_toolkit.pipeline.describe.facts import LEAST_TISSUE
+
+        of = f"{plan.example_without_tissue:,} of the {plan.example_cubes:,}"
+        of += f" of {output.shortened(plan.example)}, only air; --min-tissue {LEAST_TISSUE:g} leaves such out"
+        told.append(["cubes without tissue", of])
+    return told
 
 
 def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:
@@ -230,10 +248,11 @@ def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> No
         output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
-def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:
-    """All scans where they are few, else only those that gave nothing."""
-    cells = []
-    for row in rows if len(rows) <= output.MOST_ROWS else [row for row in rows if row["status"] != "used"]:
+def _show_scans(rows: list[dict[str, Any]], noun: str, store: Path) -> None:
+    """What came of every scan, of LUNA16's with their subsets."""
+    cells, of_subsets = [], any(row["subset"] >= 0 for row in rows)
+    for row in rows:
         shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
-        cells.append([output.shortened(row["path"]), shape, row["status"], row["cubes"], row["reason"]])
-    output.show_list([noun, "shape", "status", "cubes", "reason"], cells)
+        cell = {noun: output.shortened(row["path"])} | ({"subset": row["subset"]} if of_subsets else {})
+        cells.append(cell | {"shape": shape} | {name: row[name] for name in ("status", "cubes", "reason")})
+    output.show_scans(cells, noun, store)

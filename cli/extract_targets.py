@@ -94,7 +94,7 @@ def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **giv
     output.say(*result.said, *_lacks(facts), err=True)
     output.show_folds(facts)
     noun, scans, cubes = output.target_noun(facts), facts["scans"], counted(facts["cubes"], "labelled cube")
-    output.show_not_used(facts["not_used"], noun)
+    output.show_not_used(facts["not_used"], noun, targets)
     of = f"{scans.get('used', 0)} of {counted(sum(scans.values()), noun)}"
     output.say(f"{targets}: {cubes} of {of}{output.said_of(result.done_before)}.")
     output.say_next("genesis-prep info {}", targets)

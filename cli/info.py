@@ -14,16 +14,30 @@ _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of th
 
 @click.command(cls=options.Command, short_help="What a store holds.")
 @click.argument("store", type=options.store)
+@options.option(
+    "--csv",
+    "Also write the whole table of scans, used or not, to this file.",
+    click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+)
 @options.json_option
-def info(store: Path | str) -> None:
+def info(store: Path | str, csv: Path | None) -> None:
     """Say what STORE holds, in one screen.
 
     \b
-    Example:
+    Examples:
       genesis-prep info pairs.zarr
+      genesis-prep info cubes.zarr --csv scans.csv
     """
+    if csv and csv.suffix.lower() != ".csv":
+        raise gt.CallError(f"--csv {csv}: the name of the table must end in .csv, as in scans.csv.")
     opened = gt.open_store(store)
     targets, facts = isinstance(opened, gt.TargetStore), gt.describe_store(opened)
+    if csv:
+        from genesis_toolkit.pipeline.describe.facts import scans_csv
+        from genesis_toolkit.pipeline.ledger import write_whole
+
+        write_whole(csv, scans_csv(opened.scans, opened.images).encode())
     output.print_json(facts)
     output.show_table(["what", "value"], _rows(facts))
     if targets:
@@ -31,7 +45,12 @@ def info(store: Path | str) -> None:
     if "pairs" in facts:
         output.show_table(["combination", "pairs"], output.shares(facts["combinations"], facts["pairs"]))
     noun = output.target_noun(facts) if targets else "image" if "images" in facts else "scan"
-    output.show_not_used(facts["not_used"], noun)
+    output.show_not_used(facts["not_used"], noun, store)
+    used = facts["scans"].get("used", 0)
+    if csv:
+        output.say(f"The whole table of {noun}s is {csv}.")
+    else:
+        output.say(f"{used:,} {noun}s that were used are not listed here; --csv FILE.csv writes all.")
     output.say_next(
         "genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store
     )

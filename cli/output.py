@@ -5,9 +5,11 @@ prints nothing. So a command names both, one after the other.
 """
 
 import json
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,12 @@ MOST_ROWS = 20
 #: Where a command's context says that it was asked for JSON.
 AS_JSON = f"{__name__}.as_json"
 _NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
-_REASON = 26  # columns of the last column, at least, where whole names leave it less
+_REASON = 16  # columns of the last column, at least, where whole names leave it less
+_MOST_FAILED = 100
+_MOST_ALIKE = 3  # skipped scans with one reason that are all listed; of more two stand for the others
+_EXAMPLES = 2
+_NUMBER = re.compile(r"(\d+)")
+_OTHER = re.compile(r"(?<=the same scan as ).*")  # a name, which is no part of the kind of reason
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -46,7 +53,13 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     for number, heading in enumerate(headings):
         last = number + 1 == len(headings)
         widest = max(cell_len(line) for row in [headings, *cells] for line in row[number].split("\n"))
-        least = None if is_terminal() else min(_REASON, widest) if last else widest
+        if last:  # it wraps between words, and a name is one word
+            widest = max(
+                len(word)
+                for row in cells or [[""]]
+                for word in ("x" * min(_REASON, widest), *row[-1].split())
+            )
+        least = None if is_terminal() else widest
         table.add_column(heading, overflow="fold", no_wrap=not last, min_width=least)
     for row in cells:
         table.add_row(*row)
@@ -139,11 +152,61 @@ def show_folds(facts: Mapping[str, Any]) -> None:
     show_table(["fold", f"{target_noun(facts)}s", "cubes", *(f"with {one}" for one in classes)], rows)
 
 
-def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str) -> None:
-    """Print the scans that gave nothing: those that failed first, then those passed over."""
-    rows = sorted(not_used, key=lambda row: bool(row["status"] == "skipped"))
-    cells = [[shortened(row["path"]), row["status"], row["reason"]] for row in rows]
-    show_list([noun, "status", "reason"], cells)
+def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str, store: object) -> None:
+    """Print the scans of a store that gave nothing or not all, as `show_scans`."""
+    rows = [
+        {noun: shortened(row["path"]), "status": row["status"], "reason": row["reason"]} for row in not_used
+    ]
+    show_scans(rows, noun, store)
+
+
+def show_scans(rows: Sequence[Mapping[str, object]], noun: str, store: object) -> None:
+    """Print what came of scans: failed ones first, skipped ones last, many with one reason as one row.
+
+    Used ones are listed where there are few rows. Where a scan is left out, a sentence says so.
+
+    Args:
+        rows: the cells of each scan by heading, its name first; `status` and `reason` among them.
+        noun: what they are, in a word.
+        store: to be named in that sentence.
+    """
+    of: dict[object, list[Mapping[str, object]]] = {"failed": [], "used": [], "skipped": []}
+    for row in rows:
+        of[row["status"]].append(row)
+    listed = of["failed"][:_MOST_FAILED] + (of["used"] if len(rows) <= MOST_ROWS else [])
+    shown = len(listed)
+    kinds = groupby(sorted(of["skipped"], key=_kind_of), key=_kind_of)
+    for alike in sorted((list(group) for _, group in kinds), key=len):
+        examples = alike
+        if len(alike) > _MOST_ALIKE:
+            examples = alike[:_EXAMPLES]
+            told = {"status": "skipped", "reason": _summary(str(row["reason"]) for row in alike)}
+            first = {next(iter(alike[0])): f"{len(alike):,} {noun}s, such as"}
+            listed.append(dict.fromkeys(alike[0], "") | first | told)
+        listed += examples
+        shown += len(examples)
+    if listed:
+        show_table(list(listed[0]), [list(row.values()) for row in listed])
+    if shown < len(rows):
+        left = counted(len(rows) - shown, noun)
+        say(
+            f"{left} not listed here: genesis-prep info {shlex.quote(str(store))} --csv scans.csv writes all."
+        )
+
+
+def _kind_of(row: Mapping[str, object]) -> str:
+    """The reason of a scan without its numbers and without the name of another scan."""
+    return _OTHER.sub("", _NUMBER.sub("0", str(row["reason"])))
+
+
+def _summary(reasons: Iterable[str]) -> str:
+    """Several reasons of one kind as one: `16..40 slices, 96 needed`."""
+    reasons = [_OTHER.sub("another", reason) for reason in reasons]
+    words = []
+    for place, pieces in enumerate(zip(*map(_NUMBER.split, reasons), strict=True)):
+        numbers = sorted(set(pieces), key=int) if place % 2 else pieces[:1]
+        words.append("..".join(dict.fromkeys((numbers[0], numbers[-1]))))
+    return "".join(words)
 
 
 def show_run(

@@ -38,6 +38,9 @@ from genesis_toolkit.pipeline.scans.geometry import (
 )
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 
+# Of a mask: how many values at most, the largest label, and which voxels are looked at before all are.
+_MOST_VALUES, _MOST_LABEL, _LOOKED = 16, 255, 8
+
 #: Chooses corners: the decision for a scan and how many are wanted -> int32 [corner, 3].
 Draw = Callable[[Corners, int], NDArray[np.int32]]
 
@@ -83,6 +86,21 @@ def cubes_at(
         yield cube.reshape(parameters.size)
 
 
+def mask_words(voxels: Voxels) -> str:
+    """Say that voxels [x, y, z] are those of a mask; empty where they are not.
+
+    A mask has from two to sixteen values, whole numbers from 0 to 255, and 0 is one of them. HU of a body are
+    never so few, and go below 0.
+    """
+    if voxels[::_LOOKED, ::_LOOKED, ::_LOOKED].min() != 0 or voxels.min() != 0 or voxels.max() > _MOST_LABEL:
+        return ""
+    values = np.unique(voxels)
+    if not 1 < len(values) <= _MOST_VALUES or (np.rint(values) != values).any():
+        return ""
+    *some, last = (f"{value:g}" for value in values)
+    return f"it looks like a mask, not a scan: its only values are {', '.join(some)} and {last}"
+
+
 def uniform(identifier: str, seed: int) -> Draw:
     """Draw distinct corners uniformly, from the random stream of the scan of this identifier."""
 
@@ -101,7 +119,10 @@ def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
     if small:
         return Cut("", facts | {"status": "skipped", "reason": small})
     try:
-        scan = read_turned(task.path, parameters)
+        scan = read_scan(task.path)
+        if mask := mask_words(scan.voxels):
+            return Cut(scan.sha256, facts | {"status": "skipped", "reason": mask})
+        scan = _turned(scan, parameters)
     except UNREADABLE as error:
         return Cut("", facts | {"status": "failed", "reason": why(error)})
     draw = draw or uniform(task.source.identifier, parameters.first_seed)
@@ -155,6 +176,9 @@ def turned(geometry: Geometry, parameters: ExtractParameters) -> Geometry:
 
 def read_turned(path: Path, parameters: ExtractParameters) -> Scan:
     """Read a scan, turn it and resample it; a DataError where it cannot be read."""
-    scan = read_scan(path)
+    return _turned(read_scan(path), parameters)
+
+
+def _turned(scan: Scan, parameters: ExtractParameters) -> Scan:
     scan = reorient(scan, parameters.orient) if parameters.orient else scan
     return resample(scan, parameters.spacing) if parameters.spacing else scan

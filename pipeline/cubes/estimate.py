@@ -28,6 +28,7 @@ from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 #: Headers that are read at most, to see how many scans are too small; taken evenly.
 _MOST_HEADERS = 1000
 _TRIED = 5  # scans, until one gives cubes
+_EDGES = 3  # of a cube; the tissue score of a patch or an image does not tell air
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Estimate:
         files: of shards, at most.
         example: the scan that was cut; empty where none gave a cube.
         example_seconds: how long that took.
+        example_cubes, example_without_tissue: how many cubes it gave, and how many of these have a tissue
+            score of 0: no tissue, only air. Only of cubes of scans that is counted.
         seconds: of all scans with `workers` at work, by their bytes; None where no scan gave a cube.
         workers: scans at a time.
     """
@@ -55,6 +58,8 @@ class Estimate:
     files: int
     example: str
     example_seconds: float | None
+    example_cubes: int
+    example_without_tissue: int
     seconds: float | None
     workers: int
 
@@ -67,7 +72,8 @@ class ExtractionPlan(Estimate):
         known: scans that a finished store holds already.
         passed_over, other_list, absent: what is left out, as in `Found`.
         headers: how many headers were read to see whether the scans are large enough.
-        unfit: of these headers, those that cannot be read or are of scans too small for the rule.
+        small, unreadable: of these headers, those of scans too small for the rule, and those that cannot be
+            read.
     """
 
     known: int
@@ -75,7 +81,8 @@ class ExtractionPlan(Estimate):
     other_list: int
     absent: int
     headers: int
-    unfit: int
+    small: int
+    unreadable: int
 
 
 def plan_extraction(
@@ -99,10 +106,11 @@ def plan_extraction(
     tasks = job.tasks
     sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
     looked_at = sound[:: -(-len(sound) // _MOST_HEADERS) or 1]
-    large, count = [], counting(report, "headers", len(looked_at), 0)
+    fits, count = [], counting(report, "headers", len(looked_at), 0)
     for task in looked_at:
-        large += [task] if _fits(task.path, parameters) else []
+        fits.append(_fits(task.path, parameters))
         count(task)
+    large = [task for task, it_fits in zip(looked_at, fits, strict=True) if it_fits]
     fit = round(len(sound) * len(large) / len(looked_at)) if looked_at else 0
     sizes = {task.name: file_state(task.path)[0] for task in sound}
     work = sum(sizes[task.name] for task in large) * len(sound) / max(1, len(looked_at))
@@ -122,7 +130,8 @@ def plan_extraction(
         other_list=job.found.other_list,
         absent=job.found.absent,
         headers=len(looked_at),
-        unfit=len(looked_at) - len(large),
+        small=fits.count(False),
+        unreadable=fits.count(None),
         **try_one(large, job.cut, cubes, work, min(workers, fit)),
     )
 
@@ -150,15 +159,18 @@ def try_one(
                 "example": task.source.path,
                 "example_seconds": seconds,
                 "seconds": seconds * bytes_ / file_state(task.path)[0] / workers,
+                "example_cubes": len(given.cubes),
+                "example_without_tissue": given.tissue.count(0) if given.cubes[0].ndim == _EDGES else 0,
             }
-    return {"store_bytes": None, "example": "", "example_seconds": None, "seconds": None}
+    nothing = dict.fromkeys(("store_bytes", "example_seconds", "seconds"))
+    return {**nothing, "example": "", "example_cubes": 0, "example_without_tissue": 0}
 
 
-def _fits(path: Path, parameters: Parameters) -> bool:
-    """Whether a header can be read, and says that there is a place for a cube."""
+def _fits(path: Path, parameters: Parameters) -> bool | None:
+    """Whether a header says that there is a place for a cube; None where it cannot be read."""
     try:
         if isinstance(parameters, ImageParameters):
             return too_small_image(read_image_size(path), parameters) is None
         return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
     except DataError:
-        return False
+        return None

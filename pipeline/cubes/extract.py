@@ -164,11 +164,14 @@ def extract_cubes(
     return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
 
 
-#: What would help where no scan, or no image, gives a cube.
+#: What helps where no scan, or no image, gives a cube, by words in the reason of one that was skipped.
+_EXPLAIN = "genesis-prep explain SCAN says what helps."
 _ADVICE = {
-    "scan": "A smaller --border or --size takes smaller scans, a larger --max-tissue denser ones; "
-    "genesis-prep explain SCAN says what helps.",
-    "image": "A smaller --size takes smaller images; damaged ones must be fetched again.",
+    "scan": {
+        "needed": f"A smaller --border or --size takes smaller scans; {_EXPLAIN}",
+        "tissue score": f"A larger --max-tissue takes denser scans; {_EXPLAIN}",
+    },
+    "image": {"needed": "A smaller --size takes smaller images."},
 }
 
 

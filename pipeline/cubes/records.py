@@ -169,16 +169,24 @@ def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Fac
 
 
 def nothing_given(
-    ledger: Ledger, tasks: Sequence[CutTask[object]], noun: str, advice: str = ""
+    ledger: Ledger, tasks: Sequence[CutTask[object]], noun: str, advice: Mapping[str, str] | None = None
 ) -> DataError | None:
-    """The error that says why no scan gave a cube, with the reasons; None where one did."""
-    names = [task.name for task in tasks]
-    if any(record["chunks"] for record in ledger.records(names)):
-        return None
-    first = ledger.records(names[:_MOST_REASONS])
-    reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in first]
+    """The error that says why no scan gave a cube, failed scans first; None where one did.
+
+    `advice` has what helps, by words in the reason of a scan that was skipped: only where one has them does
+    it help, and where no file can be read no setting does.
+    """
+    outcomes = []
+    for record in ledger.records([task.name for task in tasks]):
+        if record["chunks"]:
+            return None
+        outcomes.append(Outcome(record["path"], record["status"], record["reason"]))
+    outcomes.sort(key=lambda outcome: outcome.status != "failed")
+    reasons = [f"  {one.path}: {one.status}, {one.reason}" for one in outcomes[:_MOST_REASONS]]
     more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
-    said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, advice)
+    skipped = [one.reason for one in outcomes if one.status == "skipped"]
+    helps = {way for words, way in (advice or {}).items() if any(words in reason for reason in skipped)}
+    said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, " ".join(sorted(helps)))
     return DataError("\n".join(filter(None, said)))
 
 

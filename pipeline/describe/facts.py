@@ -3,9 +3,11 @@
 A store of patches of slices or of X-ray images says so.
 """
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,10 @@ _WORDS = {
     Applied.INPAINT: "in-painted",
     Applied.OUTPAINT: "out-painted",
 }
+#: A value for `--min-tissue` that refuses cubes of air and hardly another: of 64 cubes of two real chests 11
+#: had no tissue, and 2 had some but less than this.
+LEAST_TISSUE = 0.001
+_MOST_SCANS = 3  # named
 _MOST_LABELS = 15  # the fourteen findings of NIH's table, and none
 _PLANE_AXES = {"axial": "x, y", "coronal": "x, z", "sagittal": "y, z"}
 
@@ -102,8 +108,9 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
 
     Returns:
         Where it lies, format, version, counts, window, size, bytes on disk and before compression, the scans
-        by status, those that gave nothing or not all and why, the parameters and the facts of the run. Of
-        cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as `count_folds`.
+        by status, those that gave nothing or not all and why, the parameters, the facts of the run and
+        `without_tissue`. Of cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as
+        `count_folds`.
     """
     attributes, scans = store.attributes, store.scans
     arrays = [getattr(store, name) for name in schema.KINDS[attributes["format"]].voxels]
@@ -120,11 +127,71 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
             for row in np.flatnonzero((scans.status != "used") | (scans.reason != ""))
         ],
         "run": read_log(store.storage),
+        "without_tissue": [],
     }
     if isinstance(store, TargetStore):
         folds = count_folds(store.table.fold, store.table.scan, store.labels, store.classes)
         return facts | {"task": store.task, "classes": list(store.classes), "folds": folds}
-    return facts | facts_of(contents_of(store))
+    contents = contents_of(store)
+    return facts | facts_of(contents) | {"without_tissue": without_tissue(contents)}
+
+
+def without_tissue(contents: Contents) -> list[dict[str, Any]]:
+    """Return the scans with cubes that hold no tissue, as air around the patient does, the most first.
+
+    A voxel is tissue from -150 HU on, and such a cube has not one, so a tissue score of 0 exactly. The score
+    of patches and images says nothing of that, so of them there are none.
+
+    Returns:
+        Of each scan its `scan` (the path), how many of its cubes are `without_tissue`, and its `cubes`.
+    """
+    if contents.thing != "cube":
+        return []
+    scans, tissue = contents.scans, contents.cubes.tissue
+    counts = np.bincount(contents.cubes.scan[tissue == 0], minlength=len(scans))
+    return [
+        {"scan": str(scans.path[row]), "without_tissue": int(counts[row]), "cubes": int(scans.cubes[row])}
+        for row in np.argsort(-counts, kind="stable")
+        if counts[row]
+    ]
+
+
+def without_tissue_words(found: Sequence[Mapping[str, Any]], cubes: int) -> str:
+    """Say how many of so many cubes hold no tissue, and of which scans; empty where every cube holds some.
+
+    `found` is as `without_tissue` gives it.
+    """
+    if not found:
+        return ""
+    count, most = sum(one["without_tissue"] for one in found), found[:_MOST_SCANS]
+    of = [f"{one['without_tissue']:,} of the {one['cubes']:,} of {one['scan']}" for one in most]
+    of += [f"the rest of {counted(len(found) - len(most), 'other scan')}"] if len(found) > len(most) else []
+    return (
+        f"{count:,} of {counted(cubes, 'cube')} hold no tissue, only air: {', '.join(of)}. "
+        f"--min-tissue {LEAST_TISSUE:g} leaves such cubes out."
+    )
+
+
+def scans_csv(scans: schema.ScanTable, images: schema.ImageTable | None = None) -> str:
+    """Write the whole table of scans as CSV, one row a scan, with a heading.
+
+    The columns are those of `ScanTable` and, of X-ray images, `ImageTable`; what has several numbers takes a
+    column for each: `shape_x`, `direction_0`.
+    """
+    columns: dict[str, list[Any]] = {}
+    for name, values in {**vars(scans), **(vars(images) if images is not None else {})}.items():
+        if values.ndim == 1:
+            columns[name] = values.tolist()
+            continue
+        places = schema.AXES if len(values.T) == len(schema.AXES) else range(len(values.T))
+        columns |= {
+            f"{name}_{place}": column.tolist() for place, column in zip(places, values.T, strict=True)
+        }
+    text = StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
 
 
 def facts_of(contents: Contents) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def report(store: CubeStore | PairStore, rows: int) -> str:
     parts = [("What it holds", _table((), facts.summary(contents)))]
     parts += [(f"Values in {store.attributes['unit']}" if images is None else "Grey levels", _values(store))]
     if images is None:
-        parts += [("Spacing", _spacing(store.scans)), ("Tissue score", _tissue(store.table.tissue))]
+        parts += [("Spacing", _spacing(store.scans)), ("Tissue score", _tissue(contents))]
     else:
         parts += [("Patients, views and labels", _of_images(store, images))]
     if contents.thing != "image":  # of images that were taken whole there is nothing to tell
@@ -216,12 +216,15 @@ def _spacing(scans: ScanTable) -> str:
     return _table(("mm", "least", "median", "most"), rows) + _note(told)
 
 
-def _tissue(tissue: NDArray[np.float64]) -> str:
+def _tissue(contents: facts.Contents) -> str:
+    tissue = contents.cubes.tissue
     last = float(tissue.max()) or 1.0
     counts, _ = np.histogram(tissue, bins=_BARS, range=(0.0, last))
     span = f"{tissue.min():.3f} to {tissue.max():.3f}, median {np.median(tissue):.3f}"
     told = f"Cubes by the score of the tissue rule, {span}."
-    return _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
+    chart = _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
+    air = facts.without_tissue_words(facts.without_tissue(contents), len(tissue))
+    return chart + (f"<p>{escape(air)}</p>" if air else "")
 
 
 def _places(store: CubeStore | PairStore, contents: facts.Contents) -> str:
@@ -275,6 +278,7 @@ def _unused(store: CubeStore | PairStore) -> str:
     rows = np.flatnonzero(scans.status != "used")
     if not len(rows):
         return _note(f"Every {what} that was found gave cubes.")
+    rows = rows[np.argsort(scans.status[rows] != "failed", kind="stable")]
     columns = (scans.path, scans.status, scans.reason)
     told = [[str(column[row]) for column in columns] for row in rows[:_MOST_ROWS]]
     more = len(rows) - len(told)

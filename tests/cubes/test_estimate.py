@@ -31,7 +31,8 @@ def test_it_counts_what_extraction_then_does(luna16: Path, tmp_path: Path) -> No
     before = everything(tmp_path)
     plan = plan_extraction(luna16, tmp_path / "c.zarr", SMALL, workers=2)
     assert everything(tmp_path) == before
-    assert (plan.scans, plan.set_aside, plan.headers, plan.unfit, plan.cubes) == (3, 1, 3, 1, 12)
+    assert (plan.scans, plan.set_aside, plan.headers, plan.cubes) == (3, 1, 3, 12)
+    assert (plan.small, plan.unreadable) == (1, 0)
     assert plan.passed_over == (8,)
     paths = [path for subset in (0, 1, 5) for path in (luna16 / f"subset{subset}").glob("*.*")]
     assert plan.bytes == sum(path.stat().st_size for path in paths if path.is_file())
@@ -64,7 +65,7 @@ def test_of_many_scans_a_thousand_headers_tell(
     for number in range(5):
         write_scan(luna16 / "subset2" / f"2.{number}.mhd", lungs(number))
     plan = plan_extraction(luna16, tmp_path / "c.zarr", SMALL, workers=2)
-    assert (plan.scans, plan.headers, plan.unfit, plan.cubes) == (8, 2, 0, 48)
+    assert (plan.scans, plan.headers, plan.small, plan.cubes) == (8, 2, 0, 48)
 
 
 def test_where_no_scan_gives_a_cube_there_is_no_time_to_tell(luna16: Path, tmp_path: Path) -> None:

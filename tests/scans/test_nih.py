@@ -245,7 +245,7 @@ def test_a_dry_run_counts_what_is_then_done(nih: Path, tmp_path: Path) -> None:
     path_of(nih, "00000011_000").unlink()
     path_of(nih, "00000001_001").write_bytes(b"none")
     plan = plan_extraction(nih, tmp_path / "c.zarr", SMALL, workers=2)
-    assert (plan.scans, plan.headers, plan.unfit, plan.cubes, plan.files) == (3, 3, 1, 2, 1)
+    assert (plan.scans, plan.headers, plan.unreadable, plan.cubes, plan.files) == (3, 3, 1, 2, 1)
     assert (plan.other_list, plan.absent) == (1, 1)
     assert plan.seconds is not None
     assert len(extract_cubes(nih, tmp_path / "c.zarr", SMALL, workers=1).store) == plan.cubes

@@ -56,8 +56,10 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     subset = scans.subset[cubes.scan]
     train = np.flatnonzero(np.isin(subset, TRAIN_SUBSETS))
     validation = np.flatnonzero(np.isin(subset, VALIDATION_SUBSETS))
+    noun = "cube" if images is None else "image"
     if train.size and validation.size:
-        return Split(train, validation, "LUNA16 subsets 0-4 train, 5-6 validate")
+        rule = "LUNA16 subsets 0-4 train, 5-6 validate"
+        return Split(train, validation, rule, _few(validation, noun))
 
     tested = np.isin(subset, TEST_SUBSETS)
     usable = np.flatnonzero(~tested)
@@ -92,7 +94,18 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
         held_out = np.isin(key, chosen if 0 < chosen.size < present.size else present[:1])
         by = "its stream key" if images is None else "a hash of the patient"
         rule = f"one {whose} in {ONE_IN} validates, by {by}{rule}"
-    return Split(usable[~held_out], usable[held_out], rule, warning)
+    train, validation = usable[~held_out], usable[held_out]
+    few = _few(validation, noun)
+    return Split(train, validation, rule, " ".join(filter(None, (warning, few))) or None)
+
+
+def _few(validation: NDArray[np.int64], noun: str) -> str | None:
+    """The warning where one cube or image alone validates."""
+    if validation.size > 1:
+        return None
+    return (
+        f"Only one {noun} validates, so the validation loss says little: extract from more scans or patients."
+    )
 
 
 def _keys(scans: ScanTable, images: ImageTable | None) -> NDArray[np.uint64]:

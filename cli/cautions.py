@@ -1,0 +1,33 @@
+"""What to know before training on a store: sizes that no network takes, too little to validate on."""
+
+from collections.abc import Sequence
+
+import genesis_toolkit as gt
+from genesis_toolkit.training.feeding.split import split_cubes
+
+#: What every edge of a cube must be divisible by for a network of the papers, by the number of edges. Not
+#: taken from the networks themselves: these import torch, which takes longer than many an extraction.
+_MULTIPLES = {3: (8, "the 3D U-Net"), 2: (32, "the 2D U-Net")}
+
+
+def cautions_of_size(size: Sequence[int]) -> list[str]:
+    """A warning where no network takes cubes of this size, with the two nearest sizes that one takes."""
+    multiple, network = _MULTIPLES[len(size)]
+    if not any(edge % multiple for edge in size):
+        return []
+    smaller = [max(edge // multiple, 1) * multiple for edge in size]
+    larger = [-(-edge // multiple) * multiple for edge in size]
+    near = " and ".join(dict.fromkeys(",".join(map(str, edges)) for edges in (smaller, larger)))
+    return [
+        f"Warning: no network can be trained on cubes of --size {','.join(map(str, size))}: {network} takes "
+        f"edges that are multiples of {multiple}. The nearest sizes that fit: {near}."
+    ]
+
+
+def cautions_of_cubes(store: gt.CubeStore) -> list[str]:
+    """A warning where the cubes of a store are too few, or of too few scans, to train and to validate."""
+    try:
+        warning = split_cubes(store.scans, store.table, store.images).warning
+    except gt.DataError as error:
+        warning = str(error)
+    return [f"Warning: {warning}"] if warning else []
