@@ -1,6 +1,8 @@
 """`genesis-prep explain`: why a scan gives the cubes it gives."""
 
 from dataclasses import asdict
+from itertools import chain
+from itertools import count as counter
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,15 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) -> None:
     """Say why SCAN gives the cubes it gives, and what other settings would give.
 
-    SCAN is a file, the folder of a DICOM series, or folder#label as tables show it where a folder holds
-    several series.
+    SCAN is a file, a folder with one scan, such as that of a DICOM series, or folder#label as tables show it
+    where a folder holds several series. It is found and read as extract-cubes does it.
 
     \b
     Example:
       genesis-prep explain scan.mhd --png map.png
     """
+    from genesis_toolkit.pipeline.cubes.explain import find_scan
     from genesis_toolkit.pipeline.pictures.map import draw_map
-    from genesis_toolkit.pipeline.scans.read import scan_path
 
     if len(hu) != 2:
         raise gt.CallError(
@@ -46,12 +48,12 @@ def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) ->
     with Bars() as progress:
         progress(steps, 0, count)
         try:
-            path = scan_path(scan)
-            if path.suffix.lower() == ".png":
+            if scan.lower().endswith(".png"):
                 raise gt.CallError(
                     f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes "
                     "itself says why one gives nothing. Give a CT scan."
                 )
+            path, only_files = find_scan(scan)
             read = gt.read_scan(path)
         except gt.DataError as error:
             raise gt.DataError(f"{scan}: {error}.") from None
@@ -63,10 +65,13 @@ def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) ->
             title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
             draw_map(read.voxels, spacing, rule, png, title=title, window=window)
     output.print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
-    _show(path, found, hu, png)
+    _show(path, found, png)
+    given = Path(scan)  # or its folder, with the other series in it
+    given = given if given.exists() else given.parent / given.name.rpartition("#")[0]
+    _say_next(given, found, hu, " --layout files" if only_files else "")
 
 
-def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | None) -> None:
+def _show(scan: Path, found: "gt.Explanation", png: Path | None) -> None:
     output.show_table(["what", "value"], _facts(scan, found))
     output.show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
     if found.scores:
@@ -78,12 +83,19 @@ def _show(scan: Path, found: "gt.Explanation", hu: tuple[int, int], png: Path | 
     ]
     output.show_table(["another setting", "inside border", "of these pass", ""], rows)
     output.say(_verdict(found))
+    if found.without_tissue:
+        from genesis_toolkit.pipeline.describe.facts import LEAST_TISSUE
+
+        share = found.without_tissue / found.passing
+        output.say(
+            f"{100 * share:.1f} % of the places that pass hold no tissue, only air: about "
+            f"{_WANTED * share:.0f} of {_WANTED} cubes. --min-tissue {LEAST_TISSUE:g} leaves such cubes out."
+        )
     if png is not None:
         what = "patches" if found.plane else "cubes"
         output.say(
             f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}."
         )
-    _say_next(scan, found, hu)
 
 
 def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
@@ -124,12 +136,15 @@ def _funnel(found: "gt.Explanation") -> list[list[str]]:
 
 def _verdict(found: "gt.Explanation") -> str:
     what, several = ("patch", "patches") if found.plane else ("cube", "cubes")
+    if found.mask:
+        return f"This scan gives no {what}: {found.mask}."
     if found.shortages:
         words = []
         for short in found.shortages:
             most = f"the largest border that fits is {short.largest_border}"
             if short.largest_border is None:
-                most = "even without a border it is too short for this --size"
+                bare = short.needed - 2 * found.border["xyz".index(short.axis)]
+                most = f"{bare} even without a border, for this --size"
             words.append(f"{short.axis} has {short.found} voxels and needs {short.needed} ({most})")
         return f"This scan gives no {what}, because it is too small: {'; '.join(words)}."
     if not found.passing:
@@ -146,9 +161,12 @@ def _verdict(found: "gt.Explanation") -> str:
     )
 
 
-def _say_next(scan: Path, found: "gt.Explanation", hu: tuple[int, int]) -> None:
+def _say_next(source: Path, found: "gt.Explanation", hu: tuple[int, int], layout: str) -> None:
     """The command to go on with: these settings where they give cubes, else the first others that do."""
     replaced = ""
+    if found.mask:
+        output.say_next("give the scan that the mask belongs to.")
+        return
     if not found.passing:
         helpful = [other.option for other in found.alternatives if other.passing]
         if not helpful:
@@ -158,10 +176,14 @@ def _say_next(scan: Path, found: "gt.Explanation", hu: tuple[int, int]) -> None:
             )
             return
         replaced = f" {helpful[0]}"
-    source = scan if scan.exists() else scan.parent / scan.name.rpartition("#")[0]  # with its other series
-    output.say_next(
-        "genesis-prep extract-cubes {} cubes.zarr" + _given(found, hu, replaced) + replaced, source
-    )
+    settings = layout + _given(found, hu, replaced) + replaced
+    output.say_next("genesis-prep extract-cubes {} {}" + settings, source, _free_name())
+
+
+def _free_name() -> str:
+    """A name for a store that no store, finished or not, has here."""
+    names = chain(["cubes.zarr"], (f"cubes-{number}.zarr" for number in counter(2)))
+    return next(name for name in names if not (Path(name).exists() or Path(f"{name}.unfinished").exists()))
 
 
 def _given(found: "gt.Explanation", hu: tuple[int, int], replaced: str) -> str:

@@ -113,7 +113,9 @@ class _Piece(Generic[Item]):
     def noted(self, name: str, item: Item) -> Facts | None:
         """What was noted of a task, if that is still true."""
         facts = self.ledger.recorded(name)
-        return facts if facts is None or self.is_true is None or self.is_true(item, facts) else None
+        if facts is None or not self.ledger.is_whole(name, facts):
+            return None
+        return facts if self.is_true is None or self.is_true(item, facts) else None
 
     def note(self, name: str, facts: Facts) -> tuple[str, Facts]:
         """Note what came of a task."""

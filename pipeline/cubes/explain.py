@@ -1,19 +1,27 @@
 """Why a scan gives the cubes it gives: those that the border and the tissue rule refuse, told apart."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.cut import mask_words
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple, count_scores, too_small
+from genesis_toolkit.pipeline.describe.facts import LEAST_TISSUE
+from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.scans.files import HERE
+from genesis_toolkit.pipeline.scans.find import find_scans
 from genesis_toolkit.pipeline.scans.geometry import Voxels
+from genesis_toolkit.pipeline.scans.series import folder_and_label
 from genesis_toolkit.pipeline.store.schema import AXES
 
 _PUBLISHED = Window()
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
 _OF_RULE = ("size", "plane", "box", "border", "max_tissue", "min_tissue")
+_MOST_NAMED = 3
 _CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no bound at all
 _PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
 
@@ -70,6 +78,9 @@ class Explanation:
         lost_to_max_tissue, lost_to_min_tissue: candidates with a score above and below these bounds.
         passing: places a cube may be cut at.
         share: passing of candidates, 0..1; 0 without candidates.
+        without_tissue: of those passing, places with a score of 0, where a cube holds only air; 0 of patches,
+            whose score does not tell.
+        mask: why the scan looks like a mask, as `cut.mask_words`; empty where it does not.
         scores: the score of the candidates, 0..1, by quantile; empty without candidates.
         alternatives: what other settings would give.
     """
@@ -90,8 +101,54 @@ class Explanation:
     lost_to_min_tissue: int
     passing: int
     share: float
+    without_tissue: int
+    mask: str
     scores: dict[str, float]
     alternatives: tuple[Alternative, ...]
+
+
+def find_scan(text: str) -> tuple[Path, bool]:
+    """Find the one scan that a user names, as `extract_cubes` finds it.
+
+    Args:
+        text: a file, a folder that holds one scan, or `folder#label` as tables show it.
+
+    Returns:
+        Where it is, as `read_scan` takes it, and whether `extract_cubes` takes its folder only with the layout
+        `files`.
+
+    Raises:
+        CallError: there is nothing there, or no scan, or several.
+        DataError: the scan is one that `extract_cubes` skips or reports as failed, with its reason.
+    """
+    if not text:
+        raise CallError("'' is no path: give a scan.")
+    path = Path(text)
+    home, label = folder_and_label(path)
+    if home is None and not path.exists():
+        raise CallError(f"There is no scan {path}: give a file, or the folder of a DICOM series.")
+    only_files, place = False, home if home else path
+    try:
+        found = find_scans(place)
+    except CallError:
+        found, only_files = find_scans(place, "files"), True
+    sources = [one for one in found.sources if not label or one.path == f"{HERE}{label}"]
+    sound = [one for one in sources if not (one.problem or one.skip)]
+    if not sources or len(sound) > 1:
+        some = sound or found.sources
+        ways = ", ".join(_named(found.root, one.path) for one in some[:_MOST_NAMED])
+        raise CallError(
+            f"{path} names {len(sound) or 'none'} of the scans in {place}: give one, such as {ways}."
+        )
+    if not sound:
+        first = min(sources, key=lambda one: not one.problem)
+        raise DataError(first.problem or first.skip)
+    return found.root / sound[0].path, only_files
+
+
+def _named(root: Path, place: str) -> str:
+    """The path of a scan as a user may give it: `folder#label` of a series in the folder itself."""
+    return f"{root}{place.removeprefix(HERE)}" if place.startswith(f"{HERE}#") else str(root / place)
 
 
 def explain_scan(
@@ -124,6 +181,8 @@ def explain_scan(
         lost_to_min_tissue=candidates - dense - passing,
         passing=passing,
         share=passing / candidates if candidates else 0.0,
+        without_tissue=0 if rule.plane or rule.least_halves else int(by_score[0]),
+        mask=mask_words(voxels),
         scores=_quantiles(by_score, rule),
         alternatives=_alternatives(voxels, rule, window, by_score),
     )
@@ -171,7 +230,10 @@ def _alternatives(
         f"--border {','.join(map(str, one))}": {"border": one} for one in borders if one != rule.border
     }
     if by_score.any():
-        others |= {"--min-tissue 0": {"min_tissue": 0.0}} if rule.min_tissue else {}
+        if rule.min_tissue:
+            others["--min-tissue 0"] = {"min_tissue": 0.0}
+        elif by_score[0] and not rule.plane and rule.most_tissue >= LEAST_TISSUE:
+            others[f"--min-tissue {LEAST_TISSUE:g}"] = {"min_tissue": LEAST_TISSUE}
         for share in _PATCH_SHARES if rule.plane else _CUBE_SHARES:
             if share != rule.most_tissue and share >= rule.min_tissue:
                 others[f"--max-tissue {share:g}"] = {"max_tissue": share}

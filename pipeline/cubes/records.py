@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels
 from genesis_toolkit.pipeline.job import Facts, run_missing
-from genesis_toolkit.pipeline.ledger import Ledger, sha256_of
+from genesis_toolkit.pipeline.ledger import SEAL, Ledger, sha256_of
 from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.scans.read import scan_files
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -151,7 +153,9 @@ def suited_readers(workers: Workers, tasks: Sequence[CutTask[Any]]) -> Workers:
 
 def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Facts:
     """Cut one scan, from its file to its staged cubes, in whatever process; what its record says."""
-    record = _blank_record(task)
+    record, small = _blank_record(task), isinstance(task.parameters, GreyLevels)
+    if small:  # an image takes milliseconds, a flush of the disk as long
+        record[SEAL] = 0
     if record["reason"]:
         return record
     try:
@@ -162,7 +166,9 @@ def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Fac
     if not given.cubes:
         return record
     chunks, masks = [encode_cube(cube) for cube in given.cubes], [encode_cube(mask) for mask in given.masks]
-    ledger.write(ledger.staged(task.name), [*chunks, *masks])
+    if small:
+        record[SEAL] = crc32(b"".join((*chunks, *masks)))
+    ledger.write(ledger.staged(task.name), [*chunks, *masks], flush=not small)
     record |= {"corners": given.corners.tolist(), "tissue": list(given.tissue)}
     record |= {"targets": [list(row) for row in given.labels]}
     return record | {"chunks": list(map(len, chunks)), "mask_chunks": list(map(len, masks))}

@@ -109,8 +109,8 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
     Returns:
         Where it lies, format, version, counts, window, size, bytes on disk and before compression, the scans
         by status, those that gave nothing or not all and why, the parameters, the facts of the run and
-        `without_tissue`. Of cubes and pairs `facts_of` besides; of targets the task, its classes and `folds` as
-        `count_folds`.
+        `without_tissue`. Of cubes and pairs `facts_of` besides; of targets the task, its classes and
+        `folds` as `count_folds`.
     """
     attributes, scans = store.attributes, store.scans
     arrays = [getattr(store, name) for name in schema.KINDS[attributes["format"]].voxels]

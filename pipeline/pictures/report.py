@@ -259,7 +259,9 @@ def _sheet(store: CubeStore | PairStore, rows: int) -> str:
         for picture, heading in zip(row, headings, strict=True):
             told = escape(" / ".join(picture.label.split("\n")))
             uri = grey_picture(picture.voxels, low, high, _MOST_EDGE)
-            image = f'<img src="{uri}" alt="{escape(heading)}">'
+            across, down = picture.voxels.shape
+            style = f"aspect-ratio: {across} / {down * picture.aspect:.6g}"
+            image = f'<img src="{uri}" alt="{escape(heading)}" style="{style}">'
             cells.append(f"<td><figure>{image}<figcaption>{told}</figcaption></figure></td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)

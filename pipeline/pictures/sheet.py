@@ -20,8 +20,11 @@ from genesis_toolkit.pipeline.store.write import check_place
 #: The headings of `middle_slices`.
 PLANES = ("axial", "coronal", "sagittal")
 
+_SHOWN = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}  # axes across and down
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CELL = 1.7  # inches a picture
+_MOST_ASPECT = 20.0  # a store may say anything of its scans
 _COLUMNS = 3  # of patches or images
 _MOST_LETTERS = 36  # of a line under a picture
 _ALONE = {
@@ -39,11 +42,13 @@ class Picture(NamedTuple):
         voxels: a slice, integers [across, down] in the store's window.
         label: the lines under it.
         mask: 0 and 1 [across, down]; its edge goes over the picture. None where there is none.
+        aspect: of a voxel, its extent down over that across.
     """
 
     voxels: NDArray[Any]
     label: str = ""
     mask: NDArray[np.uint8] | None = None
+    aspect: float = 1.0
 
 
 def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
@@ -71,14 +76,16 @@ def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
     figure.suptitle(title, fontsize=9, parse_math=False)
     cells = figure.subplots(len(pictures), len(headings), squeeze=False)
     for row, line in enumerate(pictures):
-        for column, (voxels, label, mask) in enumerate(line):
+        for column, (voxels, label, mask, aspect) in enumerate(line):
             cell = cells[row, column]
-            cell.imshow(voxels.T, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            look: Any = {"cmap": "gray", "interpolation": "nearest", "aspect": aspect}
+            cell.imshow(voxels.T, vmin=low, vmax=high, **look)
             if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
                 cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
             cell.set_xticks([])
             cell.set_yticks([])
-            cell.set_xlabel(label, fontsize=6)
+            label = "\n".join(fill(words, _MOST_LETTERS) for words in label.split("\n"))
+            cell.set_xlabel(label, fontsize=6, parse_math=False)
             if row == 0:
                 cell.set_title(headings[column], fontsize=8)
     save_png(figure, png)
@@ -109,7 +116,9 @@ def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Pictu
     columns = min(_COLUMNS, len(store))
     plane = store.attributes["parameters"].get("plane")
     pictures = [
-        Picture(_upright(_cube(store, cube)[0], plane), _label(store, cube))
+        Picture(
+            _upright(_cube(store, cube)[0], plane), _label(store, cube), None, _aspect(store, cube, plane)
+        )
         for cube in _chosen(store, columns * min(rows, len(store) // columns))
     ]
     heading = "image" if store.images is not None else str(plane or "axial")
@@ -126,6 +135,15 @@ def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:
     x, y, z = (edge // 2 for edge in voxels.shape)
     # The patient's feet are at the first slice: turned over, so that they are at the foot of the picture.
     return [voxels[:, :, z], voxels[:, y, ::-1], voxels[x, :, ::-1]]
+
+
+def _aspect(store: AnyStore, cube: int, plane: object = None) -> float:
+    """The extent of a voxel down over that across, in a slice of a cube's scan; 1 where it is not known."""
+    spacing = store.scans.spacing[int(store.table.scan[cube])]
+    across, down = spacing[list(_SHOWN.get(str(plane), (0, 1)))]
+    if not (across > 0 and down > 0):
+        return 1.0
+    return min(max(float(down / across), 1 / _MOST_ASPECT), _MOST_ASPECT)
 
 
 def _chosen(store: CubeStore | TargetStore, count: int) -> list[int]:
@@ -157,22 +175,23 @@ def _planes(store: CubeStore | TargetStore, cube: int) -> list[Picture]:
     if isinstance(store, CubeStore):
         told = f"tissue {store.table.tissue[cube]:.3f}"
     masks = [None] * len(PLANES) if mask is None else middle_slices(mask)
-    return list(map(Picture, middle_slices(voxels), (_label(store, cube), told, ""), masks))
+    aspects = [_aspect(store, cube, plane) for plane in PLANES]
+    return list(map(Picture, middle_slices(voxels), (_label(store, cube), told, ""), masks, aspects))
 
 
 def _label(store: CubeStore | TargetStore, cube: int) -> str:
     """The lines under a cube's first picture: which it is, and what is known of it."""
     row = int(store.table.scan[cube])
-    lines = [f"cube {cube}, {'scan' if store.images is None else 'image'} {row}"]
+    lines = [f"cube {cube} of", str(store.scans.path[row])]
     if isinstance(store, TargetStore):
         lines.append(FOLDS[int(store.table.fold[cube])])
         if store.labels is not None:
             classes = [name for name, there in zip(store.classes, store.labels[cube], strict=True) if there]
             none = f"no {store.classes[0]}" if len(store.classes) == 1 else "none of the classes"
-            lines.append(fill(", ".join(classes) or none, _MOST_LETTERS))
+            lines.append(", ".join(classes) or none)
     elif store.images is not None:
         labels = str(store.images.labels[row]).replace("|", ", ")
-        lines += [str(store.images.view[row]), fill(labels, _MOST_LETTERS)]
+        lines += [str(store.images.view[row]), labels]
     else:
         lines.append(f"corner {', '.join(map(str, store.table.corner[cube]))}")
         lines += [f"tissue {store.table.tissue[cube]:.3f}"] if len(store.size) == 2 else []
@@ -195,17 +214,19 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
     pair = variant * len(store.table) + cube
     flip, applied = int(store.pairs.flip[pair]), int(store.pairs.applied[pair])
     recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
-    row = [Picture(_shown(store, original), f"cube {cube}")]
+    aspect = _aspect(store, cube, store.attributes["cubes"].get("plane"))
+    scan = str(store.scans.path[int(store.table.scan[cube])])
+    row = [Picture(_shown(store, original), f"cube {cube} of\n{scan}", None, aspect)]
     for member in _drawn(store):
         alone = np.empty_like(original)
         bits = np.zeros(1, np.uint8)
         stream, number = store.streams()[[cube]], store.table.number[[cube]]
         degrader = Degrader(only(recipe, member), store.size, store.window, store.seed)
         degrader(original, stream, number, variant, alone, bits, bits.copy())
-        row.append(Picture(_shown(store, alone)))
+        row.append(Picture(_shown(store, alone), "", None, aspect))
     done = [f"flipped {flip_axes(flip)}"] if flip else []
     label = f"variant {variant}\n" + ", ".join([*done, *(applied_words(applied) or ["unchanged"])])
-    return [*row, Picture(_shown(store, store.degraded.rows([pair])), label)]
+    return [*row, Picture(_shown(store, store.degraded.rows([pair])), label, None, aspect)]
 
 
 def _shown(store: PairStore, cubes: NDArray[Any]) -> NDArray[Any]:

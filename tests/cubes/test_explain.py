@@ -182,11 +182,11 @@ def test_a_series_is_given_as_the_tables_show_it(tmp_path: Path, monkeypatch: py
         assert f"Next: genesis-prep extract-cubes {folder} cubes.zarr --size" in done.stderr
     monkeypatch.chdir(folder)
     assert json.loads(call(".#11111111", *SMALL, "--json").stdout)["shape"] == [40, 38, 24]
-    ways = f"give {folder}#11111111, {folder}#22222222."
-    for wrong in (folder, f"{folder}#3"):
+    ways = f"give one, such as {folder}#11111111, {folder}#22222222."
+    for wrong, count in ((folder, "2"), (f"{folder}#3", "none")):
         done = call(wrong)
         assert done.exit_code == 2
-        assert done.stderr == f"Error: {wrong} is no DICOM series: {ways}\n"
+        assert done.stderr == f"Error: {wrong} names {count} of the scans in {folder}: {ways}\n"
 
 
 def test_the_command_refuses(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_the_command_refuses(tmp_path: Path) -> None:
         (tmp_path / "none#1", f"There is no scan {tmp_path / 'none#1'}: give a file, or the folder of"),
         (
             tmp_path,
-            f"{tmp_path} is no DICOM series: {tmp_path} holds none; give a file, or a folder that does.",
+            f"No scan lies in {tmp_path}: looked for",
         ),
         ("", "'' is no path: give a scan."),
     ):

@@ -31,6 +31,7 @@ class PretrainData:
         validation: the validation batches, the same every epoch.
         store: see `store_facts`.
         parameters: of the run; the network and its width are known.
+        names: [cube], the path of its scan.
     """
 
     feed: Feed
@@ -39,6 +40,7 @@ class PretrainData:
     validation: list[Work]
     store: dict[str, Any]
     parameters: PretrainParameters
+    names: NDArray[np.object_]
 
     @property
     def steps(self) -> int:
@@ -92,7 +94,8 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     validation = validation_works(split.validation, parameters.batch_size)
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = store_facts(store, parameters.recipe or RECIPE)
-    data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters)
+    names = store.scans.path.astype(object)[store.table.scan]
+    data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters, names)
     training = smallest(data.training(0))
     check_batch(network.name, store.size, min(training, smallest(validation)))
     if training < processes:

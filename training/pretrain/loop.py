@@ -177,7 +177,8 @@ class Trainer:
         if record.best:
             write_whole(self.run.best, pack(self.state, self.data.parameters, best=True))
             title = f"epoch {record.epoch}, validation loss {validation.loss:.4f}"
-            draw_restored(self.run.picture, validation.slices, title)
+            slices = [piece.named(str(self.data.names[piece.cube])) for piece in validation.slices]
+            draw_restored(self.run.picture, slices, title)
         self._save()
         self.events.tell_epoch(record)
         self.say(str(record))

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ EVERY = 20
 
 # Inches of the picture of restored cubes: one image, the labels left of it, the titles above.
 _EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.6
+_LETTERS = 18  # that the labels have room for
 
 # Steps that a profile leaves out, for what is done once, and steps that it is of.
 _BEFORE, _PROFILED = 2, 5
@@ -147,12 +148,18 @@ def profiling(run: Run, wanted: bool, say: Callable[[str], None]) -> Iterator[Ca
 
 @dataclass(frozen=True)
 class RestoredSlice:
-    """The middle slice of one cube, or a whole image, float32 `[x, y]` in [0, 1]; the label tells which."""
+    """The middle slice of a cube, or a whole image, float32 `[x, y]` in [0, 1], and what was done to it."""
 
     original: NDArray[Any]
     degraded: NDArray[Any]
     restored: NDArray[Any]
     label: str
+    cube: int
+
+    def named(self, scan: str) -> "RestoredSlice":
+        """The same, its label with the scan's name, of a long one the end."""
+        name = scan if len(scan) <= _LETTERS else f"\u2026{scan[1 - _LETTERS :]}"
+        return replace(self, label=f"{name}\ncube {self.cube}\n{self.label}")
 
 
 def describe_pair(flip: int, applied: int) -> str:

@@ -237,4 +237,4 @@ def _evenly(cubes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 def _slice(batch: Batch, row: int, middle: NDArray[np.float32]) -> RestoredSlice:
     done = describe_pair(int(batch.flip[row]), int(batch.applied[row]))
     original, degraded, restored = middle.copy()
-    return RestoredSlice(original, degraded, restored, f"cube {batch.cubes[row]}\n{done}")
+    return RestoredSlice(original, degraded, restored, done, int(batch.cubes[row]))
