@@ -43,8 +43,8 @@ LOG = "log.json"  # facts of the run: times, versions, workers. The manifest lea
 _UNHASHED = {MANIFEST, LOG}
 
 #: The fact in the record of a small piece of work that holds the CRC-32 of its staged file, 0 where it has
-#: none. Such a piece and its record are not flushed: 471 X-ray images, which took 1,031 flushes and 9.7 s with
-#: them, take 89 and 6.2 s.
+#: none. Such a piece and its record are not flushed: 471 X-ray images, which took 1,031 flushes and 9.7 s
+#: with them, take 89 and 6.2 s.
 SEAL = "crc32"
 
 #: What a path may be given as.

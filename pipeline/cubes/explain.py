@@ -114,8 +114,8 @@ def find_scan(text: str) -> tuple[Path, bool]:
         text: a file, a folder that holds one scan, or `folder#label` as tables show it.
 
     Returns:
-        Where it is, as `read_scan` takes it, and whether `extract_cubes` takes its folder only with the layout
-        `files`.
+        Where it is, as `read_scan` takes it, and whether `extract_cubes` takes its folder only with
+        `--layout files`.
 
     Raises:
         CallError: there is nothing there, or no scan, or several.

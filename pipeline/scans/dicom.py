@@ -159,7 +159,7 @@ def read_header(path: Path) -> Slice | None:
     except OSError as error:
         raise DataError(not_opened(error)) from None
     except ValueError:
-        raise DataError("its DICOM header cannot be read: it is damaged or cut short") from None
+        raise DataError("its DICOM header cannot be read: it is damaged") from None
     spacing = numbers[_PIXEL_SPACING]
     return Slice(
         path=path,

@@ -40,6 +40,9 @@ PRETRAINING_SUBSETS = frozenset(range(7))
 _SUBSET = re.compile(r"subset(\d)")
 _INSIDE_SUBSET = re.compile(r"(?:.*/)?subset\d(?=/|$)")
 
+_ARCHIVE = re.compile(r"subset\d\.(zip|7z|rar|tar|tgz|tar\.gz)")
+_NIH_IMAGE = re.compile(r"\d{8}_\d{3}\.png")
+
 #: The table of NIH ChestX-ray14, as first published or corrected: `Data_Entry_2017_v2020.csv`.
 NIH_TABLE = re.compile(r"Data_Entry_2017.*\.csv")
 
@@ -226,9 +229,8 @@ def _found_files(
         if place not in taken:
             sources.append(Source(place, NO_SUBSET, place, why.problem, why.skip))
     if not sources:
-        raise CallError(
-            f"No scan lies in {root}: looked for {', '.join(SUFFIXES)} and DICOM, in all its folders."
-        )
+        looked = f"looked for {', '.join(SUFFIXES)} and DICOM, in all its folders"
+        raise CallError(f"No scan lies in {root}: {looked}.{_what_is_there(files)}")
     return Found(root, "files", told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
 
 
@@ -264,6 +266,19 @@ def told_apart(sources: Sequence[OfSource]) -> tuple[OfSource, ...]:
                 source = replace(source, problem=f"its identifier is that of {other} as well")
         marked.append(source)
     return tuple(marked)
+
+
+def _what_is_there(files: dict[str, list[str]]) -> str:
+    """A hint, after a space, where a folder without scans holds what is a step away from them; else empty."""
+    names = [name for there in files.values() for name in there]
+    if archives := sorted(name for name in names if _ARCHIVE.fullmatch(name)):
+        return f" It holds {archives[0]}: unpack LUNA16's archives there first."
+    if images := sorted(name for name in names if _NIH_IMAGE.fullmatch(name)):
+        return (
+            f" It holds images named as those of NIH ChestX-ray14, such as {images[0]}: put the table "
+            "Data_Entry_2017*.csv of the download beside them, and its lists of images."
+        )
+    return ""
 
 
 def _without_suffix(path: str) -> str:

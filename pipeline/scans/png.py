@@ -47,7 +47,8 @@ def png_size(data: bytes) -> tuple[int, int]:
         raise DataError("it is no PNG")
     whole = len(data) >= HEADER_BYTES and data[8:16] == _FIRST_CHUNK
     if not whole or zlib.crc32(data[12:29]) != int.from_bytes(data[29:HEADER_BYTES], "big"):
-        raise DataError("its header cannot be read: the file is damaged or cut short")
+        how = "damaged" if len(data) >= HEADER_BYTES else "cut short"
+        raise DataError(f"its header cannot be read: the file is {how}")
     columns, rows, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if not columns or not rows:
         raise DataError(f"it has no pixels ({columns} x {rows})")

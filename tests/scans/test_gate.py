@@ -524,7 +524,7 @@ def test_refusals_are_worded_by_the_gate() -> None:
         raised = {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "DataError"}
         by_itself |= dict.fromkeys(raised - {"not_opened(error)"}, module)
     assert by_itself == {
-        "'its DICOM header cannot be read: it is damaged or cut short'": "dicom",
+        "'its DICOM header cannot be read: it is damaged'": "dicom",
         "f'there is no such DICOM series; the folder holds {holds}'": "series",
         "series[label].problem": "series",  # which holds one of these
     }

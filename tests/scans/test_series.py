@@ -343,7 +343,7 @@ def test_files_that_should_be_dicom_are_named(tmp_path: Path) -> None:
         "empty.dcm": "it is an empty file",
         "ok": "",
         "page.dcm": "it is not a CT scan: it is named as DICOM but is of another format",
-        "short": "its DICOM header cannot be read: it is damaged or cut short",
+        "short": "its DICOM header cannot be read: it is damaged",
     }
 
 
