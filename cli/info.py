@@ -7,6 +7,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.pipeline.wording import counted
 
 _MOST_LABELS = 5
 _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of their own
@@ -50,7 +51,8 @@ def info(store: Path | str, csv: Path | None) -> None:
     if csv:
         output.say(f"The whole table of {noun}s is {csv}.")
     else:
-        output.say(f"{used:,} {noun}s that were used are not listed here; --csv FILE.csv writes all.")
+        was = "was used is" if used == 1 else "were used are"
+        output.say(f"{counted(used, noun)} that {was} not listed here; --csv FILE.csv writes all.")
     output.say_next(
         "genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store
     )

@@ -22,6 +22,7 @@ from genesis_toolkit.cli.output import (
     say_next,
     shortened,
     show_list,
+    show_scans,
     show_table,
 )
 from genesis_toolkit.pipeline.errors import CallError
@@ -239,3 +240,42 @@ def test_given_options_are_those_that_were_typed() -> None:
         click.echo(repr(given_options()))
 
     assert CliRunner().invoke(one, ["--seed", "0"]).stdout == "{'seed': 0}\n"
+
+
+def rows_of(*told: tuple[str, str, str]) -> list[dict[str, object]]:
+    return [{"scan": scan, "status": status, "cubes": 0, "reason": reason} for scan, status, reason in told]
+
+
+def test_failed_scans_come_first_and_skipped_ones_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    small = [(f"s{number}.mhd", "skipped", f"{number} slices, 96 needed") for number in range(11, 41)]
+    same = [(f"c{number}.mhd", "skipped", f"the same scan as a{number}.mhd") for number in range(5)]
+    alone = [("mask.mhd", "skipped", "it looks like a mask")]
+    used, failed = [("a1.mhd", "used", "")], [(f"f{number}.mhd", "failed", "bad") for number in range(25)]
+    show_scans(rows_of(*small, *used, *same, *alone, *failed), "scan", "my store.zarr")
+    rows = [words for line in capsys.readouterr().out.splitlines() if (words := " ".join(line.split()))]
+    names = [row.split()[0] for row in rows[2:] if " " in row]
+    assert names[:25] == [f"f{number}.mhd" for number in range(25)]
+    assert [name for name in names[25:] if name[0].isdigit() or name.endswith("mhd")] == [
+        *["mask.mhd", "5", "c0.mhd", "c1.mhd", "30", "s11.mhd", "s12.mhd"],
+        "32",  # not listed: one used, 28 and 3 skipped
+    ]
+    whole = " ".join(rows)
+    assert "30 scans, such as skipped 11..40 slices," in whole
+    assert "5 scans, such as skipped the same scan as" in whole
+    assert "another" in whole
+    last = "32 scans not listed here: genesis-prep info 'my store.zarr' --csv scans.csv writes all."
+    assert rows[-1] == last
+
+
+def test_few_scans_are_all_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    show_scans(rows_of(("a", "used", ""), ("b", "skipped", "1 slices"), ("c", "failed", "bad")), "scan", "s")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()]
+    assert [line[0] for line in lines[2:]] == ["c", "a", "b"]
+
+
+def test_a_name_in_the_last_column_is_whole_where_no_terminal_reads_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_table(["what", "value"], [["store", f"/data/{LONG}"], ["scan", f"the same scan as {LONG}"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(f"/data/{LONG}" in line for line in lines)

@@ -1,5 +1,6 @@
 """The commands as a user types them: exit codes, one sentence on stderr, a table or one JSON object."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from support.scans import lungs, write_scan
@@ -14,6 +16,7 @@ from support.scans import lungs, write_scan
 from genesis_toolkit.cli.degrade import RECIPE_OPTIONS
 from genesis_toolkit.cli.prep import main
 from genesis_toolkit.pipeline.degrade.recipes import Recipe
+from genesis_toolkit.pipeline.store.open import open_cubes
 
 SMALL = "--size 16,16,16 --border 2,2,2 --max-tissue 0.4 --cubes-per-scan 6 --workers 1".split()
 
@@ -209,3 +212,79 @@ def test_an_empty_folder_may_be_given_as_a_dot(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "here")
     assert call("phantom", ".", "--scans", 1, "--shape", "32,32,32").exit_code == 0
     assert (tmp_path / "here" / "subset0").is_dir()
+
+
+def test_info_writes_the_whole_table_of_scans(luna16: Path, tmp_path: Path) -> None:
+    raw = luna16 / "subset0" / "1.2.3.raw"
+    raw.write_bytes(raw.read_bytes()[:99])
+    call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
+    done = call("info", tmp_path / "c.zarr")
+    assert "1 scan that was used is not listed here; --csv FILE.csv writes all." in done.stdout
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if ".mhd" in line]
+    assert rows == [["subset0/1.2.3.mhd", "failed"], ["subset1/1.2.4.mhd", "skipped"]]
+    table = tmp_path / "scans.csv"
+    assert call("info", tmp_path / "c.zarr", "--csv", table).exit_code == 0
+    with table.open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    scans = open_cubes(tmp_path / "c.zarr").scans
+    assert [row["path"] for row in read] == scans.path.tolist()
+    assert [row["subset"] for row in read] == ["0", "1", "5"]
+    assert [[int(row[f"shape_{axis}"]) for axis in "xyz"] for row in read] == scans.shape.tolist()
+    assert [row["reason"] for row in read] == scans.reason.tolist()
+    assert [int(row["stream"]) for row in read] == scans.stream.tolist()
+    assert [float(row["direction_8"]) for row in read] == scans.direction[:, 8].tolist()
+    assert_refused(call("info", tmp_path / "c.zarr", "--csv", tmp_path / "t.txt"), 2, "must end in .csv")
+    assert not (tmp_path / "t.txt").exists()
+
+
+def test_cubes_of_air_are_told_with_the_way_out(tmp_path: Path) -> None:
+    air = np.full((40, 38, 36), -1000, np.int16)
+    write_scan(tmp_path / "scans" / "air.mhd", air)
+    write_scan(tmp_path / "scans" / "lungs.mhd", lungs(0))
+    said = "hold no tissue, only air: 6 of the 6 of air.mhd. --min-tissue 0.001 leaves such cubes out."
+    done = call("extract-cubes", tmp_path / "scans", tmp_path / "c.zarr", *SMALL)
+    assert f"6 of 12 cubes {said}" in done.stdout
+    assert call("extract-cubes", tmp_path / "scans", tmp_path / "n.zarr", *SMALL, "--json").exit_code == 0
+    page = tmp_path / "report.html"
+    assert call("preview", tmp_path / "c.zarr", page).exit_code == 0
+    assert said in page.read_text(encoding="utf-8")
+    (tmp_path / "scans" / "lungs.mhd").unlink()
+    dry = call("extract-cubes", tmp_path / "scans", tmp_path / "d.zarr", *SMALL, "--dry-run")
+    told = " ".join(dry.stdout.split())
+    assert "cubes without tissue 6 of the 6 of air.mhd, only air; --min-tissue 0.001 leaves such out" in told
+    none = call("extract-cubes", tmp_path / "scans", tmp_path / "d.zarr", *SMALL, "--min-tissue", "0.001")
+    assert none.exit_code == 1
+
+
+def test_advice_is_given_only_where_it_helps(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "broken" / "a.mhd", lungs(0))
+    scan.with_suffix(".raw").write_bytes(b"short")
+    write_scan(tmp_path / "mask" / "m.mhd", (lungs(0) > -500).astype(np.int16))
+    for name, reason in (("broken", "cut short"), ("mask", "it looks like a mask")):
+        done = call("extract-cubes", tmp_path / name, tmp_path / "c.zarr", *SMALL)
+        assert_refused(done, 1, "No scan gave a cube", reason)
+        assert "--border" not in done.stderr
+        assert "--max-tissue" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("subset0.zip", "It holds subset0.zip: unpack LUNA16's archives there first."),
+        ("00000001_000.png", "put the table Data_Entry_2017*.csv of the download beside them"),
+    ],
+)
+def test_what_is_a_step_away_from_scans_gets_a_hint(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_bytes(b"PK\3\4 or other bytes")
+    assert_refused(
+        call("extract-cubes", tmp_path / "folder", tmp_path / "c.zarr"), 2, "No scan lies in", said
+    )
+
+
+def test_a_size_that_no_network_takes_is_a_warning(luna16: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--size", "14,14,14"]
+    done = call("extract-cubes", luna16, tmp_path / "c.zarr", *words)
+    assert done.exit_code == 0
+    assert done.stderr.startswith("Warning: no network can be trained on cubes of --size 14,14,14")
+    assert "8,8,8 and 16,16,16." in done.stderr

@@ -14,6 +14,8 @@ from support.scans import lungs, write_scan
 
 from genesis_toolkit.cli.errors import GenesisGroup
 from genesis_toolkit.cli.explain import explain
+from genesis_toolkit.cli.prep import main
+from genesis_toolkit.pipeline.cubes.cut import mask_words
 from genesis_toolkit.pipeline.cubes.explain import Explanation, Shortage, explain_scan
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, tissue_score, too_small
 
@@ -220,3 +222,86 @@ def test_the_command_refuses(tmp_path: Path) -> None:
         done = call(scan, *words)
         assert done.exit_code == 2
         assert said in done.stderr
+
+
+def test_the_next_line_takes_a_free_name_and_the_layout_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scan(tmp_path / "LUNA16" / "subset3" / "a.mhd", lungs(0))
+    for made in ("cubes.zarr", "cubes-2.zarr.unfinished"):
+        (tmp_path / made).mkdir()
+    done = call("LUNA16/subset3", *SMALL)
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(
+        "Next: genesis-prep extract-cubes LUNA16/subset3 cubes-3.zarr --layout files --size"
+    )
+    words = line.removeprefix("Next: genesis-prep ").split()
+    made_now = CliRunner().invoke(main, [*words, "--workers", "1"])
+    assert made_now.exit_code == 0, made_now.output
+    assert (tmp_path / "cubes-3.zarr").is_dir()
+
+
+def test_it_answers_as_extraction_does(tmp_path: Path) -> None:
+    """What extraction skips or reports as failed, explain says in the same words."""
+    folder = tmp_path / "scans"
+    write_scan(folder / "whole.mhd", lungs(0))
+    whole = write_scan(folder / "short.nii.gz", lungs(1)).read_bytes()
+    (folder / "short.nii.gz").write_bytes(whole[: len(whole) // 2])
+    write_series(folder / "single", lungs(2)[:, :, :1])
+    write_scan(folder / "mask.nrrd", (lungs(3) > -500).astype(np.int16))
+    made = CliRunner().invoke(
+        main, ["extract-cubes", str(folder), str(tmp_path / "c.zarr"), *SMALL, "--json"]
+    )
+    rows = {row["path"]: row for row in json.loads(made.stdout)["scans"]}
+    assert len(rows) == 4
+    for path, row in rows.items():
+        done = call(folder / path, *SMALL)
+        assert (done.exit_code == 0) == bool(row["status"] == "used" or "mask" in row["reason"]), path
+        said = " ".join((done.stdout + done.stderr).split())
+        assert row["reason"] in said, path
+
+
+def test_a_mask_is_named_as_one(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "mask.mhd", (lungs(0) > -500).astype(np.int16))
+    done = call(scan, *SMALL)
+    assert (
+        "This scan gives no cube: it looks like a mask, not a scan: its only values are 0 and 1."
+        in done.stdout
+    )
+    assert "extract-cubes" not in done.stderr
+    for voxels in (
+        lungs(0),
+        np.zeros((9, 9, 9), np.int16),
+        np.full((9, 9, 9), 40, np.int16),
+        np.arange(729, dtype=np.int16).reshape(9, 9, 9),
+        np.where(lungs(0) > -500, 1, 0).astype(np.float32) / 2,
+        np.where(lungs(0) > -500, 0, -1000).astype(np.int16),
+    ):
+        assert mask_words(voxels) == ""
+
+
+def test_places_of_air_are_counted_and_the_way_out_leaves_them_out(tmp_path: Path) -> None:
+    voxels = np.full((30, 20, 20), -1000, np.int16)
+    voxels[22:, :, :] = np.asfortranarray(lungs(0))[:8, :20, :20]
+    scan = write_scan(tmp_path / "scan.mhd", voxels)
+    words = ["--size", "8,8,8", "--border", "0,0,0", "--max-tissue", "1"]
+    facts = json.loads(call(scan, *words, "--json").stdout)
+    tissue = voxels >= -150
+    score = np.where(tissue[:, :, :-1], 1.0, np.where(tissue[:, :, 1:], 0.5, 0.0))
+    boxes = np.lib.stride_tricks.sliding_window_view(score, (8, 8, 8))[:22, :12, :9].sum(axis=(3, 4, 5))
+    assert facts["candidates"] == boxes.size
+    assert facts["without_tissue"] == int((boxes == 0).sum()) > 0
+    done = call(scan, *words)
+    assert f"{100 * (boxes == 0).mean():.1f} % of the places that pass hold no tissue" in done.stdout
+    assert "--min-tissue 0.001 leaves such cubes out" in " ".join(done.stdout.split())
+    assert json.loads(call(scan, *words, "--min-tissue", "0.001", "--json").stdout)["without_tissue"] == 0
+
+
+def test_what_is_needed_without_a_border_is_told_to_the_voxel(tmp_path: Path) -> None:
+    """A cube of 64 needs 65 voxels in the plane: the published bounds leave one out."""
+    scan = write_scan(tmp_path / "scan.mhd", lungs(0, (64, 70, 40)))
+    said = " ".join(call(scan, "--size", "64,64,32").stdout.split())
+    assert "x has 64 voxels and needs 265 (65 even without a border, for this --size)" in said
+    said = " ".join(call(scan, "--size", "64,64,32", "--border", "0,0,0").stdout.split())
+    assert "x has 64 voxels and needs 65 (65 even without a border" in said

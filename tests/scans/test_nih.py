@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -323,3 +324,42 @@ def test_real_images_come_by_their_lists(real_data: Path, tmp_path: Path) -> Non
     assert (len(result.store), result.store.size, result.found.other_list) == (23, (224, 224), 7)
     assert len(find_images(real_data / "nih", "test").sources) == 7
     assert result.store.scans.shape[0].tolist() == [1024, 1024, 1]
+
+
+def test_images_are_not_flushed_one_by_one(
+    nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes, flush = [], os.fsync
+    monkeypatch.setattr("os.fsync", lambda file: flushes.append(file) or flush(file))
+    everything = dataclasses.replace(SMALL, split="all")
+    extract_cubes(nih, tmp_path / "five.zarr", everything, workers=1)
+    of_five = len(flushes)
+    for name, *_ in IMAGES[1:]:
+        path_of(nih, name).unlink()
+    flushes.clear()
+    extract_cubes(nih, tmp_path / "one.zarr", everything, workers=1)
+    assert len(flushes) == of_five
+
+
+@pytest.mark.parametrize("lost", ["stage", "done"])
+@pytest.mark.parametrize("left", [0, 0.5, None], ids=["nothing", "half", "zeros"])
+def test_what_a_power_failure_takes_is_made_again(
+    nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, left: float | None
+) -> None:
+    """Files that were renamed but not flushed may come back empty, short or as zeros of the right length."""
+    whole = extract_cubes(nih, tmp_path / "whole.zarr", SMALL, workers=1).store
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genesis_toolkit.pipeline.cubes.extract.assemble", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            extract_cubes(nih, tmp_path / "c.zarr", SMALL, workers=1)
+    pieces = sorted((unfinished(tmp_path / "c.zarr") / lost).iterdir())
+    assert len(pieces) == 4
+    for path in pieces[::2]:
+        data = path.read_bytes()
+        path.write_bytes(bytes(len(data)) if left is None else data[: int(left * len(data))])
+    store = extract_cubes(nih, tmp_path / "c.zarr", SMALL, workers=1).store
+    assert store.manifest == whole.manifest
