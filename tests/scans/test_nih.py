@@ -329,7 +329,7 @@ def test_real_images_come_by_their_lists(real_data: Path, tmp_path: Path) -> Non
 def test_images_are_not_flushed_one_by_one(
     nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flushes, flush = [], os.fsync
+    flushes, flush = list[int](), os.fsync
     monkeypatch.setattr("os.fsync", lambda file: flushes.append(file) or flush(file))
     everything = dataclasses.replace(SMALL, split="all")
     extract_cubes(nih, tmp_path / "five.zarr", everything, workers=1)
@@ -338,7 +338,7 @@ def test_images_are_not_flushed_one_by_one(
         path_of(nih, name).unlink()
     flushes.clear()
     extract_cubes(nih, tmp_path / "one.zarr", everything, workers=1)
-    assert len(flushes) == of_five
+    assert 0 <= of_five - len(flushes) < len(IMAGES) - 1  # a column of zeros has no file
 
 
 @pytest.mark.parametrize("lost", ["stage", "done"])
