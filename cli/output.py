@@ -163,7 +163,7 @@ def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str, store: objec
 def show_scans(rows: Sequence[Mapping[str, object]], noun: str, store: object) -> None:
     """Print what came of scans: failed ones first, skipped ones last, many with one reason as one row.
 
-    Used ones are listed where there are few rows. Where a scan is left out, a sentence says so.
+    Used ones are listed where there are few rows. Where another is left out, a sentence says so.
 
     Args:
         rows: the cells of each scan by heading, its name first; `status` and `reason` among them.
@@ -174,7 +174,7 @@ def show_scans(rows: Sequence[Mapping[str, object]], noun: str, store: object) -
     for row in rows:
         of[row["status"]].append(row)
     listed = of["failed"][:_MOST_FAILED] + (of["used"] if len(rows) <= MOST_ROWS else [])
-    shown = len(listed)
+    left = len(of["failed"][_MOST_FAILED:])
     kinds = groupby(sorted(of["skipped"], key=_kind_of), key=_kind_of)
     for alike in sorted((list(group) for _, group in kinds), key=len):
         examples = alike
@@ -184,14 +184,12 @@ def show_scans(rows: Sequence[Mapping[str, object]], noun: str, store: object) -
             first = {next(iter(alike[0])): f"{len(alike):,} {noun}s, such as"}
             listed.append(dict.fromkeys(alike[0], "") | first | told)
         listed += examples
-        shown += len(examples)
+        left += len(alike) - len(examples)
     if listed:
         show_table(list(listed[0]), [list(row.values()) for row in listed])
-    if shown < len(rows):
-        left = counted(len(rows) - shown, noun)
-        say(
-            f"{left} not listed here: genesis-prep info {shlex.quote(str(store))} --csv scans.csv writes all."
-        )
+    if left:
+        writes = f"genesis-prep info {shlex.quote(str(store))} --csv scans.csv writes all"
+        say(f"{counted(left, noun)} not listed here: {writes}.")
 
 
 def _kind_of(row: Mapping[str, object]) -> str:
