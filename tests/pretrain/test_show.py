@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, weights
@@ -13,6 +14,7 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
+from genesis_toolkit.training.pretrain.show import RestoredSlice
 from genesis_toolkit.training.weights.files import read_checkpoint
 
 ONE = replace(SMALL, epochs=1)
@@ -35,6 +37,15 @@ def test_the_log_and_the_outcome_have_the_figures_of_every_degradation(pairs: Pa
     assert sum(of["pairs"] for of in outcome.by_degradation.values()) == outcome.validation_cubes
     weighted = sum(of["pairs"] * of["loss"] for of in outcome.by_degradation.values())
     assert weighted / outcome.validation_cubes == pytest.approx(outcome.validation_loss)
+
+
+def test_restored_cubes_are_named_by_their_scan() -> None:
+    empty = np.zeros((2, 2), np.float32)
+    piece = RestoredSlice(empty, empty, empty, "shuffled", 7)
+    assert piece.named("p01/ct.nii.gz").label == "p01/ct.nii.gz\ncube 7\nshuffled"
+    name, *_ = piece.named("subset0/1.3.6.1.4.1.14519.5.2.822260.mhd").label.split("\n")
+    assert len(name) <= 18
+    assert name.endswith("822260.mhd")
 
 
 # ---------------------------------------------------------------------------------------------- checks
