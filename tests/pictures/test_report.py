@@ -267,7 +267,7 @@ def test_pictures_are_the_slices() -> None:
 def test_the_sheet_shows_the_cubes_that_it_names(cube_store: Path) -> None:
     store = open_cubes(cube_store)
     page = Page(report(store, 4))
-    found = re.findall(r"cube (\d+) of / (\S+)", page.text)
+    found = re.findall(r"cube (\d+) of (\S+)", page.text)
     named = [int(cube) for cube, _ in found]
     assert named == evenly(12, 4)
     assert [path for _, path in found] == [store.scans.path[store.table.scan[cube]] for cube in named]

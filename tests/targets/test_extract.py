@@ -622,7 +622,7 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
     assert store.masks is not None
     for line, cube, fold in zip(pictures, (0, 8, 17), (0, 1, 2), strict=True):
         words = ("train", "validation", "test")[fold]
-        assert line[0].label == f"cube {cube}, scan {cube // 3}\n{words}"
+        assert line[0].label == f"cube {cube} of {store.scans.path[store.table.scan[cube]]}\n{words}"
         for voxels, shown in (
             (read(store.cubes, cube), [one.voxels for one in line]),
             (read(store.masks, cube), [one.mask for one in line]),
@@ -633,7 +633,8 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
     assert [line[0].label.split("\n")[2] for line in pictures].count("nodule") == 2
     assert [[one.mask for one in line] for line in pictures] == [[None] * 3] * 4
     _, pictures = contact_rows(open_targets(three / "dxc.zarr"), 2)
-    assert pictures[0][0].label == "cube 0, image 0\ntrain\nHernia, Mass"
+    name = open_targets(three / "dxc.zarr").scans.path[0]
+    assert pictures[0][0].label == f"cube 0 of {name}\ntrain\nHernia, Mass"
     for task in ("segment", "dxc"):
         done = CliRunner().invoke(
             main, ["preview", str(three / f"{task}.zarr"), str(tmp_path / f"{task}.png")]
