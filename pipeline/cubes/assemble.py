@@ -5,6 +5,7 @@ Where a store is updated, its full shards are linked, and what is new comes behi
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,6 +177,7 @@ def _pseudonymous(record: Facts, key: Key) -> Facts:
     told = not record["reason"] or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
     of_images = {"patient": key.patient(record["patient"])} if "patient" in record else {}
     return of_images | {
+        "whose": key.number(record.get("whose", 0)),
         "identifier": key.name(record["identifier"]),
         "path": key.name(record["path"]),
         "bytes": 0,  # those of a public scan are known, and no two compressed ones have as many
@@ -210,26 +212,46 @@ def scan_tables(
     records: Sequence[Facts], update: Update | None = None
 ) -> tuple[ScanTable, ImageTable | None]:
     """The tables of scans and, of X-ray images, of images: one row a record, behind those of a store."""
-    scans = _table_of(ScanTable, records)
+    scans = _dealt(_table_of(ScanTable, records), records)
     images = _table_of(ImageTable, records) if "patient" in records[0] else None
     if update:
-        scans = _added(update, update.store.scans, scans)
+        before = update.store.scans
+        scans = _added(update, *with_patients([replace(before, patient=update.patient), scans]))
         if images is not None and update.store.images is not None:
             images = _added(update, update.store.images, images)
     return scans, images
 
 
+def with_patients(tables: Sequence[ScanTable]) -> list[ScanTable]:
+    """Tables to be put together, all with a column of patients where one has it: else each scan its own."""
+    if all(table.patient is None for table in tables):
+        return list(tables)
+    return [table if table.patient is not None else replace(table, patient=table.stream) for table in tables]
+
+
 def _table_of(kind: type[_Table], records: Sequence[Facts]) -> _Table:
     dtypes = {
-        name: object if told.dtype == "string" else told.dtype for name, told in columns_of(kind).items()
+        name: object if told.dtype == "string" else told.dtype
+        for name, told in columns_of(kind).items()
+        if not told.optional
     }
     return kind(**{name: np.array([one[name] for one in records], dtype) for name, dtype in dtypes.items()})
+
+
+def _dealt(scans: ScanTable, records: Sequence[Facts]) -> ScanTable:
+    """The table with the columns that deal the scans, as far as anything is known of them."""
+    whose = np.array([record.get("whose", 0) for record in records], np.uint64)
+    parts = [record.get("part") for record in records]
+    patient = np.where(whose > 0, whose, scans.stream) if whose.any() else None
+    return replace(scans, patient=patient, part=None if None in parts else np.array(parts, np.uint8))
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:
     """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
     again, columns = len(update.again), {}
     for name, values in vars(new).items():
+        if values is None:
+            continue
         columns[name] = np.concatenate([getattr(before, name).astype(values.dtype), values[again:]])
         columns[name][list(update.again)] = values[:again]
     return type(new)(**columns)

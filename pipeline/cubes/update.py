@@ -4,9 +4,12 @@ They are taken in behind the cubes that are there, which keep their bytes and th
 cubes and is no longer the same would make the store untrue, so it is refused by name.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import file_state
@@ -14,6 +17,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.find import Found, Source
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at
+from genesis_toolkit.pipeline.store.schema import ScanTable
 from genesis_toolkit.pipeline.wording import listed
 
 
@@ -25,11 +29,13 @@ class Update:
         store: the store.
         again: scans that gave no cube and have changed since, by their row in the store's table.
         new: scans that the store does not know, in order.
+        patient: uint64, of each scan of the store; None where no patient is known.
     """
 
     store: CubeStore
     again: dict[int, Source]
     new: tuple[Source, ...]
+    patient: NDArray[np.uint64] | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -68,7 +74,7 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     taken = {str(scans.identifier[row]): str(scans.path[row]) for row in rows.values() if scans.sha256[row]}
     again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
     new = tuple(_told_apart(source, taken, name) for path, source in here.items() if path not in rows)
-    update = Update(store, again, new)
+    update = Update(store, again, new, _patients(scans, here, key))
     if store.attributes["parameters"].get("sampler") == "official":
         drawn = set(scans.subset.tolist())
         _refuse(
@@ -77,6 +83,15 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
             "another name, or give --overwrite to draw the subset again.",
         )
     return update
+
+
+def _patients(scans: ScanTable, here: Mapping[str, Source], key: Key | None) -> NDArray[np.uint64] | None:
+    """Whose the scans of a store are; of one that does not tell, as its source does now."""
+    if scans.patient is not None:
+        return scans.patient
+    whose = [here[str(path)].whose for path in scans.path]
+    now = np.array([key.number(one) if key else one for one in whose], np.uint64)
+    return np.where(now > 0, now, scans.stream) if now.any() else None
 
 
 def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
+from genesis_toolkit.pipeline.cubes.assemble import whole_shard, with_patients, write_tables
 from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
@@ -191,13 +191,15 @@ def _tables(stores: Sequence[CubeStore]) -> _Tables:
     scan = [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
     images = [store.images for store in stores if store.images is not None]
     together = _joined(images) if len(images) == len(stores) else None
-    return replace(cubes, scan=np.concatenate(scan)), _joined([store.scans for store in stores]), together
+    scans = _joined(with_patients([store.scans for store in stores]))
+    return replace(cubes, scan=np.concatenate(scan)), scans, together
 
 
 def _joined(tables: Sequence[_Table]) -> _Table:
     """The rows of tables of one kind, one after the other."""
-    columns = zip(*(vars(table).values() for table in tables), strict=True)
-    return type(tables[0])(*map(np.concatenate, columns))
+    names = [name for name, values in vars(tables[0]).items() if values is not None]
+    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+    return type(tables[0])(**columns)
 
 
 def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import not_opened
 
 #: What DICOM files are called where they have a suffix at all.
@@ -23,6 +24,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _SOP_CLASS_OF_FILE, _SYNTAX = 0x00020002, 0x00020010
 _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
+_PATIENT, _STUDY, _FRAME = 0x00100020, 0x0020000D, 0x00200052
 _SERIES, _POSITION, _ORIENTATION = 0x0020000E, 0x00200032, 0x00200037
 _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
 _PIXEL_SPACING, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
@@ -36,15 +38,16 @@ _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE = 0x00280120, 0x00280121, 0x0028105
 _MODALITY_LUT = 0x00283000
 _FIRST_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010  # pixels as float, as double, and as whole numbers
 _WANTED = (
-    _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY, _SERIES, _POSITION,
-    _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED,
-    _HIGH, _SIGNED, _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE, _MODALITY_LUT,
+    _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY, _PATIENT, _STUDY, _SERIES,
+    _POSITION, _ORIENTATION, _FRAME, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING,
+    _ALLOCATED, _STORED, _HIGH, _SIGNED, _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE, _MODALITY_LUT,
 )  # fmt: skip
 _WHOLE_KINDS = ("US", "SS")  # of values whose bytes are in the order of the file
 _UNDEFINED = 0xFFFFFFFF
 #: Transfer syntaxes: deflated, and of the other order of bytes.
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _INDEX = "1.2.840.10008.1.3.10"  # the SOP class of a disc's index
+_NOBODY = ("", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "NONE", "UNKNOWN")  # in the place of a PatientID
 #: What stands for the series of such an index.
 INDEX_NAME = "DICOMDIR"
 _HEAD_BYTES = 132  # the preamble, and `DICM`
@@ -113,6 +116,8 @@ class Slice:
         state: the file as it was read, see `state_of`.
         instance: its SOPInstanceUID, which a copy shares; empty where it was removed.
         pixels: how they are stored.
+        whose: a hash of its PatientID, or where that tells nobody of its study and frame of reference; 0
+            where these are not told either.
     """
 
     path: Path
@@ -126,6 +131,7 @@ class Slice:
     state: tuple[int, int]
     instance: str
     pixels: Pixels
+    whose: int
 
 
 def state_of(status: os.stat_result) -> tuple[int, int]:
@@ -173,7 +179,17 @@ def read_header(path: Path) -> Slice | None:
         state=state,
         instance=_text(elements, _INSTANCE),
         pixels=_pixels(elements, place),
+        whose=_whose(elements),
     )
+
+
+def _whose(elements: dict[int, bytes]) -> int:
+    patient, *place = (
+        elements.get(tag, b"").strip(b" \0").decode("latin-1") for tag in (_PATIENT, _STUDY, _FRAME)
+    )
+    if patient.upper() not in _NOBODY:
+        return int(stream_key(f"patient {patient}"))
+    return int(stream_key(f"study {' '.join(place)}")) if any(place) else 0
 
 
 def _skip_file(elements: dict[int, bytes], samples: int) -> str:

@@ -55,6 +55,8 @@ class Source:
             the end of its SeriesInstanceUID where the folder holds several.
         problem: why it cannot be taken though it should be, known from finding it already; else empty.
         skip: why it is passed over, as a DICOM localizer is, which is no failure; else empty.
+        whose: a hash that scans of one patient share; 0 where the source does not tell.
+        part: the number in `PARTS` that a split file gives it; None without one.
     """
 
     identifier: str
@@ -62,6 +64,8 @@ class Source:
     path: str
     problem: str = ""
     skip: str = ""
+    whose: int = 0
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,8 @@ def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
             place = shown(within(folder, one.slices[0].path.name))
         identifier = one.identifier or (place if folder != HERE else shown(root.resolve().name) + label)
         problem = bad_name(str(root / folder)) or one.problem
-        sources.append(Source(identifier, NO_SUBSET, place, "" if one.skip else problem, one.skip))
+        whose = next((part.whose for part in one.slices if part.whose), 0)
+        sources.append(Source(identifier, NO_SUBSET, place, "" if one.skip else problem, one.skip, whose))
     for name, problem in gathered.problems.items():
         sources.append(Source(shown(name), NO_SUBSET, shown(name), problem))
     taken = {source.path for source in sources}

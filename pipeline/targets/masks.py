@@ -21,7 +21,7 @@ from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, grid_words, mask_corners, same_grid
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
-from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, fold_of_name
+from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source
 
 #: LUNA16's masks of the lungs.
 LUNGS = "seg-lungs-LUNA16"
@@ -50,8 +50,7 @@ def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
         if not masks:
             without += 1
             continue
-        fold = FOLD_OF_SUBSET[one.subset] if found.layout == "luna16" else fold_of_name(one.identifier)
-        pieces.append(Piece(one, fold, sorted(masks)))
+        pieces.append(Piece(one, fold_of_source(one), sorted(masks)))
     if not pieces:
         raise CallError(
             f"No scan in {found.root} has a mask in {folder}: a mask has the name of its scan, as "
