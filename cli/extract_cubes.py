@@ -80,6 +80,7 @@ def _subsets(text: str) -> tuple[int, ...]:
     options.path,
     metavar="KEYFILE",
 )
+@options.split_file_option
 @options.option("--strict", "Stop at the first scan that fails.", bool)
 @options.work_options("Scans at a time. [default: one a core]")
 def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
@@ -96,16 +97,19 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
     parameters = _parameters(source, options.given_options())
-    work = options.work_of(given, dry_run, "anonymize")
+    work = options.work_of(given, dry_run, "anonymize", "split_file")
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 
         with Bars() as progress:
             plan = plan_extraction(source, cubes, parameters, report=progress, **work)
-        _say_left_out(plan, parameters)
+        if not work["split_file"]:
+            _say_left_out(plan, parameters)
         output.show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
         return
     result = gt.extract_cubes(source, cubes, parameters, strict=given["strict"], progress=True, **work)
+    if not (result.done_before or work["split_file"]):
+        _say_left_out(result.found, parameters)
     _show(result, cubes, parameters)
 
 
@@ -115,6 +119,8 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
     typed = {name: value for name, value in given.items() if name in own}
+    for name in {"subsets", "split"} & typed.keys() if "split_file" in given else ():
+        raise gt.CallError(f"--split-file says what {option_name(name)} would: leave one of them out.")
     if typed.get("layout", "auto") == "auto":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
     if typed["layout"] != "nih":
@@ -133,8 +139,6 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
 def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") -> None:
     """Say what came of an extraction; ends with exit code 1 where a scan failed."""
     found = result.found
-    if not result.done_before:
-        _say_left_out(found, parameters)
     if "anonymized_with" in result.store.attributes["parameters"]:  # then the table tells no names
         for outcome in result.unused[: output.MOST_ROWS]:
             click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)

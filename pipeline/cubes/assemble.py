@@ -4,7 +4,7 @@ Assembling is copying, so it is done anew after an interruption, by one process,
 Where a store is updated, its full shards are linked, and what is new comes behind its last cube.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import Ledger, sha256_of, write_whole
 from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.pipeline.rng import stream_key
+from genesis_toolkit.pipeline.scans.gather import SAME
 from genesis_toolkit.pipeline.store.open import CubeStore
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, columns_of
 from genesis_toolkit.pipeline.store.shards import (
@@ -44,6 +45,7 @@ def assemble(
     job: dict[str, Any],
     parameters: Parameters,
     names: Sequence[str],
+    changes: Mapping[str, Facts],
     update: Update | None,
     key: Key | None,
     report: Progress,
@@ -55,12 +57,13 @@ def assemble(
         job: the parameters, as they stand in the store.
         parameters: what was cut.
         names: of the records, in the order of the scans.
+        changes: what of some takes the place of what was cut, as `changes_of` has it.
         update: the store that these scans are added to; None makes one of them alone.
         key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
         report: told as shards are finished.
     """
     ledger.clear_store()  # assembling is copying: cheaper to do again than to trust what a kill left
-    records = list(compact(ledger, names, key))
+    records = list(compact(ledger, names, changes, key))
     cubes, (scans, images) = _cube_table(records, update), scan_tables(records, update)
     attributes = attributes_of(parameters, job)
     write_tables(ledger.store, attributes, parameters.dtype, cubes, scans, images)
@@ -111,10 +114,13 @@ def attributes_of(parameters: Any, job: dict[str, Any], **more: Any) -> dict[str
     return told | more | {"parameters": job}
 
 
-def compact(ledger: Ledger, names: Sequence[str], key: Key | None = None) -> Iterator[Facts]:
+def compact(
+    ledger: Ledger, names: Sequence[str], changes: Mapping[str, Facts], key: Key | None = None
+) -> Iterator[Facts]:
     """Records as the store has them, lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
-    for record in ledger.records(names):
+    for name, record in zip(names, ledger.records(names), strict=True):
         record["stream"] = stream_key(record["identifier"])  # of the true one, so that no draw changes
+        record |= changes.get(name, {})
         if key:
             record |= _pseudonymous(record, key)
         corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
@@ -174,7 +180,9 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
 
 def _pseudonymous(record: Facts, key: Key) -> Facts:
     """What stands in the place of all that tells whose a scan is."""
-    told = not record["reason"] or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
+    reason = record["reason"]
+    told = not reason or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
+    twin = SAME + key.name(reason.removeprefix(SAME)) if reason.startswith(SAME) else ""
     of_images = {"patient": key.patient(record["patient"])} if "patient" in record else {}
     return of_images | {
         "whose": key.number(record.get("whose", 0)),
@@ -182,7 +190,7 @@ def _pseudonymous(record: Facts, key: Key) -> Facts:
         "path": key.name(record["path"]),
         "bytes": 0,  # those of a public scan are known, and no two compressed ones have as many
         "sha256": key.digest(record["sha256"]),
-        "reason": record["reason"] if told else WITHHELD,
+        "reason": twin if twin else reason if told else WITHHELD,
     }
 
 

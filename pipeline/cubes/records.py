@@ -169,13 +169,18 @@ def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Fac
 
 
 def nothing_given(
-    ledger: Ledger, tasks: Sequence[CutTask[object]], noun: str, advice: str = ""
+    ledger: Ledger,
+    tasks: Sequence[CutTask[object]],
+    noun: str,
+    changes: Mapping[str, Facts],
+    advice: str = "",
 ) -> DataError | None:
     """The error that says why no scan gave a cube, with the reasons; None where one did."""
     names = [task.name for task in tasks]
-    if any(record["chunks"] for record in ledger.records(names)):
+    if any(record["chunks"] for record in ledger.records(name for name in names if name not in changes)):
         return None
-    first = ledger.records(names[:_MOST_REASONS])
+    told = names[:_MOST_REASONS]
+    first = [one | changes.get(name, {}) for name, one in zip(told, ledger.records(told), strict=True)]
     reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in first]
     more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
     said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, advice)

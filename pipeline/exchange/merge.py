@@ -134,6 +134,7 @@ def _fixed(store: CubeStore) -> dict[str, Any]:
     """What must be the same in all stores."""
     parameters = store.attributes["parameters"]
     own = {name: value for name, value in parameters.items() if name not in _FREE}
+    own["--split-file"] = "split_file" in parameters
     return {**store.frame, "dtype": store.cubes.dtype.name, **own}
 
 
@@ -152,6 +153,7 @@ def _subsets(values: Sequence[list[int] | None]) -> list[int] | None:
 _FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "layout": partial(_common, otherwise="mixed"),
     "subsets": _subsets,
+    "split_file": partial(_common, otherwise="several files"),
     "anonymized_with": lambda values: None if None in values else _common(values, "several keys"),
 }
 

@@ -8,8 +8,8 @@ DICOM tells its series in the headers.
 
 import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,11 +28,9 @@ from genesis_toolkit.pipeline.scans.files import (
     within,
 )
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
-from genesis_toolkit.pipeline.scans.gather import gather
+from genesis_toolkit.pipeline.scans.gather import SAME, gather
 
 Layout = Literal["auto", "luna16", "files"]
-
-OfSource = TypeVar("OfSource", bound="Source")
 
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
@@ -66,6 +64,9 @@ class Source:
     skip: str = ""
     whose: int = 0
     part: int | None = None
+
+
+OfSource = TypeVar("OfSource", bound=Source)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _found_luna16(
         raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
     left_out = sorted(folders.keys() - wanted) if subsets is None else []
     passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
-    return Found(source, "luna16", told_apart(sources), passed_over)
+    return Found(source, "luna16", tuple(sources), passed_over)
 
 
 def _headers(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -233,7 +234,7 @@ def _found_files(
         raise CallError(
             f"No scan lies in {root}: looked for {', '.join(SUFFIXES)} and DICOM, in all its folders."
         )
-    return Found(root, "files", told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
+    return Found(root, "files", tuple(sorted(sources, key=lambda source: source.path.split("/"))))
 
 
 def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
@@ -253,22 +254,8 @@ def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
     taken = {source.path for source in sources}
     for folder, home in gathered.copies.items():
         if shown(folder) not in taken:
-            skip = f"copies of the slices in {shown(home)}"
-            sources.append(Source(shown(folder), NO_SUBSET, shown(folder), skip=skip))
+            sources.append(Source(shown(folder), NO_SUBSET, shown(folder), skip=SAME + shown(home)))
     return sources
-
-
-def told_apart(sources: Sequence[OfSource]) -> tuple[OfSource, ...]:
-    """Mark scans that carry the identifier of an earlier one: their cubes would share random streams."""
-    first: dict[str, str] = {}
-    marked = []
-    for source in sources:
-        if not source.problem and not source.skip:
-            other = first.setdefault(source.identifier, source.path)
-            if other != source.path:
-                source = replace(source, problem=f"its identifier is that of {other} as well")
-        marked.append(source)
-    return tuple(marked)
 
 
 def _without_suffix(path: str) -> str:

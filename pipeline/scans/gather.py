@@ -15,6 +15,9 @@ from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Sli
 from genesis_toolkit.pipeline.scans.files import HERE, bad_name, check_regular, within
 from genesis_toolkit.pipeline.scans.gate import no_scan
 
+#: Begins what is said of a copy of a scan, before that one's path.
+SAME = "the same scan as "
+
 _NO_DICOM = (".raw", ".zraw")  # they lie beside headers by the hundred, so they are not looked into
 _ANOTHER_FORMAT = str(no_scan("it is named as DICOM but is of another format"))
 
@@ -46,7 +49,7 @@ class Gathered:
         series: by the folder that holds all slices, and a label that tells the series there apart: nothing
             where there is one, else `#` and the end of its SeriesInstanceUID.
         problems: why files that should be DICOM cannot be taken, by the first of those that share a reason.
-        copies: folders that hold nothing but copies of the slices of a series, and its folder.
+        copies: folders that hold nothing but copies of the slices of a series, and its folder and label.
     """
 
     series: dict[tuple[str, str], Series]
@@ -83,6 +86,7 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
         files: names by folder; those of other formats need not be left out.
     """
     placed, unread = _read(root, files)
+    placed = _whole_copies_apart(placed, unread)
     problems, broken = _settle_problems(placed, unread)
     kept = {key: _without_copies(one) for key, one in placed.items()}
     homes = {key: _common(one.folders) for key, one in kept.items()}
@@ -99,7 +103,7 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
         uid, slices = kept[key].identifier, tuple(one for _, one in kept[key].found)
         label = _label(uid, crowds[home])
         series[home, label] = Series(uid, slices, kept[key].skip, broken.get(key, ""), times)
-        copies |= dict.fromkeys(placed[key].folders - kept[key].folders, home)
+        copies |= dict.fromkeys(placed[key].folders - kept[key].folders, home + label)
     return Gathered(series, problems, copies)
 
 
@@ -145,16 +149,46 @@ def _settle_problems(
     return problems, broken
 
 
+def _whole_copies_apart(
+    placed: dict[tuple[str, str], _Placed], unread: Mapping[str, Mapping[str, str]]
+) -> dict[tuple[str, str], _Placed]:
+    """The slices by series, and by folder where one holds all that another holds of it, but not its bytes.
+
+    So a copy that cannot be read hides no good one, and none hides that it differs.
+    """
+    apart: dict[tuple[str, str], _Placed] = {}
+    for key, one in placed.items():
+        by_folder: dict[str, list[tuple[str, Slice]]] = {}
+        for folder, slice_ in one.found:
+            by_folder.setdefault(folder, []).append((folder, slice_))
+        found = sorted(by_folder.values(), key=len, reverse=True)
+        main = {slice_.instance: slice_ for _, slice_ in found[0]}
+        copied = set[str]()
+        for mine in found[1:]:
+            lost = len(unread.get(mine[0][0], {}))
+            whole = {slice_.instance for _, slice_ in mine} <= main.keys() and len(mine) + lost >= len(main)
+            same = not lost and all(_same_bytes(main[slice_.instance], slice_) for _, slice_ in mine if whole)
+            if len(main) > 1 and "" not in main and whole and not same:
+                apart[key[0], mine[0][0]] = _Placed(one.identifier, mine)
+                copied.add(mine[0][0])
+        apart[key] = _Placed(one.identifier, [pair for pair in one.found if pair[0] not in copied])
+    return apart
+
+
+def _same_bytes(one: Slice, other: Slice) -> bool:
+    try:
+        return filecmp.cmp(one.path, other.path, shallow=False)
+    except OSError:  # reading it will say so
+        return False
+
+
 def _without_copies(placed: _Placed) -> _Placed:
     """The slices that are no copies of one before."""
     first: dict[str, Slice] = {}
     kept = []
     for folder, one in placed.found:
         other = first.setdefault(one.instance, one)
-        try:
-            if not one.instance or other is one or not filecmp.cmp(other.path, one.path, shallow=False):
-                kept.append((folder, one))
-        except OSError:  # reading it will say so
+        if not one.instance or other is one or not _same_bytes(other, one):
             kept.append((folder, one))
     return _Placed(placed.identifier, kept)
 

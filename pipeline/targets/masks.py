@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.records import Cut
+from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import walk, within
@@ -27,7 +28,7 @@ from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_
 LUNGS = "seg-lungs-LUNA16"
 
 
-def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
+def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None = None) -> Plan:
     """The scans of a source, each with the path of its mask.
 
     A mask has the name of its scan: its path relative to the masks' folder is that of the scan relative to
@@ -43,9 +44,8 @@ def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
     by_name = _masks_in(folder)
     mine = os.path.relpath(folder.resolve(), found.root.resolve())
     pieces, without = [], 0
-    for one in found.sources:
-        if one.path == mine or one.path.startswith(f"{mine}/"):
-            continue
+    others = (one for one in found.sources if one.path != mine and not one.path.startswith(f"{mine}/"))
+    for one in dealt_by(split, tuple(others)):
         masks = {mask for name in (_stem(one.path), one.identifier) for mask in by_name[name]}
         if not masks:
             without += 1

@@ -264,7 +264,8 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
         people, first, row = np.unique(patient[scan], return_index=True, return_inverse=True)
         dealt = np.array([fold_of_patient(str(name)) for name in people], np.uint8)
         dealt[fold[first] == TEST] = TEST
-        wrong = (fold != dealt[row]) & (fold < len(schema.FOLDS))
+        part = columns.get("scans/part")
+        wrong = (fold != (dealt[row] if part is None else part[scan])) & (fold < len(schema.FOLDS))
         yield from where(wrong, "fold", "is not that of its patient", "cube")
 
 

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from support.damage import look
-from support.dicom import VOXELS, write_series
+from support.dicom import SMALL, VOXELS, write_series
 
 import genesis_toolkit as gt
 from genesis_toolkit.training.feeding.split import split_cubes
-
-SMALL = gt.ExtractParameters(size=(4, 4, 2), border=(0, 0, 0), max_tissue=1.0, cubes_per_scan=3)
 
 
 def patients(root: Path, count: int = 4, **tags: str) -> Path:

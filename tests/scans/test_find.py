@@ -38,14 +38,6 @@ def test_files_are_found_in_any_folders(tmp_path: Path) -> None:
     assert [scan.path for scan in single.sources] == ["ct.nii.gz"]
 
 
-def test_two_scans_of_one_identifier_are_told(tmp_path: Path) -> None:
-    write_scan(tmp_path / "subset0" / "1.2.mhd", lungs(0))
-    write_scan(tmp_path / "subset3" / "1.2.mhd", lungs(1))
-    first, second = find_scans(tmp_path).sources
-    assert first.problem == ""
-    assert second.problem == "its identifier is that of subset0/1.2.mhd as well"
-
-
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="There is no folder"):
         find_scans(tmp_path / "absent")
