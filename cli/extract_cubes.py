@@ -145,6 +145,8 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
         if len(result.unused) > output.MOST_ROWS:
             more = len(result.unused) - output.MOST_ROWS
             click.echo(f"... and {more} more that gave no cube.", err=True)
+    if not result.done_before:
+        output.say(*found.said, err=True)
     names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
     columns = (getattr(result.store.scans, name).tolist() for name in names)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -152,9 +154,10 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     facts: dict[str, Any] = {"done_before": result.done_before, "taken_in": result.taken_in}
     facts |= {"repaired": result.repaired, "cubes": len(result.store), "failed": failed}
     facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
+    facts["beside"] = dict(found.beside)
     output.print_json(facts | {"scans": rows}, cubes)
     noun = _noun(parameters)
-    _show_scans(rows, noun)
+    _show_scans(rows, noun, found)
     word = output.said_of(result.done_before, result.repaired)
     if result.taken_in:
         word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
@@ -234,10 +237,13 @@ def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> No
         output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
-def _show_scans(rows: list[dict[str, Any]], noun: str) -> None:
-    """All scans where they are few, else only those that gave nothing."""
-    cells = []
+def _show_scans(rows: list[dict[str, Any]], noun: str, found: "gt.Found") -> None:
+    """All scans where they are few, else only those that gave nothing; on a terminal as people know them."""
+    from genesis_toolkit.pipeline.scans.files import named
+
+    cells, names = [], found.names() if output.is_terminal() else {}
     for row in rows if len(rows) <= output.MOST_ROWS else [row for row in rows if row["status"] != "used"]:
+        name = names.get(row["path"]) or named(row["path"], found.root.resolve() / row["path"])
         shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
-        cells.append([output.shortened(row["path"]), shape, row["status"], row["cubes"], row["reason"]])
+        cells.append([output.shortened(name), shape, row["status"], row["cubes"], row["reason"]])
     output.show_list([noun, "shape", "status", "cubes", "reason"], cells)

@@ -16,6 +16,7 @@ from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import Ledger, sha256_of
+from genesis_toolkit.pipeline.scans.files import named
 from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.scans.read import scan_files
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -181,7 +182,10 @@ def nothing_given(
         return None
     told = names[:_MOST_REASONS]
     first = [one | changes.get(name, {}) for name, one in zip(told, ledger.records(told), strict=True)]
-    reasons = [f"  {record['path']}: {record['status']}, {record['reason']}" for record in first]
+    reasons = [
+        f"  {named(record['path'], task.path)}: {record['status']}, {record['reason']}"
+        for task, record in zip(tasks, first, strict=False)
+    ]
     more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
     said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, advice)
     return DataError("\n".join(filter(None, said)))
@@ -191,7 +195,7 @@ def _blank_record(task: CutTask[object]) -> Facts:
     """The record of a scan of which nothing is known but where it lies."""
     states = task.states()
     record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
-    skip, problem = record.pop("skip"), record.pop("problem")
+    skip, problem, _ = record.pop("skip"), record.pop("problem"), record.pop("known")  # which may tell names
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
     return record | {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
 

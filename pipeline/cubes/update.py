@@ -69,7 +69,9 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     way_out = (
         f"since {store.path} was made from it: choose another name, or give --overwrite to make it again."
     )
-    _refuse((path for path in rows if path not in here), f"gone from the source {way_out}")
+    gone = [path for path, row in rows.items() if path not in here and scans.cubes[row]]
+    _refuse(gone, f"gone from the source {way_out}")
+    known, rows = set(rows), {path: row for path, row in rows.items() if path in here}
     begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
     changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key)]
     _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
@@ -77,7 +79,7 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
         others = [path for path, row in rows.items() if here[path].part != scans.part[row]]
         _refuse(others, f"in another part than before {way_out}")
     again = {row: here[str(scans.path[row])] for row in changed}
-    new = tuple(source for path, source in here.items() if path not in rows)
+    new = tuple(source for path, source in here.items() if path not in known)
     places = tuple((source, found.root / source.path) for source in here.values())
     update = Update(store, again, new, places, _patients(scans, here, key))
     if store.attributes["parameters"].get("sampler") == "official":
@@ -94,7 +96,7 @@ def _patients(scans: ScanTable, here: Mapping[str, Source], key: Key | None) -> 
     """Whose the scans of a store are; of one that does not tell, as its source does now."""
     if scans.patient is not None:
         return scans.patient
-    whose = [here[str(path)].whose for path in scans.path]
+    whose = [here[path].whose if path in here else 0 for path in map(str, scans.path)]
     now = np.array([key.number(one) if key else one for one in whose], np.uint64)
     return np.where(now > 0, now, scans.stream) if now.any() else None
 

@@ -8,6 +8,7 @@ DICOM tells its series in the headers.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from genesis_toolkit.pipeline.scans.files import (
 )
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.gather import SAME, gather
+from genesis_toolkit.pipeline.wording import counted
 
 Layout = Literal["auto", "luna16", "files"]
 
@@ -54,6 +56,7 @@ class Source:
         problem: why it cannot be taken though it should be, known from finding it already; else empty.
         skip: why it is passed over, as a DICOM localizer is, which is no failure; else empty.
         whose: a hash that scans of one patient share; 0 where the source does not tell.
+        known: of a DICOM series its folder with number and description, for a terminal alone; else empty.
         part: the number in `PARTS` that a split file gives it; None without one.
     """
 
@@ -63,6 +66,7 @@ class Source:
     problem: str = ""
     skip: str = ""
     whose: int = 0
+    known: str = ""
     part: int | None = None
 
 
@@ -80,6 +84,7 @@ class Found:
         passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
         other_list: how many of NIH's images are there, but on the list that was not asked for.
         absent: how many of NIH's images are on the list, but not there: most downloads are a part.
+        beside: how many scouts, captures and the like lie beside the volumes of DICOM, by what they are.
     """
 
     root: Path
@@ -88,6 +93,25 @@ class Found:
     passed_over: tuple[int, ...] = ()
     other_list: int = 0
     absent: int = 0
+    beside: tuple[tuple[str, int], ...] = ()
+
+    def names(self) -> dict[str, str]:
+        """What people call the scans, by path; read after the source's own path, each names its scan."""
+        told = {
+            one.path: f"{one.path.rpartition('/')[0]}/{one.identifier.rpartition('.')[2]}"
+            if one.subset >= 0
+            else one.known or one.path
+            for one in self.sources
+        }
+        count = Counter(told.values())
+        return {path: name if count[name] == 1 else path for path, name in told.items()}
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """A sentence on what lies beside the volumes; none where nothing does."""
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in self.beside)
+        count = sum(count for _, count in self.beside)
+        return (f"{counted(count, 'DICOM object')} beside the scans passed over: {kinds}.",) if count else ()
 
 
 def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
@@ -224,23 +248,28 @@ def _found_files(
                 sources.append(Source(_without_suffix(place), NO_SUBSET, place, problem))
             else:
                 others.setdefault(folder, []).append(name)
-    sources += _found_dicom(root, others)
+    series, beside = _found_dicom(root, others)
+    sources += series
     taken = {source.path for source in sources}
     for path, why in aside.items():
         place = shown(path)
         if place not in taken:
             sources.append(Source(place, NO_SUBSET, place, why.problem, why.skip))
+    if not sources:  # what lies beside nothing is told row by row
+        sources, beside = beside, []
     if not sources:
         raise CallError(
             f"No scan lies in {root}: looked for {', '.join(SUFFIXES)} and DICOM, in all its folders."
         )
-    return Found(root, "files", tuple(sorted(sources, key=lambda source: source.path.split("/"))))
+    kinds = Counter(_KIND.sub("", one.skip) for one in beside)
+    ordered = sorted(sources, key=lambda source: source.path.split("/"))
+    return Found(root, "files", tuple(ordered), beside=tuple(kinds.items()))
 
 
-def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
-    """The DICOM series of a tree, and the files that should be DICOM but cannot be taken."""
+def _found_dicom(root: Path, files: dict[str, list[str]]) -> tuple[list[Source], list[Source]]:
+    """The DICOM series of a tree, what should be DICOM but cannot be taken; and what lies beside them."""
     gathered = gather(root, files)
-    sources = []
+    sources, beside = list[Source](), list[Source]()
     for (folder, label), one in gathered.series.items():
         place = shown(folder) + label
         if one.identifier == INDEX_NAME:
@@ -248,18 +277,24 @@ def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
         identifier = one.identifier or (place if folder != HERE else shown(root.resolve().name) + label)
         problem = bad_name(str(root / folder)) or one.problem
         whose = next((part.whose for part in one.slices if part.whose), 0)
-        sources.append(Source(identifier, NO_SUBSET, place, "" if one.skip else problem, one.skip, whose))
+        kind = beside if one.beside else sources
+        known = shown(root.resolve().name if folder == HERE else folder)
+        known += f"#{one.slices[0].title}" if one.slices[0].title else label
+        problem = "" if one.skip else problem
+        kind.append(Source(identifier, NO_SUBSET, place, problem, one.skip, whose, known))
     for name, problem in gathered.problems.items():
         sources.append(Source(shown(name), NO_SUBSET, shown(name), problem))
     taken = {source.path for source in sources}
     for folder, home in gathered.copies.items():
         if shown(folder) not in taken:
             sources.append(Source(shown(folder), NO_SUBSET, shown(folder), skip=SAME + shown(home)))
-    return sources
+    return sources, beside
 
 
 def _without_suffix(path: str) -> str:
     return path[: -len(".nii.gz")] if path.lower().endswith(".nii.gz") else path.rpartition(".")[0]
 
 
+#: What is left out of the reason of a series, to tell its kind.
+_KIND = re.compile(r"^its DICOM | is(?= \w+, CT)|, CT wanted$|, not a volume$")
 NO_SUBSET = -1

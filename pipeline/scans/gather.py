@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Slice, read_header
+from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Slice, is_beside, read_header
 from genesis_toolkit.pipeline.scans.files import HERE, bad_name, check_regular, within
 from genesis_toolkit.pipeline.scans.gate import no_scan
 
@@ -32,6 +32,7 @@ class Series:
         skip: why it is no CT volume, as in "a localizer, not a volume"; empty for one that is.
         problem: why it cannot be taken, since a slice beside the others cannot be read; else empty.
         folders: those its files lie in, and when each was changed last, in ns.
+        beside: whether it is what a study holds beside its volumes, which is worth no row.
     """
 
     identifier: str
@@ -39,6 +40,7 @@ class Series:
     skip: str
     problem: str
     folders: tuple[tuple[Path, int], ...]
+    beside: bool
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class _Placed:
     @property
     def folders(self) -> set[str]:
         return {folder for folder, _ in self.found}
+
+    @property
+    def beside(self) -> bool:
+        return all(is_beside(one) for _, one in self.found)
 
     @property
     def skip(self) -> str:
@@ -102,7 +108,9 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
         times = tuple((root / folder, (root / folder).stat().st_mtime_ns) for folder in placed[key].folders)
         uid, slices = kept[key].identifier, tuple(one for _, one in kept[key].found)
         label = _label(uid, crowds[home])
-        series[home, label] = Series(uid, slices, kept[key].skip, broken.get(key, ""), times)
+        series[home, label] = Series(
+            uid, slices, kept[key].skip, broken.get(key, ""), times, kept[key].beside
+        )
         copies |= dict.fromkeys(placed[key].folders - kept[key].folders, home + label)
     return Gathered(series, problems, copies)
 
@@ -220,6 +228,8 @@ def _seen_alone(folders: set[str]) -> set[str]:
 def _label(uid: str, crowd: set[str]) -> str:
     if len(crowd) == 1:
         return ""
+    if not uid:
+        return "#unnamed"
     return f"#{uid[-8:]}" if len({other[-8:] for other in crowd}) == len(crowd) else f"#{uid}"
 
 

@@ -57,7 +57,7 @@ def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None
             f"{_stem(found.sources[0].path)}.nii.gz."
         )
     said = f"{without:,} scans have no mask in {folder}, and are passed over."
-    return Plan(found.root, tuple(pieces), (said,) if without else ())
+    return Plan(found.root, tuple(pieces), (*found.said, said) if without else found.said)
 
 
 def masks_folder(source: Path, parameters: MaskParameters) -> Path:

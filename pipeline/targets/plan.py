@@ -16,7 +16,7 @@ from genesis_toolkit.pipeline.wording import listed
 #: The numbers of `FOLDS`.
 TRAIN, VALIDATION, TEST = range(3)
 
-_DEALING = ("whose", "part")  # of a source: the fold tells what comes of them
+_DEALING = ("whose", "known", "part")  # of a source: the fold tells what comes of them
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
 FOLD_OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3

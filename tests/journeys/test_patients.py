@@ -4,10 +4,13 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 from support.damage import look
-from support.dicom import SMALL, VOXELS, write_series
+from support.dicom import SMALL, VOXELS, write_series, write_volume
 
 import genesis_toolkit as gt
+from genesis_toolkit.cli.prep import main
+from genesis_toolkit.pipeline.scans.read import scan_path
 from genesis_toolkit.training.feeding.split import split_cubes
 
 
@@ -86,3 +89,49 @@ def test_merged_and_updated_stores_keep_their_patients(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grown.scans.patient, whole.scans.patient)
     assert look(parts[0]).findings == ()
     assert look(tmp_path / "merged.zarr").findings == ()
+
+
+def test_names_that_tables_show_lead_back_to_their_scans(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for number, name in enumerate(("B31f", "B70f")):
+        told = {
+            "t0008_103e": f" {name}  axial ",
+            "t0020_0011": str(number + 3),
+            "t0020_000e": f"1.2.{number}",
+        }
+        for path in write_series(tmp_path / "made", VOXELS - np.int16(number), **told):
+            (root / "ct").mkdir(parents=True, exist_ok=True)
+            path.rename(root / "ct" / f"{number}{path.name}")
+    write_volume(tmp_path / "luna" / "subset1" / "1.3.6.1.4.777001.mhd")
+    write_volume(tmp_path / "luna" / "subset1" / "1.3.6.1.4.777002.mhd", VOXELS + 1)
+    found = gt.find_scans(root)
+    names = found.names()
+    assert sorted(names.values()) == ["ct#3 B31f axial", "ct#4 B70f axial"]
+    for path, name in names.items():
+        assert scan_path(str(root / name)) == root / path
+    assert scan_path(str(root / "ct#4…axial")) == root / "ct#1.2.1"
+    assert set(gt.find_scans(root / "ct").names().values()) == {"ct#3 B31f axial", "ct#4 B70f axial"}
+    luna = gt.find_scans(tmp_path / "luna", subsets=[1]).names()
+    assert list(luna.values()) == ["subset1/777001", "subset1/777002"]
+    for path, name in luna.items():
+        assert scan_path(str(tmp_path / "luna" / name)) == tmp_path / "luna" / path
+    store = gt.extract_cubes(root, tmp_path / "c.zarr", SMALL, workers=1).store
+    assert len(store) == 6
+    files = (file for file in (tmp_path / "c.zarr").rglob("*") if file.is_file())
+    assert not any(b"B70f" in file.read_bytes() for file in files)
+
+
+def test_a_store_of_a_single_folder_verifies_and_repairs(tmp_path: Path) -> None:
+    write_series(tmp_path / "case7")
+    call = ["extract-cubes", str(tmp_path / "case7"), str(tmp_path / "c.zarr"), "--size", "4,4,2"]
+    call += ["--border", "0,0,0", "--max-tissue", "1", "--workers", "1"]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 0, done.output
+    assert "case7" in done.stdout
+    found = look(tmp_path / "c.zarr", source=tmp_path / "case7")
+    assert (found.findings, found.scans, found.cut_again > 0) == ((), 1, True)
+    (shard,) = (path for path in (tmp_path / "c.zarr" / "cubes" / "c").rglob("*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-5])
+    done = CliRunner().invoke(main, call)
+    assert "1 damaged file made again" in done.stdout
+    assert look(tmp_path / "c.zarr", source=tmp_path / "case7").findings == ()
