@@ -129,7 +129,7 @@ def within(folder: str, name: str) -> str:
 
 
 def named(path: str, place: Path) -> str:
-    """The path of a scan, which lies at `place`, for people: the source's own folder is called by its name."""
+    """The path of a scan, which lies at `place`, for people: never `.`, but the name of that folder."""
     if path != HERE and not path.startswith(f"{HERE}#"):
         return path
     return (place if path == HERE else place.parent).name + path[1:]

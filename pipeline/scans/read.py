@@ -58,7 +58,7 @@ def scan_path(text: str) -> Path:
 
 
 def _known(path: Path) -> Path | None:
-    """The scan that a table on a terminal calls so, its source before it, maybe shortened; None where none is."""
+    """The scan that a table on a terminal calls so, its source before it, maybe shortened; else None."""
     base = next((parent for parent in path.parents if parent.is_dir()), path)
     if layout_of(base.parent) == "luna16":
         base = base.parent
