@@ -160,7 +160,7 @@ def _settle_problems(
 def _whole_copies_apart(
     placed: dict[tuple[str, str], _Placed], unread: Mapping[str, Mapping[str, str]]
 ) -> dict[tuple[str, str], _Placed]:
-    """The slices by series, and by folder where one holds all that another holds of it, but not its bytes.
+    """The slices by series, and by folder where one holds all that others hold of it, but not their bytes.
 
     So a copy that cannot be read hides no good one, and none hides that it differs.
     """
@@ -169,16 +169,21 @@ def _whole_copies_apart(
         by_folder: dict[str, list[tuple[str, Slice]]] = {}
         for folder, slice_ in one.found:
             by_folder.setdefault(folder, []).append((folder, slice_))
-        found = sorted(by_folder.values(), key=len, reverse=True)
-        main = {slice_.instance: slice_ for _, slice_ in found[0]}
-        copied = set[str]()
-        for mine in found[1:]:
-            lost = len(unread.get(mine[0][0], {}))
-            whole = {slice_.instance for _, slice_ in mine} <= main.keys() and len(mine) + lost >= len(main)
-            same = not lost and all(_same_bytes(main[slice_.instance], slice_) for _, slice_ in mine if whole)
-            if len(main) > 1 and "" not in main and whole and not same:
-                apart[key[0], mine[0][0]] = _Placed(one.identifier, mine)
-                copied.add(mine[0][0])
+        names, copied = {slice_.instance for _, slice_ in one.found}, set[str]()
+        if "" in names or len(by_folder) == 1 or len(names) == one.found[0][1].frames == 1:
+            apart[key] = one
+            continue
+        for folder in reversed(by_folder):
+            mine, lost = by_folder[folder], len(unread.get(folder, {}))
+            if len(mine) + lost < len(names):
+                continue
+            kept = by_folder.keys() - copied - {folder}
+            others = {slice_.instance: slice_ for place, slice_ in one.found if place in kept}
+            same = (_same_bytes(others[slice_.instance], slice_) for _, slice_ in mine)
+            if all(slice_.instance in others for _, slice_ in mine) and (lost or not all(same)):
+                copied.add(folder)
+        copied.discard(_common(by_folder.keys() - copied))  # one home holds one series of a name
+        apart |= {(key[0], folder): _Placed(one.identifier, by_folder[folder]) for folder in copied}
         apart[key] = _Placed(one.identifier, [pair for pair in one.found if pair[0] not in copied])
     return apart
 

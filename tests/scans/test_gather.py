@@ -113,6 +113,12 @@ def test_copies_that_are_not_the_same_stand_by_themselves(tmp_path: Path) -> Non
     np.testing.assert_array_equal(read_scan(tmp_path / "c").voxels, VOXELS)
     with pytest.raises(DataError, match="cut short"):
         read_scan(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    for path in sorted((tmp_path / "c").iterdir())[:3]:  # the good one in two folders
+        (tmp_path / "d").mkdir(exist_ok=True)
+        path.rename(tmp_path / "d" / path.name)
+    assert sorted(source.path for source in find_scans(tmp_path).sources) == [".", "a"]
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
 
 
 def test_a_slice_twice_in_two_folders(tmp_path: Path) -> None:
