@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from support.dicom import VOXELS, write_series
@@ -80,6 +81,17 @@ def test_it_is_the_scan_of_its_single_slices(tmp_path: Path) -> None:
     assert scan_sha256(tmp_path / "one") == one.sha256
     (source,) = find_scans(tmp_path / "one").sources
     assert (source.skip, source.problem) == ("", "")
+
+
+def test_what_simple_itk_writes_in_one_file_is_read_as_it_reads_it(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(VOXELS.T))
+    image.SetSpacing((0.5, 0.75, 2.0))
+    image.SetOrigin((-10, -20, 5))
+    image.SetMetaData("0008|0060", "CT")
+    sitk.WriteImage(image, str(tmp_path / "all.dcm"))
+    scan, wanted = read_scan(tmp_path), sitk.ReadImage(str(tmp_path / "all.dcm"))
+    np.testing.assert_array_equal(scan.voxels, sitk.GetArrayFromImage(wanted).T)
+    assert (scan.geometry.spacing, scan.geometry.origin) == (wanted.GetSpacing(), wanted.GetOrigin())
 
 
 def frames_of(data: Dataset) -> list[Dataset]:

@@ -246,10 +246,6 @@ def odd_series(folder: Path, kind: str) -> None:
     elif kind == "unreadable":
         path = write_series(folder)[2]
         path.write_bytes(path.read_bytes()[:-40])
-    elif kind == "two frames":
-        image = sitk.GetImageFromArray(np.ascontiguousarray(VOXELS.T))
-        image.SetMetaData("0008|0060", "CT")
-        sitk.WriteImage(image, str(folder / "all.dcm"))
     else:
         write_series(folder)
         plane, tags = VOXELS[:, :, 0], {}
@@ -287,11 +283,6 @@ def odd_series(folder: Path, kind: str) -> None:
         ),
         ("aside", "it is not supported: its slices are shifted aside by up to 2.00 mm; resample it"),
         ("unreadable", r"its slice 004\.dcm is cut short: 104 bytes, 144 needed"),
-        (
-            "two frames",
-            "it is not supported: it is a DICOM file of many frames that do not say where they lie; export "
-            "it as single slices",
-        ),
         ("size", r"it is not supported: its slices have 2 sizes \(5 x 8, 9 x 8\); part them"),
         (
             "orientation",
