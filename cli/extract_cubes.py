@@ -80,6 +80,7 @@ def _subsets(text: str) -> tuple[int, ...]:
     options.path,
     metavar="KEYFILE",
 )
+@options.split_file_option
 @options.option("--strict", "Stop at the first scan that fails.", bool)
 @options.work_options("Scans at a time. [default: one a core]")
 def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
@@ -99,16 +100,19 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
 
     parameters = _parameters(source, options.given_options())
     output.say(*cautions_of_size(parameters.size), err=True)
-    work = options.work_of(given, dry_run, "anonymize")
+    work = options.work_of(given, dry_run, "anonymize", "split_file")
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 
         with Bars() as progress:
             plan = plan_extraction(source, cubes, parameters, report=progress, **work)
-        _say_left_out(plan, parameters)
+        if not work["split_file"]:
+            _say_left_out(plan, parameters)
         output.show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
         return
     result = gt.extract_cubes(source, cubes, parameters, strict=given["strict"], progress=True, **work)
+    if not (result.done_before or work["split_file"]):
+        _say_left_out(result.found, parameters)
     _show(result, cubes, parameters)
 
 
@@ -118,6 +122,8 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
     typed = {name: value for name, value in given.items() if name in own}
+    for name in {"subsets", "split"} & typed.keys() if "split_file" in given else ():
+        raise gt.CallError(f"--split-file says what {option_name(name)} would: leave one of them out.")
     if typed.get("layout", "auto") == "auto":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
     if typed["layout"] != "nih":
@@ -139,14 +145,14 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     from genesis_toolkit.pipeline.describe.facts import contents_of, without_tissue, without_tissue_words
 
     found = result.found
-    if not result.done_before:
-        _say_left_out(found, parameters)
     if "anonymized_with" in result.store.attributes["parameters"]:  # then the table tells no names
         for outcome in result.unused[: output.MOST_ROWS]:
             click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
         if len(result.unused) > output.MOST_ROWS:
             more = len(result.unused) - output.MOST_ROWS
             click.echo(f"... and {more} more that gave no cube.", err=True)
+    if not result.done_before:
+        output.say(*found.said, err=True)
     names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
     columns = (getattr(result.store.scans, name).tolist() for name in names)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -156,9 +162,10 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     air = without_tissue(contents_of(result.store))
     facts |= {"without_tissue": air}
     facts |= {"passed_over": found.passed_over, "other_list": found.other_list, "absent": found.absent}
+    facts["beside"] = dict(found.beside)
     output.print_json(facts | {"scans": rows}, cubes)
     noun = _noun(parameters)
-    _show_scans(rows, noun, cubes)
+    _show_scans(rows, noun, cubes, found)
     word = output.said_of(result.done_before, result.repaired)
     if result.taken_in:
         word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
@@ -248,11 +255,15 @@ def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> No
         output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
-def _show_scans(rows: list[dict[str, Any]], noun: str, store: Path) -> None:
-    """What came of every scan, of LUNA16's with their subsets."""
+def _show_scans(rows: list[dict[str, Any]], noun: str, store: Path, found: "gt.Found") -> None:
+    """What came of every scan, of LUNA16's with their subsets; on a terminal by the names people know."""
+    from genesis_toolkit.pipeline.scans.files import named
+
     cells, of_subsets = [], any(row["subset"] >= 0 for row in rows)
+    names = found.names() if output.is_terminal() else {}
     for row in rows:
+        name = names.get(row["path"]) or named(row["path"], found.root.resolve() / row["path"])
         shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
-        cell = {noun: output.shortened(row["path"])} | ({"subset": row["subset"]} if of_subsets else {})
-        cells.append(cell | {"shape": shape} | {name: row[name] for name in ("status", "cubes", "reason")})
+        cell = {noun: output.shortened(name)} | ({"subset": row["subset"]} if of_subsets else {})
+        cells.append(cell | {"shape": shape} | {one: row[one] for one in ("status", "cubes", "reason")})
     output.show_scans(cells, noun, store)

@@ -15,7 +15,7 @@ from genesis_toolkit.training.machine.options import option as option_name
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.targets.parameters import TargetParameters
 
-_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "targets"}
+_COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "targets", "split_file"}
 
 
 def _negatives(text: str) -> int | None:
@@ -65,6 +65,7 @@ def _negatives(text: str) -> int | None:
     ["auto", "luna16", "files"],
 )
 @options.option("--seed", "ncc, segment: another seed draws others. [default: 0]", int)
+@options.split_file_option
 @options.work_options("Scans at a time. [default: one a core]")
 def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **given: Any) -> None:
     """Cut labelled cubes of one task out of SOURCE into the target store TARGETS.
@@ -82,7 +83,7 @@ def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **giv
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
     parameters = _parameters(task, options.given_options())
-    work = options.work_of(given, dry_run)
+    work = options.work_of(given, dry_run, "split_file")
     if dry_run:
         _show_estimate(source, targets, parameters, work)
         return

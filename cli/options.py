@@ -116,6 +116,12 @@ json_option = option(
     callback=lambda context, _, given: context.meta.update({AS_JSON: given}),
 )
 overwrite_store = option("--overwrite", "Replace a store that is there; begin unfinished work again.", bool)
+split_file_option = option(
+    "--split-file",
+    "A CSV table with the columns scan,part: train, validation, test or exclude. Overrides all other splits.",
+    path,
+    metavar="CSV",
+)
 overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
 out_option = option("--out", "The folder of the run.", path, metavar="RUN", required=True)
 threads_option = option("--workers", "Threads at work. [default: one a core, 8 at most]", at_least_1)

@@ -4,7 +4,8 @@ Assembling is copying, so it is done anew after an interruption, by one process,
 Where a store is updated, its full shards are linked, and what is new comes behind its last cube.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import Ledger, sha256_of, write_whole
 from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.pipeline.rng import stream_key
+from genesis_toolkit.pipeline.scans.gather import SAME
 from genesis_toolkit.pipeline.store.open import CubeStore
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable, ScanTable, columns_of
 from genesis_toolkit.pipeline.store.shards import (
@@ -43,6 +45,7 @@ def assemble(
     job: dict[str, Any],
     parameters: Parameters,
     names: Sequence[str],
+    changes: Mapping[str, Facts],
     update: Update | None,
     key: Key | None,
     report: Progress,
@@ -54,12 +57,13 @@ def assemble(
         job: the parameters, as they stand in the store.
         parameters: what was cut.
         names: of the records, in the order of the scans.
+        changes: what of some takes the place of what was cut, as `changes_of` has it.
         update: the store that these scans are added to; None makes one of them alone.
         key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
         report: told as shards are finished.
     """
     ledger.clear_store()  # assembling is copying: cheaper to do again than to trust what a kill left
-    records = list(compact(ledger, names, key))
+    records = list(compact(ledger, names, changes, key))
     cubes, (scans, images) = _cube_table(records, update), scan_tables(records, update)
     attributes = attributes_of(parameters, job)
     write_tables(ledger.store, attributes, parameters.dtype, cubes, scans, images)
@@ -110,10 +114,13 @@ def attributes_of(parameters: Any, job: dict[str, Any], **more: Any) -> dict[str
     return told | more | {"parameters": job}
 
 
-def compact(ledger: Ledger, names: Sequence[str], key: Key | None = None) -> Iterator[Facts]:
+def compact(
+    ledger: Ledger, names: Sequence[str], changes: Mapping[str, Facts], key: Key | None = None
+) -> Iterator[Facts]:
     """Records as the store has them, lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
-    for record in ledger.records(names):
+    for name, record in zip(names, ledger.records(names), strict=True):
         record["stream"] = stream_key(record["identifier"])  # of the true one, so that no draw changes
+        record |= changes.get(name, {})
         if key:
             record |= _pseudonymous(record, key)
         corners = np.array(record["corners"], dtype=np.int32).reshape(-1, 3)
@@ -173,14 +180,17 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
 
 def _pseudonymous(record: Facts, key: Key) -> Facts:
     """What stands in the place of all that tells whose a scan is."""
-    told = not record["reason"] or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
+    reason = record["reason"]
+    told = not reason or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
+    twin = SAME + key.name(reason.removeprefix(SAME)) if reason.startswith(SAME) else ""
     of_images = {"patient": key.patient(record["patient"])} if "patient" in record else {}
     return of_images | {
+        "whose": key.number(record.get("whose", 0)),
         "identifier": key.name(record["identifier"]),
         "path": key.name(record["path"]),
         "bytes": 0,  # those of a public scan are known, and no two compressed ones have as many
         "sha256": key.digest(record["sha256"]),
-        "reason": record["reason"] if told else WITHHELD,
+        "reason": twin if twin else reason if told else WITHHELD,
     }
 
 
@@ -210,26 +220,46 @@ def scan_tables(
     records: Sequence[Facts], update: Update | None = None
 ) -> tuple[ScanTable, ImageTable | None]:
     """The tables of scans and, of X-ray images, of images: one row a record, behind those of a store."""
-    scans = _table_of(ScanTable, records)
+    scans = _dealt(_table_of(ScanTable, records), records)
     images = _table_of(ImageTable, records) if "patient" in records[0] else None
     if update:
-        scans = _added(update, update.store.scans, scans)
+        before = update.store.scans
+        scans = _added(update, *with_patients([replace(before, patient=update.patient), scans]))
         if images is not None and update.store.images is not None:
             images = _added(update, update.store.images, images)
     return scans, images
 
 
+def with_patients(tables: Sequence[ScanTable]) -> list[ScanTable]:
+    """Tables to be put together, all with a column of patients where one has it: else each scan its own."""
+    if all(table.patient is None for table in tables):
+        return list(tables)
+    return [table if table.patient is not None else replace(table, patient=table.stream) for table in tables]
+
+
 def _table_of(kind: type[_Table], records: Sequence[Facts]) -> _Table:
     dtypes = {
-        name: object if told.dtype == "string" else told.dtype for name, told in columns_of(kind).items()
+        name: object if told.dtype == "string" else told.dtype
+        for name, told in columns_of(kind).items()
+        if not told.optional
     }
     return kind(**{name: np.array([one[name] for one in records], dtype) for name, dtype in dtypes.items()})
+
+
+def _dealt(scans: ScanTable, records: Sequence[Facts]) -> ScanTable:
+    """The table with the columns that deal the scans, as far as anything is known of them."""
+    whose = np.array([record.get("whose", 0) for record in records], np.uint64)
+    parts = [record.get("part") for record in records]
+    patient = np.where(whose > 0, whose, scans.stream) if whose.any() else None
+    return replace(scans, patient=patient, part=None if None in parts else np.array(parts, np.uint8))
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:
     """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
     again, columns = len(update.again), {}
     for name, values in vars(new).items():
+        if values is None:
+            continue
         columns[name] = np.concatenate([getattr(before, name).astype(values.dtype), values[again:]])
         columns[name][list(update.again)] = values[:again]
     return type(new)(**columns)

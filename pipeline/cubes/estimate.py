@@ -92,6 +92,7 @@ def plan_extraction(
     *,
     workers: int,
     anonymize: Path | None = None,
+    split_file: Path | None = None,
     overwrite: bool = False,
     report: Progress = silent,
 ) -> ExtractionPlan:
@@ -102,7 +103,8 @@ def plan_extraction(
     Raises:
         CallError, DataError: as `extract_cubes`.
     """
-    job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
+    told = {"anonymize": anonymize, "split_file": split_file}
+    job = plan_job(source, target, parameters, **told, overwrite=overwrite)
     tasks = job.tasks
     sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
     looked_at = sound[:: -(-len(sound) // _MOST_HEADERS) or 1]

@@ -5,7 +5,7 @@ staged, encoded; when all are done, cubes are packed into shards in scan order, 
 first. Scans that were added to the source come behind what is there. METHOD.md sections 2 and 5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_toolkit.pipeline.cubes.assemble import assemble
+from genesis_toolkit.pipeline.cubes.copies import changes_of
 from genesis_toolkit.pipeline.cubes.crop import cut_picture
 from genesis_toolkit.pipeline.cubes.cut import cut_official, cut_scan, official_is_same, official_tasks
 from genesis_toolkit.pipeline.cubes.parameters import (
@@ -32,13 +33,14 @@ from genesis_toolkit.pipeline.cubes.records import (
     suited_readers,
 )
 from genesis_toolkit.pipeline.cubes.repair import Damage, find_damage, make_cubes_again, repair
+from genesis_toolkit.pipeline.cubes.split_file import dealt_by, read_split_file, recorded
 from genesis_toolkit.pipeline.cubes.update import Update, compare
 from genesis_toolkit.pipeline.engine import Workers, connect
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
-from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found
+from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found, layout_of
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES
 from genesis_toolkit.pipeline.store.write import check_target
@@ -111,6 +113,7 @@ def extract_cubes(
     workers: int | None = None,
     scheduler: str | None = None,
     anonymize: AnyPath | None = None,
+    split_file: AnyPath | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | bool = False,
@@ -130,6 +133,9 @@ def extract_cubes(
         scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
         anonymize: a file with a key, made where there is none: the store tells pseudonyms made with it in
             the place of identifiers, paths and sha256, and the voxels are the same.
+        split_file: a table of CSV with the columns `scan`, a path or an identifier, and `part`: `train`,
+            `validation`, `test` or `exclude`. It overrides LUNA16's subsets, NIH's lists and the split by
+            patient.
         strict: stop at the first scan that fails.
         overwrite: replace a finished store, and begin again where other work was left.
         progress: True shows bars on stderr; a callback is told as the work goes on.
@@ -141,24 +147,32 @@ def extract_cubes(
     """
     report, parameters = callback(progress), parameters or ExtractParameters()
     started, source, target = datetime.now(UTC), Path(source), Path(target)
-    anonymize = Path(anonymize) if anonymize else None
+    anonymize, split_file = (Path(one) if one else None for one in (anonymize, split_file))
     hands = partial(connect, scheduler, workers, source, target, report)
     damage = None if overwrite else find_damage(target, CUBES)
-    repaired = _repaired(damage, _asked_for(source, parameters, anonymize), source, hands) if damage else 0
-    job = plan_job(source, target, parameters, anonymize=anonymize, overwrite=overwrite)
+    repaired = (
+        _repaired(damage, _asked_for(source, parameters, anonymize, split_file), source, hands)
+        if damage
+        else 0
+    )
+    told = {"anonymize": anonymize, "split_file": split_file}
+    job = plan_job(source, target, parameters, **told, overwrite=overwrite)
     if job.update and not job.tasks:
         return ExtractionResult(job.update.store, job.found, done_before=True, repaired=repaired)
     if job.key:
         job.key.keep()
     grow = job.update is not None
     with hands() as crew, hold(target, job.description, overwrite=overwrite, grow=grow) as ledger:
-        unused = _cut_all(crew, ledger, job, strict)
-        nothing = None if grow else nothing_given(ledger, job.tasks, job.noun, _ADVICE[job.noun])
+        _cut_all(crew, ledger, job, strict)
+        changes = changes_of(ledger, job.tasks, job.update, job.key)
+        unused = _outcomes(ledger, job, changes, strict)
+        nothing = None if grow else nothing_given(ledger, job.tasks, job.noun, changes, _ADVICE[job.noun])
         if nothing:
             ledger.abandon()
             raise nothing
         names = [task.name for task in job.tasks]
-        hashes = assemble(ledger, job.description, parameters, names, job.update, job.key, report)
+        to_do = job.description, job.parameters, names, changes, job.update, job.key
+        hashes = assemble(ledger, *to_do, report)
         ledger.finish(hashes, run_log(started, crew.count))
     taken_in = len(job.tasks) if grow else 0
     return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
@@ -185,7 +199,13 @@ def _repaired(
 
 
 def plan_job(
-    source: Path, target: Path, parameters: Parameters, *, anonymize: Path | None = None, overwrite: bool
+    source: Path,
+    target: Path,
+    parameters: Parameters,
+    *,
+    anonymize: Path | None = None,
+    split_file: Path | None = None,
+    overwrite: bool,
 ) -> Job:
     """Find out what is to be done, doing none of it: a key that is to be made is not yet written.
 
@@ -193,20 +213,26 @@ def plan_job(
         CallError, DataError: as `extract_cubes`.
     """
     present = check_target(target, CUBES, overwrite=overwrite, inputs=[source])
-    job = _asked_for(source, parameters, anonymize)
+    job = _asked_for(source, parameters, anonymize, split_file)
     if present is None:
         return job
     if "imported" in present["parameters"]:
         raise CallError(
             f"{target} was imported, not extracted: choose another name, or give --overwrite to replace it."
         )
-    check_same_parameters(target, present["parameters"], job.description)
+    made, asked = present["parameters"], job.description
+    if "split_file" in made and "split_file" in asked:  # of a table that grew, the parts are compared
+        asked = asked | {"split_file": made["split_file"]}
+    check_same_parameters(target, made, asked)
     return replace(job, update=compare(open_cubes(target), job.found, job.key))
 
 
-def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> Job:
+def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None, split_file: Path | None) -> Job:
     """What a call asks for, whatever store there is."""
+    split = read_split_file(split_file) if split_file else None
+    parameters = _all_parts(source, parameters) if split else parameters
     found, key = find_sources(source, parameters), read_key(anonymize) if anonymize else None
+    found = replace(found, sources=dealt_by(split, found.sources))
     values = asdict(parameters)
     if isinstance(parameters, ExtractParameters):
         subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
@@ -214,26 +240,51 @@ def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None) -> 
         if parameters.plane is None:
             del values["plane"]  # which cubes have none of
     values |= {"anonymized_with": key.fingerprint} if key else {}
+    values |= recorded(split, key.digest if key else str)
     description = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return Job(found, parameters, description, key)
 
 
-def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> tuple[Outcome, ...]:
-    """Cut every scan that an earlier run has not finished; what came of those that gave no cube, by path.
+def _all_parts(source: Path, parameters: Parameters) -> Parameters:
+    """The parameters that find all that a split file may deal.
 
     Raises:
-        DataError: a scan failed, and `strict`.
+        CallError: they choose subsets or a list themselves.
     """
-    unused: list[Outcome] = []
+    if isinstance(parameters, ImageParameters):
+        if parameters.split == "test":
+            raise CallError("--split-file says what --split would: leave one of them out.")
+        return replace(parameters, split="all")
+    if parameters.subsets is not None:
+        raise CallError("--split-file says what --subsets would: leave one of them out.")
+    luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
+    return replace(parameters, subsets=tuple(range(10))) if luna16 else parameters
 
-    def told(record: Facts) -> None:
-        if strict and record["status"] == "failed":
-            raise DataError(
-                f"{record['path']}: {record['reason']}. That is the first scan that failed, and --strict "
-                "stops there; what is done is kept, and the same command goes on."
-            )
+
+def _strictly(record: Facts) -> None:
+    """Refuse to go on after a scan that failed."""
+    if record["status"] == "failed":
+        raise DataError(
+            f"{record['path']}: {record['reason']}. That is the first scan that failed, and --strict "
+            "stops there; what is done is kept, and the same command goes on."
+        )
+
+
+def _outcomes(ledger: Ledger, job: Job, changes: Mapping[str, Facts], strict: bool) -> tuple[Outcome, ...]:
+    """What came of the scans that gave no cube, by path; a DataError where one failed, and `strict`."""
+    unused: list[Outcome] = []
+    for task, record in zip(job.tasks, ledger.records(task.name for task in job.tasks), strict=True):
+        record |= changes.get(task.name, {})
+        if strict:
+            _strictly(record)
         if record["status"] != "used":
             unused.append(Outcome(record["path"], record["status"], record["reason"]))
+    return tuple(sorted(unused, key=lambda outcome: outcome.path))
+
+
+def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> None:
+    """Cut every scan that an earlier run has not finished; a DataError where one failed, and `strict`."""
+    told = _strictly if strict else None
 
     if job.description.get("sampler") == "official":
         tasks = {task.name: task for task in official_tasks(job.tasks)}
@@ -242,4 +293,3 @@ def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> tuple[
         run_missing(workers, ledger, "scans", tasks, draw, chain=lambda task: task.source.subset, **which)
     else:
         cut_all(workers, ledger, job.noun, job.tasks, job.cut, told)
-    return tuple(sorted(unused, key=lambda outcome: outcome.path))

@@ -51,6 +51,10 @@ class Key:
         """The pseudonym of a patient, by which the images of one stay together; of none, none."""
         return self._hash("patient", text)[:_NAME_DIGITS] if text else ""
 
+    def number(self, whose: int) -> int:
+        """What stands for the hash of a patient in a table of scans, 64 bits; of none, 0."""
+        return int(self._hash("patient", str(whose))[:16], 16) if whose else 0
+
     def digest(self, sha256: str) -> str:
         """What stands for the sha256 of files, by which anyone could look up a scan that is public."""
         return self._hash("file", sha256) if sha256 else ""

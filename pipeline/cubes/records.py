@@ -18,6 +18,7 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.hounsfield import GreyLevels
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import SEAL, Ledger, sha256_of
+from genesis_toolkit.pipeline.scans.files import named
 from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.scans.read import scan_files
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -175,18 +176,23 @@ def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Fac
 
 
 def nothing_given(
-    ledger: Ledger, tasks: Sequence[CutTask[object]], noun: str, advice: Mapping[str, str] | None = None
+    ledger: Ledger,
+    tasks: Sequence[CutTask[object]],
+    noun: str,
+    changes: Mapping[str, Facts],
+    advice: Mapping[str, str] | None = None,
 ) -> DataError | None:
     """The error that says why no scan gave a cube, failed scans first; None where one did.
 
-    `advice` has what helps, by words in the reason of a scan that was skipped: only where one has them does
-    it help, and where no file can be read no setting does.
+    `changes` stand in place of what is recorded. `advice` has what helps, by words in the reason of a scan
+    that was skipped: only where one has them does it help, and where no file can be read no setting does.
     """
-    outcomes = []
-    for record in ledger.records([task.name for task in tasks]):
-        if record["chunks"]:
+    outcomes, names = [], [task.name for task in tasks]
+    for task, record in zip(tasks, ledger.records(names), strict=True):
+        if record["chunks"] and task.name not in changes:
             return None
-        outcomes.append(Outcome(record["path"], record["status"], record["reason"]))
+        record = record | changes.get(task.name, {})
+        outcomes.append(Outcome(named(record["path"], task.path), record["status"], record["reason"]))
     outcomes.sort(key=lambda outcome: outcome.status != "failed")
     reasons = [f"  {one.path}: {one.status}, {one.reason}" for one in outcomes[:_MOST_REASONS]]
     more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
@@ -200,7 +206,7 @@ def _blank_record(task: CutTask[object]) -> Facts:
     """The record of a scan of which nothing is known but where it lies."""
     states = task.states()
     record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
-    skip, problem = record.pop("skip"), record.pop("problem")
+    skip, problem, _ = record.pop("skip"), record.pop("problem"), record.pop("known")  # which may tell names
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
     return record | {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
 

@@ -17,6 +17,7 @@ from genesis_toolkit.pipeline.cubes.records import UNREADABLE, why
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import run_all
+from genesis_toolkit.pipeline.scans.files import HERE
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -120,7 +121,7 @@ def places_of(
         found = find_sources(source, parameters).sources
         here = {key.name(scan.path): root / scan.path for scan in found}
     else:
-        here = {path: root / path for path in rows.values() if not leads_outside(path)}
+        here = {path: root / path for path in rows.values() if path == HERE or not leads_outside(path)}
     gone = [(path, "is not in the source") for path in rows.values() if path not in here]
     return {row: here[path] for row, path in rows.items() if path in here}, gone
 

@@ -38,14 +38,16 @@ from genesis_toolkit.pipeline.store.examine import examine
 from genesis_toolkit.pipeline.store.metadata import MOST_MANIFEST, parse_json
 from genesis_toolkit.pipeline.store.salvage import Remains, read_manifest, read_remains
 from genesis_toolkit.pipeline.store.schema import (
+    CUBES,
     KINDS,
     CubeTable,
     ImageTable,
     ScanTable,
     Table,
-    columns_of,
+    array_names,
     has_images,
     is_shard,
+    is_voxels,
 )
 from genesis_toolkit.pipeline.store.shards import encode_cube, read_index, shard_parts
 from genesis_toolkit.pipeline.store.storage import Folder
@@ -282,7 +284,7 @@ def _tables(damage: Damage) -> list[Any]:
     """The tables of cubes, scans and, where there are any, images; a DataError where a column is damaged."""
     remains, kinds = damage.remains, dict[str, type[Table]]({"": CubeTable, "scans/": ScanTable})
     kinds |= {"images/": ImageTable} if has_images(remains.manifest) else {}
-    names = [folder + name for folder, kind in kinds.items() for name in columns_of(kind)]
+    names = [name for name in array_names(CUBES, remains.manifest) if not is_voxels(name)]
     missing = [name for name in names if name not in remains.columns]
     if missing:
         raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")

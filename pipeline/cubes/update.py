@@ -4,9 +4,12 @@ They are taken in behind the cubes that are there, which keep their bytes and th
 cubes and is no longer the same would make the store untrue, so it is refused by name.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import file_state
@@ -14,6 +17,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.find import Found, Source
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.store.open import CubeStore, begun_at
+from genesis_toolkit.pipeline.store.schema import ScanTable
 from genesis_toolkit.pipeline.wording import listed
 
 
@@ -25,11 +29,15 @@ class Update:
         store: the store.
         again: scans that gave no cube and have changed since, by their row in the store's table.
         new: scans that the store does not know, in order.
+        places: of all scans of the source.
+        patient: uint64, of each scan of the store; None where no patient is known.
     """
 
     store: CubeStore
     again: dict[int, Source]
     new: tuple[Source, ...]
+    places: tuple[tuple[Source, Path], ...]
+    patient: NDArray[np.uint64] | None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -61,14 +69,19 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     way_out = (
         f"since {store.path} was made from it: choose another name, or give --overwrite to make it again."
     )
-    _refuse((path for path in rows if path not in here), f"gone from the source {way_out}")
+    gone = [path for path, row in rows.items() if path not in here and scans.cubes[row]]
+    _refuse(gone, f"gone from the source {way_out}")
+    known, rows = set(rows), {path: row for path, row in rows.items() if path in here}
     begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
     changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key)]
     _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
-    taken = {str(scans.identifier[row]): str(scans.path[row]) for row in rows.values() if scans.sha256[row]}
-    again = {row: _told_apart(here[str(scans.path[row])], taken, name) for row in changed}
-    new = tuple(_told_apart(source, taken, name) for path, source in here.items() if path not in rows)
-    update = Update(store, again, new)
+    if scans.part is not None:
+        others = [path for path, row in rows.items() if here[path].part != scans.part[row]]
+        _refuse(others, f"in another part than before {way_out}")
+    again = {row: here[str(scans.path[row])] for row in changed}
+    new = tuple(source for path, source in here.items() if path not in known)
+    places = tuple((source, found.root / source.path) for source in here.values())
+    update = Update(store, again, new, places, _patients(scans, here, key))
     if store.attributes["parameters"].get("sampler") == "official":
         drawn = set(scans.subset.tolist())
         _refuse(
@@ -77,6 +90,15 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
             "another name, or give --overwrite to draw the subset again.",
         )
     return update
+
+
+def _patients(scans: ScanTable, here: Mapping[str, Source], key: Key | None) -> NDArray[np.uint64] | None:
+    """Whose the scans of a store are; of one that does not tell, as its source does now."""
+    if scans.patient is not None:
+        return scans.patient
+    whose = [here[path].whose if path in here else 0 for path in map(str, scans.path)]
+    now = np.array([key.number(one) if key else one for one in whose], np.uint64)
+    return np.where(now > 0, now, scans.stream) if now.any() else None
 
 
 def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None) -> bool:
@@ -93,14 +115,6 @@ def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | 
     except (DataError, OSError):
         return True
     return (key.digest(found) if key else found) != known
-
-
-def _told_apart(source: Source, taken: dict[str, str], name: Callable[[str], str]) -> Source:
-    """Mark a scan that carries the identifier of one in the store: their cubes would share random streams."""
-    other = taken.get(name(source.identifier))
-    if other is None or other == name(source.path) or source.problem or source.skip:
-        return source
-    return replace(source, problem=f"its identifier is that of {other} as well")
 
 
 def _refuse(paths: Iterable[str], why: str) -> None:

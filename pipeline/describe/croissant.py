@@ -78,7 +78,8 @@ def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:
     """The arrays of every record set, by their paths in the store; the voxels come first."""
     kind = CUBES if contents.pairs is None else PAIRS
     found: dict[str, dict[str, Column]] = {name: {} for name in ("cubes", "scans", "images", "pairs")}
-    for path in array_names(kind, () if contents.images is None else ("images/",)):
+    there = [f"scans/{name}/" for name, values in vars(contents.scans).items() if values is not None]
+    for path in array_names(kind, there if contents.images is None else [*there, "images/"]):
         column = columns_of_kind(kind)[path]
         top = path.split("/")[0]
         found[top if top in found else f"{column.dimension}s"][path] = column

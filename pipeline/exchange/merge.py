@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genesis_toolkit.pipeline.cubes.assemble import whole_shard, write_tables
+from genesis_toolkit.pipeline.cubes.assemble import whole_shard, with_patients, write_tables
 from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
@@ -134,6 +134,7 @@ def _fixed(store: CubeStore) -> dict[str, Any]:
     """What must be the same in all stores."""
     parameters = store.attributes["parameters"]
     own = {name: value for name, value in parameters.items() if name not in _FREE}
+    own["--split-file"] = "split_file" in parameters
     return {**store.frame, "dtype": store.cubes.dtype.name, **own}
 
 
@@ -152,6 +153,7 @@ def _subsets(values: Sequence[list[int] | None]) -> list[int] | None:
 _FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "layout": partial(_common, otherwise="mixed"),
     "subsets": _subsets,
+    "split_file": partial(_common, otherwise="several files"),
     "anonymized_with": lambda values: None if None in values else _common(values, "several keys"),
 }
 
@@ -191,13 +193,15 @@ def _tables(stores: Sequence[CubeStore]) -> _Tables:
     scan = [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
     images = [store.images for store in stores if store.images is not None]
     together = _joined(images) if len(images) == len(stores) else None
-    return replace(cubes, scan=np.concatenate(scan)), _joined([store.scans for store in stores]), together
+    scans = _joined(with_patients([store.scans for store in stores]))
+    return replace(cubes, scan=np.concatenate(scan)), scans, together
 
 
 def _joined(tables: Sequence[_Table]) -> _Table:
     """The rows of tables of one kind, one after the other."""
-    columns = zip(*(vars(table).values() for table in tables), strict=True)
-    return type(tables[0])(*map(np.concatenate, columns))
+    names = [name for name, values in vars(tables[0]).items() if values is not None]
+    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+    return type(tables[0])(**columns)
 
 
 def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:

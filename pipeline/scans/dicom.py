@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import not_opened
 
 #: What DICOM files are called where they have a suffix at all.
@@ -23,6 +24,8 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _SOP_CLASS_OF_FILE, _SYNTAX = 0x00020002, 0x00020010
 _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
+_PATIENT, _STUDY, _FRAME = 0x00100020, 0x0020000D, 0x00200052
+_DESCRIPTION, _NUMBER = 0x0008103E, 0x00200011
 _SERIES, _POSITION, _ORIENTATION = 0x0020000E, 0x00200032, 0x00200037
 _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
 _PIXEL_SPACING, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
@@ -36,15 +39,25 @@ _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE = 0x00280120, 0x00280121, 0x0028105
 _MODALITY_LUT = 0x00283000
 _FIRST_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010  # pixels as float, as double, and as whole numbers
 _WANTED = (
-    _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY, _SERIES, _POSITION,
-    _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED,
-    _HIGH, _SIGNED, _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE, _MODALITY_LUT,
+    _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY, _DESCRIPTION, _PATIENT,
+    _STUDY, _SERIES, _NUMBER, _POSITION, _ORIENTATION, _FRAME, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS,
+    _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED, _HIGH, _SIGNED, _PADDING, _PADDING_LIMIT, _INTERCEPT,
+    _SLOPE, _MODALITY_LUT,
 )  # fmt: skip
 _WHOLE_KINDS = ("US", "SS")  # of values whose bytes are in the order of the file
 _UNDEFINED = 0xFFFFFFFF
 #: Transfer syntaxes: deflated, and of the other order of bytes.
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _INDEX = "1.2.840.10008.1.3.10"  # the SOP class of a disc's index
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # with which the SOP classes of captures begin
+_BESIDE = (
+    "the index",
+    "a localizer",
+    "a colour capture",
+    "a screen capture",
+    "a DICOM object without an image",
+)
+_NOBODY = ("", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "NONE", "UNKNOWN")  # in the place of a PatientID
 #: What stands for the series of such an index.
 INDEX_NAME = "DICOMDIR"
 _HEAD_BYTES = 132  # the preamble, and `DICM`
@@ -52,7 +65,8 @@ _DEFLATED_BYTES = 1 << 24  # the most that a deflated header may inflate to
 # How a file begins that lacks the preamble: with its meta group, or with group 8.
 _BARE = (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
 _NOWHERE = (0, 0, 0)
-_QUIET = threading.Lock()  # pydicom's warnings are not for the user, and are silenced for all threads at once
+#: pydicom's warnings are not for the user, and are silenced for all threads at once.
+QUIET = threading.Lock()
 
 # The tag of the pixels, the bytes before them, theirs, and where the data set begins.
 Place = tuple[int, int, int, int]
@@ -113,6 +127,9 @@ class Slice:
         state: the file as it was read, see `state_of`.
         instance: its SOPInstanceUID, which a copy shares; empty where it was removed.
         pixels: how they are stored.
+        title: number and description of its series, for a terminal alone.
+        whose: a hash of its PatientID, or where that tells nobody of its study and frame of reference; 0
+            where these are not told either.
     """
 
     path: Path
@@ -126,6 +143,14 @@ class Slice:
     state: tuple[int, int]
     instance: str
     pixels: Pixels
+    whose: int
+    title: str
+
+
+def is_beside(one: Slice) -> bool:
+    """Whether it is what a study holds beside its volumes: an index, a scout, a capture, or no image."""
+    capture = one.pixels.sop_class.startswith(_CAPTURE)
+    return bool(one.skip) and (one.skip.startswith(_BESIDE) or capture or 0 in one.edges)
 
 
 def state_of(status: os.stat_result) -> tuple[int, int]:
@@ -173,7 +198,18 @@ def read_header(path: Path) -> Slice | None:
         state=state,
         instance=_text(elements, _INSTANCE),
         pixels=_pixels(elements, place),
+        whose=_whose(elements),
+        title=" ".join(f"{_text(elements, _NUMBER)} {_text(elements, _DESCRIPTION)}".split()),
     )
+
+
+def _whose(elements: dict[int, bytes]) -> int:
+    patient, *place = (
+        elements.get(tag, b"").strip(b" \0").decode("latin-1") for tag in (_PATIENT, _STUDY, _FRAME)
+    )
+    if patient.upper() not in _NOBODY:
+        return int(stream_key(f"patient {patient}"))
+    return int(stream_key(f"study {' '.join(place)}")) if any(place) else 0
 
 
 def _skip_file(elements: dict[int, bytes], samples: int) -> str:
@@ -187,6 +223,9 @@ def _skip_file(elements: dict[int, bytes], samples: int) -> str:
         return "a localizer, not a volume"
     if samples > 1:
         return "a colour capture, not a volume"
+    many = _text(elements, _FRAMES) not in ("", "1")
+    if not many and _POSITION not in elements and _text(elements, _SOP_CLASS).startswith(_CAPTURE):
+        return "a screen capture, not a volume"
     return "" if _ROWS in elements else "a DICOM object without an image, not a volume"
 
 
@@ -233,7 +272,7 @@ def _read_elements(file: BinaryIO) -> tuple[dict[int, bytes], Place]:
     from pydicom.filereader import read_preamble
 
     try:
-        with _QUIET, warnings.catch_warnings(action="ignore"):
+        with QUIET, warnings.catch_warnings(action="ignore"):
             file.seek(0)
             read_preamble(file, force=True)
             meta, _ = _read_groups(file, meta=True)

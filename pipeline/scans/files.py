@@ -33,9 +33,10 @@ class Aside:
 def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], dict[str, Aside]]:
     """All files below a folder but for what systems leave there by themselves, and the folders to be named.
 
-    Links to folders are not followed, so none can lead in a circle. A folder costs one listing and a file
-    nothing more: what is a folder and what is a link stands in the listing. Paths are text, since `Path`
-    objects cost ten times what listing a file does.
+    Links to folders are followed, after all else, to folders that were not looked into yet, so none leads in
+    a circle and no file comes twice. A folder costs one listing and its status, and a file nothing more: what
+    is a folder and what is a link stands in the listing. Paths are text, since `Path` objects cost ten times
+    what listing a file does.
 
     Args:
         root: where to begin.
@@ -43,15 +44,27 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
 
     Returns:
         files: the names in each folder that holds any, by the folder's path relative to `root`, with `/`.
-        aside: folders that cannot be opened, links to folders, and folders named like scans (which are
-            looked into), by their path relative to `root`.
+        aside: folders that cannot be opened, links to a folder that holds the root, and folders named like
+            scans (which are looked into), by their path relative to `root`.
     """
     files: dict[str, list[str]] = {}
     aside: dict[str, Aside] = {}
-    base, waiting = os.fspath(root), [HERE]
-    while waiting:
-        folder = waiting.pop()
+    base, waiting, links = os.fspath(root), [HERE], list[str]()
+    seen, home = set[tuple[int, int]](), Path(os.path.realpath(root))
+    while waiting or links:
+        if waiting:
+            folder = waiting.pop()
+        else:
+            links.sort()
+            folder = links.pop(0)
+            if Path(os.path.realpath(f"{base}/{folder}")) in (home, *home.parents):
+                aside[folder] = Aside(skip="a link to a folder that holds this one, which leads in a circle")
+                continue
         try:
+            status = Path(base, folder).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(f"{base}/{folder}") as entries:
                 listing = [entry for entry in entries if not is_litter(entry)]
         except OSError as error:
@@ -63,12 +76,9 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
                 names.append(entry.name)
                 continue
             path = within(folder, entry.name)
-            if entry.is_symlink():
-                aside[path] = Aside(skip="a link to a folder, which is not followed: it may lead in a circle")
-                continue
             if entry.name.lower().endswith(suffixes):
                 aside[path] = Aside(skip=NAMED_LIKE_A_SCAN)
-            waiting.append(path)
+            (links if entry.is_symlink() else waiting).append(path)
         if names:
             files[folder] = names
     return files, aside
@@ -116,6 +126,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def within(folder: str, name: str) -> str:
     """The path of what lies in a folder, both relative to the same root."""
     return name if folder == HERE else f"{folder}/{name}"
+
+
+def named(path: str, place: Path) -> str:
+    """The path of a scan, which lies at `place`, for people: never `.`, but the name of that folder."""
+    if path != HERE and not path.startswith(f"{HERE}#"):
+        return path
+    return (place if path == HERE else place.parent).name + path[1:]
 
 
 def check_regular(path: Path) -> None:

@@ -8,8 +8,9 @@ DICOM tells its series in the headers.
 
 import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,11 +29,10 @@ from genesis_toolkit.pipeline.scans.files import (
     within,
 )
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
-from genesis_toolkit.pipeline.scans.gather import gather
+from genesis_toolkit.pipeline.scans.gather import SAME, gather
+from genesis_toolkit.pipeline.wording import counted
 
 Layout = Literal["auto", "luna16", "files"]
-
-OfSource = TypeVar("OfSource", bound="Source")
 
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
@@ -58,6 +58,9 @@ class Source:
             the end of its SeriesInstanceUID where the folder holds several.
         problem: why it cannot be taken though it should be, known from finding it already; else empty.
         skip: why it is passed over, as a DICOM localizer is, which is no failure; else empty.
+        whose: a hash that scans of one patient share; 0 where the source does not tell.
+        known: of a DICOM series its folder with number and description, for a terminal alone; else empty.
+        part: the number in `PARTS` that a split file gives it; None without one.
     """
 
     identifier: str
@@ -65,6 +68,12 @@ class Source:
     path: str
     problem: str = ""
     skip: str = ""
+    whose: int = 0
+    known: str = ""
+    part: int | None = None
+
+
+OfSource = TypeVar("OfSource", bound=Source)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class Found:
         passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
         other_list: how many of NIH's images are there, but on the list that was not asked for.
         absent: how many of NIH's images are on the list, but not there: most downloads are a part.
+        beside: how many scouts, captures and the like lie beside the volumes of DICOM, by what they are.
     """
 
     root: Path
@@ -86,6 +96,25 @@ class Found:
     passed_over: tuple[int, ...] = ()
     other_list: int = 0
     absent: int = 0
+    beside: tuple[tuple[str, int], ...] = ()
+
+    def names(self) -> dict[str, str]:
+        """What people call the scans, by path; read after the source's own path, each names its scan."""
+        told = {
+            one.path: f"{one.path.rpartition('/')[0]}/{one.identifier.rpartition('.')[2]}"
+            if one.subset >= 0
+            else one.known or one.path
+            for one in self.sources
+        }
+        count = Counter(told.values())
+        return {path: name if count[name] == 1 else path for path, name in told.items()}
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """A sentence on what lies beside the volumes; none where nothing does."""
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in self.beside)
+        count = sum(count for _, count in self.beside)
+        return (f"{counted(count, 'DICOM object')} beside the scans passed over: {kinds}.",) if count else ()
 
 
 def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
@@ -196,7 +225,7 @@ def _found_luna16(
         raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
     left_out = sorted(folders.keys() - wanted) if subsets is None else []
     passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
-    return Found(source, "luna16", told_apart(sources), passed_over)
+    return Found(source, "luna16", tuple(sources), passed_over)
 
 
 def _headers(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -222,50 +251,46 @@ def _found_files(
                 sources.append(Source(_without_suffix(place), NO_SUBSET, place, problem))
             else:
                 others.setdefault(folder, []).append(name)
-    sources += _found_dicom(root, others)
+    series, beside = _found_dicom(root, others)
+    sources += series
     taken = {source.path for source in sources}
     for path, why in aside.items():
         place = shown(path)
         if place not in taken:
             sources.append(Source(place, NO_SUBSET, place, why.problem, why.skip))
+    if not sources:  # what lies beside nothing is told row by row
+        sources, beside = beside, []
     if not sources:
         looked = f"looked for {', '.join(SUFFIXES)} and DICOM, in all its folders"
         raise CallError(f"No scan lies in {root}: {looked}.{_what_is_there(files)}")
-    return Found(root, "files", told_apart(sorted(sources, key=lambda source: source.path.split("/"))))
+    kinds = Counter(_KIND.sub("", one.skip) for one in beside)
+    ordered = sorted(sources, key=lambda source: source.path.split("/"))
+    return Found(root, "files", tuple(ordered), beside=tuple(kinds.items()))
 
 
-def _found_dicom(root: Path, files: dict[str, list[str]]) -> list[Source]:
-    """The DICOM series of a tree, and the files that should be DICOM but cannot be taken."""
+def _found_dicom(root: Path, files: dict[str, list[str]]) -> tuple[list[Source], list[Source]]:
+    """The DICOM series of a tree, what should be DICOM but cannot be taken; and what lies beside them."""
     gathered = gather(root, files)
-    sources = []
+    sources, beside = list[Source](), list[Source]()
     for (folder, label), one in gathered.series.items():
         place = shown(folder) + label
         if one.identifier == INDEX_NAME:
             place = shown(within(folder, one.slices[0].path.name))
         identifier = one.identifier or (place if folder != HERE else shown(root.resolve().name) + label)
         problem = bad_name(str(root / folder)) or one.problem
-        sources.append(Source(identifier, NO_SUBSET, place, "" if one.skip else problem, one.skip))
+        whose = next((part.whose for part in one.slices if part.whose), 0)
+        kind = beside if one.beside else sources
+        known = shown(root.resolve().name if folder == HERE else folder)
+        known += f"#{one.slices[0].title}" if one.slices[0].title else label
+        problem = "" if one.skip else problem
+        kind.append(Source(identifier, NO_SUBSET, place, problem, one.skip, whose, known))
     for name, problem in gathered.problems.items():
         sources.append(Source(shown(name), NO_SUBSET, shown(name), problem))
     taken = {source.path for source in sources}
     for folder, home in gathered.copies.items():
         if shown(folder) not in taken:
-            skip = f"copies of the slices in {shown(home)}"
-            sources.append(Source(shown(folder), NO_SUBSET, shown(folder), skip=skip))
-    return sources
-
-
-def told_apart(sources: Sequence[OfSource]) -> tuple[OfSource, ...]:
-    """Mark scans that carry the identifier of an earlier one: their cubes would share random streams."""
-    first: dict[str, str] = {}
-    marked = []
-    for source in sources:
-        if not source.problem and not source.skip:
-            other = first.setdefault(source.identifier, source.path)
-            if other != source.path:
-                source = replace(source, problem=f"its identifier is that of {other} as well")
-        marked.append(source)
-    return tuple(marked)
+            sources.append(Source(shown(folder), NO_SUBSET, shown(folder), skip=SAME + shown(home)))
+    return sources, beside
 
 
 def _what_is_there(files: dict[str, list[str]]) -> str:
@@ -285,4 +310,6 @@ def _without_suffix(path: str) -> str:
     return path[: -len(".nii.gz")] if path.lower().endswith(".nii.gz") else path.rpartition(".")[0]
 
 
+#: What is left out of the reason of a series, to tell its kind.
+_KIND = re.compile(r"^its DICOM | is(?= \w+, CT)|, CT wanted$|, not a volume$")
 NO_SUBSET = -1

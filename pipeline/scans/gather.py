@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Slice, read_header
+from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Slice, is_beside, read_header
 from genesis_toolkit.pipeline.scans.files import HERE, bad_name, check_regular, within
 from genesis_toolkit.pipeline.scans.gate import no_scan
+
+#: Begins what is said of a copy of a scan, before that one's path.
+SAME = "the same scan as "
 
 _NO_DICOM = (".raw", ".zraw")  # they lie beside headers by the hundred, so they are not looked into
 _ANOTHER_FORMAT = str(no_scan("it is named as DICOM but is of another format"))
@@ -29,6 +32,7 @@ class Series:
         skip: why it is no CT volume, as in "a localizer, not a volume"; empty for one that is.
         problem: why it cannot be taken, since a slice beside the others cannot be read; else empty.
         folders: those its files lie in, and when each was changed last, in ns.
+        beside: whether it is what a study holds beside its volumes, which is worth no row.
     """
 
     identifier: str
@@ -36,6 +40,7 @@ class Series:
     skip: str
     problem: str
     folders: tuple[tuple[Path, int], ...]
+    beside: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Gathered:
         series: by the folder that holds all slices, and a label that tells the series there apart: nothing
             where there is one, else `#` and the end of its SeriesInstanceUID.
         problems: why files that should be DICOM cannot be taken, by the first of those that share a reason.
-        copies: folders that hold nothing but copies of the slices of a series, and its folder.
+        copies: folders that hold nothing but copies of the slices of a series, and its folder and label.
     """
 
     series: dict[tuple[str, str], Series]
@@ -66,6 +71,10 @@ class _Placed:
         return {folder for folder, _ in self.found}
 
     @property
+    def beside(self) -> bool:
+        return all(is_beside(one) for _, one in self.found)
+
+    @property
     def skip(self) -> str:
         slices = [one for _, one in self.found]
         if all(one.skip for one in slices):
@@ -83,6 +92,7 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
         files: names by folder; those of other formats need not be left out.
     """
     placed, unread = _read(root, files)
+    placed = _whole_copies_apart(placed, unread)
     problems, broken = _settle_problems(placed, unread)
     kept = {key: _without_copies(one) for key, one in placed.items()}
     homes = {key: _common(one.folders) for key, one in kept.items()}
@@ -98,8 +108,10 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
         times = tuple((root / folder, (root / folder).stat().st_mtime_ns) for folder in placed[key].folders)
         uid, slices = kept[key].identifier, tuple(one for _, one in kept[key].found)
         label = _label(uid, crowds[home])
-        series[home, label] = Series(uid, slices, kept[key].skip, broken.get(key, ""), times)
-        copies |= dict.fromkeys(placed[key].folders - kept[key].folders, home)
+        series[home, label] = Series(
+            uid, slices, kept[key].skip, broken.get(key, ""), times, kept[key].beside
+        )
+        copies |= dict.fromkeys(placed[key].folders - kept[key].folders, home + label)
     return Gathered(series, problems, copies)
 
 
@@ -145,16 +157,51 @@ def _settle_problems(
     return problems, broken
 
 
+def _whole_copies_apart(
+    placed: dict[tuple[str, str], _Placed], unread: Mapping[str, Mapping[str, str]]
+) -> dict[tuple[str, str], _Placed]:
+    """The slices by series, and by folder where one holds all that others hold of it, but not their bytes.
+
+    So a copy that cannot be read hides no good one, and none hides that it differs.
+    """
+    apart: dict[tuple[str, str], _Placed] = {}
+    for key, one in placed.items():
+        by_folder: dict[str, list[tuple[str, Slice]]] = {}
+        for folder, slice_ in one.found:
+            by_folder.setdefault(folder, []).append((folder, slice_))
+        names, copied = {slice_.instance for _, slice_ in one.found}, set[str]()
+        if "" in names or len(by_folder) == 1 or len(names) == one.found[0][1].frames == 1:
+            apart[key] = one
+            continue
+        for folder in reversed(by_folder):
+            mine, lost = by_folder[folder], len(unread.get(folder, {}))
+            if len(mine) + lost < len(names):
+                continue
+            kept = by_folder.keys() - copied - {folder}
+            others = {slice_.instance: slice_ for place, slice_ in one.found if place in kept}
+            same = (_same_bytes(others[slice_.instance], slice_) for _, slice_ in mine)
+            if all(slice_.instance in others for _, slice_ in mine) and (lost or not all(same)):
+                copied.add(folder)
+        copied.discard(_common(by_folder.keys() - copied))  # one home holds one series of a name
+        apart |= {(key[0], folder): _Placed(one.identifier, by_folder[folder]) for folder in copied}
+        apart[key] = _Placed(one.identifier, [pair for pair in one.found if pair[0] not in copied])
+    return apart
+
+
+def _same_bytes(one: Slice, other: Slice) -> bool:
+    try:
+        return filecmp.cmp(one.path, other.path, shallow=False)
+    except OSError:  # reading it will say so
+        return False
+
+
 def _without_copies(placed: _Placed) -> _Placed:
     """The slices that are no copies of one before."""
     first: dict[str, Slice] = {}
     kept = []
     for folder, one in placed.found:
         other = first.setdefault(one.instance, one)
-        try:
-            if not one.instance or other is one or not filecmp.cmp(other.path, one.path, shallow=False):
-                kept.append((folder, one))
-        except OSError:  # reading it will say so
+        if not one.instance or other is one or not _same_bytes(other, one):
             kept.append((folder, one))
     return _Placed(placed.identifier, kept)
 
@@ -186,6 +233,8 @@ def _seen_alone(folders: set[str]) -> set[str]:
 def _label(uid: str, crowd: set[str]) -> str:
     if len(crowd) == 1:
         return ""
+    if not uid:
+        return "#unnamed"
     return f"#{uid[-8:]}" if len({other[-8:] for other in crowd}) == len(crowd) else f"#{uid}"
 
 

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.files import HERE, bad_name, is_folder, listed, not_opened, shown, within
-from genesis_toolkit.pipeline.scans.find import NIH_TABLE, NO_SUBSET, Found, Source, check_source, told_apart
+from genesis_toolkit.pipeline.scans.find import NIH_TABLE, NO_SUBSET, Found, Source, check_source
 
 Split = Literal["train_val", "test", "all"]
 
@@ -99,7 +99,7 @@ def find_images(source: Path | str, split: Split = "train_val") -> Found:
             f"{root} holds {len(files):,} images, and none is on {_LISTS[split]}: choose with --split."
         )
     absent = len(set(wanted) - {name for name, _ in files})
-    return Found(root, "nih", told_apart(sources), other_list=other_list, absent=absent)
+    return Found(root, "nih", tuple(sources), other_list=other_list, absent=absent)
 
 
 def official_lists(root: Path) -> dict[str, dict[str, None]]:

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_planes(slices: Iterable[Slice], digest: Any) -> Iterator[NDArray[Any]]:
 
     Args:
         slices: they have passed `check_pixels`.
-        digest: is updated with the bytes of each file.
+        digest: is updated with the bytes of each file, once.
 
     Yields:
         [y, x] in HU, slope and intercept applied: of any integer type, or float64 where these have a part;
@@ -90,12 +91,16 @@ def read_planes(slices: Iterable[Slice], digest: Any) -> Iterator[NDArray[Any]]:
     Raises:
         DataError: a slice is damaged or cut short, or cannot be opened.
     """
+    seen, last, data = set[Path](), None, b""
     for one in slices:
-        try:
-            data = one.path.read_bytes()
-        except OSError as error:
-            raise DataError(not_opened(error)) from None
-        digest.update(data)
+        if one.path != last:  # a file of many frames is read once
+            try:
+                last, data = one.path, one.path.read_bytes()
+            except OSError as error:
+                raise DataError(not_opened(error)) from None
+            if last not in seen:
+                digest.update(data)
+            seen.add(last)
         yield _unpacked(one) if one.pixels.syntax in _PACKED else _plain(one, data)
 
 

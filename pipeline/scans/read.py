@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.scans.files import check_file, not_opened
+from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
 from genesis_toolkit.pipeline.scans.formats import files_of, stored_at
 from genesis_toolkit.pipeline.scans.gate import NO_HEADER, clip, damaged, no_scan, upright
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
@@ -40,16 +41,40 @@ def scan_path(text: str) -> Path:
     folder, label = folder_and_label(path)
     if folder is None:
         if not path.exists():
+            if known := _known(path):
+                return known
             raise CallError(f"There is no scan {path}: give a file, or the folder of a DICOM series.")
         return path
     series = series_of(folder)
     if label not in series:
+        if known := _known(path):
+            return known
         ways = ", ".join(f"{folder}{other}" for other in series)
         raise CallError(
             f"{path} is no DICOM series: "
             + (f"give {ways}." if series else f"{folder} holds none; give a file, or a folder that does.")
         )
     return path
+
+
+def _known(path: Path) -> Path | None:
+    """The scan that a table on a terminal calls so, its source before it, maybe shortened; else None."""
+    base = next((parent for parent in path.parents if parent.is_dir()), path)
+    if layout_of(base.parent) == "luna16":
+        base = base.parent
+    elif "#" not in path.name and "…" not in str(path):
+        return None  # no table calls a scan so, and looking for it costs
+    wanted, _, end = path.relative_to(base).as_posix().partition("…")
+    try:
+        names = find_scans(base, subsets=range(10) if layout_of(base) == "luna16" else None).names()
+    except CallError:
+        return None
+    alike = [
+        own
+        for own, name in names.items()
+        if name == wanted or (end and name.startswith(wanted) and name.endswith(end))
+    ]
+    return base / alike[0] if len(alike) == 1 else None
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -110,7 +135,9 @@ def scan_sha256(path: Path) -> str:
         DataError: there is no such scan, it is a series that makes no volume, or it cannot be opened.
     """
     series = series_at(path)
-    return _sha256([one.path for one in stack(series.slices).slices] if series else files_of(path))
+    return _sha256(
+        dict.fromkeys(one.path for one in stack(series.slices).slices) if series else files_of(path)
+    )
 
 
 def _read_header(path: Path) -> tuple[Geometry, Stored]:

@@ -16,6 +16,7 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.dicom import Slice, state_of
 from genesis_toolkit.pipeline.scans.files import HERE, not_opened, walk
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
+from genesis_toolkit.pipeline.scans.frames import unfolded
 from genesis_toolkit.pipeline.scans.gate import MOST_SHEAR, damaged, no_scan, unsupported, upright
 from genesis_toolkit.pipeline.scans.gather import Series, gather
 from genesis_toolkit.pipeline.scans.geometry import Geometry
@@ -125,6 +126,7 @@ def stack(slices: tuple[Slice, ...]) -> Stack:
             missing, sheared by a tilted gantry, or with pixels that are not read; the message goes after the
             scan's name.
     """
+    slices = slices if any(one.skip for one in slices) else unfolded(slices)
     _check_alike(slices)
     first = slices[0]
     axes = np.reshape(np.array(first.orientation, dtype=np.float64), (2, 3))
@@ -163,8 +165,6 @@ def _check_alike(slices: tuple[Slice, ...]) -> None:
         raise unsupported(
             f"its series mixes slices of a volume with {count} of another kind ({kind})", "part them"
         )
-    if any(one.frames > 1 for one in slices):
-        raise unsupported("it is a DICOM file of many frames", "export it as single slices")
     sizes = sorted({one.edges for one in slices})
     if len(sizes) > 1:
         said = ", ".join(f"{x} x {y}" for x, y in sizes)

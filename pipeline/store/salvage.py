@@ -97,7 +97,10 @@ class Remains:
 
     def table(self, table: type[AnyTable], folder: str = "") -> AnyTable:
         """A table whose columns below `folder` could all be read; a KeyError where one could not."""
-        return table(**{name: self.columns[folder + name] for name in schema.columns_of(table)})
+        there = schema.array_names(self.kind, self.manifest) if self.kind else ()
+        columns = schema.columns_of(table).items()
+        names = [name for name, column in columns if not column.optional or folder + name in there]
+        return table(**{name: self.columns[folder + name] for name in names})
 
     def shard(self, path: str) -> ShardPlace | None:
         """Which shard a file is; None where it is none, or where that cannot be known."""

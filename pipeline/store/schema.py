@@ -34,6 +34,8 @@ _SCORE = "Score of the tissue rule, 0..1"
 STATUSES = ("used", "skipped", "failed")
 #: What the numbers of folds mean.
 FOLDS = ("train", "validation", "test")
+#: What the numbers of `scans/part` mean.
+PARTS = (*FOLDS, "exclude")
 
 _Strings = NDArray[Any]
 
@@ -49,6 +51,7 @@ class Column:
         flags: what its bits mean, in the words of the CF conventions.
         dtype: as stored; `string`, or `voxels` for any of `VOXELS`.
         dimension: the name of its rows.
+        optional: whether not every store has it; its table then holds None.
     """
 
     meaning: str
@@ -57,11 +60,12 @@ class Column:
     flags: str = ""
     dtype: str = ""
     dimension: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a store, one array a column; every column says what it is."""
+    """Rows of a store, one array a column; every column says what it is. One that it lacks is None."""
 
     def __len__(self) -> int:
         return len(getattr(self, next(iter(vars(self)))))
@@ -84,6 +88,14 @@ class ScanTable(Table):
     reason: Annotated[_Strings, Column("Why it was skipped or failed.")]
     cubes: Annotated[NDArray[np.int32], Column("Cubes that it gave.")]
     stream: Annotated[NDArray[np.uint64], Column("Random stream key.")]
+    patient: Annotated[
+        NDArray[np.uint64] | None,
+        Column("Which scans are of one patient, by a hash; for the split alone.", optional=True),
+    ] = None
+    part: Annotated[
+        NDArray[np.uint8] | None,
+        Column("0 train, 1 validation, 2 test, 3 exclude, by --split-file.", optional=True),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +226,8 @@ def columns_of(table: type[Table]) -> dict[str, Column]:
     hints, found = get_type_hints(table, include_extras=True), {}
     for one in fields(table):
         array, column = get_args(hints[one.name])
+        if column.optional:
+            array = get_args(array)[0]
         (number,) = get_args(get_args(array)[1])
         found[one.name] = replace(column, dtype="string" if number is Any else np.dtype(number).name)
     return found
@@ -240,11 +254,17 @@ def has_images(files: Iterable[str]) -> bool:
 def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
     """All arrays of a store of this kind, by their paths in it.
 
-    Its files tell what it has of that not every store has: the table of images, and masks or labels.
+    Its files tell what it has of that not every store has: the table of images, masks or labels, and the
+    columns of some tables.
     """
-    there = {path.split("/")[0] for path in files}
-    tops = {name: name.split("/")[0] for name in columns_of_kind(kind)}
-    return tuple(name for name, top in tops.items() if top not in _NOT_IN_ALL or top in there)
+    files = list(files)
+    there = {path.split("/")[0] for path in files} | {path.rpartition("/")[0] for path in files}
+    found = []
+    for name, column in columns_of_kind(kind).items():
+        top = name.split("/")[0]
+        if (top not in _NOT_IN_ALL or top in there) and (not column.optional or name in there):
+            found.append(name)
+    return tuple(found)
 
 
 def is_voxels(name: str) -> bool:
@@ -260,6 +280,8 @@ def is_shard(path: str) -> bool:
 def write_table(group: zarr.Group, table: Table, dimension: str, edges: int = 3) -> None:
     """Write a table as one array a column; the bits of flips are told for the edges that a cube has."""
     for name, column in columns_of(type(table)).items():
+        if column.optional and getattr(table, name) is None:
+            continue
         numbers = column.dtype != "string"
         values = np.asarray(getattr(table, name), dtype=column.dtype if numbers else object)
         flags = column.flags.split()[: edges if name == "flip" else None]

@@ -4,7 +4,7 @@ The ledger and the engine are those of `extract_cubes`: interrupted, the same ca
 shows in the bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes import assemble
+from genesis_toolkit.pipeline.cubes.copies import changes_of
 from genesis_toolkit.pipeline.cubes.estimate import Estimate, try_one
 from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, file_state, nothing_given
+from genesis_toolkit.pipeline.cubes.split_file import SplitFile, read_split_file, recorded
 from genesis_toolkit.pipeline.describe.facts import count_folds
 from genesis_toolkit.pipeline.engine import connect
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.rng import Operation, draw_words
@@ -74,7 +77,7 @@ class TargetJob:
 class _Ways(NamedTuple):
     """How a source is planned for a task, how a scan is cut, and which labels its cubes will have."""
 
-    plan: Callable[[Path, Any], Plan]
+    plan: Callable[[Path, Any, SplitFile | None], Plan]
     cut: Callable[[Any], Cut]
     labels: Callable[[Any, Any], list[list[int]]]
 
@@ -96,6 +99,7 @@ def extract_targets(
     *,
     workers: int | None = None,
     scheduler: str | None = None,
+    split_file: AnyPath | None = None,
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> TargetResult:
@@ -112,6 +116,7 @@ def extract_targets(
         workers: how many scans at a time on this machine; None takes one a core. `readers` says
             whether they are threads or processes.
         scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
+        split_file: a table of CSV that says the fold of every scan, as `extract_cubes` takes it.
         overwrite: replace a finished store, and begin again where other work was left.
         progress: True shows bars on stderr; a callback is told as the work goes on.
 
@@ -121,7 +126,8 @@ def extract_targets(
     """
     report = callback(progress)
     started, source, target = datetime.now(UTC), Path(source), Path(target)
-    job = plan_target_job(source, target, parameters, overwrite=overwrite)
+    split_file = Path(split_file) if split_file else None
+    job = plan_target_job(source, target, parameters, split_file=split_file, overwrite=overwrite)
     if job.finished:
         return TargetResult(open_targets(target), job.plan.said, done_before=True)
     with (
@@ -129,35 +135,42 @@ def extract_targets(
         hold(target, job.description, overwrite=overwrite) as ledger,
     ):
         cut_all(crew, ledger, "scan", job.tasks, cut_target)
-        if nothing := nothing_given(ledger, job.tasks, "scan") or _no_foreground(ledger, job):
+        changes = changes_of(ledger, job.tasks)
+        if nothing := nothing_given(ledger, job.tasks, "scan", changes) or _no_foreground(ledger, job):
             ledger.abandon()
             raise nothing
-        ledger.finish(_assemble(ledger, job, report), run_log(started, crew.count))
+        ledger.finish(_assemble(ledger, job, changes, report), run_log(started, crew.count))
     return TargetResult(open_targets(target), job.plan.said)
 
 
 def plan_target_job(
-    source: Path, target: Path, parameters: TargetParameters, *, overwrite: bool
+    source: Path,
+    target: Path,
+    parameters: TargetParameters,
+    *,
+    split_file: Path | None = None,
+    overwrite: bool,
 ) -> TargetJob:
     """Find out what is to be done, doing none of it; raises as `extract_targets`."""
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
-    plan = plan_targets(source, parameters)
-    description = described(parameters, plan.sha256)
+    split = read_split_file(split_file) if split_file else None
+    plan = plan_targets(source, parameters, split)
+    description = described(parameters, plan.sha256) | recorded(split)
     if present is not None:
         check_same_parameters(target, present["parameters"], description)
     tasks = target_tasks(plan, parameters, masks)
     return TargetJob(parameters, plan, description, tasks, present is not None)
 
 
-def plan_targets(source: Path, parameters: TargetParameters) -> Plan:
-    """Find the scans of a source, and what is wanted of each.
+def plan_targets(source: Path, parameters: TargetParameters, split: SplitFile | None) -> Plan:
+    """Find the scans of a source, and what is wanted of each; a split file says their folds.
 
     Raises:
         CallError: no such source, or nothing of it can be cut.
         DataError: a table or a list is damaged.
     """
-    return _WAYS[parameters.task].plan(source, parameters)
+    return _WAYS[parameters.task].plan(source, parameters, split)
 
 
 def cut_target(task: TargetTask[Any]) -> Cut:
@@ -188,11 +201,13 @@ def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
     return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
 
 
-def _assemble(ledger: Ledger, job: TargetJob, report: Progress) -> dict[str, str]:
+def _assemble(
+    ledger: Ledger, job: TargetJob, changes: Mapping[str, Facts], report: Progress
+) -> dict[str, str]:
     """Staged scans -> everything of a target store but its manifest and name; the sha256 of its shards."""
     ledger.clear_store()
     parameters, names = job.parameters, [task.name for task in job.tasks]
-    records = list(assemble.compact(ledger, names))
+    records = list(assemble.compact(ledger, names, changes))
     scan, number = assemble.numbered(records)
     labels, arrays = None, {"cubes": parameters.dtype.itemsize}
     if isinstance(parameters, MaskParameters):
@@ -231,7 +246,13 @@ class TargetEstimate(Estimate):
 
 
 def estimate_targets(
-    source: Path, target: Path, parameters: TargetParameters, *, workers: int, overwrite: bool = False
+    source: Path,
+    target: Path,
+    parameters: TargetParameters,
+    *,
+    workers: int,
+    split_file: Path | None = None,
+    overwrite: bool = False,
 ) -> TargetEstimate:
     """Plan the source, cut one scan and throw it away, and say what all would come to: `--dry-run`.
 
@@ -240,7 +261,7 @@ def estimate_targets(
     Raises:
         CallError, DataError: as `extract_targets`.
     """
-    job = plan_target_job(source, target, parameters, overwrite=overwrite)
+    job = plan_target_job(source, target, parameters, split_file=split_file, overwrite=overwrite)
     taken = [(task, rows) for task in job.tasks if (rows := job.labels_of(task))]
     counts = [len(rows) for _, rows in taken]
     cubes = sum(counts)

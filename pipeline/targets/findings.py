@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
+from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans import nih
 from genesis_toolkit.pipeline.scans.images import read_image, resize
@@ -14,29 +15,31 @@ from genesis_toolkit.pipeline.targets.plan import TEST, Piece, Plan, TargetTask,
 _NOTHING = "No Finding"
 
 
-def plan_findings(source: Path, _: FindingParameters) -> Plan:
+def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = None) -> Plan:
     """The images on NIH's lists, each with a 0 or 1 for each of the fourteen findings.
 
     `test_list.txt` is the test fold. Of the patients on `train_val_list.txt` one in ten validates, by a hash
-    of the patient. Images on neither list are passed over.
+    of the patient. Images on neither list are passed over. With a split file no list is looked at.
 
     Raises:
         CallError: not laid out as NIH ChestX-ray14, or no image on a list.
         DataError: the table or a list is damaged, a finding is none of NIH's, or a patient is on both lists.
     """
     found = nih.find_images(source, "all")
-    lists = nih.official_lists(found.root)
-    images = [(one.path.rpartition("/")[2], one) for one in found.sources if isinstance(one, nih.ImageSource)]
+    all_images = tuple(one for one in found.sources if isinstance(one, nih.ImageSource))
+    images = [(one.path.rpartition("/")[2], one) for one in dealt_by(split, all_images)]
+    lists = {} if split else nih.official_lists(found.root)
     rows = {name: nih.Row(one.patient, one.view, one.labels) for name, one in images if one.patient}
-    nih.check_split_of_patients(lists["train_val"], lists["test"], rows)
+    train_val, test = lists.get("train_val", {}), lists.get("test", {})
+    nih.check_split_of_patients(train_val, test, rows)
     pieces = [
         Piece(
             one,
-            TEST if name in lists["test"] else fold_of_patient(one.patient),
+            one.part if one.part is not None else TEST if name in test else fold_of_patient(one.patient),
             multi_hot(name, one.labels) if not one.problem else [],
         )
         for name, one in images
-        if name in lists["train_val"] or name in lists["test"]
+        if split or name in train_val or name in test
     ]
     if not pieces:
         raise CallError(f"None of the images in {found.root} is on NIH's lists, which lie beside them.")

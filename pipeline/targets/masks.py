@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.records import Cut
+from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import walk, within
@@ -21,13 +22,13 @@ from genesis_toolkit.pipeline.scans.formats import SUFFIXES
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, grid_words, mask_corners, same_grid
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
-from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, fold_of_name
+from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source
 
 #: LUNA16's masks of the lungs.
 LUNGS = "seg-lungs-LUNA16"
 
 
-def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
+def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None = None) -> Plan:
     """The scans of a source, each with the path of its mask.
 
     A mask has the name of its scan: its path relative to the masks' folder is that of the scan relative to
@@ -43,22 +44,20 @@ def plan_masks(source: Path, parameters: MaskParameters) -> Plan:
     by_name = _masks_in(folder)
     mine = os.path.relpath(folder.resolve(), found.root.resolve())
     pieces, without = [], 0
-    for one in found.sources:
-        if one.path == mine or one.path.startswith(f"{mine}/"):
-            continue
+    others = (one for one in found.sources if one.path != mine and not one.path.startswith(f"{mine}/"))
+    for one in dealt_by(split, tuple(others)):
         masks = {mask for name in (_stem(one.path), one.identifier) for mask in by_name[name]}
         if not masks:
             without += 1
             continue
-        fold = FOLD_OF_SUBSET[one.subset] if found.layout == "luna16" else fold_of_name(one.identifier)
-        pieces.append(Piece(one, fold, sorted(masks)))
+        pieces.append(Piece(one, fold_of_source(one), sorted(masks)))
     if not pieces:
         raise CallError(
             f"No scan in {found.root} has a mask in {folder}: a mask has the name of its scan, as "
             f"{_stem(found.sources[0].path)}.nii.gz."
         )
     said = f"{without:,} scans have no mask in {folder}, and are passed over."
-    return Plan(found.root, tuple(pieces), (said,) if without else ())
+    return Plan(found.root, tuple(pieces), (*found.said, said) if without else found.said)
 
 
 def masks_folder(source: Path, parameters: MaskParameters) -> Path:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
+from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.files import not_opened
@@ -19,7 +20,7 @@ from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around, inside, nearest_voxels
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
-from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, Piece, Plan, TargetTask, rows_words
+from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source, rows_words
 
 #: Begins the reason of a scan some of whose candidates lie outside it.
 OUTSIDE = "candidates outside it"
@@ -146,7 +147,7 @@ def choose_candidates(
     }
 
 
-def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
+def plan_nodules(source: Path, parameters: NoduleParameters, split: SplitFile | None = None) -> Plan:
     """The scans of LUNA16, and the candidates of each that are to be cut.
 
     Candidates of scans that are not there are passed over, and said: most downloads are a part.
@@ -157,15 +158,16 @@ def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
     """
     found = find_scans(source, "luna16", range(10))
     table = read_candidates(found.root)
-    usable = [one for one in found.sources if not one.problem and not one.skip]
-    folds = {one.identifier: FOLD_OF_SUBSET[one.subset] for one in usable}
+    sources = dealt_by(split, found.sources)
+    usable = [one for one in sources if not one.problem and not one.skip]
+    folds = {one.identifier: fold_of_source(one) for one in reversed(usable)}  # of copies the first is used
     chosen = choose_candidates(table.by_scan, folds, parameters.negatives, parameters.seed)
     if not any(one.nodule for ones in chosen.values() for one in ones):
         raise DataError(
             f"{TABLE} has no nodule of a scan that lies in {found.root}: the table and the subsets are not "
             "of one data set."
         )
-    said, known = table.said, {one.identifier for one in found.sources}
+    said, known = table.said, {one.identifier for one in sources}
     rows = [one.row for scan, ones in table.by_scan.items() if scan not in known for one in ones]
     if rows:
         scans = sum(scan not in known for scan in table.by_scan)
@@ -174,7 +176,7 @@ def plan_nodules(source: Path, parameters: NoduleParameters) -> Plan:
             f"({rows_words(sorted(rows))}), as in a part of the download: passed over."
         )
     wanted = {scan: [[one.row, *one.place, int(one.nodule)] for one in ones] for scan, ones in chosen.items()}
-    pieces = (Piece(one, FOLD_OF_SUBSET[one.subset], wanted.get(one.identifier, [])) for one in found.sources)
+    pieces = (Piece(one, fold_of_source(one), wanted.get(one.identifier, [])) for one in sources)
     return Plan(found.root, tuple(pieces), tuple(said))
 
 

@@ -158,8 +158,8 @@ def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
     try:
         kind = TASKS[made["task"]]
         names = {field.name for field in fields(kind)}
-        if set(made) != names | _BESIDES:
-            others = ", ".join(sorted(set(made) ^ (names | _BESIDES)))
+        if set(made) - {"split_file"} != names | _BESIDES:
+            others = ", ".join(sorted((set(made) - {"split_file"}) ^ (names | _BESIDES)))
             raise ValueError(f"{others} is missing, or is none of them")
         values: dict[str, Any] = {name: made[name] for name in names}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}

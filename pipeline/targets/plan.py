@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from genesis_toolkit.pipeline.cubes.records import CutTask
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.find import Source
@@ -17,6 +15,8 @@ from genesis_toolkit.pipeline.wording import listed
 
 #: The numbers of `FOLDS`.
 TRAIN, VALIDATION, TEST = range(3)
+
+_DEALING = ("whose", "known", "part")  # of a source: the fold tells what comes of them
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
 FOLD_OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
@@ -47,7 +47,15 @@ class Plan:
     @property
     def sha256(self) -> str:
         """Of what the source's names, tables and lists say: all that is wanted, but not the scans' voxels."""
-        told = [[piece.source.path, piece.fold, piece.wanted, vars(piece.source)] for piece in self.pieces]
+        told = [
+            [
+                one.source.path,
+                one.fold,
+                one.wanted,
+                {k: v for k, v in vars(one.source).items() if k not in _DEALING},
+            ]
+            for one in self.pieces
+        ]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -64,13 +72,26 @@ class TargetTask(CutTask[Asked]):
         return (self.path, *self.masks)
 
 
-def fold_of_name(name: str) -> int:
-    """The fold of a scan without subsets, by a hash of its identifier: eight of ten train, one tests.
+def fold_of_source(source: Source) -> int:
+    """The fold of a scan: by its part, its subset, else a hash of its patient, or of its identifier.
 
-    It depends on the identifier alone, so no other scan ever moves it.
+    It depends on the scan alone, so no other scan ever moves it.
     """
-    tenth = int(stream_key(name) % np.uint64(10))
-    return {8: VALIDATION, 9: TEST}.get(tenth, TRAIN)
+    if source.part is not None:
+        return source.part
+    if source.subset >= 0:
+        return FOLD_OF_SUBSET[source.subset]
+    return fold_of_hash(source.whose) if source.whose else fold_of_name(source.identifier)
+
+
+def fold_of_name(name: str) -> int:
+    """The fold that goes with a name, by its hash."""
+    return fold_of_hash(int(stream_key(name)))
+
+
+def fold_of_hash(number: int) -> int:
+    """The fold that goes with a hash: eight of ten train, one validates, one tests."""
+    return {8: VALIDATION, 9: TEST}.get(number % 10, TRAIN)
 
 
 def fold_of_patient(patient: str) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, compare_again, drawn, needed
+from genesis_toolkit.pipeline.cubes.split_file import SplitFile
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -97,7 +98,11 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
             if parameters.masks is not None:
                 parameters = replace(parameters, masks=_folder_of_masks(source, str(parameters.masks)))
             masks = masks_folder(source, parameters)
-        plan = plan_targets(source, parameters)
+        split = None
+        if "scans/part" in remains.columns:
+            path, part = needed(remains, "scans/path", "scans/part")
+            split = SplitFile(Path(), dict(zip(map(str, path), part.tolist(), strict=True)))
+        plan = plan_targets(source, parameters, split)
         return plan, target_tasks(plan, parameters, masks)
     except (CallError, DataError, ValueError) as error:
         raise UnknownError(str(error).rstrip(".")) from None

@@ -25,7 +25,13 @@ from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
 from genesis_toolkit.pipeline.targets.findings import multi_hot
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters, parameters_of
-from genesis_toolkit.pipeline.targets.plan import FOLD_OF_SUBSET, TEST, fold_of_name, fold_of_patient
+from genesis_toolkit.pipeline.targets.plan import (
+    FOLD_OF_SUBSET,
+    TEST,
+    fold_of_hash,
+    fold_of_name,
+    fold_of_patient,
+)
 from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -166,6 +172,11 @@ def _scan_problems(columns: Columns) -> Iterator[Problem]:
         if cubes is not None:
             differs = (status == "used") != (cubes > 0)
             yield from where(differs, "scans/status", "does not go with the number of its cubes", "scan")
+    if "scans/part" in columns:
+        strange = columns["scans/part"] >= len(schema.PARTS)
+        yield from where(strange, "scans/part", f"is none of {', '.join(schema.PARTS)}", "scan")
+    if "scans/patient" in columns:
+        yield from where(columns["scans/patient"] == 0, "scans/patient", "is 0, a hash wanted", "scan")
     if "scans/sha256" in columns:
         wrong = np.array([bool(text) and not _is_sha256(text) for text in columns["scans/sha256"]], bool)
         yield from where(wrong, "scans/sha256", "is no sha256", "scan")
@@ -215,7 +226,7 @@ def _attribute_problems(remains: Remains) -> Iterator[Problem]:
 
 
 def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Problem]:
-    """Of CT scans: the fold of LUNA16's subset, or of the hash of the identifier where there is none."""
+    """Of CT scans: the fold of the part, LUNA16's subset, or the hash of the patient or the identifier."""
     fold, subset, names = (columns.get(name) for name in ("fold", "scans/subset", "scans/identifier"))
     if subset is None:
         return
@@ -223,10 +234,15 @@ def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Proble
     yield from where(strange, "scans/subset", f"is none of 0..{len(FOLD_OF_SUBSET) - 1}, nor -1", "scan")
     if fold is None or names is None or strange.any():
         return
+    hashes, part = columns.get("scans/patient"), columns.get("scans/part")
+    whose = (
+        [fold_of_name(str(name)) for name in names] if hashes is None else map(fold_of_hash, hashes.tolist())
+    )
     dealt = [
-        fold_of_name(str(name)) if number < 0 else FOLD_OF_SUBSET[number]
-        for number, name in zip(subset.tolist(), names, strict=True)
+        own if number < 0 else FOLD_OF_SUBSET[number]
+        for number, own in zip(subset.tolist(), whose, strict=True)
     ]
+    dealt = dealt if part is None else part.tolist()
     wrong = (fold != np.array(dealt, np.uint8)[scan]) & (fold < len(schema.FOLDS))
     yield from where(wrong, "fold", "is not that of its scan", "cube")
 
@@ -248,7 +264,8 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
         people, first, row = np.unique(patient[scan], return_index=True, return_inverse=True)
         dealt = np.array([fold_of_patient(str(name)) for name in people], np.uint8)
         dealt[fold[first] == TEST] = TEST
-        wrong = (fold != dealt[row]) & (fold < len(schema.FOLDS))
+        part = columns.get("scans/part")
+        wrong = (fold != (dealt[row] if part is None else part[scan])) & (fold < len(schema.FOLDS))
         yield from where(wrong, "fold", "is not that of its patient", "cube")
 
 

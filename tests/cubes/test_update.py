@@ -143,7 +143,10 @@ def test_a_new_scan_with_the_identifier_of_one_in_the_store_is_refused_alone(
     add(luna16, "subset2/1.2.7.mhd", 14)
     store = extract_cubes(luna16, cube_store, SMALL, workers=1).store
     assert store.scans.status.tolist() == ["used", "skipped", "used", "failed", "used"]
-    assert store.scans.reason.tolist()[3] == "its identifier is that of subset0/1.2.3.mhd as well"
+    assert store.scans.reason.tolist()[3] == (
+        "subset0/1.2.3.mhd and subset2/1.2.3.mhd have one identifier and different voxels: rename or remove "
+        "all but one"
+    )
 
 
 def test_the_official_draws_of_a_subset_are_not_disturbed(luna16: Path, tmp_path: Path) -> None:

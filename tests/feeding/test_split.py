@@ -1,5 +1,6 @@
 """Who trains and who validates: no scan or patient on both sides, and the test set on neither."""
 
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -96,3 +97,36 @@ def test_test_subsets_alone_are_used_with_a_warning() -> None:
 def test_fewer_than_two_cubes_cannot_be_split(scan: list[int]) -> None:
     with pytest.raises(DataError, match=r"no cube|1 cube"):
         split_cubes(scan_table([-1], [1]), cube_table(scan))
+
+
+def test_two_scans_of_each_patient_are_never_parted() -> None:
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        people = rng.integers(1, 2**63, rng.integers(2, 30)).astype(np.uint64)
+        stream = rng.permutation(2**20)[: 2 * people.size].tolist()
+        scans = replace(scan_table([-1] * len(stream), stream), patient=rng.permutation(np.repeat(people, 2)))
+        whose = np.asarray(scans.patient)
+        split = split_cubes(scans, cube_table(list(range(len(stream)))))
+        assert not set(whose[split.train]) & set(whose[split.validation])
+        assert split.train.size
+        assert split.validation.size
+        assert split.train.size + split.validation.size == len(stream)
+        assert "patient" in split.rule
+        assert split.warning is None
+
+
+def test_scans_of_a_single_patient_are_split_by_scan_with_a_warning() -> None:
+    scans = replace(scan_table([-1] * 3, [3, 20, 7]), patient=np.full(3, 9, np.uint64))
+    split = split_cubes(scans, cube_table([0, 1, 1, 2]))
+    assert (split.validation.tolist(), split.train.tolist()) == ([1, 2], [0, 3])
+    assert "one patient" in str(split.warning)
+
+
+def test_a_split_file_decides_before_subsets_and_patients() -> None:
+    parts = np.array([1, 0, 2, 3, 0], np.uint8)
+    people = np.full(5, 7, np.uint64)
+    scans = replace(scan_table([0, 5, 1, 2, 6], [10] * 5), part=parts, patient=people)
+    split = split_cubes(scans, cube_table([0, 1, 1, 2, 3, 4]))
+    assert (split.train.tolist(), split.validation.tolist()) == ([1, 2, 5], [0])
+    with pytest.raises(DataError, match="3 cubes to train and 0 to validate"):
+        split_cubes(replace(scans, part=parts % 3 % 1), cube_table([0, 1, 2]))

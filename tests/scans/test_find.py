@@ -1,11 +1,13 @@
 """Finding scans by name, at a cost that does not grow with what was found already."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.dicom import VOXELS, explicit, write_series, write_slice
 from support.scans import lungs, write_scan
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
@@ -38,14 +40,6 @@ def test_files_are_found_in_any_folders(tmp_path: Path) -> None:
     assert [scan.path for scan in single.sources] == ["ct.nii.gz"]
 
 
-def test_two_scans_of_one_identifier_are_told(tmp_path: Path) -> None:
-    write_scan(tmp_path / "subset0" / "1.2.mhd", lungs(0))
-    write_scan(tmp_path / "subset3" / "1.2.mhd", lungs(1))
-    first, second = find_scans(tmp_path).sources
-    assert first.problem == ""
-    assert second.problem == "its identifier is that of subset0/1.2.mhd as well"
-
-
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="There is no folder"):
         find_scans(tmp_path / "absent")
@@ -76,7 +70,7 @@ def test_folders_that_are_not_looked_into_are_named(tmp_path: Path) -> None:
         ("b.mhd", "", named),
         ("b.mhd/c.nii", "", ""),
         ("p/a.mhd", "", ""),
-        ("p/again", "", "a link to a folder, which is not followed: it may lead in a circle"),
+        ("p/again", "", "a link to a folder that holds this one, which leads in a circle"),
     ]
     (tmp_path / "subset0" / "d.mhd").mkdir(parents=True)
     write_scan(tmp_path / "subset0" / "e.mhd", lungs(0))
@@ -84,6 +78,44 @@ def test_folders_that_are_not_looked_into_are_named(tmp_path: Path) -> None:
         ("subset0/d.mhd", named),
         ("subset0/e.mhd", ""),
     ]
+
+
+def test_links_to_folders_are_followed_once_and_never_in_a_circle(tmp_path: Path) -> None:
+    root, away = tmp_path / "in", tmp_path / "away"
+    write_scan(root / "p" / "a.mhd", lungs(0))
+    write_scan(away / "q" / "b.mhd", lungs(1))
+    (root / "a-link-to-p").symlink_to(root / "p")  # its scans are taken where they lie
+    (root / "patients").symlink_to(away)
+    (root / "q").symlink_to(away / "q")
+    (away / "q" / "up").symlink_to(away)
+    (away / "home").symlink_to(tmp_path)
+    (away / "gone").symlink_to(tmp_path / "nowhere")
+    found = {source.path: source.skip for source in find_scans(root).sources}
+    circle = "a link to a folder that holds this one, which leads in a circle"
+    assert found == {"p/a.mhd": "", "patients/q/b.mhd": "", "patients/home": circle}
+
+
+def test_what_lies_beside_the_scans_of_a_study_is_counted(tmp_path: Path) -> None:
+    write_series(tmp_path / "study" / "lung")
+    beside = {
+        "scout": {"t0008_0008": "ORIGINAL\\PRIMARY\\LOCALIZER"},
+        "other": {"t0008_0008": "ORIGINAL\\PRIMARY\\LOCALIZER"},
+        "shot": {"t0008_0060": "OT"},
+    }
+    for number, (name, told) in enumerate(beside.items()):
+        place = (0.0, 0.0, 0.0)
+        write_slice(
+            tmp_path / "study" / f"{name}.dcm", VOXELS[:, :, 0], place, t0020_000e=f"1.3.{number}", **told
+        )
+    (tmp_path / "study" / "report.dcm").write_bytes(explicit(b"SR", rows=False))
+    (tmp_path / "DICOMDIR").write_bytes(explicit(b"", rows=False, sop=b"1.2.840.10008.1.3.10\0", series=b""))
+    found = find_scans(tmp_path)
+    assert [source.path for source in found.sources] == ["study/lung"]
+    wanted = {"the index of a disc": 1, "a localizer": 2, "modality OT": 1, "modality SR": 1}
+    assert dict(found.beside) == wanted
+    assert found.said[0].startswith("5 DICOM objects beside the scans passed over: ")
+    shutil.rmtree(tmp_path / "study" / "lung")
+    assert len(find_scans(tmp_path).sources) == 5  # where there is nothing else each is told by itself
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

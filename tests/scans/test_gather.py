@@ -90,10 +90,35 @@ def test_copies_are_left_out(tmp_path: Path) -> None:
     sources = {source.path: source for source in find_scans(tmp_path).sources}
     assert {path: (one.problem, one.skip) for path, one in sources.items()} == {
         "a": ("", ""),
-        "b": ("", "copies of the slices in a"),
+        "b": ("", "the same scan as a"),
     }
     np.testing.assert_array_equal(read_scan(tmp_path / "a").voxels, VOXELS)
     np.testing.assert_array_equal(read_scan(tmp_path / "b").voxels, VOXELS)
+
+
+def test_copies_that_are_not_the_same_stand_by_themselves(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        shutil.rmtree(tmp_path / "made", ignore_errors=True)
+        for number, path in enumerate(write_series(tmp_path / "made")):
+            rewrite(path, lambda one, number=number: setattr(one, "SOPInstanceUID", f"1.2.3.{number + 1}"))  # type: ignore[misc]
+        shutil.copytree(tmp_path / "made", tmp_path / name)
+    shutil.rmtree(tmp_path / "made")
+    (tmp_path / "a" / "006.dcm").write_bytes((tmp_path / "a" / "006.dcm").read_bytes()[:-50])
+    (tmp_path / "b" / "004.dcm").write_bytes(b"")
+    sources = {source.path: source for source in find_scans(tmp_path).sources}
+    assert sorted(sources) == ["a", "b", "c"]
+    assert {source.identifier for source in sources.values()} == {"1.2.840.1"}
+    assert sources["b"].problem.startswith("its slice 004.dcm cannot be read")
+    assert (sources["a"].problem, sources["c"].problem) == ("", "")
+    np.testing.assert_array_equal(read_scan(tmp_path / "c").voxels, VOXELS)
+    with pytest.raises(DataError, match="cut short"):
+        read_scan(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    for path in sorted((tmp_path / "c").iterdir())[:3]:  # the good one in two folders
+        (tmp_path / "d").mkdir(exist_ok=True)
+        path.rename(tmp_path / "d" / path.name)
+    assert sorted(source.path for source in find_scans(tmp_path).sources) == [".", "a"]
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
 
 
 def test_a_slice_twice_in_two_folders(tmp_path: Path) -> None:

@@ -217,19 +217,15 @@ def test_what_is_no_volume_is_passed_over_by_name(tmp_path: Path) -> None:
     (tmp_path / "DICOMDIR").write_bytes(
         explicit(modality=b"", rows=False, sop=b"1.2.840.10008.1.3.10\0", series=b"")
     )
-    sources = {source.path: source for source in find_scans(tmp_path).sources}
-    skipped = {path: source.skip for path, source in sources.items() if path[0] != "."}
-    assert skipped == {
+    found = find_scans(tmp_path)
+    sources = {source.path: source for source in found.sources}
+    assert {path: source.skip for path, source in sources.items()} == {
         "ct": "",
-        "scout": "a localizer, not a volume",
         "mr": "its DICOM modality is MR, CT wanted",
         "one": "a single slice, not a volume",
-        "DICOMDIR": "the index of a disc, not a volume",
     }
-    assert sorted(source.skip for path, source in sources.items() if path[0] == ".") == [
-        "a colour capture, not a volume",
-        "its DICOM modality is RTSTRUCT, CT wanted",
-    ]
+    kinds = ("a localizer", "the index of a disc", "a colour capture", "modality RTSTRUCT")
+    assert dict(found.beside) == dict.fromkeys(kinds, 1)
     assert not any(source.problem for source in sources.values())
     with pytest.raises(DataError, match=r"^it is not a CT scan: a localizer, not a volume$"):
         read_scan(tmp_path / "scout")
@@ -250,10 +246,6 @@ def odd_series(folder: Path, kind: str) -> None:
     elif kind == "unreadable":
         path = write_series(folder)[2]
         path.write_bytes(path.read_bytes()[:-40])
-    elif kind == "two frames":
-        image = sitk.GetImageFromArray(np.ascontiguousarray(VOXELS.T))
-        image.SetMetaData("0008|0060", "CT")
-        sitk.WriteImage(image, str(folder / "all.dcm"))
     else:
         write_series(folder)
         plane, tags = VOXELS[:, :, 0], {}
@@ -291,7 +283,6 @@ def odd_series(folder: Path, kind: str) -> None:
         ),
         ("aside", "it is not supported: its slices are shifted aside by up to 2.00 mm; resample it"),
         ("unreadable", r"its slice 004\.dcm is cut short: 104 bytes, 144 needed"),
-        ("two frames", "it is not supported: it is a DICOM file of many frames; export it as single slices"),
         ("size", r"it is not supported: its slices have 2 sizes \(5 x 8, 9 x 8\); part them"),
         (
             "orientation",

@@ -14,10 +14,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from support.scans import lungs
 
+import genesis_toolkit as gt
+
 UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 VOXELS = lungs(7, (9, 8, 6)).clip(-1024, 1000)
+#: Three cubes of any scan as small as these.
+SMALL = gt.ExtractParameters(size=(4, 4, 2), border=(0, 0, 0), max_tissue=1.0, cubes_per_scan=3)
 
 
 def write_slice(path: Path, plane: NDArray[np.generic], position: tuple[float, ...], **tags: str) -> Path:
@@ -122,3 +126,10 @@ def rewrite(path: Path, change: Callable[[Dataset], object] | None = None, synta
             pydicom.dcmwrite(
                 path, slice_, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian
             )
+
+
+def write_volume(path: Path, voxels: NDArray[np.int16] = VOXELS) -> Path:
+    """A scan in one file, of the format that its suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.ascontiguousarray(voxels.T)), str(path))
+    return path

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.rng import stream_key
-from genesis_toolkit.pipeline.store.schema import CubeTable, ImageTable, ScanTable
+from genesis_toolkit.pipeline.store.schema import PARTS, CubeTable, ImageTable, ScanTable
 
 #: LUNA16's folds (METHOD.md section 2): the last three are the test set of the nodule task.
 TRAIN_SUBSETS = range(5)
@@ -17,6 +17,11 @@ TEST_SUBSETS = range(7, 10)
 #: Where there are no such subsets, one scan or patient in so many validates; with a single one, one cube in
 #: so many.
 ONE_IN = 10
+
+_ONE_PATIENT = (
+    "All scans are of one patient, so scans are held out, not patients: the validation loss flatters. "
+    "Extract from more patients for an honest figure."
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,11 @@ class Split:
 def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = None) -> Split:
     """Deal the cubes of a store into training and validation.
 
-    By LUNA16's subsets (0-4 train, 5-6 validate) where both sides have cubes. Else by scan: those whose
-    stream key is divisible by ten validate, or the one with the smallest key where there is none such. A
-    single scan is split by cubes, every tenth. Subsets 7-9 take no part as long as there is anything else:
-    they are the test set of the nodule task, so training on them leaks.
+    By the parts of a split file where there was one. By LUNA16's subsets (0-4 train, 5-6 validate) where both
+    sides have cubes. Else by patient where the store tells, or by scan: those whose key is divisible by ten
+    validate, or the one with the smallest key where there is none such. The scans of a single patient are
+    split by scan, a single scan by cubes, every tenth. Subsets 7-9 take no part as long as there is anything
+    else: they are the test set of the nodule task, so training on them leaks.
 
     X-ray images are split by patient in the same way, with a key made of the patient's name, because images
     of a patient are alike (METHOD.md section 5). A store with pseudonyms has other names, so other patients
@@ -51,8 +57,10 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     There is one row of `images` a row of `scans` where the store is of X-ray images.
 
     Raises:
-        DataError: there are fewer than two cubes to deal.
+        DataError: there are fewer than two cubes to deal, or a split file gave one side none.
     """
+    if scans.part is not None:
+        return _by_parts(scans.part[cubes.scan])
     subset = scans.subset[cubes.scan]
     train = np.flatnonzero(np.isin(subset, TRAIN_SUBSETS))
     validation = np.flatnonzero(np.isin(subset, VALIDATION_SUBSETS))
@@ -77,8 +85,13 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
             f"There is {usable.size or 'no'} cube to learn from: training and validation need one each, at "
             "least. Extract more cubes, or more scans."
         )
-    whose, kind = ("scan", "cubes") if images is None else ("patient", "images")
+    told = images is not None or scans.patient is not None
+    whose, kind = "patient" if told else "scan", "cubes" if images is None else "images"
     key = _keys(scans, images)[cubes.scan[usable]]
+    stream = scans.stream[cubes.scan[usable]]
+    if images is None and np.unique(key).size == 1 < np.unique(stream).size:
+        key, whose, told = stream, "scan", False
+        warning = " ".join(filter(None, [warning, _ONE_PATIENT]))
     present = np.unique(key)
     if present.size == 1:
         held_out = np.arange(usable.size) % ONE_IN == 0
@@ -92,7 +105,7 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     else:
         chosen = present[present % np.uint64(ONE_IN) == 0]  # at least one is to validate, and not all
         held_out = np.isin(key, chosen if 0 < chosen.size < present.size else present[:1])
-        by = "its stream key" if images is None else "a hash of the patient"
+        by = "a hash of the patient" if told else "its stream key"
         rule = f"one {whose} in {ONE_IN} validates, by {by}{rule}"
     train, validation = usable[~held_out], usable[held_out]
     few = _few(validation, noun)
@@ -108,9 +121,20 @@ def _few(validation: NDArray[np.int64], noun: str) -> str | None:
     )
 
 
+def _by_parts(part: NDArray[np.uint8]) -> Split:
+    """The split that a split file asks for, given the part of every cube."""
+    train, validation = (np.flatnonzero(part == PARTS.index(name)) for name in ("train", "validation"))
+    if not (train.size and validation.size):
+        raise DataError(
+            f"The split file gave {len(train):,} cubes to train and {len(validation):,} to validate, and "
+            "both need one at least: extract again with another --split-file."
+        )
+    return Split(train, validation, "as the split file says")
+
+
 def _keys(scans: ScanTable, images: ImageTable | None) -> NDArray[np.uint64]:
-    """One number a scan, which images of a patient share: uint64 [scan]. An unknown patient has one image."""
+    """One number a scan, which those of a patient share: uint64 [scan]. An unknown patient has one scan."""
     if images is None:
-        return scans.stream
+        return scans.stream if scans.patient is None else scans.patient
     own = zip(images.patient.tolist(), scans.stream.tolist(), strict=True)
     return np.array([stream_key(patient) if patient else stream for patient, stream in own], np.uint64)

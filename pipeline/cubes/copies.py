@@ -1,0 +1,125 @@
+"""Scans that come twice: one is used, and what is said of the others.
+
+Two files are the same scan where they carry one identifier, or where their bytes are the same. What they are
+is known once they have been cut, so this changes what is made of their records, and no record.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.cubes.pseudonyms import Key
+from genesis_toolkit.pipeline.cubes.records import UNREADABLE, CutTask
+from genesis_toolkit.pipeline.cubes.update import Update
+from genesis_toolkit.pipeline.job import Facts
+from genesis_toolkit.pipeline.ledger import Ledger
+from genesis_toolkit.pipeline.scans.gather import SAME
+from genesis_toolkit.pipeline.scans.images import read_image
+from genesis_toolkit.pipeline.scans.nih import SUFFIX
+from genesis_toolkit.pipeline.scans.read import read_scan
+
+#: What takes the place of a scan's cubes, by the name of its record.
+Changes = Mapping[str, Facts]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What tells whether two scans are one.
+
+    Attributes:
+        name: of its record; empty for a scan of a finished store, which stays as it is.
+        path: its own, relative to the source.
+        place: where it lies.
+        identifier, sha256: as the store tells them.
+        used: whether it gave cubes.
+        read: whether it is a scan, used or too small or dense to be.
+    """
+
+    name: str
+    path: str
+    place: Path
+    identifier: str
+    sha256: str
+    used: bool
+    read: bool = True
+
+
+def changes_of(
+    ledger: Ledger, tasks: Sequence[CutTask[Any]], update: Update | None = None, key: Key | None = None
+) -> dict[str, Facts]:
+    """What copies of scans become, of those that were cut.
+
+    Args:
+        ledger, tasks: hold the records, and name them.
+        update: tells the scans of the store that they are added to.
+        key: what the store tells is made with; None where it tells the scans' own names.
+    """
+    name, digest = (key.name, key.digest) if key else (str, str)
+    twins = list(_held(update, key)) if update else []
+    for task, record in zip(tasks, ledger.records(task.name for task in tasks), strict=True):
+        used, read = record["status"] == "used", record["status"] != "failed" and any(record["shape"])
+        told = record["path"], task.path, name(record["identifier"]), digest(record["sha256"])
+        twins.append(Twin(task.name, *told, used, read))
+    nothing: Facts = {field: [] for field in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
+    return {
+        name: nothing | {"status": status, "reason": reason}
+        for name, (status, reason) in settle(twins, same_voxels).items()
+    }
+
+
+def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[str, tuple[str, str]]:
+    """Status and reason of those that are copies, or have the identifier of another scan.
+
+    Args:
+        twins: the scans in their order.
+        same: whether two hold the same voxels; asked of those that share an identifier alone.
+    """
+    changes: dict[str, tuple[str, str]] = {}
+    named, first = defaultdict[str, list[Twin]](list), dict[str, Twin]()
+    twins = list(twins)
+    for twin in twins:
+        if twin.read:
+            named[twin.identifier].append(twin)
+    for group in named.values():
+        leader = next((twin for twin in group if twin.used), None)
+        others = [twin for twin in group if twin is not leader]
+        if leader is None or not others:
+            continue
+        odd = [one for one in others if one.sha256 != leader.sha256 and not same(leader.place, one.place)]
+        both = " and ".join(twin.path for twin in (leader, *odd))
+        both = f"{both} have one identifier and different voxels: rename or remove all but one" if odd else ""
+        for twin in filter(lambda twin: twin.name, group if odd else others):
+            changes[twin.name] = ("failed", both) if both else ("skipped", SAME + leader.path)
+    for twin in twins:
+        if twin.used and twin.name not in changes:
+            other = first.setdefault(twin.sha256, twin)
+            if other is not twin:
+                changes[twin.name] = ("skipped", SAME + other.path)
+    return changes
+
+
+def same_voxels(one: Path, other: Path) -> bool:
+    """Whether two scans, or images, hold the same voxels; not where one of them cannot be read."""
+    try:
+        return np.array_equal(_voxels(one), _voxels(other))
+    except UNREADABLE:
+        return False
+
+
+def _voxels(path: Path) -> NDArray[Any]:
+    return read_image(path).pixels if path.suffix.lower() == SUFFIX else read_scan(path).voxels
+
+
+def _held(update: Update, key: Key | None) -> Iterable[Twin]:
+    """The scans of a finished store that gave cubes."""
+    scans, name = update.store.scans, key.name if key else str
+    places = {name(source.path): (source.path, place) for source, place in update.places}
+    for row in np.flatnonzero(scans.cubes).tolist():
+        yield Twin(
+            "", *places[str(scans.path[row])], str(scans.identifier[row]), str(scans.sha256[row]), True
+        )

@@ -1,0 +1,101 @@
+"""The split that users say themselves: a table of scans and the parts that they belong to."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.ledger import sha256_of
+from genesis_toolkit.pipeline.scans.files import not_opened
+from genesis_toolkit.pipeline.scans.find import OfSource
+from genesis_toolkit.pipeline.store.schema import PARTS
+from genesis_toolkit.pipeline.wording import listed
+
+_COLUMNS = ("scan", "part")
+_EXCLUDE = PARTS.index("exclude")
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """Which part every scan belongs to, a number in `PARTS`, by its path or its identifier.
+
+    `path` is that of the table; empty where a store tells the parts.
+    """
+
+    path: Path
+    parts: dict[str, int]
+
+    @property
+    def sha256(self) -> str:
+        """Of what it says, whatever the order of its rows."""
+        return sha256_of(json.dumps(self.parts, sort_keys=True).encode())
+
+    def deal(self, sources: tuple[OfSource, ...]) -> tuple[OfSource, ...]:
+        """The scans with their parts; those of `exclude` are passed over.
+
+        Raises:
+            CallError: a scan has no row, or is in two parts.
+        """
+        dealt, missing = [], []
+        for one in sources:
+            found = {self.parts[name] for name in (one.path, one.identifier) if name in self.parts}
+            if len(found) > 1:
+                raise CallError(f"--split-file {self.path} puts {one.path} into two parts: keep one row.")
+            if not found and not one.skip:
+                missing.append(one.path)
+            part = found.pop() if found else _EXCLUDE
+            skip = one.skip or ("left out by the split file" if part == _EXCLUDE else "")
+            dealt.append(replace(one, part=part, skip=skip))
+        if missing:
+            raise CallError(
+                f"--split-file {self.path} has no row for {listed(missing)}: add one for each scan, with its "
+                f"path or identifier and {', '.join(PARTS[:-1])} or {PARTS[-1]}."
+            )
+        return tuple(dealt)
+
+
+def dealt_by(split: SplitFile | None, sources: tuple[OfSource, ...]) -> tuple[OfSource, ...]:
+    """The scans with the parts of a split file; as they are without one."""
+    return split.deal(sources) if split else sources
+
+
+def read_split_file(path: Path) -> SplitFile:
+    """Read a table of CSV with the columns `scan` and `part`.
+
+    Raises:
+        CallError: it cannot be read, lacks a column, or a row is none; which.
+    """
+    given = f"--split-file {path}"
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    except OSError as error:
+        raise CallError(f"{given}: {not_opened(error)}.") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise CallError(
+            f"{given} is no table of CSV in UTF-8: write one with the columns scan,part."
+        ) from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    if not set(_COLUMNS) <= set(header):
+        raise CallError(f"{given} has the columns {','.join(header) or 'none'}, and scan,part are needed.")
+    scan, part = map(header.index, _COLUMNS)
+    parts: dict[str, int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        name, word = (line[at].strip() if at < len(line) else "" for at in (scan, part))
+        if not name or word not in PARTS:
+            raise CallError(
+                f"{given}, row {number}: {','.join(line)!r} must be a scan and {', '.join(PARTS[:-1])} or "
+                f"{PARTS[-1]}."
+            )
+        if parts.setdefault(name, PARTS.index(word)) != PARTS.index(word):
+            raise CallError(f"{given}, row {number}: {name} is in two parts: keep one row.")
+    return SplitFile(path, parts)
+
+
+def recorded(split: SplitFile | None, name: Any = str) -> dict[str, Any]:
+    """What the parameters of a store say of a split file; `name` makes its sha256 a pseudonym."""
+    return {"split_file": name(split.sha256)} if split else {}
