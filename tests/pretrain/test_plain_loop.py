@@ -29,14 +29,14 @@ def assert_close(ours: State, theirs: State) -> None:
     """Equal but for rounding, the running statistics and their counts included."""
     assert ours.keys() == theirs.keys()
     for name, one in ours.items():
-        torch.testing.assert_close(one, theirs[name], rtol=1e-2, atol=1e-4, msg=lambda text: f"{name}: {text}")
+        assert torch.allclose(one.float(), theirs[name].float(), rtol=1e-2, atol=1e-4), name
 
 
 def test_pretraining_is_a_plain_loop_with_everything_on(pairs: Path, tmp_path: Path) -> None:
-    given = replace(PLAIN, clip_norm=0.02, ema=0.8)
+    given = replace(PLAIN, clip_norm=0.02, ema=0.4)
     plain = pretrained(pairs, given)
     assert min(plain.lengths) < 0.02 < max(plain.lengths)  # some gradients are clipped, and some are not
-    assert min(abs(one - other) for one, other in zip(plain.raw, plain.validated, strict=True)) > 1e-4
+    assert min(abs(one - other) for one, other in zip(plain.raw, plain.validated, strict=True)) > 1e-5
     pretrain(pairs, tmp_path / "run", given)
     last = read_checkpoint(tmp_path / "run" / "last.pt")
     assert_close(last["state_dict"], plain.weights)

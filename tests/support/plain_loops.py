@@ -1,4 +1,4 @@
-"""Training loops as a textbook writes them: what `pretrain` and `finetune` must come to, optimisers included."""
+"""Training loops as a textbook writes them, optimisers included: what `pretrain` and `finetune` come to."""
 
 import copy
 import math
@@ -56,7 +56,9 @@ def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
         return torch.cat(errors).mean().item()
 
     torch.manual_seed(given.seed)
-    network = UNet3D(given.width or 32).to(memory_format=torch.channels_last_3d)  # as on the CPU: same kernels
+    network = UNet3D(given.width or 32).to(
+        memory_format=torch.channels_last_3d
+    )  # as on the CPU: same kernels
     mean = (original[data.split.train].mean() + 1000) / 2000
     nn.init.constant_(network.out_tr.final_conv.bias, math.log(mean / (1 - mean)))  # type: ignore[arg-type]
     average, found, step = copy.deepcopy(network), Pretrained({}, {}, [], [], []), 0
@@ -76,7 +78,7 @@ def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
                 for weight, speed, gradient in zip(network.parameters(), speeds, gradients, strict=True):
                     speed.copy_(given.momentum * speed + shrink * gradient)
                     weight.sub_(lr * speed)
-            follow(average, network, given.ema or 0.0)
+            follow(average, network, min(given.ema or 0.0, (step + 1) / (step + 10)))
             step += 1
             found.lengths.append(length)
         found.raw.append(validate(network))

@@ -264,7 +264,7 @@ def finetune(
             read_checkpoint(run.best, FINETUNED)  # what a finished run is for
             return done
         state = new_state(beginning, data, choose_device(device))
-        batches = TargetBatches(data, pin=state.device.type == "cuda")
+        batches = TargetBatches(data, state.device)
         batches.check_foreground()
         low, high, window = store.window.low, store.window.high, beginning.window
         warnings = []
