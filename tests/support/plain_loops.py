@@ -56,9 +56,8 @@ def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
         return torch.cat(errors).mean().item()
 
     torch.manual_seed(given.seed)
-    network = UNet3D(given.width or 32).to(
-        memory_format=torch.channels_last_3d
-    )  # as on the CPU: same kernels
+    network = UNet3D(given.width or 32)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # the same kernels
     mean = (original[data.split.train].mean() + 1000) / 2000
     nn.init.constant_(network.out_tr.final_conv.bias, math.log(mean / (1 - mean)))  # type: ignore[arg-type]
     average, found, step = copy.deepcopy(network), Pretrained({}, {}, [], [], []), 0

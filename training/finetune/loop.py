@@ -99,9 +99,9 @@ class FineTuner:
             for batch in stream:
                 cubes, truth = self._on_device(batch)
                 loss = self.loss(model(cubes), truth)
-                value = self._finite(loss.item(), "in training")
                 state.optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call] # torch leaves it so
+                value = self._finite(loss.item(), "in training")
                 state.optimiser.step()
                 state.finish_step(value, len(batch.cubes))
                 tick(f"training, loss {state.loss:.4f}")

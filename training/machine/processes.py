@@ -202,6 +202,7 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
         port = free.getsockname()[1]
     names = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    names["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # that of a torchrun which has started this one alone
     if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look this machine's name up instead
         names["GLOO_SOCKET_IFNAME"] = "lo"
     spawn = multiprocessing.get_context("spawn")
