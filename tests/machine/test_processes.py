@@ -229,6 +229,7 @@ def test_devices_are_started_where_the_environment_names_one_process(pairs: Path
 
 def test_devices_are_refused_where_processes_have_been_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
     words = r"--devices 2 .*WORLD_SIZE says that 4 have been started"
     with pytest.raises(CallError, match=words), launched(2, pytest.fail):
         pass

@@ -192,7 +192,7 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
         yield
         return
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > 1:
+    if started > 1 and "RANK" in os.environ:
         raise CallError(
             f"--devices {count} starts processes, and WORLD_SIZE says that {started} have been started, as "
             "torchrun does: leave --devices out, or take WORLD_SIZE out of the environment."
