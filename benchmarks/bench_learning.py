@@ -18,6 +18,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, before torch is loaded
 
 import numpy as np
+import torch
 from scipy.ndimage import uniform_filter
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
@@ -44,7 +45,7 @@ ONLY = {
 def mean_filtered(data: PretrainData) -> float:
     """The mean squared error of a mean filter of 5 x 5 x 5 voxels on the validation pairs."""
     window, errors = data.feed.window, []
-    for batch in data.batches(pin=False).stream(data.validation):
+    for batch in data.batches(torch.device("cpu")).stream(data.validation):
         both = (batch.original.numpy(), batch.degraded.numpy())
         originals, degraded = ((cubes - float(window.low)) / window.span for cubes in both)
         pairs = zip(originals, degraded, strict=True)
@@ -56,7 +57,7 @@ def restored(checkpoint: Path, data: PretrainData) -> RestoredSlice:
     """One validation cube as the trained network restores it."""
     state = new_state(data.parameters, choose_device("auto"))
     load_weights(state.model, read_checkpoint(checkpoint)["state_dict"], checkpoint)
-    return validate(state.model, data.batches(pin=False), data.validation, lambda _: None).slices[2]
+    return validate(state.model, data.batches(torch.device("cpu")), data.validation, lambda _: None).slices[2]
 
 
 def learn(folder: Path, epochs: int, picture: Path | None) -> Sequence[str]:

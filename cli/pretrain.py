@@ -66,7 +66,8 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     "Machine",
     options.device_option,
     options.setting(_HERE, "--devices", "Processes, one a GPU, to share each batch."),
-    options.setting(_PUBLISHED, "--precision", "bf16 and fp16 are mixed precision.", PRECISIONS),
+    options.setting(_PUBLISHED, "--precision", "bf16 and fp16 are mixed; tf32 rounds products.", PRECISIONS),
+    options.option("--fast", "Let cuDNN choose by speed: no longer the same bits every time.", bool),
     options.option("--compile", "Let torch compile the network first.", bool),
     options.option(
         "--channels-last/--no-channels-last",

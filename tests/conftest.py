@@ -20,6 +20,18 @@ def pytest_report_header() -> str:
     return f"genesis-toolkit {genesis_toolkit.__version__} from {Path(genesis_toolkit.__file__).parent}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where torch finds none; torch is loaded only where such tests were collected."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    skip = pytest.mark.skip(reason="torch finds no CUDA device here")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(skip)
+
+
 @pytest.fixture
 def luna16(tmp_path: Path) -> Path:
     """Three scans in LUNA16's layout: two that give cubes, one too flat."""

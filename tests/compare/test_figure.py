@@ -1,6 +1,7 @@
 """The chart: what it says, where its axis begins, and which brackets it has."""
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 import genesis_toolkit.training.compare.figure
 from genesis_toolkit.training.compare.evidence import files_of, weigh
@@ -66,6 +67,15 @@ def test_odd_scores_are_drawn(arms: list[tuple[float, float]]) -> None:
 def test_the_axis_begins_below_every_error_bar(arms: list[tuple[float, float]], low: float) -> None:
     bars = [ArmSummary("t", name, *scores, 3) for name, scores in zip("ab", arms, strict=True)]
     assert axis_low(bars) == pytest.approx(low)
+
+
+def test_error_bars_reach_one_standard_deviation_up_and_down() -> None:
+    arms = [ArmSummary("t", "a", 92.0, 3.5, 10), ArmSummary("t", "b", 95.5, 1.75, 10)]
+    panels = panels_of(arms, compare_arms(arms), all_brackets=False)
+    drawn = genesis_toolkit.training.compare.figure._draw(panels, ["a", "b"], [])
+    bars = [one for one in drawn.axes[0].containers if isinstance(one, ErrorbarContainer)]
+    ends = [segment[:, 1].tolist() for bar in bars for segment in bar.lines[2][0].get_segments()]
+    assert ends == [pytest.approx([88.5, 95.5]), pytest.approx([93.75, 97.25])]
 
 
 def test_brackets_do_not_touch() -> None:

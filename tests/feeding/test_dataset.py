@@ -52,7 +52,7 @@ def read(store: Path, cube: int, variant: int) -> tuple[Tensor, Tensor]:
 def trained_on(store: Path, epoch: int) -> list[tuple[Tensor, Tensor]]:
     """The batches that `pretrain` would train on, scaled here."""
     data = open_data(store, PARAMETERS)
-    batches = data.batches(pin=False)
+    batches = data.batches(torch.device("cpu"))
     return [
         (scaled(batch.degraded.numpy())[:, None], scaled(batch.original.numpy())[:, None])
         for batch in batches.stream(data.training(epoch))

@@ -1,6 +1,7 @@
 """The ring: batches in order, memory that stays what it is, and no thread left behind."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -98,3 +99,62 @@ def test_an_error_while_filling_comes_in_its_batchs_turn() -> None:
 
 def test_nothing_to_do_is_no_error() -> None:
     assert list(Batches(CountingFeed(), 4).stream([])) == []
+
+
+class Event:
+    """What a device would signal, in the test's hands."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+
+    def synchronize(self) -> None:
+        self.reached.wait()
+
+
+class Marked(Batches):
+    """Batches for a device that reads when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(CountingFeed(), 4)
+        self.events: list[Event] = []
+
+    def _mark(self) -> Event:
+        self.events.append(Event())
+        return self.events[-1]
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_a_room_is_filled_anew_only_after_the_device_has_read_it() -> None:
+    batches, works = Marked(), [Work(np.arange(4) + 20 * number, 0) for number in range(1, 9)]
+    with closing(batches.stream(works)) as stream:
+        first = next(stream).original
+        kept = [next(stream).original for _ in range(3)]  # the first was given back, and waits to be read
+        time.sleep(0.2)  # long enough for two idle threads to fill three rooms
+        assert first[:, 0, 0, 0].tolist() == [20, 21, 22, 23]
+        assert [cubes[0, 0, 0, 0].item() for cubes in kept] == [40, 60, 80]
+        for event in batches.events:
+            event.reached.set()
+        assert next(stream).original.data_ptr() == first.data_ptr()
+        assert first[:, 0, 0, 0].tolist() == [100, 101, 102, 103]
+        batches.events[-1].reached.set()
+
+
+@pytest.mark.usefixtures("no_thread_left")
+@pytest.mark.parametrize("end", ["exhausted", "closed"])
+def test_the_next_stream_waits_for_what_the_last_one_left_unread(end: str) -> None:
+    batches, seen = Marked(), list[torch.Tensor]()
+    with closing(batches.stream([Work(np.arange(4) + 20, 0)])) as stream:
+        for batch in stream:
+            seen.append(batch.original)
+            if end == "closed":
+                break
+    again = threading.Thread(
+        target=lambda: seen.append(next(batches.stream([Work(np.arange(4), 0)])).original)
+    )
+    again.start()
+    again.join(0.2)
+    assert again.is_alive()
+    assert seen[0][:, 0, 0, 0].tolist() == [20, 21, 22, 23]
+    batches.events[0].reached.set()
+    again.join()
+    assert seen[1][:, 0, 0, 0].tolist() == [0, 1, 2, 3]

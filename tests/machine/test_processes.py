@@ -1,23 +1,27 @@
 """Several processes train as one: the same pairs, the same statistics, the same losses."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.norm_process import norm_in_a_process
 from support.training_runs import SMALL, blobs, losses, make_cube_store
+from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.feeding.order import Work, deal, epoch_order, part_of
-from genesis_toolkit.training.machine.devices import choose_device
+from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.machine.processes import joined, launched
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution
@@ -93,24 +97,61 @@ def test_what_is_wrong_is_said_once_and_nobody_is_left(pairs: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+#: One of three processes ends in its second epoch; the others train on, or hang where no exception comes.
+DYING = """
+import os, signal, time
+import genesis_toolkit.training.pretrain.call as library
+from genesis_toolkit.pipeline.errors import DataError
+
+dying, end, hang = int(os.environ["DYING"]), os.environ["END"], os.environ["HANG"]
+step = library.Trainer._agree
+
+def agree(self, loss):
+    if self.state.epoch == 1:
+        if self.group.rank == dying and end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.group.rank == dying:
+            raise DataError("Cube 13 is damaged.")
+        if hang:
+            time.sleep(10_000)
+    return step(self, loss)
+
+library.Trainer._agree = agree
+if __name__ == "__main__":
+    from genesis_toolkit.cli.train import main
+    main()
+"""
+
+
 @pytest.mark.full
-def test_a_process_that_dies_ends_the_run_in_a_sentence(pairs: Path, tmp_path: Path) -> None:
-    code = (
-        "import os, sys, genesis_toolkit.training.pretrain.call as library\n"
-        "step = library.Trainer._agree\n"
-        "def dying(self, loss):\n"
-        "    if self.group.rank == 1 and self.state.epoch == 1: os._exit(9)\n"
-        "    return step(self, loss)\n"
-        "library.Trainer._agree = dying\n"
-        "if __name__ == '__main__':\n"
-        "    from genesis_toolkit.cli.train import main; main()\n"
+@pytest.mark.parametrize(
+    ("dying", "end", "hang"),
+    [
+        (2, "killed", ""),
+        (2, "killed", "hang"),
+        (0, "killed", ""),
+        (0, "killed", "hang"),
+        (1, "damaged", "hang"),
+    ],
+)
+def test_a_process_that_ends_alone_ends_the_others_in_a_sentence(
+    dying: int, end: str, hang: str, pairs: Path, tmp_path: Path
+) -> None:
+    """In which hanging stands for NCCL, that lets the others wait where no exception reaches them."""
+    (tmp_path / "program.py").write_text(DYING, encoding="utf-8")
+    options = "--width 4 --batch-size 4 --lr 0.5 --epochs 3 --devices 3 --device cpu".split()
+    done = subprocess.run(
+        [sys.executable, "program.py", "pretrain", str(pairs), "--out", "run", *options],
+        cwd=tmp_path,
+        env={**os.environ, "DYING": str(dying), "END": end, "HANG": hang},
+        capture_output=True,  # until all of them have closed their ends
+        encoding="utf-8",
+        check=False,
+        timeout=500,  # torch would wait for half an hour
     )
-    (tmp_path / "program.py").write_text(code, encoding="utf-8")
-    options = "--width 4 --batch-size 4 --lr 0.5 --epochs 3 --devices 2 --device cpu".split()
-    call = [sys.executable, "program.py", "pretrain", str(pairs), "--out", "run", *options]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 1
-    assert "Another process of this run has ended" in done.stderr
+    assert done.returncode == (-signal.SIGKILL if dying == 0 else 1)
+    assert done.stderr.count("Another process of this run has ended") == 1
+    assert done.stderr.count("Cube 13 is damaged") == (end == "damaged")
     assert "Traceback" not in done.stderr
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["epoch"] == 1
 
@@ -171,6 +212,75 @@ def test_an_incomplete_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
+@pytest.mark.full
+def test_devices_are_started_where_the_environment_names_one_process(pairs: Path, tmp_path: Path) -> None:
+    code = "from genesis_toolkit.cli.train import main; main()"
+    call = [sys.executable, "-c", code, "pretrain", str(pairs), "--out", str(tmp_path / "run")]
+    call += "--width 4 --batch-size 1 --devices 2 --device cpu".split()
+    done = subprocess.run(
+        call,
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert "too few for 2 processes" in done.stderr  # so there are two
+
+
+def test_devices_are_refused_where_processes_have_been_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    words = r"--devices 2 .*WORLD_SIZE says that 4 have been started"
+    with pytest.raises(CallError, match=words), launched(2, pytest.fail):
+        pass
+
+
+def test_srun_alone_tells_each_process_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name, value in (("RANK", "6"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    assert choose_device("auto") == torch.device("cuda:2")
+    assert chosen == [torch.device("cuda:2")]
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(CallError, match="LOCAL_RANK is 4, but this process sees 4 GPUs"):
+        choose_device("cuda")
+
+
+def test_the_group_is_told_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+    names = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "init_process_group", lambda kind, device_id: told.append((kind, device_id)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: told.append(("destroyed",)))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    for name in ("cpu", "cuda:1"):
+        with pytest.raises(ZeroDivisionError), joined(torch.device(name)):
+            raise ZeroDivisionError
+    assert told == [("gloo", None), ("destroyed",), ("nccl", torch.device("cuda:1"))]
+
+
+def test_the_same_bits_unless_speed_or_tf32_is_asked_for() -> None:
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def flags() -> tuple[bool, ...]:
+        return cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+
+    before = flags()
+    for call, expected in (
+        ({}, (True, False, False, False)),
+        ({"fast": True}, (False, True, False, False)),
+        ({"tf32": True}, (True, False, True, True)),
+    ):
+        with steady(**call):
+            assert flags() == expected
+        assert flags() == before
+
+
 def test_every_process_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -200,6 +310,7 @@ def test_a_shared_norm_is_torchs_norm_over_the_whole_batch(tmp_path: Path) -> No
         port = free.getsockname()[1]
     multiprocessing.spawn(norm_in_a_process, (port, str(tmp_path)), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [one["talks"] for one in found] == [(1, 2)] * 2  # one forward, and one more backward
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(torch.cat([one["output"] for one in found]), output.detach(), **close)
     torch.testing.assert_close(torch.cat([one["input"] for one in found]), input.grad, **close)

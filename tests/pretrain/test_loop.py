@@ -27,9 +27,11 @@ from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.run_folder import Run, hold_run
 from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.data import open_data
+from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.pretrain.show import describe_pair
 from genesis_toolkit.training.pretrain.validation import Baselines, Validation, measure_baselines
+from genesis_toolkit.training.weights.files import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -343,10 +345,23 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
         return loss(*given) * (float("nan") if next(calls) == 2 else 1.0)
 
     monkeypatch.setattr("genesis_toolkit.training.pretrain.loop.functional.mse_loss", spoiled)
+    agree, seen = Trainer._agree, dict[int, tuple[TrainingState, list[torch.Tensor]]]()
+
+    def noting(self: Trainer, loss: torch.Tensor) -> tuple[float, bool]:
+        seen[self.state.step] = (
+            self.state,
+            [weight.detach().clone() for weight in self.state.model.parameters()],
+        )
+        return agree(self, loss)
+
+    monkeypatch.setattr(Trainer, "_agree", noting)
     with pytest.raises(DataError, match=r"epoch 2, in step 3; .*last\.pt keeps epoch 1\. .*--lr 0\.05"):
         pretrain(pairs, folder, replace(SMALL, epochs=2))
     assert (folder / "last.pt").read_bytes() == before
     assert len(losses(folder)) == 1
+    state, weights = seen[2]
+    assert all(weight.grad is not None and weight.grad.isnan().any() for weight in state.model.parameters())
+    assert all(map(torch.equal, state.model.parameters(), weights))  # though all gradients were there
 
 
 def test_baselines_against_plain_numpy(pairs: Path) -> None:

@@ -10,7 +10,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.pretrain.call import make_optimiser
-from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters, learning_rate
+from genesis_toolkit.training.pretrain.parameters import (
+    Execution,
+    PretrainParameters,
+    ema_decay,
+    learning_rate,
+)
 
 
 def rates(parameters: PretrainParameters, steps: int, steps_per_epoch: int) -> list[float]:
@@ -28,11 +33,12 @@ def test_the_published_schedule_is_torchs_step_lr() -> None:
 
 
 @pytest.mark.parametrize("limit", [{"epochs": 5}, {"epochs": 999, "max_steps": 20}])
-def test_the_cosine_is_torchs_down_to_zero_at_the_last_step(limit: dict[str, int]) -> None:
+def test_the_cosine_is_torchs_and_zero_at_the_last_step(limit: dict[str, int]) -> None:
     parameters = PretrainParameters(schedule="cosine", lr=0.3, **limit)
     optimiser = SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    schedule = CosineAnnealingLR(optimiser, T_max=20)
-    for step in range(21):
+    schedule = CosineAnnealingLR(optimiser, T_max=19)
+    assert learning_rate(parameters, 19, 4) == 0
+    for step in range(20):
         assert learning_rate(parameters, step, 4) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
         optimiser.step()
         schedule.step()
@@ -43,7 +49,17 @@ def test_warming_up_rises_evenly_to_the_first_value() -> None:
     assert rates(step, 6, 3) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
     cosine = PretrainParameters(lr=0.8, warmup=4, schedule="cosine", epochs=4)
     assert rates(cosine, 12, 3)[3:5] == pytest.approx([0.8, 0.8])
-    assert rates(cosine, 12, 3)[8] == pytest.approx(0.4 * (1 + math.cos(math.pi / 2)))
+    assert rates(cosine, 12, 3)[8] == pytest.approx(0.4 * (1 + math.cos(math.pi * 4 / 7)))
+    assert rates(cosine, 12, 3)[-1] == 0
+
+
+def test_the_moving_average_warms_up_to_its_decay() -> None:
+    parameters = PretrainParameters(ema=0.99)
+    decays = [ema_decay(parameters, step) for step in range(2000)]
+    assert decays[:3] == [0.1, 2 / 11, 3 / 12]
+    assert decays == sorted(decays)
+    assert decays[889] < 0.99 == decays[890] == decays[-1]
+    assert ema_decay(PretrainParameters(ema=0.05), 0) == 0.05
 
 
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 1.0), ("adam", 0.001), ("adamw", 0.001)])

@@ -1,6 +1,8 @@
 """How good a network is: figures recomputed by hand, and the same bits however many processes share them."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_degradation_has_its_own_figures(pairs: Path) -> None:
     """Recomputed from the batches one cube at a time, in float64."""
     data = open_data(pairs, SMALL)
-    batches = data.batches(pin=False)
+    batches = data.batches(torch.device("cpu"))
     model = new_state(SMALL, torch.device("cpu")).model
     found = validate(model, batches, data.validation, lambda _: None)
     training = [row for batch in batches.stream(data.training(0)) for row in batch.original.double().clone()]
@@ -76,7 +78,7 @@ def test_the_mean_image_is_of_so_many_cubes_spread_over_all(monkeypatch: pytest.
 def test_the_mean_image_of_images_on_the_fly(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32), dtype=np.uint8)
     data = open_data(make_cube_store(tmp_path / "images.zarr", images, 12), PretrainParameters(batch_size=5))
-    batches = data.batches(pin=False)
+    batches = data.batches(torch.device("cpu"))
     mean = validation.mean_image(batches, works_to_average(data.split.train, 3), lambda _: None)
     flipped = [row.clone() for batch in batches.stream(data.training(0)) for row in batch.original]
     np.testing.assert_allclose(mean, torch.stack(flipped).double().mean(0).numpy(), rtol=1e-12)
@@ -88,7 +90,7 @@ def test_the_mean_image_of_images_on_the_fly(tmp_path: Path) -> None:
 
 def test_validation_is_the_same_to_the_bit_however_many_share_it(pairs: Path) -> None:
     data = open_data(pairs, SMALL)
-    batches = data.batches(pin=False)
+    batches = data.batches(torch.device("cpu"))
     model = new_state(SMALL, torch.device("cpu")).model
     alone = validate(model, batches, data.validation, lambda _: None)
     pieces: list[list[object]] = []
@@ -109,3 +111,28 @@ def test_validation_is_the_same_to_the_bit_however_many_share_it(pairs: Path) ->
         alone.spread,
     )
     assert [row.label for row in together.slices] == [row.label for row in alone.slices]
+
+
+def test_baselines_are_the_same_to_the_bit_however_many_share_them(pairs: Path) -> None:
+    data = open_data(pairs, SMALL)
+    batches, works = data.batches(torch.device("cpu")), works_to_average(data.split.train, 4)
+    alone = validation.mean_image(batches, works, lambda _: None)
+    baselines = measure_baselines(batches, data.validation, alone, lambda _: None)
+
+    def together(act: Callable[[Group], Any]) -> Any:
+        """What the last of three processes makes of what all of them have gathered."""
+        pieces: list[object] = []
+
+        class Collecting(Group):
+            def gather(self, piece: Any) -> Any:
+                pieces.append(piece)
+                return pieces if len(pieces) == self.world else [piece] * self.world
+
+        return [act(Collecting(rank, 3, 3)) for rank in range(3)][-1]
+
+    mean = together(lambda group: validation.mean_image(batches, works, lambda _: None, group))
+    assert np.array_equal(mean, alone)
+    assert (
+        together(lambda group: measure_baselines(batches, data.validation, alone, lambda _: None, group))
+        == baselines
+    )

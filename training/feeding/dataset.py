@@ -182,11 +182,10 @@ class PairLoader:
         """
         self._given, self._left_out = self._left_out, 0
         # Of each pass its own: two at once would fill each other's.
-        batches = Batches(self._pairs.feed, self._batch_size, pin=self._device.type == "cuda")
+        batches = Batches(self._pairs.feed, self._batch_size, device=self._device)
         with closing(batches.stream(self._works()[self._given :])) as stream:
             for batch in stream:
                 self._given += 1
-                # Copied before going on: the next batch may be filled while a device still reads this one.
                 both = (one.to(self._device) for one in (batch.degraded, batch.original))
                 degraded, original = (normalise(one, self._pairs.feed.window) for one in both)
                 yield degraded, original

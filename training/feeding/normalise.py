@@ -29,11 +29,16 @@ def normalise(cubes: Tensor, window: Window, out: Tensor | None = None) -> Tenso
         flat = cubes.numpy().reshape(-1), out.numpy().reshape(-1)
         _normalise(*flat, np.float32(window.low), np.float32(window.span))
         return out
+    return normalise_by_torch(cubes, window, out)
+
+
+def normalise_by_torch(cubes: Tensor, window: Window, out: Tensor) -> Tensor:
+    """As `normalise`, by torch's operations on any device, without a wait for it."""
     # Divided by a tensor on the device: dividing a CUDA tensor by a number multiplies by its float32
-    # reciprocal, which is off by one bit for 1,181 of the 2,001 codes of the HU window.
-    span = torch.tensor(window.span, dtype=torch.float32, device=cubes.device)
-    out.copy_(cubes.unsqueeze(1)).sub_(window.low).div_(span)
-    return out
+    # reciprocal, which is off by one bit for 1,181 of the 2,001 codes of the HU window. `torch.full` fills it
+    # there; `torch.tensor` would copy it from here, and wait for all that the device has still to do.
+    span = torch.full((), window.span, dtype=torch.float32, device=cubes.device)
+    return out.copy_(cubes.unsqueeze(1)).sub_(window.low).div_(span)
 
 
 @kernel

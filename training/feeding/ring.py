@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +22,34 @@ from genesis_toolkit.training.feeding.order import Work
 #: Threads that fill batches: each reads or degrades thousands of cubes a second, more than any device takes.
 THREADS = 2
 
+_CPU = torch.device("cpu")
+
 Item = TypeVar("Item")
 Room = TypeVar("Room")
 Filled = TypeVar("Filled")
 
 
+class Read(Protocol):
+    """What tells that a room has been read, such as an event of CUDA."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+
+
+@dataclass
+class _Slot(Generic[Room]):
+    """A room, and what tells that whoever had it last has read it."""
+
+    room: Room
+    read: Read | None = None
+
+
 class Ring(Generic[Item, Room, Filled]):
     """A few rooms and the threads that fill them in turn; memory stays what it is at the start.
+
+    A CUDA device reads page-locked rooms when it comes to it, which may be long after the next room was
+    asked for. So an event is put behind what it has been told by then, and a room is filled anew only after
+    its own.
 
     Args:
         make: makes one room.
@@ -36,6 +57,7 @@ class Ring(Generic[Item, Room, Filled]):
             several threads at once, on different rooms.
         threads: that fill.
         waiting: filled rooms that may wait, beside the one in use and those being filled.
+        device: that reads the rooms.
 
     Attributes:
         waited: seconds that whoever takes the rooms has waited for them, all together.
@@ -44,15 +66,21 @@ class Ring(Generic[Item, Room, Filled]):
     waited = 0.0
 
     def __init__(
-        self, make: Callable[[], Room], fill: Callable[[Item, Room], Filled], threads: int, waiting: int
+        self,
+        make: Callable[[], Room],
+        fill: Callable[[Item, Room], Filled],
+        threads: int,
+        waiting: int,
+        device: torch.device = _CPU,
     ) -> None:
-        self._fill, self._threads = fill, threads
-        self._rooms = [make() for _ in range(threads + 1 + waiting)]
+        self._fill, self._threads, self._device = fill, threads, device
+        self._slots = [_Slot(make()) for _ in range(threads + 1 + waiting)]
 
     def stream(self, items: Iterable[Item]) -> Generator[Filled, None, None]:
         """Fill a room for each item, in the order of the items.
 
-        What is yielded is good until the next one is asked for. Close the generator, or exhaust it, before
+        What is yielded is good until the next one is asked for; copies from it to the device that were begun
+        until then on its current stream are good as well. Close the generator, or exhaust it, before
         streaming anew. An error while filling is raised here, in its item's turn. When the generator ends, is
         closed or is dropped, its threads end with it.
 
@@ -60,26 +88,42 @@ class Ring(Generic[Item, Room, Filled]):
             DataError: a cube cannot be read.
         """
         coming = iter(items)
-        filling: deque[tuple[Room, Future[Filled]]] = deque()
+        filling: deque[tuple[_Slot[Room], Future[Filled]]] = deque()
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix="batches")
 
-        def begin(room: Room) -> None:
+        def begin(slot: _Slot[Room]) -> None:
             for item in coming:
-                filling.append((room, threads.submit(self._fill, item, room)))
+                filling.append((slot, threads.submit(self._fill_when_read, item, slot)))
                 return
 
         try:
-            for room in self._rooms:
-                begin(room)
+            for slot in self._slots:
+                begin(slot)
             while filling:
-                room, done = filling.popleft()
+                slot, done = filling.popleft()
                 asked = perf_counter()
                 filled = done.result()
                 self.waited += perf_counter() - asked
-                yield filled
-                begin(room)
+                try:
+                    yield filled
+                finally:
+                    slot.read = self._mark()
+                begin(slot)
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
+
+    def _fill_when_read(self, item: Item, slot: _Slot[Room]) -> Filled:
+        if slot.read is not None:
+            slot.read.synchronize()
+        return self._fill(item, slot.room)
+
+    def _mark(self) -> Read | None:
+        """Put an event behind all that the device was told to do until now."""
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch leaves it so
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 @dataclass(frozen=True)
@@ -111,10 +155,12 @@ _PairRoom = tuple[Tensor, Tensor, PairBuffer]
 
 
 class Batches(Ring[Work, _PairRoom, Batch]):
-    """Batches of pairs from a ring, `batch_size` at most, in page-locked memory where `pin` asks for it."""
+    """Batches of pairs from a ring, `batch_size` at most; in page-locked memory for a CUDA device."""
 
-    def __init__(self, feed: Feed, batch_size: int, *, pin: bool = False, threads: int = THREADS) -> None:
-        self.feed = feed
+    def __init__(
+        self, feed: Feed, batch_size: int, *, device: torch.device = _CPU, threads: int = THREADS
+    ) -> None:
+        self.feed, pin = feed, device.type == "cuda"
         shape, kind = (batch_size, *feed.size), torch.from_numpy(np.empty(0, feed.dtype)).dtype
 
         def make() -> _PairRoom:
@@ -127,4 +173,4 @@ class Batches(Ring[Work, _PairRoom, Batch]):
             flip, applied = buffer.flip[:n], buffer.applied[:n]
             return Batch(original[:n], degraded[:n], work.cubes, work.variant, flip, applied)
 
-        super().__init__(make, fill, threads, waiting=1)
+        super().__init__(make, fill, threads, waiting=1, device=device)

@@ -29,6 +29,8 @@ from genesis_toolkit.training.finetune.parameters import FinetuneParameters, lab
 #: What may be kept in memory, of training and validation together.
 MOST_HELD = 2 * 1024**3
 
+_CPU = torch.device("cpu")
+
 #: Bounds of the weight of a positive label, in negatives a positive one.
 _WEIGHTS = (1.0, 100.0)
 
@@ -184,11 +186,11 @@ def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
 class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
     """Batches of cubes from a ring of two rooms; and those of every epoch in memory, where they fit.
 
-    As many bytes as `most_held` may be kept there beside the rooms, which `pin` puts into page-locked memory.
+    As many bytes as `most_held` may be kept there beside the rooms, which are page-locked for a CUDA device.
     """
 
-    def __init__(self, data: TargetData, *, pin: bool = False, most_held: int = MOST_HELD) -> None:
-        self.data = data
+    def __init__(self, data: TargetData, device: torch.device = _CPU, *, most_held: int = MOST_HELD) -> None:
+        self.data, pin = data, device.type == "cuda"
         store, size = data.store, data.store.size
         self._labels = store.labels
         self._readers = [store.cubes, *([store.masks] if store.masks is not None else [])]
@@ -208,7 +210,7 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
                 torch.zeros((most, *target), dtype=torch.uint8, pin_memory=pin),
             )
 
-        super().__init__(make, self._fill_targets, threads=1, waiting=0)
+        super().__init__(make, self._fill_targets, threads=1, waiting=0, device=device)
 
     def _fill_targets(self, cubes: NDArray[np.int64], room: TargetBatch) -> TargetBatch:
         batch = TargetBatch(*(tensor[: len(cubes)] for tensor in room))

@@ -99,9 +99,9 @@ class FineTuner:
             for batch in stream:
                 cubes, truth = self._on_device(batch)
                 loss = self.loss(model(cubes), truth)
-                value = self._finite(loss.item(), "in training")
                 state.optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call] # torch leaves it so
+                value = self._finite(loss.item(), "in training")
                 state.optimiser.step()
                 state.finish_step(value, len(batch.cubes))
                 tick(f"training, loss {state.loss:.4f}")
@@ -264,7 +264,7 @@ def finetune(
             read_checkpoint(run.best, FINETUNED)  # what a finished run is for
             return done
         state = new_state(beginning, data, choose_device(device))
-        batches = TargetBatches(data, pin=state.device.type == "cuda")
+        batches = TargetBatches(data, state.device)
         batches.check_foreground()
         low, high, window = store.window.low, store.window.high, beginning.window
         warnings = []

@@ -4,11 +4,16 @@ torchrun, or `launched` for `--devices`, starts the processes and names them in 
 WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). The process of rank 0 leads: it alone holds the folder of
 the run, writes and speaks.
 
-Plain torch.distributed, for two reasons. DistributedDataParallel, by itself or inside Lightning Fabric, sorts
-its buckets anew after the first step, so the gradients of a resumed run would be added up in another order
-than those of one that went through; here they are added up in one order always, so that a kill does not show
-in the bits. And Fabric 2.6 would save the sixty lines below at the price of ten packages, an HTTP client
-among them, and 1.8 s at every start.
+Plain torch.distributed. DistributedDataParallel would do as well: with `find_unused_parameters=True`, three
+gloo processes went on to the bit, and it adds gradients up while others are still being computed. But it
+takes the mean over processes where parts of unequal size must be summed, and with the few lines of
+`add_gradients` the loss and the wish to stop travel with the gradients, so a step talks once. Lightning
+Fabric 2.6 would save these lines at the price of ten packages, an HTTP client among them, and 1.8 s at every
+start.
+
+A process that ends before its time must end the others. gloo tells them at once. NCCL lets them wait for ten
+minutes, in a place that no exception reaches, so those started here watch one another (`_watching`); those of
+torchrun are watched by its agent, those of srun by `--kill-on-bad-exit`.
 
 Python's own multiprocessing starts the others, also for two reasons. torch.distributed.launcher makes the
 first process a child too: two processes took 10.2 s of processor time to meet in place of 6.8 s, every word
@@ -20,10 +25,14 @@ error into a file that it leaves behind, in place of stderr.
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from time import monotonic
 from typing import Any, TypeVar
 
 import torch
@@ -102,29 +111,40 @@ class Group:
                 dist.all_reduce(numbers)
         return numbers
 
-    def add_gradients(self, model: nn.Module) -> None:
-        """Sum every gradient over the processes: as one vector, so always in the same order."""
+    def add_gradients(self, model: nn.Module, told: Tensor) -> Tensor:
+        """Sum every gradient over the processes, in place, and what is told with them, which comes back.
+
+        All of it as one vector, so always in the same order.
+        """
         if self.world == 1:
-            return
-        gradients = [weights.grad for weights in model.parameters() if weights.grad is not None]
-        together = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-        sizes = [gradient.numel() for gradient in gradients]
-        for gradient, summed in zip(gradients, torch.split(together, sizes), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+            return told
+        parts = [weights.grad for weights in model.parameters() if weights.grad is not None] + [told]
+        together = self.add_up(torch.cat([part.flatten() for part in parts]))
+        sizes = [part.numel() for part in parts]
+        for part, summed in zip(parts, torch.split(together, sizes), strict=True):
+            part.copy_(summed.view_as(part))
+        return told
+
+
+class OtherEndedError(DataError):
+    """Another process of this run has ended before its time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another process of this run has ended; if it said why, it did so above. The same command goes "
+            "on from the last checkpoint."
+        )
 
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """Say in a `DataError` that another process has ended while this one talked to it."""
+    """Raise `OtherEndedError` where another process has ended while this one talked to it."""
     try:
         yield
     except RuntimeError as error:  # torch's own kinds of it, by backend
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            "Another process of this run has ended; if it said why, it did so above. The same command goes "
-            "on from the last checkpoint."
-        ) from None
+        raise OtherEndedError from None
 
 
 @contextmanager
@@ -146,12 +166,16 @@ def joined(device: torch.device) -> Iterator[Group]:
             f"WORLD_SIZE is {world}, but {missing[0]} is not set: start the processes with torchrun, or take "
             "WORLD_SIZE out of the environment."
         )
-    dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    on_cpu = device.type == "cpu"
+    dist.init_process_group("gloo" if on_cpu else "nccl", device_id=None if on_cpu else device)
+    done = False
     try:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
         yield Group(dist.get_rank(), world, local)
+        done = True
     finally:
-        dist.destroy_process_group()
+        if done or on_cpu:  # NCCL would wait here for what the others will never answer
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -161,16 +185,24 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
     These call `take_part`, which is importable by name, with `call`, which is picklable.
 
     Raises:
+        CallError: the environment tells that they have been started already.
         DataError: one of the others could not begin.
     """
-    if count == 1 or "RANK" in os.environ:  # torchrun has started them all
+    if count == 1:
         yield
         return
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and "RANK" in os.environ:
+        raise CallError(
+            f"--devices {count} starts processes, and WORLD_SIZE says that {started} have been started, as "
+            "torchrun does: leave --devices out, or take WORLD_SIZE out of the environment."
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     names = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    names["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # that of a torchrun which has started this one alone
     if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look this machine's name up instead
         names["GLOO_SOCKET_IFNAME"] = "lo"
     spawn = multiprocessing.get_context("spawn")
@@ -186,22 +218,71 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
                 if not begun.poll():
                     raise DataError("A further process of this run could not begin; it said why above.")
                 begun.recv()
-            with _environment({"RANK": "0", "LOCAL_RANK": "0"}):
+            with _environment({"RANK": "0", "LOCAL_RANK": "0"}), _watching(others):
                 yield
         finally:
+            wait_until = monotonic() + _GRACE
             for other in others:
-                other.join(_GRACE)
+                other.join(max(0.0, wait_until - monotonic()))
                 other.kill()
 
 
+@contextmanager
+def _watching(others: Sequence[BaseProcess], speaks: bool = True) -> Iterator[None]:
+    """End this process when one of the others has died and it does not notice by itself.
+
+    Ends of the agreed kind, with an interruption or none, are left alone.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        left = list(others)
+        while left and not over.is_set():
+            for gone in wait([one.sentinel for one in left], 0.2):
+                one = next(one for one in left if one.sentinel == gone)
+                left.remove(one)
+                # Of a parent no code is known, and it ends after all others unless it has died.
+                if one.exitcode not in (0, _INTERRUPTED) and not over.wait(_NOTICE):
+                    for other in left:
+                        other.kill()
+                    if speaks:
+                        sys.stderr.write(f"Error: {OtherEndedError()}\n")
+                        sys.stderr.flush()
+                    os._exit(1)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 def _begin(rank: int, begin: Connection, take_part: Callable[..., None], call: tuple[Any, ...]) -> None:
-    """In one of the others: everything could be imported, so say so and take part."""
+    """In one of the others: everything could be imported, so say so and take part.
+
+    Of what they say by themselves, the end of the others is known to whoever leads. Where it has died, the
+    next one says so.
+    """
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    lead = multiprocessing.parent_process()
+    assert lead is not None
     begin.send(None)
-    take_part(*call)
+    try:
+        with _watching([lead], speaks=rank == 1):
+            take_part(*call)
+    except OtherEndedError as error:
+        raise SystemExit(f"Error: {error}" if rank == 1 and wait([lead.sentinel], 0.5) else 1) from None
+    except (CallError, DataError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
 
 
-_GRACE = 10.0  # seconds that the others have to end by themselves when the first one has
+_GRACE = 5.0  # seconds that the others have to end by themselves when the first one has
+_NOTICE = 4.0  # seconds in which a process notices by itself that another has died
+_INTERRUPTED = 130
 
 
 @contextmanager

@@ -86,12 +86,16 @@ class _SharedNorm(torch.autograd.Function):
         features = input.float()
         axes = _other_axes(input)
         channels = features.shape[1]
-        size = torch.full((1,), features.numel() / channels, device=features.device)
-        together = group.add_up(torch.cat((features.sum(axes), size)))
-        count = together[-1]
-        mean = together[:-1] / count
-        # The mean first, then what is left of it: squares summed at once would cancel in float32.
-        variance = group.add_up((features - _wide(mean, input)).square().sum(axes)) / count
+        # Of each part its size, mean and variance, a row a process, and then those of all parts together: one
+        # talk. Plain squares, which would need no more either, would cancel in float32.
+        parts = features.new_zeros(group.world, 1 + 2 * channels)
+        variance, mean = torch.var_mean(features, axes, correction=0)
+        size = mean.new_full((1,), features.numel() / channels)
+        parts[group.rank] = torch.cat((size, mean, variance))
+        sizes, means, variances = torch.split(group.add_up(parts), [1, channels, channels], dim=1)
+        count = sizes.sum()
+        mean = (sizes * means).sum(0) / count
+        variance = (sizes * (variances + (means - mean).square())).sum(0) / count
         scale = (variance + eps).rsqrt()
         ctx.save_for_backward(input, weight, mean, scale, count)
         ctx.group = group

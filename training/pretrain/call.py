@@ -19,7 +19,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows, silent
 from genesis_toolkit.pipeline.version import __version__
@@ -139,14 +139,9 @@ class _Call:
 
 
 def _join_in(call: _Call) -> None:
-    """Be one of the further processes: without a word, unless it fails by itself."""
+    """Be one of the further processes, without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C the first process tells the others
-    try:
-        _take_part(call, silent, lambda _: None)
-    except (CallError, DataError) as error:
-        raise SystemExit(f"Error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    _take_part(call, silent, lambda _: None)
 
 
 def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
@@ -154,7 +149,8 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
     device = choose_device(call.execution.device, call.execution.devices)
     with ExitStack() as stack:
         group = stack.enter_context(joined(device))
-        stack.enter_context(steady(group.local))
+        precision, fast = call.parameters.precision, call.execution.fast
+        stack.enter_context(steady(group.local, fast=fast, tf32=precision == "tf32"))
         if not group.leads:
             report, say = silent, lambda _: None
         data, state, beginning = group.in_turn(lambda: _open(call, device, group.world))
@@ -168,12 +164,12 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
             say(f"Warning: {data.split.warning}")
         if device.type == "cpu" and data.parameters.precision == "fp16":
             say("Warning: on a processor --precision fp16 takes many times as long as float32.")
-        batches = data.batches(pin=device.type == "cuda")
+        batches = data.batches(device)
         if earlier is not None:
             baselines, checkpoint = earlier
             group.in_turn(lambda: state.restore(checkpoint, run.last))
         else:
-            baselines, mean = group.from_lead(lambda: look_first(batches, data, report))
+            baselines, mean = look_first(batches, data, report, group)
             for network in state.networks:
                 begin_at(network, mean)
         status = "already finished"

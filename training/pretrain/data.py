@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.recipes import get_recipe
@@ -59,9 +60,9 @@ class PretrainData:
             works = works[: max(0, given.max_steps - epoch * self.steps)]
         return works
 
-    def batches(self, *, pin: bool) -> Batches:
-        """Buffers and threads for both kinds of batches; `pin` for the way to a CUDA device."""
-        return Batches(self.feed, self.parameters.batch_size, pin=pin)
+    def batches(self, device: torch.device) -> Batches:
+        """Buffers and threads for both kinds of batches, for a network on that device."""
+        return Batches(self.feed, self.parameters.batch_size, device=device)
 
     def describe(self) -> dict[str, Any]:
         """What a run keeps of its data, as plain JSON values."""

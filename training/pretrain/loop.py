@@ -24,7 +24,12 @@ from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.machine.steps import Saving, Say, Stop, Tick, counting, diverged
 from genesis_toolkit.training.pretrain.data import PretrainData
-from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters, learning_rate
+from genesis_toolkit.training.pretrain.parameters import (
+    Execution,
+    PretrainParameters,
+    ema_decay,
+    learning_rate,
+)
 from genesis_toolkit.training.pretrain.show import EpochRecord, Events, draw_restored
 from genesis_toolkit.training.pretrain.validation import Baselines, Validation, validate
 from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, checkpoint_bytes
@@ -107,16 +112,17 @@ class Trainer:
                     restored = self.network(degraded)
                 # The mean over the whole batch, of which this process may have a part only.
                 loss = functional.mse_loss(restored.float(), original) * (len(batch) / len(work.cubes))
-                value, stopping = self._agree(loss)
-                self._check_finite(value, f"in step {state.step + 1}")
                 state.optimiser.zero_grad()
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call] # torch leaves it so
-                self.group.add_gradients(state.model)
+                # Here alone the step waits for the device, which has all of it to do by then but its end.
+                value, stopping = self._agree(loss)
+                self._check_finite(value, f"in step {state.step + 1}")
                 state.scaler.unscale_(state.optimiser)
                 if given.clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(state.model.parameters(), given.clip_norm)
                 state.scaler.step(state.optimiser)
                 state.scaler.update()
+                state.decay = ema_decay(given, state.epoch * self.data.steps + state.step)
                 state.finish_step(value, len(work.cubes))
                 self.events.tell_step(state.epoch * self.data.steps + state.step, value, lr)
                 self.at_step()
@@ -155,10 +161,15 @@ class Trainer:
         return learning_rate(self.data.parameters, epoch * self.data.steps + step, self.data.steps)
 
     def _agree(self, loss: torch.Tensor) -> tuple[float, bool]:
-        """The loss of the whole batch, and whether anyone was asked to stop: the same in every process."""
-        told = torch.stack((loss.detach().double(), loss.new_tensor(self.stop.asked, dtype=torch.float64)))
-        value, asked = self.group.add_up(told).tolist()
-        return value, asked > 0
+        """Sum the gradients over the processes; of no part of the batch any more, but of the whole.
+
+        Return its loss, and whether anyone was asked to stop: the same in every process.
+        """
+        asked = torch.full_like(loss, float(self.stop.asked), requires_grad=False)
+        value, asked_by = self.group.add_gradients(
+            self.state.model, torch.stack((loss.detach(), asked))
+        ).tolist()
+        return value, asked_by > 0
 
     def _leave(self) -> None:
         """Write where the run is, to the step, and end it."""

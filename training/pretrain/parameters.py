@@ -10,7 +10,7 @@ from genesis_toolkit.training.machine.options import check_counts, check_lr, che
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine")
 NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # those of `registry`, without torch
-PRECISIONS = ("float32", "bf16", "fp16")
+PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 
 _PUBLISHED_LR, _ADAM_LR = 1.0, 1e-3
 
@@ -29,15 +29,16 @@ class PretrainParameters:
         lr: learning rate of the first epochs; when left out 1.0 for `sgd`, 0.001 for the others. With SGD at
             1.0 the output can collapse to one value.
         momentum: of SGD.
-        schedule: `step`, after every `lr_step` epochs times `lr_factor`, or `cosine`, down to 0 at the last
+        schedule: `step`, after every `lr_step` epochs times `lr_factor`, or `cosine`, which is 0 at the last
             step that `epochs` and `max_steps` allow.
         lr_step: see `schedule`.
         lr_factor: see `schedule`.
         warmup: over so many steps the learning rate rises to its first value.
         clip_norm: the gradient, all weights together, is scaled down to this length; None leaves it.
         ema: the decay of a moving average of the weights, which then is what validates and is kept as the
-            best; None for none.
-        precision: of the network's products: `float32`, or `bf16` or `fp16` where torch's autocast takes it.
+            best; None for none. It warms up, see `ema_decay`.
+        precision: of the network's products: `float32`; `tf32`, float32 with products of 10 bits on GPUs that
+            have it; or `bf16` or `fp16` where torch's autocast takes it.
         network: `unet3d` or `unet2d` of the papers, or one of nnU-Net's (`registry`). None
             until the store is open, whose number of axes then decides between the first two.
         width: channels of the first convolution. None until the store is open, then the published one: 32,
@@ -113,10 +114,13 @@ class PretrainParameters:
 class Execution:
     """How a run is carried out: nothing here changes what is learnt by more than rounding.
 
+    Without `fast` and `compile` the same call gives the same bits.
+
     Attributes:
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
-        devices: so many processes on this machine, one a GPU; 1 also where `torchrun` has started more.
+        devices: so many processes on this machine, one a GPU; 1 where `torchrun` has started them.
         compile: let torch compile the network, which takes a minute or two at the start.
+        fast: let cuDNN choose its kernels by their speed of the moment, be their sums in any order.
         channels_last: the order of the voxels in memory; None takes it on the CPU only.
         save_steps: write the checkpoint after every so many steps, beside every epoch; None for never.
         save_seconds: likewise, whenever so many seconds have gone by.
@@ -130,6 +134,7 @@ class Execution:
     device: str = "auto"
     devices: int = 1
     compile: bool = False
+    fast: bool = False
     channels_last: bool | None = None
     save_steps: int | None = None
     save_seconds: float = 600.0
@@ -155,5 +160,14 @@ def learning_rate(parameters: PretrainParameters, step: int, steps_per_epoch: in
         epoch = step // steps_per_epoch
         return parameters.lr * float(parameters.lr_factor ** (epoch // parameters.lr_step))
     last = min(parameters.epochs * steps_per_epoch, parameters.max_steps or math.inf)
-    share = (step - parameters.warmup) / max(1, last - parameters.warmup)
+    share = (step - parameters.warmup) / max(1, last - 1 - parameters.warmup)
     return parameters.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def ema_decay(parameters: PretrainParameters, step: int) -> float:
+    """The decay of the moving average after a step, counted from 0 since the first epoch.
+
+    It rises to `ema`: at 0.999 from the start, a tenth of the first, random weights would still be in the
+    average after 2,300 steps. So the first step weighs nine tenths, and one after 890 steps 1 %.
+    """
+    return min(parameters.ema or 0.0, (1 + step) / (10 + step))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ AVERAGED = 1024
 # A network that gives one value is no better than the best constant, and what it gives hardly varies.
 _CONSTANT_LOSS = 0.99
 _CONSTANT_SPREAD = 0.05
+
+_ALONE = Group()
+
+Item = TypeVar("Item")
 
 _VOLUME = 5  # axes of a batch of cubes: cube, channel, x, y, z
 
@@ -115,54 +119,68 @@ def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
     return validation_works(_evenly(cubes, AVERAGED), batch_size)
 
 
-def mean_image(batches: Batches, works: Sequence[Work], tick: Tick) -> NDArray[np.float64]:
+def mean_image(
+    batches: Batches, works: Sequence[Work], tick: Tick, group: Group = _ALONE
+) -> NDArray[np.float64]:
     """The mean of originals, voxel by voxel, flipped as the network shall restore them.
 
-    Added up in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit.
+    Added up in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit. The
+    processes of a group take whole batches in turn.
     """
     total = np.zeros(batches.feed.size, np.int64)
-    with closing(batches.stream(works)) as stream:
+    with closing(batches.stream(works[group.rank :: group.world])) as stream:
         for batch in stream:
             total += batch.original.numpy().sum(axis=0, dtype=np.int64)
             tick("mean image")
-    return total / sum(len(work.cubes) for work in works)
+    whole: NDArray[np.int64] = np.sum(group.gather(total), axis=0)
+    return whole / sum(len(work.cubes) for work in works)
 
 
 def measure_baselines(
-    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Tick
+    batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Tick, group: Group = _ALONE
 ) -> Baselines:
-    """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`."""
-    # How a pair was degraded, and sums over its voxels in the store's unit, whole numbers but the last.
-    measured: list[tuple[int, int, int, int, float]] = []
-    with closing(batches.stream(works)) as stream:
+    """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`.
+
+    The processes of a group take whole batches in turn: one alone would let the others wait, on a large store
+    longer than they do, and the figures are the same to the bit.
+    """
+    # Of each batch, how its pairs were degraded, and sums over the voxels of each in the store's unit, whole
+    # numbers but the last.
+    mine: list[list[tuple[int, int, int, int, float]]] = []
+    with closing(batches.stream(works[group.rank :: group.world])) as stream:
         for batch in stream:
+            mine.append([])
             for row, applied in enumerate(batch.applied.tolist()):
                 whole, degraded = batch.original[row].numpy().astype(np.int64), batch.degraded[row].numpy()
                 copy, apart = np.square(degraded - whole).sum(), np.square(whole - mean).sum()
                 squares = np.square(whole).sum()
-                measured.append((applied, int(whole.sum()), int(squares), int(copy), float(apart)))
+                mine[-1].append((applied, int(whole.sum()), int(squares), int(copy), float(apart)))
             tick("baselines")
+    measured = [one for batch in _in_order(group.gather(mine)) for one in batch]
     # Of one voxel, in [0, 1] squared.
     scale = batches.feed.window.span**2 * mean.size
 
-    def group(kind: int | None = None) -> GroupBaselines:
+    def of(kind: int | None = None) -> GroupBaselines:
         pairs = [one for one in measured if kind in (None, one[0])]
         copy, mean_image = (sum(one[column] for one in pairs) for column in (3, 4))
         return GroupBaselines(len(pairs), copy / len(pairs) / scale, mean_image / len(pairs) / scale)
 
-    everything, voxels = group(), len(measured) * mean.size
+    everything, voxels = of(), len(measured) * mean.size
     total, squares = (sum(one[column] for one in measured) for column in (1, 2))
     constant = (squares * voxels - total**2) / voxels**2 / batches.feed.window.span**2
-    groups = {degradation_name(kind): group(kind) for kind in sorted({one[0] for one in measured})}
+    groups = {degradation_name(kind): of(kind) for kind in sorted({one[0] for one in measured})}
     return Baselines(everything.copy, everything.mean_image, constant, groups)
 
 
-def look_first(batches: Batches, data: PretrainData, report: Progress) -> tuple[Baselines, float]:
+def look_first(
+    batches: Batches, data: PretrainData, report: Progress, group: Group
+) -> tuple[Baselines, float]:
     """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
     works = works_to_average(data.split.train, data.parameters.batch_size)
-    tick = counting(report, "before epoch 1: ", len(works) + len(data.validation))
-    mean, window = mean_image(batches, works, tick), batches.feed.window
-    baselines = measure_baselines(batches, data.validation, mean, tick)
+    parts = sum(-(-len(some) // group.world) for some in (works, data.validation))
+    tick = counting(report, "before epoch 1: ", parts)
+    mean, window = mean_image(batches, works, tick, group), batches.feed.window
+    baselines = measure_baselines(batches, data.validation, mean, tick, group)
     return baselines, (float(mean.mean()) - window.low) / window.span
 
 
@@ -183,14 +201,13 @@ def validate(
     works: Sequence[Work],
     tick: Tick,
     precision: str = "float32",
-    group: Group | None = None,
+    group: Group = _ALONE,
 ) -> Validation:
     """Restore every validation pair once, in batches that never change (METHOD.md section 4).
 
     The network is left in evaluation mode. The processes of a group take whole batches in turn, so that the
     result is the same to the bit however many there are.
     """
-    group = group or Group()
     model.eval()
     device = next(model.parameters()).device
     window = batches.feed.window
@@ -220,7 +237,7 @@ def _evaluate(
 
 def _summary(parts: list[list[_Evaluated]]) -> Validation:
     """Put the batches of all processes back into their order, and add up in it."""
-    ordered = [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
+    ordered = _in_order(parts)
     errors = np.concatenate([one.errors for one in ordered]).astype(np.float64)
     applied = np.concatenate([one.applied for one in ordered])
     groups = {
@@ -228,6 +245,11 @@ def _summary(parts: list[list[_Evaluated]]) -> Validation:
     }
     spread = sum(one.spread * len(one.errors) for one in ordered) / len(errors)
     return Validation(float(errors.mean()), groups, spread, [row for one in ordered for row in one.slices])
+
+
+def _in_order(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    """Put what processes have made of works that they took in turn back into the order of these."""
+    return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
 
 
 def _evenly(cubes: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -1,0 +1,44 @@
+"""`finetune` comes to the weights of a plain loop, and keeps those of the best epoch on validation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.plain_loops import State, finetuned
+from support.target_stores import EACH, FOLDS, make_target_store
+from support.training_runs import losses, weights
+
+from genesis_toolkit.training.finetune.loop import finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+
+GIVEN = FinetuneParameters(epochs=4, batch_size=7, lr=0.01)
+
+
+def assert_close(ours: State, theirs: State) -> None:
+    """Equal but for rounding; biases before a norm change nothing, and Adam makes steps of their rounding."""
+    assert ours.keys() == theirs.keys()
+    for name, one in ours.items():
+        if name.endswith(("conv1.bias", "running_mean")):
+            continue
+        # Adam makes whole steps of the smallest gradients too, so single weights may differ by more.
+        apart = torch.linalg.vector_norm((one - theirs[name]).double())
+        assert apart <= 0.01 * torch.linalg.vector_norm(theirs[name].double()) + 1e-4, name
+
+
+@pytest.mark.parametrize("task", ["ncc", "segment"])
+def test_finetuning_is_a_plain_loop(task: str, tmp_path: Path) -> None:
+    # What validates is labelled at random, so it is best early, and what tests is best late.
+    labels = (np.arange(EACH * len(FOLDS)) % 2 == 0)[:, None].astype(np.uint8)
+    labels[[24, 25, 26, 28, 31]] ^= 1
+    store = make_target_store(tmp_path / "store.zarr", task, labels=labels if task == "ncc" else None)
+    plain = finetuned(store, GIVEN, 2)
+    outcome = finetune(store, tmp_path / "run", GIVEN, width=2, device="cpu", threads=1)
+    assert_close(weights(tmp_path / "run" / "last.pt"), plain.weights[-1])
+    told = [record["validation_loss"] for record in losses(tmp_path / "run")]
+    assert told == pytest.approx(plain.validated, rel=1e-2)
+    best = int(np.argmin(plain.validated))
+    assert outcome.best_epoch == best + 1
+    assert_close(weights(tmp_path / "run" / "best.pt"), plain.weights[best])
+    if task == "ncc":
+        assert best != int(np.argmin(plain.tested))  # so a test fold that chooses is found out

@@ -1,0 +1,146 @@
+"""Training loops as a textbook writes them, optimisers included: what `pretrain` and `finetune` come to."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import zarr
+from torch import Tensor, nn
+
+from genesis_toolkit.pipeline.store.open import open_targets
+from genesis_toolkit.training.feeding.order import Work
+from genesis_toolkit.training.finetune.data import target_data
+from genesis_toolkit.training.finetune.heads import TargetNetwork, build_target_network
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.networks.unet3d import UNet3D
+from genesis_toolkit.training.pretrain.data import open_data
+from genesis_toolkit.training.pretrain.parameters import PretrainParameters
+from genesis_toolkit.training.weights.load import read_beginning
+
+State = dict[str, Tensor]
+
+
+class Pretrained(NamedTuple):
+    """The last weights and their average, each epoch's validation losses, and the lengths of all gradients.
+
+    `validated` is by epoch, of the average where there is one; `raw` that of the network itself.
+    """
+
+    weights: State
+    average: State
+    validated: list[float]
+    raw: list[float]
+    lengths: list[float]
+
+
+def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
+    """Train a `UNet3D` by SGD with momentum, StepLR, warm-up, clipping and a moving average, all by hand."""
+    data, group = open_data(store, given), zarr.open_group(store, mode="r")
+    original, degraded, flip = (np.asarray(group[name][:]) for name in ("original", "degraded", "flip"))
+
+    def pairs(work: Work) -> tuple[Tensor, Tensor]:
+        rows = work.variant * len(original) + work.cubes
+        axes = [[axis for axis in range(3) if flip[row] >> axis & 1] for row in rows]
+        turned = np.stack([np.flip(original[cube], own) for cube, own in zip(work.cubes, axes, strict=True)])
+        fed, wanted = (torch.from_numpy((some + 1000.0) / 2000) for some in (degraded[rows], turned))
+        return fed.float().unsqueeze(1), wanted.float().unsqueeze(1)
+
+    def validate(network: nn.Module) -> float:
+        network.eval()
+        both = [pairs(work) for work in data.validation]
+        with torch.no_grad():
+            errors = [(network(fed) - wanted).square().mean((1, 2, 3, 4)) for fed, wanted in both]
+        return torch.cat(errors).mean().item()
+
+    torch.manual_seed(given.seed)
+    network = UNet3D(given.width or 32)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # the same kernels
+    mean = (original[data.split.train].mean() + 1000) / 2000
+    nn.init.constant_(network.out_tr.final_conv.bias, math.log(mean / (1 - mean)))  # type: ignore[arg-type]
+    average, found, step = copy.deepcopy(network), Pretrained({}, {}, [], [], []), 0
+    speeds = [torch.zeros_like(weight) for weight in network.parameters()]
+    for epoch in range(given.epochs):
+        network.train()
+        for work in data.training(epoch):
+            fed, wanted = pairs(work)
+            loss = (network(fed) - wanted).square().mean()
+            gradients = torch.autograd.grad(loss, list(network.parameters()))
+            length = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
+            shrink = min(1.0, (given.clip_norm or math.inf) / length)
+            lr = given.lr * given.lr_factor ** (epoch // given.lr_step)
+            if step < given.warmup:
+                lr = given.lr * (step + 1) / given.warmup
+            with torch.no_grad():
+                for weight, speed, gradient in zip(network.parameters(), speeds, gradients, strict=True):
+                    speed.copy_(given.momentum * speed + shrink * gradient)
+                    weight.sub_(lr * speed)
+            follow(average, network, min(given.ema or 0.0, (step + 1) / (step + 10)))
+            step += 1
+            found.lengths.append(length)
+        found.raw.append(validate(network))
+        found.validated.append(validate(average) if given.ema else found.raw[-1])
+    return found._replace(weights=network.state_dict(), average=average.state_dict())
+
+
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    for ours, theirs in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        ours.copy_(decay * ours + (1 - decay) * theirs if ours.is_floating_point() else theirs)
+
+
+class Finetuned(NamedTuple):
+    """The weights after every epoch, and each epoch's losses on the validation and the test fold."""
+
+    weights: list[State]
+    validated: list[float]
+    tested: list[float]
+
+
+def finetuned(store: Path, given: FinetuneParameters, width: int) -> Finetuned:
+    """Train a new target network by Adam, by hand."""
+    data, group = target_data(open_targets(store), given), zarr.open_group(store, mode="r")
+    cubes = torch.from_numpy((np.asarray(group["cubes"][:]) + 1000.0) / 2000).float().unsqueeze(1)
+    segments = data.kind == "segment"
+    truth = torch.from_numpy(np.asarray(group["masks" if segments else "labels"][:])).float()
+    truth = truth.unsqueeze(1) if segments else truth
+    positive = truth[data.train].mean()
+
+    def loss_of(network: nn.Module, work: Any) -> Tensor:
+        logits = network(cubes[work])
+        if segments:
+            said = torch.sigmoid(logits)
+            both = 2 * (said * truth[work]).sum() + 1e-5
+            return 1 - both / (said.sum() + truth[work].sum() + 1e-5)
+        weight = (1 - positive) / positive
+        right, wrong = (nn.functional.logsigmoid(sign * logits) for sign in (1, -1))
+        return -(weight * truth[work] * right + (1 - truth[work]) * wrong).mean()
+
+    def loss_over(network: nn.Module, works: Any) -> float:
+        network.eval()
+        with torch.no_grad():
+            losses = [loss_of(network, work).item() * len(work) for work in works]
+        return sum(losses) / sum(map(len, works))
+
+    beginning = read_beginning(None, "unet3d", width)
+    network: TargetNetwork = build_target_network(beginning, data.kind, 1, 3, given.seed)
+    learnt = list(network.parameters())
+    firsts, seconds = ([torch.zeros_like(weight) for weight in learnt] for _ in range(2))
+    found, step = Finetuned([], [], []), 0
+    for epoch in range(given.epochs):
+        network.train()
+        network.begin_epoch()
+        for work in data.training(epoch):
+            step += 1
+            gradients = torch.autograd.grad(loss_of(network, work), learnt)
+            with torch.no_grad():
+                for weight, first, second, gradient in zip(learnt, firsts, seconds, gradients, strict=True):
+                    first.copy_(0.9 * first + 0.1 * gradient)
+                    second.copy_(0.999 * second + 0.001 * gradient.square())
+                    size = (second / (1 - 0.999**step)).sqrt() + 1e-8
+                    weight.sub_(given.lr * first / (1 - 0.9**step) / size)
+        found.weights.append({name: one.clone() for name, one in network.state_dict().items()})
+        found.validated.append(loss_over(network, data.validation))
+        found.tested.append(loss_over(network, data.test))
+    return found
