@@ -176,10 +176,12 @@ def scans_csv(scans: schema.ScanTable, images: schema.ImageTable | None = None) 
     """Write the whole table of scans as CSV, one row a scan, with a heading.
 
     The columns are those of `ScanTable` and, of X-ray images, `ImageTable`; what has several numbers takes a
-    column for each: `shape_x`, `direction_0`.
+    column for each: `shape_x`, `direction_0`. Optional columns that the store lacks are left out.
     """
     columns: dict[str, list[Any]] = {}
     for name, values in {**vars(scans), **(vars(images) if images is not None else {})}.items():
+        if values is None:
+            continue
         if values.ndim == 1:
             columns[name] = values.tolist()
             continue
