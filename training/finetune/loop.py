@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch.amp import GradScaler
 from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.store.open import open_targets
@@ -246,14 +248,7 @@ def finetune(
     with ExitStack() as stack:
         stack.enter_context(steady(threads=threads))
         run = stack.enter_context(hold_run(out, FinetuneRun))
-        network_of = {"network": beginning.network, "width": beginning.width}
-        described = {
-            "genesis_toolkit": __version__,
-            "parameters": {**data.parameters.as_dict(), **network_of},
-            "weights": beginning.source() if beginning.file else None,
-            "beginning": beginning.describe(),
-            **data.describe(),
-        }
+        described = _description(data, beginning)
         if overwrite:
             run.clear()
         earlier = run.described()
@@ -266,15 +261,9 @@ def finetune(
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, state.device)
         batches.check_foreground()
-        low, high, window = store.window.low, store.window.high, beginning.window
-        warnings = []
-        if window not in (None, (low, high)):
-            warnings.append(
-                f"the weights were trained on values from {window[0]} to {window[1]}, and the store's run "
-                f"from {low} to {high}: both become [0, 1], so one and the same value looks different to the "
-                "network."
-            )
-            say(f"Warning: {warnings[0]}")
+        warnings = _warnings(store.window, beginning)
+        for warning in warnings:
+            say(f"Warning: {warning}")
         if earlier is not None and run.last.exists():
             state.restore(read_checkpoint(run.last, FINETUNED), run.last)
             if state.best_epoch:
@@ -288,6 +277,30 @@ def finetune(
         outcome = _outcome(tuner, beginning, metrics, [*warnings, *notes])
         run.finish(outcome)
         return outcome
+
+
+def _description(data: TargetData, beginning: Beginning) -> dict[str, Any]:
+    """Return what the description of a run says of it."""
+    network = {"network": beginning.network, "width": beginning.width}
+    return {
+        "genesis_toolkit": __version__,
+        "parameters": {**data.parameters.as_dict(), **network},
+        "weights": beginning.source() if beginning.file else None,
+        "beginning": beginning.describe(),
+        **data.describe(),
+    }
+
+
+def _warnings(window: Window, beginning: Beginning) -> list[str]:
+    """Return a sentence where the weights know other values than the store holds."""
+    known = beginning.window
+    if known in (None, (window.low, window.high)):
+        return []
+    return [
+        f"the weights were trained on values from {known[0]} to {known[1]}, and the store's run from "
+        f"{window.low} to {window.high}: both become [0, 1], so one and the same value looks different to "
+        "the network."
+    ]
 
 
 def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> TrainingState:
