@@ -296,7 +296,9 @@ def test_it_stays_small_and_says_what_is_left_out(
 def test_long_tables_are_cut(cube_store: Path) -> None:
     store = open_cubes(cube_store)
     columns = {
-        name: np.resize(column, (5000, *column.shape[1:])) for name, column in vars(store.scans).items()
+        name: np.resize(column, (5000, *column.shape[1:]))
+        for name, column in vars(store.scans).items()
+        if column is not None
     }
     scans = ScanTable(**columns | {"status": np.full(5000, "failed", object)})
     page = Page(report(dataclasses.replace(store, scans=scans), 1))
