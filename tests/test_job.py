@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.tasks import record_or_die_at_2
 
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
@@ -124,12 +125,6 @@ def test_an_error_ends_the_run_and_what_is_done_stays(ledger: Ledger) -> None:
         list(ledger.records(TEN))
 
 
-def dies_at_2(number: int) -> Facts:
-    if number == 2:
-        os._exit(1)
-    return squared(number)
-
-
 def nothing(number: int) -> Facts:
     return {"square": -number}
 
@@ -137,7 +132,7 @@ def nothing(number: int) -> Facts:
 def test_a_task_that_ends_its_process_is_noted_as_lost(ledger: Ledger) -> None:
     four = {f"n{number}": number for number in range(4)}
     workers = Workers(2, processes=True)
-    run_missing(workers, ledger, "squares", four, dies_at_2, lost=nothing)
+    run_missing(workers, ledger, "squares", four, record_or_die_at_2, lost=nothing)
     assert [record["square"] for record in ledger.records(four)] == [0, 1, -2, 9]
 
 

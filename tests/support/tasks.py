@@ -41,6 +41,13 @@ def die_at_3(number: int) -> tuple[int, int]:
     return number, number * number
 
 
+def record_or_die_at_2(number: int) -> dict[str, int]:
+    """A record for a ledger; ends its process without a signal."""
+    if number == 2:
+        os._exit(1)
+    return {"square": number * number}
+
+
 def listening(_: int) -> list[str]:
     """Where this process takes connections, as /proc has it."""
     sockets = set()
