@@ -1,5 +1,6 @@
 """`genesis-prep extract-cubes`: a cube store of a folder of scans."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,8 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     facts["beside"] = dict(found.beside)
     output.print_json(facts | {"scans": rows}, cubes)
     noun = _noun(parameters)
-    _show_scans(rows, noun, cubes, found)
+    name_of = _naming(found)
+    _show_scans(rows, noun, cubes, name_of)
     word = output.said_of(result.done_before, result.repaired)
     if result.taken_in:
         word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
@@ -176,6 +178,7 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     of = f"{used} of {counted(len(rows), noun)}"
     output.say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
     _say_what_would_fit(result.store, rows)
+    air = [one | {"scan": name_of(one["scan"])} for one in air]
     output.say(*filter(None, [without_tissue_words(air, len(result.store))]))
     output.say(*cautions_of_cubes(result.store), err=True)
     output.say_next("genesis-prep degrade {} pairs.zarr", cubes)
@@ -255,15 +258,26 @@ def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> No
         output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
 
 
-def _show_scans(rows: list[dict[str, Any]], noun: str, store: Path, found: "gt.Found") -> None:
-    """What came of every scan, of LUNA16's with their subsets; on a terminal by the names people know."""
+def _naming(found: "gt.Found") -> Callable[[str], str]:
+    """Return what names a scan, by its path, for people: never `.`, and on a terminal a short name."""
     from genesis_toolkit.pipeline.scans.files import named
 
+    names, root = found.names() if output.is_terminal() else {}, found.root.resolve()
+    return lambda path: names.get(path) or named(path, root / path)
+
+
+def _show_scans(rows: list[dict[str, Any]], noun: str, store: Path, name_of: Callable[[str], str]) -> None:
+    """Show what became of every scan, of LUNA16's with their subsets."""
+    from genesis_toolkit.pipeline.scans.gather import SAME
+
     cells, of_subsets = [], any(row["subset"] >= 0 for row in rows)
-    names = found.names() if output.is_terminal() else {}
     for row in rows:
-        name = names.get(row["path"]) or named(row["path"], found.root.resolve() / row["path"])
         shape = output.edges(row["shape"][: 2 if noun == "image" else 3]) if any(row["shape"]) else "-"
-        cell = {noun: output.shortened(name)} | ({"subset": row["subset"]} if of_subsets else {})
-        cells.append(cell | {"shape": shape} | {one: row[one] for one in ("status", "cubes", "reason")})
+        cell = {noun: output.shortened(name_of(row["path"]))} | (
+            {"subset": row["subset"]} if of_subsets else {}
+        )
+        cell |= {"shape": shape} | {one: row[one] for one in ("status", "cubes", "reason")}
+        if row["reason"].startswith(SAME):
+            cell["reason"] = SAME + name_of(row["reason"].removeprefix(SAME))
+        cells.append(cell)
     output.show_scans(cells, noun, store)

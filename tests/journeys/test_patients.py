@@ -135,3 +135,21 @@ def test_a_store_of_a_single_folder_verifies_and_repairs(tmp_path: Path) -> None
     done = CliRunner().invoke(main, call)
     assert "1 damaged file made again" in done.stdout
     assert look(tmp_path / "c.zarr", source=tmp_path / "case7").findings == ()
+
+
+def test_a_series_in_several_folders_is_named_by_the_folder_above_them(tmp_path: Path) -> None:
+    """In its own row, in that of its copy, and where its cubes hold no tissue."""
+    root = tmp_path / "case7"
+    write_series(root / "whole", np.full_like(VOXELS, -1000))
+    files = sorted((root / "whole").iterdir())
+    for number, file in enumerate(files):
+        half = root / f"half{number % 2}"
+        half.mkdir(exist_ok=True)
+        (half / file.name).write_bytes(file.read_bytes())
+    call = ["extract-cubes", str(root), str(tmp_path / "c.zarr"), "--size", "4,4,2", "--workers", "1"]
+    done = CliRunner().invoke(main, [*call, "--border", "0,0,0", "--max-tissue", "1"])
+    assert done.exit_code == 0, done.output
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["case7", "used"] in [[row[0], row[-2]] for row in rows if len(row) > 2]
+    assert "the same scan as case7" in done.stdout
+    assert "of case7." in done.stdout
