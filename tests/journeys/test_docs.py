@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 import pytest
 import SimpleITK as sitk
-from support.folders import ROOT
+from support.folders import ROOT, TESTS
 
 import genesis_toolkit.cli.prep
 import genesis_toolkit.cli.train
@@ -41,17 +41,8 @@ OTHERS |= {"--job-name", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--time
 OTHERS |= {"--array", "--mem", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--kill-on-bad-exit"}
 OTHERS |= {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"}  # torchrun
 MOST_NOT_RUN = 7
-#: Lets torchvision, which other libraries import, be imported beside another build of torch.
-FITTING = """\
-import torch
-
-library = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms"):
-    try:
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # it is there
-"""
+#: Goes before a block that needs another library.
+FITTING = (TESTS / "support" / "torchvision_operators.py").read_text(encoding="utf-8")
 
 _PIECE = re.compile(
     r"^<!-- (?P<key>practice data|not run|run with|needs): (?P<value>.*?) -->$"

@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, weights
+from support.training_runs import (
+    SMALL,
+    assert_equal_weights,
+    losses,
+    make_pair_store,
+    weights,
+)
 
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.feeding.feeds import PairBuffer
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work
@@ -24,10 +29,7 @@ CUDA = Execution(device="cuda")
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    cubes = make_cube_store(folder / "cubes.zarr", blobs(30, (16, 16, 16)), 5)
-    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
-    return folder / "pairs.zarr"
+    return make_pair_store(tmp_path_factory.mktemp("stores"))
 
 
 def test_normalise_is_exact_for_every_code() -> None:

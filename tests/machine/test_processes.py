@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 from support.norm_process import norm_in_a_process
-from support.training_runs import SMALL, blobs, losses, make_cube_store
+from support.training_runs import SMALL, losses, make_pair_store
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.feeding.order import Work, deal, epoch_order, part_of
 from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.machine.processes import joined, launched
@@ -31,10 +30,7 @@ TWO = Execution(device="cpu", devices=2)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    cubes = make_cube_store(folder / "cubes.zarr", blobs(29, (16, 16, 16)), 5)
-    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
-    return folder / "pairs.zarr"
+    return make_pair_store(tmp_path_factory.mktemp("stores"), 29)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,15 +126,11 @@ def test_an_edge_that_cannot_be_halved_five_times_is_named(
 
 
 @pytest.fixture
-def torchvision() -> Iterator[Any]:
-    """torchvision, whose networks need none of its compiled operators: where those fit another build of
-    torch, they are declared, so that it can be imported."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        with suppress(RuntimeError):  # it is there
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield pytest.importorskip("torchvision")
-    del library  # what it declares lasts as long as it does
+def torchvision() -> Any:
+    """torchvision, whose networks need none of its compiled operators."""
+    import support.torchvision_operators  # noqa: F401 # declares them
+
+    return pytest.importorskip("torchvision")
 
 
 @pytest.mark.full

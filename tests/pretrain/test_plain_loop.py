@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.plain_loops import State, pretrained
-from support.training_runs import SMALL, blobs, losses, make_cube_store, weights
+from support.training_runs import SMALL, losses, make_pair_store, weights
 
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution
 from genesis_toolkit.training.weights.files import read_checkpoint
@@ -19,10 +18,7 @@ PLAIN = replace(SMALL, batch_size=5, epochs=3, lr=0.4, lr_step=1, warmup=3)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    cubes = make_cube_store(folder / "cubes.zarr", blobs(30, (16, 16, 16)), 5)
-    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
-    return folder / "pairs.zarr"
+    return make_pair_store(tmp_path_factory.mktemp("stores"))
 
 
 def assert_close(ours: State, theirs: State) -> None:

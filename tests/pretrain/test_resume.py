@@ -12,9 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from support.folders import TESTS
-from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, position
+from support.training_runs import (
+    SMALL,
+    assert_equal_weights,
+    losses,
+    make_pair_store,
+    position,
+)
 
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
@@ -29,9 +34,7 @@ Steps = dict[tuple[int, int], float]
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("stores")
-    cubes = make_cube_store(folder / "cubes.zarr", blobs(30, (16, 16, 16)), 5)
-    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=2, seed=0))
-    return {"cubes": cubes, "pairs": folder / "pairs.zarr"}
+    return {"pairs": make_pair_store(folder), "cubes": folder / "cubes.zarr"}
 
 
 @pytest.fixture

@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training_runs import SMALL, assert_equal_weights, blobs, losses, make_cube_store, weights
+from support.training_runs import (
+    SMALL,
+    assert_equal_weights,
+    blobs,
+    losses,
+    make_cube_store,
+    make_pair_store,
+    weights,
+)
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.pretrain.show import RestoredSlice
@@ -22,10 +29,7 @@ ONE = replace(SMALL, epochs=1)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    cubes = make_cube_store(folder / "cubes.zarr", blobs(40, (16, 16, 16)), 4)
-    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=1, seed=1))
-    return folder / "pairs.zarr"
+    return make_pair_store(tmp_path_factory.mktemp("stores"), 40, scans=4, variants=1, seed=1)
 
 
 def test_the_log_and_the_outcome_have_the_figures_of_every_degradation(pairs: Path, tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.training_runs import SMALL, blobs, make_cube_store
+from support.training_runs import SMALL, make_cube_store, make_pair_store
 
-from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.pretrain import validation
 from genesis_toolkit.training.pretrain.call import new_state
@@ -25,10 +24,7 @@ from genesis_toolkit.training.pretrain.validation import (
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    cubes = make_cube_store(folder / "cubes.zarr", blobs(40, (16, 16, 16)), 4)
-    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=1, seed=1))
-    return folder / "pairs.zarr"
+    return make_pair_store(tmp_path_factory.mktemp("stores"), 40, scans=4, variants=1, seed=1)
 
 
 def test_every_degradation_has_its_own_figures(pairs: Path) -> None:

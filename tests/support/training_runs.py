@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from support.scan_rows import scan_rows
 
 from genesis_toolkit.pipeline.ledger import hold
+from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES, CubeTable, ImageTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.write import write_store
@@ -59,6 +60,13 @@ def make_cube_store(
         write_store(ledger.store, CUBES, attributes, cubes.dtype, [table], rows, images)
         ledger.finish({}, {})
     return path
+
+
+def make_pair_store(folder: Path, count: int = 30, scans: int = 5, variants: int = 2, seed: int = 0) -> Path:
+    """A finished pair store of small blobs, beside its `cubes.zarr`."""
+    cubes = make_cube_store(folder / "cubes.zarr", blobs(count, (16, 16, 16)), scans)
+    degrade_cubes(cubes, folder / "pairs.zarr", DegradeParameters(variants=variants, seed=seed))
+    return folder / "pairs.zarr"
 
 
 def losses(folder: Path) -> list[dict[str, Any]]:
