@@ -178,7 +178,7 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     of = f"{used} of {counted(len(rows), noun)}"
     output.say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
     _say_what_would_fit(result.store, rows)
-    air = [one | {"scan": name_of(one["scan"])} for one in air]
+    air = [one | {"scan": name_of(one["path"])} for one in air]
     output.say(*filter(None, [without_tissue_words(air, len(result.store))]))
     output.say(*cautions_of_cubes(result.store), err=True)
     output.say_next("genesis-prep degrade {} pairs.zarr", cubes)

@@ -155,7 +155,7 @@ def show_folds(facts: Mapping[str, Any]) -> None:
 def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str, store: object) -> None:
     """Print the scans of a store that gave nothing or not all, as `show_scans`."""
     rows = [
-        {noun: shortened(row["path"]), "status": row["status"], "reason": row["reason"]} for row in not_used
+        {noun: shortened(row["scan"]), "status": row["status"], "reason": row["reason"]} for row in not_used
     ]
     show_scans(rows, noun, store)
 

@@ -5,7 +5,7 @@ is known once they have been cut, so this changes what is made of their records,
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,6 @@ from genesis_toolkit.pipeline.scans.gather import SAME
 from genesis_toolkit.pipeline.scans.images import read_image
 from genesis_toolkit.pipeline.scans.nih import SUFFIX
 from genesis_toolkit.pipeline.scans.read import read_scan
-
-#: What takes the place of a scan's cubes, by the name of its record.
-Changes = Mapping[str, Facts]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.degrade.recipes import Applied
 from genesis_toolkit.pipeline.scans.find import NO_SUBSET
+from genesis_toolkit.pipeline.scans.gather import SAME
 from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, TargetStore, statuses_words
 from genesis_toolkit.pipeline.store.salvage import read_log
@@ -122,10 +123,7 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
         "bytes": sum(store.storage.size(path) for path in store.manifest),
         "bytes_uncompressed": voxels * int(np.prod(store.size)),
         "scans": dict(sorted(Counter(scans.status.tolist()).items())),
-        "not_used": [
-            {name: str(getattr(scans, name)[row]) for name in ("path", "status", "reason")}
-            for row in np.flatnonzero((scans.status != "used") | (scans.reason != ""))
-        ],
+        "not_used": not_used(scans),
         "run": read_log(store.storage),
         "without_tissue": [],
     }
@@ -136,6 +134,19 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
     return facts | facts_of(contents) | {"without_tissue": without_tissue(contents)}
 
 
+def not_used(scans: schema.ScanTable) -> list[dict[str, str]]:
+    """Return scans that gave nothing or not all: of each `scan` (its name), `path`, `status` and `reason`."""
+    names = dict(zip(scans.path.tolist(), scans.names.tolist(), strict=True))
+    columns = (scans.path.tolist(), scans.status.tolist(), scans.reason.tolist())
+    rows = []
+    for path, status, reason in zip(*columns, strict=True):
+        if status != "used" or reason:
+            twin = reason.removeprefix(SAME) if reason.startswith(SAME) else ""
+            reason = SAME + names.get(twin, twin) if twin else reason
+            rows.append({"scan": names[path], "path": path, "status": status, "reason": reason})
+    return rows
+
+
 def without_tissue(contents: Contents) -> list[dict[str, Any]]:
     """Return the scans with cubes that hold no tissue, as air around the patient does, the most first.
 
@@ -143,14 +154,19 @@ def without_tissue(contents: Contents) -> list[dict[str, Any]]:
     of patches and images says nothing of that, so of them there are none.
 
     Returns:
-        Of each scan its `scan` (the path), how many of its cubes are `without_tissue`, and its `cubes`.
+        Of each `scan` (its name) its `path`, how many of its cubes are `without_tissue`, and its `cubes`.
     """
     if contents.thing != "cube":
         return []
     scans, tissue = contents.scans, contents.cubes.tissue
-    counts = np.bincount(contents.cubes.scan[tissue == 0], minlength=len(scans))
+    names, counts = scans.names, np.bincount(contents.cubes.scan[tissue == 0], minlength=len(scans))
     return [
-        {"scan": str(scans.path[row]), "without_tissue": int(counts[row]), "cubes": int(scans.cubes[row])}
+        {
+            "scan": str(names[row]),
+            "path": str(scans.path[row]),
+            "without_tissue": int(counts[row]),
+            "cubes": int(scans.cubes[row]),
+        }
         for row in np.argsort(-counts, kind="stable")
         if counts[row]
     ]

@@ -276,13 +276,12 @@ def _sheet(store: CubeStore | PairStore, rows: int) -> str:
 
 
 def _unused(store: CubeStore | PairStore) -> str:
-    scans, what = store.scans, "scan" if store.images is None else "image"
-    rows = np.flatnonzero(scans.status != "used")
-    if not len(rows):
+    what = "scan" if store.images is None else "image"
+    rows = [row for row in facts.not_used(store.scans) if row["status"] != "used"]
+    if not rows:
         return _note(f"Every {what} that was found gave cubes.")
-    rows = rows[np.argsort(scans.status[rows] != "failed", kind="stable")]
-    columns = (scans.path, scans.status, scans.reason)
-    told = [[str(column[row]) for column in columns] for row in rows[:_MOST_ROWS]]
+    rows.sort(key=lambda row: row["status"] != "failed")
+    told = [[row["scan"], row["status"], row["reason"]] for row in rows[:_MOST_ROWS]]
     more = len(rows) - len(told)
     left = _note(f"And {more:,} more; genesis-prep info --json lists all.") if more else ""
     return _table((what, "status", "reason"), told) + left

@@ -182,7 +182,7 @@ def _planes(store: CubeStore | TargetStore, cube: int) -> list[Picture]:
 def _label(store: CubeStore | TargetStore, cube: int) -> str:
     """The lines under a cube's first picture: which it is, and what is known of it."""
     row = int(store.table.scan[cube])
-    lines = [f"cube {cube} of {store.scans.path[row]}"]
+    lines = [f"cube {cube} of {store.scans.names[row]}"]
     if isinstance(store, TargetStore):
         lines.append(FOLDS[int(store.table.fold[cube])])
         if store.labels is not None:
@@ -215,7 +215,7 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
     flip, applied = int(store.pairs.flip[pair]), int(store.pairs.applied[pair])
     recipe = Recipe.from_json(store.attributes["parameters"]["recipe"])
     aspect = _aspect(store, cube, store.attributes["cubes"].get("plane"))
-    scan = store.scans.path[int(store.table.scan[cube])]
+    scan = store.scans.names[int(store.table.scan[cube])]
     row = [Picture(_shown(store, original), f"cube {cube} of {scan}", None, aspect)]
     for member in _drawn(store):
         alone = np.empty_like(original)

@@ -97,6 +97,12 @@ class ScanTable(Table):
         Column("0 train, 1 validation, 2 test, 3 exclude, by --split-file.", optional=True),
     ] = None
 
+    @property
+    def names(self) -> _Strings:
+        """What to call each scan: its path; its identifier where the source itself is the scan's folder."""
+        at_source = [path.partition("#")[0] == "." for path in self.path.tolist()]
+        return np.where(at_source, self.identifier, self.path)
+
 
 @dataclass(frozen=True)
 class ImageTable(Table):

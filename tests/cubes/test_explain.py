@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.dicom import write_series
+from support.dicom import explicit, write_series, write_volume
 from support.scans import lungs, write_scan
 
 from genesis_toolkit.cli.errors import GenesisGroup
@@ -260,6 +260,31 @@ def test_it_answers_as_extraction_does(tmp_path: Path) -> None:
         assert (done.exit_code == 0) == bool(row["status"] == "used" or "mask" in row["reason"]), path
         said = " ".join((done.stdout + done.stderr).split())
         assert row["reason"] in said, path
+
+
+def test_a_detached_header_and_a_disc_with_an_index_are_read_as_extraction_does(tmp_path: Path) -> None:
+    """The same voxels in three ways give the same counts; the index itself is refused by name."""
+    voxels, folder = lungs(0), tmp_path / "scans"
+    write_scan(folder / "plain.mhd", voxels)
+    write_volume(folder / "detached.nhdr", voxels)
+    write_series(folder / "disc" / "series", voxels)
+    index = folder / "disc" / "DICOMDIR"
+    index.write_bytes(explicit(modality=b"", rows=False, sop=b"1.2.840.10008.1.3.10\0", series=b""))
+    counts = []
+    for place in ("plain.mhd", "detached.nhdr", "disc", "disc/series"):
+        done = call(folder / place, *SMALL, "--json")
+        assert done.exit_code == 0, done.output
+        counts.append({name: json.loads(done.stdout)[name] for name in ("candidates", "passing")})
+    assert counts == counts[:1] * 4
+    made = CliRunner().invoke(
+        main, ["extract-cubes", str(folder), str(tmp_path / "c.zarr"), *SMALL, "--json"]
+    )
+    told = json.loads(made.stdout)
+    assert {row["path"] for row in told["scans"]} == {"plain.mhd", "detached.nhdr", "disc/series"}
+    (kind,) = told["beside"]
+    refused = call(index, *SMALL)
+    assert refused.exit_code == 1
+    assert kind in refused.stderr
 
 
 def test_a_mask_is_named_as_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Sources with several scans of a patient, copies of scans, and a split that users say themselves."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from support.dicom import SMALL, VOXELS, write_series, write_volume
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli.prep import main
+from genesis_toolkit.pipeline.describe.facts import not_used
 from genesis_toolkit.pipeline.scans.read import scan_path
 from genesis_toolkit.training.feeding.split import split_cubes
 
@@ -153,3 +155,28 @@ def test_a_series_in_several_folders_is_named_by_the_folder_above_them(tmp_path:
     assert ["case7", "used"] in [[row[0], row[-2]] for row in rows if len(row) > 2]
     assert "the same scan as case7" in done.stdout
     assert "of case7." in done.stdout
+
+
+def test_what_reads_the_store_alone_names_a_scan_that_was_its_own_source(tmp_path: Path) -> None:
+    """By its identifier, since the store tells no folder above the source: never `.`."""
+    write_series(tmp_path / "case7", np.full_like(VOXELS, -1000))
+    parameters = gt.ExtractParameters(size=(4, 4, 2), border=(0, 0, 0), max_tissue=1.0)
+    store = gt.extract_cubes(tmp_path / "case7", tmp_path / "c.zarr", parameters, workers=1).store
+    assert store.scans.path.tolist() == ["."]
+    (uid,) = store.scans.names.tolist()
+    assert uid == store.scans.identifier[0] != "."
+    (air,) = gt.describe_store(store)["without_tissue"]
+    assert (air["scan"], air["path"]) == (uid, ".")
+    scans = replace(
+        store.scans,
+        path=np.array([".", "copy"], object),
+        identifier=np.array([uid, uid], object),
+        status=np.array(["used", "skipped"], object),
+        reason=np.array(["", "the same scan as ."], object),
+    )
+    assert not_used(scans) == [
+        {"scan": "copy", "path": "copy", "status": "skipped", "reason": f"the same scan as {uid}"}
+    ]
+    done = CliRunner().invoke(main, ["preview", str(tmp_path / "c.zarr"), str(tmp_path / "report.html")])
+    assert done.exit_code == 0, done.output
+    assert uid in (tmp_path / "report.html").read_text(encoding="utf-8")

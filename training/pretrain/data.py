@@ -95,7 +95,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     validation = validation_works(split.validation, parameters.batch_size)
     feed = feed_of(store, parameters.recipe, parameters.seed)
     facts = store_facts(store, parameters.recipe or RECIPE)
-    names = store.scans.path.astype(object)[store.table.scan]
+    names = store.scans.names[store.table.scan]
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters, names)
     training = smallest(data.training(0))
     check_batch(network.name, store.size, min(training, smallest(validation)))
