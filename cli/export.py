@@ -17,27 +17,40 @@ from genesis_toolkit.cli.errors import check_installed
     "--format",
     "kind",
     required=True,
-    type=click.Choice(["official", "nnssl", "state-dict"]),
-    help="official: as the method's authors publish; nnssl: for nnU-Net v2; state-dict: tensors alone.",
+    type=click.Choice(["official", "nnssl", "state-dict", "safetensors"]),
+    help="official: as the method's authors publish; nnssl: for nnU-Net v2; state-dict: torch's tensors by "
+    "name; safetensors: the same, without pickle.",
 )
+@click.option(
+    "--part",
+    default="network",
+    show_default=True,
+    type=click.Choice(["network", "encoder"]),
+    help="encoder: without decoder and head, as state-dict or safetensors.",
+)
+@options.option("--folder", "Make OUT a folder that also holds nnU-Net's plan (--format nnssl).", bool)
 @options.option("--overwrite", "Replace OUT and its card.", bool)
 @options.json_option
-def export(run: Path, out: Path, kind: str, overwrite: bool) -> None:
+def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: bool) -> None:
     """Write the best weights of RUN to the file OUT, and a model card to OUT.md.
 
-    RUN is a folder that pretrain made. The card tells of the store, the degradations, the parameters, the
-    losses, and how to load the file.
+    RUN is a folder that pretrain made, or a finished one that finetune made. The card describes the store,
+    the parameters, the losses or scores, and how to load the file. A fine-tuned network is written as
+    state-dict or safetensors.
 
     \b
-    Example:
+    Examples:
       genesis-train export run genesis.pt --format official
+      genesis-train export run genesis-nnunet --format nnssl --folder
+      genesis-train export tuned encoder.safetensors --format safetensors --part encoder
     """
     check_installed("Exporting", "train", "torch")
-    written = gt.export_weights(run, out, kind, overwrite=overwrite)
+    written = gt.export_weights(run, out, kind, part=part, as_folder=folder, overwrite=overwrite)
     output.print_json(asdict(written))
     rows = [
         ("weights", f"{written.file} ({written.format})"),
         ("model card", written.card),
+        ("part", "the encoder alone" if part == "encoder" else "the whole network"),
         ("network", f"{written.network}, width {written.width}, {written.weights:,} parameters"),
         ("epoch", f"{written.epoch}, the best"),
         ("validation loss", f"{written.validation_loss:.5f}"),

@@ -52,7 +52,7 @@ from .training.pretrain.call import PretrainOutcome as PretrainOutcome
 from .training.pretrain.call import pretrain as pretrain
 from .training.pretrain.parameters import Execution as Execution
 from .training.pretrain.parameters import PretrainParameters as PretrainParameters
-from .training.weights.export import WeightsResult as WeightsResult
+from .training.weights.card import WeightsResult as WeightsResult
 from .training.weights.export import export_weights as export_weights
 from .training.weights.load import load_encoder as load_encoder
 from .training.weights.load import load_network as load_network

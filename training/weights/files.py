@@ -21,6 +21,7 @@ are pure functions of seed and epoch.
 
 import io
 import math
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -33,7 +34,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import CallError, DataError
+
+_FOREIGN = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")  # torch's message, of one class
+_NAMES_SHOWN = 5
+_LENGTH = 8  # bytes at the beginning of a safetensors file: the length of its header, which is JSON
 
 #: The numbers that tell how far a run came, by their names in the file and in `TrainingState`.
 POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")
@@ -79,31 +84,86 @@ def saved_bytes(content: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_plain(path: Path) -> Any:
-    """What a file of torch holds, of any version, on the CPU, without running anything of what is in it.
+def safetensors_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    """Return a safetensors file of tensors by name.
+
+    The format knows no tensor of two names, and nnU-Net's decoders name their encoder's again: the first name
+    is kept, and `load_weights` knows the others from the network.
 
     Raises:
-        DataError: the file is missing, cut short, damaged, or holds more than plain tensors and numbers.
+        CallError: the package safetensors is not installed.
+    """
+    kept: dict[int, str] = {}
+    for key, tensor in weights.items():
+        kept.setdefault(tensor.data_ptr(), key)
+    # Of several entries of metadata the format's own writer shuffles the order, and the bytes with it.
+    data: bytes = _safetensors().save(
+        {key: weights[key].contiguous() for key in kept.values()}, {"format": "pt"}
+    )
+    return data
+
+
+def _safetensors() -> Any:
+    try:
+        from safetensors import torch as package
+    except ModuleNotFoundError:
+        raise CallError(
+            "Files of format safetensors need the package safetensors: install it with pip install "
+            '"genesis-toolkit[train]".'
+        ) from None
+    return package
+
+
+def read_plain(path: Path) -> Any:
+    """Return what a file of torch or safetensors holds, on the CPU, without running anything in it.
+
+    Raises:
+        CallError: it is a safetensors file, and that package is not installed.
+        DataError: the file is missing, cut short, damaged, or holds more than plain tensors and numbers; the
+            classes of what else it holds are named.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    file = io.BytesIO(data)
+    package = _safetensors() if data[_LENGTH : _LENGTH + 1] == b"{" else None
     try:
-        if zipfile.is_zipfile(file):  # the checksums of its members, which torch writes and never reads
-            with zipfile.ZipFile(file) as archive:
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile
-        file.seek(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # a torn or foreign file raises almost anything: pickle, zip and key errors
+        return package.load(data) if package else _unpickled(io.BytesIO(data))
+    except Exception as error:  # a torn or foreign file raises almost anything: pickle, zip and key errors
+        foreign = [] if package else _foreign_classes(data, error)
+    if foreign:
+        more = f" and {len(foreign) - _NAMES_SHOWN} more" if len(foreign) > _NAMES_SHOWN else ""
         raise DataError(
-            f"{path} is cut short, damaged, or no checkpoint of plain tensors and numbers; nothing else is "
-            "ever loaded."
-        ) from None
+            f"{path} holds objects of {', '.join(foreign[:_NAMES_SHOWN])}{more} besides tensors and numbers, "
+            "and loading them could run code: in the program that wrote it, save the network's state_dict() "
+            "alone."
+        )
+    raise DataError(
+        f"{path} is cut short, damaged, or no checkpoint of plain tensors and numbers; nothing else is ever "
+        "loaded."
+    )
+
+
+def _unpickled(file: io.BytesIO) -> Any:
+    if zipfile.is_zipfile(file):  # the checksums of its members, which torch writes and never reads
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch has to say about a foreign file, `read_plain` says
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _foreign_classes(data: bytes, error: Exception) -> list[str]:
+    """Return the classes in a file of torch that it refused to load, by dotted name."""
+    first = _FOREIGN.search(str(error))
+    if first is None:
+        return []
+    try:  # this knows them all, in torch's newer file format only
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))) or [first[1]]
+    except Exception:
+        return [first[1]]
 
 
 def read_checkpoint(path: Path, kind: CheckpointKind = PRETRAINED) -> dict[str, Any]:
@@ -127,13 +187,33 @@ def read_checkpoint(path: Path, kind: CheckpointKind = PRETRAINED) -> dict[str, 
     return checkpoint
 
 
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Check that no tensor that was read from `path` holds NaN or infinity, also as float32.
+
+    Raises:
+        DataError: one does; the first is named.
+    """
+    for key, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            count = int((~torch.isfinite(tensor.float())).sum())
+            raise DataError(
+                f"{path} has NaN or infinity in {key} ({count:,} of its {tensor.numel():,} values): the "
+                "training that made it broke down, so take an earlier checkpoint."
+            )
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load a state dict, read from `path`, that must fit exactly.
 
+    Where the model has several names for one tensor, one of them is enough.
+
     Raises:
-        DataError: a key is missing or left over, or a shape differs: the key and both shapes are named.
+        DataError: a key is missing or left over, a shape differs, or a tensor holds NaN or infinity: the key
+            is named, and both shapes.
     """
     own = model.state_dict()
+    known = {own[key].data_ptr(): tensor for key, tensor in weights.items() if key in own}
+    weights = {key: known[own[key].data_ptr()] for key in own if own[key].data_ptr() in known} | dict(weights)
     for key, tensor in own.items():
         if key not in weights:
             raise DataError(f"{path} has no {key}, which the network needs.")
@@ -143,7 +223,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     for key in weights:
         if key not in own:
             raise DataError(f"{path} has {key}, which the network does not know.")
-    model.load_state_dict(dict(weights))
+    check_finite(weights, path)
+    model.load_state_dict(weights)
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """Trained weights, loaded: the whole network, or its encoder for a task of your own.
 
 What can be loaded: the folder of a run, a checkpoint of this toolkit, a file in the format of the method's
-authors (METHOD.md section 4: a dict with `state_dict`, every key begins with `module.`), and a state dict.
+authors (METHOD.md section 4: a dict with `state_dict`, every key begins with `module.`), and a state dict, of
+torch or as safetensors. What torch's wrappers put before the names, in whatever order, is taken away.
 Nothing but plain tensors and numbers is ever unpickled. `read_beginning` reads what another network begins
 with (METHOD.md section 6), which may also be weights of others, such as ImageNet's for the encoder of the 2D
 U-Net (EXCHANGE.md). They are never downloaded: whoever wants them names a file.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from genesis_toolkit.training.weights import files
 #: Of every key in a file of the method's authors.
 PREFIX = "module."
 
+#: What stands before names: DataParallel writes `module.`, torch.compile `_orig_mod.`, Lightning `model.`.
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 _FIRST = "conv1.weight"
 _RESNET = (_FIRST, "layer1.0.conv1.weight")  # torchvision's names; no network here has these
 _CLASSIFIER = "fc."  # torchvision's last layer
@@ -57,7 +61,7 @@ def load_encoder(path: str | Path) -> nn.Module:
     """The trained encoder, for a task of your own.
 
     Args:
-        path: as for `load_network`.
+        path: as for `load_network`; or a file of an encoder alone, by the names that the module has.
 
     Returns:
         A module on the CPU, in training mode, from float32 `[batch, 1, x, y, z]` in [0, 1] to a list of
@@ -69,7 +73,23 @@ def load_encoder(path: str | Path) -> nn.Module:
     Raises:
         CallError, DataError: as `load_network`.
     """
-    return encoder_of(load_network(path))
+    path = file_of(Path(path))
+    weights = read_weights(path)
+    return _encoder_alone(weights, path) or encoder_of(recognise(weights, path)[2])
+
+
+def _encoder_alone(weights: Mapping[str, Tensor], path: Path) -> nn.Module | None:
+    """Return the encoder whose tensors, and no others, are there; None if there are others, or too few."""
+    for kind in registry.ARCHITECTURES.values():
+        first = weights.get(kind.first_weight.removeprefix("encoder."))
+        if first is None or first.ndim == 0 or not 1 <= len(first) <= registry.MOST_WIDTH:
+            continue
+        with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
+            encoder = encoder_of(registry.build_network(kind.name, len(first)))
+        if encoder.state_dict().keys() == weights.keys():
+            files.load_weights(encoder, weights, path)
+            return encoder
+    return None
 
 
 def encoder_of(network: nn.Module) -> nn.Module:
@@ -114,7 +134,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} holds no weights that can be loaded here: a checkpoint of genesis-train, a file in the "
             "official format or a state dict is wanted."
         )
-    return {key.removeprefix(PREFIX): tensor for key, tensor in weights.items()}
+    return plain_names(weights, path)
+
+
+def plain_names(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return tensors by their names in the network, without `module.`, `_orig_mod.` and `model.` before them.
+
+    Raises:
+        DataError: two of them then have one name.
+    """
+    names: dict[str, str] = {}
+    for key in weights:
+        first = names.setdefault(_WRAPPERS.sub("", key), key)
+        if first != key:
+            raise DataError(
+                f"{path} holds two networks, or one twice: {first} and {key} are one name. Save one of them "
+                "to a file of its own."
+            )
+    return {name: weights[key] for name, key in names.items()}
 
 
 def is_state_dict(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
@@ -286,7 +323,8 @@ def read_encoder(path: Path) -> Beginning:
             f"{path} is no state dict: the tensors of a ResNet-18 by torchvision's names are wanted, and "
             "nothing else in the file."
         )
-    weights = {key: tensor.detach() for key, tensor in content.items() if not key.startswith(_CLASSIFIER)}
+    named = plain_names(content, path)
+    weights = {key: tensor.detach() for key, tensor in named.items() if not key.startswith(_CLASSIFIER)}
     first = weights.get(_FIRST)
     if first is not None and first.ndim == _KERNEL_AXES and first.shape[1] == _COLOURS:
         weights[_FIRST] = first.sum(1, keepdim=True)  # over the channels that go in

@@ -1,0 +1,159 @@
+"""Weights for nnU-Net v2: the checkpoint with an adaptation plan that its pre-trained training reads.
+
+EXCHANGE.md describes it; nnU-Net's own training takes the same file as `-pretrained_weights`. Its arrays have
+the axes z, y, x where ours have x, y, z. So every kernel is turned, and so are spacing and patch size; the
+plan then asks for no transposition of its own, and whoever reads it, with regard for `transpose_forward` or
+without, feeds the network as it was trained.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from torch import Tensor, nn
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.networks.registry import CLASS_ARGUMENTS, OF_THE_PAPERS, PACKAGE, Architecture
+
+_PLANS = "genesis-toolkit"
+_LOGGED = {"train_losses": "train_loss", "val_losses": "validation_loss", "lrs": "lr"}
+_VOLUME = 5  # axes of a kernel: channel out, channel in, x, y, z
+
+
+def nnssl_checkpoint(
+    kind: Architecture,
+    width: int,
+    network: nn.Module,
+    checkpoint: Mapping[str, Any],
+    run: Mapping[str, Any],
+    epochs: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What a file of format nnssl holds: plain tensors, numbers and text. The network is left as it is.
+
+    The checkpoint is the one that its weights are from, `run` what `run.json` says of the run, `epochs` what
+    `losses.jsonl` says up to that epoch.
+
+    Raises:
+        CallError: nnU-Net has no such network, or the run does not know the spacing of its scans.
+    """
+    if not kind.class_name:
+        raise CallError(
+            f"nnU-Net has no {kind.words}, which this run trained ({kind.name}): give "
+            f"{'--format official or ' if kind.name == OF_THE_PAPERS[3] else ''}--format state-dict."
+        )
+    turned = copy.deepcopy(network)
+    for weights in turned.parameters():  # every tensor once, also where it has several names
+        weights.data = _turn(weights.data)
+    return {
+        "network_weights": dict(turned.state_dict()),
+        "optimizer_state": _turn(checkpoint["optimizer_state_dict"]),
+        "grad_scaler_state": None,
+        "logging": {name: [epoch[ours] for epoch in epochs] for name, ours in _LOGGED.items()},
+        "_best_ema": float(checkpoint["best_loss"]),
+        "current_epoch": int(checkpoint["epoch"]),
+        "init_args": dict(run["parameters"]),
+        "trainer_name": _PLANS,
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {
+                "arch_class_name": kind.class_name,
+                "arch_kwargs": kind.arguments(width),
+                "arch_kwargs_requiring_import": list(CLASS_ARGUMENTS),
+            },
+            "pretrain_plan": _pretrain_plan(run),
+            "pretrain_num_input_channels": 1,
+            "recommended_downstream_patchsize": list(reversed(run["size"])),
+            "key_to_encoder": network.key_to_encoder,
+            "key_to_stem": network.key_to_stem,
+            "keys_to_in_proj": tuple(network.keys_to_in_proj),  # type: ignore[arg-type] # a tuple of text
+            "key_to_lpe": None,
+        },
+        "citations": [],
+    }
+
+
+def folder_files(checkpoint: Mapping[str, Any], kind: Architecture, width: int) -> dict[str, bytes]:
+    """Return what lies beside `checkpoint_final.pth` in a folder of format nnssl, by file name.
+
+    `adaptation_plan.json` is the checkpoint's plan, with the network as nnU-Net's own plans name it besides.
+    `config.json` says how the network is fed, and holds a configuration that a plan of nnU-Net takes as it
+    is, so that the plan's network has the shapes of the weights.
+    """
+    plan = checkpoint["nnssl_adaptation_plan"]
+    (pretrained,) = plan["pretrain_plan"]["configurations"].values()
+    architecture = {
+        "network_class_name": f"{PACKAGE}.architectures.unet.{kind.class_name}",
+        "arch_kwargs": kind.arguments(width),
+        "_kw_requires_import": list(CLASS_ARGUMENTS),
+    }
+    config = {
+        "library_name": _PLANS,
+        "version": __version__,
+        "network": kind.name,
+        "width": width,
+        "input_channels": plan["pretrain_num_input_channels"],
+        "axes": ["z", "y", "x"],
+        "spacing": pretrained["spacing"],
+        "nnunet_configuration": {
+            "inherits_from": "3d_fullres",
+            "patch_size": pretrained["patch_size"],
+            "architecture": architecture,
+        },
+    }
+    files = {
+        "adaptation_plan.json": plan | {"architecture_kwargs": architecture},
+        "config.json": config,
+    }
+    return {name: f"{json.dumps(content, indent=1)}\n".encode() for name, content in files.items()}
+
+
+def _pretrain_plan(run: Mapping[str, Any]) -> dict[str, Any]:
+    store = run["store"]
+    if not all(store.get("spacing_mm", [0.0])):
+        raise CallError(
+            "The run does not know the spacing of its scans, which format nnssl has to tell: its cubes were "
+            "imported, or it was begun with an earlier version. Give --format state-dict, or train again."
+        )
+    spacing = list(reversed(store["spacing_mm"]))
+    name = "onemmiso" if spacing == [1.0, 1.0, 1.0] else "noresample"
+    return {
+        "dataset_name": PurePath(store["path"]).name,
+        "plans_name": _PLANS,
+        "original_median_spacing_after_transp": spacing,
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": _PLANS,
+        "configurations": {
+            name: {
+                "data_identifier": f"{_PLANS}_{name}",
+                "preprocessor_name": "DefaultPreprocessor",
+                "spacing_style": name,
+                # nnU-Net standardises what it feeds, and has no scheme that maps a window to [0, 1]. The
+                # first instance norm takes the scale away; the shift is felt from the cube's border on.
+                "normalization_schemes": ["ZScoreNormalization"],
+                "use_mask_for_norm": [False],
+                "resampling_fn_data": "resample_data_or_seg_to_shape",
+                "resampling_fn_data_kwargs": _resampling(is_seg=False, order=3),
+                "resampling_fn_mask": "resample_data_or_seg_to_shape",
+                "resampling_fn_mask_kwargs": _resampling(is_seg=True, order=1),
+                "spacing": spacing,
+                "patch_size": list(reversed(run["size"])),
+            }
+        },
+    }
+
+
+def _resampling(*, is_seg: bool, order: int) -> dict[str, Any]:
+    return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+
+
+def _turn(tree: Any) -> Any:
+    """Kernels `[out, in, x, y, z]` as `[out, in, z, y, x]`, in whatever dicts and lists they lie."""
+    if isinstance(tree, Tensor):
+        return tree.permute(0, 1, 4, 3, 2).contiguous() if tree.ndim == _VOLUME else tree
+    if isinstance(tree, Mapping):
+        return {key: _turn(value) for key, value in tree.items()}
+    return [_turn(value) for value in tree] if isinstance(tree, list) else tree
