@@ -71,5 +71,6 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "training.networks.norms": ("networks/test_unet3d.py", "against torch's own, in the network"),
     "training.pretrain.call": ("pretrain/test_loop.py", "the trainer from outside"),
     "training.pretrain.data": ("pretrain/test_loop.py", "what a store gives to train on"),
+    "training.weights.card": ("weights/test_export.py", "the card stands beside the weights"),
     "training.weights.load": ("weights/test_export.py", "weights on their way back"),
 }

@@ -7,32 +7,28 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 from support.folders import ROOT
-from support.scans import SMALL, lungs, write_scan
+from support.target_stores import make_target_store
+from support.trained_runs import best_weights, put_weights, same_bits
 from torch import nn
 
 from genesis_toolkit.cli.train import main
-from genesis_toolkit.pipeline.cubes.extract import extract_cubes
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of
+from genesis_toolkit.training.finetune.loop import finetune
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.networks.registry import build_network
 from genesis_toolkit.training.networks.unet3d import UNet3D
-from genesis_toolkit.training.pretrain.call import new_state, pretrain
-from genesis_toolkit.training.pretrain.loop import pack
-from genesis_toolkit.training.pretrain.parameters import PretrainParameters
-from genesis_toolkit.training.weights.export import FORMATS, export_weights
-from genesis_toolkit.training.weights.load import load_encoder, load_network
-
-NNUNET = ("resenc-l", "plainconv")
-TRAINING = PretrainParameters(width=2, epochs=2, batch_size=4, lr=0.5, seed=7)
+from genesis_toolkit.training.weights.export import FORMATS, PARTS, export_weights
+from genesis_toolkit.training.weights.load import load_encoder, load_network, read_weights
 
 #: METHOD.md section 4: the convolutions of every level, channels in and out.
 LEVELS = {
@@ -64,56 +60,6 @@ def published() -> dict[str, tuple[int, ...]]:
     return {f"module.{key}": shape for key, shape in table.items()}
 
 
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    """A run of this test's own."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run, from a cube store beside it."""
-    folder = tmp_path_factory.mktemp("private-place")
-    for number in range(2):
-        write_scan(folder / "scans" / f"{number}.mha", lungs(number))
-    extract_cubes(folder / "scans", folder / "lungs.zarr", SMALL, workers=1)
-    pretrain(folder / "lungs.zarr", folder / "run", TRAINING)
-    return folder / "run"
-
-
-def describe(folder: Path, store: dict[str, Any], **changes: Any) -> None:
-    """Change what `run.json` says of the run and of its store."""
-    path = folder / "run.json"
-    described = json.loads(path.read_bytes())
-    path.write_text(json.dumps(described | changes | {"store": described["store"] | store}))
-
-
-def put_weights(folder: Path, network: nn.Module) -> None:
-    """Let other weights be the best of a run, as the trainer would write them."""
-    parameters = PretrainParameters(width=2)
-    state = new_state(parameters, torch.device("cpu"))
-    state.epoch = state.best_epoch = 1
-    state.best_loss = 0.5
-    (folder / "best.pt").write_bytes(pack(state, parameters))
-    checkpoint = torch.load(folder / "best.pt", weights_only=True)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    for weights in network.parameters():
-        weights.grad = torch.ones_like(weights)
-    optimiser.step()
-    checkpoint |= {"state_dict": network.state_dict(), "optimizer_state_dict": optimiser.state_dict()}
-    torch.save(checkpoint, folder / "best.pt")
-
-
-def best_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(torch.load(folder / "best.pt", weights_only=True)["state_dict"])
-
-
-def same_bits(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    return list(ours) == list(theirs) and all(
-        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
-    )
-
-
 # ----------------------------------------------------------------------------------------- what is written
 
 
@@ -131,12 +77,17 @@ def test_the_official_file_has_the_published_names_and_shapes(run: Path, tmp_pat
     assert sum(learnt) == written.weights == 19_073_665
 
 
-@pytest.mark.parametrize("kind", ["official", "state-dict"])
+@pytest.mark.parametrize("kind", ["official", "state-dict", "safetensors"])
 def test_a_round_trip_changes_no_bit(run: Path, tmp_path: Path, kind: str) -> None:
     export_weights(run, tmp_path / "out.pt", kind)
     expected = best_weights(run)
     for path in (run, run / "best.pt", tmp_path / "out.pt"):
         assert same_bits(dict(load_network(path).state_dict()), expected), path
+    if kind == "safetensors":
+        content = safetensors.torch.load_file(tmp_path / "out.pt")
+        assert same_bits({key: content[key] for key in expected}, expected)
+        assert len(content) == len(expected)
+        return
     content = torch.load(tmp_path / "out.pt", weights_only=True)
     if kind == "state-dict":
         assert same_bits(content, expected)
@@ -153,6 +104,130 @@ def test_the_official_format_is_read_in_torchs_old_file_format_too(tmp_path: Pat
     content = {"epoch": 5, "state_dict": {f"module.{key}": tensor for key, tensor in weights.items()}}
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert same_bits(dict(load_network(tmp_path / "old.pt").state_dict()), dict(weights))
+
+
+@pytest.mark.parametrize(
+    "before", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.model."]
+)
+def test_what_wrappers_put_before_the_names_is_taken_away(tmp_path: Path, before: str) -> None:
+    weights = UNet3D(2).state_dict()
+    torch.save({"state_dict": {before + key: weights[key] for key in weights}}, tmp_path / "wrapped.pt")
+    assert same_bits(dict(load_network(tmp_path / "wrapped.pt").state_dict()), dict(weights))
+
+
+def test_a_network_that_torch_wrapped_is_read(tmp_path: Path) -> None:
+    network = UNet3D(2)
+    wrapped = torch.compile(nn.DataParallel(network), backend="eager")
+    torch.save(wrapped.state_dict(), tmp_path / "wrapped.pt")
+    assert next(iter(torch.load(tmp_path / "wrapped.pt"))).startswith("_orig_mod.module.")
+    assert same_bits(dict(load_network(tmp_path / "wrapped.pt").state_dict()), dict(network.state_dict()))
+
+
+def test_two_networks_in_one_file_are_refused(tmp_path: Path) -> None:
+    weights = UNet3D(2).state_dict()
+    both = {before + key: weights[key] for before in ("model.", "module.") for key in weights}
+    torch.save(both, tmp_path / "both.pt")
+    with pytest.raises(DataError, match=r"model\.down_tr64\S+ and module\.down_tr64\S+ are one name"):
+        load_network(tmp_path / "both.pt")
+
+
+@pytest.mark.parametrize("network", ["unet3d", "unet2d"])
+@pytest.mark.parametrize("kind", ["state-dict", "safetensors"])
+def test_the_encoder_goes_out_alone_and_comes_back(
+    run: Path, tmp_path: Path, network: str, kind: str
+) -> None:
+    whole = build_network(network, 2)
+    put_weights(run, whole)
+    written = export_weights(run, tmp_path / "encoder", kind, part="encoder")
+    encoder = load_encoder(tmp_path / "encoder")
+    assert (written.part, written.task) == ("encoder", None)
+    assert written.weights == sum(weights.numel() for weights in encoder.parameters())
+    assert same_bits(dict(encoder.state_dict()), dict(load_encoder(run).state_dict()))
+    cubes = torch.rand(2, 1, *(16, 16, 16) if network == "unet3d" else (64, 64))
+    for ours, theirs in zip(encoder(cubes), load_encoder(run)(cubes), strict=True):
+        assert torch.equal(ours, theirs)
+    assert "The encoder of a" in (tmp_path / "encoder.md").read_text()
+    with pytest.raises(DataError, match=r"has no \S+, which the network needs|weights of no network"):
+        load_network(tmp_path / "encoder")
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run that classifies, from the pre-trained weights, and one that segments, from scratch."""
+    folder = tmp_path_factory.mktemp("tuned")
+    runs = {}
+    for task, more in (("ncc", {"weights": trained}), ("segment", {"network": "unet3d", "width": 2})):
+        make_target_store(folder / f"{task}.zarr", task)
+        parameters = FinetuneParameters(epochs=1, batch_size=6)
+        finetune(folder / f"{task}.zarr", folder / task, parameters, device="cpu", threads=1, **more)
+        runs[task] = folder / task
+    return runs
+
+
+@pytest.mark.parametrize("kind", ["state-dict", "safetensors"])
+@pytest.mark.parametrize("task", ["ncc", "segment"])
+def test_a_fine_tuned_network_goes_out_whole_and_its_encoder(
+    tuned: dict[str, Path], tmp_path: Path, task: str, kind: str
+) -> None:
+    run = tuned[task]
+    written = export_weights(run, tmp_path / "whole", kind)
+    result = json.loads((run / "result.json").read_bytes())
+    assert (written.task, written.part, written.epoch) == (task, "network", 1)
+    assert written.weights == result["weights"]
+    assert written.validation_loss == result["validation_loss"]
+    expected = best_weights(run)
+    read = read_weights(tmp_path / "whole")
+    assert same_bits({key: read[key] for key in expected}, expected)
+    network = read_finetuned(run).network
+
+    card = (tmp_path / "whole.md").read_text(encoding="utf-8")
+    assert f"fine-tuned for the task `{task}`" in card
+    assert "these\nare no pre-trained weights" in card
+    assert f"{result['metric'].replace('_', ' ')} | {result['score']:.4f}" in card
+    begun = "- the network began with `best.pt`" if task == "ncc" else "- it began from scratch"
+    assert begun in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("whole", str(tmp_path / "whole")), names)
+    cubes = torch.rand(2, 1, 16, 16, 16)
+    assert torch.equal(names["network"](cubes), network(cubes))
+
+    export_weights(run, tmp_path / "encoder", kind, part="encoder")
+    encoder = load_encoder(tmp_path / "encoder")
+    for ours, theirs in zip(encoder(cubes), network.encoder()(cubes), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_a_fine_tuned_run_cannot_give_is_refused(tuned: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        CallError, match=r"official is for pre-trained networks, and .*ncc holds a fine-tuned"
+    ):
+        export_weights(tuned["ncc"], tmp_path / "out.pt", "official")
+    run = Path(shutil.copytree(tuned["ncc"], tmp_path / "run"))
+    (run / "result.json").write_text("[]")
+    with pytest.raises(DataError, match=r"result\.json is damaged"):
+        export_weights(run, tmp_path / "out.pt", "state-dict")
+    (run / "result.json").unlink()
+    with pytest.raises(CallError, match="run is not finished: repeat"):
+        export_weights(run, tmp_path / "out.pt", "state-dict")
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_weights_of_a_training_that_broke_down_are_not_handed_on(run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run / "best.pt", weights_only=True)
+    checkpoint["state_dict"]["up_tr128.ops.0.conv1.bias"][1] = torch.nan
+    checkpoint["state_dict"]["out_tr.final_conv.bias"][0] = torch.inf
+    torch.save(checkpoint, run / "best.pt")
+    for call in (
+        load_network,
+        load_encoder,
+        lambda path: export_weights(path, tmp_path / "o.pt", "official"),
+    ):
+        with pytest.raises(
+            DataError, match=r"best\.pt has NaN or infinity in up_tr128\.ops\.0\.conv1\.bias "
+        ):
+            call(run)
+    assert not (tmp_path / "o.pt").exists()
 
 
 def test_loading_leaves_torchs_generator_alone(run: Path) -> None:
@@ -236,8 +311,12 @@ def test_a_hostile_file_is_not_run(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "zip.pt")
     torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(hostile))
-    for name in ("zip.pt", "old.pt", "plain.pt"):
-        with pytest.raises(DataError, match=f"{name} is cut short, damaged, or no checkpoint of plain"):
+    for name, words in (
+        ("zip.pt", r"holds objects of builtins\.getattr, pathlib\.Path, pathlib\.PosixPath besides"),
+        ("old.pt", "holds objects of getattr besides"),
+        ("plain.pt", "is cut short, damaged, or no checkpoint of plain"),
+    ):
+        with pytest.raises(DataError, match=rf"{name} {words}"):
             load_network(tmp_path / name)
     assert not (tmp_path / "victim").exists()
     torch.load(tmp_path / "zip.pt", weights_only=False)  # what the refusal is for
@@ -311,7 +390,10 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
         (run, "run/out.pt", "official", "lies inside the run"),
         (run, "lungs.zarr/out.pt", "official", "lies inside the store"),
         (run, "out.pt", "nnssl", "nnU-Net has no 3D U-Net of Models Genesis"),
-        (run, "out.pt", "onnx", "'official', 'nnssl', 'state-dict'"),
+        (run, "out.pt", "onnx", "'official', 'nnssl', 'state-dict', 'safetensors'"),
+        (run, "out.pt", "official --part encoder", "holds whole networks, and --part encoder was given"),
+        (run, "out.pt", "official --folder", "--folder goes with --format nnssl"),
+        (run, "mine.pt", "nnssl --folder", "mine.pt is a file, and a folder is to be written"),
         (tmp_path / "nothing", "out.pt", "official", "There is no run in"),
         (
             tmp_path / "mine.pt",
@@ -327,7 +409,9 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
         ),
         (tmp_path / "begun", "out.pt", "official", "no epoch is finished yet"),
     ):
-        result = CliRunner().invoke(main, ["export", str(source), str(tmp_path / out), "--format", kind])
+        result = CliRunner().invoke(
+            main, ["export", str(source), str(tmp_path / out), "--format", *kind.split()]
+        )
         assert (result.exit_code, words in result.stderr) == (2, True), (out, kind, result.output)
         assert "Traceback" not in result.output
     assert files(tmp_path) == before
@@ -405,7 +489,21 @@ def test_the_card_tells_where_the_weights_come_from(run: Path, tmp_path: Path) -
         assert fact in card, fact
 
 
-@pytest.mark.parametrize("kind", ["official", "state-dict"])
+@pytest.mark.parametrize(
+    ("kind", "part"), [("official", "network"), ("safetensors", "network"), ("state-dict", "encoder")]
+)
+def test_hubs_read_the_head_of_the_card(run: Path, tmp_path: Path, kind: str, part: str) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="the library of a hub reads the head of the card")
+    export_weights(run, tmp_path / "out", kind, part=part)
+    head = hub.ModelCard.load(tmp_path / "out.md").data
+    assert head.license == "unknown"
+    assert head.library_name == "genesis-toolkit"
+    assert head.datasets == ["lungs.zarr"]
+    assert head.tags[:4] == ["models-genesis", "self-supervised-learning", "medical", "3d"]
+    assert ("pytorch" in head.tags) == (kind != "safetensors")
+
+
+@pytest.mark.parametrize("kind", ["official", "state-dict", "safetensors"])
 def test_no_path_of_the_machine_leaves_it(run: Path, tmp_path: Path, kind: str) -> None:
     export_weights(run, tmp_path / "out.pt", kind)
     for path in (tmp_path / "out.pt", tmp_path / "out.pt.md"):
@@ -434,207 +532,7 @@ def test_the_code_in_the_card_runs_beside_the_weights(run: Path, tmp_path: Path)
     assert done.stdout == "[4, 8, 16, 32]\n"
 
 
-# ------------------------------------------------------------------------------------- nnU-Net's networks
-
-#: EXCHANGE.md, the page on the checkpoint of nnssl: every key, and what kind of value it has.
-TEXT, WHOLE, REAL, MAPPING = str, int, float, dict
-CHECKPOINT = {
-    "network_weights": MAPPING,
-    "optimizer_state": MAPPING,
-    "grad_scaler_state": (MAPPING, type(None)),
-    "logging": MAPPING,
-    "_best_ema": REAL,
-    "current_epoch": WHOLE,
-    "init_args": MAPPING,
-    "trainer_name": TEXT,
-    "nnssl_adaptation_plan": MAPPING,
-    "citations": list,
-}
-ADAPTATION = {
-    "architecture_plans": MAPPING,
-    "pretrain_plan": MAPPING,
-    "pretrain_num_input_channels": WHOLE,
-    "recommended_downstream_patchsize": list,
-    "key_to_encoder": TEXT,
-    "key_to_stem": TEXT,
-    "keys_to_in_proj": tuple,
-    "key_to_lpe": type(None),
-}
-ARCHITECTURE = {"arch_class_name": TEXT, "arch_kwargs": MAPPING, "arch_kwargs_requiring_import": list}
-PRETRAIN = {
-    "dataset_name": TEXT,
-    "plans_name": TEXT,
-    "original_median_spacing_after_transp": list,
-    "image_reader_writer": TEXT,
-    "transpose_forward": list,
-    "transpose_backward": list,
-    "experiment_planner_used": TEXT,
-    "configurations": MAPPING,
-}
-CONFIGURATION = {
-    "data_identifier": TEXT,
-    "preprocessor_name": TEXT,
-    "spacing_style": TEXT,
-    "normalization_schemes": list,
-    "use_mask_for_norm": list,
-    "resampling_fn_data": TEXT,
-    "resampling_fn_data_kwargs": MAPPING,
-    "resampling_fn_mask": TEXT,
-    "resampling_fn_mask_kwargs": MAPPING,
-    "spacing": list,
-    "patch_size": list,
-}
-
-
-def check_page(found: Any, page: dict[str, Any]) -> None:
-    assert set(found) == set(page)
-    for key, kind in page.items():
-        assert isinstance(found[key], kind), key
-
-
-def build_from_plan(plan: dict[str, Any]) -> nn.Module:
-    """The network as a reader of the plan builds it, with the package alone."""
-    unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
-    arguments = dict(plan["architecture_plans"]["arch_kwargs"])
-    for name in plan["architecture_plans"]["arch_kwargs_requiring_import"]:
-        arguments[name] = resolve_name(arguments[name]) if arguments[name] else None
-    network: nn.Module = getattr(unet, plan["architecture_plans"]["arch_class_name"])(
-        input_channels=plan["pretrain_num_input_channels"],
-        num_classes=1,
-        deep_supervision=False,
-        **arguments,
-    )
-    return network
-
-
-@pytest.fixture(params=NNUNET)
-def nnunet_run(run: Path, request: pytest.FixtureRequest) -> tuple[Path, str, nn.Module]:
-    """A run whose best network is one of nnU-Net's, two channels wide."""
-    pytest.importorskip("dynamic_network_architectures")
-    torch.manual_seed(0)
-    network = build_network(request.param, 2)
-    put_weights(run, network)
-    describe(run, store={"spacing_mm": [0.7, 0.8, 2.5]}, size=[64, 32, 32])
-    return run, request.param, network
-
-
-def test_the_nnssl_checkpoint_is_as_the_page_says(
-    nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
-) -> None:
-    run, name, network = nnunet_run
-    export_weights(run, tmp_path / "out.pth", "nnssl")
-    content = torch.load(tmp_path / "out.pth", weights_only=True)
-    check_page(content, CHECKPOINT)
-    assert all(isinstance(tensor, torch.Tensor) for tensor in content["network_weights"].values())
-    assert list(content["network_weights"]) == list(network.state_dict())
-    assert content["current_epoch"] == 1
-    assert [len(values) for values in content["logging"].values()] == [1, 1, 1]
-
-    plan = content["nnssl_adaptation_plan"]
-    check_page(plan, ADAPTATION)
-    check_page(plan["architecture_plans"], ARCHITECTURE)
-    check_page(plan["pretrain_plan"], PRETRAIN)
-    (configuration,) = plan["pretrain_plan"]["configurations"].values()
-    check_page(configuration, CONFIGURATION)
-    # nnU-Net's arrays are z, y, x.
-    assert configuration["patch_size"] == plan["recommended_downstream_patchsize"] == [32, 32, 64]
-    assert configuration["spacing"] == [2.5, 0.8, 0.7]
-    assert plan["pretrain_plan"]["original_median_spacing_after_transp"] == [2.5, 0.8, 0.7]
-    assert plan["pretrain_plan"]["transpose_forward"] == [0, 1, 2]
-    assert plan["pretrain_plan"]["dataset_name"] == "lungs.zarr"
-    if name == "resenc-l":
-        assert (plan["key_to_encoder"], plan["key_to_stem"]) == ("encoder.stages", "encoder.stem")
-        projections = ("encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0")
-        assert plan["keys_to_in_proj"] == projections
-    for key in plan["keys_to_in_proj"]:
-        assert tuple(content["network_weights"][f"{key}.weight"].shape) == (2, 1, 3, 3, 3)
-    assert any(key.startswith(f"{plan['key_to_encoder']}.") for key in content["network_weights"])
-    for path in (tmp_path / "out.pth", tmp_path / "out.pth.md"):
-        assert b"private-place" not in path.read_bytes()
-
-
-def test_the_package_loads_the_nnssl_weights_and_computes_the_same_on_turned_axes(
-    nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
-) -> None:
-    run, _, network = nnunet_run
-    export_weights(run, tmp_path / "out.pth", "nnssl")
-    content = torch.load(tmp_path / "out.pth", weights_only=True)
-    theirs = build_from_plan(content["nnssl_adaptation_plan"])
-    theirs.load_state_dict(content["network_weights"], strict=True)
-    cubes = torch.rand(1, 1, 64, 32, 32, dtype=torch.float64)
-
-    def turned(voxels: torch.Tensor) -> torch.Tensor:
-        return voxels.permute(0, 1, 4, 3, 2)
-
-    with torch.no_grad():
-        restored = network.double()(cubes)
-        torch.testing.assert_close(turned(torch.sigmoid(theirs.double()(turned(cubes)))), restored)
-        assert not torch.allclose(torch.sigmoid(theirs(cubes)), restored)  # it matters
-    momentum = [state["momentum_buffer"] for state in content["optimizer_state"]["state"].values()]
-    shapes = [tuple(weights.shape) for weights in theirs.parameters()]
-    assert [tuple(tensor.shape) for tensor in momentum] == shapes
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", NNUNET)
-def test_the_command_trains_nnunets_networks_and_exports_them(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("dynamic_network_architectures")
-    for number in range(2):
-        write_scan(tmp_path / "scans" / f"{number}.mha", lungs(number, (72, 40, 40)))
-    cuts = replace(SMALL, cubes_per_scan=2, size=(64, 32, 32))
-    extract_cubes(tmp_path / "scans", tmp_path / "large.zarr", cuts, workers=1)
-    run, out = tmp_path / "run", tmp_path / "out.pth"
-    call = ["pretrain", str(tmp_path / "large.zarr"), "--out", str(run), "--network", name]
-    result = CliRunner().invoke(main, [*call, "--width", "2", "--epochs", "1", "--lr", "0.1"])
-    assert result.exit_code == 0, result.output
-    result = CliRunner().invoke(main, ["export", str(run), str(out), "--format", "nnssl"])
-    assert result.exit_code == 0, result.output
-    content = torch.load(out, weights_only=True)
-    build_from_plan(content["nnssl_adaptation_plan"]).load_state_dict(content["network_weights"])
-    assert content["init_args"]["network"] == name
-
-
-@pytest.mark.full
-def test_the_code_in_the_nnssl_card_runs(nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path) -> None:
-    run, _, network = nnunet_run
-    export_weights(run, tmp_path / "out.pth", "nnssl")
-    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out.pth.md").read_text(), re.DOTALL)
-    call = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
-    assert str(len(network.state_dict())) in done.stdout
-
-
-def test_nnunets_networks_come_back_from_a_state_dict_but_not_in_the_official_format(
-    nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
-) -> None:
-    run, name, network = nnunet_run
-    with pytest.raises(CallError, match=f"holds the 3D U-Net only, and this run trained {name}"):
-        export_weights(run, tmp_path / "out.pt", "official")
-    written = export_weights(run, tmp_path / "out.pt", "state-dict")
-    assert (written.network, written.width) == (name, 2)
-    for path in (run, tmp_path / "out.pt"):
-        assert same_bits(dict(load_network(path).state_dict()), dict(network.state_dict()))
-    cubes = torch.rand(1, 1, 64, 32, 32)
-    encoder = load_encoder(run)
-    levels = encoder(cubes)
-    assert [level.shape[1] for level in levels] == encoder.output_channels == [2, 4, 8, 16, 20, 20]
-    assert [level.shape[2] for level in levels] == [64, 32, 16, 8, 4, 2]
-    theirs = network.get_submodule("encoder")(cubes)
-    assert all(torch.equal(ours, other) for ours, other in zip(levels, theirs, strict=True))
-
-
-def test_a_run_that_does_not_know_its_spacing_is_refused(
-    nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
-) -> None:
-    run, _, _ = nnunet_run
-    described = json.loads((run / "run.json").read_bytes())
-    del described["store"]["spacing_mm"], described["store"]["manifest"]
-    (run / "run.json").write_text(json.dumps(described))
-    with pytest.raises(CallError, match="does not know the spacing"):
-        export_weights(run, tmp_path / "out.pth", "nnssl")
-    export_weights(run, tmp_path / "out.pt", "state-dict")
-
-
-def test_every_format_of_the_library_is_offered() -> None:
+def test_every_format_and_part_of_the_library_is_offered() -> None:
     options = {option.name: option for option in main.commands["export"].params}
     assert tuple(options["kind"].type.choices) == FORMATS  # type: ignore[attr-defined]
+    assert tuple(options["part"].type.choices) == PARTS  # type: ignore[attr-defined]

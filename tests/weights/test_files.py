@@ -2,22 +2,33 @@
 
 import copy
 import math
+import re
+import sys
 import zipfile
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.training.pretrain.call import new_state
 from genesis_toolkit.training.pretrain.loop import pack
 from genesis_toolkit.training.pretrain.parameters import PretrainParameters, learning_rate
-from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, load_weights, read_checkpoint
+from genesis_toolkit.training.weights.files import (
+    PRETRAINED,
+    TrainingState,
+    load_weights,
+    read_checkpoint,
+    read_plain,
+    safetensors_bytes,
+)
 
 PARAMETERS = PretrainParameters(width=2, lr=0.5, lr_step=2, seed=3)
 
@@ -189,6 +200,71 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     torch.save({"format": PRETRAINED.format, "version": 3}, path)
     with pytest.raises(DataError, match="version 3, this program reads version 2"):
         read_checkpoint(path)
+
+
+class Settings:
+    """What other programs save beside their weights."""
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_foreign_objects_are_refused_by_their_classes(tmp_path: Path, new: bool) -> None:
+    content = {"state_dict": nn.Linear(2, 1).state_dict(), "config": Namespace(lr=0.1), "own": Settings()}
+    torch.save(content, tmp_path / "other.ckpt", _use_new_zipfile_serialization=new)
+    named = rf"argparse\.Namespace, {re.escape(__name__)}\.Settings besides" if new else "argparse.Namespace"
+    with pytest.raises(DataError, match=rf"holds objects of {named}.*state_dict\(\) alone"):
+        read_plain(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_numbers_that_are_none_are_refused_by_name(value: float) -> None:
+    model = nn.Linear(3, 2)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights = {key: tensor.double() for key, tensor in before.items()}
+    weights["weight"][1, 2] = weights["bias"][0] = value
+    with pytest.raises(DataError, match=r"NaN or infinity in weight \(1 of its 6 values\)"):
+        load_weights(model, weights, Path("odd.pt"))
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_safetensors_are_written_for_their_own_reader(tmp_path: Path) -> None:
+    path, model = tmp_path / "out.safetensors", Shared()
+    weights = model.state_dict()
+    data = safetensors_bytes(weights)
+    assert all(safetensors_bytes(weights) == data for _ in range(3))
+    path.write_bytes(data)
+    once = [key for key in weights if not key.startswith("decoder.encoder.")]
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert sorted(file.keys()) == sorted(once)
+        assert all(torch.equal(file.get_tensor(key), weights[key]) for key in once)
+    theirs, ours = Shared(), Shared()
+    safetensors.torch.load_model(theirs, path, strict=True)
+    load_weights(ours, read_plain(path), path)
+    for other in (theirs, ours):
+        assert all(torch.equal(weights[key], tensor) for key, tensor in other.state_dict().items())
+
+
+def test_safetensors_of_others_are_read_and_torn_ones_refused(tmp_path: Path) -> None:
+    path, weights = tmp_path / "theirs.safetensors", nn.Conv3d(2, 3, 3).state_dict()
+    safetensors.torch.save_file({f"model.{key}": tensor for key, tensor in weights.items()}, path)
+    read = read_plain(path)
+    assert {key: tensor.tolist() for key, tensor in read.items()} == {
+        f"model.{key}": tensor.tolist() for key, tensor in weights.items()
+    }
+    data = path.read_bytes()
+    for share in (0.05, 0.5, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(DataError, match=r"theirs\.safetensors is cut short"):
+            read_plain(path)
+
+
+def test_without_its_package_safetensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.safetensors"
+    path.write_bytes(safetensors_bytes(nn.Linear(2, 1).state_dict()))
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for call in (lambda: read_plain(path), lambda: safetensors_bytes({})):
+        with pytest.raises(CallError, match=r'need the package safetensors: .*"genesis-toolkit\[train\]"'):
+            call()
 
 
 def test_weights_that_do_not_fit_are_refused_by_name() -> None:
