@@ -42,7 +42,7 @@ def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: 
     Examples:
       genesis-train export run genesis.pt --format official
       genesis-train export run genesis-nnunet --format nnssl --folder
-      genesis-train export tuned encoder.safetensors --format safetensors --part encoder
+      genesis-train export tuned encoder.pt --format state-dict --part encoder
     """
     check_installed("Exporting", "train", "torch")
     written = gt.export_weights(run, out, kind, part=part, as_folder=folder, overwrite=overwrite)

@@ -201,8 +201,10 @@ def test_nnunets_networks_come_back_from_a_state_dict_but_not_in_the_official_fo
         export_weights(run, tmp_path / "out.pt", "official")
     written = export_weights(run, tmp_path / "out.pt", "state-dict")
     assert (written.network, written.width) == (name, 2)
-    for path in (run, tmp_path / "out.pt"):
+    export_weights(run, tmp_path / "out.safetensors", "safetensors")
+    for path in (run, tmp_path / "out.pt", tmp_path / "out.safetensors"):
         assert same_bits(dict(load_network(path).state_dict()), dict(network.state_dict()))
+    assert (tmp_path / "out.safetensors").stat().st_size < 0.6 * (run / "best.pt").stat().st_size
     cubes = torch.rand(1, 1, 64, 32, 32)
     encoder = load_encoder(run)
     levels = encoder(cubes)
@@ -210,6 +212,9 @@ def test_nnunets_networks_come_back_from_a_state_dict_but_not_in_the_official_fo
     assert [level.shape[2] for level in levels] == [64, 32, 16, 8, 4, 2]
     theirs = network.get_submodule("encoder")(cubes)
     assert all(torch.equal(ours, other) for ours, other in zip(levels, theirs, strict=True))
+    export_weights(run, tmp_path / "encoder", "safetensors", part="encoder")
+    alone = load_encoder(tmp_path / "encoder")
+    assert same_bits(dict(alone.state_dict()), dict(network.get_submodule("encoder").state_dict()))
 
 
 def test_a_run_that_does_not_know_its_spacing_is_refused(

@@ -79,14 +79,14 @@ def load_encoder(path: str | Path) -> nn.Module:
 
 
 def _encoder_alone(weights: Mapping[str, Tensor], path: Path) -> nn.Module | None:
-    """Return the encoder whose tensors, and no others, are there; None if there are others, or too few."""
+    """Return the encoder if no tensors but its own are there, else None; see `load_network` for errors."""
     for kind in registry.ARCHITECTURES.values():
         first = weights.get(kind.first_weight.removeprefix("encoder."))
         if first is None or first.ndim == 0 or not 1 <= len(first) <= registry.MOST_WIDTH:
             continue
         with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
             encoder = encoder_of(registry.build_network(kind.name, len(first)))
-        if encoder.state_dict().keys() == weights.keys():
+        if encoder.state_dict().keys() >= weights.keys():
             files.load_weights(encoder, weights, path)
             return encoder
     return None
@@ -125,8 +125,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = files.read_checkpoint(path)  # it knows the versions
     if content.get("format") == files.FINETUNED.format:
         raise CallError(
-            f"{path} holds the network of a target task, and pre-trained weights are wanted: name a run of "
-            "genesis-train pretrain, or a file of weights."
+            f"{path} holds the network of a target task, and pre-trained weights are needed: name a run of "
+            "genesis-train pretrain or a file of weights, or take the encoder out of it with genesis-train "
+            "export --part encoder."
         )
     weights = content.get("state_dict", content)
     if not is_state_dict(weights):
