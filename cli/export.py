@@ -52,7 +52,7 @@ def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: 
         ("model card", written.card),
         ("part", "the encoder alone" if part == "encoder" else "the whole network"),
         ("network", f"{written.network}, width {written.width}, {written.weights:,} parameters"),
-        ("epoch", f"{written.epoch}, the best"),
+        ("epoch", f"{written.epoch}{'' if written.task else ', the best'}"),
         ("validation loss", f"{written.validation_loss:.5f}"),
         ("sha256", written.sha256),
     ]

@@ -14,14 +14,14 @@ network's `state_dict` and, of last.pt, the optimiser's.
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_target_network
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
-from genesis_toolkit.training.machine.run_folder import TargetRun
+from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
     POSITION,
@@ -132,8 +132,15 @@ class Finetuned:
     parameters: FinetuneParameters
 
 
-class FinetuneRun(TargetRun):
+class FinetuneRun(Run):
     """The folder of one fine-tuning run, held by this process. Made by `run_folder.hold_run`."""
+
+    maker: ClassVar[str] = "genesis-train finetune"
+    format: ClassVar[str] = "genesis-finetune-run"
+    version: ClassVar[int] = 1
+    keys: ClassVar[frozenset[str]] = frozenset(
+        ("parameters", "store", "weights", "beginning", "kind", "task", "classes", "size", "window")
+    )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

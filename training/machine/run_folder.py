@@ -124,17 +124,6 @@ class Run:
             path.unlink(missing_ok=True)
 
 
-class TargetRun(Run):
-    """The folder of one fine-tuning run, as far as others than fine-tuning read it."""
-
-    maker: ClassVar[str] = "genesis-train finetune"
-    format: ClassVar[str] = "genesis-finetune-run"
-    version: ClassVar[int] = 1
-    keys: ClassVar[frozenset[str]] = frozenset(
-        ("parameters", "store", "weights", "beginning", "kind", "task", "classes", "size", "window")
-    )
-
-
 AnyRun = TypeVar("AnyRun", bound=Run)
 
 
@@ -150,7 +139,7 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
         if not folder.is_dir():
             raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
         foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
-        if foreign and not is_run(run):
+        if foreign and not _is_run(run):
             raise CallError(
                 f"{folder} exists and is no run of {run.maker} (it holds {min(foreign)}), so it is left "
                 "alone: give another --out."
@@ -223,8 +212,8 @@ def _words(name: str, value: Any) -> str:
     return f"no {option(name)}" if value is None else f"{option(name)} {value}"
 
 
-def is_run(run: Run) -> bool:
-    """Return whether such a run lies there, be it of another version.
+def _is_run(run: Run) -> bool:
+    """Whether such a run lies there, be it of another version.
 
     Its `run.json` tells, and where that is damaged the first line of its losses, which is the same.
     """

@@ -32,8 +32,8 @@ from genesis_toolkit.training.finetune.heads import build_target_network
 from genesis_toolkit.training.weights.load import Beginning, read_weights
 
 beginning = Beginning("{network}", width={width})
-network = build_target_network(beginning, "{kind}", classes={classes}, axes={axes}, seed=0)
-network.load_state_dict(read_weights(Path("{file}")), strict=True)
+network = build_target_network(beginning, "{kind}", classes={classes}, axes={axes}, seed=0{more})
+{frozen}network.load_state_dict(read_weights(Path("{file}")), strict=True)
 network.eval()  # cubes in, logits out
 """
 _NNSSL = """\
@@ -165,6 +165,8 @@ def target_card(
 
     `run` is what `run.json` says of its run, `scores` what `result.json` says.
     """
+    # Since version 2 of such runs, a frozen encoder has a linear head, and its norms are frozen, too.
+    probe = run["parameters"]["freeze_encoder"] and run["version"] > 1
     code = _TARGET.format(
         file="{file}",
         network=result.network,
@@ -172,6 +174,9 @@ def target_card(
         kind=run["kind"],
         classes=len(run["classes"]),
         axes=len(run["size"]),
+        more=(", all_levels=True" if run["parameters"].get("head") == "all" else "")
+        + (", probe=True" if probe else ""),
+        frozen="network.freeze_encoder()\n" if probe else "",
     )
     parts = (
         _front_matter(result, run),
@@ -315,7 +320,7 @@ def _scores(result: WeightsResult, scores: Mapping[str, Any]) -> str:
     return f"""\
 ## Scores
 
-On the test fold, of the whole network after the best epoch, {result.epoch}, whose validation loss was
+On the test fold, of the whole network after epoch {result.epoch}, whose validation loss was
 {result.validation_loss:.6f}.
 
 | metric | value |

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, sha256_of, write_whole
-from genesis_toolkit.training.machine.run_folder import Run, TargetRun, check_file, is_run
+from genesis_toolkit.training.machine.run_folder import Run, check_file
 from genesis_toolkit.training.networks.registry import (
     OF_THE_PAPERS,
     Architecture,
@@ -33,6 +33,8 @@ PARTS = ("network", "encoder")
 _OF_ANY = ("state-dict", "safetensors")  # tensors by name, of whatever network or part
 _BEFORE_ENCODER = ("", "encoder.", "way_down.", "network.", "network.encoder.")  # in front of its names
 _CHECKPOINT, _CARD = "checkpoint_final.pth", "README.md"  # in a folder
+_TUNED = "genesis-finetune-run"  # the format of such a run's description, of whatever version
+_OF_TUNED = {"parameters", "store", "beginning", "kind", "task", "classes", "size", "window", "version"}
 _FOLDER = (_CHECKPOINT, "adaptation_plan.json", "config.json", _CARD)
 
 
@@ -51,6 +53,7 @@ class _Best:
     count: int
     checkpoint: Mapping[str, Any]
     weights: Mapping[str, Tensor]
+    validation_loss: float
     epochs: tuple[dict[str, Any], ...] = ()
     result: Mapping[str, Any] | None = None
 
@@ -89,7 +92,8 @@ def export_weights(
     paths = [out / name for name in _FOLDER] if as_folder else [out, out.with_name(f"{out.name}.md")]
     for path in paths:
         check_file(path, folder, overwrite=overwrite)
-    best = _finetuned(folder, kind) if is_run(TargetRun(folder)) else _pretrained(folder)
+    run = _json(folder / "run.json") or {}
+    best = _finetuned(folder, run, kind) if run.get("format") == _TUNED else _pretrained(folder)
     if part == "encoder":
         best = _encoder_alone(best, file_of(folder))
     content = _content(best, kind)
@@ -104,7 +108,7 @@ def export_weights(
         width=best.width,
         weights=best.count,
         epoch=best.checkpoint["epoch"],
-        validation_loss=best.checkpoint["best_loss"],
+        validation_loss=best.validation_loss,
         sha256=sha256_of(data),
     )
     if best.result is not None:
@@ -132,7 +136,7 @@ def _check_call(kind: str, part: str, *, as_folder: bool) -> None:
 
 def _pretrained(folder: Path) -> _Best:
     """Read the best weights of a run of pre-training; see `export_weights` for errors."""
-    run = _described(Run(folder))
+    run = _described(folder)
     best = file_of(folder)
     checkpoint = files.read_checkpoint(best)
     kind, width, network = recognise(checkpoint["state_dict"], best)
@@ -143,46 +147,72 @@ def _pretrained(folder: Path) -> _Best:
         epochs = []
     if not epochs:
         raise DataError(f"{losses} is damaged: it does not tell of the {last} epochs that the weights had.")
-    count = sum(weights.numel() for weights in network.parameters())
-    return _Best(run, kind, width, network, count, checkpoint, checkpoint["state_dict"], tuple(epochs))
+    return _Best(
+        run=run,
+        kind=kind,
+        width=width,
+        network=network,
+        count=sum(weights.numel() for weights in network.parameters()),
+        checkpoint=checkpoint,
+        weights=checkpoint["state_dict"],
+        validation_loss=checkpoint["best_loss"],
+        epochs=tuple(epochs),
+    )
 
 
-def _finetuned(folder: Path, kind: str) -> _Best:
-    """Read the best weights of a finished run of fine-tuning; see `export_weights` for errors."""
+def _finetuned(folder: Path, run: Mapping[str, Any], kind: str) -> _Best:
+    """Read the network of a finished run of fine-tuning; see `export_weights` for errors."""
     if kind not in _OF_ANY:
         raise CallError(
             f"--format {kind} is for pre-trained networks, and {folder} holds a fine-tuned one: give "
             f"--format {' or --format '.join(_OF_ANY)}."
         )
-    run, path = _described(TargetRun(folder)), folder / "result.json"
-    try:
-        result = json.loads(path.read_bytes())
-        count = int(result["weights"])
-    except FileNotFoundError:
-        raise CallError(
-            f"{folder} is not finished: repeat the command that makes it, and it goes on."
-        ) from None
-    except (ValueError, TypeError, KeyError):
-        raise DataError(f"{path} is damaged: repeat genesis-train finetune with --overwrite.") from None
-    best, first = file_of(folder), run["beginning"]
+    path = folder / "result.json"
+    if not path.is_file():
+        raise CallError(f"{folder} is not finished: repeat the command that makes it, and it goes on.")
+    result = _json(path) or {}
+    for file, content, needed in (
+        (folder / "run.json", run, _OF_TUNED),
+        (path, result, {"weights", "validation_loss", "metrics", "notes"}),
+    ):
+        if not content.keys() >= needed:
+            raise DataError(f"{file} is damaged: repeat genesis-train finetune with --overwrite.")
+    best = file_of(folder)
     checkpoint = files.read_checkpoint(best, files.FINETUNED)
     files.check_finite(checkpoint["state_dict"], best)
-    network = architecture(first["network"])
-    weights = checkpoint["state_dict"]
-    return _Best(run, network, first["width"], nn.Module(), count, checkpoint, weights, (), result)
+    return _Best(
+        run=run,
+        kind=architecture(run["beginning"]["network"]),
+        width=run["beginning"]["width"],
+        network=nn.Module(),
+        count=result["weights"],
+        checkpoint=checkpoint,
+        weights=checkpoint["state_dict"],
+        validation_loss=result["validation_loss"],
+        result=result,
+    )
 
 
-def _described(run: Run) -> dict[str, Any]:
-    """What `run.json` says."""
+def _json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none."""
     try:
-        described = run.described()
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a run of pre-training."""
+    try:
+        described = Run(folder).described()
     except (CallError, DataError, NotADirectoryError):
         raise CallError(
-            f"{run.folder} holds no run of {run.maker} that this version of genesis-toolkit can read, "
+            f"{folder} holds no run of genesis-train pretrain that this version of genesis-toolkit can read, "
             "going by its run.json: name the folder of one."
         ) from None
     if described is None:
-        raise CallError(f"There is no run in {run.folder}: make one with genesis-train pretrain.")
+        raise CallError(f"There is no run in {folder}: make one with genesis-train pretrain.")
     return described
 
 
