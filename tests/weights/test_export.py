@@ -194,8 +194,8 @@ def test_a_fine_tuned_network_goes_out_whole_and_its_encoder(
 
     export_weights(run, tmp_path / "encoder", kind, part="encoder")
     encoder = load_encoder(tmp_path / "encoder")
-    for ours, theirs in zip(encoder(cubes), network.encoder()(cubes), strict=True):
-        assert torch.equal(ours, theirs)
+    # The tensors, for a frozen encoder goes by other statistics within its network.
+    assert same_bits(dict(encoder.state_dict()), dict(network.encoder().state_dict()))
 
 
 def test_what_a_fine_tuned_run_cannot_give_is_refused(tuned: dict[str, Path], tmp_path: Path) -> None:
