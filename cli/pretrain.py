@@ -40,6 +40,9 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(_PUBLISHED, "--warmup", "Let it rise over so many steps."),
     options.option("--clip-norm", "Scale longer gradients down to this length.", float),
     options.option("--ema", "Evaluate and keep a moving average of the weights.", float, metavar="DECAY"),
+    options.setting(
+        _PUBLISHED, "--drop-skips", "Chance of each skip connection to be zero in a step; 0.5 for small data."
+    ),
     options.setting(_PUBLISHED, "--seed", "Of the first weights and of the order."),
     options.option("--recipe", "Of degradations on the fly, for a cube store only.  [default: genesis]"),
 )
