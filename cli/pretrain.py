@@ -133,6 +133,14 @@ def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
             for name, of in outcome.by_degradation.items()
         ],
     )
+    if outcome.effective_rank:
+        output.show_table(
+            ("effective rank of pooled features", "channels", "first weights", "best epoch"),
+            [
+                (f"level {of.level}", of.channels, f"{of.first:.1f}", f"{of.best:.1f}")
+                for of in outcome.effective_rank
+            ],
+        )
     limit = option_name(outcome.stopped_by)
     further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
     output.say(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)

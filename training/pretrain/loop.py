@@ -31,6 +31,7 @@ from genesis_toolkit.training.pretrain.parameters import (
     ema_decay,
     learning_rate,
 )
+from genesis_toolkit.training.pretrain.ranks import level_ranks, works_to_rank
 from genesis_toolkit.training.pretrain.show import EpochRecord, Events, draw_restored
 from genesis_toolkit.training.pretrain.validation import Baselines, Validation, validate
 from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, checkpoint_bytes
@@ -59,6 +60,7 @@ class Trainer:
         shape = (self.data.parameters.batch_size, 1, *self.batches.feed.size)
         self.rooms = [torch.empty(shape, device=self.state.device) for _ in range(2)]
         given = self.data.parameters
+        self.ranked = works_to_rank(self.data.validation, given.batch_size)
         self.skips = SkipDropper(self.state.model, given.drop_skips, given.seed)
         self.network: nn.Module = self.state.model
         if self.execution.compile:
@@ -97,6 +99,7 @@ class Trainer:
                 seconds=round(perf_counter() - started, 3),
                 cubes_per_second=round(cubes / trained, 3),
                 waiting=round(waited / trained, 4),
+                effective_rank=level_ranks(state.ema or state.model, self.batches, self.ranked, self.group),
             )
             if self.group.leads:
                 self._keep(record, validation)
