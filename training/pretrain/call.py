@@ -40,6 +40,7 @@ from genesis_toolkit.training.pretrain.ranks import (
     works_to_rank,
 )
 from genesis_toolkit.training.pretrain.show import check_tensorboard, profiling, writing_events
+from genesis_toolkit.training.pretrain.threads import computing_threads
 from genesis_toolkit.training.pretrain.validation import Baselines, look_first
 from genesis_toolkit.training.weights.files import TrainingState, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_encoder
@@ -174,6 +175,8 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
             say(f"Warning: {data.split.warning}")
         if device.type == "cpu" and data.parameters.precision == "fp16":
             say("Warning: on a processor --precision fp16 takes many times as long as float32.")
+        if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(_threads(data))  # `steady` takes it back
         batches = data.batches(device)
         ranks = earlier[1] if earlier is not None else None  # of the first weights
         if ranks is None:
@@ -219,6 +222,13 @@ def _open(
     for network in state.networks:
         beginning.begin(network)
     return data, state, beginning
+
+
+def _threads(data: PretrainData) -> int:
+    """Return with how many of the threads that there are now a network is the fastest."""
+    given, kind = data.parameters, architecture(data.parameters.network)
+    width, available = given.width or kind.published_width, torch.get_num_threads()
+    return computing_threads(kind.name, width, data.feed.size, given.batch_size, available)
 
 
 def make_optimiser(weights: Iterable[nn.Parameter], parameters: PretrainParameters) -> Optimizer:
