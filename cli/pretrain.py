@@ -40,6 +40,9 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(_PUBLISHED, "--warmup", "Let it rise over so many steps."),
     options.option("--clip-norm", "Scale longer gradients down to this length.", float),
     options.option("--ema", "Evaluate and keep a moving average of the weights.", float, metavar="DECAY"),
+    options.setting(
+        _PUBLISHED, "--drop-skips", "Chance of each skip connection to be zero in a step; 0.5 for small data."
+    ),
     options.setting(_PUBLISHED, "--seed", "Of the first weights and of the order."),
     options.option("--recipe", "Of degradations on the fly, for a cube store only.  [default: genesis]"),
 )
@@ -130,6 +133,14 @@ def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
             for name, of in outcome.by_degradation.items()
         ],
     )
+    if outcome.effective_rank:
+        output.show_table(
+            ("effective rank of pooled features", "channels", "first weights", "best epoch"),
+            [
+                (f"level {of.level}", of.channels, f"{of.first:.1f}", f"{of.best:.1f}")
+                for of in outcome.effective_rank
+            ],
+        )
     limit = option_name(outcome.stopped_by)
     further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
     output.say(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)

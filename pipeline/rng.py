@@ -53,6 +53,8 @@ class Operation(IntEnum):
     TARGET = 11
     #: Words 0, 1 rank a scan among those whose labels may be used.
     LABELS = 12
+    #: Word i drops skip connection i of a network for one step, of an epoch in place of a variant.
+    SKIPS = 13
 
 
 _M0 = np.uint64(0xD2511F53)

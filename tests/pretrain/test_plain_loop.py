@@ -50,9 +50,20 @@ def test_pretraining_is_a_plain_loop_with_the_published_settings(pairs: Path, tm
     assert told == pytest.approx(plain.validated, rel=1e-4)
 
 
+def test_pretraining_that_drops_skips_is_a_plain_loop_with_zeros(pairs: Path, tmp_path: Path) -> None:
+    given = replace(PLAIN, drop_skips=0.5)
+    plain = pretrained(pairs, given)
+    pretrain(pairs, tmp_path / "run", given)
+    assert_close(weights(tmp_path / "run" / "last.pt"), plain.weights)
+    told = [record["validation_loss"] for record in losses(tmp_path / "run")]
+    assert told == pytest.approx(plain.validated, rel=1e-4)
+    with pytest.raises(AssertionError):
+        assert_close(plain.weights, pretrained(pairs, PLAIN).weights)
+
+
 def test_a_step_of_two_processes_is_that_of_a_plain_loop(pairs: Path, tmp_path: Path) -> None:
     """In which one has three cubes of the batch and the other two, and no clipping hides a factor."""
-    one = replace(PLAIN, epochs=1, max_steps=1, warmup=0)
+    one = replace(PLAIN, epochs=1, max_steps=1, warmup=0, drop_skips=0.5)
     plain = pretrained(pairs, one)
     pretrain(pairs, tmp_path / "run", one, Execution(device="cpu", devices=2))
     assert_close(weights(tmp_path / "run" / "last.pt"), plain.weights)

@@ -26,7 +26,10 @@ from genesis_toolkit.training.pretrain.parameters import Execution, PretrainPara
 
 RUN = replace(SMALL, epochs=2)
 STEPS = 12  # of both epochs: 24 training cubes in batches of 4
-HARD = replace(RUN, optimiser="adamw", schedule="cosine", warmup=5, clip_norm=0.1, ema=0.8, precision="fp16")
+DROPPING = replace(RUN, drop_skips=0.5)
+HARD = replace(
+    DROPPING, optimiser="adamw", schedule="cosine", warmup=5, clip_norm=0.1, ema=0.8, precision="fp16"
+)
 
 Steps = dict[tuple[int, int], float]
 
@@ -91,7 +94,7 @@ def go_through_twice(
 def test_a_run_killed_in_the_middle_of_an_epoch(
     stores: dict[str, Path], tmp_path: Path, steps: Steps
 ) -> None:
-    go_through_twice(stores["pairs"], tmp_path, RUN, [4, 5], 3, steps)
+    go_through_twice(stores["pairs"], tmp_path, DROPPING, [4, 5], 3, steps)
 
 
 @pytest.mark.full
@@ -178,7 +181,7 @@ def command(store: Path, folder: Path, *more: str) -> list[str]:
 @pytest.mark.full
 def test_sigkill_of_two_processes(stores: dict[str, Path], tmp_path: Path) -> None:
     """SIGKILL of the leading one whenever two more steps or so are on the disk, then the same command."""
-    kind, more = "pairs", ("--devices", "2")
+    kind, more = "pairs", ("--devices", "2", "--drop-skips", "0.5")
     subprocess.run(command(stores[kind], tmp_path / "whole", *more), check=True, capture_output=True)
     folder = tmp_path / "killed"
     for _ in range(3):

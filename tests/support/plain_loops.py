@@ -2,12 +2,15 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import zarr
+from support.oracle import StreamDraws
 from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.store.open import open_targets
@@ -37,7 +40,10 @@ class Pretrained(NamedTuple):
 
 
 def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
-    """Train a `UNet3D` by SGD with momentum, StepLR, warm-up, clipping and a moving average, all by hand."""
+    """Train a `UNet3D` by SGD with momentum, StepLR, warm-up, clipping and a moving average, all by hand.
+
+    Skip connections are dropped as well.
+    """
     data, group = open_data(store, given), zarr.open_group(store, mode="r")
     original, degraded, flip = (np.asarray(group[name][:]) for name in ("original", "degraded", "flip"))
 
@@ -64,9 +70,10 @@ def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
     speeds = [torch.zeros_like(weight) for weight in network.parameters()]
     for epoch in range(given.epochs):
         network.train()
-        for work in data.training(epoch):
+        for number, work in enumerate(data.training(epoch)):
             fed, wanted = pairs(work)
-            loss = (network(fed) - wanted).square().mean()
+            with dropping(network, given, epoch, number):
+                loss = (network(fed) - wanted).square().mean()
             gradients = torch.autograd.grad(loss, list(network.parameters()))
             length = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
             shrink = min(1.0, (given.clip_norm or math.inf) / length)
@@ -83,6 +90,22 @@ def pretrained(store: Path, given: PretrainParameters) -> Pretrained:
         found.raw.append(validate(network))
         found.validated.append(validate(average) if given.ema else found.raw[-1])
     return found._replace(weights=network.state_dict(), average=average.state_dict())
+
+
+@contextmanager
+def dropping(network: UNet3D, given: PretrainParameters, epoch: int, step: int) -> Iterator[None]:
+    """Let zeros come by the skip connections that this step drops, by words drawn anew, the finest first."""
+    words = StreamDraws(given.seed, 0, step, epoch).words(13, 3)
+    levels = (network.up_tr64, network.up_tr128, network.up_tr256)
+
+    def zeros(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return inputs[0], torch.zeros_like(inputs[1])
+
+    dropped = [level for level, word in zip(levels, words, strict=True) if word < given.drop_skips * 2**32]
+    hooks = [level.register_forward_pre_hook(zeros) for level in dropped]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def follow(average: nn.Module, network: nn.Module, decay: float) -> None:

@@ -194,7 +194,8 @@ def check_same(
         )
     for name, now in described["parameters"].items():
         before = earlier["parameters"].get(name)
-        if name not in stopping_rules and before != now:
+        # A run that was begun before there was such a parameter had it off, which is 0 or None.
+        if name not in stopping_rules and (before or None) != (now or None):
             raise CallError(
                 f"{run.folder} was begun with {_words(name, before)}, this call asks for "
                 f"{_words(name, now)}: repeat the first {again}"

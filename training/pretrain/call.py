@@ -8,7 +8,7 @@ be it within an epoch, as if nothing had happened.
 import copy
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,15 @@ from genesis_toolkit.training.networks.registry import architecture, begin_at, b
 from genesis_toolkit.training.pretrain.data import PretrainData, open_data
 from genesis_toolkit.training.pretrain.loop import Trainer, position_words, stopped_by
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
+from genesis_toolkit.training.pretrain.ranks import (
+    LevelRank,
+    collapse_words,
+    compare_ranks,
+    level_ranks,
+    works_to_rank,
+)
 from genesis_toolkit.training.pretrain.show import check_tensorboard, profiling, writing_events
+from genesis_toolkit.training.pretrain.threads import computing_threads
 from genesis_toolkit.training.pretrain.validation import Baselines, look_first
 from genesis_toolkit.training.weights.files import TrainingState, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_encoder
@@ -56,6 +64,8 @@ class PretrainOutcome:
         train_cubes: how many cubes trained.
         validation_cubes: how many validated.
         split: the rule that told them apart.
+        effective_rank: of every level's pooled features, with the weights of the best epoch beside the first
+            ones (`ranks.level_ranks`); empty where a single cube validates.
         warning: what to keep in mind about the figures; None where there is nothing.
         network: its name.
         weights: its parameters, counted.
@@ -76,6 +86,7 @@ class PretrainOutcome:
     train_cubes: int
     validation_cubes: int
     split: str
+    effective_rank: list[LevelRank]
     warning: str | None
     network: str
     weights: int
@@ -164,9 +175,15 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
             say(f"Warning: {data.split.warning}")
         if device.type == "cpu" and data.parameters.precision == "fp16":
             say("Warning: on a processor --precision fp16 takes many times as long as float32.")
+        if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(_threads(data))  # `steady` takes it back
         batches = data.batches(device)
+        ranks = earlier[1] if earlier is not None else None  # of the first weights
+        if ranks is None:
+            ranked = works_to_rank(data.validation, data.parameters.batch_size)
+            ranks = level_ranks(state.model, batches, ranked, group)
         if earlier is not None:
-            baselines, checkpoint = earlier
+            baselines, _, checkpoint = earlier
             group.in_turn(lambda: state.restore(checkpoint, run.last))
         else:
             baselines, mean = look_first(batches, data, report, group)
@@ -177,7 +194,7 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
             status = "finished"
             if earlier is not None:
                 say(f"Continuing after {position_words(state)}.")
-            described["baselines"] = asdict(baselines)
+            described |= {"baselines": asdict(baselines), "effective_rank": ranks}
             group.from_lead(lambda: run.begin(described, state.epoch))
             execution, leads = call.execution, group.leads
             events = stack.enter_context(writing_events(run, execution.tensorboard and leads))
@@ -187,7 +204,10 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
                 run, state, data, batches, baselines, group, execution, events, stop, at_step, report, say
             )
             trainer.train()
-        return group.from_lead(lambda: _outcome(run, state, data, baselines, status))
+        outcome = group.from_lead(lambda: _outcome(run, state, data, baselines, ranks, status))
+        if warning := collapse_words(outcome.effective_rank):
+            say(warning)
+        return outcome
 
 
 def _open(
@@ -202,6 +222,13 @@ def _open(
     for network in state.networks:
         beginning.begin(network)
     return data, state, beginning
+
+
+def _threads(data: PretrainData) -> int:
+    """Return with how many of the threads that there are now a network is the fastest."""
+    given, kind = data.parameters, architecture(data.parameters.network)
+    width, available = given.width or kind.published_width, torch.get_num_threads()
+    return computing_threads(kind.name, width, data.feed.size, given.batch_size, available)
 
 
 def make_optimiser(weights: Iterable[nn.Parameter], parameters: PretrainParameters) -> Optimizer:
@@ -237,10 +264,11 @@ def new_state(
 
 def _read_earlier(
     run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
-) -> tuple[Baselines, dict[str, Any]] | None:
+) -> tuple[Baselines, list[float] | None, dict[str, Any]] | None:
     """Read what an earlier call measured, and its checkpoint, and check that this one may go on from there.
 
-    Where that is to be overwritten it is thrown away.
+    What it measured are the baselines and the effective ranks of the first weights, which a run that was
+    begun before there were such has not. Where it is to be overwritten it is thrown away.
 
     Raises:
         CallError: the run was begun with other parameters, weights or data.
@@ -261,7 +289,7 @@ def _read_earlier(
     baselines, checkpoint = Baselines.from_json(told["baselines"]), read_checkpoint(run.last)
     if checkpoint["best_epoch"]:
         _check_best(run, baselines, checkpoint["best_epoch"])
-    return baselines, checkpoint
+    return baselines, told.get("effective_rank"), checkpoint
 
 
 def _check_best(run: Run, baselines: Baselines, epoch: int) -> None:
@@ -282,10 +310,16 @@ def _check_best(run: Run, baselines: Baselines, epoch: int) -> None:
 
 
 def _outcome(
-    run: Run, state: TrainingState, data: PretrainData, baselines: Baselines, status: str
+    run: Run,
+    state: TrainingState,
+    data: PretrainData,
+    baselines: Baselines,
+    first: Sequence[float],
+    status: str,
 ) -> PretrainOutcome:
-    """Return what a run has come to, read from its state and its losses."""
-    losses = run.records([state.best_epoch])[0]["by_degradation"] if state.best_epoch else {}
+    """Return what a run has come to, from its state, its losses, and the ranks of its `first` weights."""
+    record = run.records([state.best_epoch])[0] if state.best_epoch else {}
+    losses = record.get("by_degradation", {})
     return PretrainOutcome(
         run=str(run.folder),
         status=status,
@@ -301,6 +335,7 @@ def _outcome(
         train_cubes=len(data.split.train),
         validation_cubes=len(data.split.validation),
         split=data.split.rule,
+        effective_rank=compare_ranks(state.model, first, record.get("effective_rank", [])),
         warning=data.split.warning,
         network=str(data.parameters.network),
         weights=sum(weights.numel() for weights in state.model.parameters()),

@@ -23,6 +23,7 @@ from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.machine.steps import Saving, Say, Stop, Tick, counting, diverged
+from genesis_toolkit.training.networks.skips import SkipDropper
 from genesis_toolkit.training.pretrain.data import PretrainData
 from genesis_toolkit.training.pretrain.parameters import (
     Execution,
@@ -30,6 +31,7 @@ from genesis_toolkit.training.pretrain.parameters import (
     ema_decay,
     learning_rate,
 )
+from genesis_toolkit.training.pretrain.ranks import level_ranks, works_to_rank
 from genesis_toolkit.training.pretrain.show import EpochRecord, Events, draw_restored
 from genesis_toolkit.training.pretrain.validation import Baselines, Validation, validate
 from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, checkpoint_bytes
@@ -57,6 +59,9 @@ class Trainer:
         self.saved = position_words(self.state)
         shape = (self.data.parameters.batch_size, 1, *self.batches.feed.size)
         self.rooms = [torch.empty(shape, device=self.state.device) for _ in range(2)]
+        given = self.data.parameters
+        self.ranked = works_to_rank(self.data.validation, given.batch_size)
+        self.skips = SkipDropper(self.state.model, given.drop_skips, given.seed)
         self.network: nn.Module = self.state.model
         if self.execution.compile:
             self.network = cast(nn.Module, torch.compile(self.network))
@@ -94,6 +99,7 @@ class Trainer:
                 seconds=round(perf_counter() - started, 3),
                 cubes_per_second=round(cubes / trained, 3),
                 waiting=round(waited / trained, 4),
+                effective_rank=level_ranks(state.ema or state.model, self.batches, self.ranked, self.group),
             )
             if self.group.leads:
                 self._keep(record, validation)
@@ -107,6 +113,7 @@ class Trainer:
             for work, batch in zip(left, stream, strict=True):
                 lr = self._learning_rate(state.epoch, state.step)
                 state.set_learning_rate(lr)
+                self.skips.draw(state.epoch, state.step)
                 original, degraded = self._on_device(batch)
                 with autocast(state.device, given.precision):
                     restored = self.network(degraded)

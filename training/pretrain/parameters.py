@@ -37,6 +37,8 @@ class PretrainParameters:
         clip_norm: the gradient, all weights together, is scaled down to this length; None leaves it.
         ema: the decay of a moving average of the weights, which then is what validates and is kept as the
             best; None for none. It warms up, see `ema_decay`.
+        drop_skips: the probability with which a training step zeroes each skip connection, in [0, 1]
+            (`networks.skips`). 0 as published; 0.5 where data are few.
         precision: of the network's products: `float32`; `tf32`, float32 with products of 10 bits on GPUs that
             have it; or `bf16` or `fp16` where torch's autocast takes it.
         network: `unet3d` or `unet2d` of the papers, or one of nnU-Net's (`registry`). None
@@ -65,6 +67,7 @@ class PretrainParameters:
     warmup: int = 0
     clip_norm: float | None = None
     ema: float | None = None
+    drop_skips: float = 0.0
     precision: str = "float32"
     network: str | None = None
     width: int | None = None
@@ -93,6 +96,7 @@ class PretrainParameters:
         for fits, what, value, must_be in (
             (norm is None or 0 < norm < math.inf, "--clip-norm", norm, "above 0, as in --clip-norm 1.0"),
             (ema is None or 0 < ema < 1, "--ema", ema, "between 0 and 1, such as 0.999"),
+            (0 <= self.drop_skips <= 1, "--drop-skips", self.drop_skips, "from 0 to 1, such as 0.5"),
             (0 <= self.momentum < 1, "The momentum", self.momentum, "in [0, 1), such as 0.9"),
             (0 < self.lr_factor <= 1, "The lr factor", self.lr_factor, "in (0, 1], such as 0.5"),
         ):

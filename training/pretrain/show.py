@@ -44,6 +44,8 @@ class EpochRecord:
         seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
         cubes_per_second: in training.
         waiting: the share of the training time spent waiting for batches, in 0 .. 1.
+        effective_rank: of every level's pooled features, the finest first (`ranks.level_ranks`); none where a
+            single cube validates.
     """
 
     epoch: int
@@ -59,6 +61,7 @@ class EpochRecord:
     seconds: float
     cubes_per_second: float
     waiting: float
+    effective_rank: list[float]
 
     def __str__(self) -> str:
         return (
