@@ -53,6 +53,9 @@ class Operation(IntEnum):
     TARGET = 11
     #: Words 0, 1 rank a scan among those whose labels may be used.
     LABELS = 12
+    #: Changes of a training cube, the variant being the epoch: words 0..2 flip, 3..5 shift along x, y, z; 6
+    #: and 7 turn; 8 and 9 are contrast and brightness.
+    AUGMENT = 13
 
 
 _M0 = np.uint64(0xD2511F53)
