@@ -1,4 +1,4 @@
-"""What is judged: statistics of batch norm are those of the weights as they are, and notes say what is missing."""
+"""Networks are judged by statistics of batch norm that fit their weights; one note tells what is missing."""
 
 from pathlib import Path
 

@@ -220,10 +220,7 @@ def _pair(one: statistics.Comparison) -> dict[str, Any]:
         "tests": {
             name: {
                 "default": name == statistics.DEFAULT_TEST,
-                **{
-                    key: getattr(one.welch if "welch" in name else one.student, key, None)
-                    for key in ("t", "df")
-                },
+                **{key: getattr(getattr(one, name.partition("_")[0]), key, None) for key in ("t", "df")},
                 "p": values[name],
             }
             for name in statistics.TESTS
@@ -231,6 +228,8 @@ def _pair(one: statistics.Comparison) -> dict[str, Any]:
         "stars": statistics.stars(one.p),
         "p_holm": one.p_holm,
         "stars_holm": statistics.stars(one.p_holm),
+        "trials_needed": one.needed,
+        "trials_needed_paired": one.needed_paired,
         **dict(zip(("hedges_g", "g_low", "g_high"), astuple(effect) if effect else [None] * 3, strict=True)),
     }
 
