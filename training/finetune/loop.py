@@ -131,8 +131,9 @@ class FineTuner:
         ends = [*marks, len(works)]
         for first, end in zip([0, *marks], ends, strict=True):
             self._train_steps(works[first:end], begun + first, tick)
-            # The last step of all is evaluated anyway, and that of another epoch here.
-            if begun + end in self.data.parameters.at_steps and begun + end < self.data.steps:
+            # After the last step of all the network is evaluated anyway, unless the best one is.
+            more = begun + end < self.data.steps or self.data.parameters.select == "best"
+            if more and begun + end in self.data.parameters.at_steps:
                 self.judge.refresh()
                 told = self._counting(f"step {begun + end}: ", len(self.data.test))
                 scores[str(begun + end)], _ = self.judge.evaluate(told)

@@ -107,6 +107,10 @@ class FinetuneParameters:
                 f"--patience {self.patience} needs --select best: without it the last step is evaluated, and "
                 "all steps are taken."
             )
+        if self.patience is not None and self.at_steps:
+            raise CallError(
+                f"--patience {self.patience} may end a run before all of --at-steps: leave one of them out."
+            )
         most = math.inf if isinstance(self.labels, int) else 1.0
         if isinstance(self.labels, bool) or not 0 < self.labels <= most:
             raise CallError(
