@@ -71,10 +71,10 @@ def _draw(
         for place, arm in enumerate(arms):
             line = sorted((points[one.task].at, one.mean, one.sd) for one in mine if one.arm == arm)
             if line:
-                x, y, spread = zip(*line, strict=True)
+                at_points, y, spread = zip(*line, strict=True)
                 colour, mark = COLOURS[place % len(COLOURS)], _MARKS[place % len(_MARKS)]
                 # Side by side, so that the error bars of two arms do not hide each other.
-                x = [one * 1.02 ** (place - (len(arms) - 1) / 2) for one in x]
+                x = [one * 1.02 ** (place - (len(arms) - 1) / 2) for one in at_points]
                 axes.errorbar(
                     x, y, spread, color=colour, marker=mark, capsize=3, linewidth=1.2, markersize=4, label=arm
                 )
