@@ -55,7 +55,7 @@ class Operation(IntEnum):
     LABELS = 12
     #: Changes of a training cube, the variant being the epoch: words 0..2 flip, 3..5 shift along x, y, z; 6
     #: and 7 turn; 8 and 9 are contrast and brightness.
-    AUGMENT = 13
+    AUGMENT = 14
 
 
 _M0 = np.uint64(0xD2511F53)

@@ -72,7 +72,7 @@ def test_every_part_of_the_address_changes_the_words():
 def test_the_numbers_of_the_operations_never_change():
     assert {o.name: o.value for o in Operation} == {
         "KEY": 0, "FLIP": 1, "WHICH": 2, "CURVE": 3, "SHUFFLE": 4, "PERMUTE": 5, "PAINT": 6, "NOISE": 7,
-        "CONSTANT": 8, "PLACE": 9, "ORDER": 10, "TARGET": 11, "LABELS": 12, "AUGMENT": 13,
+        "CONSTANT": 8, "PLACE": 9, "ORDER": 10, "TARGET": 11, "LABELS": 12, "AUGMENT": 14,
     }  # fmt: skip
 
 
