@@ -1,5 +1,6 @@
 """`genesis-train compare`: arms held against each other, fine-tuned here or taken from a table."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from itertools import product
@@ -15,10 +16,10 @@ from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, parse_labels
 
 if TYPE_CHECKING:
-    from genesis_toolkit.training.compare.evidence import Written
+    from genesis_toolkit.training.compare.evidence import Evidence, Written
     from genesis_toolkit.training.compare.plan import Plan
     from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
@@ -36,6 +37,11 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
     metavar="NAME[=WEIGHTS]",
     help="An arm, once for each: scratch-3d or scratch-2d; genesis-ct-3d, imagenet, genesis-ct-2d, "
     "genesis-xray-2d or any other name with weights: a run, a checkpoint, an official file.",
+)
+@options.option(
+    "--primary",
+    "The outcome that is to decide, registered before the first trial. [default: the only one, if so]",
+    metavar="TASK,A:B",
 )
 @options.option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
 @options.option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
@@ -61,18 +67,21 @@ def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **gi
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
     An arm is one way to begin: scratch, ImageNet, Genesis. Each is fine-tuned on each target store, with
-    several seeds. Interrupted, the same command goes on; later calls may add trials, arms and stores. A 2D
-    network takes cubes slice by slice.
+    several seeds. Several --labels, or --at-steps, give curves. Interrupted, the same command goes on; later
+    calls may add trials, arms and stores. A 2D network takes cubes slice by slice.
 
-    The default is Welch's t-test, two-sided; the one-tailed and the pooled p-values stand beside it, with
-    Holm's correction over the pairs of a task, and Hedges' g with its 95 % confidence interval. Without
-    --pairs, one-tailed tests ask if the later arm is higher. DIR gets results.json, results.csv, figure.png
-    and figure.svg; of trials also scores.csv and a folder of each.
+    The default is Welch's t-test, two-sided; the one-tailed, pooled and paired p-values stand beside it, with
+    Holm's correction over the pairs of a task, Hedges' g with its 95 % confidence interval, and the trials
+    that such a difference needs. Without --pairs, one-tailed tests ask if the later arm is higher. DIR gets
+    results.json, results.csv, figure.png and figure.svg; of trials also registration.json, scores.csv and a
+    folder of each.
 
     \b
     Examples:
       genesis-train compare nodules.zarr lungs.zarr --out evidence \\
         --arm scratch-3d --arm genesis-ct-3d=run --labels 10%
+      genesis-train compare nodules.zarr --out curve --labels 20,60,200 \\
+        --arm scratch-3d --arm genesis-ct-3d=run
       genesis-train compare --from-csv scores.csv --out comparison
     """
     choice: dict[str, Any] = {"reference": given.pop("reference"), "pairs": _pairs(given.pop("pairs"))}
@@ -96,13 +105,18 @@ def _compare_trials(
     """Fine-tune and compare, or say what that would be."""
     check_installed("Comparing", "finetune", "torch", "scipy")
     from genesis_toolkit.training.compare.plan import make_plan, parse_arm
+    from genesis_toolkit.training.compare.registration import parse_primary
     from genesis_toolkit.training.compare.trials import check_choice
 
     arms = [parse_arm(text) for text in given.pop("arms")]
     asked = {one.name: given.pop(one.name) for one in fields(FinetuneParameters)}
-    parameters = FinetuneParameters.from_dict(asked)
+    labels = [word.strip() for word in asked["labels"].split(",")]
+    parameters = FinetuneParameters.from_dict({**asked, "labels": labels[0]})
+    given["labels"] = [parse_labels(word) for word in labels] if len(labels) > 1 else []
+    primary = given.pop("primary")
+    choice["primary"] = None if primary is None else parse_primary(primary)
     if given.pop("dry_run"):
-        plan = make_plan(targets, arms, parameters, given["trials"], given["width"])
+        plan = make_plan(targets, arms, parameters, given["trials"], given["width"], given["labels"])
         check_choice(plan, **choice)
         _show_plan(plan, out, overwrite=given["overwrite"])
         return
@@ -167,10 +181,11 @@ def _show(written: "Written") -> None:
     evidence = written.evidence
     output.print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
     rows = [
-        (output.shortened(one.task), output.shortened(one.arm), f"{one.mean:.6g}", f"{one.sd:.4g}", one.n)
+        (output.shortened(one.task), output.shortened(one.arm), *_supported(one.sd, one.mean, one.sd), one.n)
         for one in evidence.summaries
     ]
     output.show_table(("task", "arm", "mean", "sd", "n"), rows)
+    _show_registration(evidence)
     for task in dict.fromkeys(one.task for one in evidence.comparisons):
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
     output.say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
@@ -186,14 +201,52 @@ def _show(written: "Written") -> None:
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
     """The pairs of one task: how far they lie apart, and all their p-values."""
-    apart, tests = [], []
+    apart, tests, paired = [], [], []
     for one in comparisons:
         pair = f"{output.shortened(one.first.arm, 11)}:{output.shortened(one.second.arm, 12)}"
-        apart.append((pair, f"{one.difference:+.4g}", _effect(one.effect), _starred(one.p)))
-        tests.append((pair, _starred(one.p_holm), *map(_number, list(one.p_values().values())[1:])))
+        (difference,) = _supported(max(one.first.sd, one.second.sd), one.difference)
+        sign = "+" if one.difference >= 0 else ""
+        apart.append((pair, f"{sign}{difference}", _effect(one.effect), _starred(one.p)))
+        p_values = list(one.p_values().values())
+        tests.append((pair, _starred(one.p_holm), *map(_number, p_values[1:4])))
+        if one.paired:
+            paired.append((pair, *map(_number, p_values[4:]), _many(one.needed), _many(one.needed_paired)))
     output.show_table(("pair", "difference", "Hedges' g [95 %]", "p (default)"), apart, title=task)
     kinds = ("Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed")
     output.show_table(("pair", *kinds), tests)
+    if paired:
+        kinds = ("paired\ntwo-sided", "paired\none-tailed", "trials\nneeded", "needed\nif paired")
+        output.show_table(("pair", *kinds), paired)
+
+
+def _show_registration(evidence: "Evidence") -> None:
+    """What was to decide, and whether this is what was registered."""
+    registered, primary = evidence.registration, evidence.primary
+    if registered is None:
+        return
+    output.say(f"Registered before any test fold was read: sha256 {registered.sha256[:16]}..", err=True)
+    if registered.differs:
+        output.say(f"Not as registered: {', '.join(registered.differs)}.", err=True)
+    if primary is not None:
+        names = f"{primary.task}, {primary.first.arm}:{primary.second.arm}"
+        output.say(f"Primary outcome: {names}: p {_starred(primary.p)}")
+    elif registered.primary is None:
+        output.say("No outcome was registered as the primary one (--primary): all are exploratory.", err=True)
+
+
+def _supported(spread: float, *values: float) -> list[str]:
+    """Values with as many digits as their spread supports: those of its first two."""
+    if not spread:
+        return [f"{value:.6g}" for value in values]
+    digits = 1 - math.floor(math.log10(spread))
+    return [f"{value:.{max(0, digits)}f}" if -6 < digits < 10 else f"{value:.6g}" for value in values]
+
+
+def _many(trials: int | None) -> str:
+    """A number of trials, as far as it is counted."""
+    if trials is None:
+        return "-"
+    return f"{trials:,}" if trials < 100_000 else "> 100,000"
 
 
 def _effect(effect: "Effect | None") -> str:

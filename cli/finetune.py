@@ -35,9 +35,9 @@ def finetune(targets: str, out: Path, weights: Path | None, **given: Any) -> Non
     """Fine-tune a network on the task of TARGETS, and evaluate it on the test fold.
 
     TARGETS is a store that genesis-prep extract-targets made; it tells the task. A classifier is the encoder
-    with a new head, a segmenter the whole network with a new last convolution. The epoch with the lowest
-    validation loss is evaluated once on the test fold: RUN gets the result (result.json), the checkpoints
-    (best.pt, last.pt) and the losses of every epoch (losses.jsonl). Interrupted, the same command goes on.
+    with a new head, a segmenter the whole network with a new last convolution. The network of the last step
+    is evaluated on the test fold: RUN gets the result (result.json), that network (best.pt), the losses of
+    every epoch (losses.jsonl) and a checkpoint (last.pt). Interrupted, the same command goes on.
 
     \b
     Example:
@@ -67,7 +67,7 @@ def _show(
         ("network", f"{outcome.network}, width {outcome.width}, {outcome.weights:,} parameters"),
         ("begun with", f"the weights of {weights}" if weights else "nothing: from scratch"),
         ("trained on", f"{trained} (--labels {labels_words(parameters.labels)})"),
-        ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
+        ("validation loss", f"{outcome.validation_loss:.5f} ({_kept_words(outcome)})"),
         ("run", outcome.run),
     ]
     output.show_run("fine-tuning", outcome, rows)
@@ -76,6 +76,8 @@ def _show(
         for name, value in outcome.metrics.items()
     ]
     output.show_table((f"{outcome.task}, {counted(outcome.test_cubes, f'test {one}')}", "value", ""), metrics)
+    for step, told in outcome.at_steps.items():
+        output.say(f"After {counted(int(step), 'step')}: {outcome.metric} {told['score']:.4f}")
     output.say(*(f"Note: {note}" for note in outcome.notes), err=True)
     if outcome.kind == "segment":
         output.say(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
@@ -85,3 +87,10 @@ def _show(
         scratch = "scratch-2d" if outcome.network == "unet2d" else "scratch-3d"
         line = f"genesis-train compare {{}} --out comparison --arm {scratch} --arm pretrained={{}}"
         output.say_next(line, targets, weights)
+
+
+def _kept_words(outcome: "gt.FinetuneOutcome") -> str:
+    """Which network was evaluated."""
+    if outcome.select == "last":
+        return f"after the last of {counted(outcome.steps, 'step')}"
+    return f"epoch {outcome.kept_epoch}, the best"

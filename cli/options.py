@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from genesis_toolkit.cli.output import AS_JSON
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
+from genesis_toolkit.training.finetune.parameters import (
+    DEFAULT_STEPS,
+    HEADS,
+    KEEPS,
+    PRECISIONS,
+    SCHEDULES,
+    SELECTS,
+    FinetuneParameters,
+    labels_words,
+)
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -183,17 +192,38 @@ finetuning_options = grouped(
     "Fine-tuning",
     option(
         "--labels",
-        "Train on this share of the training scans, or on so many of them.",
+        "Train on this share of the training cases (scans or images), or on so many of them.",
         str,
         labels_words(_DEFAULT.labels),
         metavar="10%|N",
     ),
-    option("--freeze-encoder", "Train the head or the decoder only: a linear probe.", bool),
-    setting(_DEFAULT, "--epochs", "At most so many epochs."),
-    setting(_DEFAULT, "--patience", "Stop after so many epochs without a better validation loss."),
+    option("--steps", f"Train for so many steps. [default: {DEFAULT_STEPS}]", int),
+    option("--epochs", "Train for so many passes over the labelled cubes instead.", int),
+    setting(
+        _DEFAULT, "--select", "Evaluate the network of the last step or of the best validated epoch.", SELECTS
+    ),
+    option("--patience", "With --select best: stop after so many epochs without a better one.", int),
+    option(
+        "--at-steps", "Evaluate on the test fold after these steps as well.", Listed("N,.."), metavar="N,.."
+    ),
     setting(_DEFAULT, "--batch-size", "Cubes a batch, at most."),
-    setting(_DEFAULT, "--lr", "Adam's learning rate."),
-    setting(_DEFAULT, "--seed", "Of the labelled scans, the first weights and the order."),
+    setting(_DEFAULT, "--lr", "Adam's highest learning rate."),
+    setting(_DEFAULT, "--schedule", "How the learning rate falls.", SCHEDULES),
+    option("--warmup", "Let it rise over so many steps. [default: a tenth of them, at most 50]", int),
+    option(
+        "--augment/--no-augment",
+        "Flip, shift, turn and tint the training cubes at random. [default: augment]",
+        default=True,
+    ),
+    setting(_DEFAULT, "--head", "What a classifier sees: the deepest level, or all levels.", HEADS),
+    option(
+        "--keep",
+        "Which pre-trained parts a segmenter begins with. [default: all-but-last level of the decoder]",
+        KEEPS,
+    ),
+    option("--freeze-encoder", "Keep the encoder: a linear probe, or only the decoder is trained.", bool),
+    setting(_DEFAULT, "--precision", "bf16 and fp16 are mixed; tf32 rounds products.", PRECISIONS),
+    setting(_DEFAULT, "--seed", "Of the labelled scans, first weights, order and augmentation."),
     device_option,
 )
 

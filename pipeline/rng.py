@@ -55,6 +55,9 @@ class Operation(IntEnum):
     LABELS = 12
     #: Word i drops skip connection i of a network for one step, of an epoch in place of a variant.
     SKIPS = 13
+    #: Changes of a training cube, the variant being the epoch: words 0..2 flip, 3..5 shift along x, y, z; 6
+    #: and 7 turn; 8 and 9 are contrast and brightness.
+    AUGMENT = 14
 
 
 _M0 = np.uint64(0xD2511F53)

@@ -57,7 +57,18 @@ RECIPES = {
 # SGD at 1.0, as published: Adam comes to the same loss with features that tell less (see that page).
 PRETRAINING = PretrainParameters(width=4, epochs=96, batch_size=8, lr=1.0, schedule="cosine", warmup=10)
 NODULES = NoduleParameters(size=SIZE, negatives=4)
-FINETUNING = FinetuneParameters(epochs=80, patience=20, batch_size=8, lr=0.002, labels=5)
+# As this study was done: the published way to stop, and the whole network handed over.
+FINETUNING = FinetuneParameters(
+    epochs=80,
+    select="best",
+    patience=20,
+    lr=0.002,
+    schedule="constant",
+    warmup=0,
+    augment=False,
+    labels=5,
+    keep="all",
+)
 CUBES_OF_MASKS = 6
 SCRATCH = "scratch-3d"
 

@@ -73,6 +73,7 @@ def test_the_numbers_of_the_operations_never_change():
     assert {o.name: o.value for o in Operation} == {
         "KEY": 0, "FLIP": 1, "WHICH": 2, "CURVE": 3, "SHUFFLE": 4, "PERMUTE": 5, "PAINT": 6, "NOISE": 7,
         "CONSTANT": 8, "PLACE": 9, "ORDER": 10, "TARGET": 11, "LABELS": 12, "SKIPS": 13,
+        "AUGMENT": 14,
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from support.score_tables import ARMS, TABLE
 
 import genesis_toolkit.cli.output
 import genesis_toolkit.training.compare.evidence
+from genesis_toolkit.cli.compare import _supported
 from genesis_toolkit.cli.train import main
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.training.compare.evidence import FILES, weigh
@@ -53,7 +54,8 @@ def test_the_published_table_gives_the_four_p_values_and_all_files(table: Path, 
         for one in told["pairs"]
         if (one["task"], one["first"], one["second"]) == ("IUC", "scratch-2d", "imagenet")
     ]
-    assert {name: round(test["p"], 4) for name, test in pair["tests"].items()} == {
+    known = {name: test["p"] for name, test in pair["tests"].items() if test["p"] is not None}
+    assert {name: round(p, 4) for name, p in known.items()} == {
         "welch_two_sided": 0.0560,
         "welch_one_tailed": 0.0280,
         "student_two_sided": 0.0501,
@@ -61,6 +63,8 @@ def test_the_published_table_gives_the_four_p_values_and_all_files(table: Path, 
     }
     assert [name for name, test in pair["tests"].items() if test["default"]] == ["welch_two_sided"]
     assert pair["stars"] == "n.s."
+    assert (pair["trials_needed"], pair["trials_needed_paired"]) == (20, None)
+    assert (told["registration"], told["curves"]) == (None, {})
     with (out / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(told["pairs"]) == 24
@@ -106,6 +110,36 @@ def test_wide_names_and_effects_keep_to_the_width_of_a_terminal(
     again = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "a")
     assert max(map(len, again.stdout.splitlines())) <= 80
     assert f"{long}:b" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("spread", "value", "text"),
+    [
+        (0.026, 0.88123, "0.881"),
+        (3.71, 92.783, "92.8"),
+        (0.86, 96.03, "96.03"),
+        (37.1, 1234.5, "1234"),
+        (0.00031, 0.5, "0.50000"),
+        (0.0, 0.123456789, "0.123457"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_spread_supports(spread: float, value: float, text: str) -> None:
+    assert _supported(spread, value) == [text]
+
+
+def test_trials_of_one_name_are_paired_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ["task,arm,trial,value"]
+    for trial, (scratch, ours) in enumerate([(0.70, 0.75), (0.80, 0.84), (0.90, 0.96), (0.60, 0.66)]):
+        rows += [f"t,scratch,{trial},{scratch}", f"t,ours,{trial},{ours}"]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
+    done = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "a")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    told = json.loads((tmp_path / "a" / "results.json").read_text(encoding="utf-8"))["pairs"][0]
+    paired, welch = (told["tests"][f"{test}_two_sided"]["p"] for test in ("paired", "welch"))
+    assert paired < 0.01 < welch
+    assert (told["trials_needed_paired"] or 9) < 5 < (told["trials_needed"] or 0)
+    assert f"{told['trials_needed']:,}" in done.stdout
 
 
 @pytest.mark.full

@@ -12,13 +12,17 @@ from scipy import integrate, special, stats
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.training.compare.scores import ArmSummary, summarise
 from genesis_toolkit.training.compare.statistics import (
+    MOST_NEEDED,
     TESTS,
     choose_pairs,
     compare_arms,
     hedges_effect,
     holm,
+    paired_test,
+    power_of,
     stars,
     t_test,
+    trials_needed,
 )
 
 #: METHOD.md section 6, IUC: mean and sd of 10 trials.
@@ -41,7 +45,7 @@ SUMMARIES = st.builds(
 def test_the_published_p_value_and_ours() -> None:
     (found,) = compare_arms([SCRATCH, IMAGENET])
     rounded = {name: round(p, 4) for name, p in found.p_values().items() if p is not None}
-    assert rounded == dict(zip(TESTS, (0.0560, 0.0280, 0.0501, 0.0250), strict=True))
+    assert rounded == dict(zip(TESTS[:4], (0.0560, 0.0280, 0.0501, 0.0250), strict=True))
     assert found.p == found.p_values()["welch_two_sided"]
     assert stars(found.p) == "n.s."
     assert stars(found.p_values()["student_one_tailed"]) == "*"
@@ -88,6 +92,89 @@ def test_raw_scores_give_what_scipy_gives(first: list[float], second: list[float
     assert test is not None
     assert test.df == pytest.approx(theirs.df, rel=1e-8)
     assert test.p_two_sided == pytest.approx(theirs.pvalue, rel=1e-6)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
+def test_paired_tests_are_those_of_scipy_and_of_the_textbook(scores: list[tuple[float, float]]) -> None:
+    names = [f"trial {number}" for number in range(len(scores))]
+    first, second = (
+        summarise("t", arm, [round(pair[at], 3) for pair in scores], names) for at, arm in enumerate("ab")
+    )
+    turned = summarise("t", "b", list(second.scores.values())[::-1], names[::-1])
+    apart = np.array([second.scores[name] - first.scores[name] for name in names])
+    found = paired_test(first, turned)
+    if apart.std() < 1e-9:
+        assert found is None
+        return
+    assert found is not None
+    t = apart.mean() / (apart.std(ddof=1) / math.sqrt(len(apart)))
+    assert (found.t, found.df) == (pytest.approx(t, rel=1e-6, abs=1e-9), len(apart) - 1)
+    theirs = stats.ttest_rel(list(second.scores.values()), list(first.scores.values()))
+    assert found.p_two_sided == pytest.approx(theirs.pvalue, rel=1e-6)
+    assert found.p_one_tailed == pytest.approx(stats.t.sf(t, len(apart) - 1), rel=1e-6, abs=1e-12)
+
+
+def test_only_arms_of_the_same_trials_are_paired() -> None:
+    first, second = summarise("t", "a", [1.0, 2.0, 4.0], "xyz"), summarise("t", "b", [2.0, 2.5, 6.0], "xyw")
+    (found,) = compare_arms([first, second])
+    assert (found.paired, found.needed_paired) == (None, None)
+    assert compare_arms([SCRATCH, IMAGENET])[0].paired is None
+    same = summarise("t", "b", [2.0, 3.0, 5.0], "xyz")
+    (found,) = compare_arms([first, same])
+    assert found.paired is None  # all differ by 1: there is no spread to test against
+    assert found.welch is not None
+
+
+@pytest.mark.parametrize(
+    ("difference", "variances", "trials"),
+    [  # Cohen, Statistical power analysis (1988), table 2.4.1, and Student's for pairs
+        (0.2, (1.0, 1.0), 394),
+        (0.5, (1.0, 1.0), 64),
+        (-0.8, (1.0, 1.0), 26),
+        (1.2, (1.0, 1.0), 12),
+        (0.5, (1.0,), 34),
+        (0.8, (1.0,), 15),
+        (8.0, (1.0, 1.0), 2),
+        (1000.0, (1.0,), 2),
+        (1e-6, (1.0,), MOST_NEEDED),
+        (0.0, (1.0,), None),
+        (1.0, (0.0, 0.0), None),
+    ],
+)
+def test_trials_that_a_difference_needs_are_those_of_the_tables(
+    difference: float, variances: tuple[float, ...], trials: int | None
+) -> None:
+    assert trials_needed(difference, variances) == trials
+
+
+@pytest.mark.parametrize(("sds", "n"), [((1.0, 1.0), 12), ((0.4, 2.0), 9)])
+def test_power_is_how_often_simulated_trials_find_the_difference(sds: tuple[float, float], n: int) -> None:
+    rng, runs = np.random.default_rng(11), 4000
+    first, second = (rng.normal(mean, sd, (n, runs)) for mean, sd in zip((0, 1.2), sds, strict=True))
+    power = power_of(n, 1.2, [sd**2 for sd in sds])
+    found = (stats.ttest_ind(first, second, equal_var=False).pvalue < 0.05).mean()
+    assert found == pytest.approx(power, abs=4 * math.sqrt(power * (1 - power) / runs) + 0.01)
+    pairs = (stats.ttest_rel(first, second).pvalue < 0.05).mean()
+    power = power_of(n, 1.2, [sum(sd**2 for sd in sds)])
+    assert pairs == pytest.approx(power, abs=4 * math.sqrt(power * (1 - power) / runs))
+
+
+def test_a_comparison_says_how_many_trials_its_difference_needs() -> None:
+    (found,) = compare_arms([SCRATCH, IMAGENET])
+    assert found.needed is not None
+    variances = [SCRATCH.sd**2, IMAGENET.sd**2]
+    assert power_of(found.needed, 2.73, variances) >= 0.8 > power_of(found.needed - 1, 2.73, variances)
+
+
+def test_one_family_may_span_several_tasks() -> None:
+    arms = [
+        ArmSummary(task, arm, mean, 1.0, 5)
+        for task, means in (("t, 20", (1, 3)), ("t, 60", (1, 2.5)), ("u", (1, 2)))
+        for arm, mean in zip("ab", means, strict=True)
+    ]
+    found = compare_arms(arms, None, {"t, 20": "t", "t, 60": "t"})
+    alone = [one.p or 0 for one in found]
+    assert [one.p_holm for one in found] == [*holm(alone[:2]), alone[2]]
 
 
 def test_one_tailed_asks_if_the_second_is_higher() -> None:

@@ -1,6 +1,7 @@
 """Arms x trials: the same numbers whatever happens on the way, and a sentence for whatever cannot be done."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -27,11 +28,13 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.targets.extract import extract_targets
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters, NoduleParameters
+from genesis_toolkit.training.compare.curves import Point
 from genesis_toolkit.training.compare.evidence import FILES, Evidence, files_of, weigh
 from genesis_toolkit.training.compare.plan import (
     Arm,
     Trial,
 )
+from genesis_toolkit.training.compare.registration import Primary, Registration, parse_primary
 from genesis_toolkit.training.compare.scores import parse_table
 from genesis_toolkit.training.compare.trials import compare_trials, scores_table
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
@@ -76,7 +79,9 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         score = 0.5 + parameters.seed / 100 + 0.1 * ("3d" in str(out)) + given["beginning"].width / 1000
         out.mkdir(parents=True)
         (out / "last.pt").write_bytes(b"large")
-        (out / "result.json").write_text(json.dumps({"score": score}), encoding="utf-8")
+        after = {str(step): {"score": score - 0.1 / step} for step in parameters.at_steps}
+        told = {"score": score, "at_steps": after}
+        (out / "result.json").write_text(json.dumps(told), encoding="utf-8")
         return SimpleNamespace(score=score, notes=["a window of its own"])
 
     def plain(evidence: Evidence) -> dict[str, bytes]:
@@ -262,8 +267,130 @@ def test_a_full_disk_leaves_no_results_beside_others(
             run(stores, out, trials=3)
     assert not (out / "results.json").exists()
     run(stores, out, trials=3)
-    run(stores, tmp_path / "whole", trials=3)
+    for trials in (2, 3):
+        run(stores, tmp_path / "whole", trials=trials)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+# --- curves, and what was registered -----------------------------------------------------------------------
+
+
+def test_a_curve_over_labels_is_a_comparison_at_each_number(
+    stores: Path, tmp_path: Path, faked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any, int]] = []
+    fake = genesis_toolkit.training.compare.trials.finetune
+
+    def noted(targets: Path, out: Path, parameters: FinetuneParameters, **given: Any) -> Any:
+        asked.append((out.parent.parent.name, parameters.labels, parameters.seed))
+        return fake(targets, out, parameters, **given)
+
+    monkeypatch.setattr(genesis_toolkit.training.compare.trials, "finetune", noted)
+    out = tmp_path / "out"
+    found = run(stores, out, labels=[1, 3]).evidence
+    assert asked == [(arm.name, n, seed) for seed in (0, 1) for n in (1, 3) for arm in SCRATCH]
+    assert "labels-1/scratch-3d" not in faked
+    assert (out / "trials/nodules/scratch-3d/labels-3/1/result.json").exists()
+    assert [(one.task, one.arm) for one in found.summaries] == [
+        (f"nodules, {n} labels", arm.name) for n in (1, 3) for arm in SCRATCH
+    ]
+    assert found.points["nodules, 3 labels"] == Point("nodules", "labelled cases", 3.0)
+    assert [one.task for one in found.comparisons] == ["nodules, 1 labels", "nodules, 3 labels"]
+    first, second = found.comparisons
+    assert first.p is not None
+    assert first.p_holm == pytest.approx(min(1, 2 * first.p))  # both points are one family
+    assert second.first.scores.keys() == second.second.scores.keys() == {"0", "1"}
+    done = len(asked)
+    run(stores, out, labels=[1, 2, 3])
+    assert [n for _, n, _ in asked[done:]] == [2] * 4
+    table = (out / "scores.csv").read_text(encoding="utf-8")
+    assert '"nodules, 2 labels",scratch-2d,1,' in table
+    with pytest.raises(CallError, match="--labels of a curve, and this call asks for --labels 100%"):
+        run(stores, out)
+
+
+def test_a_curve_over_steps_is_read_from_the_same_trials(
+    stores: Path, tmp_path: Path, faked: list[str]
+) -> None:
+    given = FinetuneParameters(steps=50, batch_size=4, at_steps=(5, 50))
+    found = run(stores, tmp_path / "out", parameters=given).evidence
+    assert len(faked) == 4
+    means = {(one.task, one.arm): one.mean for one in found.summaries}
+    assert means["nodules, 5 steps", "scratch-3d"] == pytest.approx(0.607 - 0.02)
+    assert means["nodules, 50 steps", "scratch-3d"] == pytest.approx(0.607 - 0.002)
+    assert found.points["nodules, 5 steps"] == Point("nodules", "steps", 5)
+    result = tmp_path / "out/trials/nodules/scratch-3d/0/result.json"
+    result.write_text('{"score": 0.5}', encoding="utf-8")
+    with pytest.raises(DataError, match="has no score after every step"):
+        run(stores, tmp_path / "out", parameters=given)
+
+
+@pytest.mark.parametrize(
+    ("labels", "at_steps", "said"),
+    [
+        ([1, 0.5], (), "makes no curve"),
+        ([2, 2], (), "makes no curve"),
+        ([1, 2], (5,), "two curves at once"),
+        ([1, 9], (), "only 3 scans"),
+    ],
+)
+def test_what_makes_no_curve_is_refused(
+    stores: Path, tmp_path: Path, faked: list[str], labels: list[Any], at_steps: tuple[int, ...], said: str
+) -> None:
+    given = FinetuneParameters(steps=50, at_steps=at_steps)
+    with pytest.raises(CallError, match=said):
+        run(stores, tmp_path / "out", parameters=given, labels=labels)
+    assert not faked
+
+
+def test_what_decides_is_registered_before_any_trial(
+    stores: Path, tmp_path: Path, faked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "out", list[str]()
+    fake = genesis_toolkit.training.compare.trials.finetune
+
+    def noted(*given: Any, **more: Any) -> Any:
+        seen.append(hashlib.sha256((out / "registration.json").read_bytes()).hexdigest())
+        return fake(*given, **more)
+
+    monkeypatch.setattr(genesis_toolkit.training.compare.trials, "finetune", noted)
+    primary = Primary("nodules, 3 labels", "scratch-3d", "scratch-2d")
+    found = run(stores, out, labels=[1, 3], primary=primary).evidence
+    assert found.registration == Registration(seen[0], primary, ())
+    assert len(set(seen)) == 1
+    told = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert told["registration"]["sha256"] == seen[0]
+    assert (found.primary, found.primary and found.primary.task) == (found.comparisons[1], primary.task)
+    kept = json.loads((out / "registration.json").read_text(encoding="utf-8"))
+    assert (kept["seeds"], kept["labels"], kept["test"]) == ([0, 1], ["1", "3"], "welch_two_sided")
+    assert kept["primary"] == {"task": primary.task, "first": "scratch-3d", "second": "scratch-2d"}
+    assert kept["parameters"]["epochs"] == 3
+    more = run(stores, out, labels=[1, 3], primary=primary, trials=3).evidence
+    assert more.registration == Registration(seen[0], primary, ("seeds",))
+    other = run(stores, out, labels=[1, 3]).evidence
+    assert other.registration is not None
+    assert other.registration.primary == primary  # a later call cannot choose another
+    text = (out / "registration.json").read_text(encoding="utf-8")
+    (out / "registration.json").write_text(text.replace("3 labels", "1 labels"))
+    with pytest.raises(DataError, match=r"registration\.json was changed since the comparison began"):
+        run(stores, out, labels=[1, 3])
+    (out / "registration.json").unlink()
+    with pytest.raises(DataError, match=r"registration\.json is gone since"):
+        run(stores, out, labels=[1, 3])
+
+
+def test_a_single_outcome_is_the_primary_one(stores: Path, tmp_path: Path, faked: list[str]) -> None:
+    alone = run(stores, tmp_path / "a").evidence
+    assert alone.primary is not None
+    assert run(stores, tmp_path / "b", names=["nodules", "blobs"]).evidence.primary is None
+    with pytest.raises(
+        CallError, match="is no outcome of this comparison; allowed: nodules,scratch-3d:scratch"
+    ):
+        run(stores, tmp_path / "c", primary=Primary("nodules", "scratch-2d", "scratch-3d"))
+    for text in ("nodules", "nodules,a", "a:b", ",a:b"):
+        with pytest.raises(CallError, match="names no outcome"):
+            parse_primary(text)
+    assert parse_primary("t, 20 labels, a:b") == Primary("t, 20 labels", "a", "b")
 
 
 # --- the command ------------------------------------------------------------------------------------------
@@ -288,6 +415,8 @@ def call(*words: object) -> Result:
         ),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--trials", "1"), "--trials 1 is out of"),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--labels", "ten"), "neither a share"),
+        (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--labels", "5,x"), "neither a share"),
+        (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--primary", "a"), "names no outcome"),
     ],
 )
 def test_a_wrong_call_is_told_in_a_sentence(words: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -23,14 +23,22 @@ from support.training_runs import assert_equal_weights, losses, weights
 from genesis_toolkit.cli.finetune import finetune as command
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
+from genesis_toolkit.training.finetune import loop
 from genesis_toolkit.training.finetune.data import TargetBatches, target_data
+from genesis_toolkit.training.finetune.heads import Classifier
 from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, read_finetuned
 from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.weights.load import read_beginning
 
-SMALL = FinetuneParameters(epochs=4, batch_size=6, lr=0.03)
+SMALL = FinetuneParameters(
+    epochs=4, batch_size=6, lr=0.03, select="best", schedule="constant", warmup=0, augment=False
+)
+LOTTERY = (
+    "--select best chooses the epoch by 8 validation cubes, and with fewer than 200 that is mostly chance: "
+    "--select last is the safer choice."
+)
 #: Cubes of validation and test that `stores["ncc"]` labels wrongly: what is right there is judged as wrong.
 WRONG = [25, 26, 33, 36]
 EMPTY = np.zeros((EACH * len(FOLDS), 16, 16, 16), np.uint8)
@@ -45,6 +53,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ncc": make_target_store(folder / "ncc.zarr", "ncc", labels=labels),
         "segment": make_target_store(folder / "segment.zarr", "segment"),
         "dxc": make_target_store(folder / "dxc.zarr", "dxc", size=(32, 32)),
+        "wide": make_target_store(folder / "wide.zarr", "ncc", size=(32, 32, 8)),
     }
 
 
@@ -59,7 +68,7 @@ def tuned(store: Path, out: Path, parameters: FinetuneParameters = SMALL, **more
 def runs(stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, FinetuneOutcome]:
     """A finished run of each task."""
     folder = tmp_path_factory.mktemp("runs")
-    return {task: tuned(store, folder / task) for task, store in stores.items()}
+    return {task: tuned(stores[task], folder / task) for task in ("ncc", "segment", "dxc")}
 
 
 def read(reader: Any, cubes: np.ndarray) -> np.ndarray:
@@ -99,8 +108,8 @@ def test_the_score_is_that_of_the_best_network_on_the_test_fold(
     assert metrics.roc_auc_score(cubes % 2 == 0, logits[:, 0]) > 0.9  # a ball or none can be told
     assert outcome.score < 1  # but not where the label is wrong
     told = losses(Path(outcome.run))
-    assert len(told) == outcome.epochs == 4 > outcome.best_epoch
-    assert outcome.best_epoch == 1 + int(np.argmin([one["validation_loss"] for one in told]))
+    assert len(told) == outcome.epochs == 4
+    assert outcome.kept_epoch == 1 + int(np.argmin([one["validation_loss"] for one in told]))
     assert outcome.validation_loss == min(one["validation_loss"] for one in told)
     assert (outcome.train_scans, outcome.train_cubes, outcome.validation_cubes, outcome.test_cubes) == (
         6,
@@ -140,7 +149,10 @@ def test_findings_have_a_mean_auc_and_one_each(
         "auc_Nodule": pytest.approx(each[1]),
         "auc_Hernia": None,
     }
-    assert outcome.notes == ["auc_Hernia is not determined: there are 0 positive and 8 negative cases."]
+    undetermined = (
+        "1 of 3 AUCs are not determined, because the test fold has no positive or no negative case: "
+    )
+    assert outcome.notes == [LOTTERY, undetermined + "Hernia. The mean is that of the others."]
     weights = target_data(store, SMALL).positive_weights()
     assert weights.tolist() == [1.0, 1.0, 24.0]  # 24 cubes, half of them positive, or none
 
@@ -202,7 +214,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     with (run / "losses.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"epoch": 3, "st')
     outcome = tuned(stores["segment"], run, say=said.append)
-    assert said[0] == "Continuing after epoch 2."
+    assert said[:2] == [f"Warning: {LOTTERY}", "Continuing after epoch 2."]
     assert_same_run(run, Path(runs["segment"].run))
     assert outcome.status == "finished"
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir() if path.name != "lock"}
@@ -231,6 +243,7 @@ def test_another_call_is_refused(
             {"parameters": replace(SMALL, labels=1)},
         ),
         ("begun with --epochs 4, this call asks for --epochs 5", {"parameters": replace(SMALL, epochs=5)}),
+        ("begun with --augment False", {"parameters": replace(SMALL, augment=True)}),
         ("begun with --width 2, this call asks for --width 4", {"width": 4}),
         ("begun with no --weights, this call asks for --weights other.pt", {"weights": other}),
         ("holds other data", {"store": stores["segment"]}),
@@ -243,7 +256,7 @@ def test_another_call_is_refused(
 
 def test_patience_stops(stores: dict[str, Path], tmp_path: Path) -> None:
     outcome = tuned(stores["ncc"], tmp_path / "run", replace(SMALL, lr=1e-30, patience=2))
-    assert (outcome.stopped_by, outcome.epochs, outcome.best_epoch) == ("patience", 3, 1)
+    assert (outcome.stopped_by, outcome.epochs, outcome.kept_epoch) == ("patience", 3, 1)
 
 
 # ----------------------------------------------------------------------------------------------- beginnings
@@ -280,7 +293,110 @@ def test_weights_that_were_read_before_give_the_same(stores: dict[str, Path], tm
     outcome = tuned(stores["ncc"], tmp_path / "second", one, beginning=seen, say=said.append)
     assert_equal_weights(tmp_path / "first" / "best.pt", tmp_path / "second" / "best.pt")
     assert "trained on values from 0 to 255, and the store's run from -1000 to 1000" in said[0]
-    assert outcome.notes == [said[0].removeprefix("Warning: ")]
+    assert outcome.notes == [said[0].removeprefix("Warning: "), LOTTERY]
+
+
+# ------------------------------------------------------------------- fixed steps, and scores on the way there
+
+
+STEPS = FinetuneParameters(steps=9, batch_size=6, lr=0.03, at_steps=(2, 4, 9))
+
+
+def test_scores_after_steps_are_those_of_the_network_as_it_was(
+    stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "STRIDE", 1)
+    whole = tuned(stores["ncc"], tmp_path / "whole", replace(STEPS, schedule="constant"))
+    assert (whole.steps, whole.epochs, whole.kept_epoch, list(whole.at_steps)) == (9, 3, 3, ["2", "4", "9"])
+    assert whole.at_steps["9"] == {"score": whole.score, "metrics": whole.metrics}
+    for step in (2, 4):  # a run of so many steps ends where the longer one came by
+        short = replace(STEPS, steps=step, at_steps=(), schedule="constant", warmup=0)
+        alone = tuned(stores["ncc"], tmp_path / f"{step}", short)
+        assert whole.at_steps[f"{step}"] == {"score": alone.score, "metrics": alone.metrics}
+
+
+def test_a_run_stopped_behind_such_a_step_has_its_score_all_the_same(
+    stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "STRIDE", 1)
+    tuned(stores["dxc"], tmp_path / "whole", STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(stores["dxc"], tmp_path / "run", STEPS, progress=interrupted_at(2, 2))
+    assert [list(one["scores"]) for one in losses(tmp_path / "run")] == [["2", "4"]]
+    tuned(stores["dxc"], tmp_path / "run", STEPS)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_all_arms_are_fed_the_same_changed_cubes(
+    stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(UNet3D(2).state_dict(), tmp_path / "given.pt")
+    fed: list[torch.Tensor] = []
+    backward = torch.Tensor.backward
+
+    def spy(loss: torch.Tensor) -> None:
+        last.append(seen[-1])
+        backward(loss)
+
+    def watched(*given: Any) -> Any:
+        state = new_state(*given)
+        state.model.register_forward_pre_hook(lambda _, cubes: seen.append(cubes[0].clone()))
+        return state
+
+    new_state, seen, last = loop.new_state, fed, list[torch.Tensor]()
+    monkeypatch.setattr(loop, "new_state", watched)
+    monkeypatch.setattr(torch.Tensor, "backward", spy)
+    plain = FinetuneParameters(steps=3, batch_size=6, augment=False)
+    came = {}
+    for name, given, more in (
+        ("scratch", replace(plain, augment=True), {}),
+        ("weights", replace(plain, augment=True), {"weights": tmp_path / "given.pt"}),
+        ("frozen", replace(plain, augment=True, freeze_encoder=True), {"weights": tmp_path / "given.pt"}),
+        ("2D", replace(plain, augment=True), {"network": "unet2d"}),
+        ("none", plain, {}),
+    ):
+        del last[:], seen[:]
+        task = "wide" if name == "2D" else "ncc"
+        tuned(stores[task], tmp_path / name, given, **more)
+        came[name] = torch.cat(last)
+    assert torch.equal(came["scratch"], came["weights"])
+    assert torch.equal(came["scratch"], came["frozen"])
+    data = target_data(open_targets(stores["ncc"]), plain)
+    raw = np.concatenate([read(data.store.cubes, work) for work in data.training(0)[:3]])
+    np.testing.assert_allclose(came["none"][:, 0].numpy(), (raw + 1000) / 2000, atol=1e-6)
+    apart = (came["scratch"] - came["none"]).abs().flatten(1).mean(1)
+    assert (apart > 0.01).all(), "a cube was left as it is"
+    raw = np.concatenate([read(open_targets(stores["wide"]).cubes, work) for work in data.training(0)[:3]])
+    assert (np.abs(came["2D"][:, 0].numpy() - (raw + 1000) / 2000).mean((1, 2, 3)) > 0.01).all()
+
+
+def test_a_linear_probe_is_a_linear_layer_on_features_that_stay(
+    stores: dict[str, Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    torch.save(UNet3D(2).state_dict(), tmp_path / "given.pt")
+    probe = FinetuneParameters(steps=12, batch_size=5, lr=0.05, freeze_encoder=True, head="all")
+    tuned(stores["ncc"], tmp_path / "run", probe, weights=tmp_path / "given.pt")
+    network = read_finetuned(tmp_path / "run").network
+    assert isinstance(network, Classifier)
+    assert [type(one).__name__ for one in network.head] == ["Standardise", "Linear"]
+    assert network.head[1].in_features == 4 + 8 + 16 + 32
+    store = open_targets(stores["ncc"])
+    data = target_data(store, probe)
+    fed = torch.from_numpy((read(store.cubes, data.train) + 1000) / 2000).float()[:, None]
+    with torch.no_grad():
+        features = network.features(fed)
+        # A cube has its own features, whatever is beside it.
+        torch.testing.assert_close(network.features(fed[:1]), features[:1], rtol=1e-3, atol=1e-4)
+        standard = network.head[0](features)
+    assert standard.mean(0).abs().max() < 1e-3
+    varies = features.std(0) > 0.01
+    assert (standard.std(0)[varies] - 1).abs().max() < 0.1
+    given = UNet3D(2).state_dict()
+    given.update(torch.load(tmp_path / "given.pt"))
+    for name, tensor in network.way_down.state_dict().items():
+        if name.endswith(("weight", "bias")):
+            assert torch.equal(tensor, given[name]), name
 
 
 # ------------------------------------------------------------------------------------------------- bad input

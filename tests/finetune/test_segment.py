@@ -27,13 +27,13 @@ from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.finetune.segment import (
-    by_trained_statistics,
     count_windows,
     segment_scan,
     segment_voxels,
     voxel_millilitres,
     write_mask,
 )
+from genesis_toolkit.training.networks.norms import go_by_running
 from genesis_toolkit.training.weights.load import read_beginning
 
 CPU, WINDOW, SIZE = torch.device("cpu"), Window(-1000, 1000), (16, 16, 8)
@@ -115,18 +115,15 @@ def test_windows_go_by_the_statistics_of_training_and_not_by_their_own() -> None
     network = build_target_network(read_beginning(None, width=2), "segment", 1, 3, 0)
     cubes = torch.rand(6, 1, *SIZE, generator=torch.Generator().manual_seed(0))
     first = next(one for one in network.modules() if isinstance(one, nn.Conv3d))
-    network.train()
-    for _ in range(2):  # what an epoch before leaves must not count
-        network.begin_epoch()
-        seen = [network(part) for part in (cubes[:3], cubes[3:])]
+    for _ in range(2):  # what was refreshed before must not count
+        network.refresh([cubes[:3], cubes[3:]])
     norm = network.get_submodule("network.down_tr64.ops.0.bn1")
     with torch.no_grad():
         maps = [first(part).transpose(0, 1).flatten(1) for part in (cubes[:3], cubes[3:])]
     torch.testing.assert_close(norm.running_mean, (maps[0].mean(1) + maps[1].mean(1)) / 2)
     torch.testing.assert_close(norm.running_var, (maps[0].var(1) + maps[1].var(1)) / 2)
-    assert not torch.allclose(network.eval()(cubes[:1]), seen[0][:1])  # judged by the batch
-    by_trained_statistics(network)
-    network.eval()
+    assert not torch.allclose(network.eval()(cubes[:1]), network(cubes[:3])[:1])  # judged by the batch
+    go_by_running(network)
     torch.testing.assert_close(network(cubes)[:1], network(cubes[:1]))
     mean, variance = (part.view(-1, 1, 1, 1) for part in (norm.running_mean, norm.running_var))
     with torch.no_grad():
@@ -192,7 +189,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         store = make_target_store(folder / f"{task}.zarr", task, size=SIZE)
         finetune(store, folder / task, FinetuneParameters(epochs=1), width=2, device="cpu", threads=1)
     tuned, best = read_finetuned(folder / "segment"), folder / "segment" / "best.pt"
-    by_trained_statistics(tuned.network)
+    go_by_running(tuned.network)
     window = torch.from_numpy(SCAN[:16, :16, :8].clip(-1000, 1000) / np.float32(2000) + np.float32(0.5))
     with torch.no_grad():
         middle = tuned.network(window[None, None]).median()

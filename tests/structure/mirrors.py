@@ -63,6 +63,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipeline.targets.recut": ("targets/test_extract.py", "verify --source cuts targets again"),
     "pipeline.verify.tables": ("verify/test_verify.py", "rows that are wrong, one by one"),
     "pipeline.version": ("cli/test_prep.py", "one constant; --version prints it"),
+    "training.compare.registration": ("compare/test_trials.py", "written before the trials made there"),
     "training.finetune.run": ("finetune/test_loop.py", "what a run that goes on must repeat"),
     "training.machine.devices": ("machine/test_processes.py", "where a process works"),
     "training.machine.options": ("pretrain/test_loop.py", "sentences for what is out of range"),

@@ -18,7 +18,9 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.training.compare import statistics
+from genesis_toolkit.training.compare.curves import Point, draw_curves
 from genesis_toolkit.training.compare.figure import MOST_ARMS, MOST_BRACKETS, MOST_TASKS, draw_bars, panels_of
+from genesis_toolkit.training.compare.registration import Primary, Registration
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS, ArmSummary, arms_of, parse_table
 
 FORMAT = "genesis-evidence"
@@ -39,12 +41,25 @@ class Evidence:
         chosen: whether the pairs were asked for; otherwise they are all there are, and where those are many
             the chart has brackets for some.
         metrics: by task what its scores are, `auc`, `mean_auc` or `iou`; empty where a table does not tell.
+        points: of curves, where each "task" stands on which.
+        registration: what was fixed before any test fold was read; None of a table.
     """
 
     summaries: tuple[ArmSummary, ...]
     comparisons: tuple[statistics.Comparison, ...]
     chosen: bool
     metrics: Mapping[str, str] = field(default_factory=dict)
+    points: Mapping[str, Point] = field(default_factory=dict)
+    registration: Registration | None = None
+
+    @property
+    def primary(self) -> statistics.Comparison | None:
+        """The comparison that was registered as the primary outcome."""
+        named = self.registration.primary if self.registration else None
+        for one in self.comparisons if named else ():
+            if Primary(one.task, one.first.arm, one.second.arm) == named:
+                return one
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; what could not be computed is None."""
@@ -55,10 +70,14 @@ class Evidence:
             "default_test": statistics.DEFAULT_TEST,
             "stars": "of the default test, as in the slides: * p < 0.05, ** 0.01, *** 0.001, **** 0.0001",
             "one_tailed": "asks whether the mean of `second` is higher than that of `first`",
-            "holm": "of the default test, over the pairs of one task in this file",
+            "paired": "of trials of one name, which share labelled cases; null where the arms' trials differ",
+            "trials_needed": f"of each arm, for a power of {statistics.POWER:g} at p < 0.05, two-sided",
+            "holm": "of the default test, over the pairs of one task in this file, at all points of a curve",
             "effect": f"Hedges' g, with a {percent:g} % interval from the noncentral t distribution",
             "fewer_than_10_trials": any(one.n < PUBLISHED_TRIALS for one in self.summaries),
             "metrics": dict(self.metrics),
+            "curves": {name: asdict(point) for name, point in self.points.items()},
+            "registration": asdict(self.registration) if self.registration else None,
             "arms": [asdict(one) for one in self.summaries],
             "pairs": [_pair(one) for one in self.comparisons],
         }
@@ -109,6 +128,8 @@ def weigh(
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
     metrics: Mapping[str, str] | None = None,
+    points: Mapping[str, Point] | None = None,
+    registration: Registration | None = None,
 ) -> Evidence:
     """Compare the arms of every task.
 
@@ -118,6 +139,8 @@ def weigh(
         reference: compare only with this arm.
         pairs: compare only these arms, (first, second).
         metrics: by task what its scores are, where that is known.
+        points: of curves, where each "task" stands on which.
+        registration: what was fixed beforehand.
 
     Raises:
         CallError: an arm or a pair makes no sense.
@@ -128,17 +151,23 @@ def weigh(
     for count, most, what in ((len(arms), MOST_ARMS, "arms"), (tasks, MOST_TASKS, "tasks")):
         if count > most:
             raise DataError(f"There are {count} {what}, and the chart has room for {most}: split the table.")
-    compared = statistics.compare_arms(summaries, statistics.choose_pairs(arms, reference, pairs))
+    curves = {name: point.task for name, point in (points or {}).items()}
+    compared = statistics.compare_arms(summaries, statistics.choose_pairs(arms, reference, pairs), curves)
     chosen = reference is not None or pairs is not None
-    return Evidence(tuple(summaries), tuple(compared), chosen, dict(metrics or {}))
+    told = dict(metrics or {}), dict(points or {}), registration
+    return Evidence(tuple(summaries), tuple(compared), chosen, *told)
 
 
 def files_of(evidence: Evidence) -> dict[str, bytes]:
     """The files of a folder of evidence by name, `FILES`."""
     names = {task: METRICS.get(metric, metric) for task, metric in evidence.metrics.items()}
-    panels = panels_of(evidence.summaries, evidence.comparisons, names, all_brackets=evidence.chosen)
-    brackets = sum(len(panel.brackets) for panel in panels)
-    pictures = draw_bars(panels, _notes(evidence, brackets))
+    shown = evidence.summaries, evidence.comparisons
+    if evidence.points:
+        pictures = draw_curves(*shown, evidence.points, names, _curve_notes(evidence))
+    else:
+        panels = panels_of(*shown, names, all_brackets=evidence.chosen)
+        brackets = sum(len(panel.brackets) for panel in panels)
+        pictures = draw_bars(panels, _notes(evidence, brackets))
     rows = [_row(one) for one in evidence.comparisons]
     return {
         "results.json": (json.dumps(evidence.as_dict(), indent=1, allow_nan=False) + "\n").encode(),
@@ -220,10 +249,7 @@ def _pair(one: statistics.Comparison) -> dict[str, Any]:
         "tests": {
             name: {
                 "default": name == statistics.DEFAULT_TEST,
-                **{
-                    key: getattr(one.welch if "welch" in name else one.student, key, None)
-                    for key in ("t", "df")
-                },
+                **{key: getattr(getattr(one, name.partition("_")[0]), key, None) for key in ("t", "df")},
                 "p": values[name],
             }
             for name in statistics.TESTS
@@ -231,6 +257,8 @@ def _pair(one: statistics.Comparison) -> dict[str, Any]:
         "stars": statistics.stars(one.p),
         "p_holm": one.p_holm,
         "stars_holm": statistics.stars(one.p_holm),
+        "trials_needed": one.needed,
+        "trials_needed_paired": one.needed_paired,
         **dict(zip(("hedges_g", "g_low", "g_high"), astuple(effect) if effect else [None] * 3, strict=True)),
     }
 
@@ -253,13 +281,30 @@ def csv_of(rows: Iterable[Iterable[Any]]) -> bytes:
     return buffer.getvalue().encode()
 
 
+def _curve_notes(evidence: Evidence) -> list[str]:
+    """What the curves say below."""
+    notes = ["Lines: mean. Error bars: standard deviation of the trials."]
+    if len(arms_of(evidence.summaries)) == 2:
+        notes.append(f"Above each point: Welch's t-test, two-sided, not corrected: {_steps()}.")
+    return notes + _few(evidence)
+
+
+def _steps() -> str:
+    steps = "n.s. p >= 0.05", "* p < 0.05", "** p < 0.01", "*** p < 0.001", "**** p < 0.0001"
+    return ", ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in steps)
+
+
+def _few(evidence: Evidence) -> list[str]:
+    if all(one.n >= PUBLISHED_TRIALS for one in evidence.summaries):
+        return []
+    return [f"Some arms have fewer than {PUBLISHED_TRIALS} trials: read them with care."]
+
+
 def _notes(evidence: Evidence, brackets: int) -> list[str]:
     """What the chart says below: what is drawn, what the stars mean, and what they leave out."""
-    steps = "n.s. p >= 0.05", "* p < 0.05", "** p < 0.01", "*** p < 0.001", "**** p < 0.0001"
-    unbroken = ", ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in steps)
     notes = [
         "Bars: mean. Error bars: standard deviation of the trials.",
-        f"Brackets: Welch's t-test, two-sided: {unbroken}.",
+        f"Brackets: Welch's t-test, two-sided: {_steps()}.",
     ]
     pairs = len(evidence.comparisons)
     if brackets < pairs:
@@ -273,6 +318,4 @@ def _notes(evidence: Evidence, brackets: int) -> list[str]:
             "Not corrected for several pairs: with Holm's correction over the pairs of a task "
             f"{fewer} of {pairs} pairs have fewer stars."
         )
-    if any(one.n < PUBLISHED_TRIALS for one in evidence.summaries):
-        notes.append(f"Some arms have fewer than {PUBLISHED_TRIALS} trials: read them with care.")
-    return notes
+    return notes + _few(evidence)

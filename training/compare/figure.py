@@ -9,7 +9,7 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,11 +80,16 @@ def panels_of(
 def draw_bars(panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
     """Draw the chart with notes below it, and return its files by their format, `png` and `svg`."""
     arms = arms_of(bar for panel in panels for bar in panel.bars)
+    return render(lambda: _draw(panels, arms, notes))
+
+
+def render(draw: Callable[[], Figure]) -> dict[str, bytes]:
+    """Draw a figure, always alike, and return its files by their format, `png` and `svg`."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # whatever this user's settings are
         matplotlib.rcParams.update(_SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it draws a box for the letter
-        figure = _draw(panels, arms, notes)
+        figure = draw()
         files = {kind: io.BytesIO() for kind in _SAVED}
         for kind, metadata in _SAVED.items():
             figure.savefig(files[kind], format=kind, metadata=metadata)

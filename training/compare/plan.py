@@ -16,10 +16,12 @@ import torch
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.store.open import open_targets
+from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.training.compare.curves import Point
 from genesis_toolkit.training.compare.scores import MOST_LETTERS
 from genesis_toolkit.training.finetune.data import target_data
 from genesis_toolkit.training.finetune.loop import new_state
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 from genesis_toolkit.training.machine.options import option
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture
 from genesis_toolkit.training.weights.load import Beginning, read_beginning
@@ -185,15 +187,41 @@ class ReadyArm:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning of one arm on one task."""
+    """One fine-tuning of one arm on one task, or one point of it.
+
+    Attributes:
+        task: its name.
+        arm: likewise.
+        seed: of this trial.
+        labels: of a curve over them, how many labelled cases, as `parse_labels` reads it.
+        steps: of a curve over them, after how many steps; the others of these points are in the same folder.
+    """
 
     task: str
     arm: str
     seed: int
+    labels: str = ""
+    steps: int = 0
 
     def __str__(self) -> str:
         """Its folder below `trials`, with `/`."""
-        return f"{self.task}/{self.arm}/{self.seed}"
+        labels = f"labels-{self.labels}/" if self.labels else ""
+        return f"{self.task}/{self.arm}/{labels}{self.seed}"
+
+    @property
+    def outcome(self) -> str:
+        """The name of the task with the point of the curve, as it stands in tables."""
+        point = f", {self.labels} labels" if self.labels else ""
+        return f"{self.task}{point}" + (f", {counted(self.steps, 'step')}" if self.steps else "")
+
+    @property
+    def point(self) -> Point | None:
+        """Where it stands on a curve; None where there is none."""
+        if self.labels.endswith("%"):
+            return Point(self.task, "labelled cases, %", float(self.labels.removesuffix("%")))
+        if self.labels:
+            return Point(self.task, "labelled cases", float(self.labels))
+        return Point(self.task, "steps", self.steps) if self.steps else None
 
 
 @dataclass(frozen=True)
@@ -205,11 +233,14 @@ class Plan:
     seeds: tuple[int, ...]
     parameters: FinetuneParameters
     trials: tuple[Trial, ...]
+    labels: tuple[str, ...] = ()
 
     def record(self) -> dict[str, dict[str, Any]]:
         """What may not change from call to call, as plain JSON values: `parameters`, `tasks`, `arms`."""
         parameters = self.parameters.as_dict()
         parameters.pop("seed")  # it stands in the folders' names, and more trials may come
+        if self.labels:  # likewise
+            parameters["labels"] = "of a curve"
         return {
             "parameters": parameters,
             "tasks": {one.name: {"task": one.code, "manifest": one.fingerprint} for one in self.tasks},
@@ -220,9 +251,17 @@ class Plan:
         }
 
 
-def trials_of(tasks: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[Trial]:
+def trials_of(
+    tasks: Mapping[str, Sequence[str]], seeds: Sequence[int], labels: Sequence[str] = ()
+) -> list[Trial]:
     """All trials of tasks with their arms, as they are begun: seed by seed, so that what is there is even."""
-    return [Trial(task, arm, seed) for seed in seeds for task, arms in tasks.items() for arm in arms]
+    return [
+        Trial(task, arm, seed, point)
+        for seed in seeds
+        for task, arms in tasks.items()
+        for point in labels or [""]
+        for arm in arms
+    ]
 
 
 def arms_by_task(tasks: Sequence[Task], arms: Sequence[ReadyArm]) -> dict[str, list[str]]:
@@ -243,6 +282,7 @@ def make_plan(
     parameters: FinetuneParameters,
     trials: int = 10,
     width: int | None = None,
+    labels: Sequence[float | int] = (),
 ) -> Plan:
     """Open every store, read all weights, and see that each network takes each task's cubes.
 
@@ -259,7 +299,9 @@ def make_plan(
     replace(parameters, seed=parameters.seed + trials - 1)  # which says what is wrong
     check_arms(arms)
     seeds = range(parameters.seed, parameters.seed + trials)
-    tasks = open_tasks(targets, [replace(parameters, seed=seed) for seed in seeds])
+    check_curve(parameters, labels)
+    shared = [replace(parameters, labels=one) for one in labels] or [parameters]
+    tasks = open_tasks(targets, [replace(one, seed=seed) for seed in seeds for one in shared])
     # Cubes first: all arms take them, so the arms come in the order of the call.
     tasks.sort(key=lambda task: -len(task.size))
     beginnings = read_arms(arms, width)
@@ -269,14 +311,29 @@ def make_plan(
     ]
     taking = arms_by_task(tasks, ready)
     for task in tasks:
-        data = target_data(open_targets(task.targets), parameters)
+        data = target_data(open_targets(task.targets), shared[0])
         for one, beginning in zip(ready, beginnings, strict=True):
             if one.name in taking[task.name]:
                 try:
                     new_state(beginning, data, torch.device("cpu"))
                 except CallError as error:
                     raise CallError(f"The arm {one.name} cannot take {task.targets}: {error}") from None
-    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, tuple(trials_of(taking, seeds)))
+    points = tuple(map(labels_words, labels))
+    every = tuple(trials_of(taking, seeds, points))
+    return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, every, points)
+
+
+def check_curve(parameters: FinetuneParameters, labels: Sequence[float | int]) -> None:
+    """Refuse labels that make no curve: shares among numbers, one twice, or steps to score after as well."""
+    words = list(map(labels_words, labels))
+    if len({one.endswith("%") for one in words}) > 1 or len(set(words)) < len(words):
+        raise CallError(
+            f"--labels {','.join(words)} makes no curve: give numbers of cases, or shares in %, each once."
+        )
+    if words and parameters.at_steps:
+        raise CallError(
+            f"--labels {','.join(words)} and --at-steps ask for two curves at once: give one of them."
+        )
 
 
 def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParameters]) -> list[Task]:

@@ -10,9 +10,9 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
@@ -41,6 +41,7 @@ class ArmSummary:
         mean: of the scores, in the unit of the metric.
         sd: their standard deviation, with n - 1.
         n: how many trials, at least 2.
+        scores: of each trial by its name, where those are known: two arms with the same trials are paired.
 
     Raises:
         DataError: a value is out of range; the sentence names it.
@@ -51,6 +52,7 @@ class ArmSummary:
     mean: float
     sd: float
     n: int
+    scores: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for what, name in (("task", self.task), ("arm", self.arm)):
@@ -72,13 +74,16 @@ class ArmSummary:
             )
 
 
-def summarise(task: str, arm: str, scores: Sequence[float]) -> ArmSummary:
+def summarise(
+    task: str, arm: str, scores: Sequence[float], trials: Sequence[str] | None = None
+) -> ArmSummary:
     """What the scores of an arm's trials come to; mean and sd are rounded once, from exact sums.
 
     Args:
         task: its name.
         arm: its name.
         scores: one a trial, 2 or more.
+        trials: their names; trials of one name in two arms are a pair.
 
     Raises:
         DataError: a score is not finite or too large, there are fewer than two, or a name is not allowed.
@@ -88,7 +93,8 @@ def summarise(task: str, arm: str, scores: Sequence[float]) -> ArmSummary:
     if len(scores) < 2:
         return ArmSummary(task, arm, 0.0, 0.0, len(scores))  # which says what is wrong
     exact = [float(score) for score in scores]
-    return ArmSummary(task, arm, mean(exact), stdev(exact), len(exact))
+    named = dict(zip(trials, exact, strict=True)) if trials else {}
+    return ArmSummary(task, arm, mean(exact), stdev(exact), len(exact), named)
 
 
 def arms_of(summaries: Iterable[ArmSummary]) -> list[str]:
@@ -135,7 +141,7 @@ def parse_table(data: bytes, name: str) -> list[ArmSummary]:
     for one, mine in found.items():
         numbers, values = zip(*mine.values(), strict=True)
         with _line(name, numbers[0]):
-            summaries.append(summarise(*one, values) if "trial" in columns else values[0])
+            summaries.append(summarise(*one, values, list(mine)) if "trial" in columns else values[0])
     arms = Counter(task for task, _ in found)
     for (task, arm), mine in found.items():
         if arms[task] < 2:

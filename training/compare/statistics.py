@@ -1,14 +1,15 @@
 """Is one arm better than another? t-tests, their correction for several pairs, and the size of the effect.
 
-Pure: numbers in, numbers out. The arms are independent samples: that trials of two arms may share a seed is
-not used. Default is Welch's t-test, two-sided (METHOD.md section 6), because the arms' spreads differ by
-factors; most published p-values fit the pooled test, one-tailed. scipy computes them.
+Pure: numbers in, numbers out. Default is Welch's t-test, two-sided (METHOD.md section 6), which takes arms
+for independent samples of different spreads; most published p-values fit the pooled test, one-tailed. Trials
+of one name in two arms share their labelled cases, which the paired test uses. scipy computes them.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import stdev, variance
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -16,13 +17,21 @@ from scipy import optimize, special, stats
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.compare.scores import ArmSummary, arms_of
 
-#: The four p-values of every pair, the default first.
-TESTS = ("welch_two_sided", "welch_one_tailed", "student_two_sided", "student_one_tailed")
+#: The p-values of every pair, the default first.
+TESTS = tuple(
+    f"{test}_{tail}" for test in ("welch", "student", "paired") for tail in ("two_sided", "one_tailed")
+)
 DEFAULT_TEST = TESTS[0]
 #: Of the interval of the effect size.
 CONFIDENCE = 0.95
+#: How often so many trials as are needed find a difference that is there, two-sided at 1 - `CONFIDENCE`.
+POWER = 0.8
+#: More trials than that are not counted.
+MOST_NEEDED = 1_000_000
 
 _STARS = ((0.0001, "****"), (0.001, "***"), (0.01, "**"), (0.05, "*"))
+_ROUNDING = 1e-12  # differences that vary by less than this part of the scores vary by rounding alone
+_SURE = 30.0
 _LARGE_T = 1000.0  # up to which scipy's noncentral t holds in both tails
 
 
@@ -61,6 +70,10 @@ class Comparison:
         welch: Welch's test, which lets spreads differ.
         student: the pooled test, which takes them for equal.
         effect: its size.
+        paired: the test of the differences of trials of one name; None too where the arms' trials differ.
+        needed: trials of each arm with which Welch's test finds a difference as large as this one, see
+            `trials_needed`; None too where the means are equal.
+        needed_paired: likewise, of the paired test.
         p_holm: the two-sided p-value of Welch's test after Holm's correction, see `compare_arms`.
     """
 
@@ -69,7 +82,10 @@ class Comparison:
     welch: TTest | None
     student: TTest | None
     effect: Effect | None
-    p_holm: float | None
+    paired: TTest | None = None
+    needed: int | None = None
+    needed_paired: int | None = None
+    p_holm: float | None = None
 
     @property
     def task(self) -> str:
@@ -90,7 +106,7 @@ class Comparison:
         """By name of the test, those of `TESTS`."""
         return {
             f"{name}_{tail}": getattr(test, f"p_{tail}") if test else None
-            for name, test in (("welch", self.welch), ("student", self.student))
+            for name, test in (("welch", self.welch), ("student", self.student), ("paired", self.paired))
             for tail in ("two_sided", "one_tailed")
         }
 
@@ -123,6 +139,63 @@ def t_test(first: ArmSummary, second: ArmSummary, *, pooled: bool) -> TTest | No
         parts = sds[0] ** 2 / first.n, sds[1] ** 2 / second.n
         df = sum(parts) ** 2 / (parts[0] ** 2 / (first.n - 1) + parts[1] ** 2 / (second.n - 1))
     return TTest(float(either.statistic), df, float(either.pvalue), float(higher.pvalue))
+
+
+def differences_of(first: ArmSummary, second: ArmSummary) -> list[float]:
+    """The score of each trial of the second arm minus that of the first; none where their trials differ."""
+    if not first.scores or first.scores.keys() != second.scores.keys():
+        return []
+    return [second.scores[trial] - score for trial, score in first.scores.items()]
+
+
+def paired_test(first: ArmSummary, second: ArmSummary) -> TTest | None:
+    """The paired t-test; None where the arms have other trials, or all differences are equal."""
+    apart = differences_of(first, second)
+    size = max(map(abs, (*first.scores.values(), *second.scores.values())), default=0.0)
+    if not apart or stdev(apart) <= _ROUNDING * size:
+        return None
+    scores = [second.scores[trial] for trial in first.scores], list(first.scores.values())
+    either, higher = (stats.ttest_rel(*scores, alternative=asks) for asks in ("two-sided", "greater"))
+    return TTest(float(either.statistic), len(apart) - 1, float(either.pvalue), float(higher.pvalue))
+
+
+def power_of(trials: int, difference: float, variances: Sequence[float]) -> float:
+    """How often a two-sided t-test at 0.05 finds a difference of means, by the noncentral t distribution.
+
+    Args:
+        trials: of each arm, 2 or more.
+        difference: of the means.
+        variances: of the scores of either arm, for Welch's test; or one, of the differences of pairs.
+    """
+    total = sum(variances)
+    df = (trials - 1) * total**2 / sum(one**2 for one in variances)
+    critical = special.stdtrit(df, (1 + CONFIDENCE) / 2)
+    middle = abs(difference) / math.sqrt(total / trials)
+    if middle - critical > _SURE:  # where scipy's distribution ends
+        return 1.0
+    below = special.nctdtr(df, middle, critical)
+    other_side = np.nan_to_num(special.nctdtr(df, middle, -critical))
+    return float(1 - below + other_side)
+
+
+def trials_needed(difference: float, variances: Sequence[float]) -> int | None:
+    """The smallest number of trials of each arm with `POWER`, up to `MOST_NEEDED`; see `power_of`.
+
+    None where there is no difference to find, or no spread.
+    """
+    if not difference or not sum(variances):
+        return None
+    enough = 2
+    while power_of(enough, difference, variances) < POWER and enough < MOST_NEEDED:
+        enough *= 2
+    lower, enough = enough // 2, min(enough, MOST_NEEDED)
+    while enough - lower > 1:
+        middle = (lower + enough) // 2
+        if power_of(middle, difference, variances) < POWER:
+            lower = middle
+        else:
+            enough = middle
+    return enough
 
 
 def hedges_effect(first: ArmSummary, second: ArmSummary) -> Effect | None:
@@ -178,35 +251,54 @@ def choose_pairs(
 
 
 def compare_arms(
-    summaries: Sequence[ArmSummary], pairs: Sequence[tuple[str, str]] | None = None
+    summaries: Sequence[ArmSummary],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    families: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     """Compare arms, every one of every task once, task by task, by pairs as of `choose_pairs`.
 
     Tasks that lack one of the two arms are passed over; a `CallError` where all do. Holm's correction is over
-    the pairs of one task that are compared here and could be tested.
+    the pairs of one task that are compared here and could be tested; or over those of all tasks that have one
+    family's name in common.
     """
     wanted = choose_pairs(arms_of(summaries)) if pairs is None else pairs
     by_task: dict[str, dict[str, ArmSummary]] = {}
     for summary in summaries:
         by_task.setdefault(summary.task, {})[summary.arm] = summary
-    found: list[Comparison] = []
-    for arms in by_task.values():
-        met = [(arms[first], arms[second]) for first, second in wanted if first in arms and second in arms]
-        tests = [t_test(*pair, pooled=False) for pair in met]
-        corrected = iter(holm([test.p_two_sided for test in tests if test]))
-        found += [
-            Comparison(
-                *pair,
-                test,
-                t_test(*pair, pooled=True),
-                hedges_effect(*pair),
-                next(corrected) if test else None,
-            )
-            for pair, test in zip(met, tests, strict=True)
-        ]
+    found = [
+        _compare(arms[first], arms[second])
+        for arms in by_task.values()
+        for first, second in wanted
+        if first in arms and second in arms
+    ]
     if not found:
         raise CallError("No task has both arms of a pair: name arms that stand in one task.")
+    tested: dict[str, dict[int, float]] = {}
+    for at, one in enumerate(found):
+        if one.p is not None:
+            tested.setdefault((families or {}).get(one.task, one.task), {})[at] = one.p
+    for p_values in tested.values():
+        for at, corrected in zip(p_values, holm(list(p_values.values())), strict=True):
+            found[at] = replace(found[at], p_holm=corrected)
     return found
+
+
+def _compare(first: ArmSummary, second: ArmSummary) -> Comparison:
+    """Two arms, without Holm's correction."""
+    apart, largest = differences_of(first, second), max(first.sd, second.sd)
+    difference, needed, paired = second.mean - first.mean, None, paired_test(first, second)
+    if largest:  # in this unit no square overflows
+        needed = trials_needed(difference / largest, [(one.sd / largest) ** 2 for one in (first, second)])
+    return Comparison(
+        first,
+        second,
+        t_test(first, second, pooled=False),
+        t_test(first, second, pooled=True),
+        hedges_effect(first, second),
+        paired,
+        needed,
+        trials_needed(difference, [variance(apart)]) if paired else None,
+    )
 
 
 def _noncentrality(t: float, df: int, p: float) -> float:

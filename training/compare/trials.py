@@ -1,7 +1,8 @@
 """Arms x trials: every arm fine-tuned on every task with several seeds, and what they came to as evidence.
 
+    OUT/registration.json      what was to be compared, before any test fold was read (`registration`)
     OUT/trials.json            what is compared: parameters, tasks, arms; only the same may go on
-    OUT/trials/TASK/ARM/SEED   a trial, the folder of a run of `loop`
+    OUT/trials/TASK/ARM/SEED   a trial, the folder of a run of `loop`; of a curve TASK/ARM/labels-N/SEED
     OUT/scores.csv             a row a trial
     OUT/results.json ..        the evidence (`evidence`)
     OUT/lock                   held by the process at work
@@ -22,20 +23,29 @@ from typing import Any
 
 from genesis_toolkit.pipeline.engine import Workers, cores, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.ledger import AnyPath, locked, write_whole
+from genesis_toolkit.pipeline.ledger import AnyPath, locked, sha256_of, write_whole
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.wording import listed
 from genesis_toolkit.training.compare import evidence
 from genesis_toolkit.training.compare.plan import Arm, Plan, ReadyArm, Task, Trial, difference, make_plan
+from genesis_toolkit.training.compare.registration import (
+    FILE,
+    Primary,
+    Registration,
+    bytes_of,
+    check_primary,
+    content_of,
+    read,
+)
 from genesis_toolkit.training.compare.scores import TRIALS, summarise
 from genesis_toolkit.training.finetune.loop import finetune
-from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
+from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters, parse_labels
 from genesis_toolkit.training.machine.devices import choose_device
 from genesis_toolkit.training.machine.steps import Say
 from genesis_toolkit.training.weights.load import read_beginning
 
 FORMAT = "genesis-trials"
-VERSION = 1
+VERSION = 2
 RECORD, SCORES_FILE, FOLDER = "trials.json", "scores.csv", "trials"
 _MOST_TOLD = 3  # failed trials in one sentence
 _MOST_SHOWN = 2  # trials at work
@@ -76,6 +86,8 @@ def compare_trials(
     device: str = "auto",
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    labels: Sequence[float | int] = (),
+    primary: Primary | None = None,
     overwrite: bool = False,
     progress: Progress | bool = False,
     say: Say = lambda _: None,
@@ -97,6 +109,9 @@ def compare_trials(
         device: `auto`, `cpu` or `cuda`.
         reference: compare only with this arm.
         pairs: compare only these arms, (first, second).
+        labels: in place of the one of `parameters`, several: a curve over the number of labelled cases. For
+            a curve over steps see `FinetuneParameters.at_steps`.
+        primary: the outcome that is to decide, for the registration; a single one is it by itself.
         overwrite: throw earlier results in `out` away and begin again.
         progress: True shows bars on stderr; a callback is told as the work goes on.
         say: told a sentence about each trial that is done.
@@ -108,8 +123,8 @@ def compare_trials(
     """
     report, out = callback(progress), Path(out)
     places = [os.fspath(place) for place in targets]
-    plan = make_plan(places, arms, parameters or FinetuneParameters(), trials, width)
-    check_choice(plan, reference, pairs)
+    plan = make_plan(places, arms, parameters or FinetuneParameters(), trials, width, labels)
+    registered = check_choice(plan, reference, pairs, primary)
     if workers is not None and workers < 1:
         raise CallError(f"--workers {workers} is out of range: it must be at least 1.")
     kind = choose_device(device).type
@@ -120,23 +135,37 @@ def compare_trials(
         if arm.taken(task) == "not":
             say(f"{arm.name} is left out on {task.name}: its network takes cubes, and these are images.")
     with locked(out, f"Another process is at work on {out}: wait for it, or give another --out."):
-        begin(out, plan, overwrite=overwrite)
-        scores = carry_out(out, plan, workers, device, report, say)
-        found = evidence_of(plan, scores, reference, pairs)
+        registration = begin(out, plan, registered, overwrite=overwrite)
+        say(f"Registered in {out / FILE}, sha256 {registration.sha256}.")
+        scores = points_of(out, plan, carry_out(out, plan, workers, device, report, say))
+        found = evidence_of(plan, scores, reference, pairs, registration)
         files = {SCORES_FILE: scores_table(scores), **evidence.files_of(found)}
         return evidence.Written(out, evidence.write_beside(out, files), found)
 
 
 def check_choice(
-    plan: Plan, reference: str | None = None, pairs: Sequence[tuple[str, str]] | None = None
-) -> None:
-    """Refuse pairs that cannot be compared, or more bars than the chart has room for, before any trial."""
-    evidence_of(plan, dict.fromkeys(plan.trials, 0.0), reference, pairs)
+    plan: Plan,
+    reference: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    primary: Primary | None = None,
+) -> dict[str, Any]:
+    """Refuse, before any trial, pairs that cannot be compared, or more bars than the chart has room for.
+
+    Return what is to be registered.
+    """
+    steps = plan.parameters.at_steps or (0,)
+    trials = [replace(trial, steps=step) for trial in plan.trials for step in steps]
+    found = evidence_of(plan, dict.fromkeys(trials, 0.0), reference, pairs)
+    outcomes = [Primary(one.task, one.first.arm, one.second.arm) for one in found.comparisons]
+    if primary is not None:
+        check_primary(primary, outcomes)
+    settings = {**plan.record(), "labels": list(plan.labels), "seeds": list(plan.seeds)}
+    return content_of(settings, outcomes, primary)
 
 
 def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but a comparison which this plan may go on with."""
-    evidence.check_folder(out, (RECORD, SCORES_FILE, FOLDER, "lock"))
+    evidence.check_folder(out, (RECORD, FILE, SCORES_FILE, FOLDER, "lock"))
     if overwrite:
         return
     before = read_record(out)
@@ -165,28 +194,46 @@ def read_record(out: Path) -> dict[str, Any] | None:
         noted = None
     if not isinstance(noted, dict) or noted.get("format") != FORMAT or noted.get("version") != VERSION:
         raise DataError(f"{path} is damaged or of another version: give --overwrite to begin again.")
-    return {key: dict(noted.get(key) or {}) for key in ("parameters", "tasks", "arms")}
+    told = {key: dict(noted.get(key) or {}) for key in ("parameters", "tasks", "arms")}
+    return {**told, "registration": str(noted.get("registration"))}
 
 
-def begin(out: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Note what is compared, beside what earlier calls noted; with `overwrite` throw all of theirs away."""
+def begin(out: Path, plan: Plan, registered: Mapping[str, Any], *, overwrite: bool) -> Registration:
+    """Note what is compared, beside what earlier calls noted; with `overwrite` throw all of theirs away.
+
+    The first call registers; of a later one the registration comes back with what it did not foresee.
+
+    Raises:
+        DataError: the registration was changed since.
+    """
     for left in out.glob(".*.part"):  # of a process that was killed while it wrote
         left.unlink()
     if overwrite:
         if (out / FOLDER).exists():
             shutil.rmtree(out / FOLDER)
-        for name in (*evidence.FILES, SCORES_FILE, RECORD):  # the record last: it tells of all that is left
+        for name in (
+            *evidence.FILES,
+            SCORES_FILE,
+            FILE,
+            RECORD,
+        ):  # the record last: it tells of all that is left
             (out / name).unlink(missing_ok=True)
     check_out(out, plan, overwrite=False)  # another process may have been here since
-    before, now = read_record(out) or {}, plan.record()
+    before, now = read_record(out), plan.record()
+    if before is None:
+        write_whole(out / FILE, bytes_of(registered))
+        before = {"registration": sha256_of((out / FILE).read_bytes())}
+    registration = read(out, before["registration"], registered)
     noted = {"format": FORMAT, "version": VERSION, "parameters": now["parameters"]}
+    noted["registration"] = before["registration"]
     noted |= {key: {**before.get(key, {}), **now[key]} for key in ("tasks", "arms")}
     write_whole(out / RECORD, f"{json.dumps(noted, indent=1)}\n".encode())
+    return registration
 
 
 def folder_of(out: Path, trial: Trial) -> Path:
     """Where a trial lies."""
-    return out / FOLDER / trial.task / trial.arm / str(trial.seed)
+    return out / FOLDER / str(trial)
 
 
 def read_score(folder: Path) -> float | None:
@@ -196,6 +243,28 @@ def read_score(folder: Path) -> float | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+
+
+def points_of(out: Path, plan: Plan, scores: Mapping[Trial, float]) -> dict[Trial, float]:
+    """The scores of all points of the curves: those of trials as they are, but for a curve over steps.
+
+    Raises:
+        DataError: a result was damaged since.
+    """
+    if not plan.parameters.at_steps:
+        return dict(scores)
+    found = {}
+    for trial in scores:
+        path = folder_of(out, trial) / "result.json"
+        try:
+            after = json.loads(path.read_bytes())["at_steps"]
+            for step in plan.parameters.at_steps:
+                found[replace(trial, steps=step)] = float(after[str(step)]["score"])
+        except (OSError, ValueError, LookupError, TypeError):
+            raise DataError(
+                f"{path} has no score after every step of --at-steps: remove its folder, and repeat the call."
+            ) from None
+    return found
 
 
 def carry_out(
@@ -246,8 +315,8 @@ def carry_out(
         run(_carry_out, works, finished=finished, workers=crew, lost=_lost)
     if failed:
         raise DataError(_told(failed, len(plan.trials)))
-    every = product(plan.tasks, plan.arms, plan.seeds)
-    order = (Trial(task.name, arm.name, seed) for task, arm, seed in every)
+    every = product(plan.tasks, plan.labels or [""], plan.arms, plan.seeds)
+    order = (Trial(task.name, arm.name, seed, labels) for task, labels, arm, seed in every)
     return {trial: score for trial in order if (score := scores.get(trial)) is not None}
 
 
@@ -256,18 +325,25 @@ def evidence_of(
     scores: Mapping[Trial, float],
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    registration: Registration | None = None,
 ) -> evidence.Evidence:
-    """Compare the arms of every task by the scores of all trials, in whose order tasks and arms are told."""
-    by_arm: dict[tuple[str, str], list[float]] = {}
+    """Compare the arms of every task by the scores of all trials, in whose order tasks and arms are told.
+
+    On a curve they are compared at every point.
+    """
+    by_arm: dict[tuple[str, str], dict[str, float]] = {}
     for trial, score in scores.items():
-        by_arm.setdefault((trial.task, trial.arm), []).append(score)
-    summaries = [summarise(*names, values) for names, values in by_arm.items()]
-    return evidence.weigh(summaries, reference, pairs, {one.name: SCORES[one.code] for one in plan.tasks})
+        by_arm.setdefault((trial.outcome, trial.arm), {})[str(trial.seed)] = score
+    summaries = [summarise(*names, list(told.values()), list(told)) for names, told in by_arm.items()]
+    codes = {one.name: SCORES[one.code] for one in plan.tasks}
+    metrics = {trial.outcome: codes[trial.task] for trial in scores}
+    points = {trial.outcome: trial.point for trial in scores if trial.point is not None}
+    return evidence.weigh(summaries, reference, pairs, metrics, points, registration)
 
 
 def scores_table(scores: Mapping[Trial, float]) -> bytes:
     """A row a trial, as `--from-csv` reads it; the trial's name is its seed."""
-    rows = ((one.task, one.arm, one.seed, repr(score)) for one, score in scores.items())
+    rows = ((one.outcome, one.arm, one.seed, repr(score)) for one, score in scores.items())
     return evidence.csv_of([TRIALS, *rows])
 
 
@@ -281,7 +357,7 @@ def _carry_out(work: _Work) -> Done:
         outcome = finetune(
             work.task.targets,
             work.folder,
-            replace(work.parameters, seed=work.trial.seed),
+            _parameters_of(work),
             beginning=beginning,
             device=work.device,
             threads=1 if choose_device(work.device).type == "cpu" else None,
@@ -289,6 +365,11 @@ def _carry_out(work: _Work) -> Done:
     except (CallError, DataError, OSError, MemoryError, RuntimeError) as error:
         return Done(work.trial, None, str(error) or type(error).__name__)
     return Done(work.trial, outcome.score, notes=tuple(outcome.notes))
+
+
+def _parameters_of(work: _Work) -> FinetuneParameters:
+    given = replace(work.parameters, seed=work.trial.seed)
+    return replace(given, labels=parse_labels(work.trial.labels)) if work.trial.labels else given
 
 
 def _tidy(folder: Path) -> None:

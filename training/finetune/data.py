@@ -7,7 +7,7 @@ memory where it fits, as whole numbers too; else it is read from the store anew.
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.targets.plan import TEST, TRAIN, VALIDATION
 from genesis_toolkit.training.feeding.order import deal, epoch_order
 from genesis_toolkit.training.feeding.ring import Ring
+from genesis_toolkit.training.finetune.augment import Changes, draw_changes
 from genesis_toolkit.training.finetune.heads import Kind
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 
@@ -36,6 +37,12 @@ _WEIGHTS = (1.0, 100.0)
 
 #: Validation and test have batches that never change: those of this seed.
 _FIXED_SEED = 0
+
+#: Statistics of batch norm are taken over so many batches at most.
+_MOST_REFRESHING = 32
+
+#: Which parts of pre-trained weights are handed over where nothing is said: why, `heads` tells.
+_KEEP = {"classify": "encoder", "segment": "all-but-last"}
 
 
 class TargetBatch(NamedTuple):
@@ -73,11 +80,27 @@ class TargetData:
         """How many scans the labelled cubes are of."""
         return len(np.unique(self.store.table.scan[self.train]))
 
+    @property
+    def steps(self) -> int:
+        """How many steps the run has."""
+        return self.parameters.steps_of(len(self.training(0)))
+
     def training(self, epoch: int) -> list[NDArray[np.int64]]:
         """The batches of one epoch, counted from 0: every labelled cube once, ordered by seed and epoch."""
         scan = self.store.table.scan[self.train]
         order = epoch_order(self.parameters.seed, epoch, self.train, scan)
         return deal(order, self.parameters.batch_size)
+
+    def augmentation(self, cubes: NDArray[np.int64], epoch: int) -> Changes:
+        """What is done to training cubes in an epoch, counted from 0."""
+        table, size = self.store.table, self.store.size
+        streams = self.store.scans.stream[table.scan[cubes]]
+        return draw_changes(self.parameters.seed, epoch, streams, table.number[cubes], size)
+
+    def refreshing(self) -> list[NDArray[np.int64]]:
+        """Batches of training cubes, the same every time, over which statistics of batch norm are taken."""
+        order = epoch_order(_FIXED_SEED, 0, self.train, self.store.table.scan[self.train])
+        return deal(order, self.parameters.batch_size)[:_MOST_REFRESHING]
 
     @property
     def sizes(self) -> list[int]:
@@ -114,6 +137,7 @@ class TargetData:
             "train_cubes": len(self.train),
             "validation_cubes": sum(map(len, self.validation)),
             "test_cubes": sum(map(len, self.test)),
+            "steps": self.steps,
         }
 
 
@@ -170,7 +194,16 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
         deal(epoch_order(_FIXED_SEED, 0, folds[fold], table.scan[folds[fold]]), parameters.batch_size)
         for fold in (VALIDATION, TEST)
     )
-    return TargetData(store, parameters, train, validation, test)
+    kind: Kind = "classify" if store.masks is None else "segment"
+    if kind == "segment" and parameters.head != "deepest":
+        raise CallError(
+            f"--head {parameters.head} is for classification, and the task is {store.task}: leave it out."
+        )
+    # A classifier has nothing but an encoder to begin with.
+    keep = parameters.keep if kind == "segment" and parameters.keep else _KEEP[kind]
+    data = TargetData(store, replace(parameters, keep=keep), train, validation, test)
+    parameters.check_at_steps(data.steps)
+    return data
 
 
 def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:

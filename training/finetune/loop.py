@@ -1,17 +1,16 @@
-"""The loop: a pre-trained or new network learns a target task, and the test fold evaluates it once.
+"""The loop: a pre-trained or new network learns a target task, and the test fold evaluates it.
 
-METHOD.md section 6: Adam, best on validation. It is `FineTuner.train` with `_train_epoch`; `finetune` makes
-everything that it works with. Nothing in a run is random: the labelled scans and the first weights depend on
-the seed, the order on (seed, epoch). So a run that was killed goes on from its last finished epoch as if
-nothing had happened.
+METHOD.md section 6, but for a fixed number of steps: the network of the last one is evaluated, unless the
+best epoch is asked for. It is `FineTuner.train` with `_train_steps`; `finetune` makes everything that it
+works with. Nothing in a run is random: the labelled scans and the first weights depend on the seed, order and
+augmentation on (seed, epoch). So a run that was killed goes on from its last checkpoint as if nothing had
+happened.
 """
 
 import math
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import partial, reduce
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,31 +18,39 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.amp import GradScaler
-from torch.nn import functional
 
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows
 from genesis_toolkit.pipeline.store.open import open_targets
 from genesis_toolkit.pipeline.version import __version__
-from genesis_toolkit.training.feeding.normalise import normalise
-from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData, target_data
+from genesis_toolkit.training.finetune.augment import move, tint
+from genesis_toolkit.training.finetune.data import TargetBatches, TargetData, target_data
 from genesis_toolkit.training.finetune.heads import TargetNetwork, build_target_network
-from genesis_toolkit.training.finetune.metrics import auc, count_overlaps, mean_auc
-from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters
+from genesis_toolkit.training.finetune.judge import Judge, Metrics
+from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters, learning_rate
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, FinetuneRecord, FinetuneRun
-from genesis_toolkit.training.machine.devices import choose_device, steady
+from genesis_toolkit.training.machine.devices import autocast, choose_device, steady
 from genesis_toolkit.training.machine.run_folder import check_same, hold_run
-from genesis_toolkit.training.machine.steps import Say, Stop, Tick, counting, diverged, stop_on_signals
+from genesis_toolkit.training.machine.steps import (
+    Saving,
+    Say,
+    Stop,
+    Tick,
+    counting,
+    diverged,
+    stop_on_signals,
+)
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, check_batch
 from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, load_weights, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_beginning
 
-#: Logits and labels or masks -> the mean loss of a batch.
-Loss = Callable[[Tensor, Tensor], Tensor]
+#: Where the last step is evaluated, validation and a checkpoint come after about so many steps.
+STRIDE = 100
+
+_SAVE_SECONDS = 60.0
+_LOTTERY = 200  # validation cubes: with fewer, which epoch is the best is mostly chance
 
 
 @dataclass
@@ -57,101 +64,110 @@ class FineTuner:
     stop: Stop
     report: Progress
     say: Say
+    judge: Judge = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loss = _loss_of(self.data, self.state.device)
-        shape = (max(self.data.sizes), 1, *self.data.store.size)
-        self.room = torch.empty(shape, device=self.state.device)
+        assert isinstance(self.state.model, TargetNetwork)
+        self.judge = Judge(self.state.model, self.data, self.batches, self.state.device)
+        self.per_epoch = len(self.data.training(0))
+
+    @property
+    def step(self) -> int:
+        """How many steps are done, in all finished epochs."""
+        return min(self.state.epoch * self.per_epoch, self.data.steps)
+
+    @property
+    def stopped_by(self) -> str:
+        """The rule by which the run stops where it is; empty while it goes on."""
+        given, state = self.data.parameters, self.state
+        if self.step == self.data.steps:
+            return "epochs" if given.epochs else "steps"
+        return "patience" if given.patience and state.stale >= given.patience else ""
 
     def train(self) -> None:
-        """Epoch after epoch until a rule of stopping holds; after each, all it takes to go on is on the disk.
+        """Epoch after epoch until a rule of stopping holds; now and then, all to go on from is on the disk.
 
         Raises:
             DataError: the loss is no number any more, or a cube cannot be read.
             KeyboardInterrupt: the run was asked to stop.
         """
-        state, data = self.state, self.data
+        state, saving = self.state, Saving(None, _SAVE_SECONDS)
+        if not state.epoch and self.data.parameters.freeze_encoder:
+            self.judge.settle()
         while not self.stopped_by:
-            started, works = perf_counter(), data.training(state.epoch)
-            tick = self._counting(f"epoch {state.epoch + 1}: ", len(works) + len(data.validation))
-            self._train_epoch(works, tick)
-            train_loss, validation_loss = state.loss, self._validate(tick)
-            best = state.finish_epoch(validation_loss)
+            started, due = perf_counter(), self._due()
+            works = self.data.training(state.epoch)[: self.data.steps - self.step]
+            waiting = len(self.data.validation) if due else 0
+            tick = self._counting(f"epoch {state.epoch + 1}: ", len(works) + waiting)
+            scores = self._train_epoch(works, tick)
+            train_loss = state.loss
+            if due:
+                self.judge.refresh()
+            loss = self._finite(self.judge.validate(tick), "in validation") if due else None
+            best = state.finish_epoch(math.inf if loss is None else loss)
+            kept = best if self.data.parameters.select == "best" else bool(self.stopped_by)
             seconds = round(perf_counter() - started, 3)
-            record = FinetuneRecord(state.epoch, len(works), train_loss, validation_loss, best, seconds)
+            record = FinetuneRecord(state.epoch, len(works), train_loss, loss, kept, seconds, scores)
             self.run.append(record)
-            self.run.save(state, best=best)
+            if saving.due() or due:
+                self.run.save(state, kept=kept)
+                saving.saved()
             self.say(str(record))
 
-    @property
-    def stopped_by(self) -> str:
-        """The rule by which the run stops where it is; empty while it goes on."""
-        state, given = self.state, self.data.parameters
-        if state.epoch >= given.epochs:
-            return "epochs"
-        return "patience" if state.stale >= given.patience else ""
+    def _due(self) -> bool:
+        """Whether the epoch that comes is validated: the last one is, and every one that may be the best."""
+        steps = self.step + self.per_epoch
+        stride = max(1, STRIDE // self.per_epoch)
+        return (
+            self.data.parameters.select == "best"
+            or steps >= self.data.steps
+            or (self.state.epoch + 1) % stride == 0
+        )
 
-    def _train_epoch(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> None:
-        """One pass over the labelled cubes."""
-        state, model = self.state, self.state.model
-        assert isinstance(model, TargetNetwork)
+    def _train_epoch(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> dict[str, Metrics]:
+        """Train on these batches of the epoch at hand; return the metrics after the steps of `at_steps`."""
+        begun, scores = self.step, {}
+        marks = [at - begun for at in self.data.parameters.at_steps if begun < at < begun + len(works)]
+        ends = [*marks, len(works)]
+        for first, end in zip([0, *marks], ends, strict=True):
+            self._train_steps(works[first:end], begun + first, tick)
+            # After the last step of all the network is evaluated anyway, unless the best one is.
+            more = begun + end < self.data.steps or self.data.parameters.select == "best"
+            if more and begun + end in self.data.parameters.at_steps:
+                self.judge.refresh()
+                told = self._counting(f"step {begun + end}: ", len(self.data.test))
+                scores[str(begun + end)], _ = self.judge.evaluate(told)
+        return scores
+
+    def _train_steps(self, works: Sequence[NDArray[np.int64]], first: int, tick: Tick) -> None:
+        """One step a batch, the first of them the run's step `first`, counted from 0."""
+        state, given, model = self.state, self.data.parameters, self.judge.network
         model.train()
-        model.begin_epoch()
         with closing(self.batches.stream(works)) as stream:
-            for batch in stream:
-                cubes, truth = self._on_device(batch)
-                loss = self.loss(model(cubes), truth)
+            for step, (work, batch) in enumerate(zip(works, stream, strict=True), first):
+                state.set_learning_rate(learning_rate(given, step, self.data.steps))
+                cubes, truth = self.judge.on_device(batch)
+                if given.augment:
+                    changes = self.data.augmentation(work, state.epoch)
+                    cubes = tint(move(cubes, changes), changes)
+                    if self.data.kind == "segment":
+                        truth = move(truth, changes, nearest=True)
+                with autocast(state.device, given.precision):
+                    logits = model(cubes)
+                loss = self.judge.loss(logits.float(), truth)
                 state.optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call] # torch leaves it so
+                state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call] # torch leaves it so
                 value = self._finite(loss.item(), "in training")
-                state.optimiser.step()
-                state.finish_step(value, len(batch.cubes))
+                state.scaler.step(state.optimiser)
+                state.scaler.update()
+                state.finish_step(value, len(work))
                 tick(f"training, loss {state.loss:.4f}")
 
-    def _validate(self, tick: Tick) -> float:
-        """Return the mean loss of the validation cubes."""
-        total = 0.0
-        for logits, truth in self._predict(self.data.validation, tick, "validation"):
-            total += self._finite(self.loss(logits, truth).item(), "in validation") * len(truth)
-        return total / sum(map(len, self.data.validation))
-
-    def evaluate(self) -> tuple[dict[str, float | None], list[str]]:
-        """Evaluate the best network on the test fold, once: metrics by name, and what is to be said of them.
-
-        A metric is None where the data do not determine it.
-        """
-        data, best = self.data, self.run.best
-        load_weights(self.state.model, read_checkpoint(best, FINETUNED)["state_dict"], best)
-        predictions = self._predict(data.test, self._counting("test: ", len(data.test)), "evaluating")
-        if data.kind == "segment":
-            counted = [
-                count_overlaps(torch.sigmoid(logits[:, 0]).cpu().numpy(), truth[:, 0].cpu().numpy())
-                for logits, truth in predictions
-            ]
-            overlaps = reduce(operator.add, counted)
-            return {"dice": overlaps.dice, "iou": overlaps.iou, "iou_paper": overlaps.iou_paper}, []
-        told = [(logits.cpu().numpy(), truth.cpu().numpy()) for logits, truth in predictions]
-        scores, labels = (np.concatenate(parts) for parts in zip(*told, strict=True))
-        return _evaluate_labels(scores, labels, data.store.classes)
-
-    def _predict(
-        self, works: Sequence[NDArray[np.int64]], tick: Tick, what: str
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The logits of every batch, float32, with its labels or masks, on the device that trains."""
-        self.state.model.eval()
-        with torch.no_grad(), closing(self.batches.stream(works)) as stream:
-            for batch in stream:
-                cubes, truth = self._on_device(batch)
-                yield self.state.model(cubes), truth
-                tick(what)
-
-    def _on_device(self, batch: TargetBatch) -> tuple[Tensor, Tensor]:
-        """Cubes, float32 `[cube, 1, x, y, z]` in [0, 1], and labels `[cube, class]` or masks as the cubes."""
-        device = self.state.device
-        whole = batch.cubes.to(device, non_blocking=True)
-        cubes = normalise(whole, self.data.store.window, self.room[: len(whole)])
-        truth = batch.targets.to(device, non_blocking=True).float()
-        return cubes, truth if self.data.kind == "classify" else truth.unsqueeze(1)
+    def evaluate(self) -> tuple[Metrics, list[str]]:
+        """Evaluate the network that was kept on the test fold: metrics by name, and what to say of them."""
+        kept = self.run.best
+        load_weights(self.state.model, read_checkpoint(kept, FINETUNED)["state_dict"], kept)
+        return self.judge.evaluate(self._counting("test: ", len(self.data.test)))
 
     def _counting(self, prefix: str, total: int) -> Tick:
         """Return what tells of one more step, and ends the run where it was asked to stop."""
@@ -168,33 +184,6 @@ class FineTuner:
         if math.isfinite(loss):
             return loss
         raise diverged(f"epoch {self.state.epoch + 1}, {place}", self.data.parameters.lr)
-
-
-def _loss_of(data: TargetData, device: torch.device) -> Loss:
-    """Binary cross entropy, positives weighted; Dice where there are masks (METHOD.md section 6).
-
-    Dice is that of the whole batch: a cube without foreground has none of its own.
-    """
-    if data.kind == "segment":
-        from monai.losses import DiceLoss  # MONAI takes seconds to load
-
-        dice: Loss = DiceLoss(sigmoid=True, batch=True)
-        return dice
-    weight = torch.from_numpy(data.positive_weights()).to(device)
-    return partial(functional.binary_cross_entropy_with_logits, pos_weight=weight)
-
-
-def _evaluate_labels(
-    scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str]
-) -> tuple[dict[str, float | None], list[str]]:
-    """Return AUCs of scores `[cube, class]`: of one class `auc`, of several their mean and each."""
-    each = {f"auc_{name}": auc(scores[:, at], labels[:, at]) for at, name in enumerate(classes)}
-    notes = [f"{name} is not determined: {one.reason}." for name, one in each.items() if one.reason]
-    if len(classes) == 1:
-        each, notes = {"auc": each[f"auc_{classes[0]}"]}, []
-    else:
-        each = {"mean_auc": mean_auc(scores, labels), **each}
-    return {name: None if math.isnan(one.value) else one.value for name, one in each.items()}, notes
 
 
 @shows(TrainingBars)
@@ -246,7 +235,7 @@ def finetune(
         raise CallError("A beginning was given, and weights, network or width beside it: give one of both.")
     data = target_data(store, parameters or FinetuneParameters())
     with ExitStack() as stack:
-        stack.enter_context(steady(threads=threads))
+        stack.enter_context(steady(threads=threads, tf32=data.parameters.precision == "tf32"))
         run = stack.enter_context(hold_run(out, FinetuneRun))
         described = _description(data, beginning)
         if overwrite:
@@ -261,12 +250,12 @@ def finetune(
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, state.device)
         batches.check_foreground()
-        warnings = _warnings(store.window, beginning)
+        warnings = _warnings(data, beginning)
         for warning in warnings:
             say(f"Warning: {warning}")
         if earlier is not None and run.last.exists():
             state.restore(read_checkpoint(run.last, FINETUNED), run.last)
-            if state.best_epoch:
+            if data.parameters.select == "best" and state.best_epoch:
                 read_checkpoint(run.best, FINETUNED)
             say(f"Continuing after epoch {state.epoch}.")
         run.begin(described, state.epoch)
@@ -291,16 +280,22 @@ def _description(data: TargetData, beginning: Beginning) -> dict[str, Any]:
     }
 
 
-def _warnings(window: Window, beginning: Beginning) -> list[str]:
-    """Return a sentence where the weights know other values than the store holds."""
-    known = beginning.window
-    if known in (None, (window.low, window.high)):
-        return []
-    return [
-        f"the weights were trained on values from {known[0]} to {known[1]}, and the store's run from "
-        f"{window.low} to {window.high}: both become [0, 1], so one and the same value looks different to "
-        "the network."
-    ]
+def _warnings(data: TargetData, beginning: Beginning) -> list[str]:
+    """Return a sentence where the weights know other values than the store, or chance chooses the epoch."""
+    window, known, warnings = data.store.window, beginning.window, []
+    if known not in (None, (window.low, window.high)):
+        warnings.append(
+            f"the weights were trained on values from {known[0]} to {known[1]}, and the store's run from "
+            f"{window.low} to {window.high}: both become [0, 1], so one and the same value looks different "
+            "to the network."
+        )
+    cubes = sum(map(len, data.validation))
+    if data.parameters.select == "best" and cubes < _LOTTERY:
+        warnings.append(
+            f"--select best chooses the epoch by {cubes} validation cubes, and with fewer than {_LOTTERY} "
+            "that is mostly chance: --select last is the safer choice."
+        )
+    return warnings
 
 
 def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> TrainingState:
@@ -312,7 +307,16 @@ def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> T
     """
     store, given = data.store, data.parameters
     classes, axes = len(store.classes), len(store.size)
-    network = build_target_network(beginning, data.kind, classes, axes, given.seed)
+    network = build_target_network(
+        beginning,
+        data.kind,
+        classes,
+        axes,
+        given.seed,
+        all_levels=given.head == "all",
+        probe=given.freeze_encoder,
+        keep=given.keep or "all",
+    )
     network.check_size(store.size)
     check_batch(beginning.network, store.size, min(data.sizes))
     if given.freeze_encoder:
@@ -321,7 +325,8 @@ def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> T
         network.to(memory_format=network.memory_format)  # type: ignore[call-overload] # torch leaves it out
     network.to(device)
     learnt = [one for one in network.parameters() if one.requires_grad]
-    return TrainingState(network, torch.optim.Adam(learnt, lr=given.lr), GradScaler(enabled=False))
+    scaler = GradScaler(device.type, enabled=given.precision == "fp16")
+    return TrainingState(network, torch.optim.Adam(learnt, lr=given.lr), scaler)
 
 
 def _outcome(
@@ -334,6 +339,11 @@ def _outcome(
     assert score is not None  # `target_data` and `check_foreground` have seen to it
     described = data.describe()
     same = ("task", "kind", "train_scans", "train_cubes", "validation_cubes", "test_cubes")
+    records = tuner.run.records(range(1, state.epoch + 1))
+    kept = max(record["epoch"] for record in records if record["kept"])
+    after = {step: metrics for record in records for step, metrics in record["scores"].items()}
+    if data.parameters.select == "last" and data.steps in data.parameters.at_steps:
+        after[str(data.steps)] = metrics
     return FinetuneOutcome(
         run=str(tuner.run.folder),
         status="finished",
@@ -342,9 +352,12 @@ def _outcome(
         metrics=metrics,
         notes=notes,
         stopped_by=tuner.stopped_by,
+        steps=tuner.step,
         epochs=state.epoch,
-        best_epoch=state.best_epoch,
-        validation_loss=state.best_loss,
+        select=data.parameters.select,
+        kept_epoch=kept,
+        validation_loss=records[kept - 1]["validation_loss"],
+        at_steps={step: {"score": told[name], "metrics": told} for step, told in after.items()},
         network=beginning.network,
         width=beginning.width,
         weights=sum(weights.numel() for weights in state.model.parameters()),

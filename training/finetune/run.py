@@ -2,9 +2,9 @@
 
 run.json       what the run is made of: parameters, store, beginning, cubes
 losses.jsonl   the same as its first line, then one object a finished epoch
-last.pt        the checkpoint to go on from, after every epoch
-best.pt        the checkpoint of the epoch with the lowest validation loss
-result.json    what the best network scored on the test fold; with it the run is finished
+last.pt        the checkpoint to go on from, now and then
+best.pt        the network that is evaluated: of the last step, or of the epoch that validated best
+result.json    what that network scored on the test fold; with it the run is finished
 lock           held by the process at work
 
 A checkpoint is a dict that `torch.load(..., weights_only=True)` reads: `format`, `version`, the position, the
@@ -20,7 +20,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_target_network
-from genesis_toolkit.training.finetune.parameters import FinetuneParameters
+from genesis_toolkit.training.finetune.parameters import FIRST_VERSION, FinetuneParameters
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.weights.files import (
     FINETUNED,
@@ -32,7 +32,7 @@ from genesis_toolkit.training.weights.files import (
 )
 from genesis_toolkit.training.weights.load import Beginning
 
-RESULT, VERSION = "genesis-finetune-result", 1
+RESULT, VERSION = "genesis-finetune-result", 2
 
 _CALLED = ("run", "status")  # of an outcome, what the call tells and not the result
 _OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a run's parameters
@@ -42,22 +42,24 @@ _OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a ru
 class FinetuneRecord:
     """One finished epoch, counted from 1, as it stands in `losses.jsonl`.
 
-    The training loss is the mean over the labelled cubes, each as it was when its batch came; the seconds are
-    those of training and validation.
+    The training loss is the mean over the labelled cubes, each as it was when its batch came; None for the
+    validation loss means that this epoch was not validated. `kept` says whether its network is the one to
+    evaluate, the last such epoch being the final word. The seconds are those of training and validation.
+    `scores` has the metrics on the test fold after the steps of `at_steps` that fell into it.
     """
 
     epoch: int
     steps: int
     train_loss: float
-    validation_loss: float
-    best: bool
+    validation_loss: float | None
+    kept: bool
     seconds: float
+    scores: dict[str, dict[str, float | None]]
 
     def __str__(self) -> str:
-        return (
-            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f}, "
-            f"{self.seconds:.1f} s{', best' if self.best else ''}"
-        )
+        validation = f", validation {self.validation_loss:.4f}" if self.validation_loss is not None else ""
+        kept = ", kept" if self.kept else ""
+        return f"epoch {self.epoch}: train {self.train_loss:.4f}{validation}, {self.seconds:.1f} s{kept}"
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,17 @@ class FinetuneOutcome:
         task: of the store: `ncc`, `segment` or `dxc`.
         kind: `classify` or `segment`.
         metric: the score of the task: `auc`, `mean_auc` or `iou`.
-        score: that metric on the test fold, of the best epoch's network, in 0 .. 1.
+        score: that metric on the test fold, of the network that was kept, in 0 .. 1.
         metrics: all metrics on the test fold, in 0 .. 1; None where the cubes do not determine one.
         notes: why a metric is None, and what else to keep in mind; a sentence each.
-        stopped_by: `epochs` or `patience`.
-        epochs: finished ones.
-        best_epoch: the one with the lowest validation loss, counted from 1.
+        stopped_by: `steps`, `epochs` or `patience`.
+        steps: finished ones.
+        epochs: finished ones, the last perhaps cut short.
+        select: `last` or `best`.
+        kept_epoch: the one whose network was evaluated, counted from 1: the last, or that with the lowest
+            validation loss.
         validation_loss: of that epoch.
+        at_steps: by the number of steps, `score` and `metrics` after them, where that was asked for.
         train_scans: how many labelled scans trained.
         train_cubes: how many cubes they have.
         validation_cubes: how many validated.
@@ -96,9 +102,12 @@ class FinetuneOutcome:
     metrics: dict[str, float | None]
     notes: list[str]
     stopped_by: str
+    steps: int
     epochs: int
-    best_epoch: int
+    select: str
+    kept_epoch: int
     validation_loss: float
+    at_steps: dict[str, dict[str, Any]]
     train_scans: int
     train_cubes: int
     validation_cubes: int
@@ -111,10 +120,10 @@ class FinetuneOutcome:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run, to be used: its best network on the CPU, in evaluation, and what it was trained on.
+    """A finished run, to be used: its network on the CPU, in evaluation, and what it was trained on.
 
     Attributes:
-        network: with the weights of the best epoch.
+        network: the one that was evaluated.
         kind: `classify` or `segment`.
         task: `ncc`, `segment` or `dxc`.
         classes: what its outputs tell.
@@ -137,7 +146,7 @@ class FinetuneRun(Run):
 
     maker: ClassVar[str] = "genesis-train finetune"
     format: ClassVar[str] = "genesis-finetune-run"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     keys: ClassVar[frozenset[str]] = frozenset(
         ("parameters", "store", "weights", "beginning", "kind", "task", "classes", "size", "window")
     )
@@ -172,14 +181,20 @@ class FinetuneRun(Run):
         text = json.dumps({"format": RESULT, "version": VERSION, **told}, indent=1, allow_nan=False)
         write_whole(self.result, f"{text}\n".encode())
 
-    def save(self, state: TrainingState, *, best: bool) -> None:
-        """Write where the run is, the best network before what it goes on from."""
+    def save(self, state: TrainingState, *, kept: bool) -> None:
+        """Write where the run is, a network that is kept before what it goes on from."""
         content = state.content({})
-        kept = {name: content[name] for name in (*POSITION, "state_dict")}
-        if best:
-            write_whole(self.best, checkpoint_bytes(FINETUNED, kept))
-        kept |= {name: content[name] for name in ("optimizer_state_dict", "scaler_state_dict")}
-        write_whole(self.last, checkpoint_bytes(FINETUNED, kept))
+        file = {name: content[name] for name in (*POSITION, "state_dict")}
+        if kept:
+            write_whole(self.best, checkpoint_bytes(FINETUNED, file))
+        file |= {name: content[name] for name in ("optimizer_state_dict", "scaler_state_dict")}
+        write_whole(self.last, checkpoint_bytes(FINETUNED, file))
+
+
+class _FirstRun(FinetuneRun):
+    """The folder of a run of the first version, which is read, and never gone on with."""
+
+    version: ClassVar[int] = 1
 
 
 def read_finetuned(run: Path) -> Finetuned:
@@ -189,20 +204,31 @@ def read_finetuned(run: Path) -> Finetuned:
         CallError: there is no run at `run`, or it is not finished, or a package is not installed.
         DataError: a file of it is damaged.
     """
-    folder = FinetuneRun(run)
-    described = folder.described()
+    folder, older = FinetuneRun(run), {}
+    try:
+        described = folder.described()
+    except DataError:
+        described, older = _FirstRun(run).described(), FIRST_VERSION
     if described is None:
         raise CallError(f"There is no fine-tuning run at {run}: make one with genesis-train finetune.")
-    if folder.outcome("already finished") is None:
+    if not folder.result.is_file():
         raise CallError(f"{run} is not finished: repeat the command that makes it, and it goes on.")
+    told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
+    parameters = FinetuneParameters.from_dict({**told, **older})
     kind, classes, size = described["kind"], tuple(described["classes"]), tuple(described["size"])
     first = described["beginning"]
     network = build_target_network(
-        Beginning(first["network"], first["width"]), kind, len(classes), len(size), seed=0
+        Beginning(first["network"], first["width"]),
+        kind,
+        len(classes),
+        len(size),
+        seed=0,
+        all_levels=parameters.head == "all",
+        probe=parameters.freeze_encoder and not older,
     )
+    if parameters.freeze_encoder and not older:
+        network.freeze_encoder()
     load_weights(network, read_checkpoint(folder.best, FINETUNED)["state_dict"], folder.best)
     network.eval()
-    told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
-    parameters = FinetuneParameters.from_dict(told)
     window = Window(*described["window"])
     return Finetuned(network, kind, described["task"], classes, size, window, parameters)

@@ -6,7 +6,7 @@ scan smaller than a window lies in the middle of the window's lowest value. Noth
 learns voxels, not millimetres, so give it scans of about the spacing that trained.
 
 The 3D U-Net is trained and evaluated by the statistics of its batches (METHOD.md section 4). Here it goes by
-those of the epoch that trained it: most windows of a whole scan have no foreground, unlike the cubes of a
+those of its training cubes: most windows of a whole scan have no foreground, unlike the cubes of a
 target store, and by their own statistics they come out as if a share of them were. A network of width 4 found
 a phantom's lungs with Dice 0.97 this way; by the statistics of batches of 1, 8 or 64 neighbouring windows
 with 0.37, 0.41, 0.48; of 8 or 64 windows from all over the scan with 0.54, 0.58. So windows do not change
@@ -36,7 +36,7 @@ from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.run import read_finetuned
 from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.machine.run_folder import check_file
-from genesis_toolkit.training.networks.norms import BatchStatisticsNorm3d
+from genesis_toolkit.training.networks.norms import go_by_running
 
 #: What a mask may be called.
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -163,7 +163,7 @@ def segment_voxels(
         report("windows", done, total)
         return probabilities
 
-    by_trained_statistics(network)
+    go_by_running(network)
     network.to(device).eval()
     with steady(), torch.inference_mode():
         where: Any = {"sw_device": device, "device": torch.device("cpu")}
@@ -173,16 +173,6 @@ def segment_voxels(
         )
     assert isinstance(mean, Tensor)
     return (mean[0, 0] > THRESHOLD).numpy().astype(np.uint8)
-
-
-def by_trained_statistics(network: nn.Module) -> None:
-    """Let the norms of the 3D U-Net go by their running statistics, in place; of others there are none."""
-    for part in list(network.modules()):
-        for name, norm in list(part.named_children()):
-            if isinstance(norm, BatchStatisticsNorm3d):
-                plain = nn.BatchNorm3d(norm.num_features, eps=norm.eps)
-                plain.load_state_dict(norm.state_dict())
-                part.add_module(name, plain)
 
 
 def count_windows(shape: Sequence[int], size: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ Such a batch is one batch, so its statistics are taken over all of it (METHOD.md
 SyncBatchNorm would do that on CUDA only.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -45,11 +46,16 @@ class BatchStatisticsNorm3d(_SharedBatchNorm, nn.BatchNorm3d):
 
     The published network was trained and evaluated this way, so what comes out for one cube depends on the
     cubes beside it. Running statistics are kept because the file format has them; only training changes them.
+
+    Attributes:
+        by_running: evaluate by the running statistics after all, where each cube must count by itself.
     """
+
+    by_running = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, float `[batch, channel, x, y, z]`, over batch and space; the same shape."""
-        if self.training:
+        if self.training or self.by_running:
             return super().forward(input)
         return functional.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
@@ -65,6 +71,40 @@ class SharedBatchNorm2d(_SharedBatchNorm, nn.BatchNorm2d):
     weights gave losses within 1 % after six epochs of Adam; at SGD's 1.0 running statistics once lagged
     behind.
     """
+
+
+def refresh_statistics(part: nn.Module, feed: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
+    """Make the running statistics those of the weights as they are: the mean over the batches that are fed.
+
+    Followed as torch does it, a tenth a step, they still hold a share of their first values after few steps,
+    and of weights that are gone: a classifier from scratch whose AUC was 0.93 by the statistics of the test
+    batches came out with 0.58 by its running statistics after 20 steps.
+
+    Args:
+        part: of its norms that are in training the statistics are renewed; of others they stay.
+        feed: runs the network, or as much of it as those norms need.
+        batches: what to feed.
+    """
+    norms = [one for one in part.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    following = [(one, one.momentum) for one in norms if one.training and one.track_running_stats]
+    for norm, _ in following:
+        norm.reset_running_stats()
+        norm.momentum = None  # all batches weigh the same
+    try:
+        if following:
+            with torch.no_grad():
+                for batch in batches:
+                    feed(batch)
+    finally:
+        for norm, momentum in following:
+            norm.momentum = momentum
+
+
+def go_by_running(part: nn.Module) -> None:
+    """Let norms of the 3D U-Net evaluate by their running statistics, as all others do."""
+    for norm in part.modules():
+        if isinstance(norm, BatchStatisticsNorm3d):
+            norm.by_running = True
 
 
 def share_batches(model: nn.Module, group: Group) -> None:

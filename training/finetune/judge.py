@@ -1,0 +1,143 @@
+"""A network on the validation and the test fold: its loss, and the metrics of its task.
+
+Before it is judged the statistics of its batch norm are refreshed (`norms.refresh_statistics`).
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial, reduce
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from genesis_toolkit.pipeline.wording import listed
+from genesis_toolkit.training.feeding.normalise import normalise
+from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData
+from genesis_toolkit.training.finetune.heads import TargetNetwork
+from genesis_toolkit.training.finetune.metrics import auc, count_overlaps, mean_auc
+from genesis_toolkit.training.machine.devices import autocast
+from genesis_toolkit.training.machine.steps import Tick
+
+#: Logits and labels or masks -> the mean loss of a batch.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+#: Metrics by name; None where the data do not determine one.
+Metrics = dict[str, float | None]
+
+_NAMED = 6  # classes in one sentence
+
+
+@dataclass
+class Judge:
+    """A network, and the batches by which it is judged, on the device that trains."""
+
+    network: TargetNetwork
+    data: TargetData
+    batches: TargetBatches
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.loss = loss_of(self.data, self.device)
+        shape = (max(self.data.sizes), 1, *self.data.store.size)
+        self.room = torch.empty(shape, device=self.device)
+
+    def settle(self) -> None:
+        """Fit what a frozen encoder must have before the first step."""
+        # All at once, for they are looked at twice.
+        self.network.to(self.device).settle([cubes.clone() for cubes in self._training_cubes()])
+
+    def refresh(self) -> None:
+        """Refresh the statistics of batch norm over training cubes as they are, without augmentation."""
+        with autocast(self.device, self.data.parameters.precision):
+            self.network.refresh(self._training_cubes())
+
+    def validate(self, tick: Tick) -> float:
+        """Return the mean loss of the validation cubes; not finite where the loss of a batch is not."""
+        total, works = 0.0, self.data.validation
+        for logits, truth in self.predict(works, tick, "validation"):
+            total += self.loss(logits, truth).item() * len(truth)
+        return total / sum(map(len, works))
+
+    def evaluate(self, tick: Tick) -> tuple[Metrics, list[str]]:
+        """Evaluate the network on the test fold: metrics by name, and what is to be said of them."""
+        predictions = self.predict(self.data.test, tick, "evaluating")
+        if self.data.kind == "segment":
+            counted = [
+                count_overlaps(torch.sigmoid(logits[:, 0]).cpu().numpy(), truth[:, 0].cpu().numpy())
+                for logits, truth in predictions
+            ]
+            overlaps = reduce(operator.add, counted)
+            return {"dice": overlaps.dice, "iou": overlaps.iou, "iou_paper": overlaps.iou_paper}, []
+        told = [(logits.cpu().numpy(), truth.cpu().numpy()) for logits, truth in predictions]
+        scores, labels = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        return evaluate_labels(scores, labels, self.data.store.classes)
+
+    def predict(
+        self, works: Sequence[NDArray[np.int64]], tick: Tick, what: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The logits of every batch, float32, with its labels or masks, on the device that trains."""
+        self.network.eval()
+        with torch.no_grad(), closing(self.batches.stream(works)) as stream:
+            for batch in stream:
+                cubes, truth = self.on_device(batch)
+                with autocast(self.device, self.data.parameters.precision):
+                    logits = self.network(cubes)
+                yield logits.float(), truth
+                tick(what)
+
+    def on_device(self, batch: TargetBatch) -> tuple[Tensor, Tensor]:
+        """Cubes, float32 `[cube, 1, x, y, z]` in [0, 1], and labels `[cube, class]` or masks as the cubes.
+
+        The cubes are good until the next batch comes.
+        """
+        whole = batch.cubes.to(self.device, non_blocking=True)
+        cubes = normalise(whole, self.data.store.window, self.room[: len(whole)])
+        truth = batch.targets.to(self.device, non_blocking=True).float()
+        return cubes, truth if self.data.kind == "classify" else truth.unsqueeze(1)
+
+    def _training_cubes(self) -> Iterable[Tensor]:
+        """Training cubes as they are, batch by batch."""
+        with closing(self.batches.stream(self.data.refreshing())) as stream:
+            for batch in stream:
+                yield self.on_device(batch)[0]
+
+
+def loss_of(data: TargetData, device: torch.device) -> Loss:
+    """Binary cross entropy, positives weighted; Dice where there are masks (METHOD.md section 6).
+
+    Dice is that of the whole batch: a cube without foreground has none of its own.
+    """
+    if data.kind == "segment":
+        from monai.losses import DiceLoss  # MONAI takes seconds to load
+
+        dice: Loss = DiceLoss(sigmoid=True, batch=True)
+        return dice
+    weight = torch.from_numpy(data.positive_weights()).to(device)
+    return partial(functional.binary_cross_entropy_with_logits, pos_weight=weight)
+
+
+def evaluate_labels(
+    scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str]
+) -> tuple[Metrics, list[str]]:
+    """Return AUCs of scores `[cube, class]`: of one class `auc`, of several their mean and each."""
+    each = {name: auc(scores[:, at], labels[:, at]).value for at, name in enumerate(classes)}
+    named: dict[str, float] = {f"auc_{name}": value for name, value in each.items()}
+    named = (
+        {"auc": each[classes[0]]}
+        if len(classes) == 1
+        else {"mean_auc": mean_auc(scores, labels).value, **named}
+    )
+    without = [name for name, value in each.items() if math.isnan(value)]
+    notes = []
+    if without and len(classes) > 1:
+        notes.append(
+            f"{len(without)} of {len(classes)} AUCs are not determined, because the test fold has no "
+            f"positive or no negative case: {listed(without, _NAMED)}. The mean is that of the others."
+        )
+    return {name: None if math.isnan(value) else value for name, value in named.items()}, notes
