@@ -14,7 +14,7 @@ import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars
-from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.pipeline.wording import counted, duration
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, parse_labels
 
@@ -155,7 +155,7 @@ def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progr
         now = clock()
         first, since = began = began or (done, now)
         if first < done < total:
-            what += f", about {output.duration((now - since) / (done - first) * (total - done))} left"
+            what += f", about {duration((now - since) / (done - first) * (total - done))} left"
         report(what, done, total)
 
     return told

@@ -9,7 +9,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.progress import Bars
-from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.pipeline.wording import counted, duration
 
 if TYPE_CHECKING:
     from genesis_toolkit.pipeline.pairs.degrade import DegradationPlan
@@ -92,5 +92,5 @@ def _plan_rows(plan: "DegradationPlan") -> list[list[str]]:
         ["cubes", f"{plan.cubes:,}"],
         ["pairs to make", f"{plan.pairs:,}"],
         ["store", f"about {output.size_of(plan.store_bytes)} in {counted(plan.files, 'shard')}"],
-        ["time", f"about {output.duration(plan.seconds)} with {counted(plan.workers, 'worker')}"],
+        ["time", f"about {duration(plan.seconds)} with {counted(plan.workers, 'worker')}"],
     ]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.pipeline.wording import counted, duration
 from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
@@ -240,11 +240,3 @@ def size_of(count: int) -> str:
 
     unit, name = pick_unit_and_suffix(count, ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
     return f"{count / unit:,.1f} {name}" if unit > 1 else f"{count} bytes"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `40 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

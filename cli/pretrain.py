@@ -4,16 +4,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.run_tables import pretraining_rows, show_degradations
 from genesis_toolkit.pipeline.progress import TrainingBars
+from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option as option_name
 from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, PRECISIONS, SCHEDULES
+
+if TYPE_CHECKING:
+    from genesis_toolkit.training.pretrain.plan import PretrainPlan
 
 _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 
@@ -28,7 +33,7 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.option("--max-steps", "At most so many steps, the last epoch cut short.", int),
     options.option("--overfit", "Train and validate on N fixed cubes, as a check.", int, metavar="N"),
     options.setting(_PUBLISHED, "--batch-size", "Cubes a batch, at most."),
-    options.setting(_PUBLISHED, "--optimiser", "SGD has momentum 0.9.", OPTIMISERS),
+    options.option("--optimiser", "SGD has momentum 0.9.  [default: sgd, or adam for unet2d]", OPTIMISERS),
     options.option(
         "--lr",
         "Learning rate; take 0.1 where SGD gives one value only.  [default: 1.0, or 0.001 with Adam]",
@@ -83,16 +88,20 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(_HERE, "--save-seconds", "And after so many seconds."),
     options.option("--tensorboard", "Write events for TensorBoard into RUN.", bool),
     options.option("--profile", "Write where the time of a few steps goes into RUN.", bool),
+    options.option("--dry-run", "Say what would be trained and how large it is; write nothing.", bool),
     options.overwrite_run,
     options.json_option,
 )
-def pretrain(store: str, out: Path, initial_encoder: Path | None, overwrite: bool, **given: Any) -> None:
+def pretrain(
+    store: str, out: Path, initial_encoder: Path | None, overwrite: bool, dry_run: bool, **given: Any
+) -> None:
     """Train a network to restore the degraded cubes of STORE.
 
     STORE is a pair store, or a cube store, whose cubes are then degraded on the fly; of 3D cubes, or of 2D
-    slices and images. RUN gets the checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl)
-    and a picture of restored cubes (restored.png). The same command again goes on where it stopped; a larger
-    --epochs goes on with a finished run. Several GPUs: --devices, or torchrun, on one node or more.
+    slices and images. RUN gets the checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl,
+    losses.png) and a picture of restored cubes (restored.png). The same command again goes on where it
+    stopped; a larger --epochs goes on with a finished run. Several GPUs: --devices, or torchrun, on one node
+    or more.
 
     \b
     Example:
@@ -103,36 +112,46 @@ def pretrain(store: str, out: Path, initial_encoder: Path | None, overwrite: boo
     check_installed("Training", "train", "torch")
     execution = gt.Execution(**{one.name: given.pop(one.name) for one in fields(gt.Execution)})
     parameters = gt.PretrainParameters(**given)
+    told: dict[str, Any] = {"initial_encoder": initial_encoder, "overwrite": overwrite}
+    if dry_run:
+        from genesis_toolkit.training.pretrain.plan import plan_pretraining
+
+        _show_plan(store, plan_pretraining(store, out, parameters, execution, **told))
+        return
     with TrainingBars() as progress:
-        told: dict[str, Any] = {"progress": progress, "say": progress.say, "overwrite": overwrite}
-        outcome = gt.pretrain(store, out, parameters, execution, initial_encoder=initial_encoder, **told)
+        told |= {"progress": progress, "say": progress.say}
+        outcome = gt.pretrain(store, out, parameters, execution, **told)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
         return
     output.print_json(asdict(outcome), store)
     _show(outcome, parameters.stopping_rules)
 
 
+def _show_plan(store: str, plan: "PretrainPlan") -> None:
+    """What would be trained."""
+    processes = "" if plan.processes == 1 else f", {plan.processes} processes that share each batch"
+    rows = [
+        ("run", f"{plan.run}: {plan.status}"),
+        ("device", plan.device + processes),
+        ("network", f"{plan.network}, width {plan.width}, {plan.weights:,} parameters"),
+        ("cubes", f"{plan.train_cubes} train, {plan.validation_cubes} validate ({plan.split})"),
+        ("optimiser", f"{plan.optimiser}, learning rate {plan.lr:g}, batches of {plan.batch_size}"),
+        ("steps", f"{plan.steps:,} an epoch, {counted(plan.epochs, 'epoch')} at most"),
+        ("memory, model", f"{output.size_of(plan.model_bytes)} with gradients and optimiser"),
+        ("memory, a batch", f"about {output.size_of(plan.batch_bytes)} in float32, and what kernels need"),
+        ("last.pt", output.size_of(plan.checkpoint_bytes)),
+        ("files", ", ".join(plan.files)),
+    ]
+    output.say(*(f"Warning: {plan.warning}" for _ in range(plan.warning is not None)), err=True)
+    output.show_plan(Path(store), asdict(plan), rows)
+
+
 def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
     """The result on stdout, and on stderr what can be done next."""
-    worse = outcome.validation_loss >= outcome.mean_image_loss
-    rows = [
-        ("network", f"{outcome.network}, {outcome.weights:,} parameters"),
-        ("cubes", f"{outcome.train_cubes} train, {outcome.validation_cubes} validate ({outcome.split})"),
-        ("validation loss", f"{outcome.validation_loss:.5f} (epoch {outcome.best_epoch}, the best)"),
-        ("  copying the input", f"{outcome.copy_loss:.5f}"),
-        ("  the mean image", f"{outcome.mean_image_loss:.5f}{' (not reached yet)' if worse else ''}"),
-        ("checkpoint", outcome.checkpoint),
-        ("losses", outcome.losses),
-        ("picture", outcome.picture),
-    ]
-    output.show_run("pre-training", outcome, rows)
-    output.show_table(
-        ("validation loss of the best epoch", "pairs", "network", "copying", "mean image"),
-        [
-            (name, f"{of['pairs']:.0f}", f"{of['loss']:.5f}", f"{of['copy']:.5f}", f"{of['mean_image']:.5f}")
-            for name, of in outcome.by_degradation.items()
-        ],
-    )
+    facts = asdict(outcome)
+    network = f"{outcome.network}, {outcome.weights:,} parameters"
+    output.show_run("pre-training", outcome, [("network", network), *pretraining_rows(facts)])
+    show_degradations(facts)
     if outcome.effective_rank:
         output.show_table(
             ("effective rank of pooled features", "channels", "first weights", "best epoch"),

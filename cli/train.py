@@ -9,13 +9,16 @@ from genesis_toolkit.cli.errors import GenesisGroup
 from genesis_toolkit.cli.export import export
 from genesis_toolkit.cli.finetune import finetune
 from genesis_toolkit.cli.pretrain import pretrain
+from genesis_toolkit.cli.run_info import run_info
 from genesis_toolkit.cli.segment import segment
 from genesis_toolkit.pipeline.version import __version__
+from genesis_toolkit.training.machine.interrupt import process_may_end
 
 
 @click.group(cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="genesis-train")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Train networks from the stores that genesis-prep makes.
 
     \b
@@ -28,9 +31,10 @@ def main() -> None:
     # torch's threads wait by spinning, and where others work on the same cores every wait becomes a long one:
     # epochs took ten times as long beside two busy processes. Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    context.with_resource(process_may_end())
 
 
-for command in (pretrain, export, finetune, segment, compare):
+for command in (pretrain, export, finetune, segment, compare, run_info):
     main.add_command(command)
 
 

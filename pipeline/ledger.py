@@ -258,6 +258,18 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder, see `locked`; nothing is written."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _begun(work: Path) -> dict[str, Any] | None:
     """What `job.json` says: `job`, `version`, and the `run` at work now or last; None: no work of ours."""
     try:

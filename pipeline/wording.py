@@ -5,6 +5,7 @@ from typing import Any
 
 _MOST_NAMED = 5
 _LONGEST_VALUE = 60
+_MOST_HOURS = 72
 #: Parameters whose names alone would not tell what they are of.
 _NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the source of sha256"}
 
@@ -12,6 +13,16 @@ _NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the sour
 def counted(number: int, thing: str, several: str = "") -> str:
     """`1 cube`, `2 cubes`; `several` is the plural where it is not the word with an s."""
     return f"{number:,} {thing if number == 1 else several or thing + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `40 s`, `12 min`, `3 h 20 min`, `12 days`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours >= _MOST_HOURS:
+        return f"{round(seconds / 86400):,} days"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def listed(names: Sequence[object], most: int = _MOST_NAMED, between: str = ", ") -> str:

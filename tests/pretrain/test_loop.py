@@ -76,7 +76,7 @@ def test_the_folder_holds_what_a_run_is_made_of(run: tuple[Path, PretrainOutcome
         "best.pt", "last.pt", "lock", "losses.jsonl", "restored.png", "run.json",
     ]  # fmt: skip
     described = json.loads((folder / "run.json").read_text())
-    assert described["parameters"] == SMALL.as_dict() | {"network": "unet3d"}
+    assert described["parameters"] == SMALL.as_dict() | {"network": "unet3d", "optimiser": "sgd"}
     assert described["split"] == outcome.split
     assert described["store"]["recipe"]["name"] == "genesis"
     assert json.loads((folder / "losses.jsonl").read_text().splitlines()[0]) == described
@@ -299,6 +299,7 @@ def test_parameters_out_of_range(wrong: dict[str, Any], words: str) -> None:
 def test_the_published_values_are_the_defaults(pairs: Path) -> None:
     published = open_data(pairs, PretrainParameters()).parameters
     assert (published.epochs, published.patience, published.batch_size) == (10_000, 50, 6)
+    assert published.optimiser == "sgd"
     assert (published.lr, published.momentum, published.lr_step, published.lr_factor) == (1.0, 0.9, 40, 0.5)
     assert (published.network, published.width) == ("unet3d", 32)
 

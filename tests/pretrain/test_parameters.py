@@ -23,7 +23,7 @@ def rates(parameters: PretrainParameters, steps: int, steps_per_epoch: int) -> l
 
 
 def test_the_published_schedule_is_torchs_step_lr() -> None:
-    parameters = PretrainParameters()
+    parameters = PretrainParameters(network="unet3d")
     optimiser = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = StepLR(optimiser, 40, 0.5)
     for epoch in range(130):
@@ -71,6 +71,25 @@ def test_each_optimiser_has_its_learning_rate(name: str, lr: float) -> None:
     assert made.param_groups[0]["lr"] == lr
     assert made.param_groups[0].get("momentum", 0.9) == 0.9
     assert made.param_groups[0]["weight_decay"] == (0.01 if name == "adamw" else 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "optimiser", "lr"),
+    [("unet3d", "sgd", 1.0), ("resenc-l", "sgd", 1.0), ("plainconv", "sgd", 1.0), ("unet2d", "adam", 0.001)],
+)
+def test_the_network_decides_what_was_left_out_and_nothing_else(
+    network: str, optimiser: str, lr: float
+) -> None:
+    unknown = PretrainParameters()
+    assert (unknown.optimiser, unknown.lr) == (None, None)
+    known = unknown.of_network(network, 8)
+    assert (known.network, known.width, known.optimiser, known.lr) == (network, 8, optimiser, lr)
+    assert known == PretrainParameters(network=network, width=8)
+    assert PretrainParameters(lr=0.3).of_network(network, 8).lr == 0.3
+    chosen = PretrainParameters(optimiser="adamw").of_network(network, 8)
+    assert (chosen.optimiser, chosen.lr) == ("adamw", 0.001)
+    chosen = PretrainParameters(optimiser="sgd").of_network(network, 8)
+    assert (chosen.optimiser, chosen.lr) == ("sgd", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -32,16 +32,9 @@ from genesis_toolkit.training.finetune.judge import Judge, Metrics
 from genesis_toolkit.training.finetune.parameters import SCORES, FinetuneParameters, learning_rate
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, FinetuneRecord, FinetuneRun
 from genesis_toolkit.training.machine.devices import autocast, choose_device, steady
+from genesis_toolkit.training.machine.interrupt import Stop, stop_on_signals
 from genesis_toolkit.training.machine.run_folder import check_same, hold_run
-from genesis_toolkit.training.machine.steps import (
-    Saving,
-    Say,
-    Stop,
-    Tick,
-    counting,
-    diverged,
-    stop_on_signals,
-)
+from genesis_toolkit.training.machine.steps import Saving, Say, Tick, counting, diverged
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, check_batch
 from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, load_weights, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_beginning
@@ -259,7 +252,7 @@ def finetune(
                 read_checkpoint(run.best, FINETUNED)
             say(f"Continuing after epoch {state.epoch}.")
         run.begin(described, state.epoch)
-        stop = stack.enter_context(stop_on_signals())
+        stop = stack.enter_context(stop_on_signals(say))
         tuner = FineTuner(run, state, data, batches, stop, report, say)
         tuner.train()
         metrics, notes = tuner.evaluate()

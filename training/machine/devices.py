@@ -8,6 +8,7 @@ import torch
 
 from genesis_toolkit.pipeline.engine import cores
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.wording import counted
 
 _AUTOCAST = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,6 +46,13 @@ def choose_device(name: str, devices: int = 1) -> torch.device:
     device = torch.device("cuda", local)
     torch.cuda.set_device(device)  # NCCL asks for the current one
     return device
+
+
+def device_words(device: torch.device) -> str:
+    """`the CPU with 2 threads`, or the GPU's name."""
+    if device.type == "cpu":
+        return f"the CPU with {counted(torch.get_num_threads(), 'thread')}"
+    return f"{device}, {torch.cuda.get_device_name(device)}"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -4,6 +4,7 @@ run.json       what the run is made of: parameters, store, split, baselines
 losses.jsonl   the same as its first line, then one object a finished epoch
 last.pt        the checkpoint to go on from: after every epoch, and now and then within one
 best.pt        the checkpoint of the epoch with the lowest validation loss
+losses.png     those losses and the baselines, drawn
 restored.png   what that network makes of some validation cubes
 tensorboard/   with --tensorboard: events, the same figures, and the loss of every few steps
 profile.txt    with --profile: where the time of some steps went; profile.json is the trace of it
@@ -43,7 +44,8 @@ class Run:
         self.folder = folder
         self.description, self.losses = folder / "run.json", folder / "losses.jsonl"
         self.last, self.best = folder / "last.pt", folder / "best.pt"
-        self.picture, self.profile = folder / "restored.png", folder / "profile.txt"
+        self.curves, self.picture = folder / "losses.png", folder / "restored.png"
+        self.profile = folder / "profile.txt"
         self.events = folder / "tensorboard"
 
     def described(self) -> dict[str, Any] | None:
@@ -114,8 +116,13 @@ class Run:
 
     def files(self) -> Sequence[Path]:
         """All that a run may leave in its folder."""
-        files = (self.description, self.last, self.best, self.losses, self.picture, self.profile)
-        return (*files, self.profile.with_suffix(".json"), *self.events.glob("events.out.tfevents.*"))
+        files = (self.description, self.last, self.best, self.losses, self.curves, self.picture)
+        return (
+            *files,
+            self.profile,
+            self.profile.with_suffix(".json"),
+            *self.events.glob("events.out.tfevents.*"),
+        )
 
     def clear(self) -> None:
         """Throw away what an earlier run left; nothing else in the folder is touched."""
@@ -135,6 +142,28 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
         CallError: another process holds it, it is something else, or it cannot be written.
     """
     run = kind(folder)
+    check_folder(run)
+    fresh = not folder.exists()
+    with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
+        for left in folder.glob(".*.part"):  # of a run that was killed while it wrote
+            if any(left.name.startswith(f".{path.name}.") for path in run.files()):
+                left.unlink(missing_ok=True)
+        try:
+            yield run
+        except (CallError, DataError):
+            if fresh and [path.name for path in folder.iterdir()] == ["lock"]:  # nothing was begun
+                (folder / "lock").unlink()
+                folder.rmdir()
+            raise
+
+
+def check_folder(run: Run) -> None:
+    """Check that the folder is such a run's, or may become it.
+
+    Raises:
+        CallError: it is something else, or cannot be written.
+    """
+    folder = run.folder
     if folder.exists():
         if not folder.is_dir():
             raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
@@ -145,15 +174,6 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
                 "alone: give another --out."
             )
     check_place(folder)
-    fresh = not folder.exists()
-    with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
-        try:
-            yield run
-        except (CallError, DataError):
-            if fresh and [path.name for path in folder.iterdir()] == ["lock"]:  # nothing was begun
-                (folder / "lock").unlink()
-                folder.rmdir()
-            raise
 
 
 def check_file(out: Path, run: Path, *, overwrite: bool) -> None:

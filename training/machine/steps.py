@@ -1,11 +1,7 @@
-"""What both trainers do around a step: count and tell it, refuse its loss, save now and then, and stop."""
+"""What both trainers do around a step: count and tell it, refuse its loss, and save now and then."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.progress import Progress
@@ -51,34 +47,3 @@ class Saving:
         """Count one more step, and return whether to save now."""
         self._done += 1
         return self._done == self._steps or monotonic() - self._since >= self._seconds
-
-
-class Stop:
-    """Whether somebody has asked the run to stop. It does so after the step at work."""
-
-    asked = False
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Take the first SIGTERM, as batch systems send it, or Ctrl-C for a wish that `Stop` holds.
-
-    The second one interrupts at once, whatever is under way. Outside the main thread no signal can be taken,
-    and nothing changes.
-    """
-    stop = Stop()
-
-    def ask(*_: Any) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -24,13 +24,17 @@ from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.progress import Progress, TrainingBars, callback, shows, silent
 from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.machine.devices import choose_device, steady
+from genesis_toolkit.training.machine.interrupt import stop_on_signals
+from genesis_toolkit.training.machine.memory import weights_of
 from genesis_toolkit.training.machine.processes import joined, launched
 from genesis_toolkit.training.machine.run_folder import Run, check_same, hold_run
-from genesis_toolkit.training.machine.steps import Say, stop_on_signals
+from genesis_toolkit.training.machine.steps import Say
 from genesis_toolkit.training.networks.norms import share_batches
 from genesis_toolkit.training.networks.registry import architecture, begin_at, build_network
+from genesis_toolkit.training.pretrain.baselines import Baselines
 from genesis_toolkit.training.pretrain.data import PretrainData, open_data
 from genesis_toolkit.training.pretrain.loop import Trainer, position_words, stopped_by
+from genesis_toolkit.training.pretrain.outlook import look_ahead
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.pretrain.ranks import (
     LevelRank,
@@ -41,7 +45,7 @@ from genesis_toolkit.training.pretrain.ranks import (
 )
 from genesis_toolkit.training.pretrain.show import check_tensorboard, profiling, writing_events
 from genesis_toolkit.training.pretrain.threads import computing_threads
-from genesis_toolkit.training.pretrain.validation import Baselines, look_first
+from genesis_toolkit.training.pretrain.validation import look_first
 from genesis_toolkit.training.weights.files import TrainingState, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_encoder
 
@@ -59,6 +63,9 @@ class PretrainOutcome:
         validation_loss: of the best epoch.
         copy_loss: of taking the degraded cube for its restoration.
         mean_image_loss: of the mean of training originals, voxel by voxel.
+        constant_loss: of the best single value for all voxels.
+        lowest_baseline: which of these three a useful network must beat: `copying`, `mean image` or
+            `best constant`.
         by_degradation: of every combination of degradations that occurs: `pairs`, and the `loss` of the best
             epoch beside `copy` and `mean_image`.
         train_cubes: how many cubes trained.
@@ -71,6 +78,7 @@ class PretrainOutcome:
         weights: its parameters, counted.
         checkpoint: the best one.
         losses: the file with every epoch's losses.
+        curves: the losses of all epochs as a picture.
         picture: restored validation cubes.
     """
 
@@ -82,6 +90,8 @@ class PretrainOutcome:
     validation_loss: float
     copy_loss: float
     mean_image_loss: float
+    constant_loss: float
+    lowest_baseline: str
     by_degradation: dict[str, dict[str, float]]
     train_cubes: int
     validation_cubes: int
@@ -92,6 +102,7 @@ class PretrainOutcome:
     weights: int
     checkpoint: str
     losses: str
+    curves: str
     picture: str
 
 
@@ -132,13 +143,13 @@ def pretrain(
     if execution.tensorboard:
         check_tensorboard()
     encoder = Path(initial_encoder) if initial_encoder is not None else None
-    call = _Call(os.fspath(store), Path(out), parameters, execution, encoder, overwrite)
+    call = Call(os.fspath(store), Path(out), parameters, execution, encoder, overwrite)
     with launched(execution.devices, _join_in, call):
         return _take_part(call, report, say)
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What every process of a run is called with; see `pretrain`."""
 
     store: str | Path
@@ -149,13 +160,13 @@ class _Call:
     overwrite: bool
 
 
-def _join_in(call: _Call) -> None:
+def _join_in(call: Call) -> None:
     """Be one of the further processes, without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C the first process tells the others
     _take_part(call, silent, lambda _: None)
 
 
-def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
+def _take_part(call: Call, report: Progress, say: Say) -> PretrainOutcome:
     """Carry out a call in one of its processes; the leading one writes and speaks."""
     device = choose_device(call.execution.device, call.execution.devices)
     with ExitStack() as stack:
@@ -164,12 +175,10 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
         stack.enter_context(steady(group.local, fast=fast, tf32=precision == "tf32"))
         if not group.leads:
             report, say = silent, lambda _: None
-        data, state, beginning = group.in_turn(lambda: _open(call, device, group.world))
-        first = beginning.source() if beginning else None
-        told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
-        described: dict[str, Any] = {"genesis_toolkit": __version__, **told, **data.describe()}
+        data, state, beginning = group.in_turn(lambda: open_call(call, device, group.world))
+        described = describe(data, beginning)
         run = group.from_lead(lambda: stack.enter_context(hold_run(call.out, Run)))
-        earlier = group.from_lead(lambda: _read_earlier(run, described, data, call.overwrite))
+        earlier = group.from_lead(lambda: read_earlier(run, described, data, call.overwrite))
         share_batches(state.model, group)
         if data.split.warning:
             say(f"Warning: {data.split.warning}")
@@ -198,10 +207,11 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
             group.from_lead(lambda: run.begin(described, state.epoch))
             execution, leads = call.execution, group.leads
             events = stack.enter_context(writing_events(run, execution.tensorboard and leads))
-            stop = stack.enter_context(stop_on_signals())
-            at_step = stack.enter_context(profiling(run, execution.profile and leads, say))
+            stop = stack.enter_context(stop_on_signals(say))
+            profiled = stack.enter_context(profiling(run, execution.profile and leads, say))
+            after_step = (profiled, look_ahead(state, data, device, group, say).step)
             trainer = Trainer(
-                run, state, data, batches, baselines, group, execution, events, stop, at_step, report, say
+                run, state, data, batches, baselines, group, execution, events, stop, after_step, report, say
             )
             trainer.train()
         outcome = group.from_lead(lambda: _outcome(run, state, data, baselines, ranks, status))
@@ -210,8 +220,8 @@ def _take_part(call: _Call, report: Progress, say: Say) -> PretrainOutcome:
         return outcome
 
 
-def _open(
-    call: _Call, device: torch.device, processes: int
+def open_call(
+    call: Call, device: torch.device, processes: int
 ) -> tuple[PretrainData, TrainingState, Beginning | None]:
     """Open the store, and make the network with its first weights."""
     data = open_data(call.store, call.parameters, processes)
@@ -231,6 +241,13 @@ def _threads(data: PretrainData) -> int:
     return computing_threads(kind.name, width, data.feed.size, given.batch_size, available)
 
 
+def describe(data: PretrainData, beginning: Beginning | None) -> dict[str, Any]:
+    """Return what `run.json` says of a run, but for its baselines, as plain JSON values."""
+    first = beginning.source() if beginning else None
+    told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
+    return {"genesis_toolkit": __version__, **told, **data.describe()}
+
+
 def make_optimiser(weights: Iterable[nn.Parameter], parameters: PretrainParameters) -> Optimizer:
     """Return the optimiser that the parameters name, over `weights`."""
     if parameters.optimiser == "sgd":
@@ -246,11 +263,13 @@ def new_state(
     Its voxels lie channels last in memory; where that is None on the CPU only, where a step takes 0.7 of the
     time: convolutions backward are most of it.
     """
+    kind = architecture(parameters.network)
+    parameters = parameters.of_network(kind.name, parameters.width or kind.published_width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(parameters.seed)
         model = build_network(parameters.network, parameters.width)
     if channels_last or (channels_last is None and device.type == "cpu"):
-        order = architecture(parameters.network).memory_format
+        order = kind.memory_format
         model.to(memory_format=order)  # type: ignore[call-overload] # torch leaves it out
     model.to(device)
     return TrainingState(
@@ -262,7 +281,7 @@ def new_state(
     )
 
 
-def _read_earlier(
+def read_earlier(
     run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
 ) -> tuple[Baselines, list[float] | None, dict[str, Any]] | None:
     """Read what an earlier call measured, and its checkpoint, and check that this one may go on from there.
@@ -329,6 +348,8 @@ def _outcome(
         validation_loss=state.best_loss,
         copy_loss=baselines.copy,
         mean_image_loss=baselines.mean_image,
+        constant_loss=baselines.constant,
+        lowest_baseline=next(iter(baselines.named())),
         by_degradation={
             name: {**asdict(baselines.by_degradation[name]), "loss": loss} for name, loss in losses.items()
         },
@@ -338,8 +359,9 @@ def _outcome(
         effective_rank=compare_ranks(state.model, first, record.get("effective_rank", [])),
         warning=data.split.warning,
         network=str(data.parameters.network),
-        weights=sum(weights.numel() for weights in state.model.parameters()),
+        weights=weights_of(state.model),
         checkpoint=str(run.best),
         losses=str(run.losses),
+        curves=str(run.curves),
         picture=str(run.picture),
     )

@@ -88,7 +88,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     store = open_store(path, CubeStore, PairStore)
     network = architecture(parameters.network or OF_THE_PAPERS[len(store.size)])
     check_cubes(network.name, store.size)
-    parameters = replace(parameters, network=network.name, width=parameters.width or network.published_width)
+    parameters = parameters.of_network(network.name, parameters.width or network.published_width)
     split = split_cubes(store.scans, store.table, store.images)
     if parameters.overfit:
         split = _few(split, parameters.overfit)

@@ -4,7 +4,7 @@ It is `Trainer.train` with `_train_epoch`; `call` has made everything that it wo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
@@ -20,10 +20,12 @@ from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work, part_of
 from genesis_toolkit.training.feeding.ring import Batch, Batches
 from genesis_toolkit.training.machine.devices import autocast
+from genesis_toolkit.training.machine.interrupt import Stop
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.machine.run_folder import Run
-from genesis_toolkit.training.machine.steps import Saving, Say, Stop, Tick, counting, diverged
+from genesis_toolkit.training.machine.steps import Saving, Say, Tick, counting, diverged
 from genesis_toolkit.training.networks.skips import SkipDropper
+from genesis_toolkit.training.pretrain.baselines import Baselines
 from genesis_toolkit.training.pretrain.data import PretrainData
 from genesis_toolkit.training.pretrain.parameters import (
     Execution,
@@ -32,8 +34,8 @@ from genesis_toolkit.training.pretrain.parameters import (
     learning_rate,
 )
 from genesis_toolkit.training.pretrain.ranks import level_ranks, works_to_rank
-from genesis_toolkit.training.pretrain.show import EpochRecord, Events, draw_restored
-from genesis_toolkit.training.pretrain.validation import Baselines, Validation, validate
+from genesis_toolkit.training.pretrain.show import EpochRecord, Events, draw_losses, draw_restored
+from genesis_toolkit.training.pretrain.validation import Validation, validate
 from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, checkpoint_bytes
 
 
@@ -50,13 +52,14 @@ class Trainer:
     execution: Execution
     events: Events
     stop: Stop
-    at_step: Callable[[], None]
+    after_step: Sequence[Callable[[], None]]
     report: Progress
     say: Say
 
     def __post_init__(self) -> None:
         self.saving = Saving(self.execution.save_steps, self.execution.save_seconds)
         self.saved = position_words(self.state)
+        self.drawn, self.draw_from = 0, 0.0
         shape = (self.data.parameters.batch_size, 1, *self.batches.feed.size)
         self.rooms = [torch.empty(shape, device=self.state.device) for _ in range(2)]
         given = self.data.parameters
@@ -77,7 +80,9 @@ class Trainer:
         while not stopped_by(state, self.data):
             works = self.data.training(state.epoch)
             parts = -(-len(self.data.validation) // self.group.world)
-            tick = counting(self.report, f"epoch {state.epoch + 1}: ", len(works) + parts, state.step)
+            epoch, total = f"epoch {state.epoch + 1}: ", len(works) + parts
+            self.report(f"{epoch}first step", state.step, total)  # which may take a minute
+            tick = counting(self.report, epoch, total, state.step)
             started, waited, before = perf_counter(), self.batches.waited, state.loss_cubes
             self._train_epoch(works, tick)
             trained, waited = perf_counter() - started, self.batches.waited - waited
@@ -94,6 +99,7 @@ class Trainer:
                 validation_loss=validation.loss,
                 copy_loss=self.baselines.copy,
                 mean_image_loss=self.baselines.mean_image,
+                constant_loss=self.baselines.constant,
                 by_degradation=validation.by_degradation,
                 best=best,
                 seconds=round(perf_counter() - started, 3),
@@ -103,6 +109,7 @@ class Trainer:
             )
             if self.group.leads:
                 self._keep(record, validation)
+        self._draw_losses()
 
     def _train_epoch(self, works: list[Work], tick: Tick) -> None:
         """The steps of one epoch that are left; one whose loss is no number does not touch the weights."""
@@ -132,7 +139,8 @@ class Trainer:
                 state.decay = ema_decay(given, state.epoch * self.data.steps + state.step)
                 state.finish_step(value, len(work.cubes))
                 self.events.tell_step(state.epoch * self.data.steps + state.step, value, lr)
-                self.at_step()
+                for told in self.after_step:
+                    told()
                 seen, seconds = seen + len(work.cubes), perf_counter() - started
                 waiting = 100 * (self.batches.waited - waited) / seconds
                 tick(
@@ -181,6 +189,7 @@ class Trainer:
     def _leave(self) -> None:
         """Write where the run is, to the step, and end it."""
         self._save()
+        self._draw_losses()
         raise KeyboardInterrupt
 
     def _save(self) -> None:
@@ -194,14 +203,24 @@ class Trainer:
         self.run.append(record)
         if record.best:
             write_whole(self.run.best, pack(self.state, self.data.parameters, best=True))
-            title = f"epoch {record.epoch}, validation loss {validation.loss:.4f}"
+            title = f"epoch {record.epoch}, validation loss {validation.loss:.4f},\n"
+            title += self.baselines.compare(validation.loss)
             slices = [piece.named(str(self.data.names[piece.cube])) for piece in validation.slices]
             draw_restored(self.run.picture, slices, title)
         self._save()
+        if perf_counter() >= self.draw_from:
+            self._draw_losses()
         self.events.tell_epoch(record)
         self.say(str(record))
         if validation.collapsed(self.baselines):
             self.say(validation.collapse_words(record.lr))
+
+    def _draw_losses(self) -> None:
+        """Draw the losses of all epochs, and not again before 20 times as long as that took has gone by."""
+        epoch, started = self.state.epoch, perf_counter()
+        if self.group.leads and epoch != self.drawn:
+            draw_losses(self.run.curves, self.run.records(range(1, epoch + 1)), self.baselines)
+            self.drawn, self.draw_from = epoch, 21 * perf_counter() - 20 * started
 
     def _check_finite(self, loss: float, place: str) -> None:
         if math.isfinite(loss):

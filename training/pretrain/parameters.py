@@ -1,7 +1,7 @@
 """What a pre-training run is made of, with the published values as defaults (METHOD.md section 4)."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError
@@ -12,7 +12,8 @@ SCHEDULES = ("step", "cosine")
 NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # those of `registry`, without torch
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 
-_PUBLISHED_LR, _ADAM_LR = 1.0, 1e-3
+_LR = {"sgd": 1.0, "adam": 1e-3, "adamw": 1e-3}
+_OPTIMISER = {"unet2d": "adam"}  # of other networks the published `sgd`
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class PretrainParameters:
         max_steps: at most so many steps, the last epoch cut short; None for no such limit.
         overfit: train and validate on so many fixed cubes, to see that the loss goes down; None for all.
         batch_size: cubes a batch, at most, all processes together.
-        optimiser: `sgd` as published, `adam` or `adamw` (weight decay 0.01).
+        optimiser: `sgd`, `adam` or `adamw` (weight decay 0.01). When left out, None until the network is
+            known, then `sgd` as published, or `adam` for `unet2d`, for which nothing was published.
         lr: learning rate of the first epochs; when left out 1.0 for `sgd`, 0.001 for the others. With SGD at
             1.0 the output can collapse to one value.
         momentum: of SGD.
@@ -58,8 +60,8 @@ class PretrainParameters:
     max_steps: int | None = None
     overfit: int | None = None
     batch_size: int = 6
-    optimiser: str = "sgd"
-    lr: float = None  # type: ignore[assignment] # a number from __post_init__ on
+    optimiser: str = None  # type: ignore[assignment] # a word once the network is known
+    lr: float = None  # type: ignore[assignment] # a number once the optimiser is known
     momentum: float = 0.9
     schedule: str = "step"
     lr_step: int = 40
@@ -75,12 +77,14 @@ class PretrainParameters:
     recipe: str | None = None
 
     def __post_init__(self) -> None:
+        if self.optimiser is None and self.network is not None:
+            object.__setattr__(self, "optimiser", _OPTIMISER.get(self.network, "sgd"))
         if self.lr is None:
-            object.__setattr__(self, "lr", _PUBLISHED_LR if self.optimiser == "sgd" else _ADAM_LR)
+            object.__setattr__(self, "lr", _LR.get(self.optimiser))
         check_counts(self, "epochs", "patience", "max_steps", "overfit", "batch_size", "lr_step", "width")
         check_counts(self, "warmup", least=0)
         for name, allowed in (
-            ("optimiser", OPTIMISERS),
+            ("optimiser", (None, *OPTIMISERS)),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("network", (None, *NETWORKS)),
@@ -90,8 +94,8 @@ class PretrainParameters:
                     f"{option(name)} {getattr(self, name)} is unknown; allowed: "
                     f"{', '.join(filter(None, allowed))}."
                 )
-        assert self.lr is not None
-        check_lr(self.lr, "1.0")
+        if self.lr is not None:
+            check_lr(self.lr, "1.0")
         ema, norm = self.ema, self.clip_norm
         for fits, what, value, must_be in (
             (norm is None or 0 < norm < math.inf, "--clip-norm", norm, "above 0, as in --clip-norm 1.0"),
@@ -108,6 +112,10 @@ class PretrainParameters:
     def stopping_rules(self) -> tuple[str, ...]:
         """The parameters with which a run may go on when they differ: they change no step that was taken."""
         return ("patience",) if self.schedule == "cosine" else ("epochs", "patience")
+
+    def of_network(self, network: str, width: int) -> "PretrainParameters":
+        """The same for a network and a width, with what was left out until they are known."""
+        return replace(self, network=network, width=width)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""

@@ -1,7 +1,7 @@
 """What people see of a run: each epoch's figures, restored cubes, TensorBoard's events, a profile."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile, schedule
 
@@ -17,13 +18,19 @@ from genesis_toolkit.pipeline.describe.facts import applied_words, flip_axes
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.training.machine.run_folder import Run
+from genesis_toolkit.training.pretrain.baselines import Baselines
 
 #: The loss of every so many steps is an event.
 EVERY = 20
 
 # Inches of the picture of restored cubes: one image, the labels left of it, the titles above.
-_EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.6
+_EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.75
 _LETTERS = 18  # that the labels have room for
+
+# Of the picture of losses: name, key in `losses.jsonl` and colour of each curve, and the baselines' dashes.
+_CURVES = (("train", "train_loss", "#56b4e9"), ("validation", "validation_loss", "#0072b2"))
+_DASHES = ("-", "--", ":")
+_DOTTED = 40  # epochs, from which on each no longer has a dot of its own
 
 # Steps that a profile leaves out, for what is done once, and steps that it is of.
 _BEFORE, _PROFILED = 2, 5
@@ -39,7 +46,8 @@ class EpochRecord:
         lr: the learning rate of its last step.
         train_loss: mean over the training cubes, each as it was when its batch came.
         validation_loss: mean over the validation pairs, after the epoch. `by_degradation` is that of every
-            combination, `copy_loss` and `mean_image_loss` are those of the baselines (`Baselines`).
+            combination; `copy_loss`, `mean_image_loss` and `constant_loss` are those of the baselines
+            (`Baselines`).
         best: whether no earlier epoch validated as well.
         seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
         cubes_per_second: in training.
@@ -56,6 +64,7 @@ class EpochRecord:
     validation_loss: float
     copy_loss: float
     mean_image_loss: float
+    constant_loss: float
     by_degradation: dict[str, float]
     best: bool
     seconds: float
@@ -64,9 +73,10 @@ class EpochRecord:
     effective_rank: list[float]
 
     def __str__(self) -> str:
+        baselines = Baselines(self.copy_loss, self.mean_image_loss, self.constant_loss, {})
         return (
-            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f} "
-            f"(copying {self.copy_loss:.4f}, mean image {self.mean_image_loss:.4f}), lr {self.lr:g}, "
+            f"epoch {self.epoch}: train {self.train_loss:.4f}, validation {self.validation_loss:.4f}, "
+            f"{baselines.compare(self.validation_loss)}, lr {self.lr:g}, "
             f"{self.seconds:.1f} s, {self.cubes_per_second:.1f} cubes/s, {100 * self.waiting:.1f} % waiting"
             f"{', best' if self.best else ''}"
         )
@@ -93,6 +103,7 @@ class Events:
             "loss/validation": record.validation_loss,
             "loss/copying": record.copy_loss,
             "loss/mean_image": record.mean_image_loss,
+            "loss/constant": record.constant_loss,
             "lr": record.lr,
             "speed/cubes_per_second": record.cubes_per_second,
             "speed/waiting": record.waiting,
@@ -174,6 +185,40 @@ def describe_pair(flip: int, applied: int) -> str:
     return "\n".join(([f"flipped {axes}"] if axes else []) + (applied_words(applied) or ["unchanged"]))
 
 
+def draw_losses(path: Path, records: Sequence[Mapping[str, Any]], baselines: Baselines) -> None:
+    """Draw a PNG of the losses of all epochs so far, on a logarithmic scale, beside the three baselines.
+
+    Args:
+        path: of the picture.
+        records: of the finished epochs, as they stand in `losses.jsonl`; at least one.
+        baselines: drawn as level lines.
+    """
+    epochs = [record["epoch"] for record in records]
+    best = min(records, key=lambda record: record["validation_loss"])
+    figure = Figure(figsize=(7.2, 4.2), dpi=100)
+    axes = figure.subplots()
+    figure.subplots_adjust(
+        0.1, 0.12, 0.7, 0.86
+    )  # by hand, as below; the names of the lines stand at the right
+    for (name, loss), dashes in zip(baselines.named().items(), _DASHES, strict=True):
+        axes.axhline(loss, color="0.45", linewidth=1, linestyle=dashes, label=f"{name} {loss:.4f}")
+    for name, key, colour in _CURVES:
+        losses = [record[key] for record in records]
+        axes.plot(epochs, losses, color=colour, marker="." if len(epochs) < _DOTTED else None,
+                  label=f"{name} {losses[-1]:.4f}")  # fmt: skip
+    axes.plot(best["epoch"], best["validation_loss"], "o", color=_CURVES[1][2], markersize=8,
+              fillstyle="none", label=f"best: epoch {best['epoch']}")  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="mean squared error, values in [0, 1]", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:.4g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
+    loss = best["validation_loss"]
+    figure.suptitle(f"best validation loss {loss:.4f},\n{baselines.compare(loss)}", fontsize=10)
+    _save(figure, path)
+
+
 def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> None:
     """Draw a PNG: one row a cube, x to the right and y down, black 0 and white 1 of the window."""
     across, down = slices[0].original.shape
@@ -190,6 +235,10 @@ def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> No
         row[0].text(-0.05, 0.5, piece.label, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
     for place, name in zip(axes[0], ("original", "degraded", "restored"), strict=True):
         place.set_title(name, fontsize=10)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
     write_whole(path, buffer.getvalue())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genesis_toolkit.pipeline.describe.facts import applied_words
-from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.progress import Progress
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.feeding.order import Work, validation_works
@@ -19,6 +18,7 @@ from genesis_toolkit.training.feeding.ring import Batch, Batches
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.machine.steps import Tick, counting
+from genesis_toolkit.training.pretrain.baselines import Baselines, GroupBaselines
 from genesis_toolkit.training.pretrain.data import PretrainData
 from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
 
@@ -37,46 +37,6 @@ _ALONE = Group()
 Item = TypeVar("Item")
 
 _VOLUME = 5  # axes of a batch of cubes: cube, channel, x, y, z
-
-
-@dataclass(frozen=True)
-class GroupBaselines:
-    """How many validation pairs were degraded in one way, and their baselines, see `Baselines`."""
-
-    pairs: int
-    copy: float
-    mean_image: float
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Mean squared errors on the validation pairs that a network must beat; values in [0, 1], squared.
-
-    Attributes:
-        copy: of the degraded cube itself, taken for its restoration.
-        mean_image: of the mean of training originals, voxel by voxel, given for every cube.
-        constant: of the best single value for all voxels, the mean of the originals: their variance. A
-            network that has collapsed is known by it.
-        by_degradation: the first two of every combination of degradations that there is, by
-            `degradation_name`.
-    """
-
-    copy: float
-    mean_image: float
-    constant: float
-    by_degradation: dict[str, GroupBaselines]
-
-    @classmethod
-    def from_json(cls, described: dict[str, Any]) -> "Baselines":
-        """What `dataclasses.asdict` gave; a `DataError` of anything else."""
-        try:
-            groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
-            return cls(**{**described, "by_degradation": groups})
-        except (AttributeError, KeyError, TypeError):
-            raise DataError(
-                "The baselines in run.json are damaged: put a copy of it back, or give --overwrite to begin "
-                "again."
-            ) from None
 
 
 @dataclass(frozen=True)
