@@ -115,7 +115,7 @@ def test_help_keeps_to_80_columns_in_the_order_of_the_journey(program: str) -> N
     listed = {
         "genesis-prep": "phantom extract-cubes explain degrade preview info card verify pack merge "
         "import-npy export-npy extract-targets",
-        "genesis-train": "pretrain export finetune segment compare",
+        "genesis-train": "pretrain export finetune segment compare info",
     }
     said = CliRunner().invoke(group, ["--help"], terminal_width=200).stdout
     names = [line.split()[0] for line in said.partition("Commands:\n")[2].splitlines()]

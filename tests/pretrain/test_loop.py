@@ -25,12 +25,13 @@ from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cu
 from genesis_toolkit.training.feeding.order import validation_works
 from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.run_folder import Run, hold_run
+from genesis_toolkit.training.pretrain.baselines import Baselines
 from genesis_toolkit.training.pretrain.call import PretrainOutcome, pretrain
 from genesis_toolkit.training.pretrain.data import open_data
 from genesis_toolkit.training.pretrain.loop import Trainer
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 from genesis_toolkit.training.pretrain.show import describe_pair
-from genesis_toolkit.training.pretrain.validation import Baselines, Validation, measure_baselines
+from genesis_toolkit.training.pretrain.validation import Validation, measure_baselines
 from genesis_toolkit.training.weights.files import TrainingState
 
 
@@ -73,7 +74,7 @@ def test_a_small_network_learns(run: tuple[Path, PretrainOutcome, list[str]]) ->
 def test_the_folder_holds_what_a_run_is_made_of(run: tuple[Path, PretrainOutcome, list[str]]) -> None:
     folder, outcome, _ = run
     assert sorted(path.name for path in folder.iterdir()) == [
-        "best.pt", "last.pt", "lock", "losses.jsonl", "restored.png", "run.json",
+        "best.pt", "last.pt", "lock", "losses.jsonl", "losses.png", "restored.png", "run.json",
     ]  # fmt: skip
     described = json.loads((folder / "run.json").read_text())
     assert described["parameters"] == SMALL.as_dict() | {"network": "unet3d", "optimiser": "sgd"}
@@ -124,7 +125,7 @@ def test_progress_counts_every_step(pairs: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=1), progress=lambda *step: seen.append(step))
     steps = [(done, total) for what, done, total in seen if what.startswith("epoch 1")]
-    assert steps == [(done, 8) for done in range(1, 9)]
+    assert steps == [(done, 8) for done in range(9)]  # before the first one, too
     assert any("training, loss 0." in what for what, _, _ in seen)
 
 
@@ -204,8 +205,7 @@ def test_a_killed_run_goes_on_to_the_bit(pairs: Path, tmp_path: Path) -> None:
     assert_equal_weights(tmp_path / "killed" / "best.pt", tmp_path / "whole" / "best.pt")
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_a_signal_stops_the_command_in_a_sentence(pairs: Path, tmp_path: Path, sent: signal.Signals) -> None:
     call = command(pairs, tmp_path / "run", "--epochs", "9999", "--patience", "9999")
     process = subprocess.Popen(call, stderr=subprocess.PIPE, encoding="utf-8")
@@ -217,6 +217,8 @@ def test_a_signal_stops_the_command_in_a_sentence(pairs: Path, tmp_path: Path, s
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "the same command goes on" in errors.splitlines()[-1]
+    again = "; Ctrl-C again ends now" if sent == signal.SIGINT else ""
+    assert errors.splitlines()[-2].startswith(f"Stopping after this step{again}.")
     assert "Traceback" not in errors
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["epoch"] >= 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from support.training_runs import (
     SMALL,
     assert_equal_weights,
@@ -19,9 +20,11 @@ from support.training_runs import (
 )
 
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.pretrain import show
+from genesis_toolkit.training.pretrain.baselines import Baselines
 from genesis_toolkit.training.pretrain.call import pretrain
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
-from genesis_toolkit.training.pretrain.show import RestoredSlice
+from genesis_toolkit.training.pretrain.show import RestoredSlice, draw_losses
 from genesis_toolkit.training.weights.files import read_checkpoint
 
 ONE = replace(SMALL, epochs=1)
@@ -50,6 +53,55 @@ def test_restored_cubes_are_named_by_their_scan() -> None:
     name, *_ = piece.named("subset0/1.3.6.1.4.1.14519.5.2.822260.mhd").label.split("\n")
     assert len(name) <= 18
     assert name.endswith("822260.mhd")
+
+
+def test_the_losses_are_drawn_beside_all_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(show, "_save", lambda figure, path: drawn.append(figure))
+    records = [
+        {"epoch": 1, "train_loss": 0.03, "validation_loss": 0.025},
+        {"epoch": 2, "train_loss": 0.02, "validation_loss": 0.012},
+        {"epoch": 3, "train_loss": 0.01, "validation_loss": 0.013},
+    ]
+    draw_losses(tmp_path / "losses.png", records, Baselines(0.3, 0.016, 0.015, {}))
+    (axes,) = drawn[0].axes
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+    assert lines == {
+        "best constant 0.0150": [0.015, 0.015],
+        "mean image 0.0160": [0.016, 0.016],
+        "copying 0.3000": [0.3, 0.3],
+        "train 0.0100": [0.03, 0.02, 0.01],
+        "validation 0.0130": [0.025, 0.012, 0.013],
+        "best: epoch 2": [0.012],
+    }
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
+    low, high = axes.get_ylim()
+    assert low < 0.01 < 0.3 < high
+    title = "best validation loss 0.0120,\n20 % below the lowest baseline (best constant 0.0150)"
+    assert drawn[0].get_suptitle() == title
+
+
+def test_pictures_say_how_the_run_stands_to_the_baselines(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, curves = list[str](), list[list[int]]()
+    restored = "genesis_toolkit.training.pretrain.loop.draw_restored"
+    losses_png = "genesis_toolkit.training.pretrain.loop.draw_losses"
+    monkeypatch.setattr(restored, lambda path, slices, title: titles.append(title))
+    monkeypatch.setattr(
+        losses_png, lambda path, records, baselines: curves.append([record["epoch"] for record in records])
+    )
+    said: list[str] = []
+    outcome = pretrain(pairs, tmp_path / "run", replace(ONE, epochs=2), say=said.append)
+    measured = Baselines(outcome.copy_loss, outcome.mean_image_loss, outcome.constant_loss, {})
+    assert outcome.lowest_baseline == next(iter(measured.named()))
+    stands = measured.compare(outcome.validation_loss)
+    assert titles[-1] == (
+        f"epoch {outcome.best_epoch}, validation loss {outcome.validation_loss:.4f},\n{stands}"
+    )
+    epochs = [line for line in said if line.startswith("epoch ")]
+    assert f"validation {outcome.validation_loss:.4f}, {stands}, lr " in epochs[outcome.best_epoch - 1]
+    assert curves[-1] == [1, 2]
 
 
 # ---------------------------------------------------------------------------------------------- checks

@@ -20,6 +20,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "cli.phantom": ("practice/test_luna16.py", "what it writes is looked at there"),
     "cli.pretrain": ("pretrain/test_loop.py", "needs the pair stores made there"),
     "cli.preview": ("cli/test_prep.py", "draws each store of the journey"),
+    "cli.run_tables": ("cli/test_run_info.py", "rows that info prints of every kind of run"),
     "cli.segment": ("finetune/test_segment.py", "needs the fine-tuned run made there"),
     "cli.train": ("cli/test_output.py", "its commands, their order and their --help"),
     "cli.verify": ("verify/test_verify.py", "needs the stores damaged there"),
