@@ -9,6 +9,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.run_tables import show_finetuning_plan
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
@@ -29,9 +30,10 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS
 )
 @options.option("--width", "From scratch: channels of the first convolution.", int)
 @options.finetuning_options
+@options.dry_run_training
 @options.overwrite_run
 @options.json_option
-def finetune(targets: str, out: Path, weights: Path | None, **given: Any) -> None:
+def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **given: Any) -> None:
     """Fine-tune a network on the task of TARGETS, and evaluate it on the test fold.
 
     TARGETS is a store that genesis-prep extract-targets made; it tells the task. A classifier is the encoder
@@ -48,6 +50,11 @@ def finetune(targets: str, out: Path, weights: Path | None, **given: Any) -> Non
     told: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(given)
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
+    if dry_run:
+        from genesis_toolkit.training.finetune.plan import plan_finetuning
+
+        show_finetuning_plan(targets, plan_finetuning(targets, out, parameters, weights=weights, **told))
+        return
     with TrainingBars() as progress:
         told |= {"progress": progress, "say": progress.say}
         outcome = gt.finetune(targets, out, parameters, weights=weights, **told)

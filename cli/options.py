@@ -132,6 +132,9 @@ split_file_option = option(
     metavar="CSV",
 )
 overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
+dry_run_training = option(
+    "--dry-run", "Say what would be trained and how large it is, and write nothing.", bool
+)
 out_option = option("--out", "The folder of the run.", path, metavar="RUN", required=True)
 threads_option = option("--workers", "Threads at work. [default: one a core, 8 at most]", at_least_1)
 device_option = option(

@@ -4,21 +4,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
-from genesis_toolkit.cli.run_tables import pretraining_rows, show_degradations
+from genesis_toolkit.cli.run_tables import pretraining_rows, show_degradations, show_pretraining_plan
 from genesis_toolkit.pipeline.progress import TrainingBars
-from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option as option_name
 from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, PRECISIONS, SCHEDULES
-
-if TYPE_CHECKING:
-    from genesis_toolkit.training.pretrain.plan import PretrainPlan
 
 _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 
@@ -88,7 +84,7 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(_HERE, "--save-seconds", "And after so many seconds."),
     options.option("--tensorboard", "Write events for TensorBoard into RUN.", bool),
     options.option("--profile", "Write where the time of a few steps goes into RUN.", bool),
-    options.option("--dry-run", "Say what would be trained and how large it is; write nothing.", bool),
+    options.dry_run_training,
     options.overwrite_run,
     options.json_option,
 )
@@ -116,7 +112,7 @@ def pretrain(
     if dry_run:
         from genesis_toolkit.training.pretrain.plan import plan_pretraining
 
-        _show_plan(store, plan_pretraining(store, out, parameters, execution, **told))
+        show_pretraining_plan(store, plan_pretraining(store, out, parameters, execution, **told))
         return
     with TrainingBars() as progress:
         told |= {"progress": progress, "say": progress.say}
@@ -125,25 +121,6 @@ def pretrain(
         return
     output.print_json(asdict(outcome), store)
     _show(outcome, parameters.stopping_rules)
-
-
-def _show_plan(store: str, plan: "PretrainPlan") -> None:
-    """What would be trained."""
-    processes = "" if plan.processes == 1 else f", {plan.processes} processes that share each batch"
-    rows = [
-        ("run", f"{plan.run}: {plan.status}"),
-        ("device", plan.device + processes),
-        ("network", f"{plan.network}, width {plan.width}, {plan.weights:,} parameters"),
-        ("cubes", f"{plan.train_cubes} train, {plan.validation_cubes} validate ({plan.split})"),
-        ("optimiser", f"{plan.optimiser}, learning rate {plan.lr:g}, batches of {plan.batch_size}"),
-        ("steps", f"{plan.steps:,} an epoch, {counted(plan.epochs, 'epoch')} at most"),
-        ("memory, model", f"{output.size_of(plan.model_bytes)} with gradients and optimiser"),
-        ("memory, a batch", f"about {output.size_of(plan.batch_bytes)} in float32, and what kernels need"),
-        ("last.pt", output.size_of(plan.checkpoint_bytes)),
-        ("files", ", ".join(plan.files)),
-    ]
-    output.say(*(f"Warning: {plan.warning}" for _ in range(plan.warning is not None)), err=True)
-    output.show_plan(Path(store), asdict(plan), rows)
 
 
 def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:

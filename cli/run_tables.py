@@ -1,10 +1,16 @@
-"""The tables of a training run, printed when it ends and by `genesis-train info` at any time."""
+"""The tables of a training run: before it begins, at any time, and when it ends."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genesis_toolkit.cli import output
+from genesis_toolkit.pipeline.wording import counted
+
+if TYPE_CHECKING:
+    from genesis_toolkit.training.finetune.plan import FinetunePlan
+    from genesis_toolkit.training.pretrain.plan import PretrainPlan
 
 Row = tuple[str, object]
 _BASELINES = {"copying": "copy_loss", "mean image": "mean_image_loss", "best constant": "constant_loss"}
@@ -44,3 +50,49 @@ def show_degradations(facts: Mapping[str, Any]) -> None:
             for name, of in facts["by_degradation"].items()
         ],
     )
+
+
+def show_pretraining_plan(store: str, plan: "PretrainPlan") -> None:
+    """Print what a dry run of pre-training comes to."""
+    processes = "" if plan.processes == 1 else f", {plan.processes} processes that share each batch"
+    rows = [
+        ("run", f"{plan.run}: {plan.status}"),
+        ("device", plan.device + processes),
+        ("network", f"{plan.network}, width {plan.width}, {plan.weights:,} parameters"),
+        ("cubes", f"{plan.train_cubes} train, {plan.validation_cubes} validate ({plan.split})"),
+        ("optimiser", f"{plan.optimiser}, learning rate {plan.lr:g}, batches of {plan.batch_size}"),
+        ("steps", f"{plan.steps:,} an epoch, {counted(plan.epochs, 'epoch')} at most"),
+        *_memory_rows(plan.model_bytes, plan.batch_bytes),
+        ("last.pt", output.size_of(plan.checkpoint_bytes)),
+        ("files", ", ".join(plan.files)),
+    ]
+    output.say(*(f"Warning: {plan.warning}" for _ in range(plan.warning is not None)), err=True)
+    output.show_plan(Path(store), asdict(plan), rows)
+
+
+def show_finetuning_plan(targets: str, plan: "FinetunePlan") -> None:
+    """Print what a dry run of fine-tuning comes to."""
+    first = plan.beginning["file"]
+    given = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plan.parameters.items())
+    cubes = f"{plan.train_cubes} train, {plan.validation_cubes} validate, {plan.test_cubes} test"
+    rows = [
+        ("run", f"{plan.run}: {plan.status}"),
+        ("device", plan.device),
+        ("task", plan.task),
+        ("network", f"{plan.network}, width {plan.width}, {plan.weights:,} parameters"),
+        ("begun with", f"the weights of {first}" if first else "nothing: from scratch"),
+        ("cubes", cubes),
+        ("parameters", given),
+        ("steps", f"{plan.steps:,} an epoch"),
+        *_memory_rows(plan.model_bytes, plan.batch_bytes),
+        ("files", ", ".join(plan.files)),
+    ]
+    output.show_plan(Path(targets), asdict(plan), rows)
+
+
+def _memory_rows(model: int, batch: int) -> list[tuple[str, str]]:
+    """What training takes of the device's memory, as far as it is known."""
+    return [
+        ("memory, model", f"{output.size_of(model)} with gradients and optimiser"),
+        ("memory, a batch", f"about {output.size_of(batch)} in float32, and what kernels need"),
+    ]

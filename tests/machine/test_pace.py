@@ -25,7 +25,7 @@ def paced(
 
 
 def test_after_two_steps_the_time_of_an_epoch_and_of_the_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 32 steps' worth: 30, and 6 batches without their backward pass. The first step took 100 s, and is not asked.
+    # 32 steps' worth: 30, and 6 batches without their backward pass. The first step, of 100 s, tells nothing.
     assert paced(monkeypatch, [100.0, 144.0], 10_000) == [
         "A step takes 44 s, an epoch with validation about 23 min, 10,000 epochs 163 days at most."
     ]

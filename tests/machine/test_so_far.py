@@ -64,9 +64,9 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match="There is no run at .*nothing: name the folder"):
+    with pytest.raises(CallError, match=r"There is no run at .*nothing: name the folder"):
         read_so_far(tmp_path / "nothing")
-    with pytest.raises(CallError, match="is no run's folder; .*genesis-prep info is for stores"):
+    with pytest.raises(CallError, match=r"is no run's folder; .*genesis-prep info is for stores"):
         read_so_far(tmp_path)
     with hold_run(tmp_path / "new", Run), pytest.raises(CallError, match="has not begun its first epoch yet"):
         read_so_far(tmp_path / "new")

@@ -1,4 +1,4 @@
-"""What is said before the first step and after the second: of the device, the network, and a width that fits."""
+"""What is said before the first step and after the second: device, network, and a width that fits."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -36,7 +36,7 @@ def test_the_plan_is_what_the_run_becomes(pairs: Path, tmp_path: Path) -> None:
     assert (plan.train_cubes, plan.validation_cubes) == (outcome.train_cubes, outcome.validation_cubes)
     assert sorted([*plan.files, "lock"]) == sorted(path.name for path in out.iterdir())
     assert plan.checkpoint_bytes == pytest.approx((out / "last.pt").stat().st_size, rel=0.1)
-    # Weights, their gradients and SGD's momentum; Adam keeps two numbers a weight, and an average is one more.
+    # Weights, gradients and SGD's momentum; Adam keeps two numbers a weight, and an average is one more.
     assert plan.model_bytes == 3 * 4 * plan.weights
     assert planned(pairs, tmp_path / "no", optimiser="adam", ema=0.9).model_bytes == 5 * 4 * plan.weights
 
@@ -51,7 +51,7 @@ def test_the_plan_is_what_the_run_becomes(pairs: Path, tmp_path: Path) -> None:
 
 def test_it_refuses_what_the_run_would(pairs: Path, tmp_path: Path) -> None:
     pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=1))
-    with pytest.raises(CallError, match="begun with --lr 0.5, this call asks for --lr 0.1"):
+    with pytest.raises(CallError, match=r"begun with --lr 0\.5, this call asks for --lr 0\.1"):
         planned(pairs, tmp_path / "run", lr=0.1)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CallError, match="is no run of genesis-train pretrain"):

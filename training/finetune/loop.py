@@ -230,7 +230,7 @@ def finetune(
     with ExitStack() as stack:
         stack.enter_context(steady(threads=threads, tf32=data.parameters.precision == "tf32"))
         run = stack.enter_context(hold_run(out, FinetuneRun))
-        described = _description(data, beginning)
+        described = describe_run(data, beginning)
         if overwrite:
             run.clear()
         earlier = run.described()
@@ -261,7 +261,7 @@ def finetune(
         return outcome
 
 
-def _description(data: TargetData, beginning: Beginning) -> dict[str, Any]:
+def describe_run(data: TargetData, beginning: Beginning) -> dict[str, Any]:
     """Return what the description of a run says of it."""
     network = {"network": beginning.network, "width": beginning.width}
     return {
