@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -67,6 +68,35 @@ def test_a_step_that_takes_hours_is_answered_and_ended(
     (tmp_path / ".notes.txt.0123456789ab.part").write_bytes(b"of another program")
     with hold_run(tmp_path, Run):
         assert {path.name for path in tmp_path.iterdir()} == {"lock", ".notes.txt.0123456789ab.part"}
+
+
+def test_threads_that_are_busy_do_not_keep_the_process(tmp_path: Path) -> None:
+    """The main thread can be interrupted here, and says so; then Python would wait for the other one."""
+    program = f"""
+        import hashlib, threading, time
+        from genesis_toolkit.training.machine.interrupt import process_may_end, stop_on_signals
+
+        threading.Thread(target=lambda: {STEP}).start()
+        try:
+            with process_may_end(), stop_on_signals():
+                print("begun", flush=True)
+                while True:
+                    time.sleep(0.01)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    call = [sys.executable, "-c", dedent(program)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "begun\n"
+            for _ in range(2):
+                os.kill(process.pid, signal.SIGINT)
+                time.sleep(0.2)  # sent at once, both would be one
+            assert process.communicate(timeout=60)[0] == "interrupted\n"
+        finally:
+            process.kill()
+    assert process.returncode == INTERRUPTED
 
 
 def test_the_first_signal_is_told_once_and_the_second_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:

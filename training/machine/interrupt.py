@@ -20,6 +20,7 @@ from genesis_toolkit.training.machine.steps import Say
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE = 1.0  # seconds that the main thread has to end by itself, tidily
+_LEAVING = 2.0  # seconds that the process has for its last words after that
 _CURSOR = "\x1b[?25h"  # shows it again where bars have hidden it
 _OVER = 0  # no signal has this number
 
@@ -101,8 +102,13 @@ def _answer(reading: int, over: threading.Event, say: Say, may_end: bool) -> Non
         if came == 1:
             again = "; Ctrl-C again ends now" if number == signal.SIGINT else ""
             say(f"Stopping after this step{again}.")
-        elif may_end and not over.wait(_GRACE):
-            _end(say)
+        elif may_end:
+            if not over.wait(_GRACE):
+                _end(say)
+            # Python waits for threads before it ends, and one may be in a call that takes as long as a step.
+            leaving = threading.Timer(_LEAVING, os._exit, (INTERRUPTED,))
+            leaving.daemon = True
+            leaving.start()
 
 
 def _end(say: Say) -> None:
