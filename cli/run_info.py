@@ -98,8 +98,9 @@ def _status(told: "SoFar") -> str:
     epochs = counted(len(told.records), "epoch")
     if told.stopped_by:
         return f"finished, after {epochs} (by {option_name(told.stopped_by)})"
-    most = f"{epochs} finished of at most {told.described['parameters']['epochs']:,}"
-    return f"{told.status}, {most}" + ("; the same command goes on" if told.status == "stopped" else "")
+    most = told.described["parameters"]["epochs"]  # None where the steps are counted
+    finished = f"{epochs} finished" + (f" of at most {most:,}" if most else "")
+    return f"{told.status}, {finished}" + ("; the same command goes on" if told.status == "stopped" else "")
 
 
 def _last_epoch(told: "SoFar") -> list[Row]:

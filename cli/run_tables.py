@@ -73,7 +73,9 @@ def show_pretraining_plan(store: str, plan: "PretrainPlan") -> None:
 def show_finetuning_plan(targets: str, plan: "FinetunePlan") -> None:
     """Print what a dry run of fine-tuning comes to."""
     first = plan.beginning["file"]
-    given = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plan.parameters.items())
+    given = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in plan.parameters.items() if value is not None
+    )
     cubes = f"{plan.train_cubes} train, {plan.validation_cubes} validate, {plan.test_cubes} test"
     rows = [
         ("run", f"{plan.run}: {plan.status}"),

@@ -84,7 +84,7 @@ def plan_pretraining(
     status, given = "new", data.parameters
     earlier = None if overwrite else read_earlier(run, describe(data, beginning), data, overwrite=False)
     if earlier is not None:
-        state.restore(earlier[1], run.last)
+        state.restore(earlier[-1], run.last)
         finished = stopped_by(state, data)
         status = "already finished" if finished else f"continues after {position_words(state)}"
     with steady(execution.devices):
