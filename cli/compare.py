@@ -209,14 +209,12 @@ def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
         apart.append((pair, f"{sign}{difference}", _effect(one.effect), _starred(one.p)))
         p_values = list(one.p_values().values())
         tests.append((pair, _starred(one.p_holm), *map(_number, p_values[1:4])))
-        if one.paired:
-            paired.append((pair, *map(_number, p_values[4:]), _many(one.needed), _many(one.needed_paired)))
+        paired.append((pair, *map(_number, p_values[4:]), _many(one.needed), _many(one.needed_paired)))
     output.show_table(("pair", "difference", "Hedges' g [95 %]", "p (default)"), apart, title=task)
     kinds = ("Welch\ntwo-sided,\nHolm", "Welch\none-tailed", "Student\ntwo-sided", "Student\none-tailed")
     output.show_table(("pair", *kinds), tests)
-    if paired:
-        kinds = ("paired\ntwo-sided", "paired\none-tailed", "trials\nneeded", "needed\nif paired")
-        output.show_table(("pair", *kinds), paired)
+    kinds = ("paired\ntwo-sided", "paired\none-tailed", "trials\nneeded", "needed\nif paired")
+    output.show_table(("pair", *kinds), paired)
 
 
 def _show_registration(evidence: "Evidence") -> None:

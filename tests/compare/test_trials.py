@@ -470,7 +470,7 @@ def test_a_dry_run_says_which_trials_there_are(stores: Path, tmp_path: Path, fak
 
 @pytest.mark.full
 def test_interrupted_killed_and_resumed_it_ends_with_the_same_bytes(stores: Path, tmp_path: Path) -> None:
-    run(stores, tmp_path / "whole")
+    run(stores, tmp_path / "whole", parameters=replace(QUICK, select="best"))  # a checkpoint an epoch
     out = tmp_path / "out"
     command = [
         sys.executable,
@@ -482,7 +482,7 @@ def test_interrupted_killed_and_resumed_it_ends_with_the_same_bytes(stores: Path
         str(out),
     ]
     command += "--arm scratch-3d --arm scratch-2d --width 2 --trials 2 --epochs 3".split()
-    command += "--batch-size 4 --device cpu --workers".split()
+    command += "--select best --batch-size 4 --device cpu --workers".split()
 
     def until(there: Callable[[], bool], kill: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
         work = subprocess.Popen(

@@ -21,7 +21,7 @@ from support.training_runs import position
 from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
-RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01)  # 6 steps an epoch
+RUN = FinetuneParameters(epochs=5, batch_size=4, lr=0.01, select="best")  # 6 steps an epoch, and a checkpoint
 
 
 def work(store: Path, folder: Path, step: Callable[[], None]) -> None:

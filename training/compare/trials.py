@@ -254,12 +254,12 @@ def points_of(out: Path, plan: Plan, scores: Mapping[Trial, float]) -> dict[Tria
     if not plan.parameters.at_steps:
         return dict(scores)
     found = {}
-    for trial in scores:
+    every = product(plan.tasks, plan.parameters.at_steps, scores)
+    for step, trial in ((step, trial) for task, step, trial in every if trial.task == task.name):
         path = folder_of(out, trial) / "result.json"
         try:
             after = json.loads(path.read_bytes())["at_steps"]
-            for step in plan.parameters.at_steps:
-                found[replace(trial, steps=step)] = float(after[str(step)]["score"])
+            found[replace(trial, steps=step)] = float(after[str(step)]["score"])
         except (OSError, ValueError, LookupError, TypeError):
             raise DataError(
                 f"{path} has no score after every step of --at-steps: remove its folder, and repeat the call."
