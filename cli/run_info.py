@@ -107,8 +107,10 @@ def _last_epoch(told: "SoFar") -> list[Row]:
     """What the latest epoch gave, and how long all of them took."""
     last = told.records[-1]
     took = duration(sum(record["seconds"] for record in told.records))
+    judged = last["validation_loss"]  # not of every epoch of fine-tuning
+    validation = "" if judged is None else f", validation {judged:.5f}"
     return [
-        ("last epoch", f"train {last['train_loss']:.5f}, validation {last['validation_loss']:.5f}"),
+        ("last epoch", f"train {last['train_loss']:.5f}{validation}"),
         ("time", f"{duration(last['seconds'])} the last epoch, {took} all of them"),
     ]
 
@@ -117,6 +119,6 @@ def _finetuning_rows(told: "SoFar") -> list[Row]:
     """Of a fine-tuning run, what it began with, and its best epoch."""
     file, best = told.described["beginning"]["file"], told.best
     rows: list[Row] = [("begun with", f"the weights of {file}" if file else "nothing: from scratch")]
-    if best:
-        rows.append(("validation loss", f"{best['validation_loss']:.5f} (epoch {best['epoch']}, the best)"))
+    if best and best["validation_loss"] is not None:
+        rows.append(("validation loss", f"{best['validation_loss']:.5f} (epoch {best['epoch']}, kept)"))
     return rows

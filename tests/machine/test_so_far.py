@@ -63,6 +63,20 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
         pass
 
 
+def test_of_fine_tuning_the_network_that_was_kept_counts(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.2, 0.3])
+    lines = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines[1:]]
+    records += [{"epoch": 3, "steps": 5, "validation_loss": None, "kept": False}]
+    for kept, epoch in (([False, True, False], 2), ([False, False, False], 1)):
+        told = [{**record, "kept": one} for record, one in zip(records, kept, strict=True)]
+        text = "".join(f"{json.dumps(line)}\n" for line in [json.loads(lines[0]), *told])
+        (folder / "losses.jsonl").write_text(text, encoding="utf-8")
+        best = read_so_far(folder).best
+        assert best is not None
+        assert best["epoch"] == epoch
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"There is no run at .*nothing: name the folder"):
         read_so_far(tmp_path / "nothing")

@@ -38,8 +38,12 @@ class SoFar:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the lowest validation loss, the first of several."""
-        return min(self.records, key=lambda record: record["validation_loss"], default=None)
+        """The epoch with the lowest validation loss, the first of several; in fine-tuning the one kept."""
+        kept = [record for record in self.records if record.get("kept")]
+        if kept:
+            return kept[-1]
+        judged = [record for record in self.records if record["validation_loss"] is not None]
+        return min(judged, key=lambda record: record["validation_loss"], default=None)
 
 
 def read_so_far(folder: Path) -> SoFar:
