@@ -65,6 +65,7 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
 
 def test_of_fine_tuning_the_network_that_was_kept_counts(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.2, 0.3])
+    (folder / "run.json").write_text('{"format": "genesis-finetune-run"}', encoding="utf-8")
     lines = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines[1:]]
     records += [{"epoch": 3, "steps": 5, "validation_loss": None, "kept": False}]
