@@ -69,7 +69,7 @@ class Ledger:
     @property
     def work(self) -> Path:
         """The folder of the unfinished work."""
-        return unfinished(self.target)
+        return self.target.with_name(self.target.name + SUFFIX)
 
     @property
     def store(self) -> Path:

@@ -36,7 +36,8 @@ from genesis_toolkit.pipeline.scans.geometry import (
     resample,
     resampled,
 )
-from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
+from genesis_toolkit.pipeline.scans.hashing import kept_room
+from genesis_toolkit.pipeline.scans.read import open_scan, read_scan
 
 # Of a mask: how many values at most, the largest label, and which voxels are looked at before all are.
 _MOST_VALUES, _MOST_LABEL, _LOOKED = 16, 255, 8
@@ -114,12 +115,13 @@ def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
         DataError, OSError, ValueError, MemoryError: its header cannot be read.
     """
     parameters = task.parameters
-    geometry = turned(read_geometry(task.path), parameters)
+    opened = open_scan(task.path)
+    geometry = turned(opened.geometry, parameters)
     facts, small = asdict(geometry), too_small(geometry.shape, parameters.rule)
     if small:
         return Cut("", facts | {"status": "skipped", "reason": small})
     try:
-        scan = read_scan(task.path)
+        scan = opened.read(kept_room())
         if mask := mask_words(scan.voxels):
             return Cut(scan.sha256, facts | {"status": "skipped", "reason": mask})
         scan = _turned(scan, parameters)

@@ -41,6 +41,7 @@ from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
 from genesis_toolkit.pipeline.scans.find import PRETRAINING_SUBSETS, Found, layout_of
+from genesis_toolkit.pipeline.scans.hashing import leave_room
 from genesis_toolkit.pipeline.store.open import CubeStore, open_cubes
 from genesis_toolkit.pipeline.store.schema import CUBES
 from genesis_toolkit.pipeline.store.write import check_target
@@ -285,11 +286,13 @@ def _outcomes(ledger: Ledger, job: Job, changes: Mapping[str, Facts], strict: bo
 def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> None:
     """Cut every scan that an earlier run has not finished; a DataError where one failed, and `strict`."""
     told = _strictly if strict else None
-
-    if job.description.get("sampler") == "official":
-        tasks = {task.name: task for task in official_tasks(job.tasks)}
-        draw, is_true = partial(cut_official, ledger), partial(official_is_same, ledger)
-        which: dict[str, Any] = {"is_true": is_true, "suited": suited_readers, "told": told}
-        run_missing(workers, ledger, "scans", tasks, draw, chain=lambda task: task.source.subset, **which)
-    else:
-        cut_all(workers, ledger, job.noun, job.tasks, job.cut, told)
+    try:
+        if job.description.get("sampler") == "official":
+            tasks = {task.name: task for task in official_tasks(job.tasks)}
+            draw, is_true = partial(cut_official, ledger), partial(official_is_same, ledger)
+            which: dict[str, Any] = {"is_true": is_true, "suited": suited_readers, "told": told}
+            run_missing(workers, ledger, "scans", tasks, draw, chain=lambda task: task.source.subset, **which)
+        else:
+            cut_all(workers, ledger, job.noun, job.tasks, job.cut, told)
+    finally:
+        leave_room()

@@ -276,10 +276,10 @@ def tissue_score(
     rule = CubeRule(tuple(size), plane=plane)
     x, y, z = (int(number) for number in corner)
     edge_x, edge_y, edge_z = rule.box
-    box = voxels[x : x + edge_x, y : y + edge_y, z : z + edge_z + rule.look]
+    box = voxels.T[z : z + edge_z + rule.look, y : y + edge_y, x : x + edge_x]
     tissue: NDArray[np.bool_] = box >= tissue_from(voxels.dtype, window)
-    counted: NDArray[np.bool_] = tissue | (box < air_below(voxels.dtype, plane))
-    here, after = counted[:, :, :edge_z], tissue[:, :, rule.look :]
+    counted = tissue | (box < air_below(voxels.dtype, plane)) if plane else tissue
+    here, after = counted[:edge_z], tissue[rule.look :]
     halves = int(np.count_nonzero(here)) + int(np.count_nonzero(here | after))
     return halves / (2 * here.size)
 

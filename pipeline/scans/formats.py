@@ -8,11 +8,12 @@ from genesis_toolkit.pipeline.scans.nifti import NIFTI, read_nifti_header
 from genesis_toolkit.pipeline.scans.nrrd import files_of_nrrd, stored_nrrd
 from genesis_toolkit.pipeline.scans.stored import Stored
 
-_META_IMAGE = (".mhd", ".mha")
-_NRRD = (".nrrd", ".nhdr")
+#: What files of each format are called.
+META_IMAGE = (".mhd", ".mha")
+NRRD = (".nrrd", ".nhdr")
 
 #: What a scan's file may be called.
-SUFFIXES = (*_META_IMAGE, *NIFTI, *_NRRD)
+SUFFIXES = (*META_IMAGE, *NIFTI, *NRRD)
 
 
 def stored_at(path: Path) -> Stored:
@@ -23,11 +24,11 @@ def stored_at(path: Path) -> Stored:
             outside its folder or are missing, or they are stored in a way that is not read.
     """
     name = path.name.lower()
-    if name.endswith(_META_IMAGE):
+    if name.endswith(META_IMAGE):
         return stored_meta_image(path)
     if name.endswith(NIFTI):
         return read_nifti_header(path).stored
-    if name.endswith(_NRRD):
+    if name.endswith(NRRD):
         return stored_nrrd(path)
     raise unsupported(f"its name ends in none of {', '.join(SUFFIXES)}", "give the folder of a DICOM series")
 
@@ -39,11 +40,11 @@ def files_of(path: Path) -> list[Path]:
         DataError: its header cannot be read, or points out of its folder.
     """
     name = path.name.lower()
-    if name.endswith(_META_IMAGE):
+    if name.endswith(META_IMAGE):
         return files_of_meta_image(path)
-    return files_of_nrrd(path) if name.endswith(_NRRD) else [path]
+    return files_of_nrrd(path) if name.endswith(NRRD) else [path]
 
 
 def read_by_us(path: Path) -> bool:
     """Whether threads suit the reading of a scan: of MetaImages, of which SimpleITK reads a simple header."""
-    return path.name.lower().endswith(_META_IMAGE)
+    return path.name.lower().endswith(META_IMAGE)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.scans.hashing import Hashing
 
 _LETTERS = "LRPASI"  # towards which an axis runs: the letters of +x, -x, +y, -y, +z, -z
 _SLAB = 32  # slices resampled at a time, so that little memory is used beside the scan and its result
@@ -44,12 +45,17 @@ class Scan:
         voxels: int16 [x, y, z], or float32 or float64 where some are not whole; HU, x fastest in memory; in
             the range of int16, not clipped to any window.
         geometry: where they lie.
-        sha256: over the bytes of its files, header first, in hexadecimal.
+        digest: the sha256 of its files, or what is working it out.
     """
 
     voxels: Voxels
     geometry: Geometry
-    sha256: str
+    digest: str | Hashing
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 over the bytes of its files, header first, in hexadecimal."""
+        return self.digest if isinstance(self.digest, str) else self.digest.hexdigest()
 
 
 def check_orientation(code: str) -> str:
@@ -102,7 +108,7 @@ def reorient(scan: Scan, code: str) -> Scan:
         return scan
     flips = tuple(slice(None, None, -1 if flip else 1) for flip in flipped)
     turned: NDArray[Any] = scan.voxels.transpose(axes)[flips]
-    return Scan(np.asfortranarray(turned), reoriented(scan.geometry, code), scan.sha256)
+    return Scan(np.asfortranarray(turned), reoriented(scan.geometry, code), scan.digest)
 
 
 def reoriented(geometry: Geometry, code: str) -> Geometry:
@@ -170,7 +176,7 @@ def resample(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
         part = sampler.Execute(image)  # the view below does not keep its image alive
         found = sitk.GetArrayViewFromImage(part)
         slab[...] = np.rint(found) if whole else found
-    return Scan(values.T, geometry, scan.sha256)
+    return Scan(values.T, geometry, scan.digest)
 
 
 def resampled(geometry: Geometry, spacing: tuple[float, float, float]) -> Geometry:

@@ -7,6 +7,7 @@ since the tissue rule judges these before any rounding (METHOD.md section 2).
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
-from genesis_toolkit.pipeline.scans.files import check_file, not_opened
+from genesis_toolkit.pipeline.scans.files import check_regular, not_opened
 from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
-from genesis_toolkit.pipeline.scans.formats import files_of, stored_at
+from genesis_toolkit.pipeline.scans.formats import META_IMAGE, NRRD, files_of, stored_at
 from genesis_toolkit.pipeline.scans.gate import NO_HEADER, clip, damaged, no_scan, upright
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Scan
+from genesis_toolkit.pipeline.scans.hashing import Hashing, Room
 from genesis_toolkit.pipeline.scans.nifti import NIFTI, NiftiHeader, check_checksum, read_nifti_header
 from genesis_toolkit.pipeline.scans.pixels import read_planes
 from genesis_toolkit.pipeline.scans.series import Stack, folder_and_label, series_at, series_of, stack
 from genesis_toolkit.pipeline.scans.stored import Stored, check_present, check_sizes, read_stored
 
 _BLOCK = 1 << 20
+_SIMPLE_ITK = {"MetaImageIO": META_IMAGE, "NiftiImageIO": NIFTI, "NrrdImageIO": NRRD}
 
 
 def scan_path(text: str) -> Path:
@@ -77,7 +80,37 @@ def _known(path: Path) -> Path | None:
     return base / alike[0] if len(alike) == 1 else None
 
 
-def read_geometry(path: Path) -> Geometry:
+@dataclass(frozen=True)
+class Opened:
+    """A scan whose header is read, and nothing else.
+
+    Attributes:
+        geometry: where its voxels lie.
+        inside: how they lie in its files, or the slices of the series.
+    """
+
+    geometry: Geometry
+    inside: Stored | Stack
+
+    def read(self, room: Room | None = None) -> Scan:
+        """Read the voxels.
+
+        Args:
+            room: where to, if they can be as they lie in the file; the scan is good until another is read
+                into it, and must not be changed before its `sha256` is asked for. None takes memory of its
+                own.
+
+        Raises:
+            DataError: they cannot be read; the message goes after the scan's name.
+        """
+        if isinstance(self.inside, Stack):
+            voxels, digest = _read_series(self.inside)
+        else:
+            voxels, digest = read_stored(self.inside, self.geometry.shape, room)
+        return Scan(voxels.T, self.geometry, digest)
+
+
+def open_scan(path: Path) -> Opened:
     """Read a scan's header only; of a DICOM series, given as in `Source.path`, those of all its slices.
 
     Dimensions beyond the third that have one entry are dropped.
@@ -85,8 +118,15 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         DataError: it cannot be read, or is no upright volume of one number a voxel.
     """
-    series = series_at(path)
-    return stack(series.slices).geometry if series else _read_header(path)[0]
+    if series := series_at(path):
+        stacked = stack(series.slices)
+        return Opened(stacked.geometry, stacked)
+    return Opened(*_read_header(path))
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Return where the voxels of a scan lie, from its header as `open_scan` reads it."""
+    return open_scan(path).geometry
 
 
 def read_scan(path: AnyPath) -> Scan:
@@ -105,14 +145,8 @@ def read_scan(path: AnyPath) -> Scan:
         DataError: it cannot be read; the message says why, to go after the scan's name.
     """
     path = path if isinstance(path, Path) else scan_path(os.fspath(path))
-    series = series_at(path)
-    if series:
-        stacked = stack(series.slices)
-        voxels, sha256 = _read_series(stacked)
-        return Scan(voxels.T, stacked.geometry, sha256)
-    geometry, stored = _read_header(path)
-    voxels, sha256 = read_stored(stored, geometry.shape)
-    return Scan(voxels.T, geometry, sha256)
+    scan = open_scan(path).read()
+    return replace(scan, digest=scan.sha256)  # known, so that the voxels may be changed
 
 
 def scan_files(path: Path) -> list[Path]:
@@ -142,7 +176,7 @@ def scan_sha256(path: Path) -> str:
 
 def _read_header(path: Path) -> tuple[Geometry, Stored]:
     """What the header of a file says: where the voxels lie in the patient, and how they lie in the files."""
-    check_file(path)
+    check_regular(path)
     if path.name.lower().endswith(NIFTI):
         try:
             header = read_nifti_header(path)
@@ -182,6 +216,7 @@ def _of_simple_itk(path: Path) -> Geometry | None:
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_reader_of(path))  # or each of its readers opens the file and looks
     try:
         reader.ReadImageInformation()
     except RuntimeError:
@@ -193,6 +228,11 @@ def _of_simple_itk(path: Path) -> Geometry | None:
     origin = tuple(float(edge) for edge in reader.GetOrigin()[:3])
     cosines = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
     return _checked(tuple(int(edge) for edge in reader.GetSize()), spacing, origin, cosines)
+
+
+def _reader_of(path: Path) -> str:
+    """What SimpleITK calls its reader of a format."""
+    return next(name for name, suffixes in _SIMPLE_ITK.items() if path.name.lower().endswith(suffixes))
 
 
 def _checked(
@@ -208,19 +248,22 @@ def _checked(
     return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
 
 
-def _read_series(stacked: Stack) -> tuple[NDArray[Any], str]:
+def _read_series(stacked: Stack) -> tuple[NDArray[Any], Hashing]:
     """The voxels [z, y, x] of a series, of a wider type from the first slice on that needs it; its sha256."""
     columns, rows, count = stacked.geometry.shape
     voxels: NDArray[Any] = np.empty((count, rows, columns), np.int16)
-    digest = hashlib.sha256()
-    for z, plane in enumerate(read_planes(stacked.slices, digest)):
-        dtype = np.promote_types(voxels.dtype, clip(plane))
-        if dtype != voxels.dtype:
-            wider = np.empty(voxels.shape, dtype)
-            wider[:z] = voxels[:z]
-            voxels = wider
-        voxels[z] = plane
-    return voxels, digest.hexdigest()
+    digest = Hashing()
+    try:
+        for z, plane in enumerate(read_planes(stacked.slices, digest)):
+            dtype = np.promote_types(voxels.dtype, clip(plane))
+            if dtype != voxels.dtype:
+                wider = np.empty(voxels.shape, dtype)
+                wider[:z] = voxels[:z]
+                voxels = wider
+            voxels[z] = plane
+    finally:
+        digest.close()
+    return voxels, digest
 
 
 def _sha256(paths: Iterable[Path]) -> str:

@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import walk, within
 from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
-from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
+from genesis_toolkit.pipeline.scans.read import open_scan
 from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, grid_words, mask_corners, same_grid
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
 from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source
@@ -92,18 +92,20 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     if others:
         names = ", ".join(mask.name for mask in task.masks)
         raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
-    geometry = read_geometry(task.path)
+    opened = open_scan(task.path)
+    geometry = opened.geometry
     try:
-        lies = read_geometry(mask)
+        its = open_scan(mask)
+        lies = its.geometry
         if not same_grid(geometry, lies):
             raise DataError(
                 f"it lies on another grid ({grid_words(lies)}) than the scan ({grid_words(geometry)}): "
                 "resample it to the scan's, by nearest neighbour"
             )
-        foreground = _foreground(read_scan(mask).voxels, parameters.labels)
+        foreground = _foreground(its.read().voxels, parameters.labels)
     except DataError as error:
         raise DataError(f"its mask {mask.name}: {error}") from None
-    scan, stream = read_scan(task.path), stream_key(task.source.identifier)
+    scan, stream = opened.read(), stream_key(task.source.identifier)
     asked = parameters.size, parameters.cubes_per_scan, parameters.seed
     corners = mask_corners(foreground, *asked, stream)
     cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.window)

@@ -16,7 +16,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import Operation, draw_words, stream_key
 from genesis_toolkit.pipeline.scans.files import not_opened
 from genesis_toolkit.pipeline.scans.find import find_scans
-from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
+from genesis_toolkit.pipeline.scans.read import open_scan
 from genesis_toolkit.pipeline.store.schema import FOLDS
 from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around, inside, nearest_voxels
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
@@ -193,14 +193,15 @@ def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
     wanted, size, window = task.piece.wanted, task.parameters.size, task.parameters.window
     if not wanted:
         return Cut("", {"status": "skipped", "reason": "no candidate of it was taken"})
-    geometry = read_geometry(task.path)
+    opened = open_scan(task.path)
+    geometry = opened.geometry
     voxels = nearest_voxels([row[1:4] for row in wanted], geometry)
     within = inside(voxels, geometry.shape)
     rows = [row[0] for row, there in zip(wanted, within, strict=True) if not there]
     reason = f"{OUTSIDE}: {rows_words(rows)} of {TABLE}" if rows else ""
     if not within.any():
         raise DataError(reason)
-    scan = read_scan(task.path)
+    scan = opened.read()
     corners = corners_around(voxels[within], geometry.shape, size)
     cubes = clipped_boxes(scan.voxels, corners, size, window)
     labels = [[row[4]] for row, there in zip(wanted, within, strict=True) if there]

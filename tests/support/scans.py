@@ -102,11 +102,11 @@ def gone(group: int) -> None:
 POISON = """\
 import os, signal
 import genesis_toolkit.pipeline.cubes.cut as cut
-read = cut.read_scan
-def read_scan(path):
+opened = cut.open_scan
+def open_scan(path):
     if path.stem == '1.3.4': os.kill(os.getpid(), signal.SIGSEGV)
-    return read(path)
-cut.read_scan = read_scan
+    return opened(path)
+cut.open_scan = open_scan
 """
 
 
