@@ -35,8 +35,8 @@ Record = TypeVar("Record")
 #: Tasks handed out to a cluster that is there already: enough for hundreds of workers.
 _AHEAD = 1000
 _SECONDS_TO_ANSWER = 20
-#: What processes cost before they are at work: starting them, and their imports.
-_SECONDS_TO_START = 3.0
+#: What processes cost before they are at work: starting them, and their imports; and threads: loading dask.
+_SECONDS_TO_START, _SECONDS_FOR_THREADS = 3.0, 1.0
 #: How long items are worked on between two messages, and how many they are at most.
 _SECONDS_A_BATCH, _MOST_A_BATCH = 0.25, 256
 
@@ -62,6 +62,11 @@ class Workers:
         if self.client is not None:
             return self
         return replace(self, processes=True) if processes_pay(seconds, self.count) else replace(self, count=1)
+
+    def for_free_seconds(self, seconds: float) -> "Workers":
+        """Who does so many seconds of work without the GIL: threads, or one where they cost more."""
+        saved = seconds - seconds / self.count
+        return self if self.client is not None or saved > _SECONDS_FOR_THREADS else replace(self, count=1)
 
 
 def processes_pay(seconds: float, workers: int) -> bool:

@@ -67,6 +67,12 @@ def twelve(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have several workers be threads, however little work that leaves the GIL alone there is."""
+    monkeypatch.setattr("genesis_toolkit.pipeline.engine._SECONDS_FOR_THREADS", -1)
+
+
+@pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have several workers be processes, whoever reads the scans and however small they are."""
     monkeypatch.setattr("genesis_toolkit.pipeline.engine._SECONDS_TO_START", -1)

@@ -300,6 +300,15 @@ def test_processes_pay_where_they_save_more_than_their_start(seconds: float, wor
     assert Workers(workers).for_seconds(seconds) == (Workers(workers, processes=True) if pay else Workers(1))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "workers", "count"), [(0.0, 2, 1), (1.9, 2, 1), (2.1, 2, 2), (1.2, 8, 8), (1000.0, 1, 1)]
+)
+def test_threads_pay_where_they_save_more_than_their_start(seconds: float, workers: int, count: int) -> None:
+    assert Workers(workers).for_free_seconds(seconds) == Workers(count)
+    found = Workers(workers, client=object())
+    assert found.for_free_seconds(seconds) is found
+
+
 def test_of_nothing_nothing_is_counted() -> None:
     told: list[tuple[str, int, int]] = []
     counting(lambda *one: told.append(one), "scans", 0, 0)

@@ -217,6 +217,7 @@ def test_the_size_of_shards_does_not_show(
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("threads")
 def test_processes_threads_and_order_do_not_show(cube_store: Path, pair_store: Path) -> None:
     degraded = np.asarray(zarr.open_group(pair_store, mode="r")["degraded"][...])
     stored = {pair: sha256_of(np.ascontiguousarray(cube).tobytes()) for pair, cube in enumerate(degraded)}

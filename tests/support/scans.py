@@ -43,7 +43,8 @@ def write_scan(path: Path, voxels: NDArray[np.generic], spacing: tuple[float, ..
 #: Runs a command as if starting processes were worth it for the smallest scans.
 _EAGER = (
     "import runpy, sys, genesis_toolkit.pipeline.engine\n"
-    "genesis_toolkit.pipeline.engine._SECONDS_TO_START = -1\n"
+    "engine = genesis_toolkit.pipeline.engine\n"
+    "engine._SECONDS_TO_START = engine._SECONDS_FOR_THREADS = -1\n"
     "sys.argv = sys.argv[1:]\n"
     "runpy.run_module(sys.argv[0], run_name='__main__')\n"
 )
