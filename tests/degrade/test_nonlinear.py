@@ -51,6 +51,43 @@ def test_a_curve_whose_x_stands_still_is_solved_exactly(points):
     assert np.abs(curve - y).max() <= 0.51
 
 
+def one_after_the_other(points, inverted, window):
+    """The table by a plain loop: Newton's steps kept inside a bracket, each root begun at the last."""
+    x1, y1, x2, y2 = points
+    (c1, c2, c3), (d1, d2, d3) = ((3 * a, 3 * b - 6 * a, 1 + 3 * a - 3 * b) for a, b in ((x1, x2), (y1, y2)))
+    span, s, slope, curve = window.span, 0.0, 3 * x1, [0]
+    for i in range(1, span):
+        low, high = s, 1.0
+        s = s + 1.0 / span / slope if slope > 0 else s
+        for _ in range(64):
+            s = s if low < s < high else 0.5 * (low + high)
+            excess = ((c3 * s + c2) * s + c1) * s - i / span
+            slope = (3 * c3 * s + 2 * c2) * s + c1
+            low, high = (low, s) if excess > 0 else (s, high)
+            before = s
+            s = s - excess / slope if slope > 0 else 0.5 * (low + high)
+            s = s if low <= s <= high else 0.5 * (low + high)
+            if abs(s - before) < 2**-23:
+                break
+        t = 1 - s if inverted else s
+        curve.append(int(((d3 * t + d2) * t + d1) * t * span + 0.5))
+    curve = np.array([*curve, span]) + window.low
+    curve[[0, -1]] = (window.high, window.low) if inverted else (window.low, window.high)
+    return curve
+
+
+@pytest.mark.parametrize("window", [Window(), Window(-1000, 400), Window(0, 255)])
+def test_roots_found_side_by_side_are_those_found_one_after_the_other(window):
+    rng = np.random.default_rng(7)
+    for number in range(40):
+        points = rng.random(4)
+        points[[0, 2]] = points[[0, 2]] ** (1, 8, 0.1)[number % 3]  # where X' comes near 0 as well
+        points[2] *= number % 3 < 2 or 1e-3
+        inverted = bool(number % 2)
+        expected = one_after_the_other(points.tolist(), inverted, window)
+        np.testing.assert_array_equal(table_of(points, inverted, window), expected)
+
+
 def test_values_outside_the_window_stay_and_harm_nothing():
     cube = np.full((1, 16, 16, 16), -32768, np.int16)
     cube[0, 0] = 32767
