@@ -9,7 +9,7 @@ from genesis_toolkit.cli import options
 
 
 @click.command(cls=options.Command, short_help="The dataset card of a store.")
-@click.argument("store", type=options.store)
+@click.argument("store", type=options.made_store)
 def card(store: Path | str) -> None:
     """Print the dataset card of STORE, the README.md in it, as Markdown.
 

@@ -28,7 +28,7 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 
 
 @click.command(cls=options.Resumable, short_help="Arms x trials -> evidence.")
-@click.argument("targets", nargs=-1, type=options.store)
+@click.argument("targets", nargs=-1, type=options.made_targets)
 @options.option("--out", "The folder to make.", options.path, metavar="DIR", required=True)
 @click.option(
     "--arm",

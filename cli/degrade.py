@@ -46,7 +46,7 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
 
 
 @click.command(cls=options.Resumable, short_help="Cube store -> pair store.")
-@click.argument("cubes", type=options.store)
+@click.argument("cubes", type=options.made_store)
 @click.argument("pairs", type=options.path)
 @options.option("--recipe", "genesis, official-2020, official-2019 or paper.", str, "genesis", metavar="NAME")
 @options.option("--variants", "Degraded copies of every cube.", int, 1)

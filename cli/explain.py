@@ -16,7 +16,7 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
 
 @click.command(cls=options.Command, short_help="Why a scan gives the cubes it gives.")
-@click.argument("scan", type=click.Path())
+@click.argument("scan", type=options.scan)
 @options.rule_options
 @options.option(
     "--png",

@@ -8,10 +8,11 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.pipeline.absent import check_run
 
 
 @click.command(cls=options.Command, short_help="A run -> weights in formats of others.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=options.There(Path, check_run))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--format",

@@ -12,7 +12,7 @@ from genesis_toolkit.pipeline.wording import counted
 
 
 @click.command(cls=options.Command, short_help="Cube store -> the authors' cube files.")
-@click.argument("cubes", type=options.store)
+@click.argument("cubes", type=options.made_store)
 @click.argument("folder", type=options.path, metavar="DIR")
 @options.option("--dtype", "Of the values; the authors publish float64.", ["float64", "float32"], "float64")
 @options.option("--overwrite", "Replace files that hold something else.", bool)

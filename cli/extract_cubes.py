@@ -48,7 +48,7 @@ def _subsets(text: str) -> tuple[int, ...]:
 
 
 @click.command(cls=options.Resumable, short_help="Scans -> cube store.")
-@click.argument("source", type=options.path)
+@click.argument("source", type=options.scans)
 @click.argument("cubes", type=options.path)
 @options.option(
     "--layout",

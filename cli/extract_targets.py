@@ -27,7 +27,7 @@ def _negatives(text: str) -> int | None:
 
 
 @click.command(cls=options.Resumable, short_help="Scans -> labelled cubes.")
-@click.argument("source", type=options.path)
+@click.argument("source", type=options.scans)
 @click.argument("targets", type=options.path)
 @options.option(
     "--task",

@@ -10,6 +10,7 @@ import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.run_tables import show_finetuning_plan
+from genesis_toolkit.pipeline.absent import check_store
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
@@ -50,6 +51,7 @@ def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **giv
     told: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(given)
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
+    check_store(targets, "extract-targets")  # before torch is loaded
     if dry_run:
         from genesis_toolkit.training.finetune.plan import plan_finetuning
 

@@ -10,7 +10,7 @@ from genesis_toolkit.pipeline.wording import counted
 
 
 @click.command(cls=options.Resumable, short_help="The authors' cube files -> cube store.")
-@click.argument("files", type=options.path, nargs=-1, required=True)
+@click.argument("files", type=options.cube_file, nargs=-1, required=True)
 @click.argument("cubes", type=options.path)
 @options.threads_option
 @options.overwrite_store

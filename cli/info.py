@@ -14,7 +14,7 @@ _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of th
 
 
 @click.command(cls=options.Command, short_help="What a store holds.")
-@click.argument("store", type=options.store)
+@click.argument("store", type=options.made_store)
 @options.option(
     "--csv",
     "Also write the whole table of scans, used or not, to this file.",

@@ -10,7 +10,7 @@ from genesis_toolkit.pipeline.wording import counted
 
 
 @click.command(cls=options.Resumable, short_help="Cube stores made apart -> one.")
-@click.argument("stores", type=options.store, nargs=-1, required=True, metavar="STORE...")
+@click.argument("stores", type=options.made_store, nargs=-1, required=True, metavar="STORE...")
 @click.argument("out", type=options.path)
 @options.threads_option
 @options.overwrite_store

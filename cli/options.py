@@ -1,12 +1,14 @@
 """What commands take: kinds of values, options that several commands share, and their groups in --help."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from genesis_toolkit.cli.output import AS_JSON
+from genesis_toolkit.pipeline import absent
 from genesis_toolkit.training.finetune.parameters import (
     DEFAULT_STEPS,
     HEADS,
@@ -93,6 +95,34 @@ def path(value: str) -> Path:
 def store(value: str) -> Path | str:
     """A store to read: a folder, an archive, or an address, which stays the text it is."""
     return value if "://" in value else path(value)
+
+
+class There(click.ParamType[Any]):
+    """A path at which there is something: looked at before anything is loaded that takes longer than that.
+
+    Args:
+        kind: makes a value of the text.
+        check: raises CallError, which ends the command, where there is nothing at that value.
+    """
+
+    name = "path"
+
+    def __init__(self, kind: Callable[[str], Any], check: Callable[[Any], object]) -> None:
+        self.kind, self.check = kind, check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a value of the text."""
+        value = self.kind(value)
+        self.check(value)
+        return value
+
+
+scans, scan = There(path, absent.check_scans), There(str, absent.check_scan)
+cube_file = There(path, absent.check_cube_file)
+made_store, made_here = (
+    There(kind, partial(absent.check_store, maker="extract-cubes")) for kind in (store, path)
+)
+made_targets = There(store, partial(absent.check_store, maker="extract-targets"))
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):

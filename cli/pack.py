@@ -9,7 +9,7 @@ from genesis_toolkit.cli import options, output
 
 
 @click.command(cls=options.Command, short_help="A store in one file.")
-@click.argument("store", type=options.path)
+@click.argument("store", type=options.made_here)
 @click.argument("archive", type=options.path, metavar="ARCHIVE.zip")
 @options.option("--overwrite", "Replace a file that is there.", bool)
 def pack(store: Path, archive: Path, overwrite: bool) -> None:

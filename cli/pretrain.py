@@ -12,6 +12,7 @@ import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.run_tables import pretraining_rows, show_degradations, show_pretraining_plan
+from genesis_toolkit.pipeline.absent import check_store
 from genesis_toolkit.pipeline.progress import TrainingBars
 from genesis_toolkit.training.machine.options import option as option_name
 from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, PRECISIONS, SCHEDULES
@@ -108,6 +109,7 @@ def pretrain(
     check_installed("Training", "train", "torch")
     execution = gt.Execution(**{one.name: given.pop(one.name) for one in fields(gt.Execution)})
     parameters = gt.PretrainParameters(**given)
+    check_store(store, "extract-cubes")  # before torch is loaded
     told: dict[str, Any] = {"initial_encoder": initial_encoder, "overwrite": overwrite}
     if dry_run:
         from genesis_toolkit.training.pretrain.plan import plan_pretraining

@@ -10,7 +10,7 @@ from genesis_toolkit.pipeline.progress import Bars
 
 
 @click.command(cls=options.Command, short_help="A contact sheet or a report of a store.")
-@click.argument("store", type=options.store)
+@click.argument("store", type=options.made_store)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @options.option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
 def preview(store: Path | str, file: Path, rows: int) -> None:

@@ -8,11 +8,12 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.pipeline.absent import check_scan
 
 
 @click.command(cls=options.Command, short_help="A scan -> its mask, by a fine-tuned network.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("scan", type=click.Path(path_type=Path))
+@click.argument("scan", type=options.There(Path, check_scan))
 @click.argument("out", type=click.Path(path_type=Path))
 @options.device_option
 @options.option("--overwrite", "Replace OUT.", bool)

@@ -13,7 +13,7 @@ from genesis_toolkit.pipeline.wording import counted
 
 
 @click.command(cls=options.Command, short_help="Is a store sound?")
-@click.argument("store", type=options.store)
+@click.argument("store", type=options.made_store)
 @options.option("--source", "Compare it with the scans it was made from.", options.path, metavar="DIR")
 @options.option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
 @options.option("--anonymize", "The key that it was made with.", options.path, metavar="KEYFILE")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.absent import no_scan
 from genesis_toolkit.pipeline.cubes.cut import mask_words
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple, count_scores, too_small
 from genesis_toolkit.pipeline.describe.facts import LEAST_TISSUE
@@ -126,7 +127,7 @@ def find_scan(text: str) -> tuple[Path, bool]:
     path = Path(text)
     home, label = folder_and_label(path)
     if home is None and not path.exists():
-        raise CallError(f"There is no scan {path}: give a file, or the folder of a DICOM series.")
+        raise no_scan(path)
     only_files, place = False, home if home else path
     try:
         found = find_scans(place)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.absent import check_cube_file
 from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
@@ -90,8 +91,7 @@ def read_head(path: Path) -> NpyFile:
         CallError: there is no such file, or its name cannot be stored.
         DataError: it is no `.npy` file of cubes, or is shorter or longer than its header says.
     """
-    if not path.exists():
-        raise CallError(f"There is no file {path}: give the authors' cube files, as bat_32_s_64x64x32_0.npy.")
+    check_cube_file(path)
     if bad_name(path.name):
         raise CallError(f"{os.fsencode(path)!r}: {bad_name(path.name)}.")
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from genesis_toolkit.pipeline.absent import check_scans
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.scans.dicom import INDEX_NAME
@@ -166,16 +167,8 @@ def check_source(source: AnyPath) -> tuple[Path, bool]:
     Raises:
         CallError: an empty text, nothing there, or it cannot be opened.
     """
-    if source == "":  # which `Path` would take for the folder at work in
-        raise CallError("'' is no path: give the folder that holds the scans.")
-    source = Path(source)
-    try:
-        present, alone = source.exists(), source.is_file()
-    except OSError as error:
-        raise CallError(f"{source} cannot be opened: {error.strerror}.") from None
-    if not present:
-        raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
-    return source, alone
+    source = check_scans(source)
+    return source, source.is_file()
 
 
 def _subset_folders(entries: list[os.DirEntry[str]]) -> dict[int, os.DirEntry[str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline import absent
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath
 from genesis_toolkit.pipeline.scans.files import check_regular, not_opened
@@ -46,7 +47,7 @@ def scan_path(text: str) -> Path:
         if not path.exists():
             if known := _known(path):
                 return known
-            raise CallError(f"There is no scan {path}: give a file, or the folder of a DICOM series.")
+            raise absent.no_scan(path)
         return path
     series = series_of(folder)
     if label not in series:

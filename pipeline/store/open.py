@@ -26,9 +26,10 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.absent import check_store
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Window
-from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath, unfinished
+from genesis_toolkit.pipeline.ledger import MANIFEST, AnyPath
 from genesis_toolkit.pipeline.store import salvage, schema
 from genesis_toolkit.pipeline.store.examine import verified
 from genesis_toolkit.pipeline.store.notebook import MOST_CUBES, store_html
@@ -317,11 +318,7 @@ def finished_storage(place: AnyPath, kinds: Sequence[str] = tuple(schema.KINDS))
 
         return Remote(str(place))
     path = Path(place)
-    if not path.exists():
-        if unfinished(path).exists():
-            raise CallError(f"{place} is not finished: repeat the command that makes it, and it goes on.")
-        maker = schema.KINDS[kinds[0]].maker
-        raise CallError(f"There is no store at {place}: make one with genesis-prep {maker}.")
+    check_store(path, schema.KINDS[kinds[0]].maker)
     if path.is_file():
         if path.suffix.lower() != ARCHIVE:
             raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genesis_toolkit.pipeline.absent import no_run
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import AnyPath, sha256_of, write_whole
 from genesis_toolkit.training.machine.run_folder import Run, check_file
@@ -212,7 +213,7 @@ def _described(folder: Path) -> dict[str, Any]:
             "going by its run.json: name the folder of one."
         ) from None
     if described is None:
-        raise CallError(f"There is no run in {folder}: make one with genesis-train pretrain.")
+        raise no_run(folder)
     return described
 
 
