@@ -13,6 +13,9 @@ are workers: the interpreter, the imports, the pool, opening and closing a store
 the pool is: so the same command on the finished store, which has neither, is measured beside it. The ratio
 with either is shown, and the gate is on the first. Peak memory comes from one more run, which is not timed.
 
+With `--workers-on DIR` only this: the command on 2, 9, 40 and 400 scans (`--counts`) made of the MetaImages
+in DIR, which are linked under other names, with two workers and with one, start-up included.
+
 Contestants take turns, so that whatever else the machine does meets them alike; figures are medians over the
 rounds. Scans are read as the page cache has them, for both alike: after they were written, or after the
 rounds before, they lie in memory where it has room for all. Exit 1 when a gate is missed.
@@ -241,9 +244,9 @@ def single_cubes(folder: Path) -> Path:
     return source
 
 
-def started(source: Path, target: Path, *options: str) -> "subprocess.Popen[str]":
+def started(source: Path, target: Path, *options: str, workers: int = WORKERS) -> "subprocess.Popen[str]":
     """The command on its way, in a session of its own, so that its processes are known."""
-    call = [COMMAND, "extract-cubes", source, target, "--workers", WORKERS, "--json", *options]
+    call = [COMMAND, "extract-cubes", source, target, "--workers", workers, "--json", *options]
     words = [str(word) for word in call]
     return subprocess.Popen(words, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True)
 
@@ -347,6 +350,47 @@ def show_peak(source: Path, target: Path) -> None:
     print(f"  peak memory of each process by itself: {each} MB (VmHWM)")
 
 
+def linked_scans(folder: Path, origin: Path, count: int) -> Path:
+    """A source of so many scans: those of another folder, again and again, their voxels linked."""
+    headers = sorted(origin.rglob("*.mhd"))
+    source = folder / f"linked-{count}"
+    source.mkdir(parents=True)
+    for number in range(count):
+        header = headers[number % len(headers)]
+        data = next(path for path in header.parent.glob(f"{header.stem}.*raw"))
+        first = folder / data.name
+        if not first.exists():
+            shutil.copyfile(data, first)
+        name = f"{number:04}{data.suffix}"
+        os.link(first, source / name)
+        text = header.read_text(encoding="ascii").replace(data.name, name)
+        (source / name).with_suffix(".mhd").write_text(text, encoding="ascii")
+    return source
+
+
+def measure_workers(folder: Path, origin: Path, counts: list[int], rounds: int) -> list[bool]:
+    options, target, kept = ("--border", "0,0,0", "--size", "64,64,8"), folder / "cubes.zarr", list[bool]()
+    print(f"{'scans':>6}{'one worker, s':>16}{'two':>8}{'ratio':>8}{'CPU, s':>10}{'two':>8}")
+    for count in counts:
+        source = linked_scans(folder, origin, count)
+        wall: dict[int, list[float]] = {1: [], 2: []}
+        work: dict[int, list[float]] = {1: [], 2: []}
+        for turn in range(rounds + 1):
+            for workers in (1, 2):
+                shutil.rmtree(target, ignore_errors=True)
+                begin, before = time.perf_counter(), os.times()
+                assert cubes_made(started(source, target, *options, workers=workers)) > 0
+                after = os.times()
+                if turn:  # the first fills the page cache
+                    wall[workers].append(time.perf_counter() - begin)
+                    work[workers].append(sum(after[2:4]) - sum(before[2:4]))
+        one, two = (statistics.median(wall[workers]) for workers in (1, 2))
+        cpu_one, cpu_two = (min(work[workers]) for workers in (1, 2))
+        print(f"{count:>6}{one:>16.2f}{two:>8.2f}{one / two:>8.2f}{cpu_one:>10.2f}{cpu_two:>8.2f}")
+        kept.append(gate(f"two workers on {count} scans, times one", two / one, 1.05))
+    return kept
+
+
 def session(leader: int) -> Iterator[int]:
     """The processes of a session."""
     for folder in Path("/proc").iterdir():
@@ -364,7 +408,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scans", type=int, default=SCANS, help="for the whole command; 84 MB each")
     parser.add_argument("--folder", type=Path, help="keep the scans here for the next run")
+    parser.add_argument("--workers-on", type=Path, metavar="DIR", help="two workers beside one, on its scans")
+    parser.add_argument("--counts", default="2,9,40,400", help="for --workers-on")
     options = parser.parse_args()
+    if options.workers_on:
+        with tempfile.TemporaryDirectory(dir=options.folder) as made:
+            counts = [int(count) for count in options.counts.split(",")]
+            return 0 if all(measure_workers(Path(made), options.workers_on, counts, options.rounds)) else 1
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,15 @@ class Command(click.Command):
     #: Whether an interrupted call keeps its work, and the same call continues it.
     resumable = False
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, once there is something at every path that must be there."""
+        for parameter in self.params:
+            if isinstance(parameter.type, There):
+                given = ctx.params[str(parameter.name)]
+                for value in given if parameter.nargs == -1 else (given,):
+                    parameter.type.check(value)
+        return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of a group under its heading."""
         groups: dict[str, list[tuple[str, str]]] = {"Options": []}
@@ -111,10 +120,8 @@ class There(click.ParamType[Any]):
         self.kind, self.check = kind, check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a value of the text."""
-        value = self.kind(value)
-        self.check(value)
-        return value
+        """Make a value of the text; it is checked when all of the call is read."""
+        return self.kind(value)
 
 
 scans, scan = There(path, absent.check_scans), There(str, absent.check_scan)
