@@ -26,7 +26,7 @@ CALLS = {
     "prep merge nope nope out.zarr": f"{STORE}cubes",
     "prep import-npy nope out.zarr": "There is no file nope: give the authors' cube files",
     "prep export-npy nope out": f"{STORE}cubes",
-    "prep extract-targets nope out.zarr": SCANS,
+    "prep extract-targets nope out.zarr --task ncc": SCANS,
     "train pretrain nope --out run": f"{STORE}cubes",
     "train export nope out.pt --format official": "There is no run in nope: make one with genesis-train",
     "train finetune nope --out run": f"{STORE}targets",
