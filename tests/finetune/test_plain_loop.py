@@ -10,6 +10,7 @@ from support.plain_loops import State, finetuned
 from support.target_stores import EACH, FOLDS, make_target_store
 from support.training_runs import losses, weights
 
+from genesis_toolkit.training.finetune import loop
 from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
@@ -61,7 +62,10 @@ def test_warmup_cosine_and_augmentation_are_those_of_a_plain_loop(task: str, tmp
     assert outcome.validation_loss == pytest.approx(plain.validated[-1], rel=1e-2)
 
 
-def test_the_last_step_is_kept_where_an_earlier_epoch_validates_better(tmp_path: Path) -> None:
+def test_the_last_step_is_kept_where_an_earlier_epoch_validates_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "STRIDE", 1)  # every epoch is validated
     labels = (np.arange(EACH * len(FOLDS)) % 2 == 0)[:, None].astype(np.uint8)
     labels[24:32] ^= 1  # whatever is learnt is wrong there
     store = make_target_store(tmp_path / "store.zarr", "ncc", labels=labels)
