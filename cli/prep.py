@@ -4,6 +4,7 @@ import click
 
 from genesis_toolkit.cli.card import card
 from genesis_toolkit.cli.degrade import degrade
+from genesis_toolkit.cli.demo import demo
 from genesis_toolkit.cli.errors import GenesisGroup
 from genesis_toolkit.cli.explain import explain
 from genesis_toolkit.cli.export_npy import export_npy
@@ -19,7 +20,7 @@ from genesis_toolkit.cli.verify import verify
 from genesis_toolkit.pipeline.version import __version__
 
 
-@click.group(cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("genesis-prep", cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="genesis-prep")
 def main() -> None:
     """Prepare the training data of Models Genesis: scan -> cube -> pair.
@@ -29,11 +30,11 @@ def main() -> None:
       genesis-prep phantom scans --scans 10
       genesis-prep extract-cubes scans cubes.zarr
       genesis-prep degrade cubes.zarr pairs.zarr
-      genesis-train pretrain pairs.zarr --out run
+      genesis-train pretrain pairs.zarr --out pretrained
     """
 
 
-_MADE = phantom, extract_cubes, explain, degrade, preview, info, card, verify
+_MADE = demo, phantom, extract_cubes, explain, degrade, preview, info, card, verify
 for command in (*_MADE, pack, merge, import_npy, export_npy, extract_targets):
     main.add_command(command)
 

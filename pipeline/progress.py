@@ -1,9 +1,10 @@
 """How far the work is: told by a callback, and shown as bars on stderr to whoever asks for them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from io import StringIO
+from threading import Timer
 from time import monotonic
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
@@ -21,6 +22,34 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+#: Told what a call waits for, once that takes over a second, as an address that does not answer.
+told_of_waiting: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def waited_for(what: str, seconds: float = 1.0) -> Iterator[None]:
+    """Tell those who asked for it what is waited for while the block runs, unless it is done at once."""
+
+    def tell() -> None:
+        for listener in told_of_waiting:
+            listener(what)
+
+    if not told_of_waiting:  # a thread less for every file
+        yield
+        return
+    timer = Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+_BAR, _LEAST_TEXT = 16, 12  # columns
+_BESIDE_TEXT = 46  # of the spinner, the bar, a count of 99,999/99,999, the time left and the gaps
 
 
 class _NotebookOutput:
@@ -63,16 +92,19 @@ class Bars:
     _only = ""  # the name of the bar, where there is one for all
 
     def __enter__(self) -> Self:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Display
+        from rich.table import Column
 
         console = Console(stderr=True)
-        self._bars = Display(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+        # The text gives way, never the count and the time.
+        room = max(_LEAST_TEXT, console.width - _BESIDE_TEXT)
+        self._bars = progress.Progress(
+            progress.SpinnerColumn(),  # moves where the first piece takes long, as kernels are compiled
+            progress.TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=room)),
+            progress.BarColumn(_BAR),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
