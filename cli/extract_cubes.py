@@ -24,6 +24,7 @@ _OF_SCANS = {
     "subsets": "NIH's images are chosen with --split",
     "plane": "an X-ray image is one picture as it is",
     "hu": "NIH's images are stored as grey levels 0..255",
+    "window": "an X-ray image has a window of its own",
     "border": "an X-ray image is taken up to its edge",
     "max_tissue": "grey levels do not tell tissue",
     "min_tissue": "grey levels do not tell tissue",
@@ -127,6 +128,7 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
         raise gt.CallError(f"--split-file says what {option_name(name)} would: leave one of them out.")
     if typed.get("layout", "auto") == "auto":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
+    options.check_one_window(typed)
     if typed["layout"] != "nih":
         if "split" in typed:
             raise gt.CallError(

@@ -42,6 +42,12 @@ def _negatives(text: str) -> int | None:
 )
 @options.option("--hu", "HU window to clip to. [default: -1000,1000]", options.Listed("LOW,HIGH"))
 @options.option(
+    "--window",
+    "segment: for MR, values or percentiles that become -1000,1000, as in p0.5,p99.5.",
+    options.window_ends,
+    metavar="LOW,HIGH",
+)
+@options.option(
     "--negatives",
     "ncc: candidates that are no nodule, for each that is; or all. [default: 10]",
     _negatives,
@@ -54,7 +60,7 @@ def _negatives(text: str) -> int | None:
     metavar="DIR",
 )
 @options.option(
-    "--labels",
+    "--foreground",
     "segment: values of a mask that are foreground, as in 1,2. [default: all but 0]",
     options.Listed("LIST"),
 )
@@ -79,7 +85,7 @@ def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **giv
       genesis-prep extract-targets LUNA16 nodules.zarr --task ncc
       genesis-prep extract-targets LUNA16 lungs.zarr --task segment
       genesis-prep extract-targets scans organs.zarr --task segment \\
-        --masks masks --labels 1,2
+        --masks masks --foreground 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
     """
     parameters = _parameters(task, options.given_options())
@@ -110,6 +116,7 @@ def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
     kind = TASKS[task]
     own = {field.name for field in fields(kind)}
     typed = {name: value for name, value in given.items() if name not in _COMMON}
+    options.check_one_window(typed)
     for name in typed:
         if name not in own:
             allowed = ", ".join(map(option_name, sorted(own)))

@@ -7,6 +7,7 @@ is known once they have been cut, so this changes what is made of their records,
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,11 @@ def changes_of(
         used, read = record["status"] == "used", record["status"] != "failed" and any(record["shape"])
         told = record["path"], task.path, name(record["identifier"]), digest(record["sha256"])
         twins.append(Twin(task.name, *told, used, read))
+    same = partial(same_voxels, mr=any(task.parameters.mr for task in tasks))
     nothing: Facts = {field: [] for field in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
     return {
         name: nothing | {"status": status, "reason": reason}
-        for name, (status, reason) in settle(twins, same_voxels).items()
+        for name, (status, reason) in settle(twins, same).items()
     }
 
 
@@ -100,16 +102,19 @@ def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[st
     return changes
 
 
-def same_voxels(one: Path, other: Path) -> bool:
-    """Whether two scans, or images, hold the same voxels; not where one of them cannot be read."""
+def same_voxels(one: Path, other: Path, mr: bool = False) -> bool:
+    """Whether two scans, or images, hold the same voxels; not where one of them cannot be read.
+
+    `mr` is as for `read_scan`.
+    """
     try:
-        return np.array_equal(_voxels(one), _voxels(other))
+        return np.array_equal(_voxels(one, mr), _voxels(other, mr))
     except UNREADABLE:
         return False
 
 
-def _voxels(path: Path) -> NDArray[Any]:
-    return read_image(path).pixels if path.suffix.lower() == SUFFIX else read_scan(path).voxels
+def _voxels(path: Path, mr: bool) -> NDArray[Any]:
+    return read_image(path).pixels if path.suffix.lower() == SUFFIX else read_scan(path, mr).voxels
 
 
 def _held(update: Update, key: Key | None) -> Iterable[Twin]:

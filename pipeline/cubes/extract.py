@@ -239,6 +239,7 @@ def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None, spl
         values |= {"layout": found.layout, "subsets": subsets}
         if parameters.plane is None:
             del values["plane"]  # which cubes have none of
+        del values["window" if parameters.window is None else "hu"]
     values |= {"anonymized_with": key.fingerprint} if key else {}
     values |= recorded(split, key.digest if key else str)
     description = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

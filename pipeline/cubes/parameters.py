@@ -12,10 +12,11 @@ from typing import Any, Literal
 from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.scans.find import Found, Layout, find_scans
 from genesis_toolkit.pipeline.scans.geometry import check_orientation, check_spacing
+from genesis_toolkit.pipeline.scans.mapping import checked_ends
 from genesis_toolkit.pipeline.scans.nih import Split, check_split, find_images
 
 _MOST_CUBES = _MOST_CROPS = 10_000
@@ -33,9 +34,11 @@ class ExtractParameters(HounsfieldValues):
         size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice.
         plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
         hu: the HU window, lowest and highest value kept.
+        window: for scans without HU, as of MR: two ends, numbers or percentiles of a scan's non-zero
+            voxels such as `p99.5`, between which its own values are mapped to -1000 .. 1000; `hu` stays.
         border: voxels in x, y, z that no cube may touch, on either side.
         max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            as published, of patches 0.7, in which air counts like tissue.
+            as published, of patches 0.7, in which air counts like tissue; with `window` 1, no bound.
         min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
             Patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
@@ -54,6 +57,7 @@ class ExtractParameters(HounsfieldValues):
     size: tuple[int, ...] = (64, 64, 32)
     plane: Plane | None = None
     hu: tuple[int, int] = (-1000, 1000)
+    window: Ends | None = None
     border: Triple = (100, 100, 30)
     max_tissue: float | None = None
     min_tissue: float = 0.0
@@ -72,10 +76,9 @@ class ExtractParameters(HounsfieldValues):
             check_spacing(self.spacing)
         if self.orient is not None:
             object.__setattr__(self, "orient", check_orientation(self.orient))
-        window = self.window
-        if window.low <= -32768 or window.high > 32767:
-            found = f"--hu {window.low},{window.high}"
-            raise CallError(f"{found}: both must lie in -32767..32767, as in -1000,1000.")
+        self.check_window(checked_ends)
+        if self.mr and self.max_tissue is None:
+            object.__setattr__(self, "max_tissue", 1.0)
         rule = self.rule
         object.__setattr__(self, "plane", rule.plane)
         object.__setattr__(self, "max_tissue", rule.max_tissue)
@@ -153,7 +156,7 @@ def find_sources(source: Path | str, parameters: Parameters) -> Found:
     """
     if isinstance(parameters, ImageParameters):
         return find_images(source, parameters.split)
-    return find_scans(source, parameters.layout, parameters.subsets)
+    return find_scans(source, parameters.layout, parameters.subsets, mr=parameters.mr)
 
 
 def extraction(made: Mapping[str, Any]) -> Parameters:
@@ -163,7 +166,8 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
         ValueError: they are not those of `extract-cubes`.
     """
     kind = ImageParameters if made.get("layout") == "nih" else ExtractParameters
-    names = [field.name for field in fields(kind) if field.name != "plane" or "plane" in made]  # of patches
+    left_out = ["hu" if "window" in made else "window", *(["plane"] if "plane" not in made else [])]
+    names = [field.name for field in fields(kind) if field.name not in left_out]
     try:
         values: dict[str, Any] = {n: tuple(v) if isinstance(v := made[n], list) else v for n in names}
         return kind(**values)
@@ -171,6 +175,11 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
         raise ValueError(f"{error.args[0]} is missing") from None
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from None
+
+
+def maps_values(made: Mapping[str, Any]) -> bool:
+    """Whether a store's scans had values that were mapped, so that DICOM of MR is taken; of any JSON."""
+    return made.get("window") is not None
 
 
 def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.crop import cube_at
 from genesis_toolkit.pipeline.cubes.cut import cubes_at, read_turned
-from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters, extraction, find_sources
+from genesis_toolkit.pipeline.cubes.parameters import (
+    ImageParameters,
+    Parameters,
+    extraction,
+    find_sources,
+    maps_values,
+)
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import UNREADABLE, why
 from genesis_toolkit.pipeline.engine import Workers
@@ -135,7 +141,7 @@ def compare_scans(
 
     def look(row: int) -> tuple[int, str]:
         try:
-            found = scan_sha256(places[row])
+            found = scan_sha256(places[row], maps_values(remains.cutting))
         except (DataError, OSError, ValueError) as error:
             return row, f"cannot be compared: {reason_of(error)}"
         same = (key.digest(found) if key else found) == str(digests[row])

@@ -92,7 +92,9 @@ class Contents:
     @property
     def title(self) -> str:
         """What the store is, in three words or four."""
-        what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "CT patches"
+        what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "patches"
+        if what == "patches" and self.attributes["unit"] == "HU":
+            what = "CT patches"
         if self.pairs is not None:
             what = "pairs" if what == "cubes" else f"pairs of {what}"
         return f"Models Genesis {what}"
@@ -151,12 +153,12 @@ def without_tissue(contents: Contents) -> list[dict[str, Any]]:
     """Return the scans with cubes that hold no tissue, as air around the patient does, the most first.
 
     A voxel is tissue from -150 HU on, and such a cube has not one, so a tissue score of 0 exactly. The score
-    of patches and images says nothing of that, so of them there are none.
+    of patches, images and mapped values says nothing of that, so of them there are none.
 
     Returns:
         Of each `scan` (its name) its `path`, how many of its cubes are `without_tissue`, and its `cubes`.
     """
-    if contents.thing != "cube":
+    if contents.thing != "cube" or contents.attributes["unit"] != "HU":
         return []
     scans, tissue = contents.scans, contents.cubes.tissue
     names, counts = scans.names, np.bincount(contents.cubes.scan[tissue == 0], minlength=len(scans))

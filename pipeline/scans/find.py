@@ -128,13 +128,16 @@ def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
     return "nih" if any(NIH_TABLE.fullmatch(entry.name) for entry in entries) else "files"
 
 
-def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
+def find_scans(
+    source: AnyPath, layout: Layout = "auto", subsets: Collection[int] | None = None, *, mr: bool = False
+) -> Found:
     """Find the scans of a folder (or take the one file given).
 
     Args:
         source: the folder; an empty text is none, and never the folder at work in.
         layout: `auto` takes LUNA16's where there is a folder `subset0` .. `subset9`.
         subsets: the LUNA16 subsets to take; None takes those for pre-training, 0-6.
+        mr: whether DICOM series of MR are taken too, and not passed over.
 
     Raises:
         CallError: no such folder, one that cannot be opened, no scan in it, subsets of a folder that has
@@ -142,7 +145,7 @@ def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int
     """
     source, alone = check_source(source)
     if alone:
-        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets)
+        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets, mr)
     entries = listed(source)
     folders = _subset_folders(entries)
     if layout == "luna16" and not folders:
@@ -154,7 +157,7 @@ def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int
             f"{source} is laid out as NIH ChestX-ray14, whose images are no CT scans: cut them with "
             "ImageParameters, or give --layout files for the CT scans in it."
         )
-    found = _found_files(source, *walk(source, SUFFIXES), subsets)
+    found = _found_files(source, *walk(source, SUFFIXES), subsets, mr)
     if layout == "auto":
         _check_no_subset(found)
     return found
@@ -233,7 +236,11 @@ def _headers(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _found_files(
-    root: Path, files: dict[str, list[str]], aside: dict[str, Aside], subsets: Collection[int] | None
+    root: Path,
+    files: dict[str, list[str]],
+    aside: dict[str, Aside],
+    subsets: Collection[int] | None,
+    mr: bool,
 ) -> Found:
     if subsets is not None:
         raise CallError(
@@ -251,7 +258,7 @@ def _found_files(
                 sources.append(Source(_without_suffix(place), NO_SUBSET, place, problem))
             else:
                 others.setdefault(folder, []).append(name)
-    series, beside = _found_dicom(root, others)
+    series, beside = _found_dicom(root, others, mr)
     sources += series
     taken = {source.path for source in sources}
     for path, why in aside.items():
@@ -268,9 +275,9 @@ def _found_files(
     return Found(root, "files", tuple(ordered), beside=tuple(kinds.items()))
 
 
-def _found_dicom(root: Path, files: dict[str, list[str]]) -> tuple[list[Source], list[Source]]:
+def _found_dicom(root: Path, files: dict[str, list[str]], mr: bool) -> tuple[list[Source], list[Source]]:
     """The DICOM series of a tree, what should be DICOM but cannot be taken; and what lies beside them."""
-    gathered = gather(root, files)
+    gathered = gather(root, files, mr)
     sources, beside = list[Source](), list[Source]()
     for (folder, label), one in gathered.series.items():
         place = shown(folder) + label

@@ -24,7 +24,7 @@ AXES = ("x", "y", "z")
 #: How many edges a cube may have: three, or two where it is a slice or an image.
 EDGES = (2, 3)
 #: How long the other second dimensions are.
-WIDTH = {"axis": 3, "cosine": 9}
+WIDTH = {"axis": 3, "cosine": 9, "end": 2}
 #: The dtypes that voxels may have; `Column.dtype` of voxels is the word `voxels`.
 VOXELS = ("int16", "uint16", "uint8")
 #: Rows in a chunk of a table.
@@ -95,6 +95,10 @@ class ScanTable(Table):
     part: Annotated[
         NDArray[np.uint8] | None,
         Column("0 train, 1 validation, 2 test, 3 exclude, by --split-file.", optional=True),
+    ] = None
+    window: Annotated[
+        NDArray[np.float64] | None,
+        Column("Own values that became the lowest and the highest; both 0: none.", ("end",), optional=True),
     ] = None
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes import assemble
 from genesis_toolkit.pipeline.cubes.copies import changes_of
 from genesis_toolkit.pipeline.cubes.estimate import Estimate, try_one
-from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, file_state, nothing_given
+from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
 from genesis_toolkit.pipeline.cubes.split_file import SplitFile, read_split_file, recorded
 from genesis_toolkit.pipeline.describe.facts import count_folds
 from genesis_toolkit.pipeline.engine import connect
@@ -197,7 +197,8 @@ def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
     parameters, records = job.parameters, ledger.records(task.name for task in job.tasks)
     if not isinstance(parameters, MaskParameters) or any(record.get("foreground") for record in records):
         return None
-    asked = f"one of --labels {','.join(map(str, parameters.labels))}" if parameters.labels else "but 0"
+    values = parameters.foreground
+    asked = f"one of --foreground {','.join(map(str, values))}" if values else "but 0"
     return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
 
 
@@ -269,7 +270,7 @@ def estimate_targets(
     scan = np.repeat(np.arange(len(taken), dtype=np.int32), counts)
     masks = isinstance(parameters, MaskParameters)
     told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
-    size = sum(file_state(task.path)[0] for task, _ in taken)
+    size = sum(task.states()[0][0] for task, _ in taken)
     tasks = [] if job.finished else [task for task, _ in taken]
     itemsizes = (parameters.dtype.itemsize, 1) if masks else (parameters.dtype.itemsize,)
     # Let the kernels be compiled, which the first scan or image would wait for.

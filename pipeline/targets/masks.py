@@ -19,6 +19,7 @@ from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import walk, within
 from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
 from genesis_toolkit.pipeline.scans.formats import SUFFIXES
+from genesis_toolkit.pipeline.scans.mapping import apply_window
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan
 from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, grid_words, mask_corners, same_grid
 from genesis_toolkit.pipeline.targets.parameters import MaskParameters
@@ -39,7 +40,7 @@ def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None
         CallError: no scans, no masks, or no scan with a mask.
     """
     luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
-    found = find_scans(source, parameters.layout, range(10) if luna16 else None)
+    found = find_scans(source, parameters.layout, range(10) if luna16 else None, mr=parameters.mr)
     folder = masks_folder(source, parameters)
     by_name = _masks_in(folder)
     mine = os.path.relpath(folder.resolve(), found.root.resolve())
@@ -92,7 +93,7 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     if others:
         names = ", ".join(mask.name for mask in task.masks)
         raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
-    geometry = read_geometry(task.path)
+    geometry = read_geometry(task.path, parameters.mr)
     try:
         lies = read_geometry(mask)
         if not same_grid(geometry, lies):
@@ -100,22 +101,24 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
                 f"it lies on another grid ({grid_words(lies)}) than the scan ({grid_words(geometry)}): "
                 "resample it to the scan's, by nearest neighbour"
             )
-        foreground = _foreground(read_scan(mask).voxels, parameters.labels)
+        foreground = _foreground(read_scan(mask).voxels, parameters.foreground)
     except DataError as error:
         raise DataError(f"its mask {mask.name}: {error}") from None
-    scan, stream = read_scan(task.path), stream_key(task.source.identifier)
+    scan = read_scan(task.path, parameters.mr)
+    scan, own = apply_window(scan, parameters.window, parameters.store_window)
+    stream = stream_key(task.source.identifier)
     asked = parameters.size, parameters.cubes_per_scan, parameters.seed
     corners = mask_corners(foreground, *asked, stream)
-    cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.window)
+    cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.store_window)
     masks = [box_at(foreground, corner, parameters.size, 0).astype(np.uint8) for corner in corners]
-    facts = {**asdict(scan.geometry), "foreground": int(np.count_nonzero(foreground))}
+    facts = {**asdict(scan.geometry), **own, "foreground": int(np.count_nonzero(foreground))}
     return Cut(scan.sha256, facts, corners, cubes, masks=masks)
 
 
-def _foreground(voxels: NDArray[Any], labels: tuple[int, ...] | None) -> NDArray[np.bool_]:
+def _foreground(voxels: NDArray[Any], values: tuple[int, ...] | None) -> NDArray[np.bool_]:
     if voxels.dtype != np.int16:
         raise DataError("it holds values that are not whole numbers")
-    return voxels != 0 if labels is None else np.isin(voxels, labels)
+    return voxels != 0 if values is None else np.isin(voxels, values)
 
 
 def _masks_in(folder: Path) -> dict[str, list[str]]:

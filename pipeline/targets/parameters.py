@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from genesis_toolkit.pipeline.cubes.rule import Triple
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.scans.find import Layout
+from genesis_toolkit.pipeline.scans.mapping import checked_ends
 
 _MOST_CUBES = 10_000
 _MOST_EDGE = 1024
@@ -25,11 +26,13 @@ class _CtParameters(HounsfieldValues):
         size: edges of a cube in voxels, x, y, z.
         hu: the HU window, lowest and highest value kept.
         seed: of all that is drawn.
+        window: for scans without HU, as in `ExtractParameters`; not for LUNA16's.
     """
 
     size: Triple = (64, 64, 32)
     hu: tuple[int, int] = (-1000, 1000)
     seed: int = 0
+    window: Ends | None = None
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
@@ -37,11 +40,7 @@ class _CtParameters(HounsfieldValues):
                 f"--size {','.join(map(str, self.size))}: three edges x,y,z from 1 to {_MOST_EDGE} are "
                 "wanted, as in --size 64,64,32."
             )
-        if len(self.hu) != 2 or self.window.low <= -32768 or self.window.high > 32767:
-            raise CallError(
-                f"--hu {','.join(map(str, self.hu))}: two numbers in -32767..32767 are wanted, as in "
-                "-1000,1000."
-            )
+        self.check_window(checked_ends)
         checked_seed(self.seed)
 
 
@@ -64,6 +63,8 @@ class NoduleParameters(_CtParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.window is not None:
+            raise CallError("--window is for scans without HU, as of MR, and LUNA16's are CT: leave it out.")
         if self.negatives is not None and not 0 <= self.negatives <= _MOST_NEGATIVES:
             wanted = f"a number for each nodule from 0 to {_MOST_NEGATIVES:,}, or all"
             raise CallError(f"--negatives {self.negatives}: {wanted}.")
@@ -76,7 +77,7 @@ class MaskParameters(_CtParameters):
     Attributes:
         layout: of the scans; `auto` looks.
         masks: the folder of the masks; None takes the lungs' of LUNA16, `seg-lungs-LUNA16`.
-        labels: values of a mask that are foreground; None takes all but 0.
+        foreground: values of a mask that are foreground; None takes all but 0.
         cubes_per_scan: how many cubes are drawn in a scan, half of them around foreground.
 
     Raises:
@@ -88,21 +89,26 @@ class MaskParameters(_CtParameters):
 
     layout: Layout = "auto"
     masks: Path | None = None
-    labels: tuple[int, ...] | None = None
+    foreground: tuple[int, ...] | None = None
     cubes_per_scan: int = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels is not None:
-            if not all(1 <= label <= _MOST_LABEL for label in self.labels):
-                raise CallError(
-                    f"--labels {','.join(map(str, self.labels))}: values of the mask from 1 to "
-                    f"{_MOST_LABEL:,} are wanted, as in --labels 1,2; 0 is background."
-                )
-            object.__setattr__(self, "labels", tuple(sorted(set(self.labels))))
+        if self.foreground is not None:
+            object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             wanted = f"a number from 1 to {_MOST_CUBES}, as in 32"
             raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: {wanted}.")
+
+
+def _checked_foreground(values: tuple[int, ...]) -> tuple[int, ...]:
+    """The values of a mask that are foreground, each once, in order."""
+    if not all(1 <= value <= _MOST_LABEL for value in values):
+        raise CallError(
+            f"--foreground {','.join(map(str, values))}: values of the mask must be from 1 to "
+            f"{_MOST_LABEL:,}, as in --foreground 1,2; 0 is background."
+        )
+    return tuple(sorted(set(values)))
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,16 @@ def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(parameters).items()}
     if isinstance(parameters, MaskParameters) and parameters.masks:
         values["masks"] = parameters.masks.name
+    if isinstance(parameters, _CtParameters):
+        del values["window" if parameters.window is None else "hu"]
     return {"task": parameters.task, **values, "source_sha256": source_sha256}
+
+
+def _as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a store under the names of now: `foreground` was once called `labels`."""
+    if made["task"] != MaskParameters.task or "labels" not in made:
+        return made
+    return {"foreground" if name == "labels" else name: value for name, value in made.items()}
 
 
 def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
@@ -156,8 +171,8 @@ def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
         ValueError: they are not those of `extract-targets`.
     """
     try:
-        kind = TASKS[made["task"]]
-        names = {field.name for field in fields(kind)}
+        kind, made = TASKS[made["task"]], _as_now(made)
+        names = {field.name for field in fields(kind)} - {"hu" if "window" in made else "window"}
         if set(made) - {"split_file"} != names | _BESIDES:
             others = ", ".join(sorted((set(made) - {"split_file"}) ^ (names | _BESIDES)))
             raise ValueError(f"{others} is missing, or is none of them")

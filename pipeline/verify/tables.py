@@ -35,7 +35,11 @@ from genesis_toolkit.pipeline.targets.plan import (
 from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_OF_EXTRACTION = {field.name for field in fields(ExtractParameters)} - {"size", "hu"}  # those every store has
+_OF_EXTRACTION = {field.name for field in fields(ExtractParameters)} - {
+    "size",
+    "hu",
+    "window",
+}  # of others too
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
@@ -142,9 +146,9 @@ def _is_sha256(value: Any) -> bool:
 
 def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterator[Problem]:
     """Whether the store has the window and the unit of what was cut; those of CT stand in its parameters."""
-    window = list(found.window)
-    if isinstance(found, ImageParameters) and attributes.get("window") != window:
-        yield "window", f"is {words_of(attributes.get('window'))}, and images have {window}"
+    window = list(found.store_window)
+    if (isinstance(found, ImageParameters) or found.mr) and attributes.get("window") != window:
+        yield "window", f"is {words_of(attributes.get('window'))}, and {window} was cut"
     if attributes.get("unit") != found.unit:
         yield "unit", f"is {words_of(attributes.get('unit'))}, and {found.unit} was cut"
 
@@ -216,7 +220,7 @@ def _attribute_problems(remains: Remains) -> Iterator[Problem]:
         yield "parameters", f"are not those of extract-targets: {error}"
         return
     told = {"task": found.task, "classes": list(found.classes), "size": list(found.size)}
-    told |= {"window": list(found.window), "unit": found.unit}
+    told |= {"window": list(found.store_window), "unit": found.unit}
     for name, value in told.items():
         if attributes.get(name) != value:
             yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"

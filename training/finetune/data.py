@@ -133,6 +133,7 @@ class TargetData:
             "classes": list(store.classes),
             "size": list(store.size),
             "window": [store.window.low, store.window.high],
+            **({"mapped": ends} if (ends := store.attributes["parameters"].get("window")) else {}),
             "train_scans": self.train_scans,
             "train_cubes": len(self.train),
             "validation_cubes": sum(map(len, self.validation)),
