@@ -117,12 +117,13 @@ class HounsfieldValues:
         Raises:
             CallError: one is out of range, or both are given.
         """
-        if len(self.hu) != 2 or not -32768 < self.hu[0] < self.hu[1] <= 32767:
+        if len(self.hu) != 2 or min(self.hu) <= -32768 or max(self.hu) > 32767:
             found = f"--hu {','.join(map(str, self.hu))}"
-            raise CallError(f"{found}: two numbers within -32767..32767, the lower first, as in -1000,1000.")
+            raise CallError(f"{found}: it must be two numbers within -32767..32767, as in -1000,1000.")
+        window = Window(*self.hu)
         if self.window is None:
             return
-        if Window(*self.hu) != Window():
+        if window != Window():
             raise CallError("--hu is for CT, --window for scans without HU, as of MR: leave one out.")
         object.__setattr__(self, "window", checked(self.window))
 

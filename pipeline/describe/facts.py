@@ -254,13 +254,15 @@ def count_folds(
 
     Args:
         fold, scan: of each cube, 0 train, 1 validation, 2 test, and the row of its scan.
-        labels: [cube, class], 0 or 1; None of segmentation, where classes are not counted.
+        labels: [cube, class], 0, 1 or `UNKNOWN`; None of segmentation, where classes are not counted.
         classes: the names of the columns of `labels`.
     """
     folds = {}
     for number, name in enumerate(schema.FOLDS):
         mine = fold == number
-        shown = zip(classes, labels[mine].sum(axis=0).tolist(), strict=True) if labels is not None else ()
+        shown = (
+            zip(classes, (labels[mine] == 1).sum(axis=0).tolist(), strict=True) if labels is not None else ()
+        )
         folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": dict(shown)}
     return folds
 

@@ -33,6 +33,7 @@ from genesis_toolkit.pipeline.scans.gather import SAME, gather
 from genesis_toolkit.pipeline.wording import counted
 
 Layout = Literal["auto", "luna16", "files"]
+ImageLayout = Literal["nih", "images"]
 
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))

@@ -36,6 +36,8 @@ STATUSES = ("used", "skipped", "failed")
 FOLDS = ("train", "validation", "test")
 #: What the numbers of `scans/part` mean.
 PARTS = (*FOLDS, "exclude")
+#: A label that the table leaves empty.
+UNKNOWN = 255
 
 _Strings = NDArray[Any]
 
@@ -224,7 +226,7 @@ KINDS = {
         {"cubes": _CUBES, "masks": _voxels("Mask of the cube, 0 or 1.", "Mask of the image, 0 or 1.")},
         {"cube": TargetTable},
         {"labels": Column("0 or 1 for each class.", ("class",), dtype="uint8", dimension="cube")},
-        answers={"ncc": "labels", "segment": "masks", "dxc": "labels"},
+        answers={"ncc": "labels", "segment": "masks", "dxc": "labels", "classify": "labels"},
     ),
 }
 _NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path

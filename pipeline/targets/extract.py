@@ -30,9 +30,23 @@ from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
 from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.write import check_target, write_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
+from genesis_toolkit.pipeline.targets.labels import (
+    cut_labelled_image,
+    cut_labelled_scan,
+    plan_labels,
+    with_classes,
+)
 from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters, described
+from genesis_toolkit.pipeline.targets.parameters import (
+    FindingParameters,
+    ImageLabelParameters,
+    MaskParameters,
+    NoduleParameters,
+    ScanLabelParameters,
+    TargetParameters,
+    described,
+)
 from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
@@ -71,7 +85,7 @@ class TargetJob:
         cut. Of segmentation, whose cubes have masks, rows are without a class.
         """
         sound = not (task.source.problem or task.source.skip)
-        return _WAYS[self.parameters.task].labels(task.piece.wanted, self.parameters) if sound else []
+        return _WAYS[type(self.parameters)].labels(task.piece.wanted, self.parameters) if sound else []
 
 
 class _Ways(NamedTuple):
@@ -82,12 +96,16 @@ class _Ways(NamedTuple):
     labels: Callable[[Any, Any], list[list[int]]]
 
 
-_WAYS = {
-    "ncc": _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
-    "segment": _Ways(
+_WAYS: dict[type[TargetParameters], _Ways] = {
+    NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
+    MaskParameters: _Ways(
         plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
     ),
-    "dxc": _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    FindingParameters: _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    ScanLabelParameters: _Ways(
+        plan_labels, cut_labelled_scan, lambda wanted, asked: [wanted] * (asked.cubes_per_scan or 1)
+    ),
+    ImageLabelParameters: _Ways(plan_labels, cut_labelled_image, lambda wanted, _: [wanted]),
 }
 
 
@@ -152,6 +170,7 @@ def plan_target_job(
     overwrite: bool,
 ) -> TargetJob:
     """Find out what is to be done, doing none of it; raises as `extract_targets`."""
+    parameters = with_classes(parameters)
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
     split = read_split_file(split_file) if split_file else None
@@ -170,7 +189,7 @@ def plan_targets(source: Path, parameters: TargetParameters, split: SplitFile | 
         CallError: no such source, or nothing of it can be cut.
         DataError: a table or a list is damaged.
     """
-    return _WAYS[parameters.task].plan(source, parameters, split)
+    return _WAYS[type(parameters)].plan(source, parameters, split)
 
 
 def cut_target(task: TargetTask[Any]) -> Cut:
@@ -179,7 +198,7 @@ def cut_target(task: TargetTask[Any]) -> Cut:
     Raises:
         DataError, OSError, ValueError, MemoryError: it cannot be read, or has several masks.
     """
-    return _WAYS[task.parameters.task].cut(task)
+    return _WAYS[type(task.parameters)].cut(task)
 
 
 def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -> tuple[TargetTask[Any], ...]:
@@ -269,6 +288,7 @@ def estimate_targets(
     fold = np.repeat(np.array([task.piece.fold for task, _ in taken], np.uint8), counts)
     scan = np.repeat(np.arange(len(taken), dtype=np.int32), counts)
     masks = isinstance(parameters, MaskParameters)
+    parameters = job.parameters
     told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
     size = sum(task.states()[0][0] for task, _ in taken)
     tasks = [] if job.finished else [task for task, _ in taken]

@@ -1,5 +1,6 @@
 """DXC: NIH's X-ray images with the findings of their table (METHOD.md sections 5 and 6)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,18 @@ def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = 
         CallError: not laid out as NIH ChestX-ray14, or no image on a list.
         DataError: the table or a list is damaged, a finding is none of NIH's, or a patient is on both lists.
     """
+    plan = deal_images(source, split)
+    pieces = (
+        replace(piece, wanted=multi_hot(name, one.labels) if not one.problem else [])
+        for piece in plan.pieces
+        if isinstance(one := piece.source, nih.ImageSource)
+        for name in [one.path.rpartition("/")[2]]
+    )
+    return replace(plan, pieces=tuple(pieces))
+
+
+def deal_images(source: Path, split: SplitFile | None) -> Plan:
+    """The images on NIH's lists, each in its fold and with nothing wanted; raises as `plan_findings`."""
     found = nih.find_images(source, "all")
     all_images = tuple(one for one in found.sources if isinstance(one, nih.ImageSource))
     images = [(one.path.rpartition("/")[2], one) for one in dealt_by(split, all_images)]
@@ -34,9 +47,7 @@ def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = 
     nih.check_split_of_patients(train_val, test, rows)
     pieces = [
         Piece(
-            one,
-            one.part if one.part is not None else TEST if name in test else fold_of_patient(one.patient),
-            multi_hot(name, one.labels) if not one.problem else [],
+            one, one.part if one.part is not None else TEST if name in test else fold_of_patient(one.patient)
         )
         for name, one in images
         if split or name in train_val or name in test

@@ -9,7 +9,7 @@ from genesis_toolkit.pipeline.cubes.rule import Triple
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.scans.find import Layout
+from genesis_toolkit.pipeline.scans.find import ImageLayout, Layout
 from genesis_toolkit.pipeline.scans.mapping import checked_ends
 
 _MOST_CUBES = 10_000
@@ -131,30 +131,131 @@ class FindingParameters(GreyLevels):
     size: tuple[int, int] = (224, 224)
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
+        _check_image_size(self.size)
+
+
+def _check_image_size(size: tuple[int, ...]) -> None:
+    if len(size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in size):
+        raise CallError(
+            f"--size {','.join(map(str, size))}: an image needs two edges x,y from 1 to {_MOST_EDGE}, as in "
+            "--size 224,224."
+        )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What tasks share whose labels are columns of a table.
+
+    Attributes:
+        label_table: the table of CSV.
+        label_columns: what is asked of it, see `label_table`; each gives one class or several.
+        classes: those that they give, which are found out from the table.
+    """
+
+    label_table: Path | None = None
+    label_columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def _check_table(self) -> None:
+        if self.label_table is None or not self.label_columns or not all(self.label_columns):
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
-                f"{_MOST_EDGE}, as in --size 224,224."
+                "--task classify needs a table and columns of it, as in --label-table labels.csv "
+                "--label-columns pneumonia."
             )
 
 
-TargetParameters = NoduleParameters | MaskParameters | FindingParameters
+@dataclass(frozen=True)
+class ScanLabelParameters(_Table, _CtParameters):
+    """Classification of scans: what do columns of a table say of each?
 
-#: The tasks, and what each is asked for with.
-TASKS: dict[str, type[TargetParameters]]
-TASKS = {one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)}
+    Attributes:
+        layout: of the scans; `auto` looks.
+        cubes_per_scan: how many cubes are drawn in a scan, each with its scan's labels; None takes the whole
+            scan, clipped and averaged down to `size`.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "classify"
+
+    layout: Layout = "auto"
+    cubes_per_scan: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_table()
+        if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CUBES:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, or leave it out "
+                "for the whole scan."
+            )
+
+
+@dataclass(frozen=True)
+class ImageLabelParameters(_Table, GreyLevels):
+    """Classification of X-ray images: what do columns of a table say of each?
+
+    Attributes:
+        layout: of the images.
+        size: edges in pixels, x, y, to which the whole image is resized by area averaging.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "classify"
+
+    layout: ImageLayout = "nih"
+    size: tuple[int, int] = (224, 224)
+
+    def __post_init__(self) -> None:
+        self._check_table()
+        _check_image_size(self.size)
+
+
+TargetParameters = (
+    NoduleParameters | MaskParameters | FindingParameters | ScanLabelParameters | ImageLabelParameters
+)
+
+_OF_SCANS: dict[str, type[TargetParameters]]
+_OF_SCANS = {one.task: one for one in (NoduleParameters, MaskParameters, ScanLabelParameters)}
+_OF_IMAGES: dict[str, type[TargetParameters]]
+_OF_IMAGES = {one.task: one for one in (FindingParameters, ImageLabelParameters)}
+
+#: The tasks.
+TASKS = tuple(dict.fromkeys((*_OF_SCANS, *_OF_IMAGES)))
 
 _BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
 
 
+def kind_of(task: str, images: bool) -> type[TargetParameters]:
+    """What a task is asked for with, of X-ray images or of scans.
+
+    Raises:
+        CallError: the task is of the other alone.
+    """
+    kinds, others = (_OF_IMAGES, _OF_SCANS) if images else (_OF_SCANS, _OF_IMAGES)
+    if task in kinds:
+        return kinds[task]
+    if task in others:
+        what, wanted = ("X-ray images", "CT scans") if images else ("CT scans", "X-ray images")
+        raise CallError(f"--task {task} is for {wanted}, and these are {what}: {', '.join(kinds)} are known.")
+    raise CallError(f"--task {task}: {', '.join(TASKS)} are known.")
+
+
 def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any]:
-    """The parameters as they stand in a store; of the masks' folder its name, for its path is nobody's."""
+    """The parameters as they stand in a store; of files and folders their names, for paths are nobody's."""
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(parameters).items()}
-    if isinstance(parameters, MaskParameters) and parameters.masks:
-        values["masks"] = parameters.masks.name
+    values |= {name: value.name for name, value in values.items() if isinstance(value, Path)}
     if isinstance(parameters, _CtParameters):
         del values["window" if parameters.window is None else "hu"]
     return {"task": parameters.task, **values, "source_sha256": source_sha256}
+
+
+def _kind_in(made: Mapping[str, Any]) -> type[TargetParameters]:
+    flat = len(made.get("size") or ()) == 2
+    return (_OF_IMAGES if flat else _OF_SCANS)[made["task"]]
 
 
 def _as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -165,21 +266,21 @@ def _as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
-    """The parameters that a store tells, any JSON; of the masks' folder the name is all that is known.
+    """The parameters that a store tells, any JSON; of files and folders the name is all that is known.
 
     Raises:
         ValueError: they are not those of `extract-targets`.
     """
     try:
-        kind, made = TASKS[made["task"]], _as_now(made)
+        kind, made = _kind_in(made), _as_now(made)
         names = {field.name for field in fields(kind)} - {"hu" if "window" in made else "window"}
         if set(made) - {"split_file"} != names | _BESIDES:
             others = ", ".join(sorted((set(made) - {"split_file"}) ^ (names | _BESIDES)))
             raise ValueError(f"{others} is missing, or is none of them")
         values: dict[str, Any] = {name: made[name] for name in names}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        if values.get("masks") is not None:
-            values["masks"] = Path(values["masks"])
+        paths = {"masks", "label_table"} & values.keys()
+        values |= {name: Path(values[name]) for name in paths if values[name] is not None}
         return kind(**values)
     except KeyError:
         raise ValueError(f"their task is none of {', '.join(TASKS)}") from None

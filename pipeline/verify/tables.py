@@ -21,6 +21,7 @@ from genesis_toolkit.pipeline.cubes.parameters import (
 )
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels
 from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
 from genesis_toolkit.pipeline.targets.findings import multi_hot
@@ -72,9 +73,14 @@ def _target_problems(remains: Remains) -> list[Problem]:
     if scan is None or scans is None or ((scan < 0) | (scan >= scans)).any():
         return problems
     images = schema.has_images(remains.manifest)
-    problems += _image_problems(columns, scan) if images else _fold_problems(columns, scan)
+    of_nih = images and remains.cutting.get("layout", "nih") == "nih"
+    if of_nih:
+        problems += _image_problems(columns, scan, findings="label_table" not in remains.cutting)
+    else:
+        problems += _fold_problems(columns, scan)
     if "cubes" in remains.arrays:
-        problems += _corner_problems(columns, scan, remains.arrays["cubes"].shape[1:])
+        whole = "label_table" in remains.cutting and remains.cutting.get("cubes_per_scan") is None
+        problems += _corner_problems(columns, scan, remains.arrays["cubes"].shape[1:], whole)
     return problems
 
 
@@ -225,7 +231,7 @@ def _attribute_problems(remains: Remains) -> Iterator[Problem]:
         if attributes.get(name) != value:
             yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"
     there = schema.has_images(remains.manifest)
-    if there != isinstance(found, FindingParameters):
+    if there != isinstance(found, GreyLevels):
         yield "images", f"are {'' if there else 'not '}there, and the task has {'none' if there else 'them'}"
 
 
@@ -251,12 +257,12 @@ def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Proble
     yield from where(wrong, "fold", "is not that of its scan", "cube")
 
 
-def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Problem]:
-    """Of X-ray images: the findings of the table, and one fold a patient."""
+def _image_problems(columns: Columns, scan: NDArray[np.int32], findings: bool) -> Iterator[Problem]:
+    """Of NIH's images: the findings of its table, where the labels are these, and one fold a patient."""
     fold, labels = columns.get("fold"), columns.get("labels")
-    patient, findings = columns.get("images/patient"), columns.get("images/labels")
-    if findings is not None and labels is not None:
-        known, row = np.unique(findings[scan], return_inverse=True)
+    patient, told = columns.get("images/patient"), columns.get("images/labels")
+    if findings and told is not None and labels is not None:
+        known, row = np.unique(told[scan], return_inverse=True)
         hot = [_multi_hot(str(one)) for one in known]
         strange = np.array([one is None for one in hot], bool)[row]
         yield from where(strange, "images/labels", "are none of NIH's findings", "cube")
@@ -273,12 +279,15 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
         yield from where(wrong, "fold", "is not that of its patient", "cube")
 
 
-def _corner_problems(columns: Columns, scan: NDArray[np.int32], size: tuple[int, ...]) -> Iterator[Problem]:
+def _corner_problems(
+    columns: Columns, scan: NDArray[np.int32], size: tuple[int, ...], whole: bool
+) -> Iterator[Problem]:
     corner, shape = columns.get("corner"), columns.get("scans/shape")
     if corner is None or shape is None:
         return
-    if len(size) == 2:  # whole images
-        yield from where(np.any(corner != 0, axis=1), "corner", "is not that of a whole image", "cube")
+    if whole or len(size) == 2:
+        what = "image" if len(size) == 2 else "scan"
+        yield from where(np.any(corner != 0, axis=1), "corner", f"is not that of a whole {what}", "cube")
         return
     room = shape[scan].astype(np.int64) - size
     # Where the scan is smaller than a cube it lies in the cube's middle.
