@@ -36,6 +36,7 @@ from .pipeline.targets.extract import TargetResult as TargetResult
 from .pipeline.targets.extract import extract_targets as extract_targets
 from .pipeline.targets.parameters import FindingParameters as FindingParameters
 from .pipeline.targets.parameters import ImageLabelParameters as ImageLabelParameters
+from .pipeline.targets.parameters import ImageMaskParameters as ImageMaskParameters
 from .pipeline.targets.parameters import MaskParameters as MaskParameters
 from .pipeline.targets.parameters import NoduleParameters as NoduleParameters
 from .pipeline.targets.parameters import ScanLabelParameters as ScanLabelParameters

@@ -102,9 +102,14 @@ class HounsfieldValues:
         return "HU" if self.window is None else MAPPED
 
     @property
-    def mr(self) -> bool:
-        """Whether DICOM of MR is taken, as it is where its values are mapped."""
+    def maps(self) -> bool:
+        """Whether each scan's own values are mapped, and the ends recorded."""
         return self.window is not None
+
+    @property
+    def mr(self) -> bool:
+        """Whether DICOM of MR is taken."""
+        return self.maps
 
     @property
     def store_window(self) -> Window:
@@ -135,3 +140,8 @@ class GreyLevels:
     dtype: ClassVar = np.dtype(np.uint8)
     store_window: ClassVar = Window(0, 255)
     mr: ClassVar = False
+
+    @property
+    def maps(self) -> bool:
+        """Whether values are mapped, and the ends recorded for each image: not of NIH's, which are 8 bits."""
+        return bool(getattr(self, "layout", "nih") == "images")

@@ -253,7 +253,9 @@ def _dealt(scans: ScanTable, records: Sequence[Facts]) -> ScanTable:
     part = None if None in parts else np.array(parts, np.uint8)
     mapped = "window" in records[0]
     windows = np.array([record["window"] for record in records], np.float64) if mapped else None
-    return replace(scans, patient=patient, part=part, window=windows)
+    mono1 = "inverted" in records[0]
+    inverted = np.array([record["inverted"] for record in records], np.uint8) if mono1 else None
+    return replace(scans, patient=patient, part=part, window=windows, inverted=inverted)
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:

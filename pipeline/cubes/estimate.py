@@ -21,7 +21,8 @@ from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, too_s
 from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.progress import Progress, silent
-from genesis_toolkit.pipeline.scans.images import read_image_size, resize
+from genesis_toolkit.pipeline.scans.images import resize
+from genesis_toolkit.pipeline.scans.radiographs import picture_size
 from genesis_toolkit.pipeline.scans.read import read_geometry
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
@@ -176,7 +177,7 @@ def _fits(path: Path, parameters: Parameters) -> bool | None:
     """Whether a header says that there is a place for a cube; None where it cannot be read."""
     try:
         if isinstance(parameters, ImageParameters):
-            return too_small_image(read_image_size(path), parameters) is None
+            return too_small_image(picture_size(path, parameters.layout), parameters) is None
         return (
             too_small(turned(read_geometry(path, parameters.mr), parameters).shape, parameters.rule) is None
         )

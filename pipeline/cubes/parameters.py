@@ -14,8 +14,9 @@ from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.scans.find import Found, Layout, find_scans
+from genesis_toolkit.pipeline.scans.find import IMAGE_LAYOUTS, Found, ImageLayout, Layout, find_scans
 from genesis_toolkit.pipeline.scans.geometry import check_orientation, check_spacing
+from genesis_toolkit.pipeline.scans.image_folder import find_image_folder
 from genesis_toolkit.pipeline.scans.mapping import checked_ends
 from genesis_toolkit.pipeline.scans.nih import Split, check_split, find_images
 
@@ -110,8 +111,10 @@ class ImageParameters(GreyLevels):
     """What is taken of X-ray images.
 
     Attributes:
-        layout: of the source; NIH ChestX-ray14's is the one known.
-        split: the official list that is taken; `all` looks at no list.
+        layout: of the source: `nih` for NIH ChestX-ray14, or `images` for any folder of PNG, JPEG and DICOM
+            of CR and DX.
+        split: the official list of NIH that is taken, `train_val` where None is given; `all` looks at no
+            list. Of `images` there are none.
         size: edges of a cube in pixels, x, y.
         cubes_per_scan: how many random crops of that size are cut out of an image as it is; None takes the
             whole image, resized by area averaging.
@@ -121,16 +124,25 @@ class ImageParameters(GreyLevels):
         CallError: a value out of range.
     """
 
-    layout: Literal["nih"] = "nih"
-    split: Split = "train_val"
+    layout: ImageLayout = "nih"
+    split: Split | None = None
     size: tuple[int, int] = (224, 224)
     cubes_per_scan: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout != "nih":
-            raise CallError(f"--layout {self.layout}: X-ray images are read in NIH's layout, nih.")
-        check_split(self.split)
+        if self.layout not in IMAGE_LAYOUTS:
+            raise CallError(
+                f"--layout {self.layout}: X-ray images are laid out as {' or '.join(IMAGE_LAYOUTS)}."
+            )
+        if self.layout == "nih":
+            object.__setattr__(self, "split", self.split or "train_val")
+            check_split(str(self.split))
+        elif self.split is not None:
+            raise CallError(
+                f"--split {self.split} chooses among the lists of NIH ChestX-ray14, and --layout images has "
+                "none: leave it out, or deal the images with --split-file."
+            )
         if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
             raise CallError(
                 f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
@@ -155,7 +167,9 @@ def find_sources(source: Path | str, parameters: Parameters) -> Found:
         DataError: a table of the images is damaged.
     """
     if isinstance(parameters, ImageParameters):
-        return find_images(source, parameters.split)
+        if parameters.layout == "images":
+            return find_image_folder(source)
+        return find_images(source, parameters.split or "train_val")
     return find_scans(source, parameters.layout, parameters.subsets, mr=parameters.mr)
 
 
@@ -165,8 +179,9 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
     Raises:
         ValueError: they are not those of `extract-cubes`.
     """
-    kind = ImageParameters if made.get("layout") == "nih" else ExtractParameters
-    left_out = ["hu" if "window" in made else "window", *(["plane"] if "plane" not in made else [])]
+    kind = ImageParameters if made.get("layout") in IMAGE_LAYOUTS else ExtractParameters
+    left_out = ["hu" if "window" in made else "window"]
+    left_out += [name for name in ("plane", "split") if name not in made]  # of patches, and of NIH's images
     names = [field.name for field in fields(kind) if field.name not in left_out]
     try:
         values: dict[str, Any] = {n: tuple(v) if isinstance(v := made[n], list) else v for n in names}

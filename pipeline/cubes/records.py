@@ -209,7 +209,8 @@ def _blank_record(task: CutTask[Any]) -> Facts:
     record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
     skip, problem, _ = record.pop("skip"), record.pop("problem"), record.pop("known")  # which may tell names
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
-    record |= {"window": [0.0, 0.0]} if task.parameters.mr else {}
+    record |= {"window": [0.0, 0.0]} if task.parameters.maps else {}
+    record |= {"inverted": False} if task.parameters.maps and isinstance(task.parameters, GreyLevels) else {}
     return record | {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
 
 

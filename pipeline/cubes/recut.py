@@ -24,7 +24,7 @@ from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.scans.files import HERE
-from genesis_toolkit.pipeline.scans.images import read_image
+from genesis_toolkit.pipeline.scans.radiographs import picture_of
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import leads_outside
@@ -59,7 +59,7 @@ def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
     parameters = task.parameters
     try:
         if isinstance(parameters, ImageParameters):
-            picture = read_image(task.path)
+            picture = picture_of(task.path, parameters.layout)
             return picture.sha256, [cube_at(picture.pixels, corner, parameters) for corner in task.corners]
         scan = read_turned(task.path, parameters)
         return scan.sha256, list(cubes_at(scan.voxels, task.corners, parameters))

@@ -28,6 +28,7 @@ EXTRACT_OPTIONS = tuple(
     "orient".split()
 )
 #: Those of a store of X-ray images.
+_MAY_LACK = ("plane", "hu", "window", "split")
 IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
 _MERGED = {"layout": "mixed", KEY: "several keys"}  # of parts that one command could not have made
 _LONGEST_LINE = 96
@@ -76,7 +77,7 @@ def commands(contents: Contents) -> list[str]:
 def _options_of(cutting: Mapping[str, Any]) -> list[str]:
     """The options that name every parameter of an extraction; none where some parameter has no option."""
     for options in (EXTRACT_OPTIONS, IMAGE_OPTIONS):
-        names = [name for name in options if name in cutting or name not in ("plane", "hu", "window")]
+        names = [name for name in options if name in cutting or name not in _MAY_LACK]
         if set(names) == set(cutting) - {KEY}:
             return names
     return []

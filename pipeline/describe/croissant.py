@@ -59,7 +59,8 @@ def finish(folder: Path, contents: Contents, dtype: np.dtype[Any]) -> None:
 
 def _croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> str:
     """JSON-LD, given the dtype of the voxels and the sha256 of the files that stand in it one by one."""
-    modality = "computed tomography" if contents.images is None else "chest X-ray"
+    scans = "computed tomography" if contents.attributes["unit"] == "HU" else "medical image"
+    modality = scans if contents.images is None else "chest X-ray"
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

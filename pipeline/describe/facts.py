@@ -270,12 +270,14 @@ def count_folds(
 def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str, Any]:
     """How many patients the X-ray images that were used are of, and how many have every view and label.
 
-    The most common come first, those of one count by name; an image counts for each of its labels.
+    The most common come first, those of one count by name; an image counts for each of its labels. Patients
+    are 0 where nothing tells whose the images are.
     """
     used = scans.cubes > 0
+    whose = images.patient if scans.patient is None else scans.patient
     labels = [label for joined in images.labels[used].tolist() for label in joined.split("|")]
     return {
-        "patients": len(set(images.patient[used].tolist())),
+        "patients": len(set(whose[used].tolist()) - {""}),
         "views": dict(Counter(sorted(images.view[used].tolist())).most_common()),
         "labels": dict(Counter(sorted(labels)).most_common()),
     }
@@ -365,7 +367,7 @@ def _image_rows(images: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The patients, views and labels of the images that were used."""
     labels = dict(list(images["labels"].items())[:_MOST_LABELS])
     return [
-        ("patients", f"{images['patients']:,}"),
+        ("patients", f"{images['patients']:,}" if images["patients"] else "not told"),
         ("images by view", _counts_words(images["views"], "not told")),
         ("images by label", _counts_words(labels, "none told")),
     ]

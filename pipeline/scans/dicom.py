@@ -129,6 +129,7 @@ class Slice:
         instance: its SOPInstanceUID, which a copy shares; empty where it was removed.
         pixels: how they are stored.
         title: number and description of its series, for a terminal alone.
+        modality: what made it, as CT or DX.
         whose: a hash of its PatientID, or where that tells nobody of its study and frame of reference; 0
             where these are not told either.
     """
@@ -146,6 +147,7 @@ class Slice:
     pixels: Pixels
     whose: int
     title: str
+    modality: str = ""
 
 
 def is_beside(one: Slice) -> bool:
@@ -204,6 +206,7 @@ def read_header(path: Path, mr: bool = False) -> Slice | None:
         pixels=_pixels(elements, place, mr),
         whose=_whose(elements),
         title=" ".join(f"{_text(elements, _NUMBER)} {_text(elements, _DESCRIPTION)}".split()),
+        modality=_text(elements, _MODALITY),
     )
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.ledger import AnyPath
@@ -28,12 +28,14 @@ from genesis_toolkit.pipeline.scans.files import (
     walk,
     within,
 )
-from genesis_toolkit.pipeline.scans.formats import SUFFIXES
+from genesis_toolkit.pipeline.scans.formats import IMAGE_SUFFIXES, SUFFIXES
 from genesis_toolkit.pipeline.scans.gather import SAME, gather
 from genesis_toolkit.pipeline.wording import counted
 
 Layout = Literal["auto", "luna16", "files"]
 ImageLayout = Literal["nih", "images"]
+#: How X-ray images may be laid out.
+IMAGE_LAYOUTS = get_args(ImageLayout)
 
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
@@ -92,7 +94,7 @@ class Found:
     """
 
     root: Path
-    layout: Literal["luna16", "files", "nih"]
+    layout: Literal["luna16", "files", "nih", "images"]
     sources: tuple[Source, ...]
     passed_over: tuple[int, ...] = ()
     other_list: int = 0
@@ -311,6 +313,8 @@ def _what_is_there(files: dict[str, list[str]]) -> str:
             f" It holds images named as those of NIH ChestX-ray14, such as {images[0]}: put the table "
             "Data_Entry_2017*.csv of the download beside them, and its lists of images."
         )
+    if pictures := sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES)):
+        return f" It holds pictures such as {pictures[0]}: if they are X-ray images, give --layout images."
     return ""
 
 

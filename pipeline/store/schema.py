@@ -102,6 +102,10 @@ class ScanTable(Table):
         NDArray[np.float64] | None,
         Column("Own values that became the lowest and the highest; both 0: none.", ("end",), optional=True),
     ] = None
+    inverted: Annotated[
+        NDArray[np.uint8] | None,
+        Column("1 where black and white were exchanged, as MONOCHROME1 asks for.", optional=True),
+    ] = None
 
     @property
     def names(self) -> _Strings:

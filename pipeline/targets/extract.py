@@ -36,11 +36,18 @@ from genesis_toolkit.pipeline.targets.labels import (
     plan_labels,
     with_classes,
 )
-from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
+from genesis_toolkit.pipeline.targets.masks import (
+    cut_image_masks,
+    cut_masks,
+    masks_folder,
+    plan_image_masks,
+    plan_masks,
+)
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
 from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
     ImageLabelParameters,
+    ImageMaskParameters,
     MaskParameters,
     NoduleParameters,
     ScanLabelParameters,
@@ -96,12 +103,16 @@ class _Ways(NamedTuple):
     labels: Callable[[Any, Any], list[list[int]]]
 
 
+#: What has masks.
+_MASKED = (MaskParameters, ImageMaskParameters)
+
 _WAYS: dict[type[TargetParameters], _Ways] = {
     NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
     MaskParameters: _Ways(
         plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
     ),
     FindingParameters: _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    ImageMaskParameters: _Ways(plan_image_masks, cut_image_masks, lambda _wanted, _: [[]]),
     ScanLabelParameters: _Ways(
         plan_labels, cut_labelled_scan, lambda wanted, asked: [wanted] * (asked.cubes_per_scan or 1)
     ),
@@ -171,7 +182,7 @@ def plan_target_job(
 ) -> TargetJob:
     """Find out what is to be done, doing none of it; raises as `extract_targets`."""
     parameters = with_classes(parameters)
-    masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
+    masks = masks_folder(source, parameters).resolve() if isinstance(parameters, _MASKED) else None
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
     split = read_split_file(split_file) if split_file else None
     plan = plan_targets(source, parameters, split)
@@ -214,7 +225,7 @@ def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -
 def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
     """The error where no mask has any foreground; None where there are no masks, or one has."""
     parameters, records = job.parameters, ledger.records(task.name for task in job.tasks)
-    if not isinstance(parameters, MaskParameters) or any(record.get("foreground") for record in records):
+    if not isinstance(parameters, _MASKED) or any(record.get("foreground") for record in records):
         return None
     values = parameters.foreground
     asked = f"one of --foreground {','.join(map(str, values))}" if values else "but 0"
@@ -230,7 +241,7 @@ def _assemble(
     records = list(assemble.compact(ledger, names, changes))
     scan, number = assemble.numbered(records)
     labels, arrays = None, {"cubes": parameters.dtype.itemsize}
-    if isinstance(parameters, MaskParameters):
+    if isinstance(parameters, _MASKED):
         arrays["masks"] = 1
     else:
         rows = [row for record in records for row in record["targets"]]
@@ -287,7 +298,7 @@ def estimate_targets(
     cubes = sum(counts)
     fold = np.repeat(np.array([task.piece.fold for task, _ in taken], np.uint8), counts)
     scan = np.repeat(np.arange(len(taken), dtype=np.int32), counts)
-    masks = isinstance(parameters, MaskParameters)
+    masks = isinstance(parameters, _MASKED)
     parameters = job.parameters
     told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
     size = sum(task.states()[0][0] for task, _ in taken)

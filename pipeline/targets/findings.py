@@ -9,9 +9,17 @@ from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans import nih
+from genesis_toolkit.pipeline.scans.image_folder import find_image_folder
 from genesis_toolkit.pipeline.scans.images import read_image, resize
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters
-from genesis_toolkit.pipeline.targets.plan import TEST, Piece, Plan, TargetTask, fold_of_patient
+from genesis_toolkit.pipeline.targets.plan import (
+    TEST,
+    Piece,
+    Plan,
+    TargetTask,
+    fold_of_patient,
+    fold_of_source,
+)
 
 _NOTHING = "No Finding"
 
@@ -57,6 +65,17 @@ def deal_images(source: Path, split: SplitFile | None) -> Plan:
     others = len(images) - len(pieces)
     said = f"{others:,} images are on neither of NIH's lists, and are passed over."
     return Plan(found.root, tuple(pieces), (said,) if others else ())
+
+
+def plan_folder(source: Path, split: SplitFile | None) -> Plan:
+    """The X-ray images of any folder, each in its fold and with nothing wanted.
+
+    Raises:
+        CallError: there are none.
+    """
+    found = find_image_folder(source)
+    pieces = (Piece(one, fold_of_source(one)) for one in dealt_by(split, found.sources))
+    return Plan(found.root, tuple(pieces))
 
 
 def multi_hot(name: str, labels: str) -> list[int]:

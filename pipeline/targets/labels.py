@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
+from genesis_toolkit.pipeline.cubes.crop import picture_facts
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
-from genesis_toolkit.pipeline.scans.images import read_image, resize
+from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.scans.mapping import apply_window
+from genesis_toolkit.pipeline.scans.radiographs import picture_of
 from genesis_toolkit.pipeline.scans.read import read_scan
 from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.pipeline.targets.cut import averaged, clipped_boxes, mask_corners
-from genesis_toolkit.pipeline.targets.findings import deal_images
+from genesis_toolkit.pipeline.targets.findings import deal_images, plan_folder
 from genesis_toolkit.pipeline.targets.label_table import Labels, labels_by_source, read_labels
 from genesis_toolkit.pipeline.targets.parameters import (
     ImageLabelParameters,
@@ -91,10 +93,10 @@ def cut_labelled_image(task: TargetTask[ImageLabelParameters]) -> Cut:
     Raises:
         DataError: it cannot be read.
     """
-    picture = read_image(task.path)
-    x, y = picture.pixels.shape
+    picture = picture_of(task.path, task.parameters.layout)
     cubes, corner = [resize(picture.pixels, task.parameters.size)], np.zeros((1, 3), np.int32)
-    return Cut(picture.sha256, {"shape": [x, y, 1]}, corner, cubes, labels=[task.piece.wanted])
+    facts = picture_facts(picture, task.parameters)
+    return Cut(picture.sha256, facts, corner, cubes, labels=[task.piece.wanted])
 
 
 def _table(parameters: TableParameters) -> Labels:
@@ -104,8 +106,10 @@ def _table(parameters: TableParameters) -> Labels:
 
 def _everything(source: Path, parameters: TableParameters, split: SplitFile | None) -> Plan:
     """All that a source holds, each in its fold and with nothing wanted."""
-    if isinstance(parameters, ImageLabelParameters):
+    if parameters.layout == "nih":
         return deal_images(source, split)
+    if parameters.layout == "images":
+        return plan_folder(source, split)
     luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
     found = find_scans(source, parameters.layout, range(10) if luna16 else None, mr=parameters.mr)
     pieces = (Piece(one, fold_of_source(one)) for one in dealt_by(split, found.sources))

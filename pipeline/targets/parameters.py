@@ -214,14 +214,51 @@ class ImageLabelParameters(_Table, GreyLevels):
         _check_image_size(self.size)
 
 
+@dataclass(frozen=True)
+class ImageMaskParameters(GreyLevels):
+    """Segmentation of X-ray images: which pixels are foreground? From images and their masks, PNG.
+
+    Attributes:
+        masks: the folder of the masks.
+        foreground: values of a mask that are foreground; None takes all but 0.
+        layout: of the images: any folder.
+        size: edges in pixels, x, y, to which image and mask are resized.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "segment"
+    classes: ClassVar = ("foreground",)
+
+    masks: Path | None = None
+    foreground: tuple[int, ...] | None = None
+    layout: ImageLayout = "images"
+    size: tuple[int, int] = (224, 224)
+
+    def __post_init__(self) -> None:
+        _check_image_size(self.size)
+        if self.layout != "images":
+            raise CallError(f"--layout {self.layout}: masks of X-ray images go with --layout images.")
+        if self.masks is None:
+            raise CallError("Masks of X-ray images are needed: give their folder, as in --masks masks.")
+        if self.foreground is not None:
+            object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
+
+
 TargetParameters = (
-    NoduleParameters | MaskParameters | FindingParameters | ScanLabelParameters | ImageLabelParameters
+    NoduleParameters
+    | MaskParameters
+    | FindingParameters
+    | ScanLabelParameters
+    | ImageLabelParameters
+    | ImageMaskParameters
 )
 
 _OF_SCANS: dict[str, type[TargetParameters]]
 _OF_SCANS = {one.task: one for one in (NoduleParameters, MaskParameters, ScanLabelParameters)}
 _OF_IMAGES: dict[str, type[TargetParameters]]
-_OF_IMAGES = {one.task: one for one in (FindingParameters, ImageLabelParameters)}
+_OF_IMAGES = {one.task: one for one in (FindingParameters, ImageLabelParameters, ImageMaskParameters)}
 
 #: The tasks.
 TASKS = tuple(dict.fromkeys((*_OF_SCANS, *_OF_IMAGES)))

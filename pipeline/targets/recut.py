@@ -18,7 +18,11 @@ from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 from genesis_toolkit.pipeline.targets.extract import cut_target, plan_targets, target_tasks
 from genesis_toolkit.pipeline.targets.labels import TableParameters
 from genesis_toolkit.pipeline.targets.masks import masks_folder
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters, parameters_of
+from genesis_toolkit.pipeline.targets.parameters import (
+    ImageMaskParameters,
+    MaskParameters,
+    parameters_of,
+)
 from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
@@ -95,7 +99,7 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
     """What a source holds now, planned with the parameters of a store; an UnknownError where that fails."""
     try:
         parameters, masks = parameters_of(remains.cutting), None
-        if isinstance(parameters, MaskParameters):
+        if isinstance(parameters, MaskParameters | ImageMaskParameters):
             if parameters.masks is not None:
                 parameters = replace(parameters, masks=_folder_of_masks(source, str(parameters.masks)))
             masks = masks_folder(source, parameters)
