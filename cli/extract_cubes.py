@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Options that X-ray images have no use for, and why.
 _OF_SCANS = {
-    "subsets": "LUNA16's subsets hold none",
+    "subsets": "X-ray images have no subsets",
     "plane": "an X-ray image is one picture as it is",
     "hu": "X-ray images are stored as grey levels 0..255",
     "window": "an X-ray image has a window of its own",

@@ -55,13 +55,13 @@ def _negatives(text: str) -> int | None:
 )
 @options.option(
     "--size",
-    "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; dxc: 224,224]",
+    "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; of images: 224,224]",
     options.Listed("X,Y[,Z]"),
 )
 @options.option("--hu", "HU window to clip to. [default: -1000,1000]", options.Listed("LOW,HIGH"))
 @options.option(
     "--window",
-    "segment: for MR, values or percentiles that become -1000,1000, as in p0.5,p99.5.",
+    "segment, classify: for MR, values or percentiles that become -1000,1000, as in p0.5,p99.5.",
     options.window_ends,
     metavar="LOW,HIGH",
 )

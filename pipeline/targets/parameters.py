@@ -261,7 +261,9 @@ _OF_IMAGES: dict[str, type[TargetParameters]]
 _OF_IMAGES = {one.task: one for one in (FindingParameters, ImageLabelParameters, ImageMaskParameters)}
 
 #: The tasks.
-TASKS = tuple(dict.fromkeys((*_OF_SCANS, *_OF_IMAGES)))
+TASKS = tuple(
+    kind.task for kind in (NoduleParameters, MaskParameters, FindingParameters, ScanLabelParameters)
+)
 
 _BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
 

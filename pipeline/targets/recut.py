@@ -9,7 +9,7 @@ import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, compare_again, drawn, needed
-from genesis_toolkit.pipeline.cubes.split_file import SplitFile
+from genesis_toolkit.pipeline.cubes.split_file import EXCLUDE, SplitFile
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.readers import readers
@@ -113,7 +113,8 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
         split = None
         if "scans/part" in remains.columns:
             path, part = needed(remains, "scans/path", "scans/part")
-            split = SplitFile(Path(), dict(zip(map(str, path), part.tolist(), strict=True)))
+            parts = dict(zip(map(str, path), part.tolist(), strict=True))
+            split = SplitFile(Path(), parts, EXCLUDE)  # others were passed over, and stand in no table
         plan = plan_targets(source, parameters, split)
         return plan, target_tasks(plan, parameters, masks)
     except (CallError, DataError, ValueError) as error:
