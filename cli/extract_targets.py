@@ -142,7 +142,9 @@ def _parameters(source: Path, task: str | None, given: dict[str, Any]) -> "Targe
 
     task = task or ("classify" if "label_table" in given else None)
     if task is None:
-        raise gt.CallError("Give --task ncc, segment, dxc or classify, as in --task segment.")
+        raise gt.CallError(
+            "Missing option '--task'. Give ncc, segment, dxc or classify, as in --task segment."
+        )
     layout = given.get("layout", "auto")
     if layout == "auto" and task == "classify" and layout_of(source) == "nih":
         layout = given["layout"] = "nih"

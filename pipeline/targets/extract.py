@@ -52,6 +52,7 @@ from genesis_toolkit.pipeline.targets.parameters import (
     NoduleParameters,
     ScanLabelParameters,
     TargetParameters,
+    as_now,
     described,
 )
 from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
@@ -188,7 +189,7 @@ def plan_target_job(
     plan = plan_targets(source, parameters, split)
     description = described(parameters, plan.sha256) | recorded(split)
     if present is not None:
-        check_same_parameters(target, present["parameters"], description)
+        check_same_parameters(target, as_now(present["parameters"]), description)
     tasks = target_tasks(plan, parameters, masks)
     return TargetJob(parameters, plan, description, tasks, present is not None)
 

@@ -297,9 +297,9 @@ def _kind_in(made: Mapping[str, Any]) -> type[TargetParameters]:
     return (_OF_IMAGES if flat else _OF_SCANS)[made["task"]]
 
 
-def _as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameters of a store under the names of now: `foreground` was once called `labels`."""
-    if made["task"] != MaskParameters.task or "labels" not in made:
+    if made.get("task") != MaskParameters.task or "labels" not in made:
         return made
     return {"foreground" if name == "labels" else name: value for name, value in made.items()}
 
@@ -311,7 +311,7 @@ def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
         ValueError: they are not those of `extract-targets`.
     """
     try:
-        kind, made = _kind_in(made), _as_now(made)
+        kind, made = _kind_in(made), as_now(made)
         names = {field.name for field in fields(kind)} - {"hu" if "window" in made else "window"}
         if set(made) - {"split_file"} != names | _BESIDES:
             others = ", ".join(sorted((set(made) - {"split_file"}) ^ (names | _BESIDES)))

@@ -30,6 +30,8 @@ from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
     MaskParameters,
     NoduleParameters,
+    as_now,
+    described,
     parameters_of,
 )
 from genesis_toolkit.pipeline.targets.plan import fold_of_name, fold_of_patient
@@ -661,3 +663,12 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
 def test_values_out_of_range_are_refused(kind: type, given: dict[str, object], words: str) -> None:
     with pytest.raises(CallError, match=words):
         kind(**given)
+
+
+def test_a_store_that_says_labels_is_of_that_foreground() -> None:
+    """Its name until a table could give labels; nothing else of such a store is another."""
+    now = described(MaskParameters(foreground=(1, 2), size=SIZE), "0" * 64)
+    before = {"labels" if name == "foreground" else name: value for name, value in now.items()}
+    assert "labels" in before
+    assert parameters_of(before) == parameters_of(now) == MaskParameters(foreground=(1, 2), size=SIZE)
+    assert as_now(before) == now

@@ -139,7 +139,7 @@ def test_mr_is_classified_too(scans: Path, tmp_path: Path) -> None:
             [*TABLED, "sex", "--task", "dxc"],
             "means nothing to --task dxc",
         ),
-        ([], "Give --task ncc, segment, dxc or classify"),
+        ([], "Missing option '--task'. Give ncc, segment, dxc or classify"),
         (["--task", "ncc", "--layout", "images"], "--task ncc is for CT scans, and these are X-ray images"),
     ],
 )
