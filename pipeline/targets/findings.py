@@ -1,5 +1,6 @@
 """DXC: NIH's X-ray images with the findings of their table (METHOD.md sections 5 and 6)."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,14 +68,16 @@ def deal_images(source: Path, split: SplitFile | None) -> Plan:
     return Plan(found.root, tuple(pieces), (said,) if others else ())
 
 
-def plan_folder(source: Path, split: SplitFile | None) -> Plan:
-    """The X-ray images of any folder, each in its fold and with nothing wanted.
+def plan_folder(source: Path, split: SplitFile | None, aside: Path | None = None) -> Plan:
+    """The X-ray images of any folder, but for those in `aside`, each in its fold and with nothing wanted.
 
     Raises:
         CallError: there are none.
     """
     found = find_image_folder(source)
-    pieces = (Piece(one, fold_of_source(one)) for one in dealt_by(split, found.sources))
+    mine = os.path.relpath(aside.resolve(), found.root.resolve()) if aside else None
+    sources = tuple(one for one in found.sources if mine is None or not one.path.startswith(f"{mine}/"))
+    pieces = (Piece(one, fold_of_source(one)) for one in dealt_by(split, sources))
     return Plan(found.root, tuple(pieces))
 
 

@@ -95,23 +95,20 @@ def plan_image_masks(source: Path, parameters: ImageMaskParameters, split: Split
     Raises:
         CallError: no images, no masks, or no image with a mask.
     """
-    folder, plan = masks_folder(source, parameters), plan_folder(source, split)
+    folder = masks_folder(source, parameters)
+    plan = plan_folder(source, split, aside=folder)
     named = defaultdict[str, list[str]](list)
     for place, names in walk(folder, (_PNG,))[0].items():
         for mask in (within(place, name) for name in names if name.lower().endswith(_PNG)):
             named[mask[: -len(_PNG)]].append(mask)
-    mine = os.path.relpath(folder.resolve(), plan.root.resolve())
     pieces, without = [], 0
     for piece in plan.pieces:
-        path = piece.source.path
-        if path.startswith(f"{mine}/"):
-            continue
-        stem = stem_of(path)
+        stem = stem_of(piece.source.path)
         masks = sorted({*named[stem], *named[f"{stem}_mask"]})
         without += not masks
         pieces += [replace(piece, wanted=masks)] if masks else []
     if not pieces:
-        first = stem_of(plan.pieces[0].source.path)
+        first = stem_of(plan.pieces[0].source.path) if plan.pieces else "p1"
         raise CallError(
             f"No image in {plan.root} has a mask in {folder}: a mask has the name of its image, as "
             f"{first}.png or {first}_mask.png."

@@ -115,6 +115,25 @@ def test_labels_and_masks_beside_images(mixed: Path, tmp_path: Path) -> None:
     assert call("verify", store, "--source", mixed).exit_code == 0
 
 
+def test_masks_may_lie_among_the_images(tmp_path: Path) -> None:
+    """No image is taken of their folder, and a split file says nothing of it."""
+    source = tmp_path / "x"
+    for number in range(3):
+        write_picture(source / f"{number}.png", chest(number).astype(np.uint8))
+        write_picture(source / "masks" / f"{number}.png", (chest(number) > 99).astype(np.uint8))
+    split = tmp_path / "split.csv"
+    split.write_text("scan,part\n0,train\n1,validation\n2,test\n")
+    store = tmp_path / "m.zarr"
+    asked = ["extract-targets", source, store, "--task", "segment", "--layout", "images", "--size", "8,8"]
+    made(*asked, "--masks", source / "masks", "--split-file", split, "--dry-run")
+    made(*asked, "--masks", source / "masks", "--split-file", split)
+    targets = gt.open_store(store)
+    assert isinstance(targets, gt.TargetStore)
+    assert targets.scans.path.tolist() == ["0.png", "1.png", "2.png"]
+    assert targets.table.fold.tolist() == [0, 1, 2]
+    assert json.loads(made("verify", store, "--source", source, "--json").stdout)["cut_again"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
