@@ -13,6 +13,7 @@ from support.scans import write_scan
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli.prep import main
+from genesis_toolkit.training.finetune.run import read_finetuned
 
 PLACES = ["--size", "8,8,8", "--border", "0,0,0", "--cubes-per-scan", "4"]
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
@@ -175,6 +176,27 @@ def test_tumours_are_cut_with_their_masks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask, cube > 500)
     verified = json.loads(made("verify", store, "--source", tmp_path / "scans", "--json").stdout)
     assert verified["cut_again"] == 4
+
+
+def test_a_scan_is_segmented_as_it_was_trained(tmp_path: Path) -> None:
+    """Twice as bright, a scan gets the same mask, since its percentiles are twice as high."""
+    for number in range(3):
+        voxels = head(number)
+        write_scan(tmp_path / "scans" / f"p{number}.nii.gz", voxels)
+        write_scan(tmp_path / "masks" / f"p{number}.nii.gz", (voxels > 0).astype(np.uint8))
+    (tmp_path / "split.csv").write_text("scan,part\np0,train\np1,validation\np2,test\n")
+    store, run = tmp_path / "t.zarr", tmp_path / "run"
+    asked = ["extract-targets", tmp_path / "scans", store, "--task", "segment", "--masks", tmp_path / "masks"]
+    made(*asked, *PLACES[:2], *PLACES[4:], "--window", "p0.5,p99.5", "--split-file", tmp_path / "split.csv")
+    gt.finetune(store, run, gt.FinetuneParameters(epochs=1), width=2, device="cpu", threads=1)
+    assert read_finetuned(run).ends == ("p0.5", "p99.5")
+    found = []
+    for name, scale in (("one", 1.0), ("two", 2.0)):
+        scan = write_scan(tmp_path / f"{name}.nii.gz", head(1, scale))
+        found.append(gt.segment_scan(run, scan, tmp_path / f"{name}-mask.nii.gz", device="cpu"))
+    assert found[0].foreground == found[1].foreground
+    masks = [gt.read_scan(one.mask).voxels for one in found]
+    np.testing.assert_array_equal(*masks)
 
 
 @pytest.mark.parametrize(
