@@ -8,3 +8,271 @@ import click
 
 from genesis_toolkit.cli.output import AS_JSON
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.training.finetune.parameters import (
+    DEFAULT_STEPS,
+    HEADS,
+    KEEPS,
+    PRECISIONS,
+    SCHEDULES,
+    SELECTS,
+    FinetuneParameters,
+    labels_words,
+)
+
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """A command that shows its options in groups."""
+
+    #: Whether an interrupted call keeps its work, and the same call continues it.
+    resumable = False
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of a group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record:
+                groups.setdefault(vars(parameter).get("group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Resumable(Command):
+    """A command whose interrupted call keeps its work."""
+
+    resumable = True
+
+
+def grouped(title: str, *options: Option) -> Option:
+    """Let a command take these options, in this order, under a heading of their own."""
+
+    def take(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        for parameter in vars(command)["__click_params__"][-len(options) :]:
+            vars(parameter)["group"] = title
+        return command
+
+    return take
+
+
+def option(name: str, text: str, kind: Any = None, default: Any = None, **more: Any) -> Option:
+    """An option of a command.
+
+    Args:
+        name: as it is typed.
+        text: what --help says of it.
+        kind: the type of its value; `bool` for a flag, or the words that it may be.
+        default: what it is when left out, which --help shows where the text does not.
+        more: as for `click.option`.
+    """
+    if kind is bool:
+        return click.option(name, is_flag=True, help=text, **more)
+    kind = click.Choice(kind) if isinstance(kind, list | tuple) else kind
+    if default is not None:  # given, it would be a value for click, and no option would be missed
+        more |= {"default": default, "show_default": "[default:" not in text}
+    return click.option(name, type=kind, help=text, **more)
+
+
+def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
+    """An option for the field `name` of a record of parameters, which holds its default."""
+    return option(name, text, kind, getattr(record, name.removeprefix("--").replace("-", "_")))
+
+
+def path(value: str) -> Path:
+    """A file or folder on this machine, as a kind of value."""
+    if not value:
+        raise click.BadParameter("an empty name was given; '.' is the folder you are in.")
+    if "://" in value:
+        raise click.BadParameter(f"{value} is an address; give a path on this machine.")
+    return Path(value)
+
+
+def store(value: str) -> Path | str:
+    """A store to read: a folder, an archive, or an address, which stays the text it is."""
+    return value if "://" in value else path(value)
+
+
+class Listed(click.ParamType[tuple[Any, ...]]):
+    """Values separated by commas, as in `64,64,32`; how many, and which, is the library's to say.
+
+    Args:
+        name: how --help writes them.
+        kind: makes a value of a word; raises ValueError where it cannot.
+        allowed: what the values must be, in words.
+    """
+
+    def __init__(self, name: str, kind: Callable[[str], Any] = int, allowed: str = "whole numbers") -> None:
+        self.name, self._kind, self._allowed = name, kind, allowed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The values, in order."""
+        try:
+            return tuple(self._kind(word) for word in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} must be {self._allowed} separated by commas, {self.name}.", param, ctx)
+
+
+def window_ends(value: str) -> tuple[float | str, ...]:
+    """The ends of a window: numbers stay numbers, all else is the library's to judge, as in `p0.5,p99.5`."""
+    return tuple(_number_or_text(word.strip()) for word in value.split(","))
+
+
+def _number_or_text(word: str) -> float | str:
+    try:
+        number = float(word)
+    except ValueError:
+        return word
+    return int(number) if number.is_integer() else number
+
+
+def check_one_window(typed: dict[str, Any]) -> None:
+    """Refuse `--hu` beside `--window`, whatever their values."""
+    if {"hu", "window"} <= typed.keys():
+        raise CallError("--hu is for CT, --window for scans without HU, as of MR: leave one out.")
+
+
+at_least_1 = click.IntRange(min=1)
+
+json_option = option(
+    "--json",
+    "Print one JSON object for programs.",
+    bool,
+    expose_value=False,
+    callback=lambda context, _, given: context.meta.update({AS_JSON: given}),
+)
+overwrite_store = option("--overwrite", "Replace a store that is there; begin unfinished work again.", bool)
+split_file_option = option(
+    "--split-file",
+    "A CSV table with the columns scan,part: train, validation, test or exclude. Overrides all other splits.",
+    path,
+    metavar="CSV",
+)
+overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
+dry_run_training = option(
+    "--dry-run", "Say what would be trained and how large it is, and write nothing.", bool
+)
+out_option = option("--out", "The folder of the run.", path, metavar="RUN", required=True)
+threads_option = option("--workers", "Threads at work. [default: one a core, 8 at most]", at_least_1)
+device_option = option(
+    "--device",
+    "Where the network works; auto takes CUDA where there is one.",
+    ["auto", "cpu", "cuda"],
+    "auto",
+)
+
+#: What says where a scan may be cut (METHOD.md section 2).
+rule_options = grouped(
+    "Where cubes may lie",
+    option(
+        "--size",
+        "Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
+        Listed("X,Y[,Z]"),
+        "64,64,32",
+    ),
+    option(
+        "--plane", "Of slices, where --size has two edges. [default: axial]", ["axial", "coronal", "sagittal"]
+    ),
+    option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"), "-1000,1000"),
+    option(
+        "--window",
+        "For MR: values or percentiles of a scan that become -1000,1000, as in p0.5,p99.5.",
+        window_ends,
+        metavar="LOW,HIGH",
+    ),
+    option(
+        "--border",
+        "Voxels at each side that no cube touches. [default: 100,100,30]",
+        Listed("X,Y,Z"),
+        "100,100,30",
+    ),
+    option(
+        "--max-tissue",
+        "Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7; MR: 1]",
+        float,
+    ),
+    option("--min-tissue", "Lowest tissue score of a cube.", float, 0.0),
+)
+
+
+def work_options(workers: str) -> Option:
+    """What says who does the work and how it is told; `workers` is that option's help."""
+    return grouped(
+        "Work and output",
+        option("--workers", workers, at_least_1),
+        option(
+            "--scheduler",
+            "Work on a dask cluster: its scheduler's address or scheduler file.",
+            metavar="ADDRESS",
+        ),
+        option("--dry-run", "Say what it would come to, and write nothing.", bool),
+        overwrite_store,
+        json_option,
+    )
+
+
+_DEFAULT = FinetuneParameters()
+
+#: Those that `FinetuneParameters.from_dict` takes, and `--device`.
+finetuning_options = grouped(
+    "Fine-tuning",
+    option(
+        "--labels",
+        "Train on this share of the training cases (scans or images), or on so many of them.",
+        str,
+        labels_words(_DEFAULT.labels),
+        metavar="10%|N",
+    ),
+    option("--steps", f"Train for so many steps. [default: {DEFAULT_STEPS}]", int),
+    option("--epochs", "Train for so many passes over the labelled cubes instead.", int),
+    setting(
+        _DEFAULT, "--select", "Evaluate the network of the last step or of the best validated epoch.", SELECTS
+    ),
+    option("--patience", "With --select best: stop after so many epochs without a better one.", int),
+    option(
+        "--at-steps", "Evaluate on the test fold after these steps as well.", Listed("N,.."), metavar="N,.."
+    ),
+    setting(_DEFAULT, "--batch-size", "Cubes a batch, at most."),
+    setting(_DEFAULT, "--lr", "Adam's highest learning rate."),
+    setting(_DEFAULT, "--schedule", "How the learning rate falls.", SCHEDULES),
+    option("--warmup", "Let it rise over so many steps. [default: a tenth of them, at most 50]", int),
+    option(
+        "--augment/--no-augment",
+        "Flip, shift, turn and tint the training cubes at random. [default: augment]",
+        default=True,
+    ),
+    setting(_DEFAULT, "--head", "What a classifier sees: the deepest level, or all levels.", HEADS),
+    option(
+        "--keep",
+        "Which pre-trained parts a segmenter begins with. [default: all-but-last level of the decoder]",
+        KEEPS,
+    ),
+    option("--freeze-encoder", "Keep the encoder: a linear probe, or only the decoder is trained.", bool),
+    setting(_DEFAULT, "--precision", "bf16 and fp16 are mixed; tf32 rounds products.", PRECISIONS),
+    setting(_DEFAULT, "--seed", "Of the labelled scans, first weights, order and augmentation."),
+    device_option,
+)
+
+
+def given_options() -> dict[str, Any]:
+    """The parameters of the running command that were typed, by name; none that stand at their default."""
+    context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
+    typed = (name for name in context.params if context.get_parameter_source(name) is not default)
+    return {name: context.params[name] for name in typed}
+
+
+def work_of(options: dict[str, Any], dry_run: bool, *more: str) -> dict[str, Any]:
+    """Take out of a command's options those of `work_options`, and `more`, for its job in the library.
+
+    In a dry run the job is planned only, for which it needs to know how many tasks run at a time.
+    """
+    work = {name: options.pop(name) for name in ("workers", "scheduler", "overwrite", *more)}
+    if dry_run:
+        from genesis_toolkit.pipeline.engine import cores, workers_of
+
+        scheduler = work.pop("scheduler")
+        work["workers"] = workers_of(scheduler) if scheduler else work["workers"] or cores()
+    return work
