@@ -1,6 +1,6 @@
 """`genesis-prep explain`: why a scan gives the cubes it gives."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _WANTED = 32  # the default of extract-cubes --cubes-per-scan
     metavar="MAP",
 )
 @options.json_option
-def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) -> None:
+def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
     """Say why SCAN gives the cubes it gives, and what other settings would give.
 
     SCAN is a file, a folder with one scan, such as that of a DICOM series, or folder#label as tables show it
@@ -34,14 +34,14 @@ def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) ->
     Example:
       genesis-prep explain scan.mhd --png map.png
     """
+    from genesis_toolkit.pipeline.cubes.cut import mask_words
     from genesis_toolkit.pipeline.cubes.explain import find_scan
     from genesis_toolkit.pipeline.pictures.map import draw_map
+    from genesis_toolkit.pipeline.scans.mapping import apply_window
 
-    if len(hu) != 2:
-        raise gt.CallError(
-            f"--hu {','.join(map(str, hu))}: it must be two numbers low,high, as in -1000,1000."
-        )
-    rule, window = gt.CubeRule(**rule_of), gt.Window(*hu)
+    options.check_one_window(options.given_options())
+    parameters = gt.ExtractParameters(**rule_of)
+    rule, window = parameters.rule, parameters.store_window
     steps = "scan read, judged, drawn" if png else "scan read, judged"
     count = steps.count(",") + 1
     with Bars() as progress:
@@ -52,13 +52,16 @@ def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) ->
                     f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes "
                     "itself says why one gives nothing. Give a CT scan."
                 )
-            path, only_files = find_scan(scan)
-            read = gt.read_scan(path)
+            path, only_files = find_scan(scan, parameters.mr)
+            read = gt.read_scan(path, parameters.mr)
+            mask = mask_words(read.voxels)
+            read, _ = apply_window(read, parameters.window, window)
         except gt.DataError as error:
             raise gt.DataError(f"{scan}: {error}.") from None
         progress(steps, 1, count)
         spacing = read.geometry.spacing
-        found = gt.explain_scan(read.voxels, spacing, rule, window)
+        found = replace(gt.explain_scan(read.voxels, spacing, rule, window), mask=mask)
+        found = replace(found, without_tissue=0) if parameters.mr else found
         if png is not None:
             progress(steps, 2, count)
             title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
@@ -67,7 +70,7 @@ def explain(scan: str, png: Path | None, hu: tuple[int, int], **rule_of: Any) ->
     _show(path, found, png)
     given = Path(scan)  # or its folder, with the other series in it
     given = given if given.exists() else given.parent / given.name.rpartition("#")[0]
-    _say_next(given, found, hu, " --layout files" if only_files else "")
+    _say_next(given, found, parameters, " --layout files" if only_files else "")
 
 
 def _show(scan: Path, found: "gt.Explanation", png: Path | None) -> None:
@@ -160,7 +163,7 @@ def _verdict(found: "gt.Explanation") -> str:
     )
 
 
-def _say_next(source: Path, found: "gt.Explanation", hu: tuple[int, int], layout: str) -> None:
+def _say_next(source: Path, found: "gt.Explanation", asked: "gt.ExtractParameters", layout: str) -> None:
     """The command to go on with: these settings where they give cubes, else the first others that do."""
     replaced = ""
     if found.mask:
@@ -174,17 +177,18 @@ def _say_next(source: Path, found: "gt.Explanation", hu: tuple[int, int], layout
             output.say(f"None of these settings gives {one}. {smaller}", err=True)
             return
         replaced = f" {helpful[0]}"
-    settings = layout + _given(found, hu, replaced) + replaced
+    settings = layout + _given(found, asked, replaced) + replaced
     output.say_next("genesis-prep extract-cubes {} {}" + settings, source, free_name("cubes.zarr"))
 
 
-def _given(found: "gt.Explanation", hu: tuple[int, int], replaced: str) -> str:
+def _given(found: "gt.Explanation", asked: "gt.ExtractParameters", replaced: str) -> str:
     """The settings that differ from the defaults, as typed."""
-    most = gt.CubeRule(found.size).most_tissue
+    most = 1.0 if asked.mr else gt.CubeRule(found.size).most_tissue
     settings = {
         "--size": (",".join(map(str, found.size)), "64,64,32"),
         "--plane": (found.plane or "axial", "axial"),
-        "--hu": (",".join(map(str, hu)), "-1000,1000"),
+        "--hu": (",".join(map(str, asked.hu)), "-1000,1000"),
+        "--window": (",".join(map(str, asked.window or ())), ""),
         "--border": (",".join(map(str, found.border)), "100,100,30"),
         "--max-tissue": (f"{found.max_tissue:g}", f"{most:g}"),
         "--min-tissue": (f"{found.min_tissue:g}", "0"),

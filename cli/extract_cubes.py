@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 #: Options that X-ray images have no use for, and why.
 _OF_SCANS = {
-    "subsets": "NIH's images are chosen with --split",
+    "subsets": "X-ray images have no subsets",
     "plane": "an X-ray image is one picture as it is",
-    "hu": "NIH's images are stored as grey levels 0..255",
+    "hu": "X-ray images are stored as grey levels 0..255",
+    "window": "an X-ray image has a window of its own",
     "border": "an X-ray image is taken up to its edge",
     "max_tissue": "grey levels do not tell tissue",
     "min_tissue": "grey levels do not tell tissue",
     "sampler": "crops of X-ray images are drawn uniformly",
-    "spacing": "NIH's images are resized to --size",
+    "spacing": "X-ray images are resized to --size",
     "orient": "an X-ray image has no axes to turn",
 }
 
@@ -54,8 +55,8 @@ def _subsets(text: str) -> tuple[int, ...]:
 @options.option(
     "--layout",
     "luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
-    "the X-ray images of NIH ChestX-ray14.",
-    ["auto", "luna16", "files", "nih"],
+    "the X-ray images of NIH ChestX-ray14; images: X-rays as PNG, JPEG or DICOM in any folders.",
+    ["auto", "luna16", "files", "nih", "images"],
     "auto",
 )
 @options.option(
@@ -64,7 +65,7 @@ def _subsets(text: str) -> tuple[int, ...]:
 @options.option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
 @options.option(
     "--cubes-per-scan",
-    "Cubes drawn in every scan; crops of an X-ray image. [default: 32; nih: the whole image, resized]",
+    "Cubes drawn in every scan; crops of an X-ray image. [default: 32; of images: the whole one, resized]",
     int,
 )
 @options.rule_options
@@ -94,9 +95,9 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
     """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
 
     A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
-    cut. X-ray images of NIH's layout are taken whole, resized to 224 x 224 pixels or --size. Interrupted, the
-    same command goes on; finished, it makes damaged files again, takes in scans that were added to SOURCE,
-    and else does nothing.
+    cut. X-ray images (--layout nih or images) are taken whole, resized to 224 x 224 pixels or --size.
+    Interrupted, the same command goes on; finished, it makes damaged files again, takes in scans that were
+    added to SOURCE, and else does nothing.
 
     \b
     Examples:
@@ -134,7 +135,8 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
         raise gt.CallError(f"--split-file says what {option_name(name)} would: leave one of them out.")
     if typed.get("layout", "auto") == "auto":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
-    if typed["layout"] != "nih":
+    options.check_one_window(typed)
+    if typed["layout"] not in ("nih", "images"):
         if "split" in typed:
             raise gt.CallError(
                 "--split chooses among the lists of NIH ChestX-ray14, and these are CT scans: leave it out; "
@@ -195,7 +197,7 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
 
 def _noun(parameters: "Parameters") -> str:
     """What is cut, in a word."""
-    return "image" if parameters.layout == "nih" else "scan"
+    return "image" if isinstance(parameters, gt.ImageParameters) else "scan"
 
 
 def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:

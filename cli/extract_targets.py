@@ -1,5 +1,6 @@
 """`genesis-prep extract-targets`: labelled cubes for the target tasks."""
 
+import csv
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 _COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "targets", "split_file"}
 
 
+def _columns(text: str) -> tuple[str, ...]:
+    """Columns separated by commas; one whose name holds a comma stands in double quotes, as in CSV."""
+    return tuple(column.strip() for column in next(csv.reader([text]), []))
+
+
 def _negatives(text: str) -> int | None:
     """A whole number, or None for `all`."""
     try:
@@ -32,16 +38,34 @@ def _negatives(text: str) -> int | None:
 @click.argument("targets", type=options.path)
 @options.option(
     "--task",
-    "ncc: nodule or not, of LUNA16's candidates; segment: scans and masks; dxc: NIH's findings.",
-    ["ncc", "segment", "dxc"],
-    required=True,
+    "ncc: nodule or not, of LUNA16's candidates; segment: scans and masks; dxc: NIH's findings; "
+    "classify: columns of a table.",
+    ["ncc", "segment", "dxc", "classify"],
+)
+@options.option(
+    "--label-table",
+    "classify: a CSV table with a row a scan or image, which one of its columns names.",
+    options.path,
+    metavar="CSV",
+)
+@options.option(
+    "--label-columns",
+    "classify: columns that are labels, as in A,B or 'Patient Age>60'; empty cells are unknown.",
+    _columns,
+    metavar="A,B",
 )
 @options.option(
     "--size",
-    "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; dxc: 224,224]",
+    "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; of images: 224,224]",
     options.Listed("X,Y[,Z]"),
 )
 @options.option("--hu", "HU window to clip to. [default: -1000,1000]", options.Listed("LOW,HIGH"))
+@options.option(
+    "--window",
+    "segment, classify: for MR, values or percentiles that become -1000,1000, as in p0.5,p99.5.",
+    options.window_ends,
+    metavar="LOW,HIGH",
+)
 @options.option(
     "--negatives",
     "ncc: candidates that are no nodule, for each that is; or all. [default: 10]",
@@ -55,35 +79,43 @@ def _negatives(text: str) -> int | None:
     metavar="DIR",
 )
 @options.option(
-    "--labels",
+    "--foreground",
     "segment: values of a mask that are foreground, as in 1,2. [default: all but 0]",
     options.Listed("LIST"),
 )
-@options.option("--cubes-per-scan", "segment: cubes drawn in every scan. [default: 32]", int)
+@options.option(
+    "--cubes-per-scan",
+    "segment, classify: cubes drawn in every scan. [default: 32; classify: the whole scan, averaged]",
+    int,
+)
 @options.option(
     "--layout",
-    "segment: how SOURCE is laid out, as for extract-cubes. [default: auto]",
-    ["auto", "luna16", "files"],
+    "segment, classify: how SOURCE is laid out, as for extract-cubes. [default: auto]",
+    ["auto", "luna16", "files", "nih", "images"],
 )
-@options.option("--seed", "ncc, segment: another seed draws others. [default: 0]", int)
+@options.option("--seed", "ncc, segment, classify: another seed draws others. [default: 0]", int)
 @options.split_file_option
 @options.work_options("Scans at a time. [default: one a core]")
-def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **given: Any) -> None:
+def extract_targets(source: Path, targets: Path, task: str | None, dry_run: bool, **given: Any) -> None:
     """Cut labelled cubes of one task out of SOURCE into the target store TARGETS.
 
     ncc: a cube around each of LUNA16's nodule candidates (candidates_V2.csv), subsets 0-4 train, 5-6
     validate, 7-9 test. segment: cubes of scans with the same boxes of their masks. dxc: NIH's X-ray images
-    with the fourteen findings of their table, split by NIH's lists. Interrupted, the same command goes on.
+    with the fourteen findings of their table, split by NIH's lists. classify, which --label-table means too:
+    scans or X-ray images with labels from any columns of any table. Interrupted, the same command goes on.
 
     \b
     Examples:
       genesis-prep extract-targets LUNA16 nodules.zarr --task ncc
       genesis-prep extract-targets LUNA16 lungs.zarr --task segment
       genesis-prep extract-targets scans organs.zarr --task segment \\
-        --masks masks --labels 1,2
+        --masks masks --foreground 1,2
       genesis-prep extract-targets ChestX-ray14 findings.zarr --task dxc
+      genesis-prep extract-targets ChestX-ray14 views.zarr \\
+        --label-table ChestX-ray14/Data_Entry_2017_v2020.csv \\
+        --label-columns "View Position,Patient Age>60"
     """
-    parameters = _parameters(task, options.given_options())
+    parameters = _parameters(source, task, options.given_options())
     work = options.work_of(given, dry_run, "split_file")
     if dry_run:
         _show_estimate(source, targets, parameters, work)
@@ -104,13 +136,23 @@ def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **giv
         raise SystemExit(BAD_DATA)
 
 
-def _parameters(task: str, given: dict[str, Any]) -> "TargetParameters":
+def _parameters(source: Path, task: str | None, given: dict[str, Any]) -> "TargetParameters":
     """What is asked of the task, by what was typed; options of other tasks are refused."""
-    from genesis_toolkit.pipeline.targets.parameters import TASKS
+    from genesis_toolkit.pipeline.scans.find import layout_of
+    from genesis_toolkit.pipeline.targets.parameters import kind_of
 
-    kind = TASKS[task]
-    own = {field.name for field in fields(kind)}
+    task = task or ("classify" if "label_table" in given else None)
+    if task is None:
+        raise gt.CallError(
+            "Missing option '--task'. Give ncc, segment, dxc or classify, as in --task segment."
+        )
+    layout = given.get("layout", "auto")
+    if layout == "auto" and task == "classify" and layout_of(source) == "nih":
+        layout = given["layout"] = "nih"
+    kind = kind_of(task, images=task == "dxc" or layout in ("nih", "images"))
+    own = {field.name for field in fields(kind)} - {"classes"}
     typed = {name: value for name, value in given.items() if name not in _COMMON}
+    options.check_one_window(typed)
     for name in typed:
         if name not in own:
             allowed = ", ".join(map(option_name, sorted(own)))

@@ -118,7 +118,7 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     views = ", ".join(f"{name or 'not told'}: {count:,}" for name, count in images["views"].items())
     return [
         ("X-ray images", _statuses(facts)),
-        ("patients", f"{images['patients']:,}"),
+        ("patients", f"{images['patients']:,}" if images["patients"] else "not told"),
         ("views", views),
         ("labels", told),
     ]

@@ -9,6 +9,7 @@ import click
 
 from genesis_toolkit.cli.output import AS_JSON
 from genesis_toolkit.pipeline import absent
+from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.finetune.parameters import (
     DEFAULT_STEPS,
     HEADS,
@@ -152,6 +153,25 @@ class Listed(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{value!r} must be {self._allowed} separated by commas, {self.name}.", param, ctx)
 
 
+def window_ends(value: str) -> tuple[float | str, ...]:
+    """The ends of a window: numbers stay numbers, all else is the library's to judge, as in `p0.5,p99.5`."""
+    return tuple(_number_or_text(word.strip()) for word in value.split(","))
+
+
+def _number_or_text(word: str) -> float | str:
+    try:
+        number = float(word)
+    except ValueError:
+        return word
+    return int(number) if number.is_integer() else number
+
+
+def check_one_window(typed: dict[str, Any]) -> None:
+    """Refuse `--hu` beside `--window`, whatever their values."""
+    if {"hu", "window"} <= typed.keys():
+        raise CallError("--hu is for CT, --window for scans without HU, as of MR: leave one out.")
+
+
 at_least_1 = click.IntRange(min=1)
 
 json_option = option(
@@ -195,6 +215,12 @@ rule_options = grouped(
     ),
     option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"), "-1000,1000"),
     option(
+        "--window",
+        "For MR: values or percentiles of a scan that become -1000,1000, as in p0.5,p99.5.",
+        window_ends,
+        metavar="LOW,HIGH",
+    ),
+    option(
         "--border",
         "Voxels at each side that no cube touches. [default: 100,100,30]",
         Listed("X,Y,Z"),
@@ -202,7 +228,7 @@ rule_options = grouped(
     ),
     option(
         "--max-tissue",
-        "Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7]",
+        "Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7; MR: 1]",
         float,
     ),
     option("--min-tissue", "Lowest tissue score of a cube.", float, 0.0),

@@ -35,8 +35,11 @@ from .pipeline.store.open import open_store as open_store
 from .pipeline.targets.extract import TargetResult as TargetResult
 from .pipeline.targets.extract import extract_targets as extract_targets
 from .pipeline.targets.parameters import FindingParameters as FindingParameters
+from .pipeline.targets.parameters import ImageLabelParameters as ImageLabelParameters
+from .pipeline.targets.parameters import ImageMaskParameters as ImageMaskParameters
 from .pipeline.targets.parameters import MaskParameters as MaskParameters
 from .pipeline.targets.parameters import NoduleParameters as NoduleParameters
+from .pipeline.targets.parameters import ScanLabelParameters as ScanLabelParameters
 from .pipeline.verify.verify import Verification as Verification
 from .pipeline.verify.verify import verify_store as verify_store
 from .pipeline.version import __version__ as __version__

@@ -5,7 +5,7 @@ section 1). Values travel as whole numbers inside one window; [0, 1] is made of 
 grey levels of X-ray images, which name nothing, have a window as well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +27,9 @@ SUBSTANCES: dict[str, tuple[int, int]] = {
     "bone, cancellous": (300, 400),
     "bone, cortical": (1800, 1900),
 }
+
+#: The unit of values that were mapped from a scan's own.
+MAPPED = "mapped intensity"
 
 #: A voxel is tissue from this HU on (METHOD.md section 2, the tissue rule).
 TISSUE_HU = -150
@@ -77,21 +80,57 @@ class Window:
         return whole
 
 
+#: The ends of a window of a scan's own values: numbers, or percentiles such as `p99.5`.
+Ends = tuple[float | str, float | str]
+
+
 class HounsfieldValues:
-    """What the parameters of CT scans say of the values that are stored: their unit, and their dtype.
+    """What the parameters of scans say of the values that are stored: their unit, and their dtype.
 
     Attributes:
         hu: the HU window, lowest and highest value kept.
+        window: what of each scan's own values is mapped to that window, where they are no HU; else None.
     """
 
-    unit: ClassVar = "HU"
     dtype: ClassVar = np.dtype(np.int16)
     hu: tuple[int, int]
+    window: Ends | None
 
     @property
-    def window(self) -> Window:
-        """The HU window."""
+    def unit(self) -> str:
+        """Of the values stored."""
+        return "HU" if self.window is None else MAPPED
+
+    @property
+    def maps(self) -> bool:
+        """Whether each scan's own values are mapped, and the ends recorded."""
+        return self.window is not None
+
+    @property
+    def mr(self) -> bool:
+        """Whether DICOM of MR is taken."""
+        return self.maps
+
+    @property
+    def store_window(self) -> Window:
+        """The whole numbers that may be stored."""
         return Window(*self.hu)
+
+    def check_window(self, checked: Callable[[Any], Ends]) -> None:
+        """Check both windows, and put the ends of `window` as `checked` gives them.
+
+        Raises:
+            CallError: one is out of range, or both are given.
+        """
+        if len(self.hu) != 2 or min(self.hu) <= -32768 or max(self.hu) > 32767:
+            found = f"--hu {','.join(map(str, self.hu))}"
+            raise CallError(f"{found}: it must be two numbers within -32767..32767, as in -1000,1000.")
+        window = Window(*self.hu)
+        if self.window is None:
+            return
+        if window != Window():
+            raise CallError("--hu is for CT, --window for scans without HU, as of MR: leave one out.")
+        object.__setattr__(self, "window", checked(self.window))
 
 
 class GreyLevels:
@@ -99,4 +138,10 @@ class GreyLevels:
 
     unit: ClassVar = "grey level"
     dtype: ClassVar = np.dtype(np.uint8)
-    window: ClassVar = Window(0, 255)
+    store_window: ClassVar = Window(0, 255)
+    mr: ClassVar = False
+
+    @property
+    def maps(self) -> bool:
+        """Whether values are mapped, and the ends recorded for each image: not of NIH's, which are 8 bits."""
+        return bool(getattr(self, "layout", "nih") == "images")

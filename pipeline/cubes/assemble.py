@@ -109,8 +109,7 @@ def write_shards(
 
 def attributes_of(parameters: Any, job: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What a store says of itself, given what was cut and the parameters as they stand in the store."""
-    window = [parameters.window.low, parameters.window.high]
-    told = {"window": window, "unit": parameters.unit, "size": list(parameters.size)}
+    told = {"window": list(parameters.store_window), "unit": parameters.unit, "size": list(parameters.size)}
     return told | more | {"parameters": job}
 
 
@@ -251,7 +250,12 @@ def _dealt(scans: ScanTable, records: Sequence[Facts]) -> ScanTable:
     whose = np.array([record.get("whose", 0) for record in records], np.uint64)
     parts = [record.get("part") for record in records]
     patient = np.where(whose > 0, whose, scans.stream) if whose.any() else None
-    return replace(scans, patient=patient, part=None if None in parts else np.array(parts, np.uint8))
+    part = None if None in parts else np.array(parts, np.uint8)
+    mapped = "window" in records[0]
+    windows = np.array([record["window"] for record in records], np.float64) if mapped else None
+    mono1 = "inverted" in records[0]
+    inverted = np.array([record["inverted"] for record in records], np.uint8) if mono1 else None
+    return replace(scans, patient=patient, part=part, window=windows, inverted=inverted)
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:

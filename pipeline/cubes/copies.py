@@ -7,6 +7,7 @@ is known once they have been cut, so this changes what is made of their records,
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import UNREADABLE, CutTask
 from genesis_toolkit.pipeline.cubes.update import Update
+from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import Ledger
 from genesis_toolkit.pipeline.scans.gather import SAME
-from genesis_toolkit.pipeline.scans.images import read_image
-from genesis_toolkit.pipeline.scans.nih import SUFFIX
+from genesis_toolkit.pipeline.scans.radiographs import picture_of
 from genesis_toolkit.pipeline.scans.read import read_scan
 
 
@@ -62,11 +63,16 @@ def changes_of(
         used, read = record["status"] == "used", record["status"] != "failed" and any(record["shape"])
         told = record["path"], task.path, name(record["identifier"]), digest(record["sha256"])
         twins.append(Twin(task.name, *told, used, read))
+    same = partial(same_voxels, parameters=tasks[0].parameters) if tasks else _never
     nothing: Facts = {field: [] for field in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
     return {
         name: nothing | {"status": status, "reason": reason}
-        for name, (status, reason) in settle(twins, same_voxels).items()
+        for name, (status, reason) in settle(twins, same).items()
     }
+
+
+def _never(_one: Path, _other: Path) -> bool:
+    return False
 
 
 def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[str, tuple[str, str]]:
@@ -100,16 +106,18 @@ def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[st
     return changes
 
 
-def same_voxels(one: Path, other: Path) -> bool:
+def same_voxels(one: Path, other: Path, parameters: HounsfieldValues | GreyLevels) -> bool:
     """Whether two scans, or images, hold the same voxels; not where one of them cannot be read."""
     try:
-        return np.array_equal(_voxels(one), _voxels(other))
+        return np.array_equal(_voxels(one, parameters), _voxels(other, parameters))
     except UNREADABLE:
         return False
 
 
-def _voxels(path: Path) -> NDArray[Any]:
-    return read_image(path).pixels if path.suffix.lower() == SUFFIX else read_scan(path).voxels
+def _voxels(path: Path, parameters: HounsfieldValues | GreyLevels) -> NDArray[Any]:
+    if isinstance(parameters, GreyLevels):
+        return picture_of(path, "images" if parameters.maps else "nih").pixels
+    return read_scan(path, parameters.mr).voxels
 
 
 def _held(update: Update, key: Key | None) -> Iterable[Twin]:

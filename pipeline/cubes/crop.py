@@ -13,8 +13,10 @@ from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
 from genesis_toolkit.pipeline.cubes.records import Cut, CutTask
 from genesis_toolkit.pipeline.cubes.rule import place_words
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels
 from genesis_toolkit.pipeline.rng import draw_distinct
-from genesis_toolkit.pipeline.scans.images import read_image, resize
+from genesis_toolkit.pipeline.scans.images import Picture, resize
+from genesis_toolkit.pipeline.scans.radiographs import picture_of
 
 
 def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:
@@ -79,16 +81,23 @@ def cube_at(
     return np.ascontiguousarray(crop)
 
 
+def picture_facts(picture: Picture, parameters: GreyLevels) -> dict[str, Any]:
+    """What the record of an image says: its edges, and where values are mapped, how."""
+    facts: dict[str, Any] = {"shape": [*picture.pixels.shape, 1]}
+    return facts | ({"window": list(picture.window), "inverted": picture.inverted} if parameters.maps else {})
+
+
 def cut_picture(task: CutTask[ImageParameters]) -> Cut:
     """Read an image that is large enough, and take what is asked of it.
 
     Raises:
         DataError, OSError, ValueError, MemoryError: it cannot be read.
     """
-    picture = read_image(task.path)
+    picture = picture_of(task.path, task.parameters.layout)
     x, y = picture.pixels.shape
+    facts = picture_facts(picture, task.parameters)
     small = too_small((x, y), task.parameters)
     if small:
-        return Cut("", {"shape": [x, y, 1], "status": "skipped", "reason": small})
+        return Cut("", facts | {"status": "skipped", "reason": small})
     corners, tissue, cubes = cut_image(picture.pixels, task.source.identifier, task.parameters)
-    return Cut(picture.sha256, {"shape": [x, y, 1]}, corners, cubes, tissue)
+    return Cut(picture.sha256, facts, corners, cubes, tissue)

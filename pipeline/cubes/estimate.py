@@ -16,12 +16,13 @@ from genesis_toolkit.pipeline.cubes.crop import too_small as too_small_image
 from genesis_toolkit.pipeline.cubes.cut import turned
 from genesis_toolkit.pipeline.cubes.extract import plan_job
 from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters
-from genesis_toolkit.pipeline.cubes.records import UNREADABLE, Cut, Task, file_state
+from genesis_toolkit.pipeline.cubes.records import UNREADABLE, Cut, CutTask, Task, file_state
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, passing_corners, too_small
 from genesis_toolkit.pipeline.engine import counting
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.progress import Progress, silent
-from genesis_toolkit.pipeline.scans.images import read_image_size, resize
+from genesis_toolkit.pipeline.scans.images import resize
+from genesis_toolkit.pipeline.scans.radiographs import picture_size
 from genesis_toolkit.pipeline.scans.read import read_geometry
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
@@ -118,7 +119,7 @@ def plan_extraction(
         count(task)
     large = [task for task, it_fits in zip(looked_at, fits, strict=True) if it_fits]
     fit = round(len(sound) * len(large) / len(looked_at)) if looked_at else 0
-    sizes = {task.name: file_state(task.path)[0] for task in sound}
+    sizes = {task.name: file_state(task.path, mr=parameters.mr)[0] for task in sound}
     work = sum(sizes[task.name] for task in large) * len(sound) / max(1, len(looked_at))
     cubes = fit * (parameters.cubes_per_scan or 1)
     tiny = CubeRule((1, 1, 1), (0, 0, 0))  # lets the kernels be compiled, which the first scan would wait for
@@ -165,19 +166,25 @@ def try_one(
                 "store_bytes": round(stored / len(given.cubes) * cubes),
                 "example": task.source.path,
                 "example_seconds": seconds,
-                "seconds": seconds * bytes_ / file_state(task.path)[0] / workers,
+                "seconds": seconds * bytes_ / task.states()[0][0] / workers,
                 "example_cubes": len(given.cubes),
-                "example_without_tissue": given.tissue.count(0) if given.cubes[0].ndim == _EDGES else 0,
+                "example_without_tissue": given.tissue.count(0) if _tells_air(task, given) else 0,
             }
     nothing = dict.fromkeys(("store_bytes", "example_seconds", "seconds"))
     return {**nothing, "example": "", "example_cubes": 0, "example_without_tissue": 0}
+
+
+def _tells_air(task: CutTask[Any], given: Cut) -> bool:
+    return given.cubes[0].ndim == _EDGES and not task.parameters.mr
 
 
 def _fits(path: Path, parameters: Parameters) -> bool | None:
     """Whether a header says that there is a place for a cube; None where it cannot be read."""
     try:
         if isinstance(parameters, ImageParameters):
-            return too_small_image(read_image_size(path), parameters) is None
-        return too_small(turned(read_geometry(path), parameters).shape, parameters.rule) is None
+            return too_small_image(picture_size(path, parameters.layout), parameters) is None
+        return (
+            too_small(turned(read_geometry(path, parameters.mr), parameters).shape, parameters.rule) is None
+        )
     except DataError:
         return None

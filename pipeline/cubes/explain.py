@@ -108,11 +108,12 @@ class Explanation:
     alternatives: tuple[Alternative, ...]
 
 
-def find_scan(text: str) -> tuple[Path, bool]:
+def find_scan(text: str, mr: bool = False) -> tuple[Path, bool]:
     """Find the one scan that a user names, as `extract_cubes` finds it.
 
     Args:
         text: a file, a folder that holds one scan, or `folder#label` as tables show it.
+        mr: as for `read_scan`.
 
     Returns:
         Where it is, as `read_scan` takes it, and whether `extract_cubes` takes its folder only with
@@ -130,9 +131,9 @@ def find_scan(text: str) -> tuple[Path, bool]:
         raise no_scan(path)
     only_files, place = False, home if home else path
     try:
-        found = find_scans(place)
+        found = find_scans(place, mr=mr)
     except CallError:
-        found, only_files = find_scans(place, "files"), True
+        found, only_files = find_scans(place, "files", mr=mr), True
     sources = [one for one in found.sources if not label or one.path == f"{HERE}{label}"]
     sound = [one for one in sources if not (one.problem or one.skip)]
     if not sources or len(sound) > 1:

@@ -248,6 +248,9 @@ def _asked_for(
         values |= {"layout": found.layout, "subsets": subsets}
         if parameters.plane is None:
             del values["plane"]  # which cubes have none of
+        del values["window" if parameters.window is None else "hu"]
+    elif parameters.split is None:
+        del values["split"]
     values |= {"anonymized_with": key.fingerprint} if key else {}
     values |= recorded(split, key.digest if key else str) | recorded_part(part)
     description = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -261,6 +264,8 @@ def _all_parts(source: Path, parameters: Parameters) -> Parameters:
         CallError: they choose subsets or a list themselves.
     """
     if isinstance(parameters, ImageParameters):
+        if parameters.layout != "nih":
+            return parameters
         if parameters.split == "test":
             raise CallError("--split-file says what --split would: leave one of them out.")
         return replace(parameters, split="all")

@@ -12,10 +12,12 @@ from typing import Any, Literal
 from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.scans.find import Found, Layout, find_scans
+from genesis_toolkit.pipeline.scans.find import IMAGE_LAYOUTS, Found, ImageLayout, Layout, find_scans
 from genesis_toolkit.pipeline.scans.geometry import check_orientation, check_spacing
+from genesis_toolkit.pipeline.scans.image_folder import find_image_folder
+from genesis_toolkit.pipeline.scans.mapping import checked_ends
 from genesis_toolkit.pipeline.scans.nih import Split, check_split, find_images
 
 _MOST_CUBES = _MOST_CROPS = 10_000
@@ -33,9 +35,11 @@ class ExtractParameters(HounsfieldValues):
         size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice.
         plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
         hu: the HU window, lowest and highest value kept.
+        window: for scans without HU, as of MR: two ends, numbers or percentiles of a scan's non-zero
+            voxels such as `p99.5`, between which its own values are mapped to -1000 .. 1000; `hu` stays.
         border: voxels in x, y, z that no cube may touch, on either side.
         max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            as published, of patches 0.7, in which air counts like tissue.
+            as published, of patches 0.7, in which air counts like tissue; with `window` 1, no bound.
         min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
             Patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
@@ -54,6 +58,7 @@ class ExtractParameters(HounsfieldValues):
     size: tuple[int, ...] = (64, 64, 32)
     plane: Plane | None = None
     hu: tuple[int, int] = (-1000, 1000)
+    window: Ends | None = None
     border: Triple = (100, 100, 30)
     max_tissue: float | None = None
     min_tissue: float = 0.0
@@ -72,10 +77,9 @@ class ExtractParameters(HounsfieldValues):
             check_spacing(self.spacing)
         if self.orient is not None:
             object.__setattr__(self, "orient", check_orientation(self.orient))
-        window = self.window
-        if window.low <= -32768 or window.high > 32767:
-            found = f"--hu {window.low},{window.high}"
-            raise CallError(f"{found}: both must lie in -32767..32767, as in -1000,1000.")
+        self.check_window(checked_ends)
+        if self.mr and self.max_tissue is None:
+            object.__setattr__(self, "max_tissue", 1.0)
         rule = self.rule
         object.__setattr__(self, "plane", rule.plane)
         object.__setattr__(self, "max_tissue", rule.max_tissue)
@@ -107,8 +111,10 @@ class ImageParameters(GreyLevels):
     """What is taken of X-ray images.
 
     Attributes:
-        layout: of the source; NIH ChestX-ray14's is the one known.
-        split: the official list that is taken; `all` looks at no list.
+        layout: of the source: `nih` for NIH ChestX-ray14, or `images` for any folder of PNG, JPEG and DICOM
+            of CR and DX.
+        split: the official list of NIH that is taken, `train_val` where None is given; `all` looks at no
+            list. Of `images` there are none.
         size: edges of a cube in pixels, x, y.
         cubes_per_scan: how many random crops of that size are cut out of an image as it is; None takes the
             whole image, resized by area averaging.
@@ -118,16 +124,25 @@ class ImageParameters(GreyLevels):
         CallError: a value out of range.
     """
 
-    layout: Literal["nih"] = "nih"
-    split: Split = "train_val"
+    layout: ImageLayout = "nih"
+    split: Split | None = None
     size: tuple[int, int] = (224, 224)
     cubes_per_scan: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout != "nih":
-            raise CallError(f"--layout {self.layout}: X-ray images are read in NIH's layout, nih.")
-        check_split(self.split)
+        if self.layout not in IMAGE_LAYOUTS:
+            raise CallError(
+                f"--layout {self.layout}: X-ray images are laid out as {' or '.join(IMAGE_LAYOUTS)}."
+            )
+        if self.layout == "nih":
+            object.__setattr__(self, "split", self.split or "train_val")
+            check_split(str(self.split))
+        elif self.split is not None:
+            raise CallError(
+                f"--split {self.split} chooses among the lists of NIH ChestX-ray14, and --layout images has "
+                "none: leave it out, or deal the images with --split-file."
+            )
         if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
             raise CallError(
                 f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
@@ -152,8 +167,10 @@ def find_sources(source: Path | str, parameters: Parameters) -> Found:
         DataError: a table of the images is damaged.
     """
     if isinstance(parameters, ImageParameters):
-        return find_images(source, parameters.split)
-    return find_scans(source, parameters.layout, parameters.subsets)
+        if parameters.layout == "images":
+            return find_image_folder(source)
+        return find_images(source, parameters.split or "train_val")
+    return find_scans(source, parameters.layout, parameters.subsets, mr=parameters.mr)
 
 
 def extraction(made: Mapping[str, Any]) -> Parameters:
@@ -162,8 +179,10 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
     Raises:
         ValueError: they are not those of `extract-cubes`.
     """
-    kind = ImageParameters if made.get("layout") == "nih" else ExtractParameters
-    names = [field.name for field in fields(kind) if field.name != "plane" or "plane" in made]  # of patches
+    kind = ImageParameters if made.get("layout") in IMAGE_LAYOUTS else ExtractParameters
+    left_out = ["hu" if "window" in made else "window"]
+    left_out += [name for name in ("plane", "split") if name not in made]  # of patches, and of NIH's images
+    names = [field.name for field in fields(kind) if field.name not in left_out]
     try:
         values: dict[str, Any] = {n: tuple(v) if isinstance(v := made[n], list) else v for n in names}
         return kind(**values)
@@ -171,6 +190,11 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
         raise ValueError(f"{error.args[0]} is missing") from None
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from None
+
+
+def maps_values(made: Mapping[str, Any]) -> bool:
+    """Whether a store's scans had values that were mapped, so that DICOM of MR is taken; of any JSON."""
+    return made.get("window") is not None
 
 
 def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:

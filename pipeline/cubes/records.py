@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
-from genesis_toolkit.pipeline.hounsfield import GreyLevels
+from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.job import Facts, run_missing
 from genesis_toolkit.pipeline.ledger import SEAL, Ledger, sha256_of
 from genesis_toolkit.pipeline.scans.files import named
@@ -24,7 +24,7 @@ from genesis_toolkit.pipeline.scans.read import scan_files
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.shards import encode_cube
 
-Parameters = TypeVar("Parameters", covariant=True)
+Parameters = TypeVar("Parameters", bound=HounsfieldValues | GreyLevels, covariant=True)
 Task = TypeVar("Task", bound="CutTask[Any]")
 
 #: What reading a strange file leads to; `why` says it in words.
@@ -64,7 +64,7 @@ class CutTask(Generic[Parameters]):
 
     def states(self) -> list[list[int]]:
         """Bytes and time of the files, which tell whether they were changed since."""
-        return [list(file_state(path)) for path in self.files]
+        return [list(file_state(path, mr=self.parameters.mr)) for path in self.files]
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,14 @@ def why(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"it cannot be read: {error}"
 
 
-def file_state(path: Path, *, came: bool = False) -> tuple[int, int]:
+def file_state(path: Path, *, came: bool = False, mr: bool = False) -> tuple[int, int]:
     """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told.
 
-    With `came` also when it came to its place, though it may have been written before.
+    With `came` also when it came to its place, though it may have been written before. `mr` is as for
+    `read_scan`.
     """
     try:
-        states = [file.stat() for file in scan_files(path)]
+        states = [file.stat() for file in scan_files(path, mr)]
     except (DataError, OSError):
         return 0, 0
     return sum(state.st_size for state in states), max(
@@ -118,7 +119,7 @@ def file_state(path: Path, *, came: bool = False) -> tuple[int, int]:
     )
 
 
-def is_same(task: CutTask[object], record: Facts) -> bool:
+def is_same(task: CutTask[Any], record: Facts) -> bool:
     """Whether a scan's files are those that a record is of."""
     return bool(record["states"] == task.states())
 
@@ -177,7 +178,7 @@ def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Fac
 
 def nothing_given(
     ledger: Ledger,
-    tasks: Sequence[CutTask[object]],
+    tasks: Sequence[CutTask[Any]],
     noun: str,
     changes: Mapping[str, Facts],
     advice: Mapping[str, str] | None = None,
@@ -202,15 +203,17 @@ def nothing_given(
     return DataError("\n".join(filter(None, said)))
 
 
-def _blank_record(task: CutTask[object]) -> Facts:
+def _blank_record(task: CutTask[Any]) -> Facts:
     """The record of a scan of which nothing is known but where it lies."""
     states = task.states()
     record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
     skip, problem, _ = record.pop("skip"), record.pop("problem"), record.pop("known")  # which may tell names
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
+    record |= {"window": [0.0, 0.0]} if task.parameters.maps else {}
+    record |= {"inverted": False} if task.parameters.maps and isinstance(task.parameters, GreyLevels) else {}
     return record | {name: [] for name in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
 
 
-def _lost(task: CutTask[object]) -> Facts:
+def _lost(task: CutTask[Any]) -> Facts:
     """The record of a scan that ends the process which works on it."""
     return _blank_record(task) | {"status": "failed", "reason": _DIED}

@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.crop import cube_at
 from genesis_toolkit.pipeline.cubes.cut import cubes_at, read_turned
-from genesis_toolkit.pipeline.cubes.parameters import ImageParameters, Parameters, extraction, find_sources
+from genesis_toolkit.pipeline.cubes.parameters import (
+    ImageParameters,
+    Parameters,
+    extraction,
+    find_sources,
+    maps_values,
+)
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import UNREADABLE, why
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import run_all
 from genesis_toolkit.pipeline.scans.files import HERE
-from genesis_toolkit.pipeline.scans.images import read_image
+from genesis_toolkit.pipeline.scans.radiographs import picture_of
 from genesis_toolkit.pipeline.scans.read import scan_sha256
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import leads_outside
@@ -53,7 +59,7 @@ def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
     parameters = task.parameters
     try:
         if isinstance(parameters, ImageParameters):
-            picture = read_image(task.path)
+            picture = picture_of(task.path, parameters.layout)
             return picture.sha256, [cube_at(picture.pixels, corner, parameters) for corner in task.corners]
         scan = read_turned(task.path, parameters)
         return scan.sha256, list(cubes_at(scan.voxels, task.corners, parameters))
@@ -135,7 +141,7 @@ def compare_scans(
 
     def look(row: int) -> tuple[int, str]:
         try:
-            found = scan_sha256(places[row])
+            found = scan_sha256(places[row], maps_values(remains.cutting))
         except (DataError, OSError, ValueError) as error:
             return row, f"cannot be compared: {reason_of(error)}"
         same = (key.digest(found) if key else found) == str(digests[row])

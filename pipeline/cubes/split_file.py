@@ -15,18 +15,21 @@ from genesis_toolkit.pipeline.store.schema import PARTS
 from genesis_toolkit.pipeline.wording import listed
 
 _COLUMNS = ("scan", "part")
-_EXCLUDE = PARTS.index("exclude")
+#: The part that takes no part.
+EXCLUDE = PARTS.index("exclude")
 
 
 @dataclass(frozen=True)
 class SplitFile:
     """Which part every scan belongs to, a number in `PARTS`, by its path or its identifier.
 
-    `path` is that of the table; empty where a store tells the parts.
+    `path` is that of the table; empty where a store tells the parts. A scan without a row belongs to
+    `otherwise`; where that is None, none may be without.
     """
 
     path: Path
     parts: dict[str, int]
+    otherwise: int | None = None
 
     @property
     def sha256(self) -> str:
@@ -44,10 +47,10 @@ class SplitFile:
             found = {self.parts[name] for name in (one.path, one.identifier) if name in self.parts}
             if len(found) > 1:
                 raise CallError(f"--split-file {self.path} puts {one.path} into two parts: keep one row.")
-            if not found and not one.skip:
+            if not found and not one.skip and self.otherwise is None:
                 missing.append(one.path)
-            part = found.pop() if found else _EXCLUDE
-            skip = one.skip or ("left out by the split file" if part == _EXCLUDE else "")
+            part = found.pop() if found else EXCLUDE if self.otherwise is None else self.otherwise
+            skip = one.skip or ("left out by the split file" if part == EXCLUDE else "")
             dealt.append(replace(one, part=part, skip=skip))
         if missing:
             raise CallError(

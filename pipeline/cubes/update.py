@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.parameters import maps_values
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key
 from genesis_toolkit.pipeline.cubes.records import file_state
 from genesis_toolkit.pipeline.errors import CallError, DataError
@@ -62,7 +63,7 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
         CallError: a scan that gave cubes is gone or has changed, or new scans would change the cubes of
             others; the sentence names them.
     """
-    name = key.name if key else str
+    name, mr = key.name if key else str, maps_values(store.attributes["parameters"])
     here = {name(source.path): source for source in found.sources}
     scans = store.scans
     rows = {str(path): row for row, path in enumerate(scans.path.tolist())}
@@ -73,7 +74,7 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     _refuse(gone, f"gone from the source {way_out}")
     known, rows = set(rows), {path: row for path, row in rows.items() if path in here}
     begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
-    changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key)]
+    changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key, mr)]
     _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
     if scans.part is not None:
         others = [path for path, row in rows.items() if here[path].part != scans.part[row]]
@@ -101,8 +102,8 @@ def _patients(scans: ScanTable, here: Mapping[str, Source], key: Key | None) -> 
     return np.where(now > 0, now, scans.stream) if now.any() else None
 
 
-def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None) -> bool:
-    size, when = file_state(path, came=key is not None)
+def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | None, mr: bool) -> bool:
+    size, when = file_state(path, came=key is not None, mr=mr)
     known = str(store.scans.sha256[row])
     if key is None and size != int(store.scans.bytes[row]):
         return True
@@ -111,7 +112,7 @@ def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | 
     if when <= begun or not known:
         return when > begun
     try:
-        found = scan_sha256(path)
+        found = scan_sha256(path, mr)
     except (DataError, OSError):
         return True
     return (key.digest(found) if key else found) != known

@@ -24,12 +24,13 @@ US patent 11,922,628 B2 (issued 2024-03-05); the licence of this software grants
 patent."""
 
 #: Parameters of a cube store that `genesis-prep extract-cubes` takes as options of the same names; `plane`
-#: those of slices alone.
+#: those of slices alone, `hu` or `window`.
 EXTRACT_OPTIONS = tuple(
-    "layout subsets cubes_per_scan size plane hu border max_tissue min_tissue sampler seed spacing "
+    "layout subsets cubes_per_scan size plane hu window border max_tissue min_tissue sampler seed spacing "
     "orient".split()
 )
 #: Those of a store of X-ray images.
+_MAY_LACK = ("plane", "hu", "window", "split")
 IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
 _MERGED = {"layout": "mixed", KEY: "several keys"}  # of parts that one command could not have made
 _LONGEST_LINE = 96
@@ -85,7 +86,7 @@ def commands(contents: Contents) -> list[str]:
 def _options_of(cutting: Mapping[str, Any]) -> list[str]:
     """The options that name every parameter of an extraction; none where some parameter has no option."""
     for options in (EXTRACT_OPTIONS, IMAGE_OPTIONS):
-        names = [name for name in options if name in cutting or name != "plane"]
+        names = [name for name in options if name in cutting or name not in _MAY_LACK]
         if set(names) == set(cutting) - {KEY}:
             return names
     return []

@@ -70,7 +70,8 @@ def croissant(
 
     The texts are what those say who hand the store on (`publish.Publication`); empty ones are left out.
     """
-    modality = "computed tomography" if contents.images is None else "chest X-ray"
+    scans = "computed tomography" if contents.attributes["unit"] == "HU" else "medical image"
+    modality = scans if contents.images is None else "chest X-ray"
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

@@ -92,7 +92,9 @@ class Contents:
     @property
     def title(self) -> str:
         """What the store is, in three words or four."""
-        what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "CT patches"
+        what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "patches"
+        if what == "patches" and self.attributes["unit"] == "HU":
+            what = "CT patches"
         if self.pairs is not None:
             what = "pairs" if what == "cubes" else f"pairs of {what}"
         return f"Models Genesis {what}"
@@ -151,12 +153,12 @@ def without_tissue(contents: Contents) -> list[dict[str, Any]]:
     """Return the scans with cubes that hold no tissue, as air around the patient does, the most first.
 
     A voxel is tissue from -150 HU on, and such a cube has not one, so a tissue score of 0 exactly. The score
-    of patches and images says nothing of that, so of them there are none.
+    of patches, images and mapped values says nothing of that, so of them there are none.
 
     Returns:
         Of each `scan` (its name) its `path`, how many of its cubes are `without_tissue`, and its `cubes`.
     """
-    if contents.thing != "cube":
+    if contents.thing != "cube" or contents.attributes["unit"] != "HU":
         return []
     scans, tissue = contents.scans, contents.cubes.tissue
     names, counts = scans.names, np.bincount(contents.cubes.scan[tissue == 0], minlength=len(scans))
@@ -252,13 +254,15 @@ def count_folds(
 
     Args:
         fold, scan: of each cube, 0 train, 1 validation, 2 test, and the row of its scan.
-        labels: [cube, class], 0 or 1; None of segmentation, where classes are not counted.
+        labels: [cube, class], 0, 1 or `UNKNOWN`; None of segmentation, where classes are not counted.
         classes: the names of the columns of `labels`.
     """
     folds = {}
     for number, name in enumerate(schema.FOLDS):
         mine = fold == number
-        shown = zip(classes, labels[mine].sum(axis=0).tolist(), strict=True) if labels is not None else ()
+        shown = (
+            zip(classes, (labels[mine] == 1).sum(axis=0).tolist(), strict=True) if labels is not None else ()
+        )
         folds[name] = {"cubes": int(mine.sum()), "scans": len(np.unique(scan[mine])), "classes": dict(shown)}
     return folds
 
@@ -266,12 +270,14 @@ def count_folds(
 def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str, Any]:
     """How many patients the X-ray images that were used are of, and how many have every view and label.
 
-    The most common come first, those of one count by name; an image counts for each of its labels.
+    The most common come first, those of one count by name; an image counts for each of its labels. Patients
+    are 0 where nothing tells whose the images are.
     """
     used = scans.cubes > 0
+    whose = images.patient if scans.patient is None else scans.patient
     labels = [label for joined in images.labels[used].tolist() for label in joined.split("|")]
     return {
-        "patients": len(set(images.patient[used].tolist())),
+        "patients": len(set(whose[used].tolist()) - {""}),
         "views": dict(Counter(sorted(images.view[used].tolist())).most_common()),
         "labels": dict(Counter(sorted(labels)).most_common()),
     }
@@ -361,7 +367,7 @@ def _image_rows(images: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The patients, views and labels of the images that were used."""
     labels = dict(list(images["labels"].items())[:_MOST_LABELS])
     return [
-        ("patients", f"{images['patients']:,}"),
+        ("patients", f"{images['patients']:,}" if images["patients"] else "not told"),
         ("images by view", _counts_words(images["views"], "not told")),
         ("images by label", _counts_words(labels, "none told")),
     ]

@@ -200,7 +200,8 @@ def _of_images(store: CubeStore | PairStore, images: ImageTable) -> str:
         of = counts[f"{what}s"].items()
         rows = [(name or "not told", f"{count:,}", f"{count / used:.1%}") for name, count in of]
         tables += _table((what, "images", "share"), rows)
-    told = f"Of {used:,} images of {counts['patients']:,} patients; one image may have several labels."
+    of = f" of {counts['patients']:,} patients" if counts["patients"] else ""
+    told = f"Of {used:,} images{of}; one image may have several labels."
     return tables + _note(told)
 
 

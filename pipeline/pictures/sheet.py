@@ -150,7 +150,7 @@ def _chosen(store: CubeStore | TargetStore, count: int) -> list[int]:
     """So many cubes, in order; of labelled ones half with a class and half without, if there are any."""
     if not isinstance(store, TargetStore) or store.labels is None:
         return evenly(len(store), count)
-    any_class = store.labels.any(axis=1)
+    any_class = (store.labels == 1).any(axis=1)
     shown, others = np.flatnonzero(any_class), np.flatnonzero(~any_class)
     most = min(len(shown), max(count // 2, count - len(others)))
     return sorted(
@@ -186,7 +186,9 @@ def _label(store: CubeStore | TargetStore, cube: int) -> str:
     if isinstance(store, TargetStore):
         lines.append(FOLDS[int(store.table.fold[cube])])
         if store.labels is not None:
-            classes = [name for name, there in zip(store.classes, store.labels[cube], strict=True) if there]
+            classes = [
+                name for name, there in zip(store.classes, store.labels[cube] == 1, strict=True) if there
+            ]
             none = f"no {store.classes[0]}" if len(store.classes) == 1 else "none of the classes"
             lines.append(", ".join(classes) or none)
     elif store.images is not None:

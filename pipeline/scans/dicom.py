@@ -57,6 +57,7 @@ _BESIDE = (
     "a screen capture",
     "a DICOM object without an image",
 )
+_MR = "MR"
 _NOBODY = ("", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "NONE", "UNKNOWN")  # in the place of a PatientID
 #: What stands for the series of such an index.
 INDEX_NAME = "DICOMDIR"
@@ -128,6 +129,7 @@ class Slice:
         instance: its SOPInstanceUID, which a copy shares; empty where it was removed.
         pixels: how they are stored.
         title: number and description of its series, for a terminal alone.
+        modality: what made it, as CT or DX.
         whose: a hash of its PatientID, or where that tells nobody of its study and frame of reference; 0
             where these are not told either.
     """
@@ -145,6 +147,7 @@ class Slice:
     pixels: Pixels
     whose: int
     title: str
+    modality: str = ""
 
 
 def is_beside(one: Slice) -> bool:
@@ -163,8 +166,11 @@ def _is_dicom(head: bytes) -> bool:
     return head[128:] == b"DICM" or (len(head) == _HEAD_BYTES and head[:4] in _BARE)
 
 
-def read_header(path: Path) -> Slice | None:
+def read_header(path: Path, mr: bool = False) -> Slice | None:
     """Read what a DICOM file's header says of its series and its place, opening the file once.
+
+    With `mr` a slice of MR is taken like one of CT; where it has neither slope nor intercept, its values are
+    taken as stored.
 
     Returns:
         None where the file's first bytes are not those of DICOM.
@@ -189,7 +195,7 @@ def read_header(path: Path) -> Slice | None:
     return Slice(
         path=path,
         series=_text(elements, _SERIES) or (INDEX_NAME if _is_index(elements) else ""),
-        skip=_skip_file(elements, samples),
+        skip=_skip_file(elements, samples, mr),
         frames=frames,
         edges=(columns, rows),
         position=numbers[_POSITION],
@@ -197,9 +203,10 @@ def read_header(path: Path) -> Slice | None:
         spacing=spacing[::-1],  # DICOM puts the distance of rows, so y, first
         state=state,
         instance=_text(elements, _INSTANCE),
-        pixels=_pixels(elements, place),
+        pixels=_pixels(elements, place, mr),
         whose=_whose(elements),
         title=" ".join(f"{_text(elements, _NUMBER)} {_text(elements, _DESCRIPTION)}".split()),
+        modality=_text(elements, _MODALITY),
     )
 
 
@@ -212,12 +219,12 @@ def _whose(elements: dict[int, bytes]) -> int:
     return int(stream_key(f"study {' '.join(place)}")) if any(place) else 0
 
 
-def _skip_file(elements: dict[int, bytes], samples: int) -> str:
+def _skip_file(elements: dict[int, bytes], samples: int, mr: bool) -> str:
     kinds = _text(elements, _IMAGE_TYPE).upper().split("\\")
     modality = _text(elements, _MODALITY)
     if _is_index(elements):
         return "the index of a disc, not a volume"
-    if modality != "CT":
+    if modality != "CT" and not (mr and modality == _MR):
         return f"its DICOM modality is {modality or 'not said'}, CT wanted"
     if "LOCALIZER" in kinds or "SCOUT" in kinds:
         return "a localizer, not a volume"
@@ -233,8 +240,9 @@ def _is_index(elements: dict[int, bytes]) -> bool:
     return _text(elements, _SOP_CLASS_OF_FILE) == _INDEX
 
 
-def _pixels(elements: dict[int, bytes], place: Place) -> Pixels:
+def _pixels(elements: dict[int, bytes], place: Place, mr: bool) -> Pixels:
     element, offset, length, begin = place
+    as_stored = mr and _text(elements, _MODALITY) == _MR and not {_SLOPE, _INTERCEPT} & elements.keys()
     signed = bool(_unsigned(elements, _SIGNED))
     ends = [
         int.from_bytes(elements[tag][:2], "little", signed=signed)
@@ -253,8 +261,8 @@ def _pixels(elements: dict[int, bytes], place: Place) -> Pixels:
         stored=_unsigned(elements, _STORED),
         high=_unsigned(elements, _HIGH),
         signed=signed,
-        slope=_number(elements, _SLOPE),
-        intercept=_number(elements, _INTERCEPT),
+        slope=1.0 if as_stored else _number(elements, _SLOPE),
+        intercept=0.0 if as_stored else _number(elements, _INTERCEPT),
         lut=_MODALITY_LUT in elements,
         padding=(min(ends), max(ends)) if _PADDING in elements and ends else None,
     )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from genesis_toolkit.pipeline.absent import check_scans
 from genesis_toolkit.pipeline.errors import CallError
@@ -29,11 +29,14 @@ from genesis_toolkit.pipeline.scans.files import (
     walk,
     within,
 )
-from genesis_toolkit.pipeline.scans.formats import SUFFIXES
+from genesis_toolkit.pipeline.scans.formats import IMAGE_SUFFIXES, SUFFIXES
 from genesis_toolkit.pipeline.scans.gather import SAME, gather
 from genesis_toolkit.pipeline.wording import counted
 
 Layout = Literal["auto", "luna16", "files"]
+ImageLayout = Literal["nih", "images"]
+#: How X-ray images may be laid out.
+IMAGE_LAYOUTS = get_args(ImageLayout)
 
 #: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
@@ -92,7 +95,7 @@ class Found:
     """
 
     root: Path
-    layout: Literal["luna16", "files", "nih"]
+    layout: Literal["luna16", "files", "nih", "images"]
     sources: tuple[Source, ...]
     passed_over: tuple[int, ...] = ()
     other_list: int = 0
@@ -129,13 +132,16 @@ def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
     return "nih" if any(NIH_TABLE.fullmatch(entry.name) for entry in entries) else "files"
 
 
-def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int] | None = None) -> Found:
+def find_scans(
+    source: AnyPath, layout: Layout = "auto", subsets: Collection[int] | None = None, *, mr: bool = False
+) -> Found:
     """Find the scans of a folder (or take the one file given).
 
     Args:
         source: the folder; an empty text is none, and never the folder at work in.
         layout: `auto` takes LUNA16's where there is a folder `subset0` .. `subset9`.
         subsets: the LUNA16 subsets to take; None takes those for pre-training, 0-6.
+        mr: whether DICOM series of MR are taken too, and not passed over.
 
     Raises:
         CallError: no such folder, one that cannot be opened, no scan in it, subsets of a folder that has
@@ -143,7 +149,7 @@ def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int
     """
     source, alone = check_source(source)
     if alone:
-        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets)
+        return _found_files(source.parent, {HERE: [source.name]}, {}, subsets, mr)
     entries = listed(source)
     folders = _subset_folders(entries)
     if layout == "luna16" and not folders:
@@ -155,7 +161,7 @@ def find_scans(source: AnyPath, layout: Layout = "auto", subsets: Collection[int
             f"{source} is laid out as NIH ChestX-ray14, whose images are no CT scans: cut them with "
             "ImageParameters, or give --layout files for the CT scans in it."
         )
-    found = _found_files(source, *walk(source, SUFFIXES), subsets)
+    found = _found_files(source, *walk(source, SUFFIXES), subsets, mr)
     if layout == "auto":
         _check_no_subset(found)
     return found
@@ -226,7 +232,11 @@ def _headers(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _found_files(
-    root: Path, files: dict[str, list[str]], aside: dict[str, Aside], subsets: Collection[int] | None
+    root: Path,
+    files: dict[str, list[str]],
+    aside: dict[str, Aside],
+    subsets: Collection[int] | None,
+    mr: bool,
 ) -> Found:
     if subsets is not None:
         raise CallError(
@@ -244,7 +254,7 @@ def _found_files(
                 sources.append(Source(_without_suffix(place), NO_SUBSET, place, problem))
             else:
                 others.setdefault(folder, []).append(name)
-    series, beside = _found_dicom(root, others)
+    series, beside = _found_dicom(root, others, mr)
     sources += series
     taken = {source.path for source in sources}
     for path, why in aside.items():
@@ -261,9 +271,9 @@ def _found_files(
     return Found(root, "files", tuple(ordered), beside=tuple(kinds.items()))
 
 
-def _found_dicom(root: Path, files: dict[str, list[str]]) -> tuple[list[Source], list[Source]]:
+def _found_dicom(root: Path, files: dict[str, list[str]], mr: bool) -> tuple[list[Source], list[Source]]:
     """The DICOM series of a tree, what should be DICOM but cannot be taken; and what lies beside them."""
-    gathered = gather(root, files)
+    gathered = gather(root, files, mr)
     sources, beside = list[Source](), list[Source]()
     for (folder, label), one in gathered.series.items():
         place = shown(folder) + label
@@ -296,6 +306,8 @@ def _what_is_there(files: dict[str, list[str]]) -> str:
             f" It holds images named as those of NIH ChestX-ray14, such as {images[0]}: put the table "
             "Data_Entry_2017*.csv of the download beside them, and its lists of images."
         )
+    if pictures := sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES)):
+        return f" It holds pictures such as {pictures[0]}: if they are X-ray images, give --layout images."
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES
 from genesis_toolkit.pipeline.scans.gate import unsupported
 from genesis_toolkit.pipeline.scans.metaimage import files_of_meta_image, stored_meta_image
 from genesis_toolkit.pipeline.scans.nifti import NIFTI, read_nifti_header
@@ -14,6 +15,17 @@ NRRD = (".nrrd", ".nhdr")
 
 #: What a scan's file may be called.
 SUFFIXES = (*META_IMAGE, *NIFTI, *NRRD)
+
+
+#: What a file with one X-ray image may be called.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def stem_of(path: str) -> str:
+    """A path without the suffix of a scan or an image; as it is where it has none."""
+    known = (*SUFFIXES, *IMAGE_SUFFIXES, *DICOM_SUFFIXES)
+    suffix = max((one for one in known if path.lower().endswith(one)), key=len, default="")
+    return path[: len(path) - len(suffix)]
 
 
 def stored_at(path: Path) -> Stored:

@@ -82,7 +82,7 @@ class _Placed:
         return "a single slice, not a volume" if len(slices) == 1 and slices[0].frames == 1 else ""
 
 
-def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
+def gather(root: Path, files: Mapping[str, Iterable[str]], mr: bool = False) -> Gathered:
     """Read the headers of the DICOM files of a tree, and put them together by series.
 
     Files that are copies, byte for byte, of a slice that comes before are left out.
@@ -90,8 +90,9 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
     Args:
         root: what the folders are relative to.
         files: names by folder; those of other formats need not be left out.
+        mr: whether series of MR are taken too.
     """
-    placed, unread = _read(root, files)
+    placed, unread = _read(root, files, mr)
     placed = _whole_copies_apart(placed, unread)
     problems, broken = _settle_problems(placed, unread)
     kept = {key: _without_copies(one) for key, one in placed.items()}
@@ -116,14 +117,14 @@ def gather(root: Path, files: Mapping[str, Iterable[str]]) -> Gathered:
 
 
 def _read(
-    root: Path, files: Mapping[str, Iterable[str]]
+    root: Path, files: Mapping[str, Iterable[str]], mr: bool
 ) -> tuple[dict[tuple[str, str], _Placed], dict[str, dict[str, str]]]:
     """The slices by series, and why files cannot be read, by folder and name."""
     placed: dict[tuple[str, str], _Placed] = {}
     unread: dict[str, dict[str, str]] = {}
     for folder in sorted(files, key=lambda path: path.split("/")):
         for name in sorted(files[folder]):
-            one = _read_slice(root / folder / name, name.lower())
+            one = _read_slice(root / folder / name, name.lower(), mr)
             if isinstance(one, Slice):
                 nameless = one.series in ("", INDEX_NAME)  # so that only its folder tells what it belongs to
                 key = one.series, folder if nameless else ""
@@ -238,7 +239,7 @@ def _label(uid: str, crowd: set[str]) -> str:
     return f"#{uid[-8:]}" if len({other[-8:] for other in crowd}) == len(crowd) else f"#{uid}"
 
 
-def _read_slice(path: Path, name: str) -> Slice | str:
+def _read_slice(path: Path, name: str, mr: bool) -> Slice | str:
     """A file's header; if none, why it cannot be taken though it should be, or nothing for other formats."""
     if name.endswith(_NO_DICOM):
         return ""
@@ -249,7 +250,7 @@ def _read_slice(path: Path, name: str) -> Slice | str:
         return str(error) if named or not os.access(path.parent, os.X_OK) else ""
     bad = bad_name(str(path))
     try:
-        one = read_header(path)
+        one = read_header(path, mr)
     except DataError as error:
         return bad or str(error)
     if one is not None:

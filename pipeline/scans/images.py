@@ -12,7 +12,8 @@ from genesis_toolkit.pipeline.jit import inlined, kernel
 from genesis_toolkit.pipeline.scans.files import check_regular, not_opened
 from genesis_toolkit.pipeline.scans.png import HEADER_BYTES, MOST_PIXELS, decode_png, png_size
 
-_MOST_BYTES = 4 * MOST_PIXELS + 2**20  # of a file: four channels that do not compress at all
+#: Bytes of a file that are read at most.
+MOST_BYTES = 4 * MOST_PIXELS + 2**20  # of a file: four channels that do not compress at all
 
 _ZERO, _ONE, _TWO = np.uint64(0), np.uint64(1), np.uint64(2)
 
@@ -24,10 +25,14 @@ class Picture:
     Attributes:
         pixels: uint8 [x, y], x the column from the left and y the row from the top; grey levels 0..255.
         sha256: of the file, in hexadecimal.
+        window: the values of the file that became 0 and 255.
+        inverted: whether black and white were exchanged, as MONOCHROME1 asks for.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
+    window: tuple[float, float] = (0.0, 255.0)
+    inverted: bool = False
 
 
 def read_image(path: Path) -> Picture:
@@ -36,9 +41,9 @@ def read_image(path: Path) -> Picture:
     Raises:
         DataError: it is no such image, or damaged; the message says why, to go after the image's name.
     """
-    data = _first_bytes(path, _MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise DataError(f"its file has more than {_MOST_BYTES:,} bytes")
+    data = first_bytes(path, MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise DataError(f"its file has more than {MOST_BYTES:,} bytes")
     return Picture(decode_png(path, data).T, hashlib.sha256(data).hexdigest())
 
 
@@ -48,10 +53,15 @@ def read_image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: as `read_image`, as far as these tell.
     """
-    return png_size(_first_bytes(path, HEADER_BYTES))
+    return png_size(first_bytes(path, HEADER_BYTES))
 
 
-def _first_bytes(path: Path, most: int) -> bytes:
+def first_bytes(path: Path, most: int) -> bytes:
+    """So many bytes of a file, or all that it has.
+
+    Raises:
+        DataError: it is no file, or cannot be opened.
+    """
     check_regular(path)
     try:
         with path.open("rb") as file:

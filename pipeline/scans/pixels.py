@@ -173,30 +173,30 @@ def _inflated(one: Slice, data: bytes, needed: int) -> bytes:
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What decoders complain of meanwhile, which libjpeg does on the process's stderr alone.
+def heard(stream: int = 2) -> Iterator[list[str]]:
+    """What decoders complain of meanwhile, which libjpeg does on the process's stderr alone, or on stdout.
 
-    Lines of anybody else go where they were meant to.
+    Lines of anybody else go where they were meant to. `stream` is the one to listen to: 1 or 2.
     """
     complaints: list[str] = []
-    with tempfile.TemporaryFile() as file:
+    with _ONE_EAR, tempfile.TemporaryFile() as file:
         try:
-            stderr = os.dup(2)
+            own = os.dup(stream)
         except OSError:  # there is none
             yield complaints
             return
-        os.dup2(file.fileno(), 2)
+        os.dup2(file.fileno(), stream)
         try:
             yield complaints
         finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+            os.dup2(own, stream)
+            os.close(own)
             file.seek(0)
             for line in file:
                 if _COMPLAINT.match(line):
                     complaints.append(line.decode("ascii", errors="replace").strip())
                 else:
-                    os.write(2, line)
+                    os.write(stream, line)
 
 
 def _unpacked(one: Slice) -> NDArray[Any]:
@@ -208,7 +208,7 @@ def _unpacked(one: Slice) -> NDArray[Any]:
     reader.SetImageIO("GDCMImageIO")
     reader.LoadPrivateTagsOff()
     reader.SetFileName(str(one.path))
-    with _ONE_EAR, _heard() as complaints:
+    with heard() as complaints:
         try:
             plane = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError:

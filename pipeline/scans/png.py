@@ -30,12 +30,14 @@ _FIRST_CHUNK = b"\0\0\0\rIHDR"  # as it begins
 _PIXELS, _END, _TIME = b"IDAT", b"IEND", b"tIME"
 _KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with transparency", 6: "colour with transparency"}
 _GREY, _GREY_AND_ALPHA = 0, 4
-_TAKEN = (_GREY, 2, _GREY_AND_ALPHA, 6)
+_TAKEN, _TAKEN_DEEP, _DEEP = (_GREY, 2, _GREY_AND_ALPHA, 6), (_GREY, 2), 16
 _DAMAGED = "its pixels cannot be decoded: the file is damaged"
 
 
-def png_size(data: bytes) -> tuple[int, int]:
+def png_size(data: bytes, deep: bool = False) -> tuple[int, int]:
     """Columns and rows of a PNG that can be taken: 8 bits a channel, no palette, not gigantic.
+
+    With `deep` also one of 16 bits, grey or of three colours.
 
     Args:
         data: the file, or its first 33 bytes.
@@ -52,18 +54,27 @@ def png_size(data: bytes) -> tuple[int, int]:
     columns, rows, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if not columns or not rows:
         raise DataError(f"it has no pixels ({columns} x {rows})")
-    if columns * rows > MOST_PIXELS or max(columns, rows) > MOST_EDGE:
-        most = f"{MOST_PIXELS:,} at most, {MOST_EDGE:,} a side, are decoded"
-        raise DataError(f"it has {columns:,} x {rows:,} pixels, and {most}")
-    if bits != 8 or kind not in _TAKEN:
-        found = _KINDS.get(kind, f"kind {kind}")
-        raise DataError(f"it is a PNG of {bits} bits a channel, {found}; 8 bits of grey or colour wanted")
+    check_size(columns, rows)
+    if not ((bits == 8 and kind in _TAKEN) or (deep and bits == _DEEP and kind in _TAKEN_DEEP)):
+        found, wanted = _KINDS.get(kind, f"kind {kind}"), "8 or 16 bits" if deep else "8 bits"
+        raise DataError(f"it is a PNG of {bits} bits a channel, {found}; {wanted} of grey or colour wanted")
     if interlaced:
         raise DataError("it is interlaced, which is not read: save it without")
     return columns, rows
 
 
-def decode_png(path: Path, data: bytes) -> NDArray[np.uint8]:
+def check_size(columns: int, rows: int) -> None:
+    """Refuse an image that is gigantic, before it is decoded.
+
+    Raises:
+        DataError: it is.
+    """
+    if columns * rows > MOST_PIXELS or max(columns, rows) > MOST_EDGE:
+        most = f"{MOST_PIXELS:,} at most, {MOST_EDGE:,} a side, are decoded"
+        raise DataError(f"it has {columns:,} x {rows:,} pixels, and {most}")
+
+
+def decode_png(path: Path, data: bytes, deep: bool = False) -> NDArray[Any]:
     """The grey levels of a PNG.
 
     Colour becomes grey as Pillow's `convert("L")` makes it, by the luma of ITU-R BT.601 in whole numbers;
@@ -72,26 +83,35 @@ def decode_png(path: Path, data: bytes) -> NDArray[np.uint8]:
     Args:
         path: the file.
         data: its bytes.
+        deep: whether one of 16 bits is taken too.
 
     Returns:
-        uint8 [y, x], C-contiguous, 0..255.
+        uint8 [y, x], C-contiguous, 0..255; of 16 bits uint16, 0..65535.
 
     Raises:
         DataError: it cannot be taken, or is damaged; why, to go after the image's name.
     """
-    columns, rows = png_size(data)
-    kind = data[25]
+    columns, rows = png_size(data, deep)
+    bits, kind = data[24], data[25]
     chunks = _chunks(data)
     if kind == _GREY_AND_ALPHA:  # whose bytes lie, and are filtered, as those of 16-bit grey
         values = _decode_copy(_header(columns, rows, 16, _GREY), chunks)
         return (values >> 8).astype(np.uint8)
-    header = _header(columns, rows, 8, kind)
+    header = _header(columns, rows, bits, kind)
     plain = data.startswith(header) and all(_is_harmless(name, chunk) for name, chunk in chunks)
     values = _decode(path) if plain else _decode_copy(header, chunks)
-    if kind == _GREY:
+    return luma(values)
+
+
+def luma(values: NDArray[Any]) -> NDArray[Any]:
+    """The grey of pixels [y, x, channel], by the luma of ITU-R BT.601 in whole numbers; [y, x] as they are.
+
+    They are uint8 or uint16, and stay so; channels beyond the third are dropped.
+    """
+    if values.ndim == 2:
         return values
     red, green, blue = (values[..., channel].astype(np.uint32) for channel in range(3))
-    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(values.dtype)
 
 
 def _decode(path: Path) -> NDArray[Any]:

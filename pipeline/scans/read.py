@@ -111,26 +111,26 @@ class Opened:
         return Scan(voxels.T, self.geometry, digest)
 
 
-def open_scan(path: Path) -> Opened:
+def open_scan(path: Path, mr: bool = False) -> Opened:
     """Read a scan's header only; of a DICOM series, given as in `Source.path`, those of all its slices.
 
-    Dimensions beyond the third that have one entry are dropped.
+    Dimensions beyond the third that have one entry are dropped; `mr` is as for `read_scan`.
 
     Raises:
         DataError: it cannot be read, or is no upright volume of one number a voxel.
     """
-    if series := series_at(path):
+    if series := series_at(path, mr):
         stacked = stack(series.slices)
         return Opened(stacked.geometry, stacked)
     return Opened(*_read_header(path))
 
 
-def read_geometry(path: Path) -> Geometry:
+def read_geometry(path: Path, mr: bool = False) -> Geometry:
     """Return where the voxels of a scan lie, from its header as `open_scan` reads it."""
-    return open_scan(path).geometry
+    return open_scan(path, mr).geometry
 
 
-def read_scan(path: AnyPath) -> Scan:
+def read_scan(path: AnyPath, mr: bool = False) -> Scan:
     """Read a scan whole.
 
     Values outside int16 are clipped to it. Voxels that are then all whole come as int16; others as float32
@@ -140,28 +140,31 @@ def read_scan(path: AnyPath) -> Scan:
     Args:
         path: a file, or a DICOM series as `Found` lists it; a string is taken as a user gives it, see
             `scan_path`.
+        mr: whether DICOM of MR is taken too; its values are in no unit, so map them by a window.
 
     Raises:
         CallError: there is nothing at `path`.
         DataError: it cannot be read; the message says why, to go after the scan's name.
     """
     path = path if isinstance(path, Path) else scan_path(os.fspath(path))
-    scan = open_scan(path).read()
+    scan = open_scan(path, mr).read()
     return replace(scan, digest=scan.sha256)  # known, so that the voxels may be changed
 
 
-def scan_files(path: Path) -> list[Path]:
+def scan_files(path: Path, mr: bool = False) -> list[Path]:
     """The files that a scan is made of: header first, or the slices of a DICOM series by name.
+
+    `mr` is as for `read_scan`.
 
     Raises:
         DataError: there is no such series, or the header says nothing certain of its data files.
     """
-    series = series_at(path)
+    series = series_at(path, mr)
     return [one.path for one in series.slices] if series else files_of(path)
 
 
-def scan_sha256(path: Path) -> str:
-    """The sha256 that `read_scan` gives of a scan, its voxels not decoded.
+def scan_sha256(path: Path, mr: bool = False) -> str:
+    """The sha256 that `read_scan` gives of a scan, its voxels not decoded; `mr` is as there.
 
     Returns:
         Hexadecimal, over the bytes of its files: header first, or the slices as they are stacked.
@@ -169,7 +172,7 @@ def scan_sha256(path: Path) -> str:
     Raises:
         DataError: there is no such scan, it is a series that makes no volume, or it cannot be opened.
     """
-    series = series_at(path)
+    series = series_at(path, mr)
     return _sha256(
         dict.fromkeys(one.path for one in stack(series.slices).slices) if series else files_of(path)
     )

@@ -41,8 +41,10 @@ class Stack:
     geometry: Geometry
 
 
-def series_at(path: Path) -> Series | None:
+def series_at(path: Path, mr: bool = False) -> Series | None:
     """The DICOM series that a path names: a folder, or a folder and a label; None for any other path.
+
+    With `mr` series of MR are taken like those of CT.
 
     Raises:
         DataError: there is no such series in the folder, it is no CT volume, a slice of it cannot be read, or
@@ -51,10 +53,10 @@ def series_at(path: Path) -> Series | None:
     folder, label = folder_and_label(path)
     if folder is None:
         return None
-    series = series_of(folder)
+    series = series_of(folder, mr)
     if label in series and not _unchanged(series[label]):
         _read_folder.cache_clear()
-        series = series_of(folder)
+        series = series_of(folder, mr)
     if label not in series:
         holds = ", ".join(folder.name + other for other in series) or "none"
         raise DataError(f"there is no such DICOM series; the folder holds {holds}")
@@ -82,7 +84,7 @@ def folder_and_label(path: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def series_of(folder: Path) -> dict[str, Series]:
+def series_of(folder: Path, mr: bool = False) -> dict[str, Series]:
     """The series that a folder holds all slices of, and no folder in it, by label.
 
     They are read anew when a file has come to the folder, gone or been renamed.
@@ -91,20 +93,21 @@ def series_of(folder: Path) -> dict[str, Series]:
         DataError: it cannot be opened.
     """
     try:
-        return _read_folder(folder, folder.stat().st_mtime_ns)
+        return _read_folder(folder, folder.stat().st_mtime_ns, mr)
     except OSError as error:
         raise DataError(not_opened(error)) from None
 
 
 @lru_cache(maxsize=2)
-def _read_folder(folder: Path, _changed: int) -> dict[str, Series]:
+def _read_folder(folder: Path, _changed: int, mr: bool) -> dict[str, Series]:
     """The series of a folder, kept for the scans in it: looked up one by one, their cost stays linear."""
     files, _ = walk(folder, SUFFIXES)
     others = {
         place: [name for name in names if not name.lower().endswith(SUFFIXES)]
         for place, names in files.items()
     }
-    return {label: one for (home, label), one in gather(folder, others).series.items() if home == HERE}
+    gathered = gather(folder, others, mr)
+    return {label: one for (home, label), one in gathered.series.items() if home == HERE}
 
 
 def _unchanged(series: Series) -> bool:

@@ -224,7 +224,7 @@ class TargetStore(Store[tuple[NDArray[Any], NDArray[np.uint8]]]):
     """A target store, opened; a row is a cube with its mask, or with its labels.
 
     Attributes:
-        labels: uint8 [cube, class], 0 or 1; None of segmentation.
+        labels: uint8 [cube, class], 0 or 1, and 255 where it is not known; None of segmentation.
         cubes: reads voxels, int16 [x, y, z] in HU, or uint8 [x, y] in grey levels.
         masks: reads masks, uint8 [x, y, z], 0 or 1; None but of segmentation.
     """

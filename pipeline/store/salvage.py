@@ -321,7 +321,8 @@ def _row_problems(columns: Columns, attributes: Mapping[str, Any]) -> Iterator[P
         strange = columns["fold"] >= len(schema.FOLDS)
         yield from where(strange, "fold", f"is none of {', '.join(schema.FOLDS)}", "cube")
     if labels is not None:
-        yield from where(np.any(labels > 1, axis=1), "labels", "is neither 0 nor 1", "cube")
+        unknown = (labels == schema.UNKNOWN) & (attributes.get("task") == "classify")
+        yield from where(np.any((labels > 1) & ~unknown, axis=1), "labels", "is neither 0 nor 1", "cube")
         classes = attributes.get("classes")
         if isinstance(classes, list) and labels.shape[1] != len(classes):
             yield "labels", f"has {labels.shape[1]} columns, and the task {len(classes)} classes"

@@ -24,7 +24,7 @@ AXES = ("x", "y", "z")
 #: How many edges a cube may have: three, or two where it is a slice or an image.
 EDGES = (2, 3)
 #: How long the other second dimensions are.
-WIDTH = {"axis": 3, "cosine": 9}
+WIDTH = {"axis": 3, "cosine": 9, "end": 2}
 #: The dtypes that voxels may have; `Column.dtype` of voxels is the word `voxels`.
 VOXELS = ("int16", "uint16", "uint8")
 #: Rows in a chunk of a table.
@@ -36,6 +36,8 @@ STATUSES = ("used", "skipped", "failed")
 FOLDS = ("train", "validation", "test")
 #: What the numbers of `scans/part` mean.
 PARTS = (*FOLDS, "exclude")
+#: A label that the table leaves empty.
+UNKNOWN = 255
 
 _Strings = NDArray[Any]
 
@@ -95,6 +97,14 @@ class ScanTable(Table):
     part: Annotated[
         NDArray[np.uint8] | None,
         Column("0 train, 1 validation, 2 test, 3 exclude, by --split-file.", optional=True),
+    ] = None
+    window: Annotated[
+        NDArray[np.float64] | None,
+        Column("Own values that became the lowest and the highest; both 0: none.", ("end",), optional=True),
+    ] = None
+    inverted: Annotated[
+        NDArray[np.uint8] | None,
+        Column("1 where black and white were exchanged, as MONOCHROME1 asks for.", optional=True),
     ] = None
 
     @property
@@ -220,7 +230,7 @@ KINDS = {
         {"cubes": _CUBES, "masks": _voxels("Mask of the cube, 0 or 1.", "Mask of the image, 0 or 1.")},
         {"cube": TargetTable},
         {"labels": Column("0 or 1 for each class.", ("class",), dtype="uint8", dimension="cube")},
-        answers={"ncc": "labels", "segment": "masks", "dxc": "labels"},
+        answers={"ncc": "labels", "segment": "masks", "dxc": "labels", "classify": "labels"},
     ),
 }
 _NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path

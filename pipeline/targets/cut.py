@@ -49,6 +49,32 @@ def clipped_boxes(
     return [np.ascontiguousarray(window.clip(box_at(voxels, corner, size, window.low))) for corner in corners]
 
 
+def averaged(voxels: NDArray[Any], size: Triple, window: Window) -> NDArray[np.int16]:
+    """A whole scan [x, y, z], clipped and averaged down (or up) to `size`: int16, halves to even.
+
+    As with images, a voxel of the result is the mean over the part of the scan that it covers, those on its
+    edge counted by the share of them inside. All sums are whole numbers, so no machine gives other bytes.
+    """
+    columns = np.empty((size[0], size[1], voxels.shape[2]), np.int64)
+    for z in range(voxels.shape[2]):
+        plane = window.clip(voxels[:, :, z]).astype(np.int64)
+        columns[:, :, z] = _areas(_areas(plane.T, size[0]).T, size[1])
+    total = math.prod(voxels.shape)
+    whole, rest = np.divmod(_areas(columns, size[2]), total)
+    whole += (2 * rest > total) | ((2 * rest == total) & (whole % 2 == 1))
+    return np.ascontiguousarray(whole, np.int16)
+
+
+def _areas(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Sums over equal parts of the last axis, in units of one `count`-th of a value: int64 [..., count]."""
+    length = values.shape[-1]
+    none = np.zeros((*values.shape[:-1], 1), np.int64)
+    before = np.concatenate([none, np.cumsum(values, axis=-1)], axis=-1)
+    place, share = np.divmod(np.arange(count + 1) * length, count)
+    edges = before[..., place] * count + share * np.concatenate([values, none], axis=-1)[..., place]
+    return np.asarray(np.diff(edges, axis=-1))
+
+
 def mask_corners(
     foreground: NDArray[np.bool_], size: Triple, count: int, seed: int, stream: np.uint64
 ) -> NDArray[np.int32]:

@@ -15,7 +15,7 @@ import numpy as np
 from genesis_toolkit.pipeline.cubes import assemble
 from genesis_toolkit.pipeline.cubes.copies import changes_of
 from genesis_toolkit.pipeline.cubes.estimate import Estimate, try_one
-from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, file_state, nothing_given
+from genesis_toolkit.pipeline.cubes.records import Cut, cut_all, nothing_given
 from genesis_toolkit.pipeline.cubes.split_file import SplitFile, read_split_file, recorded
 from genesis_toolkit.pipeline.describe.facts import count_folds
 from genesis_toolkit.pipeline.engine import connect
@@ -30,9 +30,31 @@ from genesis_toolkit.pipeline.store.schema import FOLDS, TARGETS, TargetTable
 from genesis_toolkit.pipeline.store.shards import shard_length
 from genesis_toolkit.pipeline.store.write import check_target, write_store
 from genesis_toolkit.pipeline.targets.findings import cut_findings, plan_findings
-from genesis_toolkit.pipeline.targets.masks import cut_masks, masks_folder, plan_masks
+from genesis_toolkit.pipeline.targets.labels import (
+    cut_labelled_image,
+    cut_labelled_scan,
+    plan_labels,
+    with_classes,
+)
+from genesis_toolkit.pipeline.targets.masks import (
+    cut_image_masks,
+    cut_masks,
+    masks_folder,
+    plan_image_masks,
+    plan_masks,
+)
 from genesis_toolkit.pipeline.targets.nodules import cut_nodules, plan_nodules
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters, TargetParameters, described
+from genesis_toolkit.pipeline.targets.parameters import (
+    FindingParameters,
+    ImageLabelParameters,
+    ImageMaskParameters,
+    MaskParameters,
+    NoduleParameters,
+    ScanLabelParameters,
+    TargetParameters,
+    as_now,
+    described,
+)
 from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
@@ -71,7 +93,7 @@ class TargetJob:
         cut. Of segmentation, whose cubes have masks, rows are without a class.
         """
         sound = not (task.source.problem or task.source.skip)
-        return _WAYS[self.parameters.task].labels(task.piece.wanted, self.parameters) if sound else []
+        return _WAYS[type(self.parameters)].labels(task.piece.wanted, self.parameters) if sound else []
 
 
 class _Ways(NamedTuple):
@@ -82,12 +104,20 @@ class _Ways(NamedTuple):
     labels: Callable[[Any, Any], list[list[int]]]
 
 
-_WAYS = {
-    "ncc": _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
-    "segment": _Ways(
+#: What has masks.
+_MASKED = (MaskParameters, ImageMaskParameters)
+
+_WAYS: dict[type[TargetParameters], _Ways] = {
+    NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
+    MaskParameters: _Ways(
         plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
     ),
-    "dxc": _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    FindingParameters: _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    ImageMaskParameters: _Ways(plan_image_masks, cut_image_masks, lambda _wanted, _: [[]]),
+    ScanLabelParameters: _Ways(
+        plan_labels, cut_labelled_scan, lambda wanted, asked: [wanted] * (asked.cubes_per_scan or 1)
+    ),
+    ImageLabelParameters: _Ways(plan_labels, cut_labelled_image, lambda wanted, _: [wanted]),
 }
 
 
@@ -152,13 +182,14 @@ def plan_target_job(
     overwrite: bool,
 ) -> TargetJob:
     """Find out what is to be done, doing none of it; raises as `extract_targets`."""
-    masks = masks_folder(source, parameters).resolve() if isinstance(parameters, MaskParameters) else None
+    parameters = with_classes(parameters)
+    masks = masks_folder(source, parameters).resolve() if isinstance(parameters, _MASKED) else None
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
     split = read_split_file(split_file) if split_file else None
     plan = plan_targets(source, parameters, split)
     description = described(parameters, plan.sha256) | recorded(split)
     if present is not None:
-        check_same_parameters(target, present["parameters"], description)
+        check_same_parameters(target, as_now(present["parameters"]), description)
     tasks = target_tasks(plan, parameters, masks)
     return TargetJob(parameters, plan, description, tasks, present is not None)
 
@@ -170,7 +201,7 @@ def plan_targets(source: Path, parameters: TargetParameters, split: SplitFile | 
         CallError: no such source, or nothing of it can be cut.
         DataError: a table or a list is damaged.
     """
-    return _WAYS[parameters.task].plan(source, parameters, split)
+    return _WAYS[type(parameters)].plan(source, parameters, split)
 
 
 def cut_target(task: TargetTask[Any]) -> Cut:
@@ -179,7 +210,7 @@ def cut_target(task: TargetTask[Any]) -> Cut:
     Raises:
         DataError, OSError, ValueError, MemoryError: it cannot be read, or has several masks.
     """
-    return _WAYS[task.parameters.task].cut(task)
+    return _WAYS[type(task.parameters)].cut(task)
 
 
 def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -> tuple[TargetTask[Any], ...]:
@@ -195,9 +226,10 @@ def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -
 def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
     """The error where no mask has any foreground; None where there are no masks, or one has."""
     parameters, records = job.parameters, ledger.records(task.name for task in job.tasks)
-    if not isinstance(parameters, MaskParameters) or any(record.get("foreground") for record in records):
+    if not isinstance(parameters, _MASKED) or any(record.get("foreground") for record in records):
         return None
-    asked = f"one of --labels {','.join(map(str, parameters.labels))}" if parameters.labels else "but 0"
+    values = parameters.foreground
+    asked = f"one of --foreground {','.join(map(str, values))}" if values else "but 0"
     return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
 
 
@@ -210,7 +242,7 @@ def _assemble(
     records = list(assemble.compact(ledger, names, changes))
     scan, number = assemble.numbered(records)
     labels, arrays = None, {"cubes": parameters.dtype.itemsize}
-    if isinstance(parameters, MaskParameters):
+    if isinstance(parameters, _MASKED):
         arrays["masks"] = 1
     else:
         rows = [row for record in records for row in record["targets"]]
@@ -267,9 +299,10 @@ def estimate_targets(
     cubes = sum(counts)
     fold = np.repeat(np.array([task.piece.fold for task, _ in taken], np.uint8), counts)
     scan = np.repeat(np.arange(len(taken), dtype=np.int32), counts)
-    masks = isinstance(parameters, MaskParameters)
+    masks = isinstance(parameters, _MASKED)
+    parameters = job.parameters
     told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
-    size = sum(file_state(task.path)[0] for task, _ in taken)
+    size = sum(task.states()[0][0] for task, _ in taken)
     tasks = [] if job.finished else [task for task, _ in taken]
     itemsizes = (parameters.dtype.itemsize, 1) if masks else (parameters.dtype.itemsize,)
     # Let the kernels be compiled, which the first scan or image would wait for.

@@ -1,5 +1,7 @@
 """DXC: NIH's X-ray images with the findings of their table (METHOD.md sections 5 and 6)."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,17 @@ from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans import nih
+from genesis_toolkit.pipeline.scans.image_folder import find_image_folder
 from genesis_toolkit.pipeline.scans.images import read_image, resize
 from genesis_toolkit.pipeline.targets.parameters import FindingParameters
-from genesis_toolkit.pipeline.targets.plan import TEST, Piece, Plan, TargetTask, fold_of_patient
+from genesis_toolkit.pipeline.targets.plan import (
+    TEST,
+    Piece,
+    Plan,
+    TargetTask,
+    fold_of_patient,
+    fold_of_source,
+)
 
 _NOTHING = "No Finding"
 
@@ -25,6 +35,18 @@ def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = 
         CallError: not laid out as NIH ChestX-ray14, or no image on a list.
         DataError: the table or a list is damaged, a finding is none of NIH's, or a patient is on both lists.
     """
+    plan = deal_images(source, split)
+    pieces = (
+        replace(piece, wanted=multi_hot(name, one.labels) if not one.problem else [])
+        for piece in plan.pieces
+        if isinstance(one := piece.source, nih.ImageSource)
+        for name in [one.path.rpartition("/")[2]]
+    )
+    return replace(plan, pieces=tuple(pieces))
+
+
+def deal_images(source: Path, split: SplitFile | None) -> Plan:
+    """The images on NIH's lists, each in its fold and with nothing wanted; raises as `plan_findings`."""
     found = nih.find_images(source, "all")
     all_images = tuple(one for one in found.sources if isinstance(one, nih.ImageSource))
     images = [(one.path.rpartition("/")[2], one) for one in dealt_by(split, all_images)]
@@ -34,9 +56,7 @@ def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = 
     nih.check_split_of_patients(train_val, test, rows)
     pieces = [
         Piece(
-            one,
-            one.part if one.part is not None else TEST if name in test else fold_of_patient(one.patient),
-            multi_hot(name, one.labels) if not one.problem else [],
+            one, one.part if one.part is not None else TEST if name in test else fold_of_patient(one.patient)
         )
         for name, one in images
         if split or name in train_val or name in test
@@ -46,6 +66,19 @@ def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = 
     others = len(images) - len(pieces)
     said = f"{others:,} images are on neither of NIH's lists, and are passed over."
     return Plan(found.root, tuple(pieces), (said,) if others else ())
+
+
+def plan_folder(source: Path, split: SplitFile | None, aside: Path | None = None) -> Plan:
+    """The X-ray images of any folder, but for those in `aside`, each in its fold and with nothing wanted.
+
+    Raises:
+        CallError: there are none.
+    """
+    found = find_image_folder(source)
+    mine = os.path.relpath(aside.resolve(), found.root.resolve()) if aside else None
+    sources = tuple(one for one in found.sources if mine is None or not one.path.startswith(f"{mine}/"))
+    pieces = (Piece(one, fold_of_source(one)) for one in dealt_by(split, sources))
+    return Plan(found.root, tuple(pieces))
 
 
 def multi_hot(name: str, labels: str) -> list[int]:

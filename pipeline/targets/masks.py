@@ -5,27 +5,34 @@ Which mask belongs to which scan, names alone say.
 
 import os
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_toolkit.pipeline.cubes.crop import picture_facts
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.split_file import SplitFile, dealt_by
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import walk, within
 from genesis_toolkit.pipeline.scans.find import find_scans, layout_of
-from genesis_toolkit.pipeline.scans.formats import SUFFIXES
+from genesis_toolkit.pipeline.scans.formats import SUFFIXES, stem_of
+from genesis_toolkit.pipeline.scans.images import resize
+from genesis_toolkit.pipeline.scans.mapping import apply_window
+from genesis_toolkit.pipeline.scans.radiographs import picture_of, read_values
 from genesis_toolkit.pipeline.scans.read import open_scan
 from genesis_toolkit.pipeline.targets.cut import box_at, clipped_boxes, grid_words, mask_corners, same_grid
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters
+from genesis_toolkit.pipeline.targets.findings import plan_folder
+from genesis_toolkit.pipeline.targets.parameters import ImageMaskParameters, MaskParameters
 from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source
 
 #: LUNA16's masks of the lungs.
 LUNGS = "seg-lungs-LUNA16"
+
+_PNG, _LESS_THAN_HALF = ".png", 127
 
 
 def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None = None) -> Plan:
@@ -39,7 +46,7 @@ def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None
         CallError: no scans, no masks, or no scan with a mask.
     """
     luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
-    found = find_scans(source, parameters.layout, range(10) if luna16 else None)
+    found = find_scans(source, parameters.layout, range(10) if luna16 else None, mr=parameters.mr)
     folder = masks_folder(source, parameters)
     by_name = _masks_in(folder)
     mine = os.path.relpath(folder.resolve(), found.root.resolve())
@@ -60,7 +67,7 @@ def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None
     return Plan(found.root, tuple(pieces), (*found.said, said) if without else found.said)
 
 
-def masks_folder(source: Path, parameters: MaskParameters) -> Path:
+def masks_folder(source: Path, parameters: MaskParameters | ImageMaskParameters) -> Path:
     """The folder of the masks.
 
     Raises:
@@ -78,6 +85,64 @@ def masks_folder(source: Path, parameters: MaskParameters) -> Path:
     return folder
 
 
+def plan_image_masks(source: Path, parameters: ImageMaskParameters, split: SplitFile | None = None) -> Plan:
+    """The X-ray images of a source, each with the path of its mask.
+
+    A mask is a PNG with its image's name, whatever the suffix, or that name and `_mask`, and lies in the
+    masks' folder where the image lies in the source. Images without one are passed over. What lies in the
+    masks' folder is no image.
+
+    Raises:
+        CallError: no images, no masks, or no image with a mask.
+    """
+    folder = masks_folder(source, parameters)
+    plan = plan_folder(source, split, aside=folder)
+    named = defaultdict[str, list[str]](list)
+    for place, names in walk(folder, (_PNG,))[0].items():
+        for mask in (within(place, name) for name in names if name.lower().endswith(_PNG)):
+            named[mask[: -len(_PNG)]].append(mask)
+    pieces, without = [], 0
+    for piece in plan.pieces:
+        stem = stem_of(piece.source.path)
+        masks = sorted({*named[stem], *named[f"{stem}_mask"]})
+        without += not masks
+        pieces += [replace(piece, wanted=masks)] if masks else []
+    if not pieces:
+        first = stem_of(plan.pieces[0].source.path) if plan.pieces else "p1"
+        raise CallError(
+            f"No image in {plan.root} has a mask in {folder}: a mask has the name of its image, as "
+            f"{first}.png or {first}_mask.png."
+        )
+    said = f"{without:,} images have no mask in {folder}, and are passed over."
+    return Plan(plan.root, tuple(pieces), (said,) if without else ())
+
+
+def cut_image_masks(task: TargetTask[ImageMaskParameters]) -> Cut:
+    """The whole image and its mask, both resized: a pixel is foreground where half of it or more is.
+
+    Raises:
+        DataError: it has several masks, either cannot be read, or they have different edges.
+    """
+    parameters, (mask, *others) = task.parameters, task.masks
+    if others:
+        names = ", ".join(mask.name for mask in task.masks)
+        raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
+    picture = picture_of(task.path, parameters.layout)
+    try:
+        values = read_values(mask)
+    except DataError as error:
+        raise DataError(f"its mask {mask.name}: {error}") from None
+    if values.shape != picture.pixels.shape:
+        edges = (f"{x} x {y}" for x, y in (values.shape, picture.pixels.shape))
+        raise DataError("its mask {}: it has {} pixels, and the image {}".format(mask.name, *edges))
+    foreground = _foreground(values.astype(np.int32), parameters.foreground)
+    shares = resize(foreground.astype(np.uint8) * np.uint8(255), parameters.size)
+    cubes, corner = [resize(picture.pixels, parameters.size)], np.zeros((1, 3), np.int32)
+    facts = picture_facts(picture, parameters) | {"foreground": int(np.count_nonzero(foreground))}
+    # 255 x a half is 127.5, which is rounded to the even 128.
+    return Cut(picture.sha256, facts, corner, cubes, masks=[(shares > _LESS_THAN_HALF).astype(np.uint8)])
+
+
 def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     """Cut cubes of a scan and of its mask.
 
@@ -92,7 +157,7 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     if others:
         names = ", ".join(mask.name for mask in task.masks)
         raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
-    opened = open_scan(task.path)
+    opened = open_scan(task.path, parameters.mr)
     geometry = opened.geometry
     try:
         its = open_scan(mask)
@@ -102,22 +167,23 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
                 f"it lies on another grid ({grid_words(lies)}) than the scan ({grid_words(geometry)}): "
                 "resample it to the scan's, by nearest neighbour"
             )
-        foreground = _foreground(its.read().voxels, parameters.labels)
+        foreground = _foreground(its.read().voxels, parameters.foreground)
     except DataError as error:
         raise DataError(f"its mask {mask.name}: {error}") from None
-    scan, stream = opened.read(), stream_key(task.source.identifier)
+    scan, own = apply_window(opened.read(), parameters.window, parameters.store_window)
+    stream = stream_key(task.source.identifier)
     asked = parameters.size, parameters.cubes_per_scan, parameters.seed
     corners = mask_corners(foreground, *asked, stream)
-    cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.window)
+    cubes = clipped_boxes(scan.voxels, corners, parameters.size, parameters.store_window)
     masks = [box_at(foreground, corner, parameters.size, 0).astype(np.uint8) for corner in corners]
-    facts = {**asdict(scan.geometry), "foreground": int(np.count_nonzero(foreground))}
+    facts = {**asdict(scan.geometry), **own, "foreground": int(np.count_nonzero(foreground))}
     return Cut(scan.sha256, facts, corners, cubes, masks=masks)
 
 
-def _foreground(voxels: NDArray[Any], labels: tuple[int, ...] | None) -> NDArray[np.bool_]:
-    if voxels.dtype != np.int16:
+def _foreground(voxels: NDArray[Any], values: tuple[int, ...] | None) -> NDArray[np.bool_]:
+    if voxels.dtype.kind != "i":
         raise DataError("it holds values that are not whole numbers")
-    return voxels != 0 if labels is None else np.isin(voxels, labels)
+    return voxels != 0 if values is None else np.isin(voxels, values)
 
 
 def _masks_in(folder: Path) -> dict[str, list[str]]:

@@ -190,7 +190,7 @@ def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
     Raises:
         DataError: the scan cannot be read, or none of its candidates lies in it.
     """
-    wanted, size, window = task.piece.wanted, task.parameters.size, task.parameters.window
+    wanted, size, window = task.piece.wanted, task.parameters.size, task.parameters.store_window
     if not wanted:
         return Cut("", {"status": "skipped", "reason": "no candidate of it was taken"})
     opened = open_scan(task.path)

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from genesis_toolkit.pipeline.cubes.rule import Triple
 from genesis_toolkit.pipeline.errors import CallError
-from genesis_toolkit.pipeline.hounsfield import GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
 from genesis_toolkit.pipeline.rng import checked_seed
-from genesis_toolkit.pipeline.scans.find import Layout
+from genesis_toolkit.pipeline.scans.find import ImageLayout, Layout
+from genesis_toolkit.pipeline.scans.mapping import checked_ends
 
 _MOST_CUBES = 10_000
 _MOST_EDGE = 1024
@@ -25,11 +26,13 @@ class _CtParameters(HounsfieldValues):
         size: edges of a cube in voxels, x, y, z.
         hu: the HU window, lowest and highest value kept.
         seed: of all that is drawn.
+        window: for scans without HU, as in `ExtractParameters`; not for LUNA16's.
     """
 
     size: Triple = (64, 64, 32)
     hu: tuple[int, int] = (-1000, 1000)
     seed: int = 0
+    window: Ends | None = None
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
@@ -37,11 +40,7 @@ class _CtParameters(HounsfieldValues):
                 f"--size {','.join(map(str, self.size))}: three edges x,y,z from 1 to {_MOST_EDGE} are "
                 "wanted, as in --size 64,64,32."
             )
-        if len(self.hu) != 2 or self.window.low <= -32768 or self.window.high > 32767:
-            raise CallError(
-                f"--hu {','.join(map(str, self.hu))}: two numbers in -32767..32767 are wanted, as in "
-                "-1000,1000."
-            )
+        self.check_window(checked_ends)
         checked_seed(self.seed)
 
 
@@ -64,6 +63,8 @@ class NoduleParameters(_CtParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.window is not None:
+            raise CallError("--window is for scans without HU, as of MR, and LUNA16's are CT: leave it out.")
         if self.negatives is not None and not 0 <= self.negatives <= _MOST_NEGATIVES:
             wanted = f"a number for each nodule from 0 to {_MOST_NEGATIVES:,}, or all"
             raise CallError(f"--negatives {self.negatives}: {wanted}.")
@@ -76,7 +77,7 @@ class MaskParameters(_CtParameters):
     Attributes:
         layout: of the scans; `auto` looks.
         masks: the folder of the masks; None takes the lungs' of LUNA16, `seg-lungs-LUNA16`.
-        labels: values of a mask that are foreground; None takes all but 0.
+        foreground: values of a mask that are foreground; None takes all but 0.
         cubes_per_scan: how many cubes are drawn in a scan, half of them around foreground.
 
     Raises:
@@ -88,21 +89,26 @@ class MaskParameters(_CtParameters):
 
     layout: Layout = "auto"
     masks: Path | None = None
-    labels: tuple[int, ...] | None = None
+    foreground: tuple[int, ...] | None = None
     cubes_per_scan: int = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels is not None:
-            if not all(1 <= label <= _MOST_LABEL for label in self.labels):
-                raise CallError(
-                    f"--labels {','.join(map(str, self.labels))}: values of the mask from 1 to "
-                    f"{_MOST_LABEL:,} are wanted, as in --labels 1,2; 0 is background."
-                )
-            object.__setattr__(self, "labels", tuple(sorted(set(self.labels))))
+        if self.foreground is not None:
+            object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             wanted = f"a number from 1 to {_MOST_CUBES}, as in 32"
             raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: {wanted}.")
+
+
+def _checked_foreground(values: tuple[int, ...]) -> tuple[int, ...]:
+    """The values of a mask that are foreground, each once, in order."""
+    if not all(1 <= value <= _MOST_LABEL for value in values):
+        raise CallError(
+            f"--foreground {','.join(map(str, values))}: values of the mask must be from 1 to "
+            f"{_MOST_LABEL:,}, as in --foreground 1,2; 0 is background."
+        )
+    return tuple(sorted(set(values)))
 
 
 @dataclass(frozen=True)
@@ -125,46 +131,195 @@ class FindingParameters(GreyLevels):
     size: tuple[int, int] = (224, 224)
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
+        _check_image_size(self.size)
+
+
+def _check_image_size(size: tuple[int, ...]) -> None:
+    if len(size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in size):
+        raise CallError(
+            f"--size {','.join(map(str, size))}: an image needs two edges x,y from 1 to {_MOST_EDGE}, as in "
+            "--size 224,224."
+        )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What tasks share whose labels are columns of a table.
+
+    Attributes:
+        label_table: the table of CSV.
+        label_columns: what is asked of it, see `label_table`; each gives one class or several.
+        classes: those that they give, which are found out from the table.
+    """
+
+    label_table: Path | None = None
+    label_columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def _check_table(self) -> None:
+        if self.label_table is None or not self.label_columns or not all(self.label_columns):
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
-                f"{_MOST_EDGE}, as in --size 224,224."
+                "--task classify needs a table and columns of it, as in --label-table labels.csv "
+                "--label-columns pneumonia."
             )
 
 
-TargetParameters = NoduleParameters | MaskParameters | FindingParameters
+@dataclass(frozen=True)
+class ScanLabelParameters(_Table, _CtParameters):
+    """Classification of scans: what do columns of a table say of each?
 
-#: The tasks, and what each is asked for with.
-TASKS: dict[str, type[TargetParameters]]
-TASKS = {one.task: one for one in (NoduleParameters, MaskParameters, FindingParameters)}
+    Attributes:
+        layout: of the scans; `auto` looks.
+        cubes_per_scan: how many cubes are drawn in a scan, each with its scan's labels; None takes the whole
+            scan, clipped and averaged down to `size`.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "classify"
+
+    layout: Layout = "auto"
+    cubes_per_scan: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_table()
+        if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CUBES:
+            raise CallError(
+                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, or leave it out "
+                "for the whole scan."
+            )
+
+
+@dataclass(frozen=True)
+class ImageLabelParameters(_Table, GreyLevels):
+    """Classification of X-ray images: what do columns of a table say of each?
+
+    Attributes:
+        layout: of the images.
+        size: edges in pixels, x, y, to which the whole image is resized by area averaging.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "classify"
+
+    layout: ImageLayout = "nih"
+    size: tuple[int, int] = (224, 224)
+
+    def __post_init__(self) -> None:
+        self._check_table()
+        _check_image_size(self.size)
+
+
+@dataclass(frozen=True)
+class ImageMaskParameters(GreyLevels):
+    """Segmentation of X-ray images: which pixels are foreground? From images and their masks, PNG.
+
+    Attributes:
+        masks: the folder of the masks.
+        foreground: values of a mask that are foreground; None takes all but 0.
+        layout: of the images: any folder.
+        size: edges in pixels, x, y, to which image and mask are resized.
+
+    Raises:
+        CallError: a value out of range.
+    """
+
+    task: ClassVar = "segment"
+    classes: ClassVar = ("foreground",)
+
+    masks: Path | None = None
+    foreground: tuple[int, ...] | None = None
+    layout: ImageLayout = "images"
+    size: tuple[int, int] = (224, 224)
+
+    def __post_init__(self) -> None:
+        _check_image_size(self.size)
+        if self.layout != "images":
+            raise CallError(f"--layout {self.layout}: masks of X-ray images go with --layout images.")
+        if self.masks is None:
+            raise CallError("Masks of X-ray images are needed: give their folder, as in --masks masks.")
+        if self.foreground is not None:
+            object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
+
+
+TargetParameters = (
+    NoduleParameters
+    | MaskParameters
+    | FindingParameters
+    | ScanLabelParameters
+    | ImageLabelParameters
+    | ImageMaskParameters
+)
+
+_OF_SCANS: dict[str, type[TargetParameters]]
+_OF_SCANS = {one.task: one for one in (NoduleParameters, MaskParameters, ScanLabelParameters)}
+_OF_IMAGES: dict[str, type[TargetParameters]]
+_OF_IMAGES = {one.task: one for one in (FindingParameters, ImageLabelParameters, ImageMaskParameters)}
+
+#: The tasks.
+TASKS = tuple(
+    kind.task for kind in (NoduleParameters, MaskParameters, FindingParameters, ScanLabelParameters)
+)
 
 _BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
 
 
+def kind_of(task: str, images: bool) -> type[TargetParameters]:
+    """What a task is asked for with, of X-ray images or of scans.
+
+    Raises:
+        CallError: the task is of the other alone.
+    """
+    kinds, others = (_OF_IMAGES, _OF_SCANS) if images else (_OF_SCANS, _OF_IMAGES)
+    if task in kinds:
+        return kinds[task]
+    if task in others:
+        what, wanted = ("X-ray images", "CT scans") if images else ("CT scans", "X-ray images")
+        raise CallError(f"--task {task} is for {wanted}, and these are {what}: {', '.join(kinds)} are known.")
+    raise CallError(f"--task {task}: {', '.join(TASKS)} are known.")
+
+
 def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any]:
-    """The parameters as they stand in a store; of the masks' folder its name, for its path is nobody's."""
+    """The parameters as they stand in a store; of files and folders their names, for paths are nobody's."""
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(parameters).items()}
-    if isinstance(parameters, MaskParameters) and parameters.masks:
-        values["masks"] = parameters.masks.name
+    values |= {name: value.name for name, value in values.items() if isinstance(value, Path)}
+    if isinstance(parameters, _CtParameters):
+        del values["window" if parameters.window is None else "hu"]
     return {"task": parameters.task, **values, "source_sha256": source_sha256}
 
 
+def _kind_in(made: Mapping[str, Any]) -> type[TargetParameters]:
+    flat = len(made.get("size") or ()) == 2
+    return (_OF_IMAGES if flat else _OF_SCANS)[made["task"]]
+
+
+def as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a store under the names of now: `foreground` was once called `labels`."""
+    if made.get("task") != MaskParameters.task or "labels" not in made:
+        return made
+    return {"foreground" if name == "labels" else name: value for name, value in made.items()}
+
+
 def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
-    """The parameters that a store tells, any JSON; of the masks' folder the name is all that is known.
+    """The parameters that a store tells, any JSON; of files and folders the name is all that is known.
 
     Raises:
         ValueError: they are not those of `extract-targets`.
     """
     try:
-        kind = TASKS[made["task"]]
-        names = {field.name for field in fields(kind)}
+        kind, made = _kind_in(made), as_now(made)
+        names = {field.name for field in fields(kind)} - {"hu" if "window" in made else "window"}
         if set(made) - {"split_file"} != names | _BESIDES:
             others = ", ".join(sorted((set(made) - {"split_file"}) ^ (names | _BESIDES)))
             raise ValueError(f"{others} is missing, or is none of them")
         values: dict[str, Any] = {name: made[name] for name in names}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        if values.get("masks") is not None:
-            values["masks"] = Path(values["masks"])
+        paths = {"masks", "label_table"} & values.keys()
+        values |= {name: Path(values[name]) for name in paths if values[name] is not None}
         return kind(**values)
     except KeyError:
         raise ValueError(f"their task is none of {', '.join(TASKS)}") from None

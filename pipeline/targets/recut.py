@@ -1,6 +1,6 @@
 """Holds a target store against its source: the source is planned again, and cubes are cut from it again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,20 @@ import numpy as np
 
 from genesis_toolkit.pipeline.cubes.records import Cut
 from genesis_toolkit.pipeline.cubes.recut import UnknownError, compare_again, drawn, needed
-from genesis_toolkit.pipeline.cubes.split_file import SplitFile
+from genesis_toolkit.pipeline.cubes.split_file import EXCLUDE, SplitFile
 from genesis_toolkit.pipeline.engine import Workers
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.readers import readers
 from genesis_toolkit.pipeline.store.metadata import leads_outside
 from genesis_toolkit.pipeline.store.salvage import Problem, Remains
 from genesis_toolkit.pipeline.targets.extract import cut_target, plan_targets, target_tasks
+from genesis_toolkit.pipeline.targets.labels import TableParameters
 from genesis_toolkit.pipeline.targets.masks import masks_folder
-from genesis_toolkit.pipeline.targets.parameters import MaskParameters, parameters_of
+from genesis_toolkit.pipeline.targets.parameters import (
+    ImageMaskParameters,
+    MaskParameters,
+    parameters_of,
+)
 from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 
@@ -94,14 +99,22 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
     """What a source holds now, planned with the parameters of a store; an UnknownError where that fails."""
     try:
         parameters, masks = parameters_of(remains.cutting), None
-        if isinstance(parameters, MaskParameters):
+        if isinstance(parameters, MaskParameters | ImageMaskParameters):
             if parameters.masks is not None:
                 parameters = replace(parameters, masks=_folder_of_masks(source, str(parameters.masks)))
             masks = masks_folder(source, parameters)
+        if isinstance(parameters, TableParameters):
+            table = _file_named(source, str(parameters.label_table), Path.is_file)
+            if table is None:
+                raise DataError(
+                    f"the table of labels, {parameters.label_table}, lies not in {source} or beside it"
+                )
+            parameters = replace(parameters, label_table=table)
         split = None
         if "scans/part" in remains.columns:
             path, part = needed(remains, "scans/path", "scans/part")
-            split = SplitFile(Path(), dict(zip(map(str, path), part.tolist(), strict=True)))
+            parts = dict(zip(map(str, path), part.tolist(), strict=True))
+            split = SplitFile(Path(), parts, EXCLUDE)  # others were passed over, and stand in no table
         plan = plan_targets(source, parameters, split)
         return plan, target_tasks(plan, parameters, masks)
     except (CallError, DataError, ValueError) as error:
@@ -110,11 +123,16 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
 
 def _folder_of_masks(source: Path, name: str) -> Path:
     """Where the masks lie, in the source or beside it: a store tells their folder's name alone."""
-    places = [] if leads_outside(name) else [source / name, source.resolve().parent / name]
-    found = next((place for place in places if place.is_dir()), None)
+    found = _file_named(source, name, Path.is_dir)
     if found is None:
         raise DataError(f"the masks lie in no folder {name!r} in {source} or beside it")
     return found
+
+
+def _file_named(source: Path, name: str, is_there: Callable[[Path], bool]) -> Path | None:
+    """The file or folder of this name in the source or beside it."""
+    places = [] if leads_outside(name) else [source / name, source.resolve().parent / name]
+    return next((place for place in places if is_there(place)), None)
 
 
 def _cut_again(recut: _Recut) -> Cut:

@@ -21,6 +21,7 @@ from genesis_toolkit.pipeline.cubes.parameters import (
 )
 from genesis_toolkit.pipeline.degrade.recipes import Applied, Recipe
 from genesis_toolkit.pipeline.errors import DataError
+from genesis_toolkit.pipeline.hounsfield import GreyLevels
 from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.salvage import Columns, Problem, Remains, where
 from genesis_toolkit.pipeline.targets.findings import multi_hot
@@ -35,7 +36,11 @@ from genesis_toolkit.pipeline.targets.plan import (
 from genesis_toolkit.pipeline.wording import words_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_OF_EXTRACTION = {field.name for field in fields(ExtractParameters)} - {"size", "hu"}  # those every store has
+_OF_EXTRACTION = {field.name for field in fields(ExtractParameters)} - {
+    "size",
+    "hu",
+    "window",
+}  # of others too
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
@@ -68,9 +73,14 @@ def _target_problems(remains: Remains) -> list[Problem]:
     if scan is None or scans is None or ((scan < 0) | (scan >= scans)).any():
         return problems
     images = schema.has_images(remains.manifest)
-    problems += _image_problems(columns, scan) if images else _fold_problems(columns, scan)
+    of_nih = images and remains.cutting.get("layout", "nih") == "nih"
+    if of_nih:
+        problems += _image_problems(columns, scan, findings="label_table" not in remains.cutting)
+    else:
+        problems += _fold_problems(columns, scan)
     if "cubes" in remains.arrays:
-        problems += _corner_problems(columns, scan, remains.arrays["cubes"].shape[1:])
+        whole = "label_table" in remains.cutting and remains.cutting.get("cubes_per_scan") is None
+        problems += _corner_problems(columns, scan, remains.arrays["cubes"].shape[1:], whole)
     return problems
 
 
@@ -142,9 +152,9 @@ def _is_sha256(value: Any) -> bool:
 
 def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterator[Problem]:
     """Whether the store has the window and the unit of what was cut; those of CT stand in its parameters."""
-    window = list(found.window)
-    if isinstance(found, ImageParameters) and attributes.get("window") != window:
-        yield "window", f"is {words_of(attributes.get('window'))}, and images have {window}"
+    window = list(found.store_window)
+    if (isinstance(found, ImageParameters) or found.mr) and attributes.get("window") != window:
+        yield "window", f"is {words_of(attributes.get('window'))}, and {window} was cut"
     if attributes.get("unit") != found.unit:
         yield "unit", f"is {words_of(attributes.get('unit'))}, and {found.unit} was cut"
 
@@ -216,12 +226,12 @@ def _attribute_problems(remains: Remains) -> Iterator[Problem]:
         yield "parameters", f"are not those of extract-targets: {error}"
         return
     told = {"task": found.task, "classes": list(found.classes), "size": list(found.size)}
-    told |= {"window": list(found.window), "unit": found.unit}
+    told |= {"window": list(found.store_window), "unit": found.unit}
     for name, value in told.items():
         if attributes.get(name) != value:
             yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"
     there = schema.has_images(remains.manifest)
-    if there != isinstance(found, FindingParameters):
+    if there != isinstance(found, GreyLevels):
         yield "images", f"are {'' if there else 'not '}there, and the task has {'none' if there else 'them'}"
 
 
@@ -247,12 +257,12 @@ def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Proble
     yield from where(wrong, "fold", "is not that of its scan", "cube")
 
 
-def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Problem]:
-    """Of X-ray images: the findings of the table, and one fold a patient."""
+def _image_problems(columns: Columns, scan: NDArray[np.int32], findings: bool) -> Iterator[Problem]:
+    """Of NIH's images: the findings of its table, where the labels are these, and one fold a patient."""
     fold, labels = columns.get("fold"), columns.get("labels")
-    patient, findings = columns.get("images/patient"), columns.get("images/labels")
-    if findings is not None and labels is not None:
-        known, row = np.unique(findings[scan], return_inverse=True)
+    patient, told = columns.get("images/patient"), columns.get("images/labels")
+    if findings and told is not None and labels is not None:
+        known, row = np.unique(told[scan], return_inverse=True)
         hot = [_multi_hot(str(one)) for one in known]
         strange = np.array([one is None for one in hot], bool)[row]
         yield from where(strange, "images/labels", "are none of NIH's findings", "cube")
@@ -269,12 +279,15 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Probl
         yield from where(wrong, "fold", "is not that of its patient", "cube")
 
 
-def _corner_problems(columns: Columns, scan: NDArray[np.int32], size: tuple[int, ...]) -> Iterator[Problem]:
+def _corner_problems(
+    columns: Columns, scan: NDArray[np.int32], size: tuple[int, ...], whole: bool
+) -> Iterator[Problem]:
     corner, shape = columns.get("corner"), columns.get("scans/shape")
     if corner is None or shape is None:
         return
-    if len(size) == 2:  # whole images
-        yield from where(np.any(corner != 0, axis=1), "corner", "is not that of a whole image", "cube")
+    if whole or len(size) == 2:
+        what = "image" if len(size) == 2 else "scan"
+        yield from where(np.any(corner != 0, axis=1), "corner", f"is not that of a whole {what}", "cube")
         return
     room = shape[scan].astype(np.int64) - size
     # Where the scan is smaller than a cube it lies in the cube's middle.

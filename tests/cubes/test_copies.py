@@ -11,6 +11,7 @@ from support.dicom import SMALL, VOXELS, write_volume
 
 import genesis_toolkit as gt
 from genesis_toolkit.pipeline.cubes.copies import Twin, same_voxels, settle
+from genesis_toolkit.pipeline.cubes.parameters import ImageParameters
 
 
 def twin(path: str, identifier: str, sha256: str, used: bool = True, name: str | None = None) -> Twin:
@@ -122,6 +123,6 @@ def test_images_are_compared_as_pictures(tmp_path: Path) -> None:
         sitk.WriteImage(
             sitk.GetImageFromArray(np.full((3, 4), value, np.uint8)), str(tmp_path / f"{name}.png")
         )
-    assert same_voxels(tmp_path / "a.png", tmp_path / "b.png")
-    assert not same_voxels(tmp_path / "a.png", tmp_path / "c.png")
-    assert not same_voxels(tmp_path / "a.png", tmp_path / "d.png")
+    assert same_voxels(tmp_path / "a.png", tmp_path / "b.png", ImageParameters())
+    assert not same_voxels(tmp_path / "a.png", tmp_path / "c.png", ImageParameters())
+    assert not same_voxels(tmp_path / "a.png", tmp_path / "d.png", ImageParameters())

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.target_stores import make_target_store
 
 from genesis_toolkit.pipeline.store.open import open_targets
+from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.training.finetune.data import choose_scans, target_data
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 
@@ -18,6 +19,17 @@ def test_positive_labels_weigh_as_much_as_negative_ones(tmp_path: Path) -> None:
     store = open_targets(make_target_store(tmp_path / "rare.zarr", "ncc", labels=labels))
     data = target_data(store, FinetuneParameters(batch_size=6))
     assert data.positive_weights().tolist() == [11.0]  # 22 of 24 training cubes : 2
+
+
+def test_unknown_labels_weigh_nothing(tmp_path: Path) -> None:
+    labels = np.zeros((40, 2), np.uint8)
+    labels[[0, 4, 30, 39], 0] = 1
+    labels[5:15, 0] = UNKNOWN
+    labels[:, 1] = UNKNOWN
+    labels[[1, 2, 3, 36], 1] = (1, 0, 0, 1)
+    store = open_targets(make_target_store(tmp_path / "some.zarr", "classify", labels=labels))
+    data = target_data(store, FinetuneParameters(batch_size=6))
+    assert data.positive_weights().tolist() == [6.0, 2.0]  # 12 known negatives : 2, and 2 : 1
 
 
 @given(st.integers(1, 40), st.integers(0, 2**63 - 1), st.data())

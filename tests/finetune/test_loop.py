@@ -23,9 +23,11 @@ from support.training_runs import assert_equal_weights, losses, weights
 from genesis_toolkit.cli.finetune import finetune as command
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
+from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.training.finetune import loop
 from genesis_toolkit.training.finetune.data import TargetBatches, target_data
 from genesis_toolkit.training.finetune.heads import Classifier
+from genesis_toolkit.training.finetune.judge import known_loss
 from genesis_toolkit.training.finetune.loop import finetune
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, read_finetuned
@@ -155,6 +157,30 @@ def test_findings_have_a_mean_auc_and_one_each(
     assert outcome.notes == [LOTTERY, undetermined + "Hernia. The mean is that of the others."]
     weights = target_data(store, SMALL).positive_weights()
     assert weights.tolist() == [1.0, 1.0, 24.0]  # 24 cubes, half of them positive, or none
+
+
+def test_the_loss_is_of_known_labels_alone() -> None:
+    """Against torch's own, of each known label by itself; unknown ones have no gradient."""
+    weight = torch.tensor([3.0, 1.0])
+    logits = torch.tensor([[0.5, -1.0], [2.0, 0.3]], requires_grad=True)
+    truth = torch.tensor([[1.0, UNKNOWN], [0.0, 1.0]])
+    each = [
+        torch.nn.functional.binary_cross_entropy_with_logits(logits[at], truth[at], pos_weight=weight[at[1]])
+        for at in ((0, 0), (1, 0), (1, 1))
+    ]
+    loss = known_loss(weight, logits, truth)
+    assert loss.item() == pytest.approx(sum(one.item() for one in each) / 3)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 1] == 0
+    assert (logits.grad != 0).sum() == 3
+
+
+def test_a_table_with_unknown_labels_is_learnt(tmp_path: Path) -> None:
+    labels = np.tile(np.array([[1, 0], [0, 1], [1, UNKNOWN], [0, 0]], np.uint8), (len(FOLDS), 1))
+    outcome = tuned(make_target_store(tmp_path / "t.zarr", "classify", labels=labels), tmp_path / "run")
+    assert outcome.metric == "mean_auc"
+    assert set(outcome.metrics) == {"mean_auc", "auc_mass", "auc_scar"}
 
 
 # ------------------------------------------------------------------------------------------------- the labels

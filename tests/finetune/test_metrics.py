@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.training.finetune.metrics import THRESHOLDS, Metric, auc, count_overlaps, mean_auc
+from genesis_toolkit.pipeline.store.schema import UNKNOWN
+from genesis_toolkit.training.finetune.metrics import (
+    THRESHOLDS,
+    Metric,
+    auc,
+    count_overlaps,
+    known_auc,
+    mean_auc,
+)
 
 #: Few different scores, so that ties are common.
 CASES = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25)
@@ -56,6 +64,19 @@ def test_metrics_are_those_of_scikit_learn(kind: type[np.floating]) -> None:
             metrics.jaccard_score(labels, told.astype(np.float64) > at, average="macro") for at in THRESHOLDS
         ]
         assert counted.iou_paper == pytest.approx(np.mean(both), abs=1e-12)
+
+
+def test_cases_without_a_known_label_do_not_count() -> None:
+    rng = np.random.default_rng(4)
+    scores, labels = rng.normal(size=(60, 2)), rng.integers(0, 2, (60, 2)).astype(np.uint8)
+    labels[rng.random((60, 2)) < 0.3] = UNKNOWN
+    each = [
+        metrics.roc_auc_score(labels[known, at], scores[known, at])
+        for at in range(2)
+        for known in [labels[:, at] != UNKNOWN]
+    ]
+    assert mean_auc(scores, labels).value == pytest.approx(sum(each) / 2)
+    assert known_auc(scores[:, 1], labels[:, 1]).value == pytest.approx(each[1])
 
 
 def test_scores_that_differ_by_next_to_nothing_are_no_tie() -> None:

@@ -274,9 +274,9 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     [
         (
             "--hu -100,100",
-            "--hu is for CT scans; NIH's images are stored as grey levels 0..255: leave it out.",
+            "--hu is for CT scans; X-ray images are stored as grey levels 0..255: leave it out.",
         ),
-        ("--subsets 0-6", "--subsets is for CT scans; NIH's images are chosen with --split: leave it out."),
+        ("--subsets 0-6", "--subsets is for CT scans; X-ray images have no subsets: leave it out."),
         ("--plane axial", "--plane is for CT scans"),
         ("--size 6,5,4", "--size 6,5,4: an image needs two edges"),
         ("--cubes-per-scan 0", "--cubes-per-scan 0: a number of crops from 1"),

@@ -42,6 +42,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipeline.progress": ("test_engine.py", "what is told while tasks are done"),
     "pipeline.scans.files": ("scans/test_read.py", "files that are cut short, or missing"),
     "pipeline.scans.formats": ("scans/test_read.py", "every format is read there"),
+    "pipeline.scans.image_folder": ("scans/test_radiographs.py", "the images made there, in folders"),
     "pipeline.scans.metaimage": (
         "scans/test_gate.py",
         "held against SimpleITK",

@@ -15,6 +15,7 @@ PROMISED = """
 find_scans read_scan Scan Geometry Window extract_cubes explain_scan ExtractParameters ImageParameters
 degrade_cubes degrade_arrays DegradeParameters Recipe get_recipe
 extract_targets NoduleParameters MaskParameters FindingParameters
+ImageMaskParameters ScanLabelParameters ImageLabelParameters
 open_store CubeStore PairStore TargetStore verify_store describe_store
 merge_stores pack_store import_npy export_npy
 PairDataset PairLoader

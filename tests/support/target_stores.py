@@ -15,7 +15,12 @@ from genesis_toolkit.pipeline.store.write import write_store
 #: Fold of each scan; every scan has four cubes.
 FOLDS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 2)
 EACH = 4
-CLASSES = {"ncc": ("nodule",), "segment": ("foreground",), "dxc": ("Mass", "Nodule", "Hernia")}
+CLASSES = {
+    "ncc": ("nodule",),
+    "classify": ("mass", "scar"),
+    "segment": ("foreground",),
+    "dxc": ("Mass", "Nodule", "Hernia"),
+}
 
 
 def spheres(size: tuple[int, ...], count: int, image: bool) -> tuple[NDArray[Any], NDArray[np.uint8]]:

@@ -30,6 +30,8 @@ from genesis_toolkit.pipeline.targets.parameters import (
     FindingParameters,
     MaskParameters,
     NoduleParameters,
+    as_now,
+    described,
     parameters_of,
 )
 from genesis_toolkit.pipeline.targets.plan import fold_of_name, fold_of_patient
@@ -251,21 +253,21 @@ def test_a_scan_smaller_than_a_cube_lies_in_its_middle(tmp_path: Path) -> None:
 # --- segment --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels", [None, (2,)])
-def test_masks_are_those_of_the_same_boxes(scans: Path, tmp_path: Path, labels: tuple[int, ...]) -> None:
-    parameters = MaskParameters(size=SIZE, labels=labels, cubes_per_scan=10)
+@pytest.mark.parametrize("values", [None, (2,)])
+def test_masks_are_those_of_the_same_boxes(scans: Path, tmp_path: Path, values: tuple[int, ...]) -> None:
+    parameters = MaskParameters(size=SIZE, foreground=values, cubes_per_scan=10)
     store = extract_targets(scans, tmp_path / "t.zarr", parameters, workers=1).store
     assert store.masks is not None
     assert store.labels is None
     for row in range(len(store)):
         path, corner = str(store.scans.path[store.table.scan[row]]), store.table.corner[row].tolist()
         mask = cropped(image_of(scans / "seg-lungs-LUNA16" / Path(path).name), corner, SIZE, 0)
-        assert (read(store.masks, row) == (mask != 0 if labels is None else mask == 2)).all()
+        assert (read(store.masks, row) == (mask != 0 if values is None else mask == 2)).all()
         cube = cropped(image_of(scans / path), corner, SIZE, -1000)
         assert (read(store.cubes, row) == np.clip(cube, -1000, 1000)).all()
     inner = [read(store.masks, row).any() for row in range(len(store))]
-    assert np.mean(inner) >= (0.5 if labels is None else 0.1)
-    if labels is None:
+    assert np.mean(inner) >= (0.5 if values is None else 0.1)
+    if values is None:
         assert len(store) == 10 * len(SCANS)
 
 
@@ -292,8 +294,8 @@ def test_pairs_of_any_format_and_what_is_wrong_with_some(tmp_path: Path) -> None
 
 
 def test_without_foreground_there_is_no_store(scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No mask has a value one of --labels 7"):
-        extract_targets(scans, tmp_path / "t.zarr", MaskParameters(size=SIZE, labels=(7,)), workers=1)
+    with pytest.raises(DataError, match="No mask has a value one of --foreground 7"):
+        extract_targets(scans, tmp_path / "t.zarr", MaskParameters(size=SIZE, foreground=(7,)), workers=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -574,9 +576,9 @@ def test_the_command(scans: Path, nodules: Path) -> None:
     assert facts["cubes"] == 36
     assert "with nodule" in CliRunner().invoke(main, ["info", str(nodules)]).stdout
     assert json.loads(CliRunner().invoke(main, ["info", str(nodules), "--json"]).stdout)["task"] == "ncc"
-    done = CliRunner().invoke(main, [*call, "--labels", "1"])
+    done = CliRunner().invoke(main, [*call, "--foreground", "1"])
     assert done.exit_code == 2
-    assert "--labels means nothing to --task ncc" in done.stderr
+    assert "--foreground means nothing to --task ncc" in done.stderr
     done = CliRunner().invoke(main, [*call[:-1], "all"])
     assert done.exit_code == 2
     assert "negatives 2 (asked for now: None)" in done.stderr
@@ -653,7 +655,7 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
         (NoduleParameters, {"size": (8, 8)}, "--size 8,8: three edges"),
         (NoduleParameters, {"negatives": -1}, "--negatives -1"),
         (NoduleParameters, {"hu": (0, 40_000)}, "--hu 0,40000"),
-        (MaskParameters, {"labels": (0, 1)}, "--labels 0,1"),
+        (MaskParameters, {"foreground": (0, 1)}, "--foreground 0,1"),
         (MaskParameters, {"cubes_per_scan": 0}, "--cubes-per-scan 0"),
         (FindingParameters, {"size": (8, 8, 8)}, "--size 8,8,8: an image needs two"),
     ],
@@ -661,3 +663,12 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
 def test_values_out_of_range_are_refused(kind: type, given: dict[str, object], words: str) -> None:
     with pytest.raises(CallError, match=words):
         kind(**given)
+
+
+def test_a_store_that_says_labels_is_of_that_foreground() -> None:
+    """Its name until a table could give labels; nothing else of such a store is another."""
+    now = described(MaskParameters(foreground=(1, 2), size=SIZE), "0" * 64)
+    before = {"labels" if name == "foreground" else name: value for name, value in now.items()}
+    assert "labels" in before
+    assert parameters_of(before) == parameters_of(now) == MaskParameters(foreground=(1, 2), size=SIZE)
+    assert as_now(before) == now

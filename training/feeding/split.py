@@ -85,7 +85,7 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
             f"There is {usable.size or 'no'} cube to learn from: training and validation need one each, at "
             "least. Extract more cubes, or more scans."
         )
-    told = images is not None or scans.patient is not None
+    told = scans.patient is not None or (images is not None and any(images.patient.tolist()))
     whose, kind = "patient" if told else "scan", "cubes" if images is None else "images"
     key = _keys(scans, images)[cubes.scan[usable]]
     stream = scans.stream[cubes.scan[usable]]
@@ -136,5 +136,6 @@ def _keys(scans: ScanTable, images: ImageTable | None) -> NDArray[np.uint64]:
     """One number a scan, which those of a patient share: uint64 [scan]. An unknown patient has one scan."""
     if images is None:
         return scans.stream if scans.patient is None else scans.patient
-    own = zip(images.patient.tolist(), scans.stream.tolist(), strict=True)
-    return np.array([stream_key(patient) if patient else stream for patient, stream in own], np.uint64)
+    other = scans.stream if scans.patient is None else scans.patient
+    own = zip(images.patient.tolist(), other.tolist(), strict=True)
+    return np.array([stream_key(patient) if patient else key for patient, key in own], np.uint64)

@@ -50,7 +50,8 @@ class TargetBatch(NamedTuple):
 
     Attributes:
         cubes: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`.
-        targets: uint8, 0 or 1: masks of the same shape, or labels `[cube, class]`.
+        targets: uint8, 0 or 1: masks of the same shape, or labels `[cube, class]`, of which some may be
+            `UNKNOWN`.
     """
 
     cubes: Tensor
@@ -115,8 +116,8 @@ class TargetData:
         """
         assert self.store.labels is not None
         labels = self.store.labels[self.train]
-        positive = labels.sum(axis=0)
-        weights = np.clip((len(labels) - positive) / np.maximum(positive, 1), *_WEIGHTS)
+        positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+        weights = np.clip(negative / np.maximum(positive, 1), *_WEIGHTS)
         return np.asarray(weights, np.float32)
 
     def describe(self) -> dict[str, Any]:
@@ -133,6 +134,7 @@ class TargetData:
             "classes": list(store.classes),
             "size": list(store.size),
             "window": [store.window.low, store.window.high],
+            **({"mapped": ends} if (ends := store.attributes["parameters"].get("window")) else {}),
             "train_scans": self.train_scans,
             "train_cubes": len(self.train),
             "validation_cubes": sum(map(len, self.validation)),
@@ -208,8 +210,8 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
 
 def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
     """Refuse labels [cube, class] of which no class has both kinds."""
-    positive = labels.sum(axis=0)
-    if ((positive == 0) | (positive == len(labels))).all():
+    positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    if ((positive == 0) | (negative == 0)).all():
         raise DataError(
             f"The {len(labels)} cubes to {what} are all {'positive' if positive.any() else 'negative'}, and "
             f"both kinds are needed: {way_out}."

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.pipeline.wording import listed
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData
 from genesis_toolkit.training.finetune.heads import TargetNetwork
-from genesis_toolkit.training.finetune.metrics import auc, count_overlaps, mean_auc
+from genesis_toolkit.training.finetune.metrics import count_overlaps, known_auc, mean_auc
+from genesis_toolkit.training.finetune.parameters import SCORES
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.steps import Tick
 
@@ -76,7 +78,8 @@ class Judge:
             return {"dice": overlaps.dice, "iou": overlaps.iou, "iou_paper": overlaps.iou_paper}, []
         told = [(logits.cpu().numpy(), truth.cpu().numpy()) for logits, truth in predictions]
         scores, labels = (np.concatenate(parts) for parts in zip(*told, strict=True))
-        return evaluate_labels(scores, labels, self.data.store.classes)
+        store = self.data.store
+        return evaluate_labels(scores, labels, store.classes, SCORES[store.task])
 
     def predict(
         self, works: Sequence[NDArray[np.int64]], tick: Tick, what: str
@@ -119,17 +122,34 @@ def loss_of(data: TargetData, device: torch.device) -> Loss:
         dice: Loss = DiceLoss(sigmoid=True, batch=True)
         return dice
     weight = torch.from_numpy(data.positive_weights()).to(device)
+    if np.any(data.store.labels == UNKNOWN):
+        return partial(known_loss, weight)
     return partial(functional.binary_cross_entropy_with_logits, pos_weight=weight)
 
 
+def known_loss(weight: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the binary cross entropy of the labels that are known, positives weighted; 0 where none is.
+
+    Args:
+        weight: float32 [class], of positives.
+        logits: float32 [cube, class].
+        truth: float32 [cube, class]: 0, 1 or `UNKNOWN`.
+    """
+    known = truth != UNKNOWN
+    each = functional.binary_cross_entropy_with_logits(
+        logits, truth * known, weight=known.float(), pos_weight=weight, reduction="sum"
+    )
+    return each / known.sum().clamp(min=1)
+
+
 def evaluate_labels(
-    scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str]
+    scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str], called: str = "auc"
 ) -> tuple[Metrics, list[str]]:
-    """Return AUCs of scores `[cube, class]`: of one class `auc`, of several their mean and each."""
-    each = {name: auc(scores[:, at], labels[:, at]).value for at, name in enumerate(classes)}
+    """Return AUCs of scores `[cube, class]`: of one class as it is called, of several their mean and each."""
+    each = {name: known_auc(scores[:, at], labels[:, at]).value for at, name in enumerate(classes)}
     named: dict[str, float] = {f"auc_{name}": value for name, value in each.items()}
     named = (
-        {"auc": each[classes[0]]}
+        {called: each[classes[0]]}
         if len(classes) == 1
         else {"mean_auc": mean_auc(scores, labels).value, **named}
     )

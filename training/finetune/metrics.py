@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.store.schema import UNKNOWN
 
 #: Of the published "IoU"; foreground is what is predicted above. The first is that of Dice and IoU.
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -128,12 +129,18 @@ def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
     return Metric(float(won) / (positives * negatives))
 
 
+def known_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
+    """As `auc`, of the cases whose label is known, and not `UNKNOWN`."""
+    known = labels != UNKNOWN if labels.shape == scores.shape else slice(None)
+    return auc(scores[known], labels[known])
+
+
 def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
     """The mean of the AUCs of several labels, as DXC is evaluated.
 
     Args:
         scores: float `[case, label]`.
-        labels: bool or integer `[case, label]` of 0 and 1.
+        labels: bool or integer `[case, label]` of 0 and 1, and `UNKNOWN`, which does not count.
 
     Returns:
         The mean over the labels that have both positive and negative cases; `reason` counts the others.
@@ -146,7 +153,7 @@ def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metri
         raise CallError(
             f"Scores of shape {scores.shape} and labels of shape {labels.shape}: both must be [case, label]."
         )
-    values = [auc(scores[:, label], labels[:, label]).value for label in range(scores.shape[1])]
+    values = [known_auc(scores[:, label], labels[:, label]).value for label in range(scores.shape[1])]
     known = [value for value in values if not math.isnan(value)]
     lacking = len(values) - len(known)
     reason = f"{lacking} of {len(values)} labels lack positive or negative cases" if lacking else None

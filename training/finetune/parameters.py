@@ -10,7 +10,7 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.training.machine.options import check_counts, check_lr, check_seed, option
 
 #: The score of each task: one of the metrics of `metrics`.
-SCORES = {"ncc": "auc", "segment": "iou", "dxc": "mean_auc"}
+SCORES = {"ncc": "auc", "segment": "iou", "dxc": "mean_auc", "classify": "mean_auc"}
 
 SELECTS = ("last", "best")
 SCHEDULES = ("cosine", "constant")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.hounsfield import Window
+from genesis_toolkit.pipeline.hounsfield import Ends, Window
 from genesis_toolkit.pipeline.ledger import write_whole
+from genesis_toolkit.pipeline.scans.mapping import checked_ends
 from genesis_toolkit.training.finetune.heads import Kind, TargetNetwork, build_target_network
 from genesis_toolkit.training.finetune.parameters import FIRST_VERSION, FinetuneParameters
 from genesis_toolkit.training.machine.run_folder import Run
@@ -129,6 +130,7 @@ class Finetuned:
         classes: what its outputs tell.
         size: edges of the cubes in voxels, (x, y, z), or of the images in pixels, (x, y).
         window: of the values, which become [0, 1].
+        ends: what of a scan's own values was mapped to that window (`scans.mapping`); None: they were HU.
         parameters: of the run.
     """
 
@@ -138,6 +140,7 @@ class Finetuned:
     classes: tuple[str, ...]
     size: tuple[int, ...]
     window: Window
+    ends: Ends | None
     parameters: FinetuneParameters
 
 
@@ -231,4 +234,5 @@ def read_finetuned(run: Path) -> Finetuned:
     load_weights(network, read_checkpoint(folder.best, FINETUNED)["state_dict"], folder.best)
     network.eval()
     window = Window(*described["window"])
-    return Finetuned(network, kind, described["task"], classes, size, window, parameters)
+    ends = checked_ends(tuple(described["mapped"])) if "mapped" in described else None
+    return Finetuned(network, kind, described["task"], classes, size, window, ends, parameters)

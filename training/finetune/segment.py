@@ -30,6 +30,7 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.ledger import AnyPath, write_whole
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, silent
 from genesis_toolkit.pipeline.scans.geometry import Geometry, Voxels
+from genesis_toolkit.pipeline.scans.mapping import apply_window
 from genesis_toolkit.pipeline.scans.read import read_geometry, read_scan, scan_path
 from genesis_toolkit.pipeline.targets.cut import grid_words, same_grid
 from genesis_toolkit.training.feeding.normalise import normalise
@@ -115,7 +116,8 @@ def segment_scan(
         )
     chosen = choose_device(device)
     try:
-        read = read_scan(path)
+        read = read_scan(path, mr=finetuned.ends is not None)
+        read, _ = apply_window(read, finetuned.ends, finetuned.window)
         mask = segment_voxels(
             finetuned.network, read.voxels, finetuned.window, finetuned.size, chosen, report
         )

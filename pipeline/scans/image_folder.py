@@ -1,0 +1,75 @@
+"""Which X-ray images any folder holds: PNG and JPEG by their names, DICOM of CR or DX by their headers."""
+
+from pathlib import Path
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, read_header
+from genesis_toolkit.pipeline.scans.files import HERE, Aside, bad_name, shown, walk, within
+from genesis_toolkit.pipeline.scans.find import NO_SUBSET, Found, check_source
+from genesis_toolkit.pipeline.scans.formats import IMAGE_SUFFIXES, stem_of
+from genesis_toolkit.pipeline.scans.nih import ImageSource
+from genesis_toolkit.pipeline.scans.radiographs import MODALITIES
+
+_INDEX = "the index of a disc"
+
+
+def find_image_folder(source: Path | str) -> Found:
+    """Find the X-ray images of a folder, searched to the bottom; or take the one file given.
+
+    An image's identifier is its path without the suffix. Files without a suffix are looked into for DICOM.
+
+    Args:
+        source: the folder, or a file; an empty text is none.
+
+    Raises:
+        CallError: no such folder, one that cannot be opened, or no image in it.
+    """
+    root, alone = check_source(source)
+    files: dict[str, list[str]] = {HERE: [root.name]} if alone else {}
+    aside: dict[str, Aside] = {}
+    if alone:
+        root = root.parent
+    else:
+        files, aside = walk(root, IMAGE_SUFFIXES)
+    sources = [
+        one
+        for folder, names in files.items()
+        for name in names
+        if (one := _image(root, within(folder, name), name.lower())) is not None
+    ]
+    taken = {one.path for one in sources}
+    for path, why in aside.items():
+        if shown(path) not in taken:
+            sources.append(_source(path, why.problem, why.skip))
+    if not sources:
+        kinds = f"{', '.join(IMAGE_SUFFIXES)} and DICOM of {' or '.join(MODALITIES)}"
+        raise CallError(f"No X-ray image lies in {root}: looked for {kinds}, in all its folders.")
+    ordered = sorted(sources, key=lambda one: one.path.split("/"))
+    return Found(root, "images", tuple(ordered))
+
+
+def _image(root: Path, path: str, name: str) -> ImageSource | None:
+    """The image that a file is, or should be; None for a file of another kind."""
+    problem = bad_name(f"{root}/{path}")
+    if name.endswith(IMAGE_SUFFIXES):
+        return _source(path, problem)
+    named = name.endswith(DICOM_SUFFIXES)
+    if not (named or "." not in name):
+        return None
+    try:
+        header = read_header(root / path)
+    except DataError as error:
+        return _source(path, problem or str(error)) if named else None
+    if header is None:
+        return _source(path, problem or "it is named as DICOM but is of another format") if named else None
+    if header.skip.startswith(_INDEX):
+        return None
+    skip = ""
+    if header.modality not in MODALITIES:
+        skip = f"its DICOM modality is {header.modality or 'not said'}, {' or '.join(MODALITIES)} wanted"
+    return _source(path, "" if skip else problem, skip, header.whose)
+
+
+def _source(path: str, problem: str = "", skip: str = "", whose: int = 0) -> ImageSource:
+    place = shown(path)
+    return ImageSource(stem_of(place), NO_SUBSET, place, problem, skip, whose)

@@ -1,0 +1,154 @@
+"""Maps values that are in no unit, as of MR, to whole numbers by a window: two ends, linear between them.
+
+An end is a number, or a percentile of the scan itself. Percentiles are values that the scan has: the one at
+rank ceil(P / 100 x n), at least 1, of its n voxels in order that are neither 0, as the air around a head that
+was stripped, nor padding.
+"""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.hounsfield import Ends, Window
+from genesis_toolkit.pipeline.scans.gate import OUTSIDE
+from genesis_toolkit.pipeline.scans.geometry import Scan, Voxels
+
+_PERCENTILE = re.compile(r"p(\d+(\.\d+)?)")
+_INT16 = np.iinfo(np.int16)
+_HIGHEST = 100
+_WAYS = "give two numbers, as in 0,4000, or percentiles, as in p0.5,p99.5"
+
+
+def checked_ends(ends: tuple[Any, ...]) -> Ends:
+    """The two ends of a window, each a number or a percentile such as `p99.5`, as they are recorded.
+
+    Raises:
+        CallError: they are none, or the first does not lie below the second.
+    """
+    said = f"--window {','.join(map(str, ends))}"
+    if len(ends) != 2:
+        raise CallError(f"{said} has {len(ends)} ends: {_WAYS}.")
+    low, high = (_checked_end(end, said) for end in ends)
+    ranks = [_share(end) if isinstance(end, str) else None for end in (low, high)]
+    both = ranks if None not in ranks else [low, high] if ranks == [None, None] else [0, 1]
+    if not both[0] < both[1]:  # type: ignore[operator] # both are numbers
+        raise CallError(f"{said} is empty: the first end must lie below the second; {_WAYS}.")
+    return low, high
+
+
+def apply_window(scan: Scan, ends: Ends | None, window: Window) -> tuple[Scan, dict[str, Any]]:
+    """A scan whose voxels are mapped to a store's window, int16, and what its record says of it. Pure.
+
+    Without ends it is the very same scan, and there is nothing to say. The record's `window` has the scan's
+    own values that become the lowest and the highest of the store.
+
+    Raises:
+        DataError: percentiles of nothing, or equal ones, or all voxels become one; why, to go after the
+            scan's name.
+    """
+    if ends is None:
+        return scan, {}
+    low, high = window_ends(scan.voxels, ends)
+    voxels = mapped(scan.voxels.T, low, high, window).T
+    if voxels.min() == voxels.max():
+        raise DataError(
+            f"all its voxels become {voxels.min()} by --window {_words(ends)} ({low:g} to {high:g} of its "
+            "own values): give other ends, or leave it out"
+        )
+    return Scan(voxels, scan.geometry, scan.sha256), {"window": [low, high]}
+
+
+def window_ends(voxels: Voxels, ends: Ends) -> tuple[float, float]:
+    """The values of a scan that a window's ends are; `voxels` as `read_scan` gives them.
+
+    Raises:
+        DataError: it has no voxel but 0, both ends are one value, or one lies where values are cut off.
+    """
+    shares = [_share(end) for end in ends if isinstance(end, str)]
+    found = iter(_percentiles(voxels, shares) if shares else ())
+    low, high = (float(next(found) if isinstance(end, str) else end) for end in ends)
+    said = f"--window {_words(ends)}"
+    if not low < high:
+        raise DataError(f"{said} is {low:g} to {high:g} of its values, which leaves nothing: give other ends")
+    if min(low, high) <= _INT16.min or max(low, high) >= _INT16.max:
+        raise DataError(
+            f"{said} is {low:g} to {high:g} of its values, and those beyond {_INT16.min + 1} .. "
+            f"{_INT16.max - 1} are cut off: divide them by a number first"
+        )
+    return low, high
+
+
+def mapped(values: NDArray[Any], low: float, high: float, window: Window) -> NDArray[Any]:
+    """Map values linearly to the whole numbers of a window, halves to even.
+
+    A value v, clipped to [low, high], becomes window.low + span x (v - low) / (high - low), computed in that
+    order in double precision. Of whole numbers that is exact: a quotient that is no half is farther from one
+    than double precision errs.
+
+    Args:
+        values: int16, float32 or float64, any shape with rows along the last axis.
+        low, high: the values that become the window's ends.
+        window: whole numbers within int16.
+
+    Returns:
+        int16, the same shape, C-contiguous.
+    """
+    out = np.empty(values.shape, np.int16)
+    table = _mapped(np.arange(_INT16.min, _INT16.max + 1, dtype=np.float64), low, high, window)
+    for plane, room in zip(values, out, strict=True):  # so that little memory is used beside them
+        if values.dtype == np.int16:
+            np.take(table, plane.astype(np.int32) - _INT16.min, out=room)
+        else:
+            room[...] = _mapped(plane.astype(np.float64), low, high, window)
+    return out
+
+
+def _mapped(values: NDArray[np.float64], low: float, high: float, window: Window) -> NDArray[np.int16]:
+    steps = window.span * (np.clip(values, low, high) - low) / (high - low)
+    return (np.rint(steps) + window.low).astype(np.int16)
+
+
+def _percentiles(voxels: Voxels, shares: list[Fraction]) -> list[float]:
+    """The values at these shares, 0..1, of the voxels that are neither 0 nor padding."""
+    if voxels.dtype != np.int16:
+        real = np.sort(voxels[(voxels != 0) & (voxels != OUTSIDE)], axis=None)
+        return [float(real[_rank(share, real.size) - 1]) for share in shares]
+    counts = np.zeros(_INT16.max - _INT16.min + 1, np.int64)
+    for plane in voxels.T:
+        counts += np.bincount(plane.astype(np.int32).ravel() - _INT16.min, minlength=counts.size)
+    counts[[-_INT16.min, OUTSIDE - _INT16.min]] = 0
+    ends = np.cumsum(counts)
+    ranks = [_rank(share, int(ends[-1])) for share in shares]
+    return [float(np.searchsorted(ends, rank) + _INT16.min) for rank in ranks]
+
+
+def _rank(share: Fraction, count: int) -> int:
+    """The rank of a percentile among so many values, from 1."""
+    if not count:
+        raise DataError("it has no voxel but 0, so there are no percentiles to map it by")
+    return max(1, -(-share.numerator * count // share.denominator))
+
+
+def _checked_end(end: Any, said: str) -> float | str:
+    if isinstance(end, str) and (match := _PERCENTILE.fullmatch(end)):
+        if Decimal(match[1]) > _HIGHEST:
+            raise CallError(f"{said}: {end} is no percentile, p0 to p100 are; {_WAYS}.")
+        return f"p{Decimal(match[1]).normalize():f}"
+    if isinstance(end, str | bool):
+        raise CallError(f"{said}: {end!r} is neither a number nor a percentile; {_WAYS}.")
+    if not _INT16.min < end < _INT16.max:
+        raise CallError(f"{said}: {end} must lie within {_INT16.min + 1} .. {_INT16.max - 1}; {_WAYS}.")
+    return int(end) if end == int(end) else float(end)
+
+
+def _share(end: float | str) -> Fraction:
+    return Fraction(str(end)[1:]) / _HIGHEST
+
+
+def _words(ends: Ends) -> str:
+    return ",".join(map(str, ends))

@@ -1,0 +1,184 @@
+"""Labels from any columns of any table: which there are, what a row says, and which scan it is of. Pure.
+
+A column of 0 and 1 is one class; one of two words is one, which the second word in order makes 1; one of
+three words or more, up to sixteen, is a class a word. Numbers need a threshold, `Patient Age>60`, or a value,
+`Grade=3`. What is empty is unknown. Classes are those of the whole table, whichever scans are there.
+"""
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.scans.files import not_opened
+from genesis_toolkit.pipeline.scans.find import Source
+from genesis_toolkit.pipeline.scans.formats import stem_of
+from genesis_toolkit.pipeline.store.schema import UNKNOWN
+from genesis_toolkit.pipeline.wording import listed
+
+_TWO, _MOST_WORDS = 2, 16
+_ASKED = re.compile(r"(.+?)\s*(>=|<=|>|<|=)\s*(.+)")
+_COMPARED: dict[str, Callable[[float, float], bool]] = {
+    ">": lambda one, other: one > other,
+    ">=": lambda one, other: one >= other,
+    "<": lambda one, other: one < other,
+    "<=": lambda one, other: one <= other,
+}
+_AGE = re.compile(r"(\d{3})([DWMY])")  # as DICOM writes it, and NIH's first edition
+_A_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+_BINARY = {0.0, 1.0}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a table says, row by row.
+
+    Attributes:
+        classes: the names of the labels.
+        header: the names of the columns.
+        rows: the cells of each row.
+        labels: those of each row: 0 or 1 a class, or `UNKNOWN`.
+    """
+
+    classes: tuple[str, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: tuple[tuple[int, ...], ...]
+
+
+def read_labels(path: Path, columns: Sequence[str]) -> Labels:
+    """Read a table of CSV, and from it labels from these columns, as they are asked for.
+
+    Raises:
+        CallError: it cannot be read, a column is not there or gives no classes, or a row is none.
+    """
+    given = f"--label-table {path}"
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    except OSError as error:
+        raise CallError(f"{given}: {not_opened(error)}.") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise CallError(
+            f"{given} is no table of CSV in UTF-8: write one with a row of column names."
+        ) from None
+    header = tuple(name.strip() for name in lines[0]) if lines else ()
+    rows = [tuple(cell.strip() for cell in line) for line in lines[1:] if any(line)]
+    if not rows:
+        raise CallError(f"{given} has no row below the column names.")
+    made = [_class_of(given, text, header, rows) for text in columns]
+    classes = tuple(name for names, _ in made for name in names)
+    if len(set(classes)) < len(classes):
+        raise CallError(f"--label-columns gives {', '.join(classes)}: ask for each class once.")
+    labels = tuple(tuple(number for _, told in made for number in told[at]) for at in range(len(rows)))
+    return Labels(classes, header, tuple(rows), labels)
+
+
+def labels_by_source(given: str, table: Labels, sources: Iterable[Source]) -> dict[str, list[int]]:
+    """The labels of each scan that a row is of, by the scan's path.
+
+    A row names its scan in one column, the one that names most: by path or identifier, with or without what
+    lies before the last slash and the suffix, where that is of no other scan as well.
+
+    Raises:
+        CallError: no row names a scan, or two of one scan say different things.
+    """
+    by_name = _names(sources)
+    found = [
+        [by_name.get(row[at]) if at < len(row) else None for row in table.rows]
+        for at in range(len(table.header))
+    ]
+    best = max(found, key=lambda paths: sum(path is not None for path in paths), default=[])
+    labels: dict[str, list[int]] = {}
+    for path, row in zip(best, table.labels, strict=True):
+        if path is not None and labels.setdefault(path, list(row)) != list(row):
+            raise CallError(f"{given} has two rows for {path} that differ: keep the right one.")
+    if not labels:
+        some = listed([path for path in dict.fromkeys(by_name.values()) if path], most=2)
+        raise CallError(
+            f"{given} has no column that names a scan, such as {some}: name them as they lie there."
+        )
+    return labels
+
+
+def _names(sources: Iterable[Source]) -> dict[str, str | None]:
+    """The path of a scan by each of its names; None where several scans share one."""
+    whole, short = dict[str, str](), defaultdict[str, set[str]](set)
+    for one in sources:
+        whole |= {one.identifier: one.path, one.path: one.path}
+        for name in (one.path, one.identifier):
+            last = name.rpartition("/")[2]
+            for text in (last, stem_of(name), stem_of(last)):
+                short[text].add(one.path)
+    return {name: next(iter(paths)) if len(paths) == 1 else None for name, paths in short.items()} | whole
+
+
+def _class_of(
+    given: str, text: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[int]]]:
+    """The classes that one of `--label-columns` gives, and of each row their labels."""
+    asked = None if text in header else _ASKED.fullmatch(text)
+    name = asked[1] if asked else text
+    if header.count(name) != 1:
+        how = "has no column" if name not in header else f"has {header.count(name)} columns"
+        raise CallError(f"{given} {how} {name!r}: it has {', '.join(header)}.")
+    at = header.index(name)
+    cells = [row[at] if at < len(row) else "" for row in rows]
+    if asked:
+        is_so = _question(given, name, asked[2], asked[3])
+        return [text], [[int(is_so(cell))] if cell else [UNKNOWN] for cell in cells]
+    words = sorted({cell for cell in cells if cell})
+    numbers = [_number(word) for word in words]
+    if words and set(numbers) <= _BINARY:
+        return [text], [[int(float(cell))] if cell else [UNKNOWN] for cell in cells]
+    example = words[-1] if words else "1"
+    if words and None not in numbers:
+        raise CallError(
+            f"{given}: {name!r} holds numbers such as {example}, which are no classes: give a threshold, as "
+            f"in --label-columns '{name}>{example}', or a value, as in '{name}={example}'."
+        )
+    if not 1 < len(words) <= _MOST_WORDS:
+        raise CallError(
+            f"{given}: {name!r} has {len(words)} different values, and 2 to {_MOST_WORDS} make classes: give "
+            f"one, as in --label-columns '{name}={example}'."
+        )
+    chosen = words[1:] if len(words) == _TWO else words
+    told = [[int(cell == word) if cell else UNKNOWN for word in chosen] for cell in cells]
+    return [f"{name}={word}" for word in chosen], told
+
+
+def _question(given: str, name: str, sign: str, value: str) -> Callable[[str], bool]:
+    """Whether a cell is so, by a comparison with a number, or a word that it must be."""
+    if sign == "=":
+        number = _number(value)
+        return lambda cell: cell == value or (number is not None and _number(cell) == number)
+    bound = _number(value)
+    if bound is None:
+        raise CallError(
+            f"--label-columns '{name}{sign}{value}': {value!r} is no number, as in '{name}{sign}60'."
+        )
+
+    def is_so(cell: str) -> bool:
+        number = _number(cell)
+        if number is None:
+            raise CallError(
+                f"{given}: {name!r} has {cell!r}, which is no number and cannot be compared with {value}: "
+                "leave the cell empty where it is unknown."
+            )
+        return _COMPARED[sign](number, bound)
+
+    return is_so
+
+
+def _number(cell: str) -> float | None:
+    """The number that a cell holds, of an age such as `058Y` in years; None where it holds none."""
+    if age := _AGE.fullmatch(cell):
+        return int(age[1]) / _A_YEAR[age[2]]
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if number == number else None  # nan is no number
