@@ -79,9 +79,9 @@ def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **gi
     \b
     Examples:
       genesis-train compare nodules.zarr lungs.zarr --out evidence \\
-        --arm scratch-3d --arm genesis-ct-3d=run --labels 10%
+        --arm scratch-3d --arm genesis-ct-3d=pretrained --labels 10%
       genesis-train compare nodules.zarr --out curve --labels 20,60,200 \\
-        --arm scratch-3d --arm genesis-ct-3d=run
+        --arm scratch-3d --arm genesis-ct-3d=pretrained
       genesis-train compare --from-csv scores.csv --out comparison
     """
     choice: dict[str, Any] = {"reference": given.pop("reference"), "pairs": _pairs(given.pop("pairs"))}
@@ -143,7 +143,7 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
     output.show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
     output.say(f"A dry run: nothing was written. Left to do: {left}.", err=True)
-    output.say_next("the same command without --dry-run.")
+    output.say_the_same_without("--dry-run")
 
 
 def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progress:
@@ -196,7 +196,7 @@ def _show(written: "Written") -> None:
     if written.status == "already there":
         output.say(f"Nothing was left to do in {written.folder}.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
-    output.say_next(f"look at {{}}; {pairs} in results.csv beside it.", written.folder / "figure.png")
+    output.say(f"Look at {written.folder / 'figure.png'}; {pairs} in results.csv beside it.", err=True)
 
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:

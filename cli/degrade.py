@@ -8,6 +8,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.progress import Bars
 from genesis_toolkit.pipeline.wording import counted, duration
 
@@ -75,6 +76,10 @@ def degrade(
         with Bars() as progress:
             plan = plan_degradation(cubes, pairs, parameters, report=progress, **work)
         output.show_plan(pairs, asdict(plan), _plan_rows(plan))
+        if plan.pairs:
+            output.say_the_same_without("--dry-run")
+        else:
+            output.say_next(*after_store(pairs, gt.open_store(pairs)))
         return
     result = gt.degrade_cubes(cubes, pairs, parameters, progress=True, **work)
     facts = gt.describe_store(result.store)
@@ -82,7 +87,7 @@ def degrade(
     output.show_table(["degradation", "pairs"], output.shares(facts["degradations"], facts["pairs"]))
     each = f"{counted(facts['pairs'], 'pair')}, {variants} for each of {counted(facts['cubes'], 'cube')}"
     output.say(f"{pairs}: {each}{output.said_of(result.done_before, result.repaired)}.")
-    output.say_next("genesis-train pretrain {} --out run", pairs)
+    output.say_next(*after_store(pairs, result.store))
 
 
 def _plan_rows(plan: "DegradationPlan") -> list[list[str]]:

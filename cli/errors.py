@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from genesis_toolkit.cli import output
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
 WRONG_CALL = 2
@@ -22,6 +23,14 @@ class GenesisGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of the journey."""
         return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what was typed; nothing at all asks for help."""
+        ctx.meta[output.WORDS] = list(args)
+        if not args:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""

@@ -1,8 +1,6 @@
 """`genesis-prep explain`: why a scan gives the cubes it gives."""
 
 from dataclasses import asdict
-from itertools import chain
-from itertools import count as counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import free_name
 from genesis_toolkit.pipeline.progress import Bars
 
 _WANTED = 32  # the default of extract-cubes --cubes-per-scan
@@ -165,25 +164,18 @@ def _say_next(source: Path, found: "gt.Explanation", hu: tuple[int, int], layout
     """The command to go on with: these settings where they give cubes, else the first others that do."""
     replaced = ""
     if found.mask:
-        output.say_next("give the scan that the mask belongs to.")
+        output.say("Give the scan that the mask belongs to.", err=True)
         return
     if not found.passing:
         helpful = [other.option for other in found.alternatives if other.passing]
         if not helpful:
             one = _one(found)
-            output.say_next(
-                f"none of these settings gives {one}; try a smaller --size with a smaller --border."
-            )
+            smaller = "Try a smaller --size with a smaller --border."
+            output.say(f"None of these settings gives {one}. {smaller}", err=True)
             return
         replaced = f" {helpful[0]}"
     settings = layout + _given(found, hu, replaced) + replaced
-    output.say_next("genesis-prep extract-cubes {} {}" + settings, source, _free_name())
-
-
-def _free_name() -> str:
-    """A name for a store that no store, finished or not, has here."""
-    names = chain(["cubes.zarr"], (f"cubes-{number}.zarr" for number in counter(2)))
-    return next(name for name in names if not (Path(name).exists() or Path(f"{name}.unfinished").exists()))
+    output.say_next("genesis-prep extract-cubes {} {}" + settings, source, free_name("cubes.zarr"))
 
 
 def _given(found: "gt.Explanation", hu: tuple[int, int], replaced: str) -> str:

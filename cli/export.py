@@ -41,9 +41,9 @@ def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: 
 
     \b
     Examples:
-      genesis-train export run genesis.pt --format official
-      genesis-train export run genesis-nnunet --format nnssl --folder
-      genesis-train export tuned encoder.pt --format state-dict --part encoder
+      genesis-train export pretrained genesis.pt --format official
+      genesis-train export pretrained genesis-nnunet --format nnssl --folder
+      genesis-train export finetuned encoder.pt --format state-dict --part encoder
     """
     check_installed("Exporting", "train", "torch")
     written = gt.export_weights(run, out, kind, part=part, as_folder=folder, overwrite=overwrite)
@@ -58,4 +58,5 @@ def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: 
         ("sha256", written.sha256),
     ]
     output.show_table(("export", ""), rows)
-    output.say_next("read {}; it says how to load the weights.", written.card)
+    output.say(f"{written.card} says how to load them. Labelled cubes show what they are worth.", err=True)
+    output.say_next("genesis-prep extract-targets --help")

@@ -11,6 +11,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
+from genesis_toolkit.cli.further import after_store, explanation
 from genesis_toolkit.pipeline.progress import Bars
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option as option_name
@@ -110,6 +111,7 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
         if not work["split_file"]:
             _say_left_out(plan, parameters)
         output.show_plan(cubes, asdict(plan), _plan_rows(plan, _noun(parameters)))
+        _say_next(plan, source, cubes, parameters)
         return
     result = gt.extract_cubes(source, cubes, parameters, strict=given["strict"], progress=True, **work)
     if not (result.done_before or work["split_file"]):
@@ -181,7 +183,7 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     air = [one | {"scan": name_of(one["path"])} for one in air]
     output.say(*filter(None, [without_tissue_words(air, len(result.store))]))
     output.say(*cautions_of_cubes(result.store), err=True)
-    output.say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    output.say_next(*after_store(cubes, result.store))
     if failed:
         raise SystemExit(BAD_DATA)
 
@@ -212,6 +214,17 @@ def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
         of += f" of {output.shortened(plan.example)}, only air; --min-tissue {LEAST_TISSUE:g} leaves such out"
         told.append(["cubes without tissue", of])
     return told
+
+
+def _say_next(plan: "ExtractionPlan", source: Path, cubes: Path, parameters: "Parameters") -> None:
+    """The command to go on with after a dry run; none where images give nothing, which tables tell of."""
+    given = options.given_options()
+    if plan.store_bytes is not None:
+        output.say_the_same_without("--dry-run")
+    elif plan.known:
+        output.say_next(*after_store(cubes, gt.open_store(cubes)))
+    elif plan.tried and parameters.layout != "nih" and not given.keys() & {"spacing", "orient"}:
+        output.say_next(*explanation(source, plan.tried, given))
 
 
 def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:

@@ -9,6 +9,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import BAD_DATA
+from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 from genesis_toolkit.training.machine.options import option as option_name
 
@@ -98,7 +99,7 @@ def extract_targets(source: Path, targets: Path, task: str, dry_run: bool, **giv
     output.show_not_used(facts["not_used"], noun, targets)
     of = f"{scans.get('used', 0)} of {counted(sum(scans.values()), noun)}"
     output.say(f"{targets}: {cubes} of {of}{output.said_of(result.done_before)}.")
-    output.say_next("genesis-prep info {}", targets)
+    output.say_next(*after_store(targets, result.store))
     if failed:
         raise SystemExit(BAD_DATA)
 
@@ -137,6 +138,10 @@ def _show_estimate(source: Path, targets: Path, parameters: "TargetParameters", 
     if found.finished:
         rows = [[f"{noun}s to cut", "none: the store is finished"]]
     output.show_plan(targets, facts, rows)
+    if found.finished:
+        output.say_next(*after_store(targets, gt.open_store(targets)))
+    elif found.store_bytes is not None:
+        output.say_the_same_without("--dry-run")
 
 
 def _lacks(facts: dict[str, Any]) -> list[str]:

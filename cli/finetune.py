@@ -9,6 +9,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.further import after_finetuning
 from genesis_toolkit.cli.run_tables import show_finetuning_plan
 from genesis_toolkit.pipeline.absent import check_store
 from genesis_toolkit.pipeline.progress import TrainingBars
@@ -45,8 +46,8 @@ def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **giv
     \b
     Example:
       genesis-train finetune nodules.zarr --out scratch
-      genesis-train finetune nodules.zarr --out genesis --weights run
-      genesis-train finetune lungs.zarr --out few --weights run --labels 10%
+      genesis-train finetune nodules.zarr --out finetuned --weights pretrained
+      genesis-train finetune lungs.zarr --out few --weights pretrained --labels 10%
     """
     told: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(given)
@@ -90,12 +91,7 @@ def _show(
     output.say(*(f"Note: {note}" for note in outcome.notes), err=True)
     if outcome.kind == "segment":
         output.say(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
-    if weights is None:
-        output.say_next("genesis-train finetune {} --out other --weights WEIGHTS", targets)
-    else:
-        scratch = "scratch-2d" if outcome.network == "unet2d" else "scratch-3d"
-        line = f"genesis-train compare {{}} --out comparison --arm {scratch} --arm pretrained={{}}"
-        output.say_next(line, targets, weights)
+    output.say_next(*after_finetuning(targets, outcome.network, weights, options.given_options()))
 
 
 def _kept_words(outcome: "gt.FinetuneOutcome") -> str:

@@ -6,6 +6,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 
 
@@ -35,4 +36,4 @@ def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwr
     output.show_list(["file", "subset", "cubes"], cells)
     of = f"{counted(len(store), 'cube')} of {counted(len(rows), 'file')}"
     output.say(f"{cubes}: {of}{output.said_of(result.done_before)}.")
-    output.say_next("genesis-prep degrade {} pairs.zarr", cubes)
+    output.say_next(*after_store(cubes, store))

@@ -7,6 +7,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 
 _MOST_LABELS = 5
@@ -53,9 +54,8 @@ def info(store: Path | str, csv: Path | None) -> None:
     else:
         was = "was used is" if used == 1 else "were used are"
         output.say(f"{counted(used, noun)} that {was} not listed here; --csv FILE.csv writes all.")
-    output.say_next(
-        "genesis-train finetune {} --out run" if targets else "genesis-prep preview {} sheet.png", store
-    )
+    look = ("genesis-prep preview {} sheet.png", store)
+    output.say_next(*(after_store(store, opened) if targets else look))
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 
 
@@ -31,4 +32,4 @@ def merge(stores: tuple[str | Path, ...], out: Path, workers: int | None, overwr
     output.print_json(facts | {"linked": result.linked}, out)
     of = f"{counted(len(store), 'cube')} of {counted(len(stores), 'store')}"
     output.say(f"{out}: {of}{output.said_of(result.done_before)}.")
-    output.say_next("genesis-prep degrade {} pairs.zarr", out)
+    output.say_next(*after_store(out, store))

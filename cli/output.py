@@ -5,9 +5,12 @@ prints nothing. So a command names both, one after the other.
 """
 
 import json
+import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +29,10 @@ WIDTH = 80
 MOST_ROWS = 20
 #: Where a command's context says that it was asked for JSON.
 AS_JSON = f"{__name__}.as_json"
+#: Where the program's context keeps what was typed behind its name.
+WORDS = f"{__name__}.words"
+#: First words that stand out on a terminal, and their colours.
+_WEIGHTS = {"Next": "green", "Warning": "yellow", "Error": "red", "Note": "cyan"}
 _NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
 _REASON = 16  # columns of the last column, at least, where whole names leave it less
 _MOST_FAILED = 100
@@ -97,21 +104,45 @@ def print_json(facts: Mapping[str, Any], store: object = None) -> None:
 
 
 def say(*sentences: str, err: bool = False) -> None:
-    """Print sentences for people, a line each, on stdout or on stderr."""
+    """Print sentences for people, a line each, on stdout or on stderr; on a terminal they wrap at words."""
     for sentence in sentences if not is_json() else ():
-        click.echo(sentence, err=err)
+        click.echo(weighted(_wrapped(sentence, err)), err=err)
 
 
 def say_next(line: str, *words: object) -> None:
     """Say on stderr what to do next: a command that can be pasted, whose `{}` are these words, quoted."""
-    say(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}", err=True)
+    if not is_json():  # never wrapped, so that it can be copied
+        click.echo(weighted(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}"), err=True)
+
+
+def say_the_same_without(flag: str) -> None:
+    """Say as the Next line the command at work, as it was typed, without this flag."""
+    root = click.get_current_context().find_root()
+    words = [word for word in root.meta[WORDS] if word != flag]
+    say_next(" ".join(["{}"] * (1 + len(words))), root.command.name, *words)
+
+
+def weighted(sentence: str) -> str:
+    """A sentence with weight on a first word that says what it is; off a terminal click drops it."""
+    name, colon, rest = sentence.partition(":")
+    if not colon or name not in _WEIGHTS:
+        return sentence
+    colour = None if os.environ.get("NO_COLOR") else _WEIGHTS[name]
+    return click.style(name + colon, fg=colour, bold=True) + rest
+
+
+def _wrapped(sentence: str, err: bool) -> str:
+    """A sentence in lines as long as the terminal, where there is one: it would break them within words."""
+    if not (sys.stderr if err else sys.stdout).isatty():
+        return sentence
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
 
 
 def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> None:
     """Say what a dry run comes to."""
     print_json(facts, store)
     show_table(["a dry run: nothing was written", ""], rows)
-    say_next("the same command without --dry-run.")
 
 
 def estimate_rows(plan: "Estimate", none: str) -> list[list[str]]:

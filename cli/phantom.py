@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import free_name
 from genesis_toolkit.pipeline.wording import counted
 
 # Cubes for practice scans that the published rule does not fit into, the largest first; all train.
@@ -58,7 +59,7 @@ def _write_scans(folder: Path, given: dict[str, Any]) -> None:
         click.echo("They are smaller than the published rule needs.", err=True)
         size = fitting[0].size if fitting else rules[-1].size
         smaller = f" --size {','.join(map(str, size))} --border 0,0,0"
-    output.say_next("genesis-prep extract-cubes {} cubes.zarr" + smaller, folder)
+    output.say_next("genesis-prep extract-cubes {} {}" + smaller, folder, free_name("cubes.zarr"))
 
 
 def _write_radiographs(folder: Path, given: dict[str, Any]) -> None:
@@ -73,4 +74,4 @@ def _write_radiographs(folder: Path, given: dict[str, Any]) -> None:
         f"{made}, of {counted(len(patients), 'patient')}, {'is' if parameters.scans == 1 else 'are'} in "
         f"{folder}, {test} of them on the test list."
     )
-    output.say_next("genesis-prep extract-cubes {} cubes.zarr --layout nih", folder)
+    output.say_next("genesis-prep extract-cubes {} {}", folder, free_name("cubes.zarr"))

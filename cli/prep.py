@@ -19,7 +19,7 @@ from genesis_toolkit.cli.verify import verify
 from genesis_toolkit.pipeline.version import __version__
 
 
-@click.group(cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("genesis-prep", cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="genesis-prep")
 def main() -> None:
     """Prepare the training data of Models Genesis: scan -> cube -> pair.
@@ -29,7 +29,7 @@ def main() -> None:
       genesis-prep phantom scans --scans 10
       genesis-prep extract-cubes scans cubes.zarr
       genesis-prep degrade cubes.zarr pairs.zarr
-      genesis-train pretrain pairs.zarr --out run
+      genesis-train pretrain pairs.zarr --out pretrained
     """
 
 

@@ -11,6 +11,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.further import after_pretraining
 from genesis_toolkit.cli.run_tables import pretraining_rows, show_degradations, show_pretraining_plan
 from genesis_toolkit.pipeline.absent import check_store
 from genesis_toolkit.pipeline.progress import TrainingBars
@@ -102,7 +103,7 @@ def pretrain(
 
     \b
     Example:
-      genesis-train pretrain pairs.zarr --out run
+      genesis-train pretrain pairs.zarr --out pretrained
       genesis-train pretrain pairs.zarr --out small --width 8 --epochs 40
       torchrun --nproc-per-node 4 --no-python genesis-train pretrain ...
     """
@@ -142,4 +143,4 @@ def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
     limit = option_name(outcome.stopped_by)
     further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
     output.say(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
-    output.say_next("genesis-train export {} weights.pt --format official", outcome.run)
+    output.say_next(*after_pretraining(outcome.run, outcome.network))

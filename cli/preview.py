@@ -6,6 +6,7 @@ import click
 
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
+from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.progress import Bars
 
 
@@ -28,7 +29,6 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
     """
     from genesis_toolkit.pipeline.pictures.report import write_report
     from genesis_toolkit.pipeline.pictures.sheet import draw_sheet
-    from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, TARGETS
 
     opened, report = gt.open_store(store), file.suffix.lower() == ".html"
     with Bars() as progress:
@@ -40,9 +40,6 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
         else:
             write_report(opened, file, rows)
     output.say(f"The {'report' if report else 'contact sheet'} is {file}.")
-    further = {
-        CUBES: "genesis-prep degrade {} pairs.zarr",
-        PAIRS: "genesis-train pretrain {} --out run",
-        TARGETS: "genesis-train finetune {} --out run",
-    }
-    output.say_next(further[opened.attributes["format"]], store)
+    line = after_store(store, opened)
+    if "preview" not in line[0]:
+        output.say_next(*line)

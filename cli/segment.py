@@ -27,7 +27,7 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool) -> N
 
     \b
     Example:
-      genesis-train finetune lungs.zarr --out lungs --weights run
+      genesis-train finetune lungs.zarr --out lungs --weights pretrained
       genesis-train segment lungs scan.mhd lungs.nii.gz
     """
     check_installed("Segmenting", "finetune", "torch", "monai")
@@ -43,4 +43,4 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool) -> N
         ("sha256", segmented.sha256),
     ]
     output.show_table(("segment", ""), rows)
-    output.say_next("lay {} over the scan in a viewer, such as 3D Slicer.", segmented.mask)
+    output.say(f"Lay {segmented.mask} over the scan in a viewer, such as 3D Slicer.", err=True)

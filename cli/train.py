@@ -15,7 +15,7 @@ from genesis_toolkit.pipeline.version import __version__
 from genesis_toolkit.training.machine.interrupt import process_may_end
 
 
-@click.group(cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("genesis-train", cls=GenesisGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="genesis-train")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -25,8 +25,8 @@ def main(context: click.Context) -> None:
     Example:
       genesis-prep extract-cubes LUNA16 cubes.zarr
       genesis-prep degrade cubes.zarr pairs.zarr
-      genesis-train pretrain pairs.zarr --out run
-      genesis-train finetune nodules.zarr --out nodules --weights run
+      genesis-train pretrain pairs.zarr --out pretrained
+      genesis-train finetune nodules.zarr --out finetuned --weights pretrained
     """
     # torch's threads wait by spinning, and where others work on the same cores every wait becomes a long one:
     # epochs took ten times as long beside two busy processes. Must be set before torch is loaded.

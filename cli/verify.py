@@ -74,12 +74,14 @@ def _show(found: "gt.Verification", note: Path | None) -> None:
     for what in found.left_out:
         output.say(f"Not looked at: {what}.")
     if found.damaged and found.maker in ("import-npy", "extract-targets"):
-        output.say_next(f"the genesis-prep {found.maker} that made it, with --overwrite.")
+        output.say(
+            f"Way out: repeat the genesis-prep {found.maker} that made it, with --overwrite.", err=True
+        )
     elif note:
-        output.say_next(
-            f"the genesis-prep {found.maker} that made it, once more: it makes the damaged files again and "
-            "leaves the others. {}, beside the store, tells it which.",
-            note.name,
+        output.say(
+            f"Way out: repeat the genesis-prep {found.maker} that made it. It makes the damaged files again, "
+            f"which {note.name} beside the store names, and leaves the others.",
+            err=True,
         )
     elif found.damaged and Path(found.place).is_dir():
         output.say(

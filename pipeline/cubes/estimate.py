@@ -72,6 +72,8 @@ class ExtractionPlan(Estimate):
         known: scans that a finished store holds already.
         passed_over, other_list, absent: what is left out, as in `Found`.
         headers: how many headers were read to see whether the scans are large enough.
+        tried: a scan to explain where none gave a cube: the first that was cut, or the first of all; empty
+            where there is none.
         small, unreadable: of these headers, those of scans too small for the rule, and those that cannot be
             read.
     """
@@ -83,6 +85,7 @@ class ExtractionPlan(Estimate):
     headers: int
     small: int
     unreadable: int
+    tried: str
 
 
 def plan_extraction(
@@ -134,6 +137,7 @@ def plan_extraction(
         headers=len(looked_at),
         small=fits.count(False),
         unreadable=fits.count(None),
+        tried=next((task.source.path for task in (*large[len(large) // 2 :], *sound)), ""),
         **try_one(large, job.cut, cubes, work, min(workers, fit)),
     )
 

@@ -1,0 +1,131 @@
+"""What can be done next: the command that a Next line shows, made so that it works when it is pasted.
+
+Every function returns the line and the words for its `{}`, as `output.say_next` takes them. Names of what the
+command would write are free in the folder at work.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import genesis_toolkit as gt
+from genesis_toolkit.cli.cautions import MULTIPLES, cautions_of_size
+from genesis_toolkit.pipeline.degrade.recipes import get_recipe, smallest_edges
+from genesis_toolkit.training.feeding.split import split_cubes
+from genesis_toolkit.training.machine.run_folder import Run
+
+Line = tuple[str, *tuple[object, ...]]
+
+#: What a network asks of every edge; each of nnU-Net's the last of them, and one edge larger than that.
+_OF_NETWORK, _OF_NNUNET = {"unet3d": MULTIPLES[3][0], "unet2d": MULTIPLES[2][0]}, 32
+#: What `finetune` and `compare` both take, and `extract-cubes` and `explain`.
+_OF_TRAINING = ("labels", "freeze_encoder", "epochs", "patience", "batch_size", "lr", "seed", "device")
+_OF_RULE = ("size", "plane", "hu", "border", "max_tissue", "min_tissue")
+
+
+def free_name(name: str) -> str:
+    """This name, or `pairs-2.zarr` for `pairs.zarr`, that no file and no store, finished or not, has here."""
+    path = Path(name)
+    names = chain([name], (f"{path.stem}-{number}{path.suffix}" for number in count(2)))
+    return next(one for one in names if not (Path(one).exists() or Path(f"{one}.unfinished").exists()))
+
+
+def explanation(source: Path, tried: str, given: Mapping[str, Any]) -> Line:
+    """Explain why a scan of a source gives nothing, under the options that were typed."""
+    return "genesis-prep explain {}" + _typed(given, _OF_RULE), source / tried
+
+
+def after_store(store: object, opened: "gt.CubeStore | gt.PairStore | gt.TargetStore") -> Line:
+    """What makes the next thing of a finished store, or shows it where nothing can be made of it."""
+    look = ("genesis-prep preview {} {}", store, "sheet.png")
+    if isinstance(opened, gt.TargetStore):
+        return after_targets(store, opened.size, opened.table.fold.tolist()) or look
+    if isinstance(opened, gt.PairStore):
+        if cautions_of_size(opened.size):
+            return look
+        try:
+            split_cubes(opened.scans, opened.table, opened.images)
+        except gt.DataError:
+            return look
+        return "genesis-train pretrain {} --out {}", store, free_name("pretrained")
+    recipe = get_recipe("genesis")
+    if min(opened.size) < max(smallest_edges(recipe).values()):
+        return look
+    return "genesis-prep degrade {} {}", store, free_name("pairs.zarr")
+
+
+def after_targets(targets: object, size: Sequence[int], folds: Sequence[int]) -> Line | None:
+    """Fine-tune on a target store, with weights from here where they fit; None where that cannot be done."""
+    if len(set(folds)) < len(("train", "validation", "test")):
+        return None
+    weights = _weights_here(size)
+    begin: Line = ("genesis-train finetune {} --out {}", targets, free_name("finetuned"))
+    if weights is not None:
+        return f"{begin[0]} --weights {{}}", *begin[1:], weights
+    return begin if _fits(size, MULTIPLES[len(size)][0]) else None
+
+
+def after_pretraining(run: str, network: str) -> Line:
+    """Export the weights of a run in the format that its network has."""
+    kind = "state-dict"
+    if network == "unet3d":
+        kind = "official"
+    elif network != "unet2d":
+        told = Run(Path(run)).described() or {"store": {}}
+        if all(told["store"].get("spacing_mm", [0.0])):
+            kind = "nnssl"
+    return "genesis-train export {} {} --format " + kind, run, free_name("weights.pt")
+
+
+def after_finetuning(targets: str, network: str, weights: Path | None, given: Mapping[str, Any]) -> Line:
+    """Compare weights with a network from scratch, under the options that were typed; first find some.
+
+    Args:
+        targets: the store.
+        network: its name.
+        weights: that the run began with; None from scratch.
+        given: what was typed, by name.
+    """
+    options = _typed(given, _OF_TRAINING)
+    if weights is None:
+        found = _weights_here(gt.open_store(targets).size)
+        if found is None:
+            return ("genesis-train pretrain --help",)
+        line = f"genesis-train finetune {{}} --out {{}} --weights {{}}{options}"
+        return line, targets, free_name("finetuned"), found
+    scratch = "scratch-2d" if network == "unet2d" else "scratch-3d"
+    line = f"genesis-train compare {{}} --out {{}} --arm {scratch} --arm {{}}{options}"
+    return line, targets, free_name("comparison"), f"pretrained={weights}"
+
+
+def _typed(given: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Those of the options that were given, as they are typed."""
+    words = []
+    for name in names:
+        if name in given:
+            value = given[name]
+            words.append(f" --{name.replace('_', '-')}")
+            if value is not True:
+                words.append(f" {','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return "".join(words)
+
+
+def _weights_here(size: Sequence[int]) -> str | None:
+    """The latest run `pretrained`, `pretrained-2`, ... here whose network takes cubes of this size."""
+    fitting = []
+    for best in Path().glob("pretrained*/best.pt"):
+        try:
+            run = Run(best.parent).described()
+        except (gt.CallError, gt.DataError):
+            continue
+        if run is not None and len(run["size"]) <= len(size):
+            multiple = _OF_NETWORK.get(run["parameters"]["network"])
+            taken = size[: len(run["size"])]
+            if _fits(taken, multiple or _OF_NNUNET) and (multiple or max(taken) > _OF_NNUNET):
+                fitting.append((best.stat().st_mtime, str(best.parent)))
+    return max(fitting)[1] if fitting else None
+
+
+def _fits(size: Sequence[int], multiple: int) -> bool:
+    return all(edge % multiple == 0 for edge in size)
