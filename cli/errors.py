@@ -1,20 +1,29 @@
-"""How a command ends when it cannot do its work: one sentence on stderr, an exit code, no traceback."""
+"""How a command ends when it cannot do its work: one sentence, an exit code, no traceback.
 
+The sentence goes to stderr, or, with --json, as one object to stdout: `{"error": SENTENCE, "exit": 1}`.
+"""
+
+import json
+import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from genesis_toolkit.cli import output
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.progress import told_of_waiting
 
 WRONG_CALL = 2
 BAD_DATA = 1
 INTERRUPTED = 130
+READER_LEFT = 128 + signal.SIGPIPE  # what a shell says of a program that dies of it
 
 
 class GenesisGroup(click.Group):
@@ -36,18 +45,51 @@ class GenesisGroup(click.Group):
         """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
         interruption = _Interruption()
         try:
-            with interruption.taken():
-                return super().invoke(ctx)
+            with interruption.taken(), _waiting_told():
+                done = super().invoke(ctx)
+                sys.stdout.flush()
+                return done
+        except click.UsageError as error:
+            if output.is_json():
+                _leave(error.format_message(), WRONG_CALL)
+            if error.ctx is not None:
+                click.echo(
+                    f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True
+                )
+            _leave(error.format_message(), WRONG_CALL)
         except (CallError, DataError) as error:
             _leave(str(error), WRONG_CALL if isinstance(error, CallError) else BAD_DATA)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _reader_left():
+                # A reader like head has all it asked for. What is left in the buffer has nowhere to go.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(READER_LEFT) from None
             place = f" ({error.filename})" if error.filename else ""
             again = _again(ctx, "once that is mended, ")
             _leave(f"{error.strerror or error}{place}. {again}", BAD_DATA)
         except (KeyboardInterrupt, Exception) as error:
             if not (interruption.came or isinstance(error, KeyboardInterrupt)):
                 raise
-            _leave(f"Interrupted. {_again(ctx)}", INTERRUPTED)
+            click.echo(f"Interrupted. {_again(ctx)}", err=True)
+            raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def _waiting_told() -> Iterator[None]:
+    """Say on stderr, once each, what is waited for longer than a second: a server, a scheduler."""
+    said: set[str] = set()
+
+    def tell(what: str) -> None:
+        if what not in said and not as_json:  # from another thread, which has no context
+            said.add(what)
+            click.echo(f"{what} ...", err=True)
+
+    as_json = output.is_json()
+    told_of_waiting.append(tell)
+    try:
+        yield
+    finally:
+        told_of_waiting.remove(tell)
 
 
 class _Interruption:
@@ -109,6 +151,19 @@ def _again(ctx: click.Context, when: str = "") -> str:
     return words[0].upper() + words[1:]
 
 
-def _leave(message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+def _leave(message: str, code: int) -> NoReturn:
+    if output.is_json():
+        click.echo(json.dumps({"error": message, "exit": code}))
+    else:
+        output.say(f"Error: {message}", err=True)
     raise SystemExit(code)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads stdout any more; a pipe to a worker process may break as well."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # no file
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -83,6 +83,11 @@ def _subsets(text: str) -> tuple[int, ...]:
     metavar="KEYFILE",
 )
 @options.split_file_option
+@options.option(
+    "--part",
+    "Take one of N parts of the scans, as in 1/8, for an array job; merge puts them together.",
+    metavar="K/N",
+)
 @options.option("--strict", "Stop at the first scan that fails.", bool)
 @options.work_options("Scans at a time. [default: one a core]")
 def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
@@ -102,7 +107,7 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
 
     parameters = _parameters(source, options.given_options())
     output.say(*cautions_of_size(parameters.size), err=True)
-    work = options.work_of(given, dry_run, "anonymize", "split_file")
+    work = options.work_of(given, dry_run, "anonymize", "split_file", "part")
     if dry_run:
         from genesis_toolkit.pipeline.cubes.estimate import plan_extraction
 

@@ -47,7 +47,8 @@ def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **giv
     Example:
       genesis-train finetune nodules.zarr --out scratch
       genesis-train finetune nodules.zarr --out finetuned --weights pretrained
-      genesis-train finetune lungs.zarr --out few --weights pretrained --labels 10%
+      genesis-train finetune lungs.zarr --out few --weights pretrained \\
+        --labels 10%
     """
     told: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(given)

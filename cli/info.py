@@ -8,6 +8,7 @@ import click
 import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.further import after_store
+from genesis_toolkit.pipeline.ledger import SEAL
 from genesis_toolkit.pipeline.wording import counted
 
 _MOST_LABELS = 5
@@ -79,8 +80,17 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("on disk", f"{facts['bytes'] / 2**20:,.1f} MiB, {ratio:.2f} times smaller than raw"),
         *(_image_rows(facts) if "images" in facts else _scan_rows(facts)),
         *parameter_rows(_told(facts["parameters"])),
-        ("made with", ", ".join(f"{name} {value}" for name, value in facts["run"].items())),
+        *_run_rows(facts["run"]),
     ]
+
+
+def _run_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """When a store was made and with what; its log's checksum and what is unknown are left out."""
+    told = {name: value for name, value in run.items() if name != SEAL and value is not None}
+    times = [told.pop(name, None) for name in ("started", "finished")]
+    days = [str(time)[:19].replace("T", " ") for time in times if time]
+    rows = [("made", f"{' to '.join(days)} UTC")] if days else []
+    return [*rows, ("made with", ", ".join(f"{name} {value}" for name, value in told.items()))]
 
 
 def _statuses(facts: dict[str, Any]) -> str:

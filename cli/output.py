@@ -34,6 +34,7 @@ WORDS = f"{__name__}.words"
 #: First words that stand out on a terminal, and their colours.
 _WEIGHTS = {"Next": "green", "Warning": "yellow", "Error": "red", "Note": "cyan"}
 _NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
+_SHORTEST_NAME, _LONG_REASON = 14, 36  # columns: a name gives way to a reason until it has so many
 _REASON = 16  # columns of the last column, at least, where whole names leave it less
 _MOST_FAILED = 100
 _MOST_ALIKE = 3  # skipped scans with one reason that are all listed; of more two stand for the others
@@ -54,6 +55,8 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     from rich.console import Console
     from rich.table import Table
 
+    if is_terminal() and headings[-1] == "reason":
+        rows = _giving_way(headings, rows)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     console = Console(highlight=False, markup=False)
     cells = [[str(cell) for cell in row] for row in rows]
@@ -78,10 +81,22 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     console.print(table)
 
 
+def _giving_way(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> list[list[object]]:
+    """Rows whose first cell, a name, leaves the last, a reason, the room that it needs, as far as it can."""
+    longest = [max(map(len, map(str, column))) for column in zip(headings, *rows, strict=True)]
+    gaps = 3 * (len(headings) - 1)
+    room = min(WIDTH, shutil.get_terminal_size().columns) - sum(longest[1:-1]) - gaps
+    name = max(_SHORTEST_NAME, room - min(longest[-1], _LONG_REASON))
+    return [[shortened(str(row[0]), name), *row[1:]] for row in rows]
+
+
 def is_json() -> bool:
     """Whether the command at work was asked for JSON."""
     context = click.get_current_context(silent=True)
-    return context is not None and context.meta.get(AS_JSON, False)
+    if context is None:
+        return False
+    # What was typed tells it too where a wrong option stands before it.
+    return bool(context.meta.get(AS_JSON, "--json" in context.meta.get(WORDS, ())))
 
 
 def is_terminal() -> bool:

@@ -74,4 +74,4 @@ def _write_radiographs(folder: Path, given: dict[str, Any]) -> None:
         f"{made}, of {counted(len(patients), 'patient')}, {'is' if parameters.scans == 1 else 'are'} in "
         f"{folder}, {test} of them on the test list."
     )
-    output.say_next("genesis-prep extract-cubes {} {}", folder, free_name("cubes.zarr"))
+    output.say_next("genesis-prep extract-cubes {} {} --layout nih", folder, free_name("cubes.zarr"))

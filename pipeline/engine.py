@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.local_cluster import awaited, local_workers, quiet
-from genesis_toolkit.pipeline.progress import Progress, silent
+from genesis_toolkit.pipeline.progress import Progress, silent, waited_for
 from genesis_toolkit.pipeline.version import __version__
 
 Item = TypeVar("Item")
@@ -367,7 +367,8 @@ def _client(scheduler: str) -> Any:
 
     address = _address(scheduler)
     try:
-        return Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
+        with waited_for(f"asking the dask scheduler at {address}"):
+            return Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
     except (OSError, TimeoutError, ValueError):
         raise CallError(
             f"--scheduler {scheduler}: no dask scheduler answers there. Start one with dask scheduler, or "

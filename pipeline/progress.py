@@ -1,9 +1,10 @@
 """How far the work is: told by a callback, and shown as bars on stderr to whoever asks for them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from io import StringIO
+from threading import Timer
 from time import monotonic
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
@@ -21,6 +22,30 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+#: Told what a call waits for, once that takes over a second, as an address that does not answer.
+told_of_waiting: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def waited_for(what: str, seconds: float = 1.0) -> Iterator[None]:
+    """Tell those who asked for it what is waited for while the block runs, unless it is done at once."""
+
+    def tell() -> None:
+        for listener in told_of_waiting:
+            listener(what)
+
+    if not told_of_waiting:  # a thread less for every file
+        yield
+        return
+    timer = Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _NotebookOutput:

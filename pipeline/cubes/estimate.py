@@ -96,6 +96,7 @@ def plan_extraction(
     workers: int,
     anonymize: Path | None = None,
     split_file: Path | None = None,
+    part: str | None = None,
     overwrite: bool = False,
     report: Progress = silent,
 ) -> ExtractionPlan:
@@ -106,7 +107,7 @@ def plan_extraction(
     Raises:
         CallError, DataError: as `extract_cubes`.
     """
-    told = {"anonymize": anonymize, "split_file": split_file}
+    told: dict[str, Any] = {"anonymize": anonymize, "split_file": split_file, "part": part}
     job = plan_job(source, target, parameters, **told, overwrite=overwrite)
     tasks = job.tasks
     sound = [task for task in tasks if not (task.source.problem or task.source.skip)]

@@ -23,6 +23,7 @@ from genesis_toolkit.pipeline.cubes.parameters import (
     Parameters,
     find_sources,
 )
+from genesis_toolkit.pipeline.cubes.parts import recorded_part, taken
 from genesis_toolkit.pipeline.cubes.pseudonyms import Key, read_key
 from genesis_toolkit.pipeline.cubes.records import (
     Cut,
@@ -115,6 +116,7 @@ def extract_cubes(
     scheduler: str | None = None,
     anonymize: AnyPath | None = None,
     split_file: AnyPath | None = None,
+    part: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | bool = False,
@@ -137,6 +139,8 @@ def extract_cubes(
         split_file: a table of CSV with the columns `scan`, a path or an identifier, and `part`: `train`,
             `validation`, `test` or `exclude`. It overrides LUNA16's subsets, NIH's lists and the split by
             patient.
+        part: `1/8` takes the first of eight parts of the scans, dealt by their identifiers, for an array job;
+            `merge_stores` of all parts gives the store of one undivided call.
         strict: stop at the first scan that fails.
         overwrite: replace a finished store, and begin again where other work was left.
         progress: True shows bars on stderr; a callback is told as the work goes on.
@@ -152,11 +156,11 @@ def extract_cubes(
     hands = partial(connect, scheduler, workers, source, target, report)
     damage = None if overwrite else find_damage(target, CUBES)
     repaired = (
-        _repaired(damage, _asked_for(source, parameters, anonymize, split_file), source, hands)
+        _repaired(damage, _asked_for(source, parameters, anonymize, split_file, part), source, hands)
         if damage
         else 0
     )
-    told = {"anonymize": anonymize, "split_file": split_file}
+    told: dict[str, Any] = {"anonymize": anonymize, "split_file": split_file, "part": part}
     job = plan_job(source, target, parameters, **told, overwrite=overwrite)
     if job.update and not job.tasks:
         return ExtractionResult(job.update.store, job.found, done_before=True, repaired=repaired)
@@ -206,6 +210,7 @@ def plan_job(
     *,
     anonymize: Path | None = None,
     split_file: Path | None = None,
+    part: str | None = None,
     overwrite: bool,
 ) -> Job:
     """Find out what is to be done, doing none of it: a key that is to be made is not yet written.
@@ -214,7 +219,7 @@ def plan_job(
         CallError, DataError: as `extract_cubes`.
     """
     present = check_target(target, CUBES, overwrite=overwrite, inputs=[source])
-    job = _asked_for(source, parameters, anonymize, split_file)
+    job = _asked_for(source, parameters, anonymize, split_file, part)
     if present is None:
         return job
     if "imported" in present["parameters"]:
@@ -228,20 +233,23 @@ def plan_job(
     return replace(job, update=compare(open_cubes(target), job.found, job.key))
 
 
-def _asked_for(source: Path, parameters: Parameters, anonymize: Path | None, split_file: Path | None) -> Job:
+def _asked_for(
+    source: Path, parameters: Parameters, anonymize: Path | None, split_file: Path | None, part: str | None
+) -> Job:
     """What a call asks for, whatever store there is."""
     split = read_split_file(split_file) if split_file else None
     parameters = _all_parts(source, parameters) if split else parameters
     found, key = find_sources(source, parameters), read_key(anonymize) if anonymize else None
     found = replace(found, sources=dealt_by(split, found.sources))
     values = asdict(parameters)
+    found = taken(found, part, values.get("sampler"))
     if isinstance(parameters, ExtractParameters):
         subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
         values |= {"layout": found.layout, "subsets": subsets}
         if parameters.plane is None:
             del values["plane"]  # which cubes have none of
     values |= {"anonymized_with": key.fingerprint} if key else {}
-    values |= recorded(split, key.digest if key else str)
+    values |= recorded(split, key.digest if key else str) | recorded_part(part)
     description = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return Job(found, parameters, description, key)
 

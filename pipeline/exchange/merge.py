@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.assemble import whole_shard, with_patients, write_tables
+from genesis_toolkit.pipeline.cubes.parts import PART, together
 from genesis_toolkit.pipeline.engine import Workers, cores
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.job import Facts, run_missing
@@ -59,7 +61,8 @@ def merge_stores(
     """Put cube stores together that were made apart with equal parameters.
 
     Their cubes and scans stand one store after the other, in the order given. LUNA16 subsets cut apart and
-    merged in their order give the bytes of one store that was cut at once. Interrupted, it goes on when it is
+    merged in their order give the bytes of one store that was cut at once; so do all parts of a source
+    (`extract_cubes`, part), in any order, unless they have pseudonyms. Interrupted, it goes on when it is
     called again.
 
     Args:
@@ -78,12 +81,15 @@ def merge_stores(
     attributes = _attributes(stores)
     _check_scans(stores)
     cubes, scans, images = _tables(stores)
+    order = np.arange(len(cubes))
+    if _is_whole(stores, attributes):
+        cubes, scans, images, order = _as_undivided(cubes, scans, images)
     inputs = [Path(store.storage.place) for store in stores if isinstance(store.storage, Folder)]
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
         return MergeResult(_made_of(target, attributes, (cubes, scans, images)), linked=0, done_before=True)
     crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, {"merge": [store.manifest_sha256 for store in stores]}, overwrite=overwrite) as ledger:
-        for what, tasks in (("shards checked", _checks(stores)), ("shards", _shards(ledger, stores))):
+        for what, tasks in (("shards checked", _checks(stores)), ("shards", _shards(ledger, stores, order))):
             run_missing(crew, ledger, what, tasks, lambda make: make())
         shards = list(ledger.records(tasks))
         ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
@@ -125,8 +131,9 @@ def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
     for name, value in first.attributes["parameters"].items():
         given = [store.attributes["parameters"].get(name) for store in stores]
         parameters[name] = _FREE[name](given) if name in _FREE else value
-    if parameters.get("anonymized_with", "") is None:
-        del parameters["anonymized_with"]
+    for name in ("anonymized_with", PART):
+        if parameters.get(name, "") is None:
+            del parameters[name]
     return {**first.frame, "parameters": parameters}
 
 
@@ -154,6 +161,7 @@ _FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "layout": partial(_common, otherwise="mixed"),
     "subsets": _subsets,
     "split_file": partial(_common, otherwise="several files"),
+    PART: lambda values: together(list(values)),
     "anonymized_with": lambda values: None if None in values else _common(values, "several keys"),
 }
 
@@ -197,6 +205,37 @@ def _tables(stores: Sequence[CubeStore]) -> _Tables:
     return replace(cubes, scan=np.concatenate(scan)), scans, together
 
 
+def _is_whole(stores: Sequence[CubeStore], attributes: Mapping[str, Any]) -> bool:
+    """Whether the stores are all parts of one source, and tell the paths by which its scans are in order."""
+    parts = [PART in store.attributes["parameters"] for store in stores]
+    told = attributes["parameters"]
+    return all(parts) and PART not in told and "anonymized_with" not in told
+
+
+def _as_undivided(
+    cubes: CubeTable, scans: ScanTable, images: ImageTable | None
+) -> tuple[CubeTable, ScanTable, ImageTable | None, NDArray[np.int64]]:
+    """The tables as one extraction of the whole source makes them, and the cubes' order: int64 [cube].
+
+    The scans of a folder are in the order of their paths, images in that of their names.
+    """
+    paths = scans.path.tolist()
+    keys = [path.split("/") if images is None else path.rpartition("/")[::-1] for path in paths]
+    rows = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    place = np.empty(len(rows), np.int32)
+    place[rows] = np.arange(len(rows), dtype=np.int32)
+    cubes = replace(cubes, scan=place[cubes.scan])
+    order = np.argsort(cubes.scan, kind="stable")
+    return _rows_of(cubes, order), _rows_of(scans, rows), images and _rows_of(images, rows), order
+
+
+def _rows_of(table: _Table, rows: NDArray[np.int64]) -> _Table:
+    """These rows of a table."""
+    return replace(
+        table, **{name: column[rows] for name, column in vars(table).items() if column is not None}
+    )
+
+
 def _joined(tables: Sequence[_Table]) -> _Table:
     """The rows of tables of one kind, one after the other."""
     names = [name for name, values in vars(tables[0]).items() if values is not None]
@@ -235,12 +274,21 @@ def _check(store: CubeStore, shard: int) -> Facts:
     return {}
 
 
-def _shards(ledger: Ledger, stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
-    """One for every shard of the new store."""
+def _shards(
+    ledger: Ledger, stores: Sequence[CubeStore], order: NDArray[np.int64]
+) -> dict[str, Callable[[], Facts]]:
+    """One for every shard of the new store; `order` numbers the cubes through all stores."""
+    first = np.array([0, *accumulate(map(len, stores))])
+    breaks = np.flatnonzero((np.diff(order) != 1) | np.isin(order[1:], first)) + 1
+    pieces = []
+    for run in np.split(order, breaks):
+        number = int(np.searchsorted(first, run[0], "right")) - 1
+        begin = int(run[0] - first[number])
+        pieces.append((stores[number], range(begin, begin + len(run))))
     length = shard_length(stores[0].size, stores[0].cubes.dtype.itemsize)
     tasks = dict[str, Callable[[], Facts]]()
-    for shard, parts in enumerate(spread(list(map(len, stores)), length)):
-        spans = [(stores[part], range(*span)) for part, *span in parts]
+    for shard, parts in enumerate(spread([len(numbers) for _, numbers in pieces], length)):
+        spans = [(pieces[part][0], pieces[part][1][slice(*span)]) for part, *span in parts]
         tasks[f"shard-{shard}"] = partial(_make_shard, ledger, shard, length, spans)
     return tasks
 

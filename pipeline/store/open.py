@@ -316,6 +316,11 @@ def finished_storage(place: AnyPath, kinds: Sequence[str] = tuple(schema.KINDS))
     if is_url(place):
         from genesis_toolkit.pipeline.store.remote import Remote
 
+        if str(place).rstrip("/").lower().endswith(ARCHIVE):
+            raise CallError(
+                f"{place} is an archive on a server, and only folders are read there: unpack it on the "
+                "server and give the folder's address, or download it and give the file."
+            )
         return Remote(str(place))
     path = Path(place)
     check_store(path, schema.KINDS[kinds[0]].maker)

@@ -13,6 +13,7 @@ from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of, write_whole
+from genesis_toolkit.pipeline.progress import waited_for
 from genesis_toolkit.pipeline.store.storage import Storage
 
 #: The kinds of addresses that are read.
@@ -24,6 +25,16 @@ CACHE = "GENESIS_CACHE"
 _LARGEST_FILE = 2**28  # bytes of a table or its metadata: more is no store's
 _RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _CLIENT: Any = {"allow_http": True, "connect_timeout": "10s", "timeout": "60s"}
+#: What obstore's errors hold, and the cause in words; it goes on for a page.
+_CAUSES = {
+    "Range request not supported": "the server does not send parts of files (HTTP ranges), as Python's "
+    "http.server does not: download the store, or serve it with another, such as nginx",
+    "dns error": "no server has that name",
+    "kind: Connect,": "no server answers there",
+    "kind: Timeout,": "the server did not answer in time",
+    "401 Unauthorized": "the server wants to know who asks (401)",
+    "403 Forbidden": "the server does not let us read it (403)",
+}
 
 
 class Remote(Storage):
@@ -86,7 +97,8 @@ class Remote(Storage):
     def _fetch(self, path: str) -> bytes:
         import obstore
 
-        answer = self._ask(path, lambda: obstore.get(self._store, path))
+        with waited_for(f"asking {self.place}"):
+            answer = self._ask(path, lambda: obstore.get(self._store, path))
         if (size := answer.meta["size"]) > _LARGEST_FILE:
             raise DataError(f"{self.place}/{path} has {size:,} bytes: that is no store's table.")
         return bytes(self._ask(path, answer.bytes))
@@ -134,5 +146,9 @@ def _connect(place: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence of what obstore says, which goes on for a page."""
+    """The cause in words where it is a known one, else the first sentence of what obstore says of it."""
+    told = str(error)
+    for mark, cause in _CAUSES.items():
+        if mark in told:
+            return cause
     return " ".join(str(error).split("\n\nDebug source")[0].split())[:300].rstrip(".")

@@ -124,9 +124,15 @@ def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
         name, version, finalised = attributes["format"], attributes["version"], attributes["finalised"]
     except DataError as error:
         raise DataError(f"{place}/{ROOT} {error}." if storage.near else str(error)) from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and not storage.near:
+            raise DataError(f"{place} cannot be read: {error.strerror}.") from None
         if _is_there(storage, MANIFEST):
             raise not_as_written(place, ROOT) from None
+        if isinstance(error, FileNotFoundError) and not storage.near:
+            raise CallError(
+                f"There is no store at {place}: the server answers, and has no zarr.json there (404)."
+            ) from None
         raise CallError(
             f"{place} is no store of this toolkit, which genesis-prep makes: no zarr.json in it says so."
         ) from None

@@ -4,7 +4,10 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -142,7 +145,7 @@ def test_an_interruption_that_an_import_swallows_is_one_all_the_same(
     monkeypatch.setattr("genesis_toolkit.describe_store", half_imported)
     before = signal.getsignal(signal.SIGINT)
     done = call("info", cube_store)
-    assert (done.exit_code, done.stderr) == (130, "Error: Interrupted. The same command begins again.\n")
+    assert (done.exit_code, done.stderr) == (130, "Interrupted. The same command begins again.\n")
     assert signal.getsignal(signal.SIGINT) == before
     monkeypatch.setattr("genesis_toolkit.describe_store", lambda _: 1 / 0)
     assert isinstance(call("info", cube_store).exception, ZeroDivisionError)
@@ -288,3 +291,56 @@ def test_a_size_that_no_network_takes_is_a_warning(luna16: Path, tmp_path: Path)
     assert done.exit_code == 0
     assert done.stderr.startswith("Warning: no network can be pre-trained on cubes of --size 14,14,14")
     assert "fit: 16,16,16." in done.stderr
+
+
+def test_nothing_typed_asks_for_help() -> None:
+    done = call()
+    assert done.exit_code == 0
+    assert done.stdout == call("--help").stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["info", "absent.zarr"], 2, "There is no store at absent.zarr"),
+        (["info"], 2, "Missing argument 'STORE'."),
+        (["verify", "absent.zarr", "--cubes", "some"], 2, "Invalid value for '--cubes'"),
+        (["info", "damaged.zarr"], 1, "or not as it was written"),
+    ],
+)
+def test_with_json_an_error_is_one_object(
+    words: list[str], code: int, said: str, cube_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cube_store.rename("damaged.zarr")
+    with Path("damaged.zarr/zarr.json").open("a") as file:
+        file.write(" ")
+    for order in ([*words, "--json"], [words[0], "--json", *words[1:]]):
+        done = call(*order)
+        told = json.loads(done.stdout)
+        assert (done.exit_code, done.stderr, list(told)) == (code, "", ["error", "exit"])
+        assert said in told["error"]
+        assert told["exit"] == code
+    plain = call(*words)
+    assert (plain.exit_code, plain.stdout) == (code, "")
+    assert f"Error: {told['error']}\n" in plain.stderr
+
+
+def test_a_reader_that_has_enough_ends_a_command_silently(cube_store: Path) -> None:
+    command = [sys.executable, "-m", "genesis_toolkit.cli.prep", "info", str(cube_store)]
+    reading, writing = os.pipe()
+    os.close(reading)  # as head does, once it has its lines
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (1, 141), "rich leaves with 1, where it is the first to notice"
+
+
+def test_info_says_when_in_one_kind_of_time(cube_store: Path) -> None:
+    shown = " ".join(call("info", cube_store).stdout.split())
+    assert re.search(
+        r" made \d{4}-\d\d-\d\d [\d:]{8} to \d{4}-\d\d-\d\d [\d:]{8} UTC made with workers", shown
+    )
+    assert "crc32" not in shown
+    assert "None" not in shown

@@ -92,7 +92,7 @@ def test_the_commands_show_it(luna16: Path, cube_store: Path, tmp_path: Path) ->
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0, done.output
     assert "scans to cut" in done.stdout
-    assert done.stderr == "Next: the same command without --dry-run.\n"
+    assert done.stderr == f"Next: genesis-prep {' '.join(call[:-1])}\n"
     facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)
     assert (facts["scans"], facts["cubes"]) == (3, 12)
     done = CliRunner().invoke(main, ["degrade", str(cube_store), str(tmp_path / "p.zarr"), "--dry-run"])

@@ -366,3 +366,31 @@ def test_killed_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert [kill_after(words(killed), killed, pieces) for pieces in (0, 4, 8)] == [True] * 3
     subprocess.run(words(killed), check=True, capture_output=True)
     assert read_manifest(killed) == read_manifest(whole)
+
+
+@pytest.mark.parametrize("length", [4, 256])
+def test_all_parts_make_up_the_undivided_store(
+    twelve_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """In any order, with other shards and with the scans that gave nothing: file by file the same sha256."""
+    shorten(monkeypatch, length)
+    extract_cubes(twelve_scans, tmp_path / "once.zarr", SMALL, workers=1)
+    parts = [tmp_path / f"{number}.zarr" for number in (3, 1, 2)]
+    for path in parts:
+        extract_cubes(twelve_scans, path, SMALL, workers=1, part=f"{path.stem}/3")
+    held = [set(open_cubes(path).scans.identifier.tolist()) for path in parts]
+    once = open_cubes(tmp_path / "once.zarr")
+    assert sum(map(len, held)) == len(once.scans)
+    assert set.union(*held) == set(once.scans.identifier.tolist())
+    merged = merge_stores(parts, tmp_path / "merged.zarr").store
+    assert read_manifest(merged.path) == read_manifest(once.path)
+    assert merge_stores(parts, tmp_path / "merged.zarr").done_before
+    assert extract_cubes(twelve_scans, merged.path, SMALL).done_before
+    some = merge_stores(parts[:2], tmp_path / "some.zarr").store
+    assert some.attributes["parameters"]["part"] == "1/3, 3/3"
+    rest = merge_stores([some.path, parts[2]], tmp_path / "rest.zarr").store
+    assert rest.manifest_sha256 == once.manifest_sha256, "merged in two steps"
+    assert extract_cubes(twelve_scans, parts[0], SMALL, part="3/3").done_before
+    with pytest.raises(CallError, match=r"was made with part 3/3 \(asked for now: 1/3\)"):
+        extract_cubes(twelve_scans, parts[0], SMALL, part="1/3")
+    assert open_cubes(parts[1]).attributes["parameters"]["part"] == "1/3"

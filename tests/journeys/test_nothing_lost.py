@@ -134,7 +134,7 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     words = first.split()
     assert [words[0], words[2], words[4]] == ["scans:", "of", "done"]
     assert int(words[3]) == 72
-    assert second == "Error: Interrupted. What is done is kept: the same command goes on from there."
+    assert second == "Interrupted. What is done is kept: the same command goes on from there."
     kept = len(list(done.glob("[!.]*.json")))
     assert int(words[1]) <= kept
     gone(run.pid)

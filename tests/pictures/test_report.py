@@ -134,7 +134,7 @@ def noise_store(path: Path, size: tuple[int, int, int], count: int) -> CubeStore
 def test_the_command_writes_it(cube_store: Path, pair_store: Path, tmp_path: Path) -> None:
     for store, pictures, further in (
         (cube_store, 3, "genesis-prep degrade {} pairs.zarr"),
-        (pair_store, 6, "genesis-train pretrain {} --out run"),
+        (pair_store, 6, "genesis-train pretrain {} --out pretrained"),
     ):
         target = tmp_path / f"{store.stem}.html"
         done = call("preview", store, target, "--rows", 2)

@@ -1,10 +1,13 @@
 """A store is the same store in a folder, in an archive and on a server."""
 
+import functools
+import http.server
 import json
 import pickle
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.exchange.archive import pack_store
 from genesis_toolkit.pipeline.ledger import LOG, MANIFEST, read_manifest
 from genesis_toolkit.pipeline.pairs.degrade import DegradeParameters, degrade_cubes
+from genesis_toolkit.pipeline.progress import told_of_waiting, waited_for
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, finished_storage, open_cubes, open_store
 from genesis_toolkit.pipeline.store.shards import ShardReader, encode_cube, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import Archive, Folder
@@ -321,3 +325,40 @@ def test_without_obstore_there_is_a_sentence(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert "genesis-toolkit[remote]" in done.stdout
+
+
+def test_a_server_that_gives_no_store_is_refused_by_its_cause(
+    server: str, cube_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our server has ranges; Python's own has none, and on port 1 there is none at all."""
+    monkeypatch.setattr("genesis_toolkit.pipeline.store.remote._RETRIES", {"max_retries": 0})
+    with pytest.raises(CallError, match=r"There is no store at .*/none: .*\(404\)"):
+        open_store(f"{server}/none")
+    with pytest.raises(CallError, match=r"is an archive on a server, .* download it"):
+        open_store(f"{server}/cubes.zip")
+    with pytest.raises(DataError, match=r"cubes\.zarr cannot be read: no server answers there\."):
+        open_store("http://127.0.0.1:1/cubes.zarr")
+    plain = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        store = open_store(f"http://127.0.0.1:{served.server_port}/{cube_store.name}")
+        with pytest.raises(DataError, match=r"does not send parts of files \(HTTP ranges\)"):
+            store[0]
+        served.shutdown()
+
+
+def test_who_waits_for_a_server_is_told_after_a_while() -> None:
+    said: list[str] = []
+    told_of_waiting.append(said.append)
+    try:
+        with waited_for("asking quickly", 5):
+            pass
+        with waited_for("asking slowly", 0.01):
+            for _ in range(1000):
+                if said:
+                    break
+                time.sleep(0.01)
+    finally:
+        told_of_waiting.remove(said.append)
+    assert said == ["asking slowly"]

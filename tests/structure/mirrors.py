@@ -16,7 +16,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "cli.info": ("cli/test_prep.py", "asked after every step of the journey"),
     "cli.merge": ("exchange/test_merge.py", "needs the stores of several nodes made there"),
     "cli.options": ("cli/test_output.py", "groups in --help, options that were typed"),
-    "cli.pack": ("cli/test_output.py", "its Next line is followed like all others"),
+    "cli.pack": ("cli/test_further.py", "its Next line is followed like all others"),
     "cli.phantom": ("practice/test_luna16.py", "what it writes is looked at there"),
     "cli.pretrain": ("pretrain/test_loop.py", "needs the pair stores made there"),
     "cli.preview": ("cli/test_prep.py", "draws each store of the journey"),

@@ -520,7 +520,7 @@ def test_the_command_says_what_is_wrong_and_what_to_do(copies: Path) -> None:
     done = CliRunner().invoke(main, ["verify", str(store)])
     assert done.exit_code == 1
     assert "cubes/c/0/0/0/0   cubes 0-35" in done.stdout
-    assert "Next: the genesis-prep extract-targets that made it, with --overwrite." in done.stderr
+    assert "Way out: repeat the genesis-prep extract-targets that made it, with --overwrite." in done.stderr
     assert not list(copies.glob("*.json")), "no note, since nothing reads it"
     done = CliRunner().invoke(main, ["verify", str(store), "--replay", "3"])
     assert done.exit_code == 2

@@ -722,7 +722,7 @@ def test_the_command_names_a_damaged_shard_with_its_cubes(stores: Path) -> None:
     words = " ".join(done.stdout.split())
     assert "cubes/c/2/0/0/0 cubes 8-11 is not as it was written" in words
     assert "is damaged: 1 finding (" in words
-    assert "Next: the genesis-prep extract-cubes that made it, once more" in done.stderr
+    assert "Way out: repeat the genesis-prep extract-cubes that made it." in done.stderr
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
     facts = json.loads(call(stores / "cubes.zarr", "--json").stdout)
     assert facts["sound"] is False

@@ -363,7 +363,8 @@ def test_the_command_writes_weights_and_card_and_says_so(run: Path, tmp_path: Pa
     result = CliRunner().invoke(main, call)
     assert result.exit_code == 0, result.output
     assert "unet3d, width 2" in result.stdout
-    assert "Next: read" in result.stderr
+    assert f"{tmp_path / 'out.pt.md'} says how to load them." in result.stderr
+    assert result.stderr.endswith("Next: genesis-prep extract-targets --help\n")
     assert files(tmp_path) >= {"out.pt", "out.pt.md"}
 
     again = CliRunner().invoke(main, [*call, "--overwrite", "--json"])
