@@ -4,6 +4,8 @@ The manifest covers it, so its bytes depend on what the store holds alone: no da
 machine, of a folder or of the store itself.
 """
 
+import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,17 +33,24 @@ EXTRACT_OPTIONS = tuple(
 IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
 _MERGED = {"layout": "mixed", KEY: "several keys"}  # of parts that one command could not have made
 _LONGEST_LINE = 96
+_SPDX = re.compile(r"[A-Za-z0-9.+-]+")
 
 
-def dataset_card(contents: Contents) -> str:
-    """A store's card: Markdown that begins with a YAML block, as hubs of datasets read it."""
+def dataset_card(
+    contents: Contents, title: str = "", licence: str = "", citation: str = "", contact: str = ""
+) -> str:
+    """A store's card: Markdown that begins with a YAML block, as hubs of datasets read it.
+
+    The texts are what those say who hand the store on (`publish.Publication`); empty ones are left out.
+    """
     parts = (
-        _front_matter(contents),
-        f"# {contents.title}\n\n{description(contents)}\n",
+        _front_matter(contents, title, licence),
+        f"# {title or contents.title}\n\n{description(contents)}\n",
         _table("", "", summary(contents)),
         _loading(contents),
         _making(contents),
-        _licence(contents),
+        _licence(contents, licence),
+        *(f"## {name}\n\n{text}\n" for name, text in (("Cite", citation), ("Contact", contact)) if text),
     )
     return "\n".join(parts)
 
@@ -97,7 +106,7 @@ def _wrapped(words: Sequence[str]) -> str:
     return " \\\n".join(lines)
 
 
-def _front_matter(contents: Contents) -> str:
+def _front_matter(contents: Contents, title: str, licence: str) -> str:
     rows = contents.cubes if contents.pairs is None else contents.pairs
     tags = ["models-genesis", "self-supervised-learning", "medical", f"{contents.edges}d", "zarr"]
     tags += ["computed-tomography"] if contents.attributes["unit"] == "HU" else []
@@ -105,13 +114,22 @@ def _front_matter(contents: Contents) -> str:
     listed = "".join(f"- {tag}\n" for tag in tags)
     return f"""\
 ---
-pretty_name: {contents.title}
-license: unknown
+pretty_name: {json.dumps(title, ensure_ascii=False) if title else contents.title}
+{_licence_lines(licence)}
 size_categories:
 - {_size_category(len(rows))}
 tags:
 {listed}---
 """
+
+
+def _licence_lines(licence: str) -> str:
+    """How hubs are told of a licence: by its SPDX name in small letters, or as another one by its words."""
+    if not licence:
+        return "license: unknown"
+    if _SPDX.fullmatch(licence):
+        return f"license: {licence.lower()}"
+    return f"license: other\nlicense_name: {json.dumps(licence, ensure_ascii=False)}"
 
 
 def _size_category(rows: int) -> str:
@@ -193,12 +211,13 @@ which they are found:
     return text
 
 
-def _licence(contents: Contents) -> str:
+def _licence(contents: Contents, licence: str) -> str:
+    said = f"Those who hand this store on say of its licence: {licence}\n\n" if licence else ""
     known = _SOURCES.get(str(contents.cutting.get("layout")), "")
     return f"""\
 ## Licence and patent
 
-The licence of the {contents.sources} applies to what was cut out of them. The software that made this \
+{said}The licence of the {contents.sources} applies to what was cut out of them. The software that made this \
 store does not know
 it: those who hand the store on say which it is.
 {known}

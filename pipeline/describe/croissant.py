@@ -54,20 +54,33 @@ def finish(folder: Path, contents: Contents, dtype: np.dtype[Any]) -> None:
     """Write the card and the Croissant file of a store whose metadata is written, with voxels of `dtype`."""
     card = dataset_card(contents).encode()
     digests = {GROUP: sha256_of((folder / GROUP).read_bytes()), CARD: write_whole(folder / CARD, card)}
-    write_whole(folder / CROISSANT, _croissant(contents, dtype.name, digests).encode())
+    write_whole(folder / CROISSANT, croissant(contents, dtype.name, digests).encode())
 
 
-def _croissant(contents: Contents, voxels: str, digests: Mapping[str, str]) -> str:
-    """JSON-LD, given the dtype of the voxels and the sha256 of the files that stand in it one by one."""
+def croissant(
+    contents: Contents,
+    voxels: str,
+    digests: Mapping[str, str],
+    title: str = "",
+    licence: str = "",
+    citation: str = "",
+    contact: str = "",
+) -> str:
+    """JSON-LD, given the dtype of the voxels and the sha256 of the files that stand in it one by one.
+
+    The texts are what those say who hand the store on (`publish.Publication`); empty ones are left out.
+    """
     modality = "computed tomography" if contents.images is None else "chest X-ray"
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
-        "name": contents.title,
+        "name": title or contents.title,
         "description": description(contents),
         "keywords": ["Models Genesis", "self-supervised learning", modality, "zarr"],
-        "license": f"The licence of the {contents.sources} applies, see {CARD}.",
+        "license": licence or f"The licence of the {contents.sources} applies, see {CARD}.",
+        **({"citeAs": citation} if citation else {}),
+        **({"publisher": {"@type": "sc:Organization", "name": contact}} if contact else {}),
         "distribution": _distribution(contents, digests),
         "recordSet": _record_sets(contents, voxels),
     }
