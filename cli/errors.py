@@ -36,7 +36,7 @@ class GenesisGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep what was typed; nothing at all asks for help."""
         ctx.meta[output.WORDS] = list(args)
-        if not args:
+        if not (args or ctx.resilient_parsing):  # a shell that completes words types nothing
             click.echo(ctx.get_help())
             ctx.exit()
         return super().parse_args(ctx, args)
