@@ -26,17 +26,7 @@ $(VENV)/develop: $(VENV)/run
 
 demo: $(VENV)/run
 	rm -rf $(DEMO)
-	$(BIN)/genesis-prep phantom $(DEMO)/scans --scans 7 --shape 300,300,112
-	$(BIN)/genesis-prep extract-cubes $(DEMO)/scans $(DEMO)/cubes.zarr --cubes-per-scan 8
-	$(BIN)/genesis-prep degrade $(DEMO)/cubes.zarr $(DEMO)/pairs.zarr --variants 2
-	$(BIN)/genesis-train pretrain $(DEMO)/pairs.zarr --out $(DEMO)/run --width 4 --epochs 3
-	$(BIN)/genesis-prep preview $(DEMO)/pairs.zarr $(DEMO)/pairs.png
-	@echo
-	@echo "Practice scans        $(DEMO)/scans"
-	@echo "Cubes and pairs       $(DEMO)/cubes.zarr  $(DEMO)/pairs.zarr"
-	@echo "What was degraded     $(DEMO)/pairs.png"
-	@echo "What was restored     $(DEMO)/run/restored.png"
-	@echo "The trained network   $(DEMO)/run/best.pt"
+	$(BIN)/genesis-prep demo $(DEMO)
 
 # In two processes, which wait for one another's commands, kills and servers no longer.
 test: lint docs

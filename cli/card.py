@@ -13,9 +13,7 @@ from genesis_toolkit.cli import options, output
 @options.grouped(
     "Say what the software cannot know",
     options.option("--title", "Title of the data set.", metavar="TEXT"),
-    options.option(
-        "--licence", "Its licence: an SPDX name, as CC-BY-4.0, or a sentence.", metavar="TEXT"
-    ),
+    options.option("--licence", "Its licence: an SPDX name, as CC-BY-4.0, or a sentence.", metavar="TEXT"),
     options.option("--citation", "What to cite.", metavar="TEXT"),
     options.option("--contact", "Whom to ask: a name, an address.", metavar="TEXT"),
 )

@@ -4,6 +4,7 @@ import click
 
 from genesis_toolkit.cli.card import card
 from genesis_toolkit.cli.degrade import degrade
+from genesis_toolkit.cli.demo import demo
 from genesis_toolkit.cli.errors import GenesisGroup
 from genesis_toolkit.cli.explain import explain
 from genesis_toolkit.cli.export_npy import export_npy
@@ -33,7 +34,7 @@ def main() -> None:
     """
 
 
-_MADE = phantom, extract_cubes, explain, degrade, preview, info, card, verify
+_MADE = demo, phantom, extract_cubes, explain, degrade, preview, info, card, verify
 for command in (*_MADE, pack, merge, import_npy, export_npy, extract_targets):
     main.add_command(command)
 

@@ -53,7 +53,7 @@ def taken(found: Found, part: str | None, sampler: str | None) -> Found:
             "--part cuts a source apart, and the draws of --sampler official run on through a subset: leave "
             "one of them out, or take parts by --subsets."
         )
-    sources = [one for one in found.sources if part_of(one.identifier, parts) == number]
+    sources = tuple(one for one in found.sources if part_of(one.identifier, parts) == number)
     if not sources:
         raise CallError(
             f"--part {part}: none of the {len(found.sources):,} scans falls into this part, so there is "

@@ -72,7 +72,7 @@ def test_the_card_is_the_one_in_the_store(cube_store: Path) -> None:
 def test_help_keeps_to_80_columns_in_the_order_of_the_journey(program: str) -> None:
     group = PROGRAMS[program]
     listed = {
-        "genesis-prep": "phantom extract-cubes explain degrade preview info card verify pack merge "
+        "genesis-prep": "demo phantom extract-cubes explain degrade preview info card verify pack merge "
         "import-npy export-npy extract-targets",
         "genesis-train": "pretrain export finetune segment compare info",
     }

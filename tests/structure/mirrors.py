@@ -38,6 +38,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipeline.practice.anatomy.radiograph": ("practice/test_nih.py", "its images are what is written"),
     "pipeline.practice.anatomy.slices": ("practice/test_luna16.py", "its slices make up the scans"),
     "pipeline.practice.anatomy.trees": ("practice/test_luna16.py", "vessels are measured in whole scans"),
+    "pipeline.pictures.demo_page": ("cli/test_demo.py", "with the command that writes it"),
     "pipeline.progress": ("test_engine.py", "what is told while tasks are done"),
     "pipeline.scans.files": ("scans/test_read.py", "files that are cut short, or missing"),
     "pipeline.scans.formats": ("scans/test_read.py", "every format is read there"),
@@ -73,6 +74,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "training.networks.norms": ("networks/test_unet3d.py", "against torch's own, in the network"),
     "training.pretrain.call": ("pretrain/test_loop.py", "the trainer from outside"),
     "training.pretrain.data": ("pretrain/test_loop.py", "what a store gives to train on"),
+    "training.pretrain.examples": ("cli/test_demo.py", "the demo shows them"),
     "training.weights.card": ("weights/test_export.py", "the card stands beside the weights"),
     "training.weights.load": ("weights/test_export.py", "weights on their way back"),
 }

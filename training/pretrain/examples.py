@@ -1,0 +1,64 @@
+"""The validation pairs that a network restores best, to be looked at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genesis_toolkit.pipeline.ledger import AnyPath
+from genesis_toolkit.pipeline.store.open import PairStore, open_store
+from genesis_toolkit.training.feeding.split import split_cubes
+from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
+from genesis_toolkit.training.weights.load import load_network
+
+_TINY = 1e-9  # keeps a slice of one value from a division by zero
+
+
+@torch.inference_mode()
+def best_restored(run: AnyPath, place: AnyPath, count: int) -> tuple[Sequence[RestoredSlice], int]:
+    """Restore the validation pairs of a pair store, those of variant 0, and take the best.
+
+    Best is the share of an original's variance that the network explains, in the slice across z where that
+    is largest, among the half of the slices that vary most, and that the degradation changed more than the
+    network's error. So neither air, which is easy, nor what was hardly degraded comes first.
+
+    Args:
+        run: the folder of a pre-training run on cubes.
+        place: the pair store that it was trained on.
+        count: how many to take.
+
+    Returns:
+        Of each that slice, the best first; and of how many pairs they are the best.
+
+    Raises:
+        CallError, DataError: as `load_network` and `open_store`.
+    """
+    store, network = open_store(place, PairStore), load_network(Path(run)).eval()
+    cubes = split_cubes(store.scans, store.table, store.images).validation
+    shown: list[tuple[float, RestoredSlice]] = []
+    least = float(np.median([_variances(_scaled(store[cube][1], store)) for cube in cubes.tolist()]))
+    for cube in cubes.tolist():
+        degraded, original = (_scaled(voxels, store) for voxels in store[cube])
+        restored = network(torch.from_numpy(degraded)[None, None])[0, 0].numpy()
+        error, varies = np.square(restored - original).mean(axis=(0, 1)), _variances(original)
+        changed = np.square(degraded - original).mean(axis=(0, 1))
+        explained = np.where((varies >= least) & (changed > error), 1 - error / (varies + _TINY), -np.inf)
+        z = int(explained.argmax())
+        done = describe_pair(int(store.pairs.flip[cube]), int(store.pairs.applied[cube]))
+        before, after, made = (voxels[..., z].copy() for voxels in (original, degraded, restored))
+        shown.append((float(explained[z]), RestoredSlice(before, after, made, done, cube)))
+    shown.sort(key=lambda one: -one[0])
+    return [piece for _, piece in shown[:count]], len(shown)
+
+
+def _scaled(voxels: NDArray[Any], store: PairStore) -> NDArray[np.float32]:
+    """Voxels in [0, 1] of the store's window."""
+    return (voxels.astype(np.float32) - store.window.low) / store.window.span
+
+
+def _variances(original: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each slice across z: float32 [z]."""
+    return original.var(axis=(0, 1))
