@@ -48,6 +48,10 @@ def waited_for(what: str, seconds: float = 1.0) -> Iterator[None]:
         timer.cancel()
 
 
+_BAR, _LEAST_TEXT = 16, 12  # columns
+_BESIDE_TEXT = 46  # of the spinner, the bar, a count of 99,999/99,999, the time left and the gaps
+
+
 class _NotebookOutput:
     """The bars as one output of a notebook's cell, which is drawn anew in its place, and empty in the end.
 
@@ -88,16 +92,19 @@ class Bars:
     _only = ""  # the name of the bar, where there is one for all
 
     def __enter__(self) -> Self:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Display
+        from rich.table import Column
 
         console = Console(stderr=True)
-        self._bars = Display(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+        # The text gives way, never the count and the time.
+        room = max(_LEAST_TEXT, console.width - _BESIDE_TEXT)
+        self._bars = progress.Progress(
+            progress.SpinnerColumn(),  # moves where the first piece takes long, as kernels are compiled
+            progress.TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=room)),
+            progress.BarColumn(_BAR),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,

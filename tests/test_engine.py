@@ -1,5 +1,7 @@
 """Every item once, whatever runs it; errors and Ctrl-C reach the caller; nobody is left behind."""
 
+import functools
+import io
 import multiprocessing
 import os
 import signal
@@ -13,12 +15,14 @@ from pathlib import Path
 
 import dask
 import pytest
+from rich.console import Console
 from support.scans import extract_call, gone
 from support.tasks import die_at_3, fail_at_3, listening, nap, process_of, square
 
 from genesis_toolkit.pipeline import engine, local_cluster
 from genesis_toolkit.pipeline.engine import Workers, batch_size, counting, processes_pay, run
 from genesis_toolkit.pipeline.errors import CallError, DataError
+from genesis_toolkit.pipeline.progress import TrainingBars
 
 THREADS, PROCESSES = Workers(2), Workers(2, processes=True)
 BOTH = pytest.mark.parametrize("workers", [THREADS, PROCESSES], ids=["threads", "processes"])
@@ -313,3 +317,16 @@ def test_of_nothing_nothing_is_counted() -> None:
     told: list[tuple[str, int, int]] = []
     counting(lambda *one: told.append(one), "scans", 0, 0)
     assert told == []
+
+
+def test_a_bar_keeps_its_count_however_long_its_text_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = io.StringIO()
+    monkeypatch.setattr("rich.console.Console", functools.partial(Console, width=80, force_terminal=False))
+    text = "genesis-ct-3d on nodules, seed 3, epoch 12, loss 0.01234, about 12 min left of the whole run"
+    with TrainingBars() as bars:
+        bars(text, 1234, 99_999)
+        Console(file=paper, width=80).print(bars._bars.get_renderable())
+    (line,) = paper.getvalue().splitlines()
+    assert len(line) <= 80
+    assert text[:20] in line
+    assert "1234/99999 -:--:--" in line
