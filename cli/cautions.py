@@ -8,12 +8,12 @@ from genesis_toolkit.training.feeding.split import split_cubes
 
 #: What every edge of a cube must be divisible by for a network of the papers, by the number of edges. Not
 #: taken from the networks themselves: these import torch, which takes longer than many an extraction.
-MULTIPLES = {3: (8, "the 3D U-Net"), 2: (32, "the 2D U-Net")}
+_MULTIPLES = {3: (8, "the 3D U-Net"), 2: (32, "the 2D U-Net")}
 
 
 def cautions_of_size(size: Sequence[int]) -> list[str]:
     """A warning where no network or no recipe takes cubes of this size, with the two nearest that fit."""
-    multiple, network = MULTIPLES[len(size)]
+    multiple, network = _MULTIPLES[len(size)]
     least = min(max(smallest_edges(recipe).values()) for recipe in RECIPES.values())
     if all(edge >= least and edge % multiple == 0 for edge in size):
         return []

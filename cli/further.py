@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import genesis_toolkit as gt
-from genesis_toolkit.cli.cautions import MULTIPLES, cautions_of_size
-from genesis_toolkit.pipeline.degrade.recipes import get_recipe, smallest_edges
-from genesis_toolkit.training.feeding.split import split_cubes
 from genesis_toolkit.training.machine.run_folder import Run
 
 Line = tuple[str, *tuple[object, ...]]
 
-#: What a network asks of every edge; each of nnU-Net's the last of them, and one edge larger than that.
-_OF_NETWORK, _OF_NNUNET = {"unet3d": MULTIPLES[3][0], "unet2d": MULTIPLES[2][0]}, 32
+#: What a network asks of every edge; each of nnU-Net's the last of them, and one edge larger than that. The
+#: networks themselves import torch, and --help must not wait for it.
+_OF_NETWORK, _OF_NNUNET = {"unet3d": 8, "unet2d": 32}, 32
 #: What `finetune` and `compare` both take, and `extract-cubes` and `explain`.
 _OF_TRAINING = ("labels", "freeze_encoder", "epochs", "patience", "batch_size", "lr", "seed", "device")
 _OF_RULE = ("size", "plane", "hu", "border", "max_tissue", "min_tissue")
@@ -38,6 +36,10 @@ def explanation(source: Path, tried: str, given: Mapping[str, Any]) -> Line:
 
 def after_store(store: object, opened: "gt.CubeStore | gt.PairStore | gt.TargetStore") -> Line:
     """What makes the next thing of a finished store, or shows it where nothing can be made of it."""
+    from genesis_toolkit.cli.cautions import cautions_of_size
+    from genesis_toolkit.pipeline.degrade.recipes import get_recipe, smallest_edges
+    from genesis_toolkit.training.feeding.split import split_cubes
+
     look = ("genesis-prep preview {} {}", store, "sheet.png")
     if isinstance(opened, gt.TargetStore):
         return after_targets(store, opened.size, opened.table.fold.tolist()) or look
@@ -63,7 +65,7 @@ def after_targets(targets: object, size: Sequence[int], folds: Sequence[int]) ->
     begin: Line = ("genesis-train finetune {} --out {}", targets, free_name("finetuned"))
     if weights is not None:
         return f"{begin[0]} --weights {{}}", *begin[1:], weights
-    return begin if _fits(size, MULTIPLES[len(size)][0]) else None
+    return begin if _fits(size, _OF_NETWORK[f"unet{len(size)}d"]) else None
 
 
 def after_pretraining(run: str, network: str) -> Line:

@@ -148,7 +148,7 @@ def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> Non
     assert done.stderr.endswith("--size 16,16,16 --border 2,2,2 --max-tissue 1\n")
     scan = write_scan(tmp_path / "tiny.mhd", np.full((12, 24, 26), -800, np.int16))
     said = call(scan, *SMALL).stderr
-    assert "none of these settings gives a cube; try a smaller --size with a smaller --border." in said
+    assert "None of these settings gives a cube. Try a smaller --size with a smaller --border." in said
 
 
 def test_real_numbers_are_explained_before_they_are_rounded(tmp_path: Path) -> None:

@@ -467,7 +467,7 @@ def test_help_needs_no_heavy_library() -> None:
         "assert not {'torch', 'zarr', 'numba', 'numpy', 'rich'} & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert "genesis-train pretrain pairs.zarr --out run" in result.stdout
+    assert "genesis-train pretrain pairs.zarr --out pretrained" in result.stdout
 
 
 def test_a_lost_checkpoint_does_not_begin_the_run_again(pairs: Path, tmp_path: Path) -> None:
