@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import genesis_toolkit as gt
-from genesis_toolkit.training.machine.run_folder import Run
 
 Line = tuple[str, *tuple[object, ...]]
 
@@ -70,6 +69,8 @@ def after_targets(targets: object, size: Sequence[int], folds: Sequence[int]) ->
 
 def after_pretraining(run: str, network: str) -> Line:
     """Export the weights of a run in the format that its network has."""
+    from genesis_toolkit.training.machine.run_folder import Run
+
     kind = "state-dict"
     if network == "unet3d":
         kind = "official"
@@ -115,6 +116,8 @@ def _typed(given: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _weights_here(size: Sequence[int]) -> str | None:
     """The latest run `pretrained`, `pretrained-2`, ... here whose network takes cubes of this size."""
+    from genesis_toolkit.training.machine.run_folder import Run
+
     fitting = []
     for best in Path().glob("pretrained*/best.pt"):
         try:

@@ -56,9 +56,10 @@ def best_restored(run: AnyPath, place: AnyPath, count: int) -> tuple[Sequence[Re
 
 def _scaled(voxels: NDArray[Any], store: PairStore) -> NDArray[np.float32]:
     """Voxels in [0, 1] of the store's window."""
-    return (voxels.astype(np.float32) - store.window.low) / store.window.span
+    scaled: NDArray[np.float32] = (voxels.astype(np.float32) - store.window.low) / store.window.span
+    return scaled.astype(np.float32, copy=False)
 
 
 def _variances(original: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of each slice across z: float32 [z]."""
-    return original.var(axis=(0, 1))
+    return np.asarray(original.var(axis=(0, 1)), np.float32)
