@@ -56,7 +56,7 @@ def best_restored(run: AnyPath, place: AnyPath, count: int) -> tuple[Sequence[Re
 
 def _scaled(voxels: NDArray[Any], store: PairStore) -> NDArray[np.float32]:
     """Voxels in [0, 1] of the store's window."""
-    scaled: NDArray[np.float32] = (voxels.astype(np.float32) - store.window.low) / store.window.span
+    scaled = (voxels.astype(np.float32) - store.window.low) / store.window.span
     return scaled.astype(np.float32, copy=False)
 
 
