@@ -6,6 +6,7 @@ was stripped, nor padding.
 """
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -60,7 +61,7 @@ def apply_window(scan: Scan, ends: Ends | None, window: Window) -> tuple[Scan, d
             f"all its voxels become {voxels.min()} by --window {_words(ends)} ({low:g} to {high:g} of its "
             "own values): give other ends, or leave it out"
         )
-    return Scan(voxels, scan.geometry, scan.sha256), {"window": [low, high]}
+    return replace(scan, voxels=voxels), {"window": [low, high]}
 
 
 def window_ends(voxels: Voxels, ends: Ends) -> tuple[float, float]:

@@ -40,7 +40,7 @@ OTHERS |= {"--host", "--port", "--no-dashboard", "--scheduler-file", "--nthreads
 OTHERS |= {"--job-name", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--time", "--signal"}  # SLURM
 OTHERS |= {"--array", "--mem", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--kill-on-bad-exit"}
 OTHERS |= {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"}  # torchrun
-MOST_NOT_RUN = 7
+MOST_NOT_RUN = 11
 #: Goes before a block that needs another library.
 FITTING = (TESTS / "support" / "torchvision_operators.py").read_text(encoding="utf-8")
 
