@@ -58,6 +58,7 @@ def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **giv
         from genesis_toolkit.training.finetune.plan import plan_finetuning
 
         show_finetuning_plan(targets, plan_finetuning(targets, out, parameters, weights=weights, **told))
+        output.say_the_same_without("--dry-run")
         return
     with TrainingBars() as progress:
         told |= {"progress": progress, "say": progress.say}

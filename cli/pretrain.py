@@ -116,6 +116,7 @@ def pretrain(
         from genesis_toolkit.training.pretrain.plan import plan_pretraining
 
         show_pretraining_plan(store, plan_pretraining(store, out, parameters, execution, **told))
+        output.say_the_same_without("--dry-run")
         return
     with TrainingBars() as progress:
         told |= {"progress": progress, "say": progress.say}

@@ -165,8 +165,12 @@ def test_json_begins_with_the_store_and_is_all_that_is_said(capsys: pytest.Captu
         ("genesis-train compare t.zarr", "--out"),
     ],
 )
-def test_an_option_that_must_be_given_is_missed(line: str, missing: str) -> None:
+def test_an_option_that_must_be_given_is_missed(
+    line: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     program, *words = line.split()
+    (tmp_path / words[1]).mkdir()
     done = CliRunner().invoke(PROGRAMS[program], words)
     assert (done.exit_code, done.stdout) == (2, "")
     assert f"Error: Missing option '{missing}'." in done.stderr

@@ -419,7 +419,12 @@ def call(*words: object) -> Result:
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--primary", "a"), "names no outcome"),
     ],
 )
-def test_a_wrong_call_is_told_in_a_sentence(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_wrong_call_is_told_in_a_sentence(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a.zarr", "b/a.zarr.zip", "t.csv"):
+        (tmp_path / place).mkdir(parents=True)
     done = call(*words, "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert said in done.stderr

@@ -18,18 +18,29 @@ from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 PUBLISHED = FinetuneParameters(
     epochs=4, batch_size=7, lr=0.01, select="best", schedule="constant", warmup=0, augment=False
 )
-GIVEN = FinetuneParameters(steps=10, batch_size=7, lr=0.01, warmup=3)
+GIVEN = FinetuneParameters(steps=10, batch_size=7, lr=0.001, warmup=3)
 
 
-def assert_close(ours: State, theirs: State, share: float = 0.01) -> None:
-    """Equal but for rounding; biases before a norm change nothing, and Adam makes steps of their rounding."""
+#: Biases before a norm change nothing, and Adam makes steps of their rounding.
+FREE = ("conv1.bias", "running_mean")
+
+
+def assert_close(ours: State, theirs: State) -> None:
+    """Check that weights are equal but for rounding."""
     assert ours.keys() == theirs.keys()
     for name, one in ours.items():
-        if name.endswith(("conv1.bias", "running_mean")):
+        if name.endswith(FREE):
             continue
         # Adam makes whole steps of the smallest gradients too, so single weights may differ by more.
-        apart = torch.linalg.vector_norm((one - theirs[name]).double())
-        assert apart <= share * torch.linalg.vector_norm(theirs[name].double()) + 1e-4, name
+        distance = torch.linalg.vector_norm((one - theirs[name]).double())
+        assert distance <= 0.01 * torch.linalg.vector_norm(theirs[name].double()) + 1e-4, name
+
+
+def apart(ours: State, theirs: State) -> float:
+    """Return how far two networks lie apart, as a share of the length of all their weights."""
+    names = [name for name in ours if not name.endswith((*FREE, "running_var", "num_batches_tracked"))]
+    one, other = (torch.cat([state[name].double().flatten() for name in names]) for state in (ours, theirs))
+    return float((one - other).norm() / other.norm())
 
 
 @pytest.mark.parametrize("task", ["ncc", "segment"])
@@ -57,8 +68,10 @@ def test_warmup_cosine_and_augmentation_are_those_of_a_plain_loop(task: str, tmp
     outcome = finetune(store, tmp_path / "run", GIVEN, width=2, device="cpu", threads=1)
     assert (outcome.steps, outcome.epochs, outcome.kept_epoch, outcome.stopped_by) == (10, 3, 3, "steps")
     for file in ("best.pt", "last.pt"):
-        # The two ways to turn a cube differ by 1e-5; cubes that are not changed at all move weights by 20 %.
-        assert_close(weights(tmp_path / "run" / file), plain.weights[-1], 0.05)
+        # The two ways to turn a cube differ by 1e-5, which Adam brings to 0.0004 (ncc) and 0.007 (segment).
+        # Without augmentation it is 0.025 and 0.06, without warm-up 0.013 and 0.03, at a constant rate 0.017
+        # and 0.02.
+        assert apart(weights(tmp_path / "run" / file), plain.weights[-1]) < 0.01
     assert outcome.validation_loss == pytest.approx(plain.validated[-1], rel=1e-2)
 
 

@@ -53,7 +53,8 @@ def test_the_command_says_so_and_writes_nothing(targets: Path, tmp_path: Path) -
     assert "a dry run: nothing was written" in done.stdout
     assert "unet3d, width 2" in done.stdout
     assert "lr 0.001" in done.stdout
-    assert done.stderr == "Next: the same command without --dry-run.\n"
+    command = f"genesis-train finetune {targets} --out {tmp_path / 'run'} --width 2"
+    assert done.stderr == f"Next: {command}\n"
     told = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert (told["store"], told["status"], told["task"]) == (str(targets), "new", "ncc")
     assert told["parameters"]["lr"] == 0.001

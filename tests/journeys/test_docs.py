@@ -161,7 +161,9 @@ def test_the_blocks_run(page: Path, practice: Path, tmp_path: Path) -> None:
             run([sys.executable, "-W", "default" if block.needs else "error", script.name], tmp_path)
         elif block.language == "bash":
             first, rest = block.code.split("\n", 1)
-            run(["bash", "-euo", "pipefail", "-c", f"{first} {block.options}\n{rest}"], tmp_path)
+            end = " \\" if first.endswith("\\") else ""
+            first = f"{first.removesuffix(end)} {block.options}{end}"
+            run(["bash", "-euo", "pipefail", "-c", f"{first}\n{rest}"], tmp_path)
         else:
             run_console(block, tmp_path)
     if lacking:

@@ -78,7 +78,8 @@ def test_the_command_says_so_and_writes_nothing(pairs: Path, tmp_path: Path) -> 
     assert "a dry run: nothing was written" in done.stdout
     assert "unet3d, width 4, 298,993 parameters" in done.stdout
     assert "sgd, learning rate 1, batches of 6" in done.stdout
-    assert done.stderr == "Next: the same command without --dry-run.\n"
+    command = f"genesis-train pretrain {pairs} --out {tmp_path / 'run'} --width 4"
+    assert done.stderr == f"Next: {command}\n"
     told = json.loads(call(pairs, "--out", tmp_path / "run", "--width", 4, "--json").stdout)
     assert (told["store"], told["run"], told["weights"]) == (str(pairs), str(tmp_path / "run"), 298_993)
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def test_the_header_of_a_scan_is_read_once_to_cut_it(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "open", noted)
     looked, look = list[object](), cut.open_scan
-    monkeypatch.setattr(cut, "open_scan", lambda path: looked.append(path) or look(path))
+    monkeypatch.setattr(cut, "open_scan", lambda path, mr=False: looked.append(path) or look(path, mr))
     path = write_scan(tmp_path / "s.mhd", lungs(0))
     extract_cubes(path, tmp_path / "c.zarr", SMALL, workers=1)
     assert len(looked) == 1

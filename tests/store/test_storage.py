@@ -293,7 +293,7 @@ def test_a_server_that_misbehaves_is_named(
     cube_store: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genesis_toolkit.pipeline.store.remote._RETRIES", {"max_retries": 1})
-    with pytest.raises(CallError, match="is no store of this toolkit"):
+    with pytest.raises(CallError, match=r"no zarr.json there \(404\)"):
         open_store(f"{server}/nothing.zarr")
     store = open_cubes(f"{server}/cubes.zarr")
     out = np.empty(store.size, np.int16)

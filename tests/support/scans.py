@@ -104,9 +104,9 @@ POISON = """\
 import os, signal
 import genesis_toolkit.pipeline.cubes.cut as cut
 opened = cut.open_scan
-def open_scan(path):
+def open_scan(path, mr=False):
     if path.stem == '1.3.4': os.kill(os.getpid(), signal.SIGSEGV)
-    return opened(path)
+    return opened(path, mr)
 cut.open_scan = open_scan
 """
 
