@@ -8,21 +8,23 @@ import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 
 
-@click.command(cls=options.Command, short_help="The dataset card of a store.")
+@click.command(cls=options.Command, short_help="Print or complete the dataset card of a store.")
 @click.argument("store", type=options.made_store)
 @options.grouped(
-    "Say what the software cannot know",
-    options.option("--title", "Title of the data set.", metavar="TEXT"),
-    options.option("--licence", "Its licence: an SPDX name, as CC-BY-4.0, or a sentence.", metavar="TEXT"),
-    options.option("--citation", "What to cite.", metavar="TEXT"),
-    options.option("--contact", "Whom to ask: a name, an address.", metavar="TEXT"),
+    "Facts to add to the card",
+    options.option("--title", "Title of the dataset.", metavar="TEXT"),
+    options.option(
+        "--licence", "Licence of the dataset: an SPDX name, such as CC-BY-4.0, or a sentence.", metavar="TEXT"
+    ),
+    options.option("--citation", "Reference to cite for the dataset.", metavar="TEXT"),
+    options.option("--contact", "Contact for questions: a name or an address.", metavar="TEXT"),
 )
 def card(store: Path | str, **said: str | None) -> None:
-    """Print the dataset card of STORE, the README.md in it, as Markdown.
+    """Print the dataset card of STORE (its README.md) as Markdown.
 
-    With a title, a licence, a citation or a contact, write them into the card and into the Croissant file
-    of STORE, a folder, instead; the manifest then has their new sha256. What an earlier call said stays. Do
-    so before you degrade: a pair store keeps the sha256 of the manifest of its cubes.
+    Given a title, a licence, a citation or a contact, write them into the card and the Croissant file instead
+    and update the manifest; STORE must then be a folder. Facts from earlier calls are kept. Do this before
+    you degrade, because a pair store records the sha256 of the manifest of its cube store.
 
     \b
     Examples:

@@ -29,25 +29,32 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 
 @click.command(cls=options.Resumable, short_help="Arms x trials -> evidence.")
 @click.argument("targets", nargs=-1, type=options.made_targets)
-@options.option("--out", "The folder to make.", options.path, metavar="DIR", required=True)
+@options.option(
+    "--out", "Folder for the results; it is created if needed.", options.path, metavar="DIR", required=True
+)
 @click.option(
     "--arm",
     "arms",
     multiple=True,
     metavar="NAME[=WEIGHTS]",
-    help="An arm, once for each: scratch-3d or scratch-2d; genesis-ct-3d, imagenet, genesis-ct-2d, "
-    "genesis-xray-2d or any other name with weights: a run, a checkpoint, an official file.",
+    help="Arm to compare; repeat for each. Either scratch-3d or scratch-2d, or a name such as genesis-ct-3d, "
+    "genesis-ct-2d, genesis-xray-2d or imagenet with weights: a run, a checkpoint or an official file.",
 )
 @options.option(
     "--primary",
-    "The outcome that is to decide, registered before the first trial. [default: the only one, if so]",
+    "Primary outcome, registered before the first trial. [default: the comparison, if there is only one]",
     metavar="TASK,A:B",
 )
-@options.option("--trials", "Of each arm on each task, seeds from --seed on.", int, PUBLISHED_TRIALS)
-@options.option("--workers", "Trials at a time.  [default: one a core; one on CUDA]", int)
+@options.option(
+    "--trials",
+    "Number of trials per arm and task, with consecutive seeds starting at --seed.",
+    int,
+    PUBLISHED_TRIALS,
+)
+@options.option("--workers", "Number of trials run at once.  [default: one per core; one on CUDA]", int)
 @options.option(
     "--width",
-    "Of the arms from scratch.  [default: that of the weights with as many axes, or the published]",
+    "Width of networks from scratch.  [default: that of weights with as many axes, or the published]",
     int,
 )
 @options.finetuning_options
@@ -56,25 +63,30 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
     "table",
     metavar="FILE",
     type=options.path,
-    help="Instead of target stores a table: columns task,arm,trial,value or task,arm,mean,sd,n.",
+    help="CSV table to compare instead of target stores: columns task,arm,trial,value or task,arm,mean,sd,n.",
 )
-@options.option("--reference", "Compare only with this arm.  [default: every pair]", metavar="ARM")
-@options.option("--pairs", "Compare only these; one-tailed tests ask if B is higher.", metavar="A:B,...")
-@options.option("--dry-run", "Say which trials there are, and run none.", bool)
-@options.option("--overwrite", "Throw earlier results in DIR away, trials and all.", bool)
+@options.option("--reference", "Compare every arm only with this one.  [default: every pair]", metavar="ARM")
+@options.option(
+    "--pairs",
+    "Compare only these pairs; one-tailed tests ask whether B is higher.  [default: every pair]",
+    metavar="A:B,...",
+)
+@options.option("--dry-run", "List the trials without running any.", bool)
+@options.option("--overwrite", "Discard all earlier results in DIR, including trials.", bool)
 @options.json_option
 def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **given: Any) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
-    An arm is one way to begin: scratch, ImageNet, Genesis. Each is fine-tuned on each target store, with
-    several seeds. Several --labels, or --at-steps, give curves. Interrupted, the same command goes on; later
-    calls may add trials, arms and stores. A 2D network takes cubes slice by slice.
+    An arm is one way to initialise a network: scratch, ImageNet or Genesis. The command fine-tunes every arm
+    on every target store with several seeds. Several values of --labels, or --at-steps, give curves. Run the
+    same command again to resume; later calls may add trials, arms and stores. A 2D network processes cubes
+    slice by slice.
 
-    The default is Welch's t-test, two-sided; the one-tailed, pooled and paired p-values stand beside it, with
-    Holm's correction over the pairs of a task, Hedges' g with its 95 % confidence interval, and the trials
-    that such a difference needs. Without --pairs, one-tailed tests ask if the later arm is higher. DIR gets
-    results.json, results.csv, figure.png and figure.svg; of trials also registration.json, scores.csv and a
-    folder of each.
+    The default test is Welch's two-sided t-test. The tables also give one-tailed, pooled and paired p-values,
+    Holm's correction over the pairs of a task, Hedges' g with its 95 % confidence interval, and the number of
+    trials that such a difference needs. Without --pairs, one-tailed tests ask whether the later arm is
+    higher. DIR receives results.json, results.csv, figure.png and figure.svg; with trials also
+    registration.json, scores.csv and one folder per trial.
 
     \b
     Examples:

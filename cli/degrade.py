@@ -21,47 +21,76 @@ _RULES = options.Listed("RULES", str, "rules")
 
 #: Every parameter of a recipe that can be given in its place: option, meaning, kind (METHOD.md section 3).
 RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
-    ("--flip-rate", "How often a turn of the flip is taken, three turns at most.", _RATE),
+    ("--flip-rate", "Probability of each of up to three successive flips.", _RATE),
     (
         "--flip-axes",
-        "Axes a turn draws from, as in x,y,z; the axis channel flips nothing.",
+        "Axes that a flip is drawn from, such as x,y,z; drawing the axis channel flips nothing.",
         options.Listed("AXES", str, "axes"),
     ),
-    ("--shuffle-rate", "Share of pairs with local shuffling.", _RATE),
-    ("--shuffle-windows", "Windows in a cube of 64 x 64 x 32.", options.at_least_1),
-    ("--shuffle-keeps", "What stays the same at other sizes.", click.Choice(["coverage", "number"])),
-    ("--shuffle-edges", "Least and largest edge of a window, as in 1,L//10.", _RULES),
-    ("--nonlinear-rate", "Share of pairs with a non-linear curve.", _RATE),
-    ("--invert-rate", "Share of the curves that are inverted.", _RATE),
-    ("--paint-rate", "Share of pairs that are painted, in or out.", _RATE),
-    ("--inpaint-share", "Share of in-painting among the painted.", _RATE),
-    ("--inpaint-windows", "Windows of in-painting, at most.", options.at_least_1),
-    ("--inpaint-continue", "How often there is one more of them.", _RATE),
-    ("--inpaint-edges", "Least and largest edge of a window, as in L//6,L//3.", _RULES),
-    ("--inpaint-fill", "What a window of in-painting is filled with.", _FILL),
-    ("--outpaint-windows", "Windows that out-painting keeps, at most.", options.at_least_1),
-    ("--outpaint-continue", "How often there is one more of them.", _RATE),
-    ("--outpaint-margins", "A kept edge is L less r, r between these, as in 3L//7,4L//7.", _RULES),
-    ("--outpaint-fill", "What out-painting fills with.", _FILL),
+    ("--shuffle-rate", "Probability of local shuffling in a pair.", _RATE),
+    (
+        "--shuffle-windows",
+        "Number of shuffling windows in a cube of 64 x 64 x 32 voxels.",
+        options.at_least_1,
+    ),
+    (
+        "--shuffle-keeps",
+        "Quantity of shuffling windows kept constant at other cube sizes.",
+        click.Choice(["coverage", "number"]),
+    ),
+    (
+        "--shuffle-edges",
+        "Smallest and largest edge of a shuffling window in voxels, such as 1,L//10 (L: edge of the cube).",
+        _RULES,
+    ),
+    ("--nonlinear-rate", "Probability of a non-linear intensity curve in a pair.", _RATE),
+    ("--invert-rate", "Probability that an intensity curve is inverted.", _RATE),
+    ("--paint-rate", "Probability of in-painting or out-painting in a pair.", _RATE),
+    ("--inpaint-share", "Probability that a painted pair is in-painted rather than out-painted.", _RATE),
+    ("--inpaint-windows", "Maximum number of in-painting windows.", options.at_least_1),
+    ("--inpaint-continue", "Probability of drawing another in-painting window.", _RATE),
+    (
+        "--inpaint-edges",
+        "Smallest and largest edge of an in-painting window in voxels, such as L//6,L//3.",
+        _RULES,
+    ),
+    ("--inpaint-fill", "Content that fills an in-painting window.", _FILL),
+    ("--outpaint-windows", "Maximum number of windows that out-painting keeps.", options.at_least_1),
+    ("--outpaint-continue", "Probability of keeping another window in out-painting.", _RATE),
+    (
+        "--outpaint-margins",
+        "Range of the voxels r removed from a cube edge L to get a kept edge L - r, such as 3L//7,4L//7.",
+        _RULES,
+    ),
+    ("--outpaint-fill", "Content that fills the region outside the kept windows.", _FILL),
 )
 
 
 @click.command(cls=options.Resumable, short_help="Cube store -> pair store.")
 @click.argument("cubes", type=options.made_store)
 @click.argument("pairs", type=options.path)
-@options.option("--recipe", "genesis, official-2020, official-2019 or paper.", str, "genesis", metavar="NAME")
-@options.option("--variants", "Degraded copies of every cube.", int, 1)
-@options.option("--seed", "Another seed draws other degradations.", int, 0)
-@options.grouped("Recipe, parameter by parameter", *(options.option(*one) for one in RECIPE_OPTIONS))
-@options.work_options("Threads at work. [default: one a core]")
+@options.option(
+    "--recipe",
+    "Degradation recipe: genesis, official-2020, official-2019 or paper.",
+    str,
+    "genesis",
+    metavar="NAME",
+)
+@options.option("--variants", "Number of degraded copies per cube, 1 to 10000.", int, 1)
+@options.option("--seed", "Random seed for drawing degradations.", int, 0)
+@options.grouped(
+    "Single recipe parameters (default: the value in --recipe)",
+    *(options.option(*one) for one in RECIPE_OPTIONS),
+)
+@options.work_options("Number of threads. [default: one per core]")
 def degrade(
     cubes: Path | str, pairs: Path, recipe: str, variants: int, seed: int, dry_run: bool, **given: Any
 ) -> None:
-    """Degrade every cube of CUBES, once a variant, into the pair store PAIRS.
+    """Degrade every cube of CUBES, once per variant, into the pair store PAIRS.
 
-    Interrupted, the same command goes on; finished, it makes damaged files again, and else does nothing.
-    Recipes: genesis, official-2020, official-2019, paper; any parameter of one can be given in its place, as
-    in --nonlinear-rate 0.5.
+    Run the same command again to resume. On a finished store it repairs damaged files; otherwise it does
+    nothing. Choose a recipe (genesis, official-2020, official-2019 or paper) and override any of its
+    parameters, for example with --nonlinear-rate 0.5.
 
     \b
     Example:

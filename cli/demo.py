@@ -56,15 +56,15 @@ _NOTE = (
 )
 
 
-@click.command(cls=options.Command, short_help="The whole journey in minutes, and a page of it.")
+@click.command(cls=options.Command, short_help="Run all steps in minutes and show them on one page.")
 @click.argument("folder", type=options.path, metavar="DIR")
-@options.option("--seed", "Of the network's first weights and of the order.", int, 0)
+@options.option("--seed", "Random seed for the initial weights and the order of the cubes.", int, 0)
 @options.json_option
 def demo(folder: Path, seed: int) -> None:
-    """Make practice scans, cut cubes, degrade them, train, and show it all on the page DIR/index.html.
+    """Make practice scans, cut cubes, degrade them, train, and show the results on DIR/index.html.
 
-    It takes about three minutes on two cores, and nothing from elsewhere. The scans, the stores and the run
-    stay in DIR, to be looked at with the other commands.
+    The demo takes about three minutes on two cores and downloads nothing. The scans, the stores and the run
+    stay in DIR, so that you can explore them with the other commands.
 
     \b
     Example:

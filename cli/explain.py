@@ -14,21 +14,21 @@ from genesis_toolkit.pipeline.progress import Bars
 _WANTED = 32  # the default of extract-cubes --cubes-per-scan
 
 
-@click.command(cls=options.Command, short_help="Why a scan gives the cubes it gives.")
+@click.command(cls=options.Command, short_help="Explain why a scan gives the cubes it gives.")
 @click.argument("scan", type=options.scan)
 @options.rule_options
 @options.option(
     "--png",
-    "Also draw where cubes may lie, over three slices.",
+    "Also draw a map of the allowed cube positions over three slices into this PNG file.",
     click.Path(path_type=Path, dir_okay=False),
     metavar="MAP",
 )
 @options.json_option
 def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
-    """Say why SCAN gives the cubes it gives, and what other settings would give.
+    """Explain where cubes can be cut from SCAN, and what other settings would change.
 
-    SCAN is a file, a folder with one scan, such as that of a DICOM series, or folder#label as tables show it
-    where a folder holds several series. It is found and read as extract-cubes does it.
+    SCAN is a file, a folder with one scan (such as a DICOM series), or folder#label, as tables show it, if a
+    folder holds several series. It is found and read in the same way as by extract-cubes.
 
     \b
     Example:

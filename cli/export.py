@@ -11,7 +11,7 @@ from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.absent import check_run
 
 
-@click.command(cls=options.Command, short_help="A run -> weights in formats of others.")
+@click.command(cls=options.Command, short_help="Run -> weights in other formats.")
 @click.argument("run", type=options.There(Path, check_run))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -19,24 +19,26 @@ from genesis_toolkit.pipeline.absent import check_run
     "kind",
     required=True,
     type=click.Choice(["official", "nnssl", "state-dict", "safetensors"]),
-    help="official: as the method's authors publish; nnssl: for nnU-Net v2; state-dict: torch's tensors by "
-    "name; safetensors: the same, without pickle.",
+    help="File format. official: that of the method's authors; nnssl: for nnU-Net v2; state-dict: torch "
+    "tensors by name; safetensors: the same without pickle.",
 )
 @click.option(
     "--part",
     default="network",
     show_default=True,
     type=click.Choice(["network", "encoder"]),
-    help="encoder: without decoder and head, as state-dict or safetensors.",
+    help="Part to export; encoder leaves out decoder and head (state-dict or safetensors only).",
 )
-@options.option("--folder", "Make OUT a folder that also holds nnU-Net's plan (--format nnssl).", bool)
-@options.option("--overwrite", "Replace OUT and its card.", bool)
+@options.option(
+    "--folder", "With --format nnssl: write OUT as a folder that also holds nnU-Net's plan.", bool
+)
+@options.option("--overwrite", "Replace an existing OUT and its card.", bool)
 @options.json_option
 def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: bool) -> None:
     """Write the best weights of RUN to the file OUT, and a model card to OUT.md.
 
-    RUN is a folder that pretrain made, or a finished one that finetune made. The card describes the store,
-    the parameters, the losses or scores, and how to load the file. A fine-tuned network is written as
+    RUN is the folder of a pre-training run or of a finished fine-tuning run. The card describes the store,
+    the parameters, the losses or scores, and how to load the file. A fine-tuned network can be exported as
     state-dict or safetensors.
 
     \b

@@ -14,13 +14,15 @@ from genesis_toolkit.pipeline.wording import counted
 @click.command(cls=options.Command, short_help="Cube store -> the authors' cube files.")
 @click.argument("cubes", type=options.made_store)
 @click.argument("folder", type=options.path, metavar="DIR")
-@options.option("--dtype", "Of the values; the authors publish float64.", ["float64", "float32"], "float64")
-@options.option("--overwrite", "Replace files that hold something else.", bool)
+@options.option(
+    "--dtype", "Type of the values; the authors publish float64.", ["float64", "float32"], "float64"
+)
+@options.option("--overwrite", "Replace existing files with other content.", bool)
 @options.json_option
 def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool) -> None:
-    """Write the cubes of CUBES into DIR as the method's authors publish theirs, one file a subset.
+    """Write the cubes of CUBES into DIR in the authors' own format, one file per subset.
 
-    The values are (HU + 1000) / 2000. A file that is there already with this content is left as it is.
+    The values are (HU + 1000) / 2000. A file that already has the right content is left unchanged.
 
     \b
     Example:

@@ -36,15 +36,15 @@ _OF_SCANS = {
 
 
 def _subsets(text: str) -> tuple[int, ...]:
-    """LUNA16 subsets, each once, in order, as in `0-6` or `0,3,8-9`."""
+    """Return the LUNA16 subsets of a list such as `0-6` or `0,3,8-9`, each once, in order."""
     subsets: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not (first.isdecimal() and (not dash or last.isdecimal())):
-            raise click.BadParameter(f"{text!r}: write subsets as in 0-6 or 0,3,8-9.")
+            raise click.BadParameter(f"{text!r} must be a list of subsets such as 0-6 or 0,3,8-9.")
         low, high = int(first), int(last if dash else first)
         if not low <= high <= 9:
-            raise click.BadParameter(f"{text!r}: LUNA16 has the subsets 0 to 9.")
+            raise click.BadParameter(f"{text!r}: subsets of LUNA16 must be between 0 and 9, in rising order.")
         subsets.update(range(low, high + 1))
     return tuple(sorted(subsets))
 
@@ -52,52 +52,70 @@ def _subsets(text: str) -> tuple[int, ...]:
 @click.command(cls=options.Resumable, short_help="Scans -> cube store.")
 @click.argument("source", type=options.scans)
 @click.argument("cubes", type=options.path)
-@options.option(
-    "--layout",
-    "luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, .nrrd in any folders; nih: "
-    "the X-ray images of NIH ChestX-ray14; images: X-rays as PNG, JPEG or DICOM in any folders.",
-    ["auto", "luna16", "files", "nih", "images"],
-    "auto",
-)
-@options.option(
-    "--subsets", "LUNA16 subsets to take; 7-9 are a test set. [default: 0-6]", _subsets, metavar="LIST"
-)
-@options.option("--split", "NIH's official list to take. [default: train_val]", ["train_val", "test", "all"])
-@options.option(
-    "--cubes-per-scan",
-    "Cubes drawn in every scan; crops of an X-ray image. [default: 32; of images: the whole one, resized]",
-    int,
+@options.grouped(
+    "Scans",
+    options.option(
+        "--layout",
+        "Organisation of SOURCE. luna16: subset0 .. subset9; files: DICOM, .mhd, .mha, .nii, .nii.gz, "
+        ".nrrd in any folders; nih: NIH ChestX-ray14; images: X-rays as PNG, JPEG or DICOM in any folders.",
+        ["auto", "luna16", "files", "nih", "images"],
+        "auto",
+    ),
+    options.option(
+        "--subsets",
+        "LUNA16 subsets to use; 7-9 are reserved for testing. [default: 0-6]",
+        _subsets,
+        metavar="LIST",
+    ),
+    options.option(
+        "--split", "Official NIH list of images to use. [default: train_val]", ["train_val", "test", "all"]
+    ),
+    options.split_file_option,
+    options.option(
+        "--part",
+        "Process part K of N of the scans, such as 1/8, in an array job; join the stores with merge.",
+        metavar="K/N",
+    ),
+    options.option(
+        "--strict", "Stop at the first scan that fails instead of reporting it and going on.", bool
+    ),
 )
 @options.rule_options
-@options.option(
-    "--sampler", "official replays the authors' own draws, cube for cube.", ["uniform", "official"], "uniform"
+@options.grouped(
+    "Cubes",
+    options.option(
+        "--cubes-per-scan",
+        "Number of cubes per scan, or crops per X-ray image. [default: 32; images: all of it, resized]",
+        int,
+    ),
+    options.option(
+        "--sampler",
+        "How to draw cubes; official reproduces the authors' own random draws exactly.",
+        ["uniform", "official"],
+        "uniform",
+    ),
+    options.option("--seed", "Random seed for drawing cubes. [default: 0; official: 1]", int),
+    options.option(
+        "--spacing",
+        "Resample scans to this voxel spacing in mm before cutting.",
+        options.Listed("X,Y,Z", float, "lengths in mm"),
+    ),
+    options.option("--orient", "Reorient scans to these axes, such as LPS, before cutting.", metavar="AXES"),
+    options.option(
+        "--anonymize",
+        "Replace identifiers and paths by hashes under the key in KEYFILE, which is created if missing.",
+        options.path,
+        metavar="KEYFILE",
+    ),
 )
-@options.option("--seed", "Another seed draws other cubes. [default: 0; official: 1]", int)
-@options.option(
-    "--spacing", "Resample to this spacing in mm first.", options.Listed("X,Y,Z", float, "lengths in mm")
-)
-@options.option("--orient", "Turn to these axes first, as in LPS.", metavar="AXES")
-@options.option(
-    "--anonymize",
-    "Tell identifiers and paths as hashes under a key; KEYFILE is made if there is none.",
-    options.path,
-    metavar="KEYFILE",
-)
-@options.split_file_option
-@options.option(
-    "--part",
-    "Take one of N parts of the scans, as in 1/8, for an array job; merge puts them together.",
-    metavar="K/N",
-)
-@options.option("--strict", "Stop at the first scan that fails.", bool)
-@options.work_options("Scans at a time. [default: one a core]")
+@options.work_options("Number of scans processed at once. [default: one per core]")
 def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
-    """Cut cubes out of the scans in SOURCE, a folder or one file, into the cube store CUBES.
+    """Cut cubes from the scans in SOURCE, a folder or a single file, into the cube store CUBES.
 
-    A scan needs 265 x 265 x 96 voxels, or a smaller --border or --size. With two edges in --size slices are
-    cut. X-ray images (--layout nih or images) are taken whole, resized to 224 x 224 pixels or --size.
-    Interrupted, the same command goes on; finished, it makes damaged files again, takes in scans that were
-    added to SOURCE, and else does nothing.
+    A scan must have at least 265 x 265 x 96 voxels unless you lower --border or --size. If --size has two
+    numbers, the command cuts slices. X-ray images (--layout nih or images) are used whole, resized to
+    224 x 224 pixels or --size. Run the same command again to resume. On a finished store it repairs damaged
+    files and adds new scans from SOURCE; otherwise it does nothing.
 
     \b
     Examples:

@@ -30,7 +30,7 @@ def _negatives(text: str) -> int | None:
     try:
         return None if text == "all" else int(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} must be a number for each nodule, as in 10, or all.") from None
+        raise click.BadParameter(f"{text!r} must be a number per nodule, such as 10, or all.") from None
 
 
 @click.command(cls=options.Resumable, short_help="Scans -> labelled cubes.")
@@ -38,71 +38,78 @@ def _negatives(text: str) -> int | None:
 @click.argument("targets", type=options.path)
 @options.option(
     "--task",
-    "ncc: nodule or not, of LUNA16's candidates; segment: scans and masks; dxc: NIH's findings; "
-    "classify: columns of a table.",
+    "Target task. ncc: nodule or not, from LUNA16's candidates; segment: scans and masks; dxc: NIH's "
+    "findings; classify: labels from columns of a table.",
     ["ncc", "segment", "dxc", "classify"],
 )
 @options.option(
     "--label-table",
-    "classify: a CSV table with a row a scan or image, which one of its columns names.",
+    "classify: CSV table with one row per scan or image, and a column that names it.",
     options.path,
     metavar="CSV",
 )
 @options.option(
     "--label-columns",
-    "classify: columns that are labels, as in A,B or 'Patient Age>60'; empty cells are unknown.",
+    "classify: label columns, such as A,B or 'Patient Age>60'; empty cells count as unknown.",
     _columns,
     metavar="A,B",
 )
 @options.option(
     "--size",
-    "Edges of a cube in voxels, of an image in pixels. [default: 64,64,32; of images: 224,224]",
+    "Size of a cube in voxels, or of an image in pixels. [default: 64,64,32; images: 224,224]",
     options.Listed("X,Y[,Z]"),
 )
-@options.option("--hu", "HU window to clip to. [default: -1000,1000]", options.Listed("LOW,HIGH"))
+@options.option(
+    "--hu",
+    "CT only: window in HU to which voxels are clipped. [default: -1000,1000]",
+    options.Listed("LOW,HIGH"),
+)
 @options.option(
     "--window",
-    "segment, classify: for MR, values or percentiles that become -1000,1000, as in p0.5,p99.5.",
+    "segment, classify: MR only: values or percentiles to map to -1000,1000, such as p0.5,p99.5.",
     options.window_ends,
     metavar="LOW,HIGH",
 )
 @options.option(
     "--negatives",
-    "ncc: candidates that are no nodule, for each that is; or all. [default: 10]",
+    "ncc: number of non-nodule candidates per nodule, or all. [default: 10]",
     _negatives,
     metavar="N",
 )
 @options.option(
     "--masks",
-    "segment: masks, named as their scans. [default: LUNA16's seg-lungs-LUNA16]",
+    "segment: folder of masks with the names of their scans. [default: LUNA16's seg-lungs-LUNA16]",
     options.path,
     metavar="DIR",
 )
 @options.option(
     "--foreground",
-    "segment: values of a mask that are foreground, as in 1,2. [default: all but 0]",
+    "segment: mask values that count as foreground, such as 1,2. [default: all but 0]",
     options.Listed("LIST"),
 )
 @options.option(
     "--cubes-per-scan",
-    "segment, classify: cubes drawn in every scan. [default: 32; classify: the whole scan, averaged]",
+    "segment, classify: number of cubes per scan. [default: 32; classify: the whole scan, averaged]",
     int,
 )
 @options.option(
     "--layout",
-    "segment, classify: how SOURCE is laid out, as for extract-cubes. [default: auto]",
+    "segment, classify: organisation of SOURCE; see extract-cubes --help. [default: auto]",
     ["auto", "luna16", "files", "nih", "images"],
 )
-@options.option("--seed", "ncc, segment, classify: another seed draws others. [default: 0]", int)
+@options.option(
+    "--seed", "ncc, segment, classify: random seed for drawing candidates or cubes. [default: 0]", int
+)
 @options.split_file_option
-@options.work_options("Scans at a time. [default: one a core]")
+@options.work_options("Number of scans processed at once. [default: one per core]")
 def extract_targets(source: Path, targets: Path, task: str | None, dry_run: bool, **given: Any) -> None:
-    """Cut labelled cubes of one task out of SOURCE into the target store TARGETS.
+    """Cut labelled cubes for one task from SOURCE into the target store TARGETS.
 
-    ncc: a cube around each of LUNA16's nodule candidates (candidates_V2.csv), subsets 0-4 train, 5-6
-    validate, 7-9 test. segment: cubes of scans with the same boxes of their masks. dxc: NIH's X-ray images
-    with the fourteen findings of their table, split by NIH's lists. classify, which --label-table means too:
-    scans or X-ray images with labels from any columns of any table. Interrupted, the same command goes on.
+    ncc: one cube around each of LUNA16's nodule candidates (candidates_V2.csv); subsets 0-4 are for training,
+    5-6 for validation, 7-9 for testing. segment: cubes of scans with the matching cubes of their masks. dxc:
+    NIH's X-ray images with the fourteen findings of their table, split by NIH's lists. classify (implied by
+    --label-table): scans or X-ray images with labels from columns of any table. Run the same command again
+    to resume.
 
     \b
     Examples:
@@ -144,7 +151,7 @@ def _parameters(source: Path, task: str | None, given: dict[str, Any]) -> "Targe
     task = task or ("classify" if "label_table" in given else None)
     if task is None:
         raise gt.CallError(
-            "Missing option '--task'. Give ncc, segment, dxc or classify, as in --task segment."
+            "Missing option '--task'. Give ncc, segment, dxc or classify, for example --task segment."
         )
     layout = given.get("layout", "auto")
     if layout == "auto" and task == "classify" and layout_of(source) == "nih":

@@ -23,14 +23,16 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS
 @options.out_option
 @options.option(
     "--weights",
-    "Weights to begin with: a run, a checkpoint, the authors' .pt, or a ResNet-18.  [default: scratch]",
+    "Initial weights: a run, a checkpoint, the authors' .pt file, or a ResNet-18.  [default: from scratch]",
     options.path,
     metavar="W",
 )
 @options.option(
-    "--network", "From scratch: which network.  [default: unet3d, or unet2d for images]", NETWORKS
+    "--network",
+    "Architecture when training from scratch.  [default: unet3d, or unet2d for images]",
+    NETWORKS,
 )
-@options.option("--width", "From scratch: channels of the first convolution.", int)
+@options.option("--width", "Number of channels of the first convolution when training from scratch.", int)
 @options.finetuning_options
 @options.dry_run_training
 @options.overwrite_run
@@ -38,10 +40,10 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS
 def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **given: Any) -> None:
     """Fine-tune a network on the task of TARGETS, and evaluate it on the test fold.
 
-    TARGETS is a store that genesis-prep extract-targets made; it tells the task. A classifier is the encoder
-    with a new head, a segmenter the whole network with a new last convolution. The network of the last step
-    is evaluated on the test fold: RUN gets the result (result.json), that network (best.pt), the losses of
-    every epoch (losses.jsonl) and a checkpoint (last.pt). Interrupted, the same command goes on.
+    TARGETS is a store from genesis-prep extract-targets, which also records the task. Classification uses the
+    encoder with a new head, segmentation the whole network with a new last convolution. The network of the
+    last step is evaluated on the test fold. RUN receives the result (result.json), that network (best.pt),
+    the losses of every epoch (losses.jsonl) and a checkpoint (last.pt). Run the same command again to resume.
 
     \b
     Example:

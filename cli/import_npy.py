@@ -17,10 +17,10 @@ from genesis_toolkit.pipeline.wording import counted
 @options.overwrite_store
 @options.json_option
 def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwrite: bool) -> None:
-    """Make the cube store CUBES of FILES as the method's authors publish them, exactly.
+    """Convert FILES in the authors' own format into the cube store CUBES without any loss.
 
-    The files are named as bat_32_s_64x64x32_0.npy, the last number being the LUNA16 subset, and hold
-    (HU + 1000) / 2000. Interrupted, the same command goes on.
+    The files have names such as bat_32_s_64x64x32_0.npy, where the last number is the LUNA16 subset, and hold
+    (HU + 1000) / 2000. Run the same command again to resume.
 
     \b
     Example:

@@ -10,17 +10,17 @@ from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Resumable, short_help="Cube stores made apart -> one.")
+@click.command(cls=options.Resumable, short_help="Several cube stores -> one.")
 @click.argument("stores", type=options.made_store, nargs=-1, required=True, metavar="STORE...")
 @click.argument("out", type=options.path)
 @options.threads_option
 @options.overwrite_store
 @options.json_option
 def merge(stores: tuple[str | Path, ...], out: Path, workers: int | None, overwrite: bool) -> None:
-    """Put the cube stores STORE... together into OUT, one after the other, decoding no voxel.
+    """Join the cube stores STORE... into OUT, one after the other, without decoding any voxel.
 
-    They must have been made with the same parameters, and no scan may stand in two of them. Interrupted, the
-    same command goes on.
+    All stores must have been made with the same parameters, and no scan may occur in two of them. Run the
+    same command again to resume.
 
     \b
     Example:

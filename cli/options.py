@@ -1,4 +1,4 @@
-"""What commands take: kinds of values, options that several commands share, and their groups in --help."""
+"""Kinds of values, options shared by several commands, and their groups in --help."""
 
 from collections.abc import Callable
 from functools import partial
@@ -181,71 +181,87 @@ json_option = option(
     expose_value=False,
     callback=lambda context, _, given: context.meta.update({AS_JSON: given}),
 )
-overwrite_store = option("--overwrite", "Replace a store that is there; begin unfinished work again.", bool)
+overwrite_store = option(
+    "--overwrite", "Replace an existing store and restart unfinished work from scratch.", bool
+)
 split_file_option = option(
     "--split-file",
-    "A CSV table with the columns scan,part: train, validation, test or exclude. Overrides all other splits.",
+    "CSV table with columns scan,part (train, validation, test or exclude) that overrides all other splits.",
     path,
     metavar="CSV",
 )
-overwrite_run = option("--overwrite", "Begin again, and throw an earlier run in --out away.", bool)
+overwrite_run = option("--overwrite", "Discard an earlier run in --out and start again.", bool)
 dry_run_training = option(
-    "--dry-run", "Say what would be trained and how large it is, and write nothing.", bool
+    "--dry-run", "Show what would be trained and how large it is without writing anything.", bool
 )
-out_option = option("--out", "The folder of the run.", path, metavar="RUN", required=True)
-threads_option = option("--workers", "Threads at work. [default: one a core, 8 at most]", at_least_1)
+out_option = option(
+    "--out", "Folder of the run; it is created if needed.", path, metavar="RUN", required=True
+)
+threads_option = option("--workers", "Number of threads. [default: one per core, at most 8]", at_least_1)
 device_option = option(
     "--device",
-    "Where the network works; auto takes CUDA where there is one.",
+    "Device that runs the network; auto uses CUDA if available.",
     ["auto", "cpu", "cuda"],
     "auto",
 )
 
 #: What says where a scan may be cut (METHOD.md section 2).
 rule_options = grouped(
-    "Where cubes may lie",
+    "Cube size and placement",
     option(
         "--size",
-        "Edges of a cube in voxels, or of a slice. [default: 64,64,32]",
+        "Cube size in voxels; two numbers cut 2D slices. [default: 64,64,32]",
         Listed("X,Y[,Z]"),
         "64,64,32",
     ),
     option(
-        "--plane", "Of slices, where --size has two edges. [default: axial]", ["axial", "coronal", "sagittal"]
+        "--plane",
+        "Plane of 2D slices, used if --size has two numbers. [default: axial]",
+        ["axial", "coronal", "sagittal"],
     ),
-    option("--hu", "HU window to clip to. [default: -1000,1000]", Listed("LOW,HIGH"), "-1000,1000"),
+    option(
+        "--hu",
+        "CT only: window in HU to which voxels are clipped. [default: -1000,1000]",
+        Listed("LOW,HIGH"),
+        "-1000,1000",
+    ),
     option(
         "--window",
-        "For MR: values or percentiles of a scan that become -1000,1000, as in p0.5,p99.5.",
+        "MR only: values or percentiles of a scan to map to -1000,1000, such as p0.5,p99.5.",
         window_ends,
         metavar="LOW,HIGH",
     ),
     option(
         "--border",
-        "Voxels at each side that no cube touches. [default: 100,100,30]",
+        "Margin in voxels on each side of a scan that cubes must not touch. [default: 100,100,30]",
         Listed("X,Y,Z"),
         "100,100,30",
     ),
     option(
         "--max-tissue",
-        "Highest tissue score, 0..1; in slices air counts too. [default: 0.15; slices: 0.7; MR: 1]",
+        "Highest tissue score, 0 to 1; in slices air counts as well. [default: 0.15; slices: 0.7; MR: 1]",
         float,
     ),
-    option("--min-tissue", "Lowest tissue score of a cube.", float, 0.0),
+    option(
+        "--min-tissue",
+        "Lowest tissue score of a cube, 0 to 1; raise it to leave out cubes of air.",
+        float,
+        0.0,
+    ),
 )
 
 
 def work_options(workers: str) -> Option:
-    """What says who does the work and how it is told; `workers` is that option's help."""
+    """Return the options for workers and output; `workers` is the help text of that option."""
     return grouped(
         "Work and output",
         option("--workers", workers, at_least_1),
         option(
             "--scheduler",
-            "Work on a dask cluster: its scheduler's address or scheduler file.",
+            "Address or scheduler file of a dask cluster to work on instead of this machine.",
             metavar="ADDRESS",
         ),
-        option("--dry-run", "Say what it would come to, and write nothing.", bool),
+        option("--dry-run", "Estimate the output, disk space and time without writing anything.", bool),
         overwrite_store,
         json_option,
     )
@@ -258,38 +274,58 @@ finetuning_options = grouped(
     "Fine-tuning",
     option(
         "--labels",
-        "Train on this share of the training cases (scans or images), or on so many of them.",
+        "Share (10%) or number (20) of training cases, scans or images, to train on.",
         str,
         labels_words(_DEFAULT.labels),
         metavar="10%|N",
     ),
-    option("--steps", f"Train for so many steps. [default: {DEFAULT_STEPS}]", int),
-    option("--epochs", "Train for so many passes over the labelled cubes instead.", int),
+    option("--steps", f"Number of training steps. [default: {DEFAULT_STEPS}]", int),
+    option("--epochs", "Number of passes over the labelled cubes; use it instead of --steps.", int),
     setting(
-        _DEFAULT, "--select", "Evaluate the network of the last step or of the best validated epoch.", SELECTS
+        _DEFAULT,
+        "--select",
+        "Network to evaluate: that of the last step or of the epoch with the best validation.",
+        SELECTS,
     ),
-    option("--patience", "With --select best: stop after so many epochs without a better one.", int),
+    option("--patience", "With --select best: stop after this many epochs without improvement.", int),
     option(
-        "--at-steps", "Evaluate on the test fold after these steps as well.", Listed("N,.."), metavar="N,.."
+        "--at-steps",
+        "Also evaluate on the test fold after each of these steps.",
+        Listed("N,.."),
+        metavar="N,..",
     ),
-    setting(_DEFAULT, "--batch-size", "Cubes a batch, at most."),
-    setting(_DEFAULT, "--lr", "Adam's highest learning rate."),
-    setting(_DEFAULT, "--schedule", "How the learning rate falls.", SCHEDULES),
-    option("--warmup", "Let it rise over so many steps. [default: a tenth of them, at most 50]", int),
+    setting(_DEFAULT, "--batch-size", "Maximum number of cubes per batch; lower it if memory runs out."),
+    setting(_DEFAULT, "--lr", "Peak learning rate of Adam."),
+    setting(_DEFAULT, "--schedule", "Decay of the learning rate after the warm-up.", SCHEDULES),
+    option(
+        "--warmup",
+        "Number of warm-up steps for the learning rate. [default: a tenth of all steps, at most 50]",
+        int,
+    ),
     option(
         "--augment/--no-augment",
-        "Flip, shift, turn and tint the training cubes at random. [default: augment]",
+        "Flip, shift, rotate and re-scale the intensities of training cubes at random. [default: augment]",
         default=True,
     ),
-    setting(_DEFAULT, "--head", "What a classifier sees: the deepest level, or all levels.", HEADS),
+    setting(_DEFAULT, "--head", "Encoder levels that a classifier sees: the deepest only, or all.", HEADS),
     option(
         "--keep",
-        "Which pre-trained parts a segmenter begins with. [default: all-but-last level of the decoder]",
+        "Pre-trained parts a segmentation network keeps. [default: all-but-last level of the decoder]",
         KEEPS,
     ),
-    option("--freeze-encoder", "Keep the encoder: a linear probe, or only the decoder is trained.", bool),
-    setting(_DEFAULT, "--precision", "bf16 and fp16 are mixed; tf32 rounds products.", PRECISIONS),
-    setting(_DEFAULT, "--seed", "Of the labelled scans, first weights, order and augmentation."),
+    option(
+        "--freeze-encoder",
+        "Freeze the encoder; train only the head (classification, a linear probe) or decoder (segmentation).",
+        bool,
+    ),
+    setting(
+        _DEFAULT, "--precision", "Arithmetic: bf16 and fp16 mix precisions; tf32 rounds products.", PRECISIONS
+    ),
+    setting(
+        _DEFAULT,
+        "--seed",
+        "Random seed for choosing labelled scans, initial weights, order and augmentation.",
+    ),
     device_option,
 )
 

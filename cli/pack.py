@@ -8,12 +8,12 @@ import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 
 
-@click.command(cls=options.Command, short_help="A store in one file.")
+@click.command(cls=options.Command, short_help="Store -> one archive file.")
 @click.argument("store", type=options.made_here)
 @click.argument("archive", type=options.path, metavar="ARCHIVE.zip")
-@options.option("--overwrite", "Replace a file that is there.", bool)
+@options.option("--overwrite", "Replace an existing archive.", bool)
 def pack(store: Path, archive: Path, overwrite: bool) -> None:
-    """Put STORE into one archive, which every command reads as it reads the folder. Nothing is unpacked.
+    """Pack STORE into a single archive, which every command can read without unpacking it.
 
     \b
     Example:

@@ -17,23 +17,26 @@ _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
 @click.command(cls=options.Resumable, short_help="Write practice chest CT scans or radiographs.")
 @click.argument("folder", type=options.path, metavar="DIR")
 @options.option(
-    "--layout", "luna16: CT scans; nih: radiographs, as NIH ChestX-ray14.", ["luna16", "nih"], "luna16"
+    "--layout",
+    "Kind of practice data. luna16: CT scans; nih: radiographs organised like NIH ChestX-ray14.",
+    ["luna16", "nih"],
+    "luna16",
 )
-@options.option("--scans", "How many scans or images. [default: 10; nih: 100]", int)
+@options.option("--scans", "Number of scans or images. [default: 10; nih: 100]", int)
 @options.option(
     "--shape",
-    "Voxels of a scan, pixels of an image. [default: 320,320,128; nih: 1024,1024]",
+    "Size of a scan in voxels, or of an image in pixels. [default: 320,320,128; nih: 1024,1024]",
     options.Listed("X,Y[,Z]"),
 )
-@options.option("--seed", "Another seed gives other patients.", int, 0)
+@options.option("--seed", "Random seed for the simulated patients.", int, 0)
 def phantom(folder: Path, layout: str, **given: Any) -> None:
-    """Write practice chest CT scans into DIR, laid out as LUNA16, with nodules and their tables.
+    """Write practice chest CT scans into DIR, organised like LUNA16, with nodules and their tables.
 
-    Beside the ten subsets lie masks on the scans' grids, 1 inside and 0 outside: seg-lungs-LUNA16 of the
-    lungs, seg-nodules of the nodules.
+    Next to the ten subsets, the command writes masks on the grids of the scans (1 inside, 0 outside):
+    seg-lungs-LUNA16 for the lungs and seg-nodules for the nodules.
 
-    With --layout nih: chest radiographs of 3.4 images a patient, the table with the findings that were put
-    in (seven of NIH's fourteen), and the lists of the two splits. The images are dealt to folders of 20.
+    With --layout nih it writes chest radiographs (3.4 images per patient on average, in folders of 20), the
+    table of their simulated findings (seven of NIH's fourteen), and the lists of the two splits.
 
     \b
     Examples:

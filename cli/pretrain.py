@@ -26,44 +26,70 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 @options.out_option
 @options.grouped(
     "Training",
-    options.setting(_PUBLISHED, "--epochs", "At most so many epochs."),
-    options.setting(_PUBLISHED, "--patience", "Stop after so many epochs without a better validation loss."),
-    options.option("--max-steps", "At most so many steps, the last epoch cut short.", int),
-    options.option("--overfit", "Train and validate on N fixed cubes, as a check.", int, metavar="N"),
-    options.setting(_PUBLISHED, "--batch-size", "Cubes a batch, at most."),
-    options.option("--optimiser", "SGD has momentum 0.9.  [default: sgd, or adam for unet2d]", OPTIMISERS),
+    options.setting(_PUBLISHED, "--epochs", "Maximum number of epochs; raise it to continue a finished run."),
+    options.setting(
+        _PUBLISHED, "--patience", "Stop after this many epochs without a better validation loss."
+    ),
+    options.option("--max-steps", "Maximum number of steps, even in the middle of an epoch.", int),
+    options.option(
+        "--overfit",
+        "Train and validate on the same N fixed cubes to check that the network can learn.",
+        int,
+        metavar="N",
+    ),
+    options.setting(
+        _PUBLISHED, "--batch-size", "Maximum number of cubes per batch; lower it if memory runs out."
+    ),
+    options.option(
+        "--optimiser", "Optimiser; SGD uses momentum 0.9.  [default: sgd, or adam for unet2d]", OPTIMISERS
+    ),
     options.option(
         "--lr",
-        "Learning rate; take 0.1 where SGD gives one value only.  [default: 1.0, or 0.001 with Adam]",
+        "Learning rate; use 0.1 if SGD gets stuck at a constant output.  [default: 1.0, or 0.001 with Adam]",
         float,
     ),
     options.setting(
-        _PUBLISHED, "--schedule", "Halve it every 40 epochs, or a cosine to the last step.", SCHEDULES
+        _PUBLISHED,
+        "--schedule",
+        "Learning-rate schedule: halve it every 40 epochs, or follow a cosine to the last step.",
+        SCHEDULES,
     ),
-    options.setting(_PUBLISHED, "--warmup", "Let it rise over so many steps."),
-    options.option("--clip-norm", "Scale longer gradients down to this length.", float),
-    options.option("--ema", "Evaluate and keep a moving average of the weights.", float, metavar="DECAY"),
+    options.setting(_PUBLISHED, "--warmup", "Number of warm-up steps for the learning rate."),
+    options.option(
+        "--clip-norm", "Largest norm of a gradient; longer ones are scaled down. [default: no limit]", float
+    ),
+    options.option(
+        "--ema",
+        "Decay of a moving average of the weights, which is then evaluated and saved. [default: none]",
+        float,
+        metavar="DECAY",
+    ),
     options.setting(
-        _PUBLISHED, "--drop-skips", "Chance of each skip connection to be zero in a step; 0.5 for small data."
+        _PUBLISHED,
+        "--drop-skips",
+        "Probability of zeroing each skip connection in a step; try 0.5 on small data.",
     ),
-    options.setting(_PUBLISHED, "--seed", "Of the first weights and of the order."),
-    options.option("--recipe", "Of degradations on the fly, for a cube store only.  [default: genesis]"),
+    options.setting(_PUBLISHED, "--seed", "Random seed for the initial weights and the order of the cubes."),
+    options.option(
+        "--recipe",
+        "Recipe for degrading a cube store on the fly; a pair store has its own.  [default: genesis]",
+    ),
 )
 @options.grouped(
     "Network",
     options.option(
         "--network",
-        "The U-Net of the papers or one of nnU-Net's.  [default: unet3d, or unet2d for a 2D store]",
+        "Architecture: the papers' U-Net or one of nnU-Net's.  [default: unet3d, or unet2d for 2D stores]",
         NETWORKS,
     ),
     options.option(
         "--width",
-        "Channels of the first convolution.  [default: the published 32, or 64 for unet2d: ResNet-18]",
+        "Channels of the first convolution.  [default: the published 32, or 64 for unet2d (ResNet-18)]",
         int,
     ),
     options.option(
         "--initial-encoder",
-        "Weights that the encoder of unet2d begins with: a ResNet-18 under torchvision's names.",
+        "Initial weights for the encoder of unet2d: a ResNet-18 with torchvision's tensor names.",
         options.path,
         metavar="FILE",
     ),
@@ -71,21 +97,30 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 @options.grouped(
     "Machine",
     options.device_option,
-    options.setting(_HERE, "--devices", "Processes, one a GPU, to share each batch."),
-    options.setting(_PUBLISHED, "--precision", "bf16 and fp16 are mixed; tf32 rounds products.", PRECISIONS),
-    options.option("--fast", "Let cuDNN choose by speed: no longer the same bits every time.", bool),
-    options.option("--compile", "Let torch compile the network first.", bool),
+    options.setting(_HERE, "--devices", "Number of processes, one per GPU, that share each batch."),
+    options.setting(
+        _PUBLISHED,
+        "--precision",
+        "Arithmetic: bf16 and fp16 mix precisions; tf32 rounds products.",
+        PRECISIONS,
+    ),
+    options.option(
+        "--fast", "Let cuDNN pick its fastest algorithms; results then differ slightly from run to run.", bool
+    ),
+    options.option("--compile", "Compile the network with torch before training.", bool),
     options.option(
         "--channels-last/--no-channels-last",
-        "Order of the voxels in memory.  [default: channels last on the CPU]",
+        "Memory layout of the voxels.  [default: channels last on the CPU]",
     ),
 )
 @options.grouped(
     "Run",
-    options.option("--save-steps", "Write last.pt after every so many steps as well.", int),
-    options.setting(_HERE, "--save-seconds", "And after so many seconds."),
-    options.option("--tensorboard", "Write events for TensorBoard into RUN.", bool),
-    options.option("--profile", "Write where the time of a few steps goes into RUN.", bool),
+    options.option(
+        "--save-steps", "Also save the checkpoint last.pt every this many steps. [default: off]", int
+    ),
+    options.setting(_HERE, "--save-seconds", "Also save the checkpoint last.pt every this many seconds."),
+    options.option("--tensorboard", "Write TensorBoard events into RUN.", bool),
+    options.option("--profile", "Profile a few steps and write the timings into RUN.", bool),
     options.dry_run_training,
     options.overwrite_run,
     options.json_option,
@@ -95,11 +130,11 @@ def pretrain(
 ) -> None:
     """Train a network to restore the degraded cubes of STORE.
 
-    STORE is a pair store, or a cube store, whose cubes are then degraded on the fly; of 3D cubes, or of 2D
-    slices and images. RUN gets the checkpoints (best.pt, last.pt), the losses of every epoch (losses.jsonl,
-    losses.png) and a picture of restored cubes (restored.png). The same command again goes on where it
-    stopped; a larger --epochs goes on with a finished run. Several GPUs: --devices, or torchrun, on one node
-    or more.
+    STORE is a pair store, or a cube store, whose cubes are then degraded on the fly. It may hold 3D cubes, 2D
+    slices or images. RUN receives the checkpoints (best.pt, last.pt), the losses of every epoch
+    (losses.jsonl, losses.png) and a picture of restored cubes (restored.png). Run the same command again to
+    resume; raise --epochs to continue a finished run. For several GPUs use --devices, or torchrun on one or
+    more nodes.
 
     \b
     Example:

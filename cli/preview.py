@@ -10,17 +10,17 @@ from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.progress import Bars
 
 
-@click.command(cls=options.Command, short_help="A contact sheet or a report of a store.")
+@click.command(cls=options.Command, short_help="Store -> contact sheet or report.")
 @click.argument("store", type=options.made_store)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@options.option("--rows", "How many cubes to show, taken evenly.", click.IntRange(1, 50), 6)
+@options.option("--rows", "Number of cubes to show, spread evenly over the store.", click.IntRange(1, 50), 6)
 def preview(store: Path | str, file: Path, rows: int) -> None:
-    """Draw a contact sheet of STORE into FILE.png, or write a report, one page in itself, into FILE.html.
+    """Draw a contact sheet of STORE into FILE.png, or write a self-contained report into FILE.html.
 
-    Of pairs the sheet shows each degradation alone and their combination. The report shows it too, with the
-    values and the substances that they name, the spacing, the tissue scores, where cubes were cut, scans that
-    were not used, and all parameters. Of a target store the sheet shows labels, folds and the outlines of
-    masks; there is no report.
+    For pairs, the sheet shows each degradation alone and their combination. The report adds the distribution
+    of values with the matching substances, the spacing, the tissue scores, the positions of the cubes, unused
+    scans, and all parameters. For a target store, the sheet shows labels, folds and the outlines of masks;
+    there is no report.
 
     \b
     Examples:

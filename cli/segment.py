@@ -11,19 +11,19 @@ from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.absent import check_scan
 
 
-@click.command(cls=options.Command, short_help="A scan -> its mask, by a fine-tuned network.")
+@click.command(cls=options.Command, short_help="Scan -> mask, with a fine-tuned network.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("scan", type=options.There(Path, check_scan))
 @click.argument("out", type=click.Path(path_type=Path))
 @options.device_option
-@options.option("--overwrite", "Replace OUT.", bool)
+@options.option("--overwrite", "Replace an existing OUT.", bool)
 @options.json_option
 def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool) -> None:
     """Segment SCAN with the network of RUN, and write the mask OUT on the scan's own grid.
 
-    RUN is a folder that finetune made of a segmentation task. SCAN is a file, the folder of a DICOM series,
-    or folder#label as tables show it where a folder holds several series. OUT ends in .nii.gz, .nii, .mha or
-    .nrrd, and holds 1 for foreground and 0 else.
+    RUN is the folder of a fine-tuning run on a segmentation task. SCAN is a file, the folder of a DICOM
+    series, or folder#label, as tables show it, if a folder holds several series. OUT must end in .nii.gz,
+    .nii, .mha or .nrrd; it receives 1 for foreground and 0 elsewhere.
 
     \b
     Example:

@@ -12,19 +12,36 @@ from genesis_toolkit.cli.errors import BAD_DATA
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Command, short_help="Is a store sound?")
+@click.command(cls=options.Command, short_help="Check a store for damage.")
 @click.argument("store", type=options.made_store)
-@options.option("--source", "Compare it with the scans it was made from.", options.path, metavar="DIR")
-@options.option("--cubes", "Cut K random cubes again. [default: 32]", click.IntRange(min=0), metavar="K")
-@options.option("--anonymize", "The key that it was made with.", options.path, metavar="KEYFILE")
-@options.option("--replay", "Derive K random pairs again.", click.IntRange(min=0), 0, metavar="K")
+@options.option(
+    "--source",
+    "Also compare the store with the scans in DIR that it was made from.",
+    options.path,
+    metavar="DIR",
+)
+@options.option(
+    "--cubes",
+    "With --source: number of random cubes to cut again and compare. [default: 32]",
+    click.IntRange(min=0),
+    metavar="K",
+)
+@options.option(
+    "--anonymize",
+    "With --source: key file of a store made with --anonymize.",
+    options.path,
+    metavar="KEYFILE",
+)
+@options.option(
+    "--replay", "Number of random pairs to degrade again and compare.", click.IntRange(min=0), 0, metavar="K"
+)
 @options.json_option
 def verify(store: Path | str, cubes: int | None, replay: int, **given: Any) -> None:
-    """Look for all that is wrong with STORE: every file, every cube, every row of its tables.
+    """Check STORE for damage: every file, every cube and every row of its tables.
 
-    Exit code 0: it is sound. 1: it is damaged, and every finding is told. What extract-cubes or degrade
-    made is mended by the same call of it, which makes the damaged files again and leaves the others; a
-    target store is made again.
+    Exit code 0 means that the store is sound; 1 means that it is damaged, and every finding is listed. To
+    repair a store from extract-cubes or degrade, run the command that made it again: it rewrites only the
+    damaged files. Make a damaged target store anew with --overwrite.
 
     \b
     Example:

@@ -80,10 +80,12 @@ class CubeRule:
                 "edges, as in --size 224,224, or leave --plane out."
             )
         if len(self.border) != 3 or min(self.border) < 0:
-            raise CallError(f"--border {border}: three numbers x,y,z from 0 on, as in --border 100,100,30.")
+            raise CallError(
+                f"--border {border}: must be three numbers x,y,z of at least 0, such as 100,100,30."
+            )
         object.__setattr__(self, "max_tissue", self.most_tissue)
         if not 0 <= self.most_tissue <= 1:
-            raise CallError(f"--max-tissue {self.most_tissue}: a share from 0 to 1 is wanted, as in 0.15.")
+            raise CallError(f"--max-tissue {self.most_tissue}: must be between 0 and 1, such as 0.15.")
         if self.plane and self.min_tissue:
             raise CallError(
                 f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air counts like tissue, "

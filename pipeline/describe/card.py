@@ -1,7 +1,7 @@
-"""The dataset card: the README.md of a store, for those it is handed to and for hubs of datasets.
+"""The dataset card: the README.md of a store, for the people who receive it and for dataset hubs.
 
-The manifest covers it, so its bytes depend on what the store holds alone: no date, no versions, no name of a
-machine, of a folder or of the store itself.
+The manifest covers the card, so its bytes depend only on the contents of the store: no date, no versions, and
+no name of a machine, of a folder or of the store itself.
 """
 
 import json
@@ -24,7 +24,7 @@ US patent 11,922,628 B2 (issued 2024-03-05); the licence of this software grants
 patent."""
 
 #: Parameters of a cube store that `genesis-prep extract-cubes` takes as options of the same names; `plane`
-#: those of slices alone, `hu` or `window`.
+#: for slices only, and either `hu` or `window`.
 EXTRACT_OPTIONS = tuple(
     "layout subsets cubes_per_scan size plane hu window border max_tissue min_tissue sampler seed spacing "
     "orient".split()
@@ -40,9 +40,9 @@ _SPDX = re.compile(r"[A-Za-z0-9.+-]+")
 def dataset_card(
     contents: Contents, title: str = "", licence: str = "", citation: str = "", contact: str = ""
 ) -> str:
-    """A store's card: Markdown that begins with a YAML block, as hubs of datasets read it.
+    """Return the card of a store: Markdown that begins with the YAML block that dataset hubs read.
 
-    The texts are what those say who hand the store on (`publish.Publication`); empty ones are left out.
+    The texts come from the publisher of the store (`publish.Publication`); empty ones are left out.
     """
     parts = (
         _front_matter(contents, title, licence),
@@ -57,9 +57,9 @@ def dataset_card(
 
 
 def commands(contents: Contents) -> list[str]:
-    """The commands that make the store again; none where no command line can say what was done.
+    """Return the commands that reproduce the store; none if no command line can express what was done.
 
-    The options name every parameter, so that they mean the same when a default has changed.
+    The options name every parameter, so that the commands still mean the same after a default has changed.
     """
     cutting = contents.cutting
     if "imported" in cutting:
@@ -84,7 +84,7 @@ def commands(contents: Contents) -> list[str]:
 
 
 def _options_of(cutting: Mapping[str, Any]) -> list[str]:
-    """The options that name every parameter of an extraction; none where some parameter has no option."""
+    """Return the options that name every parameter of an extraction; none if a parameter has no option."""
     for options in (EXTRACT_OPTIONS, IMAGE_OPTIONS):
         names = [name for name in options if name in cutting or name not in _MAY_LACK]
         if set(names) == set(cutting) - {KEY}:
@@ -98,7 +98,7 @@ def _options(values: Mapping[str, Any]) -> list[str]:
 
 
 def _wrapped(words: Sequence[str]) -> str:
-    """A command in lines that are not too long; an option stays with its value."""
+    """Wrap a command into lines of moderate length; an option stays with its value."""
     lines = [words[0]]
     for word in words[1:]:
         if len(lines[-1]) + len(word) > _LONGEST_LINE:
@@ -125,7 +125,7 @@ tags:
 
 
 def _licence_lines(licence: str) -> str:
-    """How hubs are told of a licence: by its SPDX name in small letters, or as another one by its words."""
+    """Return the licence lines for hubs: an SPDX name in lower case, or `other` with the given words."""
     if not licence:
         return "license: unknown"
     if _SPDX.fullmatch(licence):
@@ -134,7 +134,7 @@ def _licence_lines(licence: str) -> str:
 
 
 def _size_category(rows: int) -> str:
-    """In which of the classes that hubs know a number of rows falls: `10K<n<100K`."""
+    """Return the size class of hubs that a number of rows falls into, such as `10K<n<100K`."""
     classes = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T"
     return [*classes.split(), "n>1T"][min(max(0, len(str(rows)) - 3), 10)]
 
@@ -147,23 +147,23 @@ def _loading(contents: Contents) -> str:
     return f"""\
 ## Load it
 
-The store is a Zarr v3 group, here under the name `{name}`. With zarr alone, `[{axes}]` in [0, 1]:
+The store is a Zarr v3 group, called `{name}` here. With zarr alone, `[{axes}]` scaled to [0, 1]:
 
 ```python
 {plain}```
 
-With genesis-toolkit, which made it:
+With genesis-toolkit, the software that made the store:
 
 ```python
 import genesis_toolkit as gt
 
-store = gt.open_store("{name}")  # or its archive, or its address
-{read} = store[0]  # whole numbers [{axes}]
+store = gt.open_store("{name}")  # a folder, an archive or an address
+{read} = store[0]  # integers [{axes}]
 low, high = store.window
 ```
 
-`genesis-train pretrain {name} --out run` trains from it. Whether all is as it was made, in its
-folder:
+To train on the store, run `genesis-train pretrain {name} --out run`. To check that every file is unchanged,
+run this command inside the store's folder:
 
 ```bash
 sha256sum --check --quiet {MANIFEST}
@@ -195,16 +195,15 @@ def _making(contents: Contents) -> str:
     if again := commands(contents):
         calls = "\n".join(again)
         text += f"""\
-From the same {contents.sources} this makes the same again; of {contents.sources} that were added one \
-after the other, in the order in
-which they are found:
+Running these commands on the same {contents.sources} reproduces this store exactly. \
+{contents.sources.capitalize()} added later must be added in the same order.
 
 ```text
 {calls}
 ```
 """
     else:
-        text += "No command line alone makes it again.\n"
+        text += "No command line alone can reproduce this store.\n"
     tables = [(contents.things.capitalize(), contents.cutting)]
     tables += [("Pairs", contents.attributes["parameters"])] if contents.pairs is not None else []
     for name, parameters in tables:
@@ -213,16 +212,16 @@ which they are found:
 
 
 def _licence(contents: Contents, licence: str) -> str:
-    said = f"Those who hand this store on say of its licence: {licence}\n\n" if licence else ""
+    said = f"Licence of this store, as stated by its publisher: {licence}\n\n" if licence else ""
     known = _SOURCES.get(str(contents.cutting.get("layout")), "")
     return f"""\
 ## Licence and patent
 
-{said}The licence of the {contents.sources} applies to what was cut out of them. The software that made this \
-store does not know
-it: those who hand the store on say which it is.
+{said}The licence of the {contents.sources} applies to everything cut out of them. The software \
+cannot know that licence; whoever publishes this store must state it.
 {known}
-The software, genesis-toolkit, is under the Apache License 2.0 and holds no code of the method's authors.
+The software, genesis-toolkit, is licensed under the Apache License 2.0 and contains no code by the method's
+authors.
 {PATENT}
 
 The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Medical Image Analysis* (MICCAI
@@ -230,15 +229,16 @@ The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Med
 """
 
 
-# What is known of those who made the data, by its layout.
+# What is known about the origin of the data, by layout.
 _SOURCES = {
     "luna16": """
-The scans were laid out as LUNA16. Those that are LUNA16's own come from LIDC-IDRI, which is under CC BY 3.0.
+The scans were organised like LUNA16. Original LUNA16 scans come from LIDC-IDRI, which is under CC BY 3.0.
 """,
     "nih": """
-The images were laid out as NIH ChestX-ray14. Those that are its own were made public by the NIH Clinical
-Center, which is to be named as their source: Wang et al., *ChestX-ray8: Hospital-scale Chest X-ray Database
-and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases* (CVPR 2017).
+The images were organised like NIH ChestX-ray14. Original ChestX-ray14 images were released by the NIH
+Clinical Center, which must be named as their source: Wang et al., *ChestX-ray8: Hospital-scale Chest X-ray
+Database and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases* (CVPR
+2017).
 """,
 }
 
@@ -249,5 +249,5 @@ def _table(name: str, value: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table, where it means nothing but itself."""
+    """Escape text for a cell of a Markdown table."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,9 +1,9 @@
-"""The Croissant file of a store: what the card says, for programs (MLCommons Croissant 1.1).
+"""The Croissant file of a store: the contents of the card for programs (MLCommons Croissant 1.1).
 
-Croissant knows files and records. The files are listed with their formats; the manifest, which Croissant can
-read line by line, gives the sha256 of each as the record set `files`, so that nothing is hashed in a circle:
+Croissant describes files and records. The files are listed with their formats; the manifest, which Croissant
+can read line by line, gives the sha256 of each file as the record set `files`. This avoids a circular hash:
 the manifest covers this file, and this file names the manifest without its hash. The tables and voxels are
-record sets whose columns are arrays of the Zarr group; a reader of Zarr is needed for what is in them.
+record sets whose columns are arrays of the Zarr group; reading their values takes a Zarr reader.
 """
 
 import json
@@ -20,7 +20,7 @@ from genesis_toolkit.pipeline.store.schema import CUBES, PAIRS, WIDTH, Column, a
 
 CROISSANT = "croissant.json"
 GROUP = "zarr.json"
-# There is no media type that all agree on; a page stands for one, as Croissant allows.
+# Zarr has no agreed media type; Croissant allows the address of a page instead.
 _ZARR = "https://zarr.dev"
 # Terms of Croissant itself, each `cr:` and its name.
 _TERMS = """
@@ -51,7 +51,7 @@ _CONTEXT: dict[str, Any] = dict(
 
 
 def finish(folder: Path, contents: Contents, dtype: np.dtype[Any]) -> None:
-    """Write the card and the Croissant file of a store whose metadata is written, with voxels of `dtype`."""
+    """Write the card and the Croissant file of a store with voxels of `dtype`; its metadata must exist."""
     card = dataset_card(contents).encode()
     digests = {GROUP: sha256_of((folder / GROUP).read_bytes()), CARD: write_whole(folder / CARD, card)}
     write_whole(folder / CROISSANT, croissant(contents, dtype.name, digests).encode())
@@ -66,9 +66,9 @@ def croissant(
     citation: str = "",
     contact: str = "",
 ) -> str:
-    """JSON-LD, given the dtype of the voxels and the sha256 of the files that stand in it one by one.
+    """Return the JSON-LD text, given the dtype of the voxels and the sha256 of the files listed singly.
 
-    The texts are what those say who hand the store on (`publish.Publication`); empty ones are left out.
+    The texts come from the publisher of the store (`publish.Publication`); empty ones are left out.
     """
     scans = "computed tomography" if contents.attributes["unit"] == "HU" else "medical image"
     modality = scans if contents.images is None else "chest X-ray"
@@ -89,7 +89,7 @@ def croissant(
 
 
 def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:
-    """The arrays of every record set, by their paths in the store; the voxels come first."""
+    """Return the arrays of every record set by their paths in the store; the voxels come first."""
     kind = CUBES if contents.pairs is None else PAIRS
     found: dict[str, dict[str, Column]] = {name: {} for name in ("cubes", "scans", "images", "pairs")}
     there = [f"scans/{name}/" for name, values in vars(contents.scans).items() if values is not None]
@@ -101,14 +101,14 @@ def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:
 
 
 def _node(kind: str, name: str, meaning: str, inside: str = "", **more: Any) -> dict[str, Any]:
-    """A thing that Croissant knows, with its name and what it is; a field says inside which record set."""
+    """Return a Croissant node with its name and description; a field also names its record set."""
     told = {"description": meaning} if meaning else {}
     return {"@type": f"cr:{kind}", "@id": f"{inside}{name}", "name": name, **told, **more}
 
 
 def _distribution(contents: Contents, digests: Mapping[str, str]) -> list[dict[str, Any]]:
     told = {
-        GROUP: ("application/json", "Metadata of the group and of all its arrays."),
+        GROUP: ("application/json", "Metadata of the Zarr group and all its arrays."),
         CARD: ("text/markdown", "The dataset card."),
     }
     files = [
@@ -118,7 +118,7 @@ def _distribution(contents: Contents, digests: Mapping[str, str]) -> list[dict[s
     paths = (path for columns in _arrays(contents).values() for path in columns)
     folders = [f"{name}/**" for name in dict.fromkeys(path.split("/")[0] for path in paths)]
     sets = [
-        ("manifest", "sha256 of every file but itself.", "text/plain", [MANIFEST]),
+        ("manifest", "SHA-256 of every file except the manifest itself.", "text/plain", [MANIFEST]),
         ("zarr", "The arrays of the Zarr v3 group.", _ZARR, folders),
     ]
     return files + [
@@ -131,9 +131,9 @@ def _record_sets(contents: Contents, voxels: str) -> list[dict[str, Any]]:
     pairs = len(contents.pairs) if contents.pairs is not None else 0
     meanings = {
         "cubes": f"{len(contents.cubes)} {contents.things}.",
-        "scans": f"{len(contents.scans)} {contents.sources} that were found, used or not.",
-        "images": "What NIH's table says of each of them, row by row.",
-        "pairs": f"{pairs} pairs; that of cube c and variant v is v * cubes + c.",
+        "scans": f"{len(contents.scans)} {contents.sources} found, both used and unused.",
+        "images": "Rows of the NIH table, one for each image of the record set `scans`.",
+        "pairs": f"{pairs} pairs; the pair of cube c and variant v is row v * cubes + c.",
     }
     tables = [
         _node(
@@ -150,7 +150,7 @@ def _record_sets(contents: Contents, voxels: str) -> list[dict[str, Any]]:
 def _array_field(
     record_set: str, path: str, column: Column, contents: Contents, voxels: str
 ) -> dict[str, Any]:
-    """A column of a table: an array of the group, its first axis left out."""
+    """Describe a column of a table: an array of the group without its first axis."""
     name, meaning = path.rpartition("/")[2], column.flat if contents.edges == 2 else ""
     if column.dtype == "voxels":
         dtype, shape = voxels, contents.attributes["size"]
@@ -170,5 +170,5 @@ def _manifest_records() -> dict[str, Any]:
         _node("Field", name, "", "files/", dataType="sc:Text", source=lines | {"transform": {"regex": one}})
         for name, one in patterns.items()
     ]
-    meaning = "The sha256 of every file of the store but the manifest itself."
+    meaning = "SHA-256 of every file of the store except the manifest itself."
     return _node("RecordSet", "files", meaning, field=fields)

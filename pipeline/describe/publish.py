@@ -1,7 +1,7 @@
-"""A card that can be published: what the software cannot know, said by those who hand a store on.
+"""Complete the card of a store for publication with facts that only its publisher knows.
 
-The voxels, tables and metadata stay as they are. The card and the Croissant file are written anew, and the
-manifest is told of them.
+The voxels, tables and metadata stay as they are. The card and the Croissant file are rewritten, and the
+manifest gets their new sha256.
 """
 
 import json
@@ -22,16 +22,16 @@ _LONGEST = 4000  # letters of one of them
 
 @dataclass(frozen=True)
 class Publication:
-    """What those who hand a store on say of it; what is empty stays as the software says it.
+    """Facts that the publisher of a store adds to its card; an empty one keeps the software's text.
 
     Attributes:
         title: of the data set.
-        licence: its SPDX name, such as CC-BY-4.0, or a sentence or address.
-        citation: what to cite.
-        contact: whom to ask.
+        licence: an SPDX name, such as CC-BY-4.0, or a sentence or an address.
+        citation: the reference to cite.
+        contact: the person or organisation to ask.
 
     Raises:
-        CallError: one is longer than 4,000 letters.
+        CallError: a text is longer than 4,000 characters.
     """
 
     title: str = ""
@@ -42,26 +42,28 @@ class Publication:
     def __post_init__(self) -> None:
         for name, text in asdict(self).items():
             if len(text) > _LONGEST:
-                raise CallError(f"--{name} has {len(text):,} letters: give {_LONGEST:,} at most.")
+                raise CallError(f"--{name} has {len(text):,} characters: give at most {_LONGEST:,}.")
 
 
 def publish(place: Path | str, said: Publication) -> str:
-    """Write the card and the Croissant file of a cube or pair store with what is said; what was said stays.
+    """Rewrite the card and the Croissant file of a cube or pair store with the publisher's facts.
 
     Args:
-        place: a folder.
-        said: of which empty fields leave what an earlier call said.
+        place: the folder of the store.
+        said: the facts; an empty field keeps the text of an earlier call.
 
     Returns:
         The sha256 of the new manifest.
 
     Raises:
-        CallError: it is no folder, or a target store, which has no card.
+        CallError: `place` is not a folder, or holds a target store, which has no card.
         DataError: the store is damaged.
     """
     store = open_store(place, CubeStore, PairStore)
     if not isinstance(store.storage, Folder):
-        raise CallError(f"{place}: a card is written into a folder alone; unpack the store first.")
+        raise CallError(
+            f"{place} is not a folder: a card can only be written into a folder; unpack the store first."
+        )
     folder, files = Path(store.storage.place), read_manifest(Path(store.storage.place))
     contents = contents_of(store)
     earlier = _said_before(json.loads((folder / CROISSANT).read_bytes()), contents)
@@ -78,7 +80,7 @@ def publish(place: Path | str, said: Publication) -> str:
 
 
 def _said_before(document: dict[str, Any], contents: Contents) -> dict[str, str]:
-    """What a Croissant file says that `publish` wrote, by the names of `Publication`."""
+    """Return what an earlier call of `publish` wrote into a Croissant file, by the names of `Publication`."""
     plain = json.loads(croissant(contents, "", dict.fromkeys((GROUP, CARD), "")))
     name, licence = (document[key] if document[key] != plain[key] else "" for key in ("name", "license"))
     contact = document.get("publisher", {}).get("name", "")

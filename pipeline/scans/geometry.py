@@ -69,9 +69,9 @@ def check_orientation(code: str) -> str:
     """
     code = code.upper()
     if len(code) != 3 or any(letter not in _LETTERS for letter in code):
-        raise CallError(f"--orient {code}: three letters of L/R, P/A and S/I are wanted, as in LPS.")
+        raise CallError(f"--orient {code}: must be three letters out of L/R, P/A and S/I, such as LPS.")
     if len({_LETTERS.index(letter) // 2 for letter in code}) != 3:
-        raise CallError(f"--orient {code}: one letter of each of L/R, P/A and S/I is wanted, as in LPS.")
+        raise CallError(f"--orient {code}: must have one letter from each of L/R, P/A and S/I, such as LPS.")
     return code
 
 

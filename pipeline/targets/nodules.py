@@ -98,8 +98,8 @@ def parse_candidates(text: str) -> Candidates:
             found[scan][candidate.place] = max(other, candidate, key=lambda one: one.nodule)
     if bad:
         raise DataError(
-            f"{TABLE} has {len(bad):,} rows that are no candidates ({rows_words(bad)}: {first[:80]!r}); a "
-            "seriesuid, three places in mm and a class 0 or 1 are wanted. Get LUNA16's own again."
+            f"{TABLE} has {len(bad):,} rows that are no candidates ({rows_words(bad)}: {first[:80]!r}). A "
+            "row must have a seriesuid, three positions in mm and a class 0 or 1. Get LUNA16's own again."
         )
     said = []
     if again:

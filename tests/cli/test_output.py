@@ -90,7 +90,7 @@ def test_help_keeps_to_80_columns_in_the_order_of_the_journey(program: str) -> N
 def test_help_shows_options_in_groups() -> None:
     command = PROGRAMS["genesis-prep"].commands["degrade"]
     said = command.get_help(click.Context(command, info_name="degrade"))
-    general, _, rest = said.partition("Recipe, parameter by parameter:\n")
+    general, _, rest = said.partition("Single recipe parameters (default: the value in --recipe):\n")
     recipe, _, work = rest.partition("Work and output:\n")
     assert "--variants" in general.partition("Options:\n")[2]
     assert "--outpaint-fill" in recipe

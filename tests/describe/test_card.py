@@ -168,7 +168,9 @@ def test_every_parameter_of_an_extraction_is_an_option() -> None:
 def test_where_no_command_makes_it_the_card_says_so(cube_store: Path) -> None:
     for merged in ({"layout": "mixed"}, {"anonymized_with": "several keys"}, {"unheard": 1}):
         assert commands(contents(cube_store, **merged)) == []
-        assert "No command line alone makes it again." in dataset_card(contents(cube_store, **merged))
+        assert "No command line alone can reproduce this store." in dataset_card(
+            contents(cube_store, **merged)
+        )
     opened = open_cubes(cube_store)
     imported = Contents(opened.attributes | {"parameters": IMPORTED}, opened.table, opened.scans)
     assert commands(imported) == ["genesis-prep import-npy FILES cubes.zarr"]

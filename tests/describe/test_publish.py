@@ -90,6 +90,6 @@ def test_a_store_with_a_card_of_ones_own_is_the_same_store_to_the_commands(
 def test_what_has_no_card_to_write_is_refused(cube_store: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["pack", str(cube_store), str(tmp_path / "c.zip")]).exit_code == 0
     done = call(tmp_path / "c.zip", "--title", "x")
-    assert (done.exit_code, "written into a folder alone" in done.stderr) == (2, True)
+    assert (done.exit_code, "unpack the store first" in done.stderr) == (2, True)
     done = call(cube_store, "--title", "x" * 5000)
-    assert (done.exit_code, "--title has 5,000 letters" in done.stderr) == (2, True)
+    assert (done.exit_code, "--title has 5,000 characters" in done.stderr) == (2, True)

@@ -298,7 +298,7 @@ def test_a_run_begins_with_the_weights_of_a_file_and_says_which(images: Path, tm
     card = Path(export_weights(tmp_path / "run", tmp_path / "out.pt", "state-dict").card).read_text(
         encoding="utf-8"
     )
-    assert "the encoder began with `resnet18-test.pth`, sha256" in card
+    assert "- initial encoder: `resnet18-test.pth`, sha256" in card
     assert str(tmp_path) not in card
 
 

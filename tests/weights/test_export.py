@@ -182,9 +182,9 @@ def test_a_fine_tuned_network_goes_out_whole_and_its_encoder(
 
     card = (tmp_path / "whole.md").read_text(encoding="utf-8")
     assert f"fine-tuned for the task `{task}`" in card
-    assert "these\nare no pre-trained weights" in card
+    assert "fine-tuned, not pre-trained, weights" in card
     assert f"{result['metric'].replace('_', ' ')} | {result['score']:.4f}" in card
-    begun = "- the network began with `best.pt`" if task == "ncc" else "- it began from scratch"
+    begun = "- initial weights of the network: `best.pt`" if task == "ncc" else "- trained from scratch"
     assert begun in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""The model card: what trained weights are, where they come from, and how they are loaded.
+"""The model card: what trained weights are, where they come from, and how to load them.
 
-Markdown that begins with a YAML block, as hubs of models read it. It names no folder of the machine.
+The card is Markdown that begins with the YAML block that model hubs read. It names no folder of the machine.
 """
 
 import json
@@ -18,12 +18,12 @@ _OURS = """\
 from genesis_toolkit import load_encoder, load_network
 
 network = load_network("{file}")  # degraded cubes in, restored cubes out
-encoder = load_encoder("{file}")  # cubes in, a list of features by level out
+encoder = load_encoder("{file}")  # cubes in, one feature map per level out
 """
 _ENCODER = """\
 from genesis_toolkit import load_encoder
 
-encoder = load_encoder("{file}")  # cubes in, a list of features by level out
+encoder = load_encoder("{file}")  # cubes in, one feature map per level out
 """
 _TARGET = """\
 from pathlib import Path
@@ -44,24 +44,25 @@ plan = checkpoint["nnssl_adaptation_plan"]
 print(plan["architecture_plans"]["arch_class_name"], len(checkpoint["network_weights"]))
 """
 _NNUNET = """
-### In nnU-Net, encoder and decoder
+### In nnU-Net: encoder and decoder
 
-nnU-Net 2.8.1 takes {encoder} tensors of the encoder and {decoder} of the decoder, all but its segmentation
-layers. DATASET is the number of your data set; it must have one input channel.
+nnU-Net 2.8.1 takes {encoder} tensors of the encoder and {decoder} of the decoder, that is, all except the
+segmentation layers. DATASET is the number of your dataset, which must have one input channel.
 
 ```bash
 nnUNetv2_plan_and_preprocess -d DATASET -c 3d_fullres -pl {planner}
 nnUNetv2_train DATASET 3d_fullres 0 -p {plans} -pretrained_weights {file}
 ```
 
-It stops at the first tensor of another shape: for small scans it plans fewer stages, for thick slices other
-kernels. The weights fit a plan with the configuration `nnunet_configuration` in the `config.json` that
-`genesis-train export --format nnssl --folder` writes beside them.
+nnU-Net stops at the first tensor whose shape differs: it plans fewer stages for small scans and other kernels
+for thick slices. The weights fit a plan with the configuration `nnunet_configuration` from the `config.json`
+that `genesis-train export --format nnssl --folder` writes next to them.
 
-### In nnU-Net, the encoder alone
+### In nnU-Net: encoder only
 
-These commands stand in nnU-Net's source since July 2026 and in no release up to 2.8.1. They leave the decoder
-as it begins. Give the plan: with the default one they may load no tensor, and print "Loaded" all the same.
+These commands have been in nnU-Net's source since July 2026, but in no release up to 2.8.1. They leave the
+decoder at its random start. Always name the plan: with the default plan they may load no tensor at all and
+still print "Loaded".
 {channels}
 
 ```bash
@@ -69,7 +70,7 @@ nnUNetv2_preprocess_like_nnssl -d DATASET -n genesis -pc {file} -pl {plans}
 nnUNetv2_train_pretrained DATASET 3d_fullres 0 -p {plans}
 ```
 """
-#: By the class of the network: nnU-Net's planner, its plans, and what the second road says of channels.
+#: By the class of the network: nnU-Net's planner, its plans, and the sentence on channels for "encoder only".
 _ROADS = {
     "ResidualEncoderUNet": (
         "nnUNetPlannerResEncL",
@@ -80,21 +81,21 @@ _ROADS = {
 }
 _FORMATS = {
     "official": """\
-a dict of `epoch`, `state_dict`, every key of which begins with `module.`, and
-  `optimizer_state_dict`, as the method's authors publish theirs""",
-    "state-dict": "the tensors by name, and nothing else",
+a dict with `epoch`, `state_dict` (every key begins with `module.`) and
+  `optimizer_state_dict`, like the weights published by the method's authors""",
+    "state-dict": "the tensors by name, with nothing else",
     "safetensors": """\
-the tensors by name; of a tensor with several names, as nnU-Net's networks have
-  them, the first is kept""",
+the tensors by name; a tensor with several names (nnU-Net's networks have some)
+  is kept under the first""",
     "nnssl": """\
-a checkpoint with an adaptation plan, for nnU-Net v2; the kernels are turned to its order of
-  axes, and the network gives logits, whose sigmoid is the restored cube""",
+a checkpoint with an adaptation plan, for nnU-Net v2; the kernels follow nnU-Net's axis order,
+  and the network returns logits, whose sigmoid is the restored cube""",
 }
 _LICENCE = f"""\
 ## Licence and patent
 
-No weights of the method's authors are in this file. Those who trained it say under which licence it is passed
-on; the terms of the scans bind them.
+This file contains no weights by the method's authors. Whoever trained these weights decides under which
+licence to share them, within the terms of use of the scans.
 
 {PATENT}
 
@@ -105,21 +106,21 @@ The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Med
 
 @dataclass(frozen=True)
 class WeightsResult:
-    """What `export` wrote, and what the card tells of it.
+    """What `export` wrote, with the facts for the card.
 
     Attributes:
-        file: the weights.
-        card: the model card beside them.
+        file: path of the weights.
+        card: path of the model card, next to the weights.
         format: `official`, `nnssl`, `state-dict` or `safetensors`.
-        part: `network`, or `encoder` for the encoder alone.
-        task: `ncc`, `segment` or `dxc` of a fine-tuned network; None of a pre-trained one.
+        part: `network`, or `encoder` for the encoder only.
+        task: `ncc`, `segment` or `dxc` for a fine-tuned network; None for a pre-trained one.
         network: name of the architecture.
         width: channels of the first convolution.
-        weights: parameters of that part, counted.
-        epoch: of the run, counted from 1.
-        validation_loss: after that epoch: the mean squared error of values in [0, 1], or of a fine-tuned
-            network the loss of its task.
-        sha256: of the file, in hexadecimal.
+        weights: number of parameters in that part.
+        epoch: epoch of the run that the weights come from, counted from 1.
+        validation_loss: loss after that epoch: the mean squared error of values in [0, 1], or the loss of the
+            task for a fine-tuned network.
+        sha256: hash of the file, in hexadecimal.
     """
 
     file: str
@@ -142,13 +143,13 @@ def model_card(
     by_degradation: Mapping[str, float],
     names: Sequence[str],
 ) -> str:
-    """Return the text of a card in Markdown, of what was written and what `run.json` says of its run.
+    """Return the card of pre-trained weights in Markdown.
 
-    Beside it the validation loss of every combination of degradations, after that epoch, and the names of the
-    tensors.
+    `run` holds the contents of the run's `run.json`, `by_degradation` the validation loss of every
+    combination of degradations after that epoch, and `names` the names of the tensors.
     """
     first = run.get("initial_encoder")
-    begun = f"- the encoder began with `{first['file']}`, sha256 `{first['sha256']}`\n" if first else ""
+    begun = f"- initial encoder: `{first['file']}`, sha256 `{first['sha256']}`\n" if first else ""
     training = f"## Training\n\n{_listed(run['parameters'])}{begun}"
     losses = _losses(result, run["baselines"], by_degradation)
     whole = _NNSSL if result.format == "nnssl" else _OURS
@@ -161,9 +162,9 @@ def model_card(
 def target_card(
     result: WeightsResult, kind: Architecture, run: Mapping[str, Any], scores: Mapping[str, Any]
 ) -> str:
-    """Return the text of a card in Markdown, of the weights of a fine-tuned network.
+    """Return the card of the weights of a fine-tuned network in Markdown.
 
-    `run` is what `run.json` says of its run, `scores` what `result.json` says.
+    `run` holds the contents of the run's `run.json`, `scores` those of its `result.json`.
     """
     # Since version 2 of such runs, a frozen encoder has a linear head, and its norms are frozen, too.
     probe = run["parameters"]["freeze_encoder"] and run["version"] > 1
@@ -191,7 +192,7 @@ def target_card(
 
 
 def _front_matter(result: WeightsResult, run: Mapping[str, Any]) -> str:
-    """The YAML block that hubs of models read; the licence is for those who trained the weights to say."""
+    """Return the YAML block that model hubs read; whoever trained the weights must fill in the licence."""
     tasks = {"segment": "image-segmentation", "classify": "image-classification"}
     tags = ["models-genesis", "self-supervised-learning", "medical", f"{len(run['size'])}d", result.network]
     tags += ["pytorch"] if result.format != "safetensors" else []
@@ -220,7 +221,7 @@ def _loading(result: WeightsResult, whole: str) -> str:
 
 
 def _nnunet(result: WeightsResult, kind: Architecture, names: Sequence[str]) -> str:
-    """How nnU-Net takes the weights: whole commands, and how many tensors each takes."""
+    """Return the complete commands that load the weights into nnU-Net, with the number of tensors loaded."""
     planner, plans, channels = _ROADS[kind.class_name]
     decoder = [
         name
@@ -241,14 +242,14 @@ def _heading(result: WeightsResult, kind: Architecture, run: Mapping[str, Any]) 
     axes = "z, y, x" if result.format == "nnssl" else ", ".join("xyz"[: len(run["size"])])
     cubes = _cubes(run)
     if result.part == "encoder":
-        what, output = "The encoder of a", "a list of features by level"
+        what, output = "The encoder of a", "one feature map per level"
     else:
         what, output = "A", f"the restored {cubes}, of the same shape and range"
     return f"""\
 # {PurePath(result.file).name}
 
-{what} {kind.words}, pre-trained on {cubes} of unlabelled scans:
-they were degraded, and it learnt to restore them (Models Genesis). Trained with genesis-toolkit
+{what} {kind.words}, pre-trained on {cubes} from unlabelled scans
+by restoring the originals from degraded copies (Models Genesis). Trained with genesis-toolkit
 {run["genesis_toolkit"]}, exported with {__version__}.
 
 {_file(result)}{_input(kind, run, axes)}- output: {output}
@@ -260,14 +261,14 @@ def _target_heading(result: WeightsResult, kind: Architecture, run: Mapping[str,
     encoder = result.part == "encoder"
     what = "The encoder of a" if encoder else "A"
     begun = run["beginning"]["pretrained"]
-    source = f"began with pre-trained weights of the {begun}" if begun else "began from scratch"
+    source = f"started from pre-trained weights of the {begun}" if begun else "was trained from scratch"
     logits = f"`[batch, {len(run['classes'])}, {axes}]`" if run["kind"] == "segment" else "`[batch, class]`"
-    output = "a list of features by level" if encoder else f"logits {logits}: {', '.join(run['classes'])}"
+    output = "one feature map per level" if encoder else f"logits {logits}: {', '.join(run['classes'])}"
     return f"""\
 # {PurePath(result.file).name}
 
 {what} network fine-tuned for the task `{run["task"]}` ({run["kind"]}), a {kind.words}. It {source}; these
-are no pre-trained weights. Trained with genesis-toolkit {run["genesis_toolkit"]}, exported with
+are fine-tuned, not pre-trained, weights. Trained with genesis-toolkit {run["genesis_toolkit"]}, exported with
 {__version__}.
 
 {_file(result)}{_input(kind, run, axes)}- output: {output}
@@ -285,8 +286,8 @@ def _file(result: WeightsResult) -> str:
 def _input(kind: Architecture, run: Mapping[str, Any], axes: str) -> str:
     low, high = run["window"]
     return f"""\
-- input: float32 `[batch, 1, {axes}]` in [0, 1]: voxels (HU in CT) clipped to [{low}, {high}] and scaled;
-  every edge is a multiple of {kind.edge_multiple}
+- input: float32 `[batch, 1, {axes}]` in [0, 1]: voxels (HU for CT) clipped to [{low}, {high}] and scaled;
+  every edge must be a multiple of {kind.edge_multiple}
 """
 
 
@@ -298,20 +299,21 @@ def _target_data(run: Mapping[str, Any]) -> str:
 - store: `{PurePath(store["path"]).name}` ({store["format"]})
 - sha256 of the store's `{MANIFEST}`: `{store["fingerprint"]}`
 - {_cubes(run)} of {_times(run["size"])} voxels: {run["train_cubes"]} of {run["train_scans"]} labelled scans
-  train, {run["validation_cubes"]} validate, {run["test_cubes"]} test
+  for training, {run["validation_cubes"]} for validation, {run["test_cubes"]} for testing
 """
 
 
 def _beginning(beginning: Mapping[str, Any]) -> str:
     if beginning["file"] is None:
-        return "- it began from scratch\n"
+        return "- trained from scratch\n"
     return (
-        f"- the {beginning['pretrained']} began with `{beginning['file']}`, sha256 `{beginning['sha256']}`\n"
+        f"- initial weights of the {beginning['pretrained']}: `{beginning['file']}`, "
+        f"sha256 `{beginning['sha256']}`\n"
     )
 
 
 def _scores(result: WeightsResult, scores: Mapping[str, Any]) -> str:
-    """What the network scored on the test fold."""
+    """Return the scores of the network on the test fold."""
     rows = "".join(
         f"| {name.replace('_', ' ')} | {'undetermined' if value is None else f'{value:.4f}'} |\n"
         for name, value in scores["metrics"].items()
@@ -320,8 +322,8 @@ def _scores(result: WeightsResult, scores: Mapping[str, Any]) -> str:
     return f"""\
 ## Scores
 
-On the test fold, of the whole network after epoch {result.epoch}, whose validation loss was
-{result.validation_loss:.6f}.
+Scores of the whole network on the test fold after epoch {result.epoch} (validation loss
+{result.validation_loss:.6f}).
 
 | metric | value |
 |---|---|
@@ -331,7 +333,7 @@ On the test fold, of the whole network after epoch {result.epoch}, whose validat
 def _data(run: Mapping[str, Any]) -> str:
     store = run["store"]
     lines = [f"store: `{PurePath(store['path']).name}` ({store['format']})"]
-    if "manifest" in store:  # a run that was begun before it was kept does not have it
+    if "manifest" in store:  # absent in runs started before it was recorded
         known = f"{_times(store['spacing_mm'])} mm in x, y, z (median)"
         lines += [
             f"sha256 of the store's `{MANIFEST}`: `{store['manifest']}`",
@@ -340,9 +342,9 @@ def _data(run: Mapping[str, Any]) -> str:
     if "seed" in store:
         lines.append(f"pairs: {store['variants']} variants of every cube, degraded with seed {store['seed']}")
     lines += [
-        f"fingerprint of its tables and parameters: `{store['fingerprint']}`",
-        f"{_cubes(run)} of {_times(run['size'])} voxels: {run['train_cubes']} train, "
-        f"{run['validation_cubes']} validate ({run['split']})",
+        f"fingerprint of the store's tables and parameters: `{store['fingerprint']}`",
+        f"{_cubes(run)} of {_times(run['size'])} voxels: {run['train_cubes']} for training, "
+        f"{run['validation_cubes']} for validation ({run['split']})",
     ]
     told = "".join(f"- {line}\n" for line in lines)
     return f"## Data\n\n{told}\n## Degradations\n\n{_listed(store['recipe'])}"
@@ -358,8 +360,9 @@ def _losses(result: WeightsResult, baselines: Mapping[str, Any], by_degradation:
     return f"""\
 ## Losses
 
-Mean squared errors on the validation pairs, of values in [0, 1], after the best epoch, {result.epoch}; beside
-the network, the degraded cube taken for its restoration, and the mean image of the training originals.
+Mean squared error of values in [0, 1] on the validation pairs, after the best epoch, {result.epoch}. Two
+baselines for comparison: "copy" returns the degraded cube unchanged, "mean image" always returns the mean of
+the training originals.
 
 | pairs | network | copy | mean image |
 |---|---|---|---|
@@ -367,7 +370,7 @@ the network, the degraded cube taken for its restoration, and the mean image of 
 
 
 def _listed(parameters: Mapping[str, Any]) -> str:
-    """Parameters as a list of Markdown; those that were left out are not told."""
+    """Return parameters as a Markdown list, without those that are None."""
     return "".join(
         f"- {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}\n"
         for name, value in parameters.items()
@@ -376,7 +379,7 @@ def _listed(parameters: Mapping[str, Any]) -> str:
 
 
 def _cubes(run: Mapping[str, Any]) -> str:
-    """What the network restores: cubes, or in 2D slices and images."""
+    """Return the noun for what the network restores: cubes in 3D, images in 2D."""
     return "cubes" if len(run["size"]) == len("xyz") else "images"
 
 
