@@ -44,7 +44,9 @@ def _subsets(text: str) -> tuple[int, ...]:
             raise click.BadParameter(f"{text!r} must be a list of subsets such as 0-6 or 0,3,8-9.")
         low, high = int(first), int(last if dash else first)
         if not low <= high <= 9:
-            raise click.BadParameter(f"{text!r}: subsets of LUNA16 must be between 0 and 9, in rising order.")
+            raise click.BadParameter(
+                f"{text!r}: subsets of LUNA16 must be 0 to 9, and ranges must rise, such as 0-6."
+            )
         subsets.update(range(low, high + 1))
     return tuple(sorted(subsets))
 

@@ -75,7 +75,9 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
     known, rows = set(rows), {path: row for path, row in rows.items() if path in here}
     begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
     changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key, mr)]
-    _refuse((str(scans.path[row]) for row in changed if scans.cubes[row]), f"no longer as before {way_out}")
+    _refuse(
+        (str(scans.path[row]) for row in changed if scans.cubes[row]), f"changed {way_out}", "has", "have"
+    )
     if scans.part is not None:
         others = [path for path, row in rows.items() if here[path].part != scans.part[row]]
         _refuse(others, f"in another part than before {way_out}")
@@ -118,8 +120,7 @@ def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | 
     return (key.digest(found) if key else found) != known
 
 
-def _refuse(paths: Iterable[str], why: str) -> None:
+def _refuse(paths: Iterable[str], why: str, one: str = "is", several: str = "are") -> None:
     names = list(paths)
     if names:
-        verb = "is" if len(names) == 1 else "are"
-        raise CallError(f"{listed(names)} {verb} {why}")
+        raise CallError(f"{listed(names)} {one if len(names) == 1 else several} {why}")

@@ -128,7 +128,7 @@ def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
     begun = begun_at(store)
     for source, known in zip(sources, scans.sha256.tolist(), strict=True):
         if source.modified > begun and _hash(source)["sha256"] != known:
-            raise CallError(f"{source.path} is no longer as before since {target} was made of it: {way_out}")
+            raise CallError(f"{source.path} has changed since {target} was made from it: {way_out}")
     return store
 
 

@@ -132,7 +132,7 @@ def test_a_changed_scan_is_named_whatever_its_size(luna16: Path, cube_store: Pat
     data[1000] ^= 1
     raw.write_bytes(data)
     assert raw.stat().st_mtime_ns >= begin
-    with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd is no longer as before since"):
+    with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd has changed since"):
         extract_cubes(luna16, cube_store, SMALL)
 
 

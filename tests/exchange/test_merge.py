@@ -70,7 +70,7 @@ def test_a_scan_that_changed_before_the_merge_is_seen_after_it(
     data[1000] ^= 1
     raw.write_bytes(data)
     merge_stores(halves, tmp_path / "merged.zarr")
-    with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd is no longer as before"):
+    with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd has changed since"):
         extract_cubes(luna16, tmp_path / "merged.zarr", dataclasses.replace(SMALL, subsets=(0, 5)))
 
 

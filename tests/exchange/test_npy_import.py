@@ -265,7 +265,7 @@ def test_finished_work_is_left_alone_and_other_files_refused(tmp_path: Path) -> 
     with pytest.raises(CallError, match=r"was not made of these files, but holds bat_32_s_16x16x16_0: "):
         import_npy([file, other], target)
     write(file, hu(2))
-    with pytest.raises(CallError, match=r"bat_32_s_16x16x16_0\.npy is no longer as before since"):
+    with pytest.raises(CallError, match=r"bat_32_s_16x16x16_0\.npy has changed since"):
         import_npy([file], target)
     assert read_manifest(target) == before
     np.testing.assert_array_equal(voxels_of(import_npy([file], target, overwrite=True).store), hu(2))
