@@ -95,7 +95,7 @@ def test_turning_there_and_back_changes_nothing(direction: tuple[float, ...]) ->
 
 @pytest.mark.parametrize("code", ["", "LP", "LPSS", "LPX", "LRS", "LPL"])
 def test_codes_that_are_none(code: str) -> None:
-    with pytest.raises(CallError, match=f"--orient {code}: .* as in LPS"):
+    with pytest.raises(CallError, match=f"--orient {code}: must .* L/R, P/A and S/I, such as LPS"):
         reoriented(scan_of(IDENTITY).geometry, code)
 
 
