@@ -207,7 +207,7 @@ def test_what_is_left_out_is_put_in() -> None:
         ({"plane": "coronal"}, "--plane coronal is for patches .* --size 64,64,32 .* leave --plane out"),
         ({"size": (9, 9), "plane": "oblique"}, "--plane oblique: axial, coronal, sagittal"),
         ({"size": (9, 9), "sampler": "official"}, "--sampler official .* leave --sampler out"),
-        ({"size": (9, 9), "border": (1, 1)}, "--border 1,1: three numbers"),
+        ({"size": (9, 9), "border": (1, 1)}, "--border 1,1: must be three numbers"),
         ({"size": (9, 9), "min_tissue": 0.25}, "--min-tissue 0.25 is for cubes: .* Leave --min-tissue out"),
         ({"size": (9, 9), "max_tissue": 1.5}, "--max-tissue 1.5"),
     ],
