@@ -344,8 +344,8 @@ def test_the_weights_come_back_and_the_encoder_is_torchvisions(
     card = Path(written.card).read_text(encoding="utf-8")
     for fact in (
         "2D U-Net with a ResNet-18 encoder, pre-trained on images from unlabelled scans",
-        "float32 `[batch, 1, x, y]` in [0, 1]: voxels (HU in CT) clipped to [0, 255]",
-        "every edge is a multiple of 32",
+        "float32 `[batch, 1, x, y]` in [0, 1]: voxels (HU for CT) clipped to [0, 255]",
+        "every edge must be a multiple of 32",
         "images of 32 x 32 voxels",
     ):
         assert fact in card, fact
