@@ -315,7 +315,7 @@ finetuning_options = grouped(
     ),
     option(
         "--freeze-encoder",
-        "Freeze the encoder; train only the head (classification, a linear probe) or decoder (segmentation).",
+        "Freeze the encoder; fit a linear probe (classification) or train only the decoder (segmentation).",
         bool,
     ),
     setting(

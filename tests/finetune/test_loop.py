@@ -27,8 +27,8 @@ from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.training.finetune import loop
 from genesis_toolkit.training.finetune.data import TargetBatches, target_data
 from genesis_toolkit.training.finetune.heads import Classifier
-from genesis_toolkit.training.finetune.judge import known_loss
 from genesis_toolkit.training.finetune.loop import finetune
+from genesis_toolkit.training.finetune.losses import known_loss
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters
 from genesis_toolkit.training.finetune.run import FinetuneOutcome, read_finetuned
 from genesis_toolkit.training.networks.unet3d import UNet3D
@@ -377,7 +377,6 @@ def test_all_arms_are_fed_the_same_changed_cubes(
     for name, given, more in (
         ("scratch", replace(plain, augment=True), {}),
         ("weights", replace(plain, augment=True), {"weights": tmp_path / "given.pt"}),
-        ("frozen", replace(plain, augment=True, freeze_encoder=True), {"weights": tmp_path / "given.pt"}),
         ("2D", replace(plain, augment=True), {"network": "unet2d"}),
         ("none", plain, {}),
     ):
@@ -386,7 +385,6 @@ def test_all_arms_are_fed_the_same_changed_cubes(
         tuned(stores[task], tmp_path / name, given, **more)
         came[name] = torch.cat(last)
     assert torch.equal(came["scratch"], came["weights"])
-    assert torch.equal(came["scratch"], came["frozen"])
     data = target_data(open_targets(stores["ncc"]), plain)
     raw = np.concatenate([read(data.store.cubes, work) for work in data.training(0)[:3]])
     np.testing.assert_allclose(came["none"][:, 0].numpy(), (raw + 1000) / 2000, atol=1e-6)
@@ -401,7 +399,7 @@ def test_a_linear_probe_is_a_linear_layer_on_features_that_stay(
 ) -> None:
     torch.manual_seed(3)
     torch.save(UNet3D(2).state_dict(), tmp_path / "given.pt")
-    probe = FinetuneParameters(steps=12, batch_size=5, lr=0.05, freeze_encoder=True, head="all")
+    probe = FinetuneParameters(batch_size=5, freeze_encoder=True, head="all")
     tuned(stores["ncc"], tmp_path / "run", probe, weights=tmp_path / "given.pt")
     network = read_finetuned(tmp_path / "run").network
     assert isinstance(network, Classifier)

@@ -67,6 +67,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipeline.verify.tables": ("verify/test_verify.py", "rows that are wrong, one by one"),
     "pipeline.version": ("cli/test_prep.py", "one constant; --version prints it"),
     "training.compare.registration": ("compare/test_trials.py", "written before the trials made there"),
+    "training.finetune.losses": ("finetune/test_loop.py", "each is held against a plain formula there"),
     "training.finetune.run": ("finetune/test_loop.py", "what a run that goes on must repeat"),
     "training.machine.devices": ("machine/test_processes.py", "where a process works"),
     "training.machine.options": ("pretrain/test_loop.py", "sentences for what is out of range"),

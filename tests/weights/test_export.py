@@ -158,7 +158,8 @@ def tuned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     runs = {}
     for task, more in (("ncc", {"weights": trained}), ("segment", {"network": "unet3d", "width": 2})):
         make_target_store(folder / f"{task}.zarr", task)
-        parameters = FinetuneParameters(epochs=1, batch_size=6, freeze_encoder=task == "ncc")
+        probe = task == "ncc"
+        parameters = FinetuneParameters(epochs=None if probe else 1, batch_size=6, freeze_encoder=probe)
         finetune(folder / f"{task}.zarr", folder / task, parameters, device="cpu", threads=1, **more)
         runs[task] = folder / task
     return runs

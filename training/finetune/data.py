@@ -77,6 +77,11 @@ class TargetData:
         return "classify" if self.store.masks is None else "segment"
 
     @property
+    def probe(self) -> bool:
+        """Whether the run fits a linear probe: a classifier with a frozen encoder."""
+        return self.kind == "classify" and self.parameters.freeze_encoder
+
+    @property
     def train_scans(self) -> int:
         """How many scans the labelled cubes are of."""
         return len(np.unique(self.store.table.scan[self.train]))
@@ -203,6 +208,8 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
         )
     # A classifier has nothing but an encoder to begin with.
     keep = parameters.keep if kind == "segment" and parameters.keep else _KEEP[kind]
+    if kind == "classify" and parameters.freeze_encoder:
+        parameters = parameters.of_probe()
     data = TargetData(store, replace(parameters, keep=keep), train, validation, test)
     parameters.check_at_steps(data.steps)
     return data

@@ -156,6 +156,17 @@ class Classifier(TargetNetwork):
             with torch.no_grad():
                 self.head[0].fit(torch.cat([self.features(cubes).float() for cubes in batches]))
 
+    def standardised(self, cubes: Tensor) -> Tensor:
+        """Return what the linear layer of a probe sees, `[batch, feature]`."""
+        assert isinstance(self.head, nn.Sequential)
+        seen: Tensor = self.head[0](self.features(cubes).float())
+        return seen
+
+    def set_probe(self, weight: Tensor, bias: Tensor) -> None:
+        """Make these the linear layer of a probe: `[class, feature]` and `[class]`."""
+        assert isinstance(self.head, nn.Sequential)
+        self.head[-1].load_state_dict({"weight": weight, "bias": bias})
+
     def features(self, cubes: Tensor) -> Tensor:
         """Return what the head sees, `[batch, feature]`: means over space, from the first level down."""
         levels = self.way_down(self._images(cubes))

@@ -8,26 +8,23 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.pipeline.wording import listed
 from genesis_toolkit.training.feeding.normalise import normalise
 from genesis_toolkit.training.finetune.data import TargetBatch, TargetBatches, TargetData
-from genesis_toolkit.training.finetune.heads import TargetNetwork
+from genesis_toolkit.training.finetune.heads import Classifier, TargetNetwork
+from genesis_toolkit.training.finetune.losses import loss_of
 from genesis_toolkit.training.finetune.metrics import count_overlaps, known_auc, mean_auc
 from genesis_toolkit.training.finetune.parameters import SCORES
+from genesis_toolkit.training.finetune.probe import fit_probe
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.steps import Tick
-
-#: Logits and labels or masks -> the mean loss of a batch.
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 #: Metrics by name; None where the data do not determine one.
 Metrics = dict[str, float | None]
@@ -53,6 +50,19 @@ class Judge:
         """Fit what a frozen encoder must have before the first step."""
         # All at once, for they are looked at twice.
         self.network.to(self.device).settle([cubes.clone() for cubes in self._training_cubes()])
+
+    def fit_probe(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> float:
+        """Fit the linear probe to the features of these batches; return its mean loss on them."""
+        assert isinstance(self.network, Classifier)
+        features, labels = [], []
+        for seen, truth in self._run(works, self.network.standardised):
+            features.append(seen)
+            labels.append(truth)
+            tick("computing features")
+        weight = torch.from_numpy(self.data.positive_weights())
+        *linear, loss = fit_probe(torch.cat(features), torch.cat(labels), weight)
+        self.network.set_probe(*linear)
+        return loss
 
     def refresh(self) -> None:
         """Refresh the statistics of batch norm over training cubes as they are, without augmentation."""
@@ -85,14 +95,21 @@ class Judge:
         self, works: Sequence[NDArray[np.int64]], tick: Tick, what: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The logits of every batch, float32, with its labels or masks, on the device that trains."""
+        for logits, truth in self._run(works, self.network):
+            yield logits, truth
+            tick(what)
+
+    def _run(
+        self, works: Sequence[NDArray[np.int64]], part: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What a part of the network gives for every batch in evaluation, float32, with labels or masks."""
         self.network.eval()
         with torch.no_grad(), closing(self.batches.stream(works)) as stream:
             for batch in stream:
                 cubes, truth = self.on_device(batch)
                 with autocast(self.device, self.data.parameters.precision):
-                    logits = self.network(cubes)
-                yield logits.float(), truth
-                tick(what)
+                    given = part(cubes)
+                yield given.float(), truth
 
     def on_device(self, batch: TargetBatch) -> tuple[Tensor, Tensor]:
         """Cubes, float32 `[cube, 1, x, y, z]` in [0, 1], and labels `[cube, class]` or masks as the cubes.
@@ -109,37 +126,6 @@ class Judge:
         with closing(self.batches.stream(self.data.refreshing())) as stream:
             for batch in stream:
                 yield self.on_device(batch)[0]
-
-
-def loss_of(data: TargetData, device: torch.device) -> Loss:
-    """Binary cross entropy, positives weighted; Dice where there are masks (METHOD.md section 6).
-
-    Dice is that of the whole batch: a cube without foreground has none of its own.
-    """
-    if data.kind == "segment":
-        from monai.losses import DiceLoss  # MONAI takes seconds to load
-
-        dice: Loss = DiceLoss(sigmoid=True, batch=True)
-        return dice
-    weight = torch.from_numpy(data.positive_weights()).to(device)
-    if np.any(data.store.labels == UNKNOWN):
-        return partial(known_loss, weight)
-    return partial(functional.binary_cross_entropy_with_logits, pos_weight=weight)
-
-
-def known_loss(weight: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the binary cross entropy of the labels that are known, positives weighted; 0 where none is.
-
-    Args:
-        weight: float32 [class], of positives.
-        logits: float32 [cube, class].
-        truth: float32 [cube, class]: 0, 1 or `UNKNOWN`.
-    """
-    known = truth != UNKNOWN
-    each = functional.binary_cross_entropy_with_logits(
-        logits, truth * known, weight=known.float(), pos_weight=weight, reduction="sum"
-    )
-    return each / known.sum().clamp(min=1)
 
 
 def evaluate_labels(

@@ -92,7 +92,7 @@ class FineTuner:
             works = self.data.training(state.epoch)[: self.data.steps - self.step]
             waiting = len(self.data.validation) if due else 0
             tick = self._counting(f"epoch {state.epoch + 1}: ", len(works) + waiting)
-            scores = self._train_epoch(works, tick)
+            scores = self._fit_probe(works, tick) if self.data.probe else self._train_epoch(works, tick)
             train_loss = state.loss
             if due:
                 self.judge.refresh()
@@ -116,6 +116,11 @@ class FineTuner:
             or steps >= self.data.steps
             or (self.state.epoch + 1) % stride == 0
         )
+
+    def _fit_probe(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> dict[str, Metrics]:
+        """Fit a linear probe to the labelled cubes, all at once."""
+        self.state.finish_step(self.judge.fit_probe(works, tick), sum(map(len, works)))
+        return {}
 
     def _train_epoch(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> dict[str, Metrics]:
         """Train on these batches of the epoch at hand; return the metrics after the steps of `at_steps`."""

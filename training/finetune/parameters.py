@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,9 @@ KEEPS = ("encoder", "all-but-last", "all")
 
 #: Of a run that names neither steps nor epochs.
 DEFAULT_STEPS = 500
+
+# How a network is trained step by step; a linear probe is not.
+_OF_STEPS = ("steps", "epochs", "select", "patience", "lr", "schedule", "warmup", "at_steps")
 
 _MOST_STEPS = 10**8
 _MOST_WARMUP = 50  # steps, where none are named
@@ -52,8 +55,8 @@ class FinetuneParameters:
         keep: which parts of pre-trained weights a segmenter begins with: `encoder`, `all-but-last`, all but
             the last level of the decoder, or `all`. None takes `all-but-last`. A classifier has an encoder
             only.
-        freeze_encoder: keep the encoder as it is. A classifier then is a linear probe: one linear layer on
-            standardised features; of a segmenter the decoder learns.
+        freeze_encoder: keep the encoder as it is. A classifier is then a linear probe: logistic regression on
+            standardised features, fitted to convergence (`probe`); of a segmenter the decoder learns.
         at_steps: evaluate the network on the test fold after these steps as well.
         seed: of the labelled scans, of the first weights of the head (from scratch, of all), of the order
             of the cubes, and of the augmentation.
@@ -135,6 +138,20 @@ class FinetuneParameters:
         for step in self.at_steps:
             if not 1 <= step <= steps:
                 raise CallError(f"--at-steps {step} is out of range: the run has the steps 1 to {steps}.")
+
+    def of_probe(self) -> "FinetuneParameters":
+        """Return those of a linear probe: one pass over the labelled cubes, without augmentation.
+
+        Raises:
+            CallError: an option of training by steps was given.
+        """
+        for name in _OF_STEPS:
+            if getattr(self, name) != getattr(FinetuneParameters, name):
+                raise CallError(
+                    f"{option(name)} {getattr(self, name)} does not apply to --freeze-encoder on a "
+                    "classification task, which fits a linear probe to convergence: leave one of them out."
+                )
+        return replace(self, epochs=1, augment=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name; `labels` in words, since in JSON and in Python 1 equals 1.0."""
