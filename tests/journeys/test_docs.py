@@ -33,6 +33,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
+NOTEBOOK = ROOT / "docs" / "notebooks" / "first-look.ipynb"
 PROGRAMS = {"genesis-prep": genesis_toolkit.cli.prep.main, "genesis-train": genesis_toolkit.cli.train.main}
 #: Options of other programs that pages mention, and those that every command has.
 OTHERS = {"--help", "--version", "--check", "--quiet"}
@@ -225,10 +226,43 @@ def test_few_blocks_are_left_out_each_with_its_reason() -> None:
     assert fences == sum(len(read_page(page)[0]) for page in PAGES)  # no fence escapes the reader of blocks
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_to_files_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
-        assert (ROOT / target).exists(), target
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub and MyST give the headings of a page."""
+    code_free = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", code_free, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", NOTEBOOK], ids=name_of
+)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code_free = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", code_free):
+        leads_to = page.parent / target if target else page
+        if "_pictures" not in leads_to.parts:  # the docs build draws those
+            assert leads_to.exists(), target
+        assert not anchor or anchor in anchors_of(leads_to), f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    docs = ROOT / "docs"
+    listed = re.findall(r"^[a-z-]+(?:/[\w-]+)?$", (docs / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = [page.relative_to(docs).with_suffix("").as_posix() for page in [*PAGES[1:], NOTEBOOK]]
+    assert sorted([*listed, "index"]) == sorted(pages)
+
+
+def test_the_bibtex_says_what_the_citation_file_says() -> None:
+    yaml = pytest.importorskip("yaml")
+    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs" / "cite.md").read_text(encoding="utf-8").replace("{3D}", "3D").split())
+    for work in facts["references"]:
+        authors = " and ".join(f"{one['family-names']}, {one['given-names']}" for one in work["authors"])
+        for value in (work["title"], authors, work["year"], work["identifiers"][0]["value"]):
+            assert f"{{{value}}}" in page
+    for value in (facts["title"], facts["version"], facts["license"], facts["authors"][0]["name"]):
+        assert f"{{{value}}}" in page
 
 
 def test_the_licence_sentence_stands_in_front() -> None:
