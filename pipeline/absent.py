@@ -78,6 +78,21 @@ def no_run(folder: Path) -> CallError:
     return CallError(f"There is no run in {folder}: make one with genesis-train pretrain.")
 
 
+def check_finetuned(folder: Path) -> None:
+    """Refuse the folder of a fine-tuning run that is not there.
+
+    Raises:
+        CallError: it is not.
+    """
+    if not _exists(folder):
+        raise no_finetuned(folder)
+
+
+def no_finetuned(folder: Path) -> CallError:
+    """The refusal of a folder that is not of a fine-tuning run."""
+    return CallError(f"There is no fine-tuning run at {folder}: make one with genesis-train finetune.")
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()

@@ -3,18 +3,19 @@
 numba keeps compiled code beside the module and throws it away when that module is edited, but not when a
 function that it calls lives in another module and is edited there. Here the cache belongs to the sources of
 all kernel modules together, so a stale kernel can never give yesterday's bits.
+
+numba itself is imported when a kernel is first called: that takes 0.6 s, and most commands end without one.
 """
 
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property, update_wrapper
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from threading import RLock
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-import numba
 import numpy as np
-from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 #: What kernels count with, since uint64 and signed numbers together make floats. HALF and LOW are the lower
 #: half of a uint64: the number of its bits, and their mask.
@@ -37,39 +38,103 @@ def _sources_digest(folders: frozenset[Path]) -> str:
     return digest.hexdigest()
 
 
-class _SourcesCache(FunctionCache):
-    """numba's compile cache, kept apart by the sources of all kernels; losing it never stops a run."""
+@cache
+def _cache_class() -> Any:
+    """The class of numba's compile cache that `Kernel` uses, made late: its base comes from numba."""
+    from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        own = Path(function.__code__.co_filename).parent
-        digest = _sources_digest(frozenset({Path(__file__).parent, own}))
-        # The digest is in the file names too, not only in the stamp: numba writes the new index before the
-        # new code, and a second process starting in between would run the old code under the new stamp.
-        self._cache_file = IndexDataCacheFile(
-            cache_path=self._cache_path,
-            filename_base=f"{self._impl.filename_base}-{digest[:12]}",
-            source_stamp=(self._impl.locator.get_source_stamp(), digest),
-        )
+    class SourcesCache(FunctionCache):
+        """numba's compile cache, kept apart by the sources of all kernels; losing it never stops a run."""
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Compiled code from the cache, or None when there is none or it cannot be read."""
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # a torn file can raise anything while it is unpickled; compiling mends it
-            with suppress(OSError):
-                self.flush()
-            return None
+        def __init__(self, function: Callable[..., Any]) -> None:
+            super().__init__(function)
+            own = Path(function.__code__.co_filename).parent
+            digest = _sources_digest(frozenset({Path(__file__).parent, own}))
+            # The digest is in the file names too, not only in the stamp: numba writes the new index before
+            # the new code, and a second process starting in between would run old code under the new stamp.
+            self._cache_file = IndexDataCacheFile(
+                cache_path=self._cache_path,
+                filename_base=f"{self._impl.filename_base}-{digest[:12]}",
+                source_stamp=(self._impl.locator.get_source_stamp(), digest),
+            )
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep compiled code; a full disk or a folder that turned read-only costs the cache, not the run."""
-        try:
-            super().save_overload(sig, data)
-        except Exception:  # likewise: a torn index is read before it is written
-            self.disable()
+        def load_overload(self, sig: Any, target_context: Any) -> Any:
+            """Compiled code from the cache, or None when there is none or it cannot be read."""
+            try:
+                return super().load_overload(sig, target_context)
+            except Exception:  # a torn file can raise anything while it is unpickled; compiling mends it
+                with suppress(OSError):
+                    self.flush()
+                return None
+
+        def save_overload(self, sig: Any, data: Any) -> None:
+            """Keep compiled code; a full disk, or a folder that turned read-only, costs only the cache."""
+            try:
+                super().save_overload(sig, data)
+            except Exception:  # likewise: a torn index is read before it is written
+                self.disable()
+
+    return SourcesCache
 
 
-def kernel(function: Callable[P, R]) -> Callable[P, R]:
+class Kernel(Generic[P, R]):
+    """A function that numba compiles when it is first called, or first used by a kernel that is compiled."""
+
+    def __init__(self, function: Callable[P, R], forceinline: bool = False) -> None:
+        self._function, self._forceinline = function, forceinline
+        self._compiled: Any = None
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
+        """Compile the function for arguments of these types, where that is not done yet, and call it."""
+        result: R = (self._compiled or self.compiled)(*arguments, **named)
+        return result
+
+    @property
+    def compiled(self) -> Any:
+        """numba's dispatcher, with its cache where a folder for it can be written."""
+        with _making:  # threads that met here would each make one, and compile the same twice
+            if self._compiled is None:
+                import numba
+
+                compiler = numba.njit(nogil=True, error_model="numpy", forceinline=self._forceinline)
+                made: Any = compiler(self._function)
+                with suppress(RuntimeError, OSError):  # neither the package nor the home is writable
+                    made._cache = _cache_class()(self._function)
+                self._compiled = made
+            return self._compiled
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes this for where another kernel calls it."""
+        return self.compiled._numba_type_
+
+
+class External:
+    """A C function that kernels call by its name.
+
+    Args:
+        name: of its symbol, as LLVM knows it.
+        result: name of its numba type, such as "intc".
+        arguments: names of the types of its arguments.
+    """
+
+    def __init__(self, name: str, result: str, *arguments: str) -> None:
+        self._name, self._types = name, (result, *arguments)
+
+    @cached_property
+    def _numba_type_(self) -> Any:
+        """What numba takes this for."""
+        from numba import types
+
+        result, *arguments = (getattr(types, name) for name in self._types)
+        return types.ExternalFunction(self._name, result(*arguments))
+
+
+_making: Final = RLock()
+
+
+def kernel(function: Callable[P, R]) -> Kernel[P, R]:
     """Compile a function of plain loops with numba: no GIL, no parallel, no fast-math, cached if possible.
 
     Parallelism lives outside, over shards: `prange` aborts or hangs under threads and forks. Fast-math gains
@@ -79,21 +144,15 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
         function: a function that numba can compile, in a file of its own package.
 
     Returns:
-        The compiled function. Where no cache folder is writable it is compiled anew in every process.
+        The function, compiled when it is first called. Where no cache folder is writable it is compiled anew
+        in every process.
     """
-    return _cached(function, numba.njit(nogil=True, error_model="numpy")(function))
+    return Kernel(function)
 
 
-def inlined(function: Callable[P, R]) -> Callable[P, R]:
+def inlined(function: Callable[P, R]) -> Kernel[P, R]:
     """`kernel`, always inlined where another kernel calls it, so that loops over it are vectorised.
 
     For the random blocks in the innermost loops: 0.09 ms per 32,768 blocks, against 0.59 ms with a call.
     """
-    return _cached(function, numba.njit(nogil=True, error_model="numpy", forceinline=True)(function))
-
-
-def _cached(function: Callable[P, R], compiled: Any) -> Callable[P, R]:
-    """Give a compiled function its cache, where a folder for it can be written."""
-    with suppress(RuntimeError, OSError):  # no locator: neither the package nor the home is writable
-        compiled._cache = _SourcesCache(function)
-    return compiled  # type: ignore[no-any-return]
+    return Kernel(function, forceinline=True)

@@ -30,6 +30,7 @@ CALLS = {
     "train pretrain nope --out run": f"{STORE}cubes",
     "train export nope out.pt --format official": "There is no run in nope: make one with genesis-train",
     "train finetune nope --out run": f"{STORE}targets",
+    "train segment nope . out.nii": "There is no fine-tuning run at nope: make one with genesis-train finet",
     "train segment . nope out.nii": "There is no scan nope: give a file",
     "train compare nope --out out": f"{STORE}targets",
 }
@@ -60,6 +61,7 @@ def test_what_is_there_or_may_be_passes(tmp_path: Path) -> None:
         absent.check_scan(name)
     assert absent.check_scans(str(tmp_path)) == tmp_path
     absent.check_run(tmp_path)
+    absent.check_finetuned(tmp_path)
 
 
 def test_a_store_that_is_being_made_is_not_said_to_be_missing(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def copy_of_two_modules(folder):
     return package
 
 
-PRINT = "from kernels.caller import twice; print(twice(10), sum(twice.stats.cache_hits.values()))"
+PRINT = "from kernels.caller import twice; print(twice(10), sum(twice.compiled.stats.cache_hits.values()))"
 
 
 def run(folder, code, **environment):

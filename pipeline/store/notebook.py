@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from genesis_toolkit.pipeline.hounsfield import Window
 
@@ -49,6 +48,8 @@ def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: in
         low, high: what is black, and what is white.
         most_edge: pixels along an edge at most; of larger slices every second, third .. voxel is shown.
     """
+    from PIL import Image  # late: who opens a store draws nothing, as a rule
+
     stride = ceil(max(values.shape) / most_edge)
     shown = np.clip(values[::stride, ::stride].T.astype(np.int64), low, high)
     grey = ((shown - low) * 255 // (high - low)).astype(np.uint8)

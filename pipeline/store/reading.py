@@ -17,15 +17,14 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import binding  # type: ignore[import-untyped]
-from numba import types
 from numpy.typing import NDArray
 
-from genesis_toolkit.pipeline.jit import kernel
+from genesis_toolkit.pipeline.jit import External, kernel
 from genesis_toolkit.pipeline.store.shards import BLOSC_HEADER, CRC_BYTES, RESIDUE, ShardReader
 from genesis_toolkit.pipeline.store.storage import Archive, Folder
 
@@ -37,11 +36,14 @@ _RESIDUE: Final = np.uint32(RESIDUE)
 _MODULES: Final = {"blosc_decompress_ctx": "numcodecs.blosc", "crc32c_extend": "google_crc32c._crc32c"}
 
 
-def _bind() -> bool:
+@cache
+def has_kernel() -> bool:
     """Let kernels call the functions of `_MODULES`; whether wheels export all, and the system has `pread`.
 
     LLVM gets the addresses under names of our own, so a compiled kernel holds no address and can be cached.
     """
+    from llvmlite import binding  # type: ignore[import-untyped]
+
     try:
         for name, module in _MODULES.items():
             function = getattr(ctypes.CDLL(str(import_module(module).__file__)), name)
@@ -51,21 +53,15 @@ def _bind() -> bool:
     return hasattr(os, "pread")
 
 
-_HAS_KERNEL: Final = _bind()
-
 #: `pread` of the C library: descriptor, address, bytes, place in the file; returns the number of bytes read.
-_pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.uintp, types.uintp, types.int64))
+_pread: Any = External("pread", "intp", "intc", "uintp", "uintp", "int64")
 
 #: google-crc32c: checksum of the bytes before, address, bytes; returns the checksum of all of them.
-_crc32c: Any = types.ExternalFunction(
-    "genesis_crc32c_extend", types.uint32(types.uint32, types.uintp, types.uintp)
-)
+_crc32c: Any = External("genesis_crc32c_extend", "uint32", "uint32", "uintp", "uintp")
 
 #: blosc: addresses of frame and content, bytes the content may have, threads; returns the bytes written, or a
 #: negative number for a damaged frame. It trusts the length a frame states for itself and checks the rest.
-_decompress: Any = types.ExternalFunction(
-    "genesis_blosc_decompress_ctx", types.intc(types.uintp, types.uintp, types.uintp, types.intc)
-)
+_decompress: Any = External("genesis_blosc_decompress_ctx", "intc", "uintp", "uintp", "uintp", "intc")
 
 
 #: `packed`, uint32, a chunk as it lies in its shard; kept, since new memory costs as much as the work.
@@ -90,7 +86,7 @@ def read_cubes(
     """
     reader.check(out, (len(positions), *reader.shape[1:]))
     storage = reader.storage
-    if not (_HAS_KERNEL and isinstance(storage, Folder | Archive)):
+    if not (has_kernel() and isinstance(storage, Folder | Archive)):
         return reader.read_many(positions, out)
     wanted = np.asarray(positions, np.int64)
     shards, place = np.unique(wanted // reader.length, return_inverse=True)

@@ -59,6 +59,24 @@ def test_the_journey(luna16: Path, tmp_path: Path) -> None:
     assert sum(facts["combinations"].values()) == facts["pairs"] == 24
 
 
+def test_commands_that_compile_nothing_do_without_numba(luna16: Path, tmp_path: Path) -> None:
+    """Finished work, and the commands that only look, answer without what kernels are compiled with."""
+    cubes, pairs = str(tmp_path / "cubes.zarr"), str(tmp_path / "pairs.zarr")
+    extract, degrade = ["extract-cubes", str(luna16), cubes, *SMALL], ["degrade", cubes, pairs]
+    assert call(*extract).exit_code == call(*degrade).exit_code == 0
+    calls = [extract, degrade, *([name, store] for name in ("info", "card") for store in (cubes, pairs))]
+    code = (
+        "import sys\n"
+        "from genesis_toolkit.cli.prep import main\n"
+        f"for call in {calls!r}: main(call, standalone_mode=False)\n"
+        "print('LOADED', sorted({'numba', 'llvmlite', 'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+    assert done.stdout.count("it was finished before") == 2
+
+
 def test_json_is_one_object(luna16: Path, tmp_path: Path) -> None:
     done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL, "--json")
     facts = json.loads(done.stdout)

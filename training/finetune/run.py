@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from genesis_toolkit.pipeline.absent import no_finetuned
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Ends, Window
 from genesis_toolkit.pipeline.ledger import write_whole
@@ -213,7 +214,7 @@ def read_finetuned(run: Path) -> Finetuned:
     except DataError:
         described, older = _FirstRun(run).described(), FIRST_VERSION
     if described is None:
-        raise CallError(f"There is no fine-tuning run at {run}: make one with genesis-train finetune.")
+        raise no_finetuned(run)
     if not folder.result.is_file():
         raise CallError(f"{run} is not finished: repeat the command that makes it, and it goes on.")
     told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
