@@ -149,15 +149,27 @@ class TargetData:
 
 
 def choose_scans(
-    scans: NDArray[np.integer[Any]], streams: NDArray[np.uint64], labels: float | int, seed: int
+    scans: NDArray[np.integer[Any]],
+    streams: NDArray[np.uint64],
+    labels: float | int,
+    seed: int,
+    kinds: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.integer[Any]]:
-    """Draw the scans that are labelled: fewer of them are always among more.
+    """Draw the scans that are labelled, stratified by kind; a smaller draw is part of every larger one.
 
-    Each scan gets a random rank, made of the seed and its own stream key, so no other scan moves it; the
-    first ranks are taken. Of a share the nearest number of scans is taken, halves up, at least one.
+    Drawn without strata, 20 X-rays of which 88 % are positive hold no negative in one draw of thirteen.
 
-    Given are distinct rows of scans and their stream keys, uint64; some of these rows come back, ascending.
-    `labels` is a share in (0, 1] where it is a float, else a number of scans.
+    Args:
+        scans: distinct rows of scans.
+        streams: uint64, the stream key of each, by which it gets a random rank.
+        labels: a share in (0, 1] as a float, rounded to the nearest number of scans and at least one, or a
+            number of scans as an int.
+        seed: of the draw.
+        kinds: which labels each scan has, as a number; scans of each kind are spread evenly over the order
+            of the draw, from a random start. None: all are alike.
+
+    Returns:
+        Some of `scans`, ascending.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
     if count > len(scans):
@@ -167,7 +179,22 @@ def choose_scans(
         )
     words = np.array([draw_words(seed, stream, 0, 0, Operation.LABELS, 2) for stream in streams], np.uint64)
     rank = words[:, 0] << np.uint64(32) | words[:, 1]
-    return np.sort(scans[np.argsort(rank, kind="stable")[:count]])
+    place = np.empty(len(scans))
+    for kind in np.unique(kinds) if kinds is not None else [None]:
+        among = np.flatnonzero(kinds == kind) if kinds is not None else np.arange(len(scans))
+        among = among[np.argsort(rank[among], kind="stable")]
+        place[among] = (np.arange(len(among)) + words[among[0], 1] / 2**32) / len(among)
+    return np.sort(scans[np.lexsort((rank, place))[:count]])
+
+
+def _kinds(store: TargetStore, scans: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]] | None:
+    """A number for the classes of which each scan has a positive cube; None of masks."""
+    if store.labels is None:
+        return None
+    positive = np.zeros((len(store.scans), len(store.classes)), bool)
+    np.logical_or.at(positive, store.table.scan, store.labels == 1)
+    kinds: NDArray[np.integer[Any]] = np.unique(positive[scans], axis=0, return_inverse=True)[1]
+    return kinds.reshape(-1)
 
 
 def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetData:
@@ -192,7 +219,8 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
                 "and tests: extract targets from more scans."
             )
     scans = np.unique(table.scan[folds[TRAIN]])
-    chosen = choose_scans(scans, store.scans.stream[scans], parameters.labels, parameters.seed)
+    streams = store.scans.stream[scans]
+    chosen = choose_scans(scans, streams, parameters.labels, parameters.seed, _kinds(store, scans))
     train = folds[TRAIN][np.isin(table.scan[folds[TRAIN]], chosen)]
     if store.labels is not None:
         _check_labels(store.labels[train], "train on", "give more --labels, or another --seed")
