@@ -18,11 +18,14 @@ import click
 
 from genesis_toolkit.cli import output
 from genesis_toolkit.pipeline.errors import CallError, DataError
-from genesis_toolkit.pipeline.progress import told_of_waiting
+from genesis_toolkit.pipeline.progress import told_of_compiling, told_of_waiting
 
 WRONG_CALL = 2
 BAD_DATA = 1
 INTERRUPTED = 130
+#: What is said of the kernels that take over a second to compile, by their names.
+_COMPILING = {"_evaluate_corners": "about 3 s", "_degrade_all": "about 10 s"}
+
 READER_LEFT = 128 + signal.SIGPIPE  # what a shell says of a program that dies of it
 
 
@@ -76,7 +79,7 @@ class GenesisGroup(click.Group):
 
 @contextmanager
 def _waiting_told() -> Iterator[None]:
-    """Say on stderr, once each, what is waited for longer than a second: a server, a scheduler."""
+    """Say on stderr, once each, what is waited for: a server, a scheduler, the compiling of kernels."""
     said: set[str] = set()
 
     def tell(what: str) -> None:
@@ -84,12 +87,18 @@ def _waiting_told() -> Iterator[None]:
             said.add(what)
             click.echo(f"{what} ...", err=True)
 
+    def tell_of_kernel(name: str) -> None:
+        if name in _COMPILING:
+            tell(f"Compiling the kernels, {_COMPILING[name]}, once on this machine")
+
     as_json = output.is_json()
     told_of_waiting.append(tell)
+    told_of_compiling.append(tell_of_kernel)
     try:
         yield
     finally:
         told_of_waiting.remove(tell)
+        told_of_compiling.remove(tell_of_kernel)
 
 
 class _Interruption:

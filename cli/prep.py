@@ -17,6 +17,7 @@ from genesis_toolkit.cli.pack import pack
 from genesis_toolkit.cli.phantom import phantom
 from genesis_toolkit.cli.preview import preview
 from genesis_toolkit.cli.verify import verify
+from genesis_toolkit.cli.warmup import warmup
 from genesis_toolkit.pipeline.version import __version__
 
 
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 _MADE = demo, phantom, extract_cubes, explain, degrade, preview, info, card, verify
-for command in (*_MADE, pack, merge, import_npy, export_npy, extract_targets):
+for command in (*_MADE, pack, merge, import_npy, export_npy, extract_targets, warmup):
     main.add_command(command)
 
 

@@ -17,6 +17,8 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
+from genesis_toolkit.pipeline.progress import told_of_compiling
+
 #: What kernels count with, since uint64 and signed numbers together make floats. HALF and LOW are the lower
 #: half of a uint64: the number of its bits, and their mask.
 ZERO, ONE, TWO, THREE, FOUR, HALF = (np.uint64(number) for number in (0, 1, 2, 3, 4, 32))
@@ -60,12 +62,16 @@ def _cache_class() -> Any:
 
         def load_overload(self, sig: Any, target_context: Any) -> Any:
             """Compiled code from the cache, or None when there is none or it cannot be read."""
+            found = None
             try:
-                return super().load_overload(sig, target_context)
+                found = super().load_overload(sig, target_context)
             except Exception:  # a torn file can raise anything while it is unpickled; compiling mends it
                 with suppress(OSError):
                     self.flush()
-                return None
+            if found is None:
+                for listener in told_of_compiling:
+                    listener(self._py_func.__qualname__)
+            return found
 
         def save_overload(self, sig: Any, data: Any) -> None:
             """Keep compiled code; a full disk, or a folder that turned read-only, costs only the cache."""
@@ -102,6 +108,7 @@ class Kernel(Generic[P, R]):
                 with suppress(RuntimeError, OSError):  # neither the package nor the home is writable
                     made._cache = _cache_class()(self._function)
                 self._compiled = made
+                _in_use.append(made)
             return self._compiled
 
     @property
@@ -132,6 +139,18 @@ class External:
 
 
 _making: Final = RLock()
+_in_use: Final[list[Any]] = []
+
+
+def kept_in() -> tuple[int, list[Path] | None]:
+    """Return how many functions this process compiled, and the folders that keep them.
+
+    The folders are None where some function could not be kept.
+    """
+    caches = [made._cache for made in _in_use]
+    kept = all(isinstance(one, _cache_class()) and one._enabled for one in caches)
+    compiled = sum(made.stats.cache_misses.total() for made in _in_use)
+    return compiled, sorted({Path(one.cache_path) for one in caches}) if kept else None
 
 
 def kernel(function: Callable[P, R]) -> Kernel[P, R]:

@@ -27,6 +27,9 @@ def silent(what: str, done: int, total: int) -> None:
 #: Told what a call waits for, once that takes over a second, as an address that does not answer.
 told_of_waiting: list[Callable[[str], None]] = []
 
+#: Told the name of a kernel when it has to be compiled, since no earlier call on this machine did.
+told_of_compiling: list[Callable[[str], None]] = []
+
 
 @contextmanager
 def waited_for(what: str, seconds: float = 1.0) -> Iterator[None]:

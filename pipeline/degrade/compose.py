@@ -230,9 +230,9 @@ class Degrader:
             CallError: shapes or dtypes do not fit together, or the dtype does not hold the window.
         """
         n = len(cubes)
-        streams = np.ascontiguousarray(stream, np.uint64)
-        numbers = np.ascontiguousarray(number, np.int64)
-        variants = np.ascontiguousarray(np.broadcast_to(np.asarray(variant, np.int64), (n,)))
+        # Copies, since the kernels would be compiled once more for an array that is read-only.
+        streams, numbers = np.array(stream, np.uint64, order="C"), np.array(number, np.int64, order="C")
+        variants = np.array(np.broadcast_to(variant, (n,)), np.int64, order="C")
         self._check(cubes, out, {"stream": streams, "number": numbers, "flip": flip, "applied": applied})
         with_layer, degraded = (each.reshape(n, *self._shape) for each in (cubes, out))
         how = (self._plan, self._scratch(cubes.dtype))

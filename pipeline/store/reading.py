@@ -135,6 +135,13 @@ def _buffer(size: int) -> NDArray[np.uint32]:
     return packed
 
 
+def compile_reading() -> None:
+    """Let the kernel be compiled, where there is one."""
+    if has_kernel():
+        none = np.empty(0, np.int64)
+        _read_all(none.reshape(0, 3), none, _buffer(8), np.empty((0, 8), np.uint8), np.empty(0, np.bool_))
+
+
 @kernel
 def _read_all(spans, rows, packed, out, done):  # type: ignore[no-untyped-def]
     """Read, check and decode chunk after chunk.

@@ -73,7 +73,7 @@ def test_help_keeps_to_80_columns_in_the_order_of_the_journey(program: str) -> N
     group = PROGRAMS[program]
     listed = {
         "genesis-prep": "demo phantom extract-cubes explain degrade preview info card verify pack merge "
-        "import-npy export-npy extract-targets",
+        "import-npy export-npy extract-targets warmup",
         "genesis-train": "pretrain export finetune segment compare info",
     }
     said = CliRunner().invoke(group, ["--help"], terminal_width=200).stdout

@@ -24,6 +24,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "cli.segment": ("finetune/test_segment.py", "needs the fine-tuned run made there"),
     "cli.train": ("cli/test_output.py", "its commands, their order and their --help"),
     "cli.verify": ("verify/test_verify.py", "needs the stores damaged there"),
+    "cli.warmup": ("pairs/test_warm_up.py", "with what it calls, in one cache of kernels"),
     "pipeline.cubes.assemble": ("cubes/test_extract.py", "seen in the stores that extraction makes"),
     "pipeline.cubes.cut": ("cubes/test_extract.py", "each cube against the scan it was cut from"),
     "pipeline.cubes.records": ("cubes/test_extract.py", "what is noted of scans that fail"),

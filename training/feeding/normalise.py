@@ -41,6 +41,12 @@ def normalise_by_torch(cubes: Tensor, window: Window, out: Tensor) -> Tensor:
     return out.copy_(cubes.unsqueeze(1)).sub_(window.low).div_(span)
 
 
+def compile_normalise() -> None:
+    """Let the kernel be compiled for every kind of cube."""
+    for dtype in (torch.int16, torch.uint8, torch.uint16):
+        normalise(torch.zeros((1, 1, 1, 1), dtype=dtype), Window(0, 1))
+
+
 @kernel
 def _normalise(
     cubes: NDArray[np.integer[Any]], out: NDArray[np.float32], low: np.float32, span: np.float32
