@@ -10,15 +10,7 @@ from genesis_toolkit.cli import options, output
 
 @click.command(cls=options.Command, short_help="Print or complete the dataset card of a store.")
 @click.argument("store", type=options.made_store)
-@options.grouped(
-    "Facts to add to the card",
-    options.option("--title", "Title of the dataset.", metavar="TEXT"),
-    options.option(
-        "--licence", "Licence of the dataset: an SPDX name, such as CC-BY-4.0, or a sentence.", metavar="TEXT"
-    ),
-    options.option("--citation", "Reference to cite for the dataset.", metavar="TEXT"),
-    options.option("--contact", "Contact for questions: a name or an address.", metavar="TEXT"),
-)
+@options.card_options
 def card(store: Path | str, **said: str | None) -> None:
     """Print the dataset card of STORE (its README.md) as Markdown.
 

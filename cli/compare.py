@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
 #: What goes with --from-csv; everything else is about trials.
-_OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
+_OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
 
 
 @click.command(cls=options.Resumable, short_help="Arms x trials -> evidence.")
@@ -32,49 +32,58 @@ _OF_TABLES = {"table", "out", "reference", "pairs", "overwrite"}
 @options.option(
     "--out", "Folder for the results; it is created if needed.", options.path, metavar="DIR", required=True
 )
-@click.option(
-    "--arm",
-    "arms",
-    multiple=True,
-    metavar="NAME[=WEIGHTS]",
-    help="Arm to compare; repeat for each. Either scratch-3d or scratch-2d, or a name such as genesis-ct-3d, "
-    "genesis-ct-2d, genesis-xray-2d or imagenet with weights: a run, a checkpoint or an official file.",
+@options.grouped(
+    "Arms and trials",
+    options.option(
+        "--arm",
+        "Arm to compare; repeat for each. Either scratch-3d or scratch-2d, or a name such as genesis-ct-3d, "
+        "genesis-ct-2d, genesis-xray-2d or imagenet with weights: a run, a checkpoint or an official file.",
+        metavar="NAME[=WEIGHTS]",
+        multiple=True,
+    ),
+    options.option(
+        "--trials",
+        "Number of trials per arm and task, with consecutive seeds starting at --seed.",
+        int,
+        PUBLISHED_TRIALS,
+    ),
+    options.option(
+        "--width",
+        "Width of networks from scratch.  [default: that of weights with as many axes, or the published]",
+        int,
+    ),
 )
-@options.option(
-    "--primary",
-    "Primary outcome, registered before the first trial. [default: the comparison, if there is only one]",
-    metavar="TASK,A:B",
-)
-@options.option(
-    "--trials",
-    "Number of trials per arm and task, with consecutive seeds starting at --seed.",
-    int,
-    PUBLISHED_TRIALS,
-)
-@options.option("--workers", "Number of trials run at once.  [default: one per core; one on CUDA]", int)
-@options.option(
-    "--width",
-    "Width of networks from scratch.  [default: that of weights with as many axes, or the published]",
-    int,
+@options.grouped(
+    "Comparison",
+    options.option(
+        "--primary",
+        "Primary outcome, registered before the first trial. [default: the comparison, if there is only one]",
+        metavar="TASK,A:B",
+    ),
+    options.option(
+        "--reference", "Compare every arm only with this one.  [default: every pair]", metavar="ARM"
+    ),
+    options.option(
+        "--pairs",
+        "Compare only these pairs; one-tailed tests ask whether B is higher.  [default: every pair]",
+        metavar="A:B,...",
+    ),
+    options.option(
+        "--from-csv",
+        "CSV table to compare instead of target stores: columns task,arm,trial,value or task,arm,mean,sd,n.",
+        options.path,
+        metavar="FILE",
+    ),
 )
 @options.finetuning_options
-@click.option(
-    "--from-csv",
-    "table",
-    metavar="FILE",
-    type=options.path,
-    help="CSV table to compare instead of target stores: columns task,arm,trial,value or task,arm,mean,sd,n.",
+@options.grouped(
+    "Work and output",
+    options.option("--workers", "Number of trials run at once.  [default: one per core; one on CUDA]", int),
+    options.option("--dry-run", "List the trials without running any.", bool),
+    options.option("--overwrite", "Discard all earlier results in DIR, including trials.", bool),
+    options.json_option,
 )
-@options.option("--reference", "Compare every arm only with this one.  [default: every pair]", metavar="ARM")
-@options.option(
-    "--pairs",
-    "Compare only these pairs; one-tailed tests ask whether B is higher.  [default: every pair]",
-    metavar="A:B,...",
-)
-@options.option("--dry-run", "List the trials without running any.", bool)
-@options.option("--overwrite", "Discard all earlier results in DIR, including trials.", bool)
-@options.json_option
-def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **given: Any) -> None:
+def compare(targets: tuple[str | Path, ...], out: Path, **given: Any) -> None:
     """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
 
     An arm is one way to initialise a network: scratch, ImageNet or Genesis. The command fine-tunes every arm
@@ -96,6 +105,7 @@ def compare(targets: tuple[str | Path, ...], out: Path, table: Path | None, **gi
         --arm scratch-3d --arm genesis-ct-3d=pretrained
       genesis-train compare --from-csv scores.csv --out comparison
     """
+    table, given["arms"] = given.pop("from_csv"), given.pop("arm")
     choice: dict[str, Any] = {"reference": given.pop("reference"), "pairs": _pairs(given.pop("pairs"))}
     if table is None:
         _compare_trials(targets, out, choice, given)

@@ -33,6 +33,8 @@ _OF_SCANS = {
     "spacing": "X-ray images are resized to --size",
     "orient": "an X-ray image has no axes to turn",
 }
+#: Options whose texts go into the card of the finished store.
+_OF_CARD = ("title", "licence", "citation", "contact")
 
 
 def _subsets(text: str) -> tuple[int, ...]:
@@ -110,6 +112,7 @@ def _subsets(text: str) -> tuple[int, ...]:
         metavar="KEYFILE",
     ),
 )
+@options.card_options
 @options.work_options("Number of scans processed at once. [default: one per core]")
 def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
     """Cut cubes from the scans in SOURCE, a folder or a single file, into the cube store CUBES.
@@ -117,7 +120,8 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
     A scan must have at least 265 x 265 x 96 voxels unless you lower --border or --size. If --size has two
     numbers, the command cuts slices. X-ray images (--layout nih or images) are used whole, resized to
     224 x 224 pixels or --size. Run the same command again to resume. On a finished store it repairs damaged
-    files and adds new scans from SOURCE; otherwise it does nothing.
+    files and adds new scans from SOURCE; otherwise it does nothing but write the card anew if you give
+    facts for it.
 
     \b
     Examples:
@@ -125,7 +129,10 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
       genesis-prep extract-cubes ChestX-ray14 xray.zarr
     """
     from genesis_toolkit.cli.cautions import cautions_of_size
+    from genesis_toolkit.pipeline.describe.publish import Publication, publish
 
+    said = {name: text for name in _OF_CARD if (text := given.pop(name)) is not None}
+    publication = Publication(**said)  # a text that is too long is refused before anything is cut
     parameters = _parameters(source, options.given_options())
     output.say(*cautions_of_size(parameters.size), err=True)
     work = options.work_of(given, dry_run, "anonymize", "split_file", "part")
@@ -140,6 +147,8 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
         _say_next(plan, source, cubes, parameters)
         return
     result = gt.extract_cubes(source, cubes, parameters, strict=given["strict"], progress=True, **work)
+    if said:
+        publish(cubes, publication)
     if not (result.done_before or work["split_file"]):
         _say_left_out(result.found, parameters)
     _show(result, cubes, parameters)

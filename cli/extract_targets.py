@@ -36,71 +36,83 @@ def _negatives(text: str) -> int | None:
 @click.command(cls=options.Resumable, short_help="Scans -> labelled cubes.")
 @click.argument("source", type=options.scans)
 @click.argument("targets", type=options.path)
-@options.option(
-    "--task",
-    "Target task. ncc: nodule or not, from LUNA16's candidates; segment: scans and masks; dxc: NIH's "
-    "findings; classify: labels from columns of a table.",
-    ["ncc", "segment", "dxc", "classify"],
+@options.grouped(
+    "Task",
+    options.option(
+        "--task",
+        "Target task. ncc: nodule or not, from LUNA16's candidates; segment: scans and masks; dxc: NIH's "
+        "findings; classify: labels from columns of a table.",
+        ["ncc", "segment", "dxc", "classify"],
+    ),
 )
-@options.option(
-    "--label-table",
-    "classify: CSV table with one row per scan or image, and a column that names it.",
-    options.path,
-    metavar="CSV",
+@options.grouped(
+    "Cubes",
+    options.option(
+        "--size",
+        "Size of a cube in voxels, or of an image in pixels. [default: 64,64,32; images: 224,224]",
+        options.Listed("X,Y[,Z]"),
+    ),
+    options.option(
+        "--hu",
+        "CT only: window in HU to which voxels are clipped. [default: -1000,1000]",
+        options.Listed("LOW,HIGH"),
+    ),
+    options.option(
+        "--window",
+        "segment, classify: MR only: values or percentiles to map to -1000,1000, such as p0.5,p99.5.",
+        options.window_ends,
+        metavar="LOW,HIGH",
+    ),
+    options.option(
+        "--cubes-per-scan",
+        "segment, classify: number of cubes per scan. [default: 32; classify: the whole scan, averaged]",
+        int,
+    ),
+    options.option(
+        "--negatives",
+        "ncc: number of non-nodule candidates per nodule, or all. [default: 10]",
+        _negatives,
+        metavar="N",
+    ),
+    options.option(
+        "--seed", "ncc, segment, classify: random seed for drawing candidates or cubes. [default: 0]", int
+    ),
 )
-@options.option(
-    "--label-columns",
-    "classify: label columns, such as A,B or 'Patient Age>60'; empty cells count as unknown.",
-    _columns,
-    metavar="A,B",
+@options.grouped(
+    "Labels and masks",
+    options.option(
+        "--label-table",
+        "classify: CSV table with one row per scan or image, and a column that names it.",
+        options.path,
+        metavar="CSV",
+    ),
+    options.option(
+        "--label-columns",
+        "classify: label columns, such as A,B or 'Patient Age>60'; empty cells count as unknown.",
+        _columns,
+        metavar="A,B",
+    ),
+    options.option(
+        "--masks",
+        "segment: folder of masks with the names of their scans. [default: LUNA16's seg-lungs-LUNA16]",
+        options.path,
+        metavar="DIR",
+    ),
+    options.option(
+        "--foreground",
+        "segment: mask values that count as foreground, such as 1,2. [default: all but 0]",
+        options.Listed("LIST"),
+    ),
 )
-@options.option(
-    "--size",
-    "Size of a cube in voxels, or of an image in pixels. [default: 64,64,32; images: 224,224]",
-    options.Listed("X,Y[,Z]"),
+@options.grouped(
+    "Scans",
+    options.option(
+        "--layout",
+        "segment, classify: organisation of SOURCE; see extract-cubes --help. [default: auto]",
+        ["auto", "luna16", "files", "nih", "images"],
+    ),
+    options.split_file_option,
 )
-@options.option(
-    "--hu",
-    "CT only: window in HU to which voxels are clipped. [default: -1000,1000]",
-    options.Listed("LOW,HIGH"),
-)
-@options.option(
-    "--window",
-    "segment, classify: MR only: values or percentiles to map to -1000,1000, such as p0.5,p99.5.",
-    options.window_ends,
-    metavar="LOW,HIGH",
-)
-@options.option(
-    "--negatives",
-    "ncc: number of non-nodule candidates per nodule, or all. [default: 10]",
-    _negatives,
-    metavar="N",
-)
-@options.option(
-    "--masks",
-    "segment: folder of masks with the names of their scans. [default: LUNA16's seg-lungs-LUNA16]",
-    options.path,
-    metavar="DIR",
-)
-@options.option(
-    "--foreground",
-    "segment: mask values that count as foreground, such as 1,2. [default: all but 0]",
-    options.Listed("LIST"),
-)
-@options.option(
-    "--cubes-per-scan",
-    "segment, classify: number of cubes per scan. [default: 32; classify: the whole scan, averaged]",
-    int,
-)
-@options.option(
-    "--layout",
-    "segment, classify: organisation of SOURCE; see extract-cubes --help. [default: auto]",
-    ["auto", "luna16", "files", "nih", "images"],
-)
-@options.option(
-    "--seed", "ncc, segment, classify: random seed for drawing candidates or cubes. [default: 0]", int
-)
-@options.split_file_option
 @options.work_options("Number of scans processed at once. [default: one per core]")
 def extract_targets(source: Path, targets: Path, task: str | None, dry_run: bool, **given: Any) -> None:
     """Cut labelled cubes for one task from SOURCE into the target store TARGETS.

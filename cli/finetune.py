@@ -21,22 +21,23 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS
 @click.command(cls=options.Resumable, short_help="Weights -> a target task, learnt and evaluated.")
 @click.argument("targets")
 @options.out_option
-@options.option(
-    "--weights",
-    "Initial weights: a run, a checkpoint, the authors' .pt file, or a ResNet-18.  [default: from scratch]",
-    options.path,
-    metavar="W",
+@options.grouped(
+    "Network",
+    options.option(
+        "--weights",
+        "Initial weights: a run, a checkpoint, an official .pt file or a ResNet-18. [default: from scratch]",
+        options.path,
+        metavar="W",
+    ),
+    options.option(
+        "--network",
+        "Architecture when training from scratch.  [default: unet3d, or unet2d for images]",
+        NETWORKS,
+    ),
+    options.option("--width", "Number of channels of the first convolution when training from scratch.", int),
 )
-@options.option(
-    "--network",
-    "Architecture when training from scratch.  [default: unet3d, or unet2d for images]",
-    NETWORKS,
-)
-@options.option("--width", "Number of channels of the first convolution when training from scratch.", int)
 @options.finetuning_options
-@options.dry_run_training
-@options.overwrite_run
-@options.json_option
+@options.grouped("Run", options.dry_run_training, options.overwrite_run, options.json_option)
 def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **given: Any) -> None:
     """Fine-tune a network on the task of TARGETS, and evaluate it on the test fold.
 

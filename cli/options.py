@@ -267,6 +267,17 @@ def work_options(workers: str) -> Option:
     )
 
 
+#: What only the publisher of a store knows; the fields of `publish.Publication`.
+card_options = grouped(
+    "Facts for the dataset card",
+    option("--title", "Title of the dataset.", metavar="TEXT"),
+    option(
+        "--licence", "Licence of the dataset: an SPDX name, such as CC-BY-4.0, or a sentence.", metavar="TEXT"
+    ),
+    option("--citation", "Reference to cite for the dataset.", metavar="TEXT"),
+    option("--contact", "Contact for questions: a name or an address.", metavar="TEXT"),
+)
+
 _DEFAULT = FinetuneParameters()
 
 #: Those that `FinetuneParameters.from_dict` takes, and `--device`.

@@ -87,6 +87,35 @@ def test_a_store_with_a_card_of_ones_own_is_the_same_store_to_the_commands(
     assert len(open_store(cube_store)) == 12
 
 
+def test_facts_given_at_extraction_make_the_card_that_a_later_call_makes(
+    luna16: Path, cube_store: Path, tmp_path: Path
+) -> None:
+    assert call(cube_store, *WORDS).exit_code == 0
+    store = tmp_path / "told.zarr"
+    rule = "--cubes-per-scan 6 --size 16,16,16 --border 2,2,2 --max-tissue 0.4"  # `SMALL`
+    same = ["extract-cubes", str(luna16), str(store), *rule.split(), "--workers", "1"]
+    done = CliRunner().invoke(main, [*same, *WORDS])
+    assert done.exit_code == 0, done.output
+    for name in ("README.md", "croissant.json", MANIFEST):
+        assert (store / name).read_bytes() == (cube_store / name).read_bytes(), name
+    # A finished store gets what is given now, and keeps the rest; without facts it keeps them all.
+    again = CliRunner().invoke(main, [*same, "--contact", "somebody@example.org"])
+    assert again.exit_code == 0, again.output
+    card = (store / "README.md").read_text(encoding="utf-8")
+    assert CITATION in card
+    assert "## Contact\n\nsomebody@example.org\n" in card
+    assert CliRunner().invoke(main, same).exit_code == 0
+    assert (store / "README.md").read_text(encoding="utf-8") == card
+    assert not verify_store(store).findings
+
+
+def test_a_text_that_is_too_long_is_refused_before_anything_is_cut(luna16: Path, tmp_path: Path) -> None:
+    words = ["extract-cubes", str(luna16), str(tmp_path / "c.zarr"), "--title", "x" * 5000]
+    done = CliRunner().invoke(main, words)
+    assert (done.exit_code, "--title has 5,000 characters" in done.stderr) == (2, True)
+    assert not list(tmp_path.glob("c.zarr*"))
+
+
 def test_what_has_no_card_to_write_is_refused(cube_store: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["pack", str(cube_store), str(tmp_path / "c.zip")]).exit_code == 0
     done = call(tmp_path / "c.zip", "--title", "x")
