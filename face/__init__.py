@@ -1,4 +1,4 @@
-"""The Genesis Toolkit: prepare the training data of Models Genesis once, share it, and train from it.
+"""The Genesis Toolkit: prepare training data for Models Genesis once, share it, and train on it.
 
     import genesis_toolkit as gt
 
@@ -6,8 +6,8 @@
     gt.degrade_cubes("cubes.zarr", "pairs.zarr", progress=True)
     degraded, original = gt.open_store("pairs.zarr")[0]
 
-Every name is loaded when it is first used, so that importing the package costs nothing. `__init__.pyi` lists
-the names and their homes, for this file as for type checkers.
+Every name is loaded on first use, so importing the package is cheap. `__init__.pyi` lists the names and the
+modules that define them, for this file and for type checkers.
 """
 
 from typing import Any

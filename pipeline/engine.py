@@ -1,12 +1,12 @@
-"""The one place that knows dask: runs one task for each item, and hands over each record as it comes.
+"""The only module that uses dask: runs one task per item and delivers each record as it arrives.
 
-What is computed never depends on where: a task is a plain function of its item, writes its own files, and
-returns a small record. One worker is this very process, without dask. Several are the threads of this process
-or processes of their own, on a cluster that `run` starts on this machine, or those of a cluster that is there
-already, which `connect` looks at before anything is begun.
+Results never depend on where they are computed: a task is a plain function of its item, writes its own files,
+and returns a small record. A single worker is this process, without dask. Several workers are threads of this
+process, processes on a cluster that `run` starts on this machine, or the workers of an existing cluster,
+which `connect` checks before any work starts.
 
-Items are begun in order, and no more of them are handed out than keep everyone at work, so a hundred thousand
-cost no memory. Short ones go to a worker several at a time: a dask task costs 1 to 3 ms of processor time.
+Items start in order, and only as many are handed out as keep all workers busy, so a hundred thousand need no
+extra memory. Short ones are sent several at a time: a dask task costs 1 to 3 ms of processor time.
 """
 
 import json
@@ -32,24 +32,24 @@ from genesis_toolkit.pipeline.version import __version__
 Item = TypeVar("Item")
 Record = TypeVar("Record")
 
-#: Tasks handed out to a cluster that is there already: enough for hundreds of workers.
+#: Tasks handed out in advance to an existing cluster: enough for hundreds of workers.
 _AHEAD = 1000
 _SECONDS_TO_ANSWER = 20
-#: What processes cost before they are at work: starting them, and their imports; and threads: loading dask.
+#: Seconds before workers start working: for processes their start and imports, for threads loading dask.
 _SECONDS_TO_START, _SECONDS_FOR_THREADS = 3.0, 1.0
-#: How long items are worked on between two messages, and how many they are at most.
+#: Target seconds of work per message to a worker, and the most items per message.
 _SECONDS_A_BATCH, _MOST_A_BATCH = 0.25, 256
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who carries out tasks.
+    """The workers that carry out tasks.
 
     Attributes:
-        count: how many tasks at a time. One is done in this very process.
-        processes: whether each has a process of its own, for tasks that hold the GIL; else they are threads.
-        client: of the cluster that `connect` found; None where workers are started for each `run`.
-        progress: told while workers start.
+        count: number of tasks at a time. One task at a time runs in this process.
+        processes: whether each worker is a process of its own, for tasks that hold the GIL; else a thread.
+        client: of the cluster that `connect` found; None if workers are started for each `run`.
+        progress: receives messages while workers start.
     """
 
     count: int = 1
@@ -58,29 +58,29 @@ class Workers:
     progress: Progress = field(default=silent, repr=False)
 
     def for_seconds(self, seconds: float) -> "Workers":
-        """Who does work that holds the GIL, so many seconds of it: processes, or one where they cost more."""
+        """Return workers for `seconds` of work that holds the GIL: processes, or one if those cost more."""
         if self.client is not None:
             return self
         return replace(self, processes=True) if processes_pay(seconds, self.count) else replace(self, count=1)
 
     def for_free_seconds(self, seconds: float) -> "Workers":
-        """Who does so many seconds of work without the GIL: threads, or one where they cost more."""
+        """Return workers for `seconds` of work without the GIL: threads, or one if those cost more."""
         saved = seconds - seconds / self.count
         return self if self.client is not None or saved > _SECONDS_FOR_THREADS else replace(self, count=1)
 
 
 def processes_pay(seconds: float, workers: int) -> bool:
-    """Whether so many seconds of work are done sooner by processes, which have to be started, than by one."""
+    """Return whether processes, including their start, finish `seconds` of work sooner than one worker."""
     return seconds - seconds / workers > _SECONDS_TO_START
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def counting(progress: Progress, what: str, total: int, done: int) -> Callable[[object], None]:
-    """A `finished` for `run` that reports one more piece done each time; `done` were done before."""
+    """Return a `finished` callback for `run` that counts pieces, starting from `done`."""
     if total:
         progress(what, done, total)
 
@@ -100,19 +100,19 @@ def run(
     workers: Workers | int = 1,
     lost: Callable[[Item], Record] | None = None,
 ) -> None:
-    """Run `task` on every item and hand each record to `finished`, in the order in which they finish.
+    """Run `task` on every item and pass each record to `finished` as soon as its task ends.
 
     Args:
-        task: for processes and clusters, a function that can be pickled. It does not raise for bad data but
-            says so in its record.
-        items: what to work on, begun in this order.
+        task: for processes and clusters, a picklable function. It reports bad data in its record instead of
+            raising.
+        items: the work, started in this order.
         finished: called in this process and thread.
-        workers: who does it; a number is that many threads.
-        lost: the record of an item whose task ends the process it runs in, alone as well as among others.
+        workers: the workers; a number means that many threads.
+        lost: returns the record of an item whose task kills its process, also when run alone.
 
     Raises:
         CallError: workers cannot be started on this machine.
-        DataError: a worker died and there is no `lost`, no worker comes up again, or the cluster is gone.
+        DataError: a worker died and there is no `lost`, no worker could be restarted, or the cluster is gone.
     """
     workers = Workers(workers) if isinstance(workers, int) else workers
     if workers.client is not None:
@@ -132,7 +132,7 @@ def _run_here(
     finished: Callable[[Record], None],
     lost: Callable[[Item], Record] | None,
 ) -> None:
-    """Run `task` on workers started for it, and started anew where those that died do not come up again."""
+    """Run `task` on newly started workers; start new ones if dask does not replace those that died."""
     number, place = min(workers.count, len(items)), next(_numbers)
     progress = None if workers.progress is silent else workers.progress
     _held[place] = {}
@@ -145,20 +145,20 @@ def _run_here(
                 raise DataError(_DIED)
             items = left
     finally:
-        del _held[place]  # late ones find nothing to do
+        del _held[place]  # late tasks then find nothing to do
 
 
 @dataclass(frozen=True)
 class _Hands:
-    """Workers that are there, and how they are given their tasks.
+    """Running workers, and how tasks are handed to them.
 
     Attributes:
         client: of their cluster.
-        count: how many they are.
-        ahead: how many dask tasks to hand out before one has come back.
-        threads: where threads of this process find what they are given; None where they are none.
-        ours: whether the cluster is this run's own. Then a dask task may be several items, and one whose
-            process died is tried again alone; of another, the scheduler has tried it on several workers.
+        count: number of workers.
+        ahead: number of dask tasks to hand out before the first one returns.
+        threads: key under which threads of this process find their work; None for processes.
+        ours: whether this run started the cluster. If so, a dask task may hold several items, and the items
+            of a process that died are retried one by one; another cluster's scheduler has already retried.
     """
 
     client: Any
@@ -168,7 +168,7 @@ class _Hands:
     ours: bool = False
 
     def begin(self, task: Callable[[Any], Any], items: Sequence[Any]) -> Any:
-        """Give some items to a worker; a dask future of their records and of the seconds that they took."""
+        """Submit some items to a worker; return a dask future of their records and the seconds they took."""
         if self.threads is None:
             return self.client.submit(_carry_out, task, items, pure=False)
         place = next(_numbers)
@@ -183,11 +183,11 @@ def _spread(
     finished: Callable[[Record], None],
     lost: Callable[[Item], Record] | None,
 ) -> list[Item]:
-    """Hand items out in a window and their records over as they come; return what nobody is left for."""
+    """Hand items out in a window and deliver their records; return the items for which no worker is left."""
     waiting, suspects, under_way, size = deque(items), deque[Item](), dict[int, list[Item]](), 1
     with _asking(task, hands) as (questions, answers):
         while waiting or under_way or suspects:
-            # Alone, each item that was under way in a process which died shows if it was the one.
+            # Rerun one by one, the items of a process that died reveal which of them killed it.
             alone = not waiting and not under_way
             if alone:
                 waiting.append(suspects.popleft())
@@ -219,10 +219,10 @@ def _spread(
 
 @contextmanager
 def _asking(task: Callable[[Any], Any], hands: _Hands) -> Iterator[tuple[SimpleQueue[Any], SimpleQueue[Any]]]:
-    """A queue that takes lists of items, and one that gives each list back with its `_answer`, or an error.
+    """Yield a queue for lists of items, and one that returns each list with its `_answer` or an error.
 
-    All futures live in a thread of their own: a Ctrl-C that falls into one of their methods, in the main
-    thread, would be swallowed there, or end in a traceback on stderr.
+    All futures are kept in a thread of their own: a Ctrl-C during one of their methods in the main thread
+    would be swallowed or end in a traceback on stderr.
     """
     questions, answers = SimpleQueue[Any](), SimpleQueue[Any]()
     threading.Thread(target=_ask, args=(task, hands, questions, answers), daemon=True).start()
@@ -235,7 +235,7 @@ def _asking(task: Callable[[Any], Any], hands: _Hands) -> Iterator[tuple[SimpleQ
 def _ask(
     task: Callable[[Any], Any], hands: _Hands, events: SimpleQueue[Any], answers: SimpleQueue[Any]
 ) -> None:
-    """Begin every list of items that comes, and answer when its future comes, until None does."""
+    """Submit every list of items that arrives and answer when its future completes, until None arrives."""
     under_way = dict[Any, list[Any]]()
     while (event := events.get()) is not None:
         batch = event if isinstance(event, list) else under_way.pop(event)
@@ -251,25 +251,25 @@ def _ask(
 
 
 def batch_size(before: int, seconds: float, waiting: int, workers: int) -> int:
-    """How many items to give to a worker at a time.
+    """Return the number of items to send to a worker at a time.
 
     Args:
-        before: how many it was; it no more than doubles, since one short item may come before long ones.
-        seconds: that an item took.
-        waiting: how many are left, of which all workers shall have their share to the end.
-        workers: how many there are.
+        before: the previous number; it at most doubles, since short items may precede long ones.
+        seconds: time that one item took.
+        waiting: number of items left, to be shared among all workers until the end.
+        workers: number of workers.
     """
     fit = int(_SECONDS_A_BATCH / max(seconds, 1e-9))
     return max(1, min(fit, 2 * before, waiting // (8 * workers), _MOST_A_BATCH))
 
 
 def _answer(future: Any) -> tuple[list[Any], float] | None:
-    """What came of a dask task; None where the process that worked on it died.
+    """Return the result of a dask task; None if its worker process died.
 
     Raises:
-        _NobodyLeftError: no worker has been there for minutes.
+        _NobodyLeftError: no worker has been available for minutes.
         DataError: the cluster is gone.
-        Exception: what the task raised.
+        Exception: raised by the task.
     """
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
@@ -280,8 +280,8 @@ def _answer(future: Any) -> tuple[list[Any], float] | None:
         return None
     except (CancelledError, CommClosedError):
         raise DataError(
-            "The dask scheduler does not answer any more. What is done is kept: start it again and give "
-            "the same command."
+            "The dask scheduler no longer responds. Finished work is kept: restart the scheduler and run "
+            "the same command again."
         ) from None
     except Exception as error:
         if type(error).__module__ == "distributed.scheduler":
@@ -291,22 +291,22 @@ def _answer(future: Any) -> tuple[list[Any], float] | None:
 
 
 _DIED = (
-    "A worker died at its work, most likely because memory ran out. What is done is kept: give the same "
-    "command again, with fewer workers."
+    "A worker died, most likely because memory ran out. Finished work is kept: run the same command "
+    "again with fewer workers."
 )
 
 
 class _NobodyLeftError(DataError):
-    """dask has not brought up a worker in the place of one that died, as it gives up where a start fails."""
+    """dask did not replace a worker that died; it gives up if a start fails."""
 
 
 def _carry_out(task: Callable[[Item], Record], items: Sequence[Item]) -> tuple[list[Record], float]:
-    """On a worker: the records of some items, and the seconds that they took."""
+    """Run the task on some items (on a worker); return their records and the seconds they took."""
     begun = perf_counter()
     return [task(item) for item in items], perf_counter() - begun
 
 
-#: What threads of this process are given, by run. It does not go through dask, which would pickle it.
+#: Work for threads of this process, by run. It bypasses dask, which would pickle it.
 _held: dict[int, dict[int, tuple[Callable[[Any], Any], Sequence[Any]]]] = {}
 _numbers = count()
 
@@ -322,15 +322,15 @@ def connect(
     """Connect to a dask.distributed scheduler and its workers while the block runs.
 
     Args:
-        scheduler: its address, as in `tcp://node17:8786`, or the path of its scheduler file. None: there is
-            no cluster to connect to, and workers of this machine are given back.
-        workers: how many of this machine; None takes one a core.
-        source: what the workers will read; None where that is on a server.
-        target: where they will write; its folder is tried with a file that is removed again.
-        progress: told while workers are waited for.
+        scheduler: its address, for example `tcp://node17:8786`, or the path of its scheduler file. None: no
+            cluster; workers of this machine are returned.
+        workers: number of workers on this machine; None means one per core.
+        source: data that the workers will read; None if it is on a server.
+        target: path they will write to; a temporary file tests its folder.
+        progress: receives messages while waiting for workers.
 
     Raises:
-        CallError: no scheduler answers, or its workers cannot do this work; the sentence says what to change.
+        CallError: no scheduler responds, or its workers cannot do this work; the message gives the remedy.
     """
     if scheduler is None:
         yield Workers(workers or cores(), progress=progress)
@@ -344,15 +344,15 @@ def connect(
             there = _check_workers(client, source and source.resolve(), target.resolve().parent)
             yield Workers(there, client=client, progress=progress)
         finally:
-            with suppress(OSError, TimeoutError):  # a scheduler that is gone
+            with suppress(OSError, TimeoutError):  # the scheduler is gone
                 client.close(timeout=2)
 
 
 def workers_of(scheduler: str) -> int:
-    """How many workers a cluster has at this moment; 1 where none has come yet.
+    """Return the current number of workers of a cluster; 1 if none has connected yet.
 
     Raises:
-        CallError: no scheduler answers.
+        CallError: no scheduler responds.
     """
     with quiet():
         client = _client(scheduler)
@@ -371,55 +371,55 @@ def _client(scheduler: str) -> Any:
             return Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
     except (OSError, TimeoutError, ValueError):
         raise CallError(
-            f"--scheduler {scheduler}: no dask scheduler answers there. Start one with dask scheduler, or "
-            "leave the option out to work on this machine."
+            f"--scheduler {scheduler}: no dask scheduler responds at this address. Start one with `dask "
+            "scheduler`, or omit the option to work on this machine."
         ) from None
 
 
 def _address(scheduler: str) -> str:
-    """The address itself, or the one that a scheduler file holds."""
+    """Return the address itself, or the one in a scheduler file."""
     if "://" in scheduler:
         return scheduler
     try:
         return str(json.loads(Path(scheduler).read_bytes())["address"])
     except (OSError, ValueError, KeyError, TypeError):
         raise CallError(
-            f"--scheduler {scheduler}: that is no scheduler file. Give the one that dask scheduler "
-            "--scheduler-file writes, or an address as in tcp://node17:8786."
+            f"--scheduler {scheduler}: not a scheduler file. Give the file that dask scheduler "
+            "--scheduler-file writes, or an address such as tcp://node17:8786."
         ) from None
 
 
 def _check_workers(client: Any, source: Path | None, folder: Path) -> int:
-    """Let every worker look at the source, and at a file written beside the target; how many there are."""
+    """Have every worker check the source and a file written next to the target; return their number."""
     probe = folder / f".genesis-{uuid4().hex}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
     except OSError as error:
-        raise CallError(f"{folder} cannot be written ({error.strerror}): choose another place.") from None
+        raise CallError(f"{folder} cannot be written ({error.strerror}): choose another location.") from None
     try:
         answers = client.run(_look, [path for path in (source, probe) if path])
     except ImportError:
         raise CallError(
-            "The dask workers lack this toolkit: pip install genesis-toolkit where they run."
+            "The dask workers lack this toolkit: run pip install genesis-toolkit on their machines."
         ) from None
     finally:
         probe.unlink(missing_ok=True)
     for version, host, missing in answers.values():
         if version != __version__:
             raise CallError(
-                f"The dask worker on {host} has genesis-toolkit {version}, this is {__version__}: install "
-                "the same version everywhere, or the voxels may differ."
+                f"The dask worker on {host} has genesis-toolkit {version}, this machine {__version__}: "
+                "install the same version everywhere, or the voxels may differ."
             )
         if missing:
             place = folder if probe in missing else source
             raise CallError(
-                f"The dask worker on {host} does not see {place}: scans and store must lie on a file system "
-                "that this machine and all workers share."
+                f"The dask worker on {host} does not see {place}: keep scans and store on a file system that "
+                "this machine and all workers share."
             )
     return len(answers)
 
 
 def _look(paths: Sequence[Path]) -> tuple[str, str, list[Path]]:
-    """On a worker: its version of the toolkit, its name, and which of the paths are not there."""
+    """Return, from a worker, its toolkit version, its host name, and the paths that are missing there."""
     return __version__, socket.gethostname(), [path for path in paths if not path.exists()]

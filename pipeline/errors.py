@@ -1,4 +1,4 @@
-"""The two ways a command can fail, told apart by what the user has to mend."""
+"""The two ways a command can fail, distinguished by what the user has to fix."""
 
 
 class CallError(ValueError):
@@ -6,4 +6,4 @@ class CallError(ValueError):
 
 
 class DataError(RuntimeError):
-    """A scan or a store cannot be read, is damaged, or gives nothing (exit 1)."""
+    """A scan or a store cannot be read, is damaged, or yields nothing (exit 1)."""

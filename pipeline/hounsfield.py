@@ -1,8 +1,8 @@
-"""Hounsfield units: the window that is kept, and the substances a unit names.
+"""Hounsfield units: the window of values that a store keeps, and typical units of substances.
 
-A CT scan carries its own annotation: the Hounsfield unit (HU) of a voxel names the substance (METHOD.md
-section 1). Values travel as whole numbers inside one window; [0, 1] is made of them once, by the trainer. The
-grey levels of X-ray images, which name nothing, have a window as well.
+A CT scan carries its own annotation: the Hounsfield unit (HU) of a voxel identifies the substance (METHOD.md
+section 1). Values are kept as whole numbers inside one window; only the trainer scales them to [0, 1]. The
+grey levels of X-ray images, which identify no substance, have a window as well.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import CallError
 
-#: HU of substances, lowest and highest, from the Hounsfield scale (slides; METHOD.md section 1).
+#: Lowest and highest HU of substances on the Hounsfield scale (slides; METHOD.md section 1).
 SUBSTANCES: dict[str, tuple[int, int]] = {
     "air": (-1000, -1000),
     "lung": (-700, -600),
@@ -28,10 +28,10 @@ SUBSTANCES: dict[str, tuple[int, int]] = {
     "bone, cortical": (1800, 1900),
 }
 
-#: The unit of values that were mapped from a scan's own.
+#: The unit of values that were mapped from a scan's own intensities.
 MAPPED = "mapped intensity"
 
-#: A voxel is tissue from this HU on (METHOD.md section 2, the tissue rule).
+#: Lowest HU that counts as tissue (METHOD.md section 2, the tissue rule).
 TISSUE_HU = -150
 
 
@@ -51,8 +51,8 @@ class Window:
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise CallError(
-                f"The HU window {self.low},{self.high} is empty: the first number must be below the second, "
-                "as in --hu -1000,1000."
+                f"--hu {self.low},{self.high}: the first number must be below the second; the default is "
+                "-1000,1000."
             )
 
     def __iter__(self) -> Iterator[int]:
@@ -60,7 +60,7 @@ class Window:
 
     @property
     def span(self) -> int:
-        """The number of steps from `low` to `high`: what [0, 1] is divided into."""
+        """Return the number of steps from `low` to `high`, the divisor that scales values to [0, 1]."""
         return self.high - self.low
 
     def clip(self, values: NDArray[Any], dtype: type[np.integer[Any]] = np.int16) -> NDArray[Any]:
@@ -80,16 +80,16 @@ class Window:
         return whole
 
 
-#: The ends of a window of a scan's own values: numbers, or percentiles such as `p99.5`.
+#: The ends of a window in a scan's own values: numbers, or percentiles such as `p99.5`.
 Ends = tuple[float | str, float | str]
 
 
 class HounsfieldValues:
-    """What the parameters of scans say of the values that are stored: their unit, and their dtype.
+    """The parameters that decide which values of a scan are stored, in which unit and dtype.
 
     Attributes:
         hu: the HU window, lowest and highest value kept.
-        window: what of each scan's own values is mapped to that window, where they are no HU; else None.
+        window: for scans without HU, the range of their own values that is mapped to `hu`; else None.
     """
 
     dtype: ClassVar = np.dtype(np.int16)
@@ -98,43 +98,43 @@ class HounsfieldValues:
 
     @property
     def unit(self) -> str:
-        """Of the values stored."""
+        """Return the unit of the stored values."""
         return "HU" if self.window is None else MAPPED
 
     @property
     def maps(self) -> bool:
-        """Whether each scan's own values are mapped, and the ends recorded."""
+        """Return whether each scan's own values are mapped, and the ends recorded."""
         return self.window is not None
 
     @property
     def mr(self) -> bool:
-        """Whether DICOM of MR is taken."""
+        """Return whether DICOM series of MR are accepted."""
         return self.maps
 
     @property
     def store_window(self) -> Window:
-        """The whole numbers that may be stored."""
+        """Return the whole numbers that may be stored."""
         return Window(*self.hu)
 
     def check_window(self, checked: Callable[[Any], Ends]) -> None:
-        """Check both windows, and put the ends of `window` as `checked` gives them.
+        """Check both windows, and store the ends of `window` as `checked` returns them.
 
         Raises:
-            CallError: one is out of range, or both are given.
+            CallError: a window is out of range, or both are given.
         """
         if len(self.hu) != 2 or min(self.hu) <= -32768 or max(self.hu) > 32767:
             found = f"--hu {','.join(map(str, self.hu))}"
-            raise CallError(f"{found}: it must be two numbers within -32767..32767, as in -1000,1000.")
+            raise CallError(f"{found}: must be two numbers within -32767..32767, for example -1000,1000.")
         window = Window(*self.hu)
         if self.window is None:
             return
         if window != Window():
-            raise CallError("--hu is for CT, --window for scans without HU, as of MR: leave one out.")
+            raise CallError("--hu is for CT and --window for scans without HU, such as MR: give only one.")
         object.__setattr__(self, "window", checked(self.window))
 
 
 class GreyLevels:
-    """What the parameters of X-ray images say of the values that are stored, which are all grey levels."""
+    """The stored values of X-ray images, which are all grey levels."""
 
     unit: ClassVar = "grey level"
     dtype: ClassVar = np.dtype(np.uint8)
@@ -143,5 +143,5 @@ class GreyLevels:
 
     @property
     def maps(self) -> bool:
-        """Whether values are mapped, and the ends recorded for each image: not of NIH's, which are 8 bits."""
+        """Return whether values are mapped and the ends recorded per image: not for NIH's 8-bit images."""
         return bool(getattr(self, "layout", "nih") == "images")

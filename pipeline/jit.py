@@ -1,10 +1,10 @@
-"""How the kernels are compiled: once, without the GIL, and cached where a cache can be written.
+"""Compile the kernels once, without the GIL, and cache them where a cache folder is writable.
 
-numba keeps compiled code beside the module and throws it away when that module is edited, but not when a
-function that it calls lives in another module and is edited there. Here the cache belongs to the sources of
-all kernel modules together, so a stale kernel can never give yesterday's bits.
+numba keeps compiled code next to the module and discards it when that module changes, but not when a function
+that it calls changes in another module. Here one digest of all kernel sources keys the cache, so a stale
+kernel can never produce outdated results.
 
-numba itself is imported when a kernel is first called: that takes 0.6 s, and most commands end without one.
+numba itself is imported when a kernel is first called: this takes 0.6 s, and most commands end without one.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ import numpy as np
 
 from genesis_toolkit.pipeline.progress import told_of_compiling
 
-#: What kernels count with, since uint64 and signed numbers together make floats. HALF and LOW are the lower
-#: half of a uint64: the number of its bits, and their mask.
+#: Integer constants for kernels, since mixing uint64 with signed numbers yields floats. HALF and LOW are the
+#: number of bits in the lower half of a uint64, and their mask.
 ZERO, ONE, TWO, THREE, FOUR, HALF = (np.uint64(number) for number in (0, 1, 2, 3, 4, 32))
 LOW = np.uint64(0xFFFFFFFF)
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 @cache
 def _sources_digest(folders: frozenset[Path]) -> str:
-    """The sha256 over every Python source in `folders`, by name: what compiled code was made from."""
+    """Return the sha256 over every Python source in `folders`, by name: the key of the compile cache."""
     digest = hashlib.sha256()
     for folder in sorted(folders):
         for source in sorted(folder.glob("*.py")):
@@ -42,11 +42,11 @@ def _sources_digest(folders: frozenset[Path]) -> str:
 
 @cache
 def _cache_class() -> Any:
-    """The class of numba's compile cache that `Kernel` uses, made late: its base comes from numba."""
+    """Return the class of the compile cache of `Kernel`, defined late because its base comes from numba."""
     from numba.core.caching import FunctionCache, IndexDataCacheFile
 
     class SourcesCache(FunctionCache):
-        """numba's compile cache, kept apart by the sources of all kernels; losing it never stops a run."""
+        """numba's compile cache, keyed by the sources of all kernels; losing it never stops a run."""
 
         def __init__(self, function: Callable[..., Any]) -> None:
             super().__init__(function)
@@ -61,11 +61,11 @@ def _cache_class() -> Any:
             )
 
         def load_overload(self, sig: Any, target_context: Any) -> Any:
-            """Compiled code from the cache, or None when there is none or it cannot be read."""
+            """Return compiled code from the cache, or None if there is none or it cannot be read."""
             found = None
             try:
                 found = super().load_overload(sig, target_context)
-            except Exception:  # a torn file can raise anything while it is unpickled; compiling mends it
+            except Exception:  # unpickling a torn file can raise anything; recompiling repairs it
                 with suppress(OSError):
                     self.flush()
             if found is None:
@@ -74,7 +74,7 @@ def _cache_class() -> Any:
             return found
 
         def save_overload(self, sig: Any, data: Any) -> None:
-            """Keep compiled code; a full disk, or a folder that turned read-only, costs only the cache."""
+            """Save compiled code; a full disk or a read-only folder costs only the cache."""
             try:
                 super().save_overload(sig, data)
             except Exception:  # likewise: a torn index is read before it is written
@@ -84,7 +84,7 @@ def _cache_class() -> Any:
 
 
 class Kernel(Generic[P, R]):
-    """A function that numba compiles when it is first called, or first used by a kernel that is compiled."""
+    """A function that numba compiles on its first call, or when another kernel using it is compiled."""
 
     def __init__(self, function: Callable[P, R], forceinline: bool = False) -> None:
         self._function, self._forceinline = function, forceinline
@@ -92,14 +92,14 @@ class Kernel(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
-        """Compile the function for arguments of these types, where that is not done yet, and call it."""
+        """Compile the function for arguments of these types, unless already done, and call it."""
         result: R = (self._compiled or self.compiled)(*arguments, **named)
         return result
 
     @property
     def compiled(self) -> Any:
-        """numba's dispatcher, with its cache where a folder for it can be written."""
-        with _making:  # threads that met here would each make one, and compile the same twice
+        """Return numba's dispatcher, with a cache if its folder is writable."""
+        with _making:  # otherwise concurrent threads would each create one, and compile twice
             if self._compiled is None:
                 import numba
 
@@ -113,15 +113,15 @@ class Kernel(Generic[P, R]):
 
     @property
     def _numba_type_(self) -> Any:
-        """What numba takes this for where another kernel calls it."""
+        """Return the numba type under which other kernels call it."""
         return self.compiled._numba_type_
 
 
 class External:
-    """A C function that kernels call by its name.
+    """A C function that kernels call by name.
 
     Args:
-        name: of its symbol, as LLVM knows it.
+        name: of its symbol in LLVM.
         result: name of its numba type, such as "intc".
         arguments: names of the types of its arguments.
     """
@@ -131,7 +131,7 @@ class External:
 
     @cached_property
     def _numba_type_(self) -> Any:
-        """What numba takes this for."""
+        """Return its numba type."""
         from numba import types
 
         result, *arguments = (getattr(types, name) for name in self._types)
@@ -156,22 +156,21 @@ def kept_in() -> tuple[int, list[Path] | None]:
 def kernel(function: Callable[P, R]) -> Kernel[P, R]:
     """Compile a function of plain loops with numba: no GIL, no parallel, no fast-math, cached if possible.
 
-    Parallelism lives outside, over shards: `prange` aborts or hangs under threads and forks. Fast-math gains
-    under 5 % and costs the promise of the same bits everywhere. Division follows numpy (no exceptions).
+    Parallelism stays outside, over shards: `prange` aborts or hangs under threads and forks. Fast-math gains
+    under 5 % and breaks bit-for-bit reproducibility. Division follows numpy (no exceptions).
 
     Args:
         function: a function that numba can compile, in a file of its own package.
 
     Returns:
-        The function, compiled when it is first called. Where no cache folder is writable it is compiled anew
-        in every process.
+        The function, compiled on its first call. Without a writable cache folder, each process does so.
     """
     return Kernel(function)
 
 
 def inlined(function: Callable[P, R]) -> Kernel[P, R]:
-    """`kernel`, always inlined where another kernel calls it, so that loops over it are vectorised.
+    """Like `kernel`, but always inlined into other kernels, so that loops over it are vectorised.
 
-    For the random blocks in the innermost loops: 0.09 ms per 32,768 blocks, against 0.59 ms with a call.
+    Meant for the random blocks in innermost loops: 0.09 ms per 32,768 blocks, against 0.59 ms with a call.
     """
     return Kernel(function, forceinline=True)

@@ -1,6 +1,6 @@
-"""Starts dask on this machine: a LocalCluster of threads of this process, or of processes of their own.
+"""Starts dask on this machine: a LocalCluster of threads in this process, or of separate processes.
 
-Nothing of it is heard: no log line, no port but on 127.0.0.1, no trace of a worker once the block is left.
+It stays silent: no log lines, no ports except on 127.0.0.1, and no workers left when the block ends.
 """
 
 import importlib.util
@@ -19,11 +19,11 @@ from typing import Any
 
 from genesis_toolkit.pipeline.errors import CallError
 
-_SECONDS_TO_END = 1.5  # of an interruption, which is answered within two
+_SECONDS_TO_END = 1.5  # when interrupted, since Ctrl-C must take effect within two seconds
 _SECONDS_TO_LISTEN = 0.25
-_HERE = "127.0.0.1:0"  # at any port
+_HERE = "127.0.0.1:0"  # any port
 _LOUD = ("distributed", "distributed.client", "bokeh", "tornado.application")
-#: What multiprocessing calls the processes that are started here.
+#: Name that multiprocessing gives to the processes started here.
 _PROCESS = "Dask Worker process"
 
 
@@ -31,12 +31,12 @@ _PROCESS = "Dask Worker process"
 def local_workers(
     number: int, processes: bool, progress: Callable[[str, int, int], None] | None
 ) -> Iterator[Any]:
-    """Workers on this machine that are gone when the block is left, at once where it is left by an error.
+    """Start workers on this machine that end with the block, immediately if an error ends it.
 
     Args:
-        number: how many, of one task at a time each.
-        processes: whether each is a process of its own; else they are threads of this one.
-        progress: an `engine.Progress`, told while they start; None where nobody listens.
+        number: number of workers, each for one task at a time.
+        processes: whether each is a process of its own; otherwise they are threads of this one.
+        progress: a `Progress` callback for messages during the start, or None.
 
     Yields:
         Their `distributed.Client`.
@@ -46,12 +46,12 @@ def local_workers(
     """
     seed = os.environ.get("PYTHONHASHSEED")
     what = f"starting {number} worker {'processes' if processes else 'threads'}"
-    told = progress or (lambda *_: None)
-    told(what, 0, 1)
+    report = progress or (lambda *_: None)
+    report(what, 0, 1)
     with quiet() as distributed:
         import dask
 
-        # What is set here is all there is: a user's files and environment are for clusters of their own.
+        # These settings are complete: a user's files and environment variables are for their own clusters.
         if processes:
             _clean_up_quietly()
         watched = progress is not None and _is_watched()
@@ -60,9 +60,9 @@ def local_workers(
             start = _Start(number, processes, watched, distributed)
             try:
                 client = start.client()
-                told(what, 1, 1)
+                report(what, 1, 1)
                 if watched:
-                    told(f"dask shows the work at http://127.0.0.1:{start.port}/status", 0, 0)
+                    report(f"dask shows the work at http://127.0.0.1:{start.port}/status", 0, 0)
                 yield client
                 start.end()
             except BaseException:
@@ -70,19 +70,19 @@ def local_workers(
                 raise
             finally:
                 if seed is None:
-                    os.environ.pop("PYTHONHASHSEED", None)  # dask's, which its processes have by now
+                    os.environ.pop("PYTHONHASHSEED", None)  # set by dask, and inherited by now
 
 
 def _clean_up_quietly() -> None:
-    """Have Python's resource tracker clean up after a process that is killed without a word on stderr.
+    """Have Python's resource tracker clean up silently after a killed process.
 
-    It removes the locks that libraries made there (numcodecs, tqdm), and warns of each as of a leak.
+    It removes the locks of libraries (numcodecs, tqdm), and otherwise warns of each as a leak.
     """
     before = os.environ.pop("PYTHONWARNINGS", None)
     quiet = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
     try:
-        resource_tracker.ensure_running()  # it reads its environment when it starts, once
+        resource_tracker.ensure_running()  # it reads its environment once, when it starts
     finally:
         del os.environ["PYTHONWARNINGS"]
         if before is not None:
@@ -90,31 +90,31 @@ def _clean_up_quietly() -> None:
 
 
 def _is_watched() -> bool:
-    """Whether dask's dashboard is worth the 0.8 s of loading bokeh: that is there, and somebody looks on."""
+    """Return whether dask's dashboard is worth the 0.8 s of loading bokeh, if that is installed."""
     looks_on = sys.stderr.isatty() or "ipykernel" in sys.modules
     return looks_on and importlib.util.find_spec("bokeh") is not None
 
 
 _CONFIGURATION: dict[str, Any] = {
     "scheduler": {
-        "allowed-failures": 0,  # `run` tries again, alone
-        "worker-ttl": None,  # a reader may hold the GIL, and so the heartbeat, for minutes
+        "allowed-failures": 0,  # `run` retries each item alone
+        "worker-ttl": None,  # a reader may hold the GIL for minutes, and block the heartbeat
         "no-workers-timeout": "120s",
         "active-memory-manager": {"start": False},
     },
     "worker": {
-        "multiprocessing-method": "spawn",  # a fork of a process with threads may hang
+        "multiprocessing-method": "spawn",  # a forked process with threads may hang
         "profile": {"enabled": False},
         "http": {"routes": []},
     },
-    "nanny": {"pre-spawn-environ": {}},  # which would come into this process too
-    "deploy": {"lost-worker-timeout": "1h"},  # or one that starts slowly after a death is given up
+    "nanny": {"pre-spawn-environ": {}},  # it would change this process too
+    "deploy": {"lost-worker-timeout": "1h"},  # otherwise a slow restart after a death counts as lost
     "diagnostics": {"nvml": False},
 }
 
 
 class _Start:
-    """A LocalCluster that is started in a thread, so that an interruption is answered meanwhile."""
+    """Starts a LocalCluster in a thread, so that Ctrl-C works meanwhile."""
 
     def __init__(self, number: int, processes: bool, watched: bool, distributed: Any) -> None:
         self._number, self._processes, self._watched = number, processes, watched
@@ -129,34 +129,34 @@ class _Start:
         self._thread.start()
 
     def client(self) -> Any:
-        """The client of the cluster, once all workers are there.
+        """Return the client of the cluster, once all workers are there.
 
         Raises:
-            CallError: it could not be started.
+            CallError: the cluster could not be started.
         """
         error = awaited(self._answer)
         if error is None:
             return self._client
         raise CallError(
-            f"No worker can be started on this machine ({error}); dask needs ports of its own on 127.0.0.1 "
-            "for them. With --workers 1 the work is done without."
+            f"No worker can be started on this machine ({error}); dask needs free ports on 127.0.0.1. "
+            "With --workers 1 no ports are needed."
         )
 
     def end(self) -> None:
-        """Close the cluster, of which all work is done."""
+        """Close the cluster after all its work is done."""
         closing = threading.Thread(target=self._close, args=(None,), daemon=True)
         closing.start()
         while closing.is_alive():
             closing.join(_SECONDS_TO_LISTEN)
 
     def end_at_once(self) -> None:
-        """Kill processes and leave threads; return when the cluster is closed, after 1.5 s at the latest."""
+        """Kill processes and abandon threads; return once the cluster is closed, after at most 1.5 s."""
         self._over, limit = True, monotonic() + _SECONDS_TO_END
         closing = self._thread
         if self._cluster is not None:
-            self._cluster.shutdown_on_close = False  # or it is waited for when this process ends
+            self._cluster.shutdown_on_close = False  # otherwise this process waits for it at exit
             for nanny in self._cluster.workers.values() if self._processes else ():
-                nanny.close_gracefully()  # no worker is started in the place of one that is killed
+                nanny.close_gracefully()  # prevents a restart of the killed worker
             closing = threading.Thread(target=self._close, daemon=True)
             closing.start()
         while closing.is_alive() and monotonic() < limit:
@@ -168,7 +168,7 @@ class _Start:
                 break
 
     def _start(self) -> None:
-        # All threads and processes that are started from here leave Ctrl-C to the main thread.
+        # Threads and processes started from here leave Ctrl-C to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         processes, number = self._processes, self._number
         try:
@@ -177,10 +177,10 @@ class _Start:
                 threads_per_worker=1 if processes else number,
                 processes=processes,
                 dashboard_address=_HERE,
-                # Left out, that of threads is at a port that all networks reach.
+                # Without it, the scheduler of threads listens on all networks.
                 worker_dashboard_address=None if processes else _HERE,
                 silence_logs=logging.CRITICAL,
-                memory_limit=0,  # nothing is spilled, paused or ended: what a scan takes, it takes
+                memory_limit=0,  # dask never spills, pauses or kills: a scan takes the memory it needs
                 scheduler_kwargs={"dashboard": self._watched},
                 **({"preload": [__name__]} if processes else {"worker_class": self._thread_pool}),
             )
@@ -205,14 +205,14 @@ class _Start:
 
 
 def dask_setup(_: Any) -> None:
-    """Keep a worker process from writing. dask calls it, by this name, before the first task."""
+    """Silence a worker process. dask calls it, by this name, before the first task."""
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def quiet() -> Iterator[Any]:
-    """The module `distributed`, kept from writing: what its notes come to is said in one sentence here."""
+    """Yield the module `distributed`, silenced: this module reports its errors in one sentence."""
     distributed = _loaded()
     loggers = [logging.getLogger(name) for name in _LOUD]
     before = [logger.level for logger in loggers]
@@ -226,27 +226,27 @@ def quiet() -> Iterator[Any]:
 
 
 def awaited(queue: SimpleQueue[Any]) -> Any:
-    """Return what a queue gives next. A wait without end would not hear a Ctrl-C just before it."""
+    """Return the next item of a queue. An endless wait would miss a Ctrl-C just before it."""
     while True:
         with suppress(Empty):
             return queue.get(timeout=_SECONDS_TO_LISTEN)
 
 
 def _loaded() -> Any:
-    """The module `distributed`, imported in a thread: an import may swallow a Ctrl-C that falls into it."""
+    """Import `distributed` in a thread: an import in the main thread may swallow a Ctrl-C."""
     answer: SimpleQueue[Any] = SimpleQueue()
 
     def load() -> None:
         try:
             import dask
 
-            with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # read by the next line
+            with dask.config.set({"logging": dict.fromkeys(_LOUD, "critical")}):  # the import below reads it
                 import distributed
             answer.put(distributed)
         except BaseException as error:
             answer.put(error)
 
-    threading.Thread(target=load).start()  # no daemon: Python cannot end in the middle of it
+    threading.Thread(target=load).start()  # not a daemon: Python cannot exit during an import
     module = awaited(answer)
     if isinstance(module, BaseException):
         raise module

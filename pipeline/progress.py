@@ -1,4 +1,4 @@
-"""How far the work is: told by a callback, and shown as bars on stderr to whoever asks for them."""
+"""Reports progress through a callback, and shows it as bars on stderr on request."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Told as work goes on: what is being done, how many pieces are done, how many there are. Where there are
-#: none at all (0, 0), the text is a message, to be shown once.
+#: A progress callback: a noun for the work, pieces done, and pieces in total. If both numbers are 0, the text
+#: is a message to be shown once.
 Progress = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
+    """Ignore all reports."""
 
 
-#: Told what a call waits for, once that takes over a second, as an address that does not answer.
+#: Listeners that hear about a wait of over a second, for example for a server that does not respond.
 told_of_waiting: list[Callable[[str], None]] = []
 
 #: Told the name of a kernel when it has to be compiled, since no earlier call on this machine did.
@@ -33,13 +33,13 @@ told_of_compiling: list[Callable[[str], None]] = []
 
 @contextmanager
 def waited_for(what: str, seconds: float = 1.0) -> Iterator[None]:
-    """Tell those who asked for it what is waited for while the block runs, unless it is done at once."""
+    """Notify the listeners of `what` is awaited if the block takes longer than `seconds`."""
 
     def tell() -> None:
         for listener in told_of_waiting:
             listener(what)
 
-    if not told_of_waiting:  # a thread less for every file
+    if not told_of_waiting:  # saves a thread per file
         yield
         return
     timer = Timer(seconds, tell)
@@ -52,16 +52,16 @@ def waited_for(what: str, seconds: float = 1.0) -> Iterator[None]:
 
 
 _BAR, _LEAST_TEXT = 16, 12  # columns
-_BESIDE_TEXT = 46  # of the spinner, the bar, a count of 99,999/99,999, the time left and the gaps
+_BESIDE_TEXT = 46  # columns of the spinner, the bar, a count of 99,999/99,999, the time left and the gaps
 
 
 class _NotebookOutput:
-    """The bars as one output of a notebook's cell, which is drawn anew in its place, and empty in the end.
+    """Bars as one output of a notebook cell, redrawn in place and cleared at the end.
 
-    Without ipywidgets, rich would draw nothing in a notebook but a warning.
+    Without ipywidgets, rich shows only a warning in a notebook.
     """
 
-    PAUSE = 0.25  # seconds between two drawings, however fast the work is reported
+    PAUSE = 0.25  # least number of seconds between two drawings
 
     def __init__(self) -> None:
         from IPython.display import display
@@ -70,7 +70,7 @@ class _NotebookOutput:
         self._drawn = monotonic()
 
     def draw(self, bars: "Display") -> None:
-        """Draw the bars, unless they have just been drawn."""
+        """Draw the bars, unless they were just drawn."""
         from rich.console import Console
 
         if monotonic() < self._drawn + self.PAUSE:
@@ -82,17 +82,17 @@ class _NotebookOutput:
         self._drawn = monotonic()
 
     def clear(self) -> None:
-        """Leave nothing behind."""
+        """Clear the output."""
         self._output.update({"text/plain": ""}, raw=True)
 
 
 class Bars:
-    """A bar for each kind of work that is reported, shown while the `with` block runs.
+    """One bar for each kind of reported work, shown while the `with` block runs.
 
-    It is a `Progress` callback itself. Nothing is drawn where stderr is neither a terminal nor a notebook.
+    The object is itself a `Progress` callback. Nothing is drawn unless stderr is a terminal or a notebook.
     """
 
-    _only = ""  # the name of the bar, where there is one for all
+    _only = ""  # name of the bar if a single one serves all work
 
     def __enter__(self) -> Self:
         from rich import progress
@@ -100,10 +100,10 @@ class Bars:
         from rich.table import Column
 
         console = Console(stderr=True)
-        # The text gives way, never the count and the time.
+        # Long text is cut before the count and the time are.
         room = max(_LEAST_TEXT, console.width - _BESIDE_TEXT)
         self._bars = progress.Progress(
-            progress.SpinnerColumn(),  # moves where the first piece takes long, as kernels are compiled
+            progress.SpinnerColumn(),  # moves during a long first piece, such as compiling kernels
             progress.TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=room)),
             progress.BarColumn(_BAR),
             progress.MofNCompleteColumn(),
@@ -128,7 +128,7 @@ class Bars:
             self.say(f"{what}: {done:,} of {total:,} done")
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` pieces of `what` are done; of none, print `what` above the bars."""
+        """Show that `done` of `total` pieces of `what` are done; if both are 0, print `what`."""
         if not total:
             self.say(what)
             return
@@ -139,30 +139,30 @@ class Bars:
         if self._notebook:
             self._notebook.draw(self._bars)
         if not self._only:
-            self._counts.pop(what, None)  # the latest stands last
+            self._counts.pop(what, None)  # the latest goes last
             self._counts[what] = done, total
 
     def say(self, sentence: str) -> None:
-        """Print a line above the bar, or plainly where there is none."""
+        """Print a line above the bar, or plainly if there is none."""
         self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class TrainingBars(Bars):
-    """One bar for all epochs, whose text, with the loss in it, changes at every step."""
+    """A single bar for all epochs; its text, which includes the loss, changes at every step."""
 
     _only = "steps"
 
 
 def callback(progress: Progress | bool) -> Progress:
-    """Return what the work reports to: the callback itself, or nobody."""
+    """Return the progress callback itself, one that draws bars, or one that ignores reports."""
     return progress if callable(progress) else silent
 
 
 def shows(bars: Callable[[], AbstractContextManager[Progress]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function show `bars` while it runs when it is called with `progress=True`.
+    """Let a function show `bars` when it is called with `progress=True`.
 
     Args:
-        bars: makes the bars, which are a callback themselves.
+        bars: creates the bars, which are themselves a callback.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,13 +1,13 @@
-"""Counter-based random streams: what is drawn depends on what it is for, never on who draws it when.
+"""Counter-based random streams: each draw depends on its purpose, never on which process draws it or when.
 
 The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): a block
-of four 32-bit words is a pure function of a 64-bit key and a 128-bit counter. The key is made of the seed and
-the scan; the counter says which block of which operation on which variant of which cube of that scan:
+of four 32-bit words is a pure function of a 64-bit key and a 128-bit counter. The key combines the seed and
+the scan; the counter names the block, the operation, the variant and the cube of that scan:
 
     counter = (block, operation, variant, cube)    32 bits each
 
-so two streams of a scan cannot overlap by construction, and word i of a stream costs no words before it.
-Inside kernels every word travels as a uint64 that holds 32 bits: mixing signed and unsigned makes floats.
+so two streams of a scan cannot overlap by construction, and word i of a stream is computed without the words
+before it. Inside kernels every word is a uint64 holding 32 bits: mixing signed and unsigned yields floats.
 """
 
 import hashlib
@@ -21,42 +21,41 @@ from genesis_toolkit.pipeline.jit import FOUR, HALF, LOW, ONE, THREE, ZERO, inli
 
 
 class Operation(IntEnum):
-    """What a stream is for. The numbers are part of every store ever written: never renumber, only append.
+    """The purpose of a stream. Every store depends on these numbers: never renumber, only append.
 
-    Words are counted from 0 through the blocks of a stream, four words a block.
+    Words are counted from 0 through the blocks of a stream, four words per block.
     """
 
-    #: The key of (seed, scan) itself; no other stream has it.
+    #: The key of (seed, scan) itself; no other stream uses it.
     KEY = 0
-    #: Turn t = 0, 1, 2: word 2t decides, word 2t + 1 names the axis.
+    #: Turn t = 0, 1, 2: word 2t decides, word 2t + 1 selects the axis.
     FLIP = 1
     #: Words 0..3: shuffling, non-linear, painting, in-painting rather than out-painting.
     WHICH = 2
     #: Words 0..3: P1x, P1y, P2x, P2y; word 4: inverted.
     CURVE = 3
-    #: Block w is window w: words 0..2 give edge and start along x, y, z; in two dimensions words 1, 2 along
-    #: x, y.
+    #: Block w is window w: words 0..2 give edge and start along x, y, z (in 2D, words 1 and 2 along x and y).
     SHUFFLE = 4
-    #: The permutations, window after window, each beginning a block; a word serves two steps.
+    #: The permutations, window after window, each starting a new block; one word serves two steps.
     PERMUTE = 5
-    #: Block v is window v of in- or out-painting: words 0..2 as SHUFFLE, word 3: is there such a window.
+    #: Block v is window v of in- or out-painting: words 0..2 as for SHUFFLE, word 3 decides if it is drawn.
     PAINT = 6
     #: Word i is the noise of voxel i in C order.
     NOISE = 7
-    #: Word v is the constant that fills window v of in-painting; word 0 the surround of out-painting.
+    #: Word v is the constant that fills window v of in-painting; word 0 fills the surround of out-painting.
     CONSTANT = 8
     #: Corners of cubes in a scan.
     PLACE = 9
     #: The order of an epoch.
     ORDER = 10
-    #: Words 2i, 2i + 1 rank candidate i of a scan; of a cube with a mask, 2t, 2t + 1 are try t at its corner.
+    #: Words 2i, 2i + 1 rank candidate i of a scan; of a cube with a mask, 2t, 2t + 1 give corner try t.
     TARGET = 11
     #: Words 0, 1 rank a scan among those whose labels may be used.
     LABELS = 12
-    #: Word i drops skip connection i of a network for one step, of an epoch in place of a variant.
+    #: Word i decides whether skip connection i is dropped for one step; the epoch takes the variant's place.
     SKIPS = 13
-    #: Changes of a training cube, the variant being the epoch: words 0..2 flip, 3..5 shift along x, y, z; 6
-    #: and 7 turn; 8 and 9 are contrast and brightness.
+    #: Augmentation of a training cube, with the epoch as variant: words 0..2 flip, 3..5 shift along x, y, z;
+    #: 6 and 7 rotate; 8 and 9 set contrast and brightness.
     AUGMENT = 14
 
 
@@ -69,7 +68,7 @@ _KEY = np.uint64(Operation.KEY)
 
 @inlined
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    """One block of Philox4x32-10.
+    """Compute one block of Philox4x32-10.
 
     Args:
         c0, c1, c2, c3: the counter, uint64 holding 32 bits each.
@@ -92,13 +91,13 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 @kernel
 def block(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    """`philox` by a call, for single draws: compiled once, not into every place that draws."""
+    """Call `philox` without inlining it, for single draws."""
     return philox(c0, c1, c2, c3, k0, k1)
 
 
 @kernel
 def scan_key(seed, stream):  # type: ignore[no-untyped-def]
-    """The key (k0, k1) of one scan under one seed: a block of its own, so no arithmetic makes two collide.
+    """Return the key (k0, k1) of one scan under one seed: a block of its own, so keys collide only by chance.
 
     Args:
         seed: uint64.
@@ -113,10 +112,11 @@ def scan_key(seed, stream):  # type: ignore[no-untyped-def]
 
 @inlined
 def bounded(word, count):  # type: ignore[no-untyped-def]
-    """A whole number in {0 .. count-1}, and the 32 bits of the word that this leaves unused.
+    """Return a whole number in {0 .. count-1} and the leftover randomness of the word.
 
-    (word * count) >> 32: biased by at most count / 2^32, which no sample of this method can see. The rest is
-    again uniform and can give a second number, with count1 * count2 / 2^32 as the bias of the two.
+    The number is (word * count) >> 32, biased by at most count / 2^32, which no sample of this method can
+    detect. The rest is again uniform and can give a second number; their joint bias is count1 * count2 /
+    2^32.
 
     Args:
         word: uint64 holding 32 bits.
@@ -125,13 +125,13 @@ def bounded(word, count):  # type: ignore[no-untyped-def]
     Returns:
         (number, rest), uint64 each.
     """
-    product = word * (count & LOW)  # the mask tells the vectoriser that 32 x 32 bits are enough
+    product = word * (count & LOW)  # the mask shows the vectoriser that 32 x 32 bits suffice
     return product >> HALF, product & LOW
 
 
 @inlined
 def extent(word, low, high, length, margin):  # type: ignore[no-untyped-def]
-    """Where a random window lies along one axis: an edge in {low .. high}, then where it fits.
+    """Draw a random window along one axis: its edge in {low .. high}, then its start.
 
     Args:
         word: uint64 holding 32 bits; its leftover bits after the edge give the start.
@@ -151,7 +151,7 @@ def extent(word, low, high, length, margin):  # type: ignore[no-untyped-def]
 
 @kernel
 def _fill_words(key, cube, variant, operation, out):  # type: ignore[no-untyped-def]
-    """Words 0 .. n-1 of a stream into `out` (uint32); the other arguments are uint64 arrays of one or two."""
+    """Write words 0 .. n-1 of a stream to `out` (uint32); the other arguments are uint64 arrays of 1 or 2."""
     k0, k1 = scan_key(key[0], key[1])
     n = np.uint64(out.size)
     for i in range(np.uint64((n + THREE) // FOUR)):
@@ -165,15 +165,15 @@ def _fill_words(key, cube, variant, operation, out):  # type: ignore[no-untyped-
 def draw_words(
     seed: int, stream: np.uint64, cube: int, variant: int, operation: Operation, n: int
 ) -> NDArray[np.uint32]:
-    """The first `n` words of one stream.
+    """Return the first `n` words of one stream.
 
     Args:
         seed: 0 .. 2^63 - 1.
         stream: the scan's stream key, any 64 bits; see `stream_key`.
         cube: number of the cube within its scan, 0 .. 2^32 - 1.
         variant: 0 .. 2^32 - 1.
-        operation: what the words are for.
-        n: how many, 0 .. 2^34.
+        operation: the purpose of the words.
+        n: number of words, 0 .. 2^34.
 
     Returns:
         uint32 [n], each uniform over all 32-bit numbers.
@@ -192,10 +192,10 @@ def draw_distinct(total: int, count: int, words: NDArray[np.uint32]) -> NDArray[
     """Draw distinct whole numbers below `total`, uniformly.
 
     Args:
-        total: how many there are.
-        count: how many are wanted; all are given, in order, where there are no more.
-        words: random words, two a try; 64 tries a wanted number are ample, since a try fails only on one that
-            was drawn before.
+        total: number of values to draw from.
+        count: number of values to draw; if `total` is no larger, all values are returned in order.
+        words: random words, two per try; 64 tries per value are ample, since a try fails only on a value
+            drawn before.
 
     Returns:
         int64 [number], in the order drawn.
@@ -209,26 +209,24 @@ def draw_distinct(total: int, count: int, words: NDArray[np.uint32]) -> NDArray[
 
 
 def checked_seed(seed: int) -> np.uint64:
-    """The seed as the kernels take it.
+    """Return the seed as the kernels take it.
 
     Raises:
         CallError: the seed is not in 0 .. 2^63 - 1.
     """
     if not 0 <= seed < 2**63:
-        raise CallError(
-            f"The seed is {seed}, but it must be a whole number from 0 to 2^63 - 1: choose another --seed."
-        )
+        raise CallError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1.")
     return np.uint64(seed)
 
 
 def stream_key(identifier: str) -> np.uint64:
-    """The stream key of a scan: the first 8 bytes, little-endian, of the sha256 of its identifier in UTF-8.
+    """Return a scan's stream key: the first 8 bytes, little-endian, of the sha256 of its identifier in UTF-8.
 
-    It is stored with the scan, so renaming or anonymising later changes no draw.
+    The key is stored with the scan, so renaming or anonymising it later changes no draw.
     """
     return np.uint64(int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little"))
 
 
 def threshold(rate: float) -> np.uint64:
-    """The whole number below which a 32-bit word means yes in a decision `U < rate`; rate 1: always."""
+    """Return the 32-bit bound of a decision `U < rate`: yes if a word is below it; rate 1 is always yes."""
     return np.uint64(round(rate * 2**32))

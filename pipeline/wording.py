@@ -1,4 +1,4 @@
-"""How numbers, names and values stand in a sentence."""
+"""Formats numbers, names and values for use in sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 _MOST_NAMED = 5
 _LONGEST_VALUE = 60
 _MOST_HOURS = 72
-#: Parameters whose names alone would not tell what they are of.
+#: Phrases for parameters whose names alone would be unclear.
 _NAMES = {"cubes_sha256": "the cube store of sha256", "source_sha256": "the source of sha256"}
 
 
 def counted(number: int, thing: str, several: str = "") -> str:
-    """`1 cube`, `2 cubes`; `several` is the plural where it is not the word with an s."""
+    """Return a number with its noun (`1 cube`, `2 cubes`); `several` is an irregular plural."""
     return f"{number:,} {thing if number == 1 else several or thing + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `40 s`, `12 min`, `3 h 20 min`, `12 days`."""
+    """Return seconds in readable form: `40 s`, `12 min`, `3 h 20 min`, `12 days`."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -26,40 +26,40 @@ def duration(seconds: float) -> str:
 
 
 def listed(names: Sequence[object], most: int = _MOST_NAMED, between: str = ", ") -> str:
-    """The first few names, and how many more there are: `a, b and 3 more`."""
+    """Return the first few names and the number of the others: `a, b and 3 more`."""
     more = f"{between.rstrip(', ')} and {len(names) - most:,} more" if len(names) > most else ""
     return between.join(map(str, names[:most])) + more
 
 
 def size_words(size: Sequence[int]) -> str:
-    """The edges of a cube, a slice or an image: `64 x 64 x 32 voxels`, `224 x 224 pixels`."""
+    """Return the edges of a cube, a slice or an image: `64 x 64 x 32 voxels`, `224 x 224 pixels`."""
     return f"{' x '.join(map(str, size))} {'voxels' if len(size) == 3 else 'pixels'}"
 
 
 def value_words(value: Any) -> str:
-    """A parameter's value, as an option takes it."""
+    """Return a parameter's value as it would be given to an option."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def words_of(value: Any) -> str:
-    """A value that a stranger wrote, cut off where it is long."""
+    """Return a foreign value as text, truncated if long."""
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 5]} ..."
 
 
 def reason_of(error: Exception) -> str:
-    """Why, in the words of the system where it has any."""
+    """Return the reason of an error, in the system's words if available."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first parameter that differs, in words (`seed 0 (asked for: 1)`); None where all are equal."""
+    """Return the first parameter that differs (`seed 0 (requested: 1)`), or None if all are equal."""
     name, old, new = difference(before, now)
-    return f"{name} {old} (asked for now: {new})" if name else None
+    return f"{name} {old} (requested: {new})" if name else None
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The first parameter that differs, its name and both values in words; empty where all are equal."""
+    """Return the first parameter that differs: its name and both values; empty strings if all are equal."""
     for name in sorted({*one, *other}):
         old, new = one.get(name), other.get(name)
         if isinstance(old, dict) and isinstance(new, dict) and old != new:

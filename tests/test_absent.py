@@ -24,7 +24,7 @@ CALLS = {
     "prep verify nope": f"{STORE}cubes",
     "prep pack nope out.zip": f"{STORE}cubes",
     "prep merge nope nope out.zarr": f"{STORE}cubes",
-    "prep import-npy nope out.zarr": "There is no file nope: give the authors' cube files",
+    "prep import-npy nope out.zarr": "There is no file nope: give the authors' files",
     "prep export-npy nope out": f"{STORE}cubes",
     "prep extract-targets nope out.zarr --task ncc": SCANS,
     "train pretrain nope --out run": f"{STORE}cubes",
@@ -70,5 +70,5 @@ def test_a_store_that_is_being_made_is_not_said_to_be_missing(tmp_path: Path) ->
         absent.check_store(tmp_path / "c.zarr", "degrade")
     with pytest.raises(CallError, match=r"p\.zarr: make one with genesis-prep degrade\.$"):
         absent.check_store(tmp_path / "p.zarr", "degrade")
-    with pytest.raises(CallError, match="'' is no path"):
+    with pytest.raises(CallError, match="The path '' is empty"):
         absent.check_scans("")

@@ -134,7 +134,7 @@ def test_where_no_worker_comes_up_again_others_are_started(monkeypatch: pytest.M
 
 
 def test_where_nothing_is_known_of_lost_tasks_the_run_ends_with_a_sentence() -> None:
-    with pytest.raises(DataError, match=r"A worker died at its work.*the same command again"):
+    with pytest.raises(DataError, match=r"A worker died, most likely.*the same command again"):
         run(die_at_3, range(8), workers=PROCESSES, finished=lambda _: None)
 
 

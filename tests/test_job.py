@@ -46,7 +46,7 @@ def test_only_what_is_missing_or_no_longer_true_is_done(ledger: Ledger) -> None:
         TEN,
         make,
         is_true=lambda number, facts: facts["square"] == number**2,
-        told=lambda facts: seen.append(facts["square"]),
+        on_record=lambda facts: seen.append(facts["square"]),
     )
     assert made == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert squares(ledger) == [n * n for n in range(10)]

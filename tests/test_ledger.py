@@ -33,7 +33,7 @@ def test_work_goes_on_only_with_the_same_parameters(tmp_path: Path) -> None:
         assert ledger.recorded("x") == {"n": 1}
         assert ledger.recorded("y") is None
     with (
-        pytest.raises(CallError, match=r"begun with seed 0 \(asked for now: 1\).*--overwrite"),
+        pytest.raises(CallError, match=r"started with seed 0 \(requested: 1\).*--overwrite"),
         hold(target, {"seed": 1, "size": (1, 2)}, overwrite=False),
     ):
         pass
@@ -74,14 +74,11 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_first_difference_is_told_in_words() -> None:
     assert first_difference({"a": 1}, {"a": 1}) is None
-    assert (
-        first_difference({"max_tissue": 0.15}, {"max_tissue": 0.2}) == "max tissue 0.15 (asked for now: 0.2)"
-    )
-    assert first_difference({"size": [1, 2]}, {"size": [1, 3]}) == "size 1,2 (asked for now: 1,3)"
+    assert first_difference({"max_tissue": 0.15}, {"max_tissue": 0.2}) == "max tissue 0.15 (requested: 0.2)"
+    assert first_difference({"size": [1, 2]}, {"size": [1, 3]}) == "size 1,2 (requested: 1,3)"
     recipe = {"recipe": {"name": "genesis", "rate": 0.9}}
     assert (
-        first_difference(recipe, {"recipe": {"name": "genesis", "rate": 0.8}})
-        == "rate 0.9 (asked for now: 0.8)"
+        first_difference(recipe, {"recipe": {"name": "genesis", "rate": 0.8}}) == "rate 0.9 (requested: 0.8)"
     )
 
 
@@ -91,7 +88,7 @@ def test_somebody_elses_folder_of_that_name_is_left_alone(tmp_path: Path) -> Non
     write_whole(thesis, b"years of work")
     write_whole(unfinished(target) / "job.json", b'{"job": 1}')
     for overwrite in (False, True):
-        with pytest.raises(CallError, match="left alone"), hold(target, {}, overwrite=overwrite):
+        with pytest.raises(CallError, match="left untouched"), hold(target, {}, overwrite=overwrite):
             pass
     assert thesis.read_bytes() == b"years of work"
 
@@ -102,7 +99,7 @@ def test_what_comes_into_being_meanwhile_is_left_alone(tmp_path: Path, overwrite
     with hold(target, {}, overwrite=overwrite) as ledger:
         write_whole(ledger.store / "new", b"2")
         write_whole(target / "thesis.txt", b"years of work")
-        with pytest.raises(CallError, match="left alone"):
+        with pytest.raises(CallError, match="left untouched"):
             ledger.finish({}, {})
     assert (target / "thesis.txt").read_bytes() == b"years of work"
     (target / "thesis.txt").unlink()
@@ -113,7 +110,7 @@ def test_what_comes_into_being_meanwhile_is_left_alone(tmp_path: Path, overwrite
 
 def test_a_lost_piece_is_noticed_before_the_store_gets_its_name(tmp_path: Path) -> None:
     target = tmp_path / "store"
-    with pytest.raises(RuntimeError, match="a/b is gone"), hold(target, {}, overwrite=False) as ledger:
+    with pytest.raises(RuntimeError, match="a/b is missing"), hold(target, {}, overwrite=False) as ledger:
         ledger.finish({"a/b": "0" * 64}, {})
     assert not target.exists()
 

@@ -79,7 +79,7 @@ def test_the_numbers_of_the_operations_never_change():
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
 def test_a_seed_out_of_range_is_refused(seed):
-    with pytest.raises(CallError, match=f"seed is {seed}"):
+    with pytest.raises(CallError, match=f"--seed {seed}"):
         draw_words(seed, np.uint64(0), 0, 0, Operation.PLACE, 1)
 
 

@@ -1,1 +1,1 @@
-"""Scans -> cube store."""
+"""Makes cube stores from scans and X-ray images."""

@@ -1,7 +1,7 @@
-"""Staged scans -> the shards, tables and metadata of a cube store, in scan order.
+"""Assembles staged scans into the shards, tables and metadata of a cube store, in scan order.
 
-Assembling is copying, so it is done anew after an interruption, by one process, at the speed of the disk.
-Where a store is updated, its full shards are linked, and what is new comes behind its last cube.
+Assembling is mere copying, so after an interruption one process repeats it at the speed of the disk. When a
+store is extended, its full shards are linked, and new cubes follow its last one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from genesis_toolkit.pipeline.store.shards import (
 )
 from genesis_toolkit.pipeline.store.write import write_store
 
-#: A table with one row a scan.
+#: A table with one row per scan.
 _Table = TypeVar("_Table", ScanTable, ImageTable)
 
 
@@ -50,19 +50,19 @@ def assemble(
     key: Key | None,
     report: Progress,
 ) -> dict[str, str]:
-    """Staged scans -> everything of a cube store but its manifest and its name; the sha256 of its shards.
+    """Write everything of a cube store but its manifest and its name; return the sha256 of its shards.
 
     Args:
         ledger: holds the record and the staged cubes of every scan.
-        job: the parameters, as they stand in the store.
-        parameters: what was cut.
+        job: the parameters, as written to the store.
+        parameters: of the extraction.
         names: of the records, in the order of the scans.
-        changes: what of some takes the place of what was cut, as `changes_of` has it.
-        update: the store that these scans are added to; None makes one of them alone.
-        key: what stands in the store tells whose a scan is only to who has it; None: to anyone.
-        report: told as shards are finished.
+        changes: overriding entries of records, from `changes_of`.
+        update: the store to be extended by these scans; None makes a new one.
+        key: of the pseudonyms in the store; None keeps names.
+        report: called as shards are finished.
     """
-    ledger.clear_store()  # assembling is copying: cheaper to do again than to trust what a kill left
+    ledger.clear_store()  # repeating the copy is cheaper than checking what a killed run left
     records = list(compact(ledger, names, changes, key))
     cubes, (scans, images) = _cube_table(records, update), scan_tables(records, update)
     attributes = attributes_of(parameters, job)
@@ -86,16 +86,16 @@ def write_shards(
     report: Progress,
     first: int = 0,
 ) -> dict[str, str]:
-    """Write the encoded cubes of an array into its shards; the sha256 of each, by its path in the store.
+    """Write the encoded cubes of an array to its shards; return each sha256 by path in the store.
 
     Args:
         ledger: of the store.
         name: of the array.
-        size, itemsize: edges of a cube in voxels, and bytes a voxel.
-        cubes: in all.
+        size, itemsize: edges of a cube in voxels, and bytes per voxel.
+        cubes: total number.
         chunks: those that are not in the first shards.
-        report: told as shards are finished.
-        first: how many shards there are already.
+        report: called as shards are finished.
+        first: number of shards that already exist.
     """
     length, hashes = shard_length(size, itemsize), dict[str, str]()
     shards = range(first, -(-cubes // length))
@@ -108,17 +108,17 @@ def write_shards(
 
 
 def attributes_of(parameters: Any, job: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What a store says of itself, given what was cut and the parameters as they stand in the store."""
-    told = {"window": list(parameters.store_window), "unit": parameters.unit, "size": list(parameters.size)}
-    return told | more | {"parameters": job}
+    """Return a store's attributes, given the extraction parameters and their form in the store."""
+    own = {"window": list(parameters.store_window), "unit": parameters.unit, "size": list(parameters.size)}
+    return own | more | {"parameters": job}
 
 
 def compact(
     ledger: Ledger, names: Sequence[str], changes: Mapping[str, Facts], key: Key | None = None
 ) -> Iterator[Facts]:
-    """Records as the store has them, lists as arrays: those of 100,000 scans take 150 MB, as lists 700."""
+    """Convert lists in records to arrays, as stored: records of 100,000 scans then take 150 MB, not 700."""
     for name, record in zip(names, ledger.records(names), strict=True):
-        record["stream"] = stream_key(record["identifier"])  # of the true one, so that no draw changes
+        record["stream"] = stream_key(record["identifier"])  # of the true name, so that no draw changes
         record |= changes.get(name, {})
         if key:
             record |= _pseudonymous(record, key)
@@ -130,7 +130,7 @@ def compact(
 def staged_chunks(
     ledger: Ledger, names: Sequence[str], records: Sequence[Facts], masks: bool = False
 ) -> Iterator[bytes]:
-    """The encoded cubes of scans, or their masks, which are staged behind the cubes of their scan."""
+    """Yield the encoded cubes of scans, or their masks, which are staged after the cubes of their scan."""
     for name, record in zip(names, records, strict=True):
         if not len(record["chunks"]):
             continue
@@ -141,7 +141,7 @@ def staged_chunks(
 
 
 def numbered(records: Sequence[Facts]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Of every cube the row of its scan and its number in it: int32 [cube] each."""
+    """Return for every cube the row of its scan and its number in it: int32 [cube] each."""
     counts = [record["cubes"] for record in records]
     rows = np.repeat(np.arange(len(records), dtype=np.int32), counts)
     return rows, np.concatenate([np.arange(cubes, dtype=np.int32) for cubes in counts])
@@ -155,13 +155,13 @@ def write_tables(
     scans: ScanTable,
     images: ImageTable | None = None,
 ) -> None:
-    """Write everything of a cube store but its shards and its manifest, as `write_store` takes it."""
+    """Write everything of a cube store but its shards and its manifest, through `write_store`."""
     write_store(folder, CUBES, attributes, dtype, [cubes], scans, images)
     finish(folder, Contents(attributes, cubes, scans, None, images), dtype)
 
 
 def whole_shard(store: CubeStore, shard: int) -> bytes:
-    """A shard of cubes as it is, once its sha256 is known to be right.
+    """Return the bytes of a shard of cubes after verifying its sha256.
 
     Raises:
         DataError: it cannot be read, or is damaged.
@@ -173,28 +173,28 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
     except OSError as error:
         raise not_read(place, error) from None
     if store.manifest.get(path) != sha256_of(data):
-        raise DataError(f"The shard {place} is damaged: its sha256 is not the one in the manifest.")
+        raise DataError(f"The shard {place} is damaged: its sha256 differs from the one in the manifest.")
     return data
 
 
 def _pseudonymous(record: Facts, key: Key) -> Facts:
-    """What stands in the place of all that tells whose a scan is."""
+    """Return a record with pseudonyms for everything that identifies its scan."""
     reason = record["reason"]
-    told = not reason or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
+    harmless = not reason or (record["status"] == "skipped" and any(record["shape"]))  # numbers alone
     twin = SAME + key.name(reason.removeprefix(SAME)) if reason.startswith(SAME) else ""
     of_images = {"patient": key.patient(record["patient"])} if "patient" in record else {}
     return of_images | {
         "whose": key.number(record.get("whose", 0)),
         "identifier": key.name(record["identifier"]),
         "path": key.name(record["path"]),
-        "bytes": 0,  # those of a public scan are known, and no two compressed ones have as many
+        "bytes": 0,  # sizes of public scans are known, and differ between compressed ones
         "sha256": key.digest(record["sha256"]),
-        "reason": twin if twin else reason if told else WITHHELD,
+        "reason": twin if twin else reason if harmless else WITHHELD,
     }
 
 
 def _link_shards(ledger: Ledger, store: CubeStore, length: int) -> dict[str, str]:
-    """Take the full shards of a store over, without copying where the file system has links; their sha256."""
+    """Reuse the full shards of a store, by links if the file system has them; return their sha256."""
     paths = [store.cubes.path(shard) for shard in range(len(store) // length)]
     for path in paths:
         link_shard(store.path / path, ledger.store / path)
@@ -218,7 +218,7 @@ def _cube_table(records: Sequence[Facts], update: Update | None) -> CubeTable:
 def scan_tables(
     records: Sequence[Facts], update: Update | None = None
 ) -> tuple[ScanTable, ImageTable | None]:
-    """The tables of scans and, of X-ray images, of images: one row a record, behind those of a store."""
+    """Return the table of scans and, for X-ray images, of images: a store's rows, then one per record."""
     scans = _dealt(_table_of(ScanTable, records), records)
     images = _table_of(ImageTable, records) if "patient" in records[0] else None
     if update:
@@ -230,7 +230,7 @@ def scan_tables(
 
 
 def with_patients(tables: Sequence[ScanTable]) -> list[ScanTable]:
-    """Tables to be put together, all with a column of patients where one has it: else each scan its own."""
+    """Give all tables a patient column if one has it; elsewhere each scan counts as a patient of its own."""
     if all(table.patient is None for table in tables):
         return list(tables)
     return [table if table.patient is not None else replace(table, patient=table.stream) for table in tables]
@@ -238,15 +238,15 @@ def with_patients(tables: Sequence[ScanTable]) -> list[ScanTable]:
 
 def _table_of(kind: type[_Table], records: Sequence[Facts]) -> _Table:
     dtypes = {
-        name: object if told.dtype == "string" else told.dtype
-        for name, told in columns_of(kind).items()
-        if not told.optional
+        name: object if column.dtype == "string" else column.dtype
+        for name, column in columns_of(kind).items()
+        if not column.optional
     }
     return kind(**{name: np.array([one[name] for one in records], dtype) for name, dtype in dtypes.items()})
 
 
 def _dealt(scans: ScanTable, records: Sequence[Facts]) -> ScanTable:
-    """The table with the columns that deal the scans, as far as anything is known of them."""
+    """Return the table with the columns that decide the split, as far as they are known."""
     whose = np.array([record.get("whose", 0) for record in records], np.uint64)
     parts = [record.get("part") for record in records]
     patient = np.where(whose > 0, whose, scans.stream) if whose.any() else None
@@ -259,7 +259,7 @@ def _dealt(scans: ScanTable, records: Sequence[Facts]) -> ScanTable:
 
 
 def _added(update: Update, before: _Table, new: _Table) -> _Table:
-    """A table of scans with new rows behind it, and those of scans that were cut again replaced."""
+    """Append new rows to a table of scans, and replace those of scans that were cut again."""
     again, columns = len(update.again), {}
     for name, values in vars(new).items():
         if values is None:

@@ -1,7 +1,7 @@
-"""Scans that come twice: one is used, and what is said of the others.
+"""Detects duplicate scans: one is used, and the others are recorded as copies.
 
-Two files are the same scan where they carry one identifier, or where their bytes are the same. What they are
-is known once they have been cut, so this changes what is made of their records, and no record.
+Two files are the same scan if they share an identifier, or if their bytes are equal. This is known only after
+they have been cut, so it changes what is made of their records, not the records themselves.
 """
 
 from collections import defaultdict
@@ -27,15 +27,15 @@ from genesis_toolkit.pipeline.scans.read import read_scan
 
 @dataclass(frozen=True)
 class Twin:
-    """What tells whether two scans are one.
+    """Properties that show whether two scans are the same.
 
     Attributes:
-        name: of its record; empty for a scan of a finished store, which stays as it is.
+        name: of its record; empty for a scan of a finished store, which is left unchanged.
         path: its own, relative to the source.
-        place: where it lies.
-        identifier, sha256: as the store tells them.
+        place: location of the file.
+        identifier, sha256: as recorded in the store.
         used: whether it gave cubes.
-        read: whether it is a scan, used or too small or dense to be.
+        read: whether it was readable, even if too small or dense to be used.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Twin:
 def changes_of(
     ledger: Ledger, tasks: Sequence[CutTask[Any]], update: Update | None = None, key: Key | None = None
 ) -> dict[str, Facts]:
-    """What copies of scans become, of those that were cut.
+    """Return the changed records of scans that turned out to be copies.
 
     Args:
         ledger, tasks: hold the records, and name them.
-        update: tells the scans of the store that they are added to.
-        key: what the store tells is made with; None where it tells the scans' own names.
+        update: identifies the scans of the store to be extended.
+        key: of the pseudonyms in the store; None if it has the scans' own names.
     """
     name, digest = (key.name, key.digest) if key else (str, str)
     twins = list(_held(update, key)) if update else []
     for task, record in zip(tasks, ledger.records(task.name for task in tasks), strict=True):
         used, read = record["status"] == "used", record["status"] != "failed" and any(record["shape"])
-        told = record["path"], task.path, name(record["identifier"]), digest(record["sha256"])
-        twins.append(Twin(task.name, *told, used, read))
+        as_stored = record["path"], task.path, name(record["identifier"]), digest(record["sha256"])
+        twins.append(Twin(task.name, *as_stored, used, read))
     same = partial(same_voxels, parameters=tasks[0].parameters) if tasks else _never
     nothing: Facts = {field: [] for field in ("corners", "tissue", "targets", "chunks", "mask_chunks")}
     return {
@@ -76,11 +76,11 @@ def _never(_one: Path, _other: Path) -> bool:
 
 
 def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[str, tuple[str, str]]:
-    """Status and reason of those that are copies, or have the identifier of another scan.
+    """Return status and reason of scans that are copies, or share the identifier of a different scan.
 
     Args:
         twins: the scans in their order.
-        same: whether two hold the same voxels; asked of those that share an identifier alone.
+        same: whether two hold the same voxels; called only for those that share an identifier.
     """
     changes: dict[str, tuple[str, str]] = {}
     named, first = defaultdict[str, list[Twin]](list), dict[str, Twin]()
@@ -95,7 +95,7 @@ def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[st
             continue
         odd = [one for one in others if one.sha256 != leader.sha256 and not same(leader.place, one.place)]
         both = " and ".join(twin.path for twin in (leader, *odd))
-        both = f"{both} have one identifier and different voxels: rename or remove all but one" if odd else ""
+        both = f"{both} have one identifier but different voxels: rename or remove all but one" if odd else ""
         for twin in filter(lambda twin: twin.name, group if odd else others):
             changes[twin.name] = ("failed", both) if both else ("skipped", SAME + leader.path)
     for twin in twins:
@@ -107,7 +107,7 @@ def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[st
 
 
 def same_voxels(one: Path, other: Path, parameters: HounsfieldValues | GreyLevels) -> bool:
-    """Whether two scans, or images, hold the same voxels; not where one of them cannot be read."""
+    """Return whether two scans or images hold the same voxels; False if one of them is unreadable."""
     try:
         return np.array_equal(_voxels(one, parameters), _voxels(other, parameters))
     except UNREADABLE:
@@ -121,7 +121,7 @@ def _voxels(path: Path, parameters: HounsfieldValues | GreyLevels) -> NDArray[An
 
 
 def _held(update: Update, key: Key | None) -> Iterable[Twin]:
-    """The scans of a finished store that gave cubes."""
+    """Yield the scans of a finished store that gave cubes."""
     scans, name = update.store.scans, key.name if key else str
     places = {name(source.path): (source.path, place) for source, place in update.places}
     for row in np.flatnonzero(scans.cubes).tolist():

@@ -1,6 +1,6 @@
-"""One X-ray image -> its cubes: the whole image resized, or random crops of it as it is.
+"""Cuts the cubes of one X-ray image: the resized whole image, or random crops at full resolution.
 
-Nothing was published of how images were prepared for the 2D models (METHOD.md section 5), so this is ours.
+The authors did not publish how images were prepared for the 2D models (METHOD.md section 5), so this is ours.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from genesis_toolkit.pipeline.scans.radiographs import picture_of
 
 
 def too_small(shape: tuple[int, int], parameters: ImageParameters) -> str | None:
-    """Why no crop can be cut out of an image of so many columns and rows; None where it can be taken."""
+    """Return why an image of this many columns and rows is too small for a crop; None if it is not."""
     (x, y), (least_x, least_y) = shape, parameters.size
     if parameters.cubes_per_scan is None or (x >= least_x and y >= least_y):
         return None
@@ -32,11 +32,11 @@ def cut_image(
 ) -> tuple[NDArray[np.int32], list[float], list[NDArray[np.uint8]]]:
     """Take the whole image, or distinct crops drawn uniformly from the random stream of its identifier. Pure.
 
-    The pixels are uint8 [x, y], grey levels; for crops at least as large as one.
+    The pixels are uint8 [x, y], grey levels; for crops, at least as large as one.
 
     Returns:
-        corners : int32 [cube, 3], pixels in x and y, and 0; in the order drawn. That of a whole image is 0.
-        tissue : 0 each, since grey levels do not tell tissue.
+        corners : int32 [cube, 3], pixels in x and y, and 0; in the order drawn. 0, 0, 0 for a whole image.
+        tissue : all 0, since grey levels do not identify tissue.
         cubes : uint8 [x, y] each.
     """
     corners = np.zeros((1, 3), np.int32)
@@ -50,10 +50,10 @@ def cut_image(
 def draw_crops(
     shape: tuple[int, ...], size: tuple[int, int], count: int, words: NDArray[np.uint32]
 ) -> NDArray[np.int32]:
-    """Draw places for crops of this size, uniformly among those inside an image; with words of `place_words`.
+    """Draw positions of crops of this size, uniformly inside an image, with words from `place_words`.
 
     Returns:
-        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn. Distinct, so all places where
+        int32 [crop, 3], the first pixel in x and y, and 0; in the order drawn. Distinct, so all positions if
         there are fewer than `count`.
     """
     across, down = (edge - own + 1 for edge, own in zip(shape, size, strict=True))
@@ -65,12 +65,12 @@ def draw_crops(
 def cube_at(
     pixels: NDArray[np.uint8], corner: Sequence[int] | NDArray[np.integer[Any]], parameters: ImageParameters
 ) -> NDArray[np.uint8]:
-    """The cube of an image, uint8 [x, y], at a corner that is known; C-contiguous.
+    """Return the cube of an image, uint8 [x, y], at a known corner; C-contiguous.
 
-    The corner of a whole image is not looked at.
+    The corner is ignored for a whole image.
 
     Raises:
-        DataError: the image does not reach as far.
+        DataError: the crop extends beyond the image.
     """
     if parameters.cubes_per_scan is None:
         return resize(pixels, parameters.size)
@@ -82,13 +82,13 @@ def cube_at(
 
 
 def picture_facts(picture: Picture, parameters: GreyLevels) -> dict[str, Any]:
-    """What the record of an image says: its edges, and where values are mapped, how."""
+    """Return an image's record: its edges and, if values are mapped, the mapping."""
     facts: dict[str, Any] = {"shape": [*picture.pixels.shape, 1]}
     return facts | ({"window": list(picture.window), "inverted": picture.inverted} if parameters.maps else {})
 
 
 def cut_picture(task: CutTask[ImageParameters]) -> Cut:
-    """Read an image that is large enough, and take what is asked of it.
+    """Read an image that is large enough, and cut it.
 
     Raises:
         DataError, OSError, ValueError, MemoryError: it cannot be read.

@@ -1,6 +1,6 @@
-"""One scan -> its cubes: read it, decide where it may be cut, and cut.
+"""Cuts the cubes of one scan: reads it, decides where it may be cut, and cuts.
 
-METHOD.md section 2. With `--sampler official` each scan goes on with the draws of the one before it.
+METHOD.md section 2. With `--sampler official` each scan continues the draws of the one before it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,10 +40,10 @@ from genesis_toolkit.pipeline.scans.hashing import kept_room
 from genesis_toolkit.pipeline.scans.mapping import apply_window
 from genesis_toolkit.pipeline.scans.read import open_scan, read_scan
 
-# Of a mask: how many values at most, the largest label, and which voxels are looked at before all are.
+# Limits for a mask: its number of values, its largest label, and the voxels checked before all others are.
 _MOST_VALUES, _MOST_LABEL, _LOOKED = 16, 255, 8
 
-#: Chooses corners: the decision for a scan and how many are wanted -> int32 [corner, 3].
+#: Chooses corners: (decisions for a scan, number) -> int32 [corner, 3].
 Draw = Callable[[Corners, int], NDArray[np.int32]]
 
 
@@ -53,7 +53,7 @@ def cut_cubes(
     """Draw corners in a scan that is large enough, and cut the cubes. Pure.
 
     Returns:
-        corners : int32 [cube, 3], voxels in x, y, z, in the order drawn; empty where no corner passes.
+        corners : int32 [cube, 3], voxels in x, y, z, in the order drawn; empty if no corner passes.
         tissue : the rule's score of each, 0..1.
         cubes : int16 each, HU in the window: [x, y, z], or a patch [x, y], [x, z] or [y, z].
     """
@@ -66,15 +66,15 @@ def cut_cubes(
 def cubes_at(
     voxels: Voxels, corners: Iterable[Sequence[int] | NDArray[np.integer[Any]]], parameters: ExtractParameters
 ) -> Iterator[NDArray[np.int16]]:
-    """The cubes of a scan at corners that are known, as those of `cut_cubes`, C-contiguous.
+    """Return the cubes of a scan at known corners, like those of `cut_cubes`, C-contiguous.
 
     Raises:
-        DataError: the scan does not reach as far.
+        DataError: a cube extends beyond the scan.
     """
     x, y, z = edges = parameters.box
     window = parameters.store_window
-    # Clipped row by row, where x lies together, in one buffer that stays in the cache; turned last. 0.22 of
-    # the time of clipping a turned cube, 0.4 of that with [z, y, x].
+    # Clipped row by row, where x is contiguous, in one buffer that stays in the cache, then transposed: 0.22
+    # of the time of clipping a transposed cube, 0.4 of that with [z, y, x].
     rows = np.empty((y, z, x), voxels.dtype)
     for corner in corners:
         box = voxels[tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))]
@@ -84,16 +84,16 @@ def cubes_at(
         np.clip(rows, window.low, window.high, out=rows)
         if rows.dtype.kind == "f":
             np.rint(rows, out=rows)
-        # Always a copy: with an edge of 1 in x the turned buffer may be contiguous as it is.
+        # Always a copy: with an edge of 1 in x the transposed buffer may already be contiguous.
         cube = np.array(rows.transpose(2, 0, 1), dtype=np.int16, order="C")
         yield cube.reshape(parameters.size)
 
 
 def mask_words(voxels: Voxels) -> str:
-    """Say that voxels [x, y, z] are those of a mask; empty where they are not.
+    """Return a reason if voxels [x, y, z] look like a mask; empty if not.
 
-    A mask has from two to sixteen values, whole numbers from 0 to 255, and 0 is one of them. HU of a body are
-    never so few, and go below 0.
+    A mask has two to sixteen values, whole numbers from 0 to 255, including 0. HU of a body take more values,
+    and negative ones.
     """
     if voxels[::_LOOKED, ::_LOOKED, ::_LOOKED].min() != 0 or voxels.min() != 0 or voxels.max() > _MOST_LABEL:
         return ""
@@ -105,13 +105,13 @@ def mask_words(voxels: Voxels) -> str:
 
 
 def uniform(identifier: str, seed: int) -> Draw:
-    """Draw distinct corners uniformly, from the random stream of the scan of this identifier."""
+    """Return a function that draws distinct corners uniformly, from the random stream of this scan."""
 
     return lambda corners, count: draw_corners(corners, count, place_words(seed, identifier, count))
 
 
 def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
-    """Read a scan that is large enough, and cut its cubes; without `draw`, at corners drawn uniformly.
+    """Read a scan that is large enough, and cut its cubes, at corners from `draw` (default: uniform).
 
     Raises:
         DataError, OSError, ValueError, MemoryError: its header cannot be read.
@@ -135,23 +135,23 @@ def cut_scan(task: CutTask[ExtractParameters], draw: Draw | None = None) -> Cut:
     if not cubes:
         low = f"{parameters.min_tissue:g} to " if parameters.min_tissue else ""
         found = f"{low}{parameters.max_tissue:g}{'' if low else ' or less'}"
-        facts |= {"status": "skipped", "reason": f"no place for a cube has a tissue score of {found}"}
+        facts |= {"status": "skipped", "reason": f"no position of a cube has a tissue score of {found}"}
     return Cut(scan.sha256, facts, corners, cubes, tissue)
 
 
 @dataclass(frozen=True)
 class OfficialTask(CutTask[ExtractParameters]):
-    """One scan whose draws go on from the scan before it, named by that one's record; the first has none."""
+    """One scan that continues the draws of the scan before it, given by its record; None for the first."""
 
     before: str
 
     def draws_before(self, ledger: Ledger) -> int:
-        """How many words the scans before it in its subset took."""
+        """Return the number of words drawn by earlier scans of its subset."""
         return int((ledger.recorded(self.before) or {"draws": 0})["draws"]) if self.before else 0
 
 
 def official_tasks(tasks: Iterable[CutTask[ExtractParameters]]) -> Iterator[OfficialTask]:
-    """Chain the scans of each subset, which lie next to one another."""
+    """Chain the scans of each subset, which are adjacent."""
     for _, group in groupby(tasks, key=lambda task: task.source.subset):
         before = ""
         for task in group:
@@ -160,7 +160,7 @@ def official_tasks(tasks: Iterable[CutTask[ExtractParameters]]) -> Iterator[Offi
 
 
 def cut_official(ledger: Ledger, task: OfficialTask) -> Facts:
-    """Cut and stage a scan with the authors' draws; what its record says."""
+    """Cut and stage a scan with the authors' draws; return its record."""
     used = task.draws_before(ledger)
     generator = OfficialCorners(task.parameters.first_seed, used)
     record = cut_and_stage(ledger, partial(cut_scan, draw=generator.draw), task)
@@ -168,19 +168,19 @@ def cut_official(ledger: Ledger, task: OfficialTask) -> Facts:
 
 
 def official_is_same(ledger: Ledger, task: OfficialTask, record: Facts) -> bool:
-    """Whether a record is of the scan's files, drawn after those draws that are now before it."""
+    """Return whether a record matches the scan's files and the draws that now precede it."""
     return is_same(task, record) and record["draws_before"] == task.draws_before(ledger)
 
 
 def turned(geometry: Geometry, parameters: ExtractParameters) -> Geometry:
-    """Where the voxels will lie once the scan has been turned and resampled."""
+    """Return the geometry after the scan has been reoriented and resampled."""
     if parameters.orient:
         geometry = reoriented(geometry, parameters.orient)
     return resampled(geometry, parameters.spacing) if parameters.spacing else geometry
 
 
 def read_turned(path: Path, parameters: ExtractParameters) -> Scan:
-    """Read a scan, map its values, turn it and resample it; a DataError where it cannot be read."""
+    """Read a scan, map its values, reorient and resample it; a DataError if it is unreadable."""
     scan = read_scan(path, parameters.mr)
     return _turned(apply_window(scan, parameters.window, parameters.store_window)[0], parameters)
 

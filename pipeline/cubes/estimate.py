@@ -1,7 +1,7 @@
-"""What a command would do, and how long it would take, without doing it: `--dry-run`.
+"""Estimates what a command would do and how long it would take, without doing it: `--dry-run`.
 
-Time and bytes are estimates, from doing one scan on this machine and throwing it away; counts are exact, or
-say that they are not.
+Time and bytes are estimated by processing one scan on this machine and discarding the result; counts are
+exact unless marked otherwise.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,29 +26,29 @@ from genesis_toolkit.pipeline.scans.radiographs import picture_size
 from genesis_toolkit.pipeline.scans.read import read_geometry
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 
-#: Headers that are read at most, to see how many scans are too small; taken evenly.
+#: Most headers read to count scans that are too small; sampled evenly.
 _MOST_HEADERS = 1000
-_TRIED = 5  # scans, until one gives cubes
-_EDGES = 3  # of a cube; the tissue score of a patch or an image does not tell air
+_TRIED = 5  # most scans tried until one gives cubes
+_EDGES = 3  # of a cube; the tissue score of a patch or an image does not reveal air
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a command that cuts scans would do.
+    """Estimated outcome of a command that cuts scans.
 
     Attributes:
-        scans: to be cut, as far as finding them tells.
-        set_aside: found, but passed over or unusable, as finding them tells.
-        cubes: at most.
+        scans: number to be cut, as far as the search shows.
+        set_aside: number found but skipped or unusable, as far as the search shows.
+        cubes: upper limit.
         bytes: of the scans' files.
-        store_bytes: of these cubes, encoded as those of the example were; None where no scan gave any.
-        files: of shards, at most.
-        example: the scan that was cut; empty where none gave a cube.
+        store_bytes: of these cubes if they compress like the example's; None if no scan gave any.
+        files: upper limit of the number of shards.
+        example: the scan that was cut; empty if none gave a cube.
         example_seconds: how long that took.
         example_cubes, example_without_tissue: how many cubes it gave, and how many of these have a tissue
-            score of 0: no tissue, only air. Only of cubes of scans that is counted.
-        seconds: of all scans with `workers` at work, by their bytes; None where no scan gave a cube.
-        workers: scans at a time.
+            score of 0, that is, only air. The latter is counted only for cubes of scans.
+        seconds: for all scans with `workers` at work, in proportion to bytes; None if no scan gave a cube.
+        workers: number of scans at a time.
     """
 
     scans: int
@@ -67,16 +67,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ExtractionPlan(Estimate):
-    """What `extract_cubes` would do.
+    """Estimated outcome of `extract_cubes`.
 
     Attributes:
-        known: scans that a finished store holds already.
-        passed_over, other_list, absent: what is left out, as in `Found`.
-        headers: how many headers were read to see whether the scans are large enough.
-        tried: a scan to explain where none gave a cube: the first that was cut, or the first of all; empty
-            where there is none.
-        small, unreadable: of these headers, those of scans too small for the rule, and those that cannot be
-            read.
+        known: number of scans that a finished store already holds.
+        passed_over, other_list, absent: what is left out, see `Found`.
+        headers: number of headers read to check whether the scans are large enough.
+        tried: a scan to explain if none gave a cube: the first that was cut, or the first of all; empty if
+            there is none.
+        small, unreadable: numbers of these headers that show too small a scan, or are unreadable.
     """
 
     known: int
@@ -101,15 +100,15 @@ def plan_extraction(
     overwrite: bool = False,
     report: Progress = silent,
 ) -> ExtractionPlan:
-    """Find the scans, read the headers of up to a thousand, cut one, and say what all would come to.
+    """Find the scans, read up to a thousand headers, cut one scan, and extrapolate to all.
 
-    The arguments are those of `extract_cubes`, and nothing is written; `report` is told as headers are read.
+    The arguments are those of `extract_cubes`; nothing is written; `report` is called as headers are read.
 
     Raises:
-        CallError, DataError: as `extract_cubes`.
+        CallError, DataError: see `extract_cubes`.
     """
-    told: dict[str, Any] = {"anonymize": anonymize, "split_file": split_file, "part": part}
-    job = plan_job(source, target, parameters, **told, overwrite=overwrite)
+    given: dict[str, Any] = {"anonymize": anonymize, "split_file": split_file, "part": part}
+    job = plan_job(source, target, parameters, **given, overwrite=overwrite)
     tasks = job.tasks
     sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
     looked_at = sound[:: -(-len(sound) // _MOST_HEADERS) or 1]
@@ -122,7 +121,7 @@ def plan_extraction(
     sizes = {task.name: file_state(task.path, mr=parameters.mr)[0] for task in sound}
     work = sum(sizes[task.name] for task in large) * len(sound) / max(1, len(looked_at))
     cubes = fit * (parameters.cubes_per_scan or 1)
-    tiny = CubeRule((1, 1, 1), (0, 0, 0))  # lets the kernels be compiled, which the first scan would wait for
+    tiny = CubeRule((1, 1, 1), (0, 0, 0))  # compiles the kernels, which would distort the time
     passing_corners(np.zeros(tiny.least_shape, np.int16, order="F"), tiny)
     resize(np.zeros((1, 1), np.uint8), (1, 1))
     return ExtractionPlan(
@@ -147,17 +146,17 @@ def plan_extraction(
 def try_one(
     tasks: Sequence[Task], cut: Callable[[Task], Cut], cubes: int, bytes_: float, workers: int
 ) -> dict[str, Any]:
-    """Cut the scan in the middle, or the next ones where it gives no cube, and throw away what it gives.
+    """Cut the scan in the middle, or the next ones if it gives no cube, and discard the result.
 
     Returns:
-        What all of the scans, which would give so many cubes and whose files have so many bytes, would come
-        to: the fields of `Estimate` from `store_bytes` to `seconds`.
+        The extrapolation to all scans, given their total numbers of cubes and bytes: the fields of
+        `Estimate` from `store_bytes` to `seconds`.
     """
     for task in tasks[len(tasks) // 2 :][:_TRIED]:
         begun = perf_counter()
         try:
             given = cut(task)
-        except UNREADABLE:  # said of it by the extraction itself
+        except UNREADABLE:  # the extraction itself will report it
             continue
         if given.cubes:
             stored = sum(len(encode_cube(one)) for one in (*given.cubes, *given.masks))
@@ -179,7 +178,7 @@ def _tells_air(task: CutTask[Any], given: Cut) -> bool:
 
 
 def _fits(path: Path, parameters: Parameters) -> bool | None:
-    """Whether a header says that there is a place for a cube; None where it cannot be read."""
+    """Return whether a header allows a position for a cube; None if it is unreadable."""
     try:
         if isinstance(parameters, ImageParameters):
             return too_small_image(picture_size(path, parameters.layout), parameters) is None

@@ -1,4 +1,4 @@
-"""Why a scan gives the cubes it gives: those that the border and the tissue rule refuse, told apart."""
+"""Explains how many cubes a scan gives: counts what the border and the tissue rule each refuse."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ _PUBLISHED = Window()
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
 _OF_RULE = ("size", "plane", "box", "border", "max_tissue", "min_tissue")
 _MOST_NAMED = 3
-_CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no bound at all
+_CUBE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # the last is no limit
 _PATCH_SHARES = (0.5, 0.6, 0.7, 0.8)
 
 
@@ -34,9 +34,9 @@ class Shortage:
     Attributes:
         axis: x, y or z.
         found: voxels of the scan along it.
-        needed: the fewest that have a place for a cube.
-        largest_border: the largest border along this axis that leaves a place; None where the cube is too
-            large for the scan with no border at all.
+        needed: the smallest number with a position for a cube.
+        largest_border: the largest border along this axis that leaves a position; None if the cube is too
+            large for the scan even without a border.
     """
 
     axis: str
@@ -47,12 +47,12 @@ class Shortage:
 
 @dataclass(frozen=True)
 class Alternative:
-    """What another setting would give, all others as they are.
+    """The outcome of another setting, with all others unchanged.
 
     Attributes:
         option: the setting, as typed.
-        candidates: places inside the border.
-        passing: how many of them the tissue rule lets pass.
+        candidates: positions inside the border.
+        passing: how many of them pass the tissue rule.
     """
 
     option: str
@@ -62,28 +62,27 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a scan gives the cubes it gives; plain data, fit for JSON by `dataclasses.asdict`.
+    """How many cubes a scan gives and why; plain data, ready for JSON through `dataclasses.asdict`.
 
-    A place is a corner: the first voxel of a cube. Taken one after the other, the border along x, y and z and
-    the two bounds of the tissue rule remove places, so places_whole is the sum of all that is lost and
-    passing.
+    A position is a corner: the first voxel of a cube. The border along x, y and z and the two limits of the
+    tissue rule remove positions one after another, so places_whole is the sum of all these and passing.
 
     Attributes:
         shape, spacing: voxels, and mm between their centres, in x, y, z.
-        size, plane, border, max_tissue, min_tissue: of the rule, as in `ExtractParameters`.
-        box: what is cut, edges in x, y, z: of a patch 1 across its plane.
-        shortages: the axes along which the scan is too small, so that it has no candidate.
-        places_whole: places where a cube lies inside the scan.
-        lost_to_border: of these, those lost along x, then y, then z.
-        candidates: what is left, and goes before the tissue rule.
-        lost_to_max_tissue, lost_to_min_tissue: candidates with a score above and below these bounds.
-        passing: places a cube may be cut at.
-        share: passing of candidates, 0..1; 0 without candidates.
-        without_tissue: of those passing, places with a score of 0, where a cube holds only air; 0 of patches,
-            whose score does not tell.
-        mask: why the scan looks like a mask, as `cut.mask_words`; empty where it does not.
-        scores: the score of the candidates, 0..1, by quantile; empty without candidates.
-        alternatives: what other settings would give.
+        size, plane, border, max_tissue, min_tissue: of the rule, see `ExtractParameters`.
+        box: edges of the box that is cut, in x, y, z: for a patch 1 across its plane.
+        shortages: the axes along which the scan is too small, if it has no candidate for that reason.
+        places_whole: positions at which a cube is inside the scan.
+        lost_to_border: how many of these are lost along x, then y, then z.
+        candidates: the remaining ones, to which the tissue rule applies.
+        lost_to_max_tissue, lost_to_min_tissue: candidates with a score above and below these limits.
+        passing: positions at which a cube may be cut.
+        share: passing / candidates, 0..1; 0 without candidates.
+        without_tissue: passing positions with a score of 0, where a cube holds only air; 0 for patches,
+            whose score does not reveal air.
+        mask: why the scan looks like a mask, see `cut.mask_words`; empty if it does not.
+        scores: quantiles of the candidates' scores, 0..1; empty without candidates.
+        alternatives: outcomes of other settings.
     """
 
     shape: Triple
@@ -109,22 +108,21 @@ class Explanation:
 
 
 def find_scan(text: str, mr: bool = False) -> tuple[Path, bool]:
-    """Find the one scan that a user names, as `extract_cubes` finds it.
+    """Find the one scan that a user names, like `extract_cubes`.
 
     Args:
-        text: a file, a folder that holds one scan, or `folder#label` as tables show it.
-        mr: as for `read_scan`.
+        text: a file, a folder that holds one scan, or `folder#label` from a table.
+        mr: see `read_scan`.
 
     Returns:
-        Where it is, as `read_scan` takes it, and whether `extract_cubes` takes its folder only with
-        `--layout files`.
+        Its path for `read_scan`, and whether `extract_cubes` needs `--layout files` for its folder.
 
     Raises:
-        CallError: there is nothing there, or no scan, or several.
-        DataError: the scan is one that `extract_cubes` skips or reports as failed, with its reason.
+        CallError: the path does not exist, or holds no scan or several.
+        DataError: `extract_cubes` would skip the scan or report it as failed, for this reason.
     """
     if not text:
-        raise CallError("'' is no path: give a scan.")
+        raise CallError("The path '' is empty: give a scan.")
     path = Path(text)
     home, label = folder_and_label(path)
     if home is None and not path.exists():
@@ -140,7 +138,7 @@ def find_scan(text: str, mr: bool = False) -> tuple[Path, bool]:
         some = sound or found.sources
         ways = ", ".join(_named(found.root, one.path) for one in some[:_MOST_NAMED])
         raise CallError(
-            f"{path} names {len(sound) or 'none'} of the scans in {place}: give one, such as {ways}."
+            f"{path} matches {len(sound) or 'none'} of the scans in {place}: give one, such as {ways}."
         )
     if not sound:
         first = min(sources, key=lambda one: not one.problem)
@@ -149,20 +147,20 @@ def find_scan(text: str, mr: bool = False) -> tuple[Path, bool]:
 
 
 def _named(root: Path, place: str) -> str:
-    """The path of a scan as a user may give it: `folder#label` of a series in the folder itself."""
+    """Return the path of a scan as user input: `folder#label` for a series in the folder itself."""
     return f"{root}{place.removeprefix(HERE)}" if place.startswith(f"{HERE}#") else str(root / place)
 
 
 def explain_scan(
     voxels: Voxels, spacing: tuple[float, float, float], rule: CubeRule, window: Window = _PUBLISHED
 ) -> Explanation:
-    """Count what the border and the tissue rule do to a scan.
+    """Count the positions in a scan that the border and the tissue rule remove.
 
     Args:
         voxels: int16, float32 or float64 [x, y, z], HU, of any shape; real numbers not rounded.
         spacing: mm between voxel centres in x, y, z.
-        rule: what a cube needs.
-        window: what real numbers are scaled by, see `rule.tissue_from`.
+        rule: conditions for a cube.
+        window: scales real numbers, see `rule.tissue_from`.
     """
     shape: Triple = voxels.shape
     whole = [max(edge - cube + 1, 0) for edge, cube in zip(shape, rule.box, strict=True)]
@@ -191,7 +189,7 @@ def explain_scan(
 
 
 def _scores(voxels: Voxels, rule: CubeRule, window: Window) -> NDArray[np.uint32]:
-    """`count_scores`, with no candidates where the scan is too small."""
+    """Return `count_scores`, or no candidates if the scan is too small."""
     if too_small(voxels.shape, rule):
         return np.zeros(2 * rule.voxels + 1, dtype=np.uint32)
     return count_scores(voxels, rule, window)
@@ -222,7 +220,7 @@ def _shortages(shape: Triple, rule: CubeRule) -> tuple[Shortage, ...]:
 def _alternatives(
     voxels: Voxels, rule: CubeRule, window: Window, by_score: NDArray[np.uint32]
 ) -> tuple[Alternative, ...]:
-    """Other borders (the largest that fits a scan that is too small, half as much, none), other shares."""
+    """Try other borders (the largest that fits a small scan, half the current one, none) and other limits."""
     borders = [tuple(edge // 2 for edge in rule.border), (0, 0, 0)]
     short = {shortage.axis: shortage.largest_border for shortage in _shortages(voxels.shape, rule)}
     if short and None not in short.values():

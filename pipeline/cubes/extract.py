@@ -1,8 +1,8 @@
-"""Scans -> cube store: `extract_cubes` finds the scans, cuts each in a task of its own, packs what they gave.
+"""Makes a cube store: `extract_cubes` finds scans, cuts each in its own task, and packs the cubes.
 
-X-ray images are scans of one slice here; what is cut of each say `cut` and `crop`. A finished scan is
-staged, encoded; when all are done, cubes are packed into shards in scan order, whichever scan was finished
-first. Scans that were added to the source come behind what is there. METHOD.md sections 2 and 5.
+X-ray images count as scans of one slice here; `cut` and `crop` define what is cut. A finished scan is staged,
+encoded; at the end cubes are packed into shards in scan order, whichever scan finished first. Scans that were
+added to the source follow the existing ones. METHOD.md sections 2 and 5.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,16 +50,16 @@ from genesis_toolkit.pipeline.store.write import check_target
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """What came of `extract_cubes`.
+    """Outcome of `extract_cubes`.
 
     Attributes:
         store: the finished store.
-        found: what the source holds, and what of it was left out.
-        done_before: the store was finished already, and nothing was done.
-        taken_in: how many scans were added to a store that was finished already.
-        repaired: how many damaged files of a store that was finished already were made again.
-        unused: what came of the scans that were looked at now and gave no cube, by path, under their own
-            names whatever the store tells.
+        found: contents of the source, including what was left out.
+        done_before: the store was already finished, and nothing was done.
+        taken_in: number of scans added to a store that was already finished.
+        repaired: number of damaged files rebuilt in a store that was already finished.
+        unused: outcomes of the scans processed in this call that gave no cube, by path, under their own names
+            even if the store has pseudonyms.
     """
 
     store: CubeStore
@@ -72,14 +72,14 @@ class ExtractionResult:
 
 @dataclass(frozen=True)
 class Job:
-    """What a call of `extract_cubes` is to do, found out without doing any of it.
+    """The plan of a call of `extract_cubes`, made without doing any of it.
 
     Attributes:
         found: the scans of the source.
-        parameters: what is cut.
-        description: the same as they stand in the store, with what was left to be found out put in.
-        key: of the pseudonyms in the store; None where it has none.
-        update: what the finished store is to take in; None where a store is made.
+        parameters: of the extraction.
+        description: the same in the form of the store, with automatic choices resolved.
+        key: of the pseudonyms in the store; None if it has none.
+        update: what a finished store is extended by; None to make a new store.
     """
 
     found: Found
@@ -90,19 +90,19 @@ class Job:
 
     @property
     def noun(self) -> str:
-        """What is cut."""
+        """Return the noun for what is cut."""
         return "image" if isinstance(self.parameters, ImageParameters) else "scan"
 
     @cached_property
     def tasks(self) -> list[CutTask[Any]]:
-        """The scans to cut; none where all is done."""
+        """Return the scans to cut; none if all is done."""
         sources = self.update.sources if self.update else self.found.sources
-        root = self.found.root.resolve()  # a worker of a cluster has another working directory
+        root = self.found.root.resolve()  # a cluster worker has another working directory
         return [CutTask(root / scan.path, scan, self.parameters) for scan in sources]
 
     @property
     def cut(self) -> Callable[[CutTask[Any]], Cut]:
-        """Cuts one of them, without the official draws."""
+        """Return the function that cuts one of them, without the official draws."""
         return cut_picture if self.noun == "image" else cut_scan
 
 
@@ -121,34 +121,34 @@ def extract_cubes(
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> ExtractionResult:
-    """Cut cubes out of every scan, or X-ray image, of a folder into one cube store.
+    """Cut cubes from every scan or X-ray image of a folder into one cube store.
 
-    Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`) and
-    takes in what scans were added, behind the cubes that are there, or does nothing. A scan that cannot be
-    read is noted in the store and stops no other.
+    Call it again to resume an interrupted run. On a finished store it rebuilds damaged files (see `repair`)
+    and adds new scans after the existing cubes, or does nothing. An unreadable scan is recorded in the store
+    and does not stop the others.
 
     Args:
         source: the folder of the scans.
         target: the store to make.
-        parameters: what to cut; `ExtractParameters` of CT scans, `ImageParameters` of X-ray images.
-        workers: how many scans at a time on this machine; None takes one a core. `readers` says
+        parameters: what to cut; `ExtractParameters` for CT scans, `ImageParameters` for X-ray images.
+        workers: number of scans at a time on this machine; None means one per core. `readers` decides
             whether they are threads or processes.
-        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
-        anonymize: a file with a key, made where there is none: the store tells pseudonyms made with it in
-            the place of identifiers, paths and sha256, and the voxels are the same.
-        split_file: a table of CSV with the columns `scan`, a path or an identifier, and `part`: `train`,
+        scheduler: of a dask.distributed cluster that does the work, see `engine.connect`.
+        anonymize: a file with a key, generated if missing: the store gets pseudonyms made with it instead of
+            identifiers, paths and sha256; the voxels are the same.
+        split_file: a CSV table with the columns `scan`, a path or an identifier, and `part`: `train`,
             `validation`, `test` or `exclude`. It overrides LUNA16's subsets, NIH's lists and the split by
             patient.
-        part: `1/8` takes the first of eight parts of the scans, dealt by their identifiers, for an array job;
-            `merge_stores` of all parts gives the store of one undivided call.
+        part: `1/8` takes the first of eight parts of the scans, divided by their identifiers, for an array
+            job; `merge_stores` of all parts yields the store of one undivided call.
         strict: stop at the first scan that fails.
-        overwrite: replace a finished store, and begin again where other work was left.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        overwrite: replace a finished store, and start again if other unfinished work exists.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Raises:
-        CallError: no scans, something in the way, other parameters than the store's, scans that changed.
-        DataError: no scan gave a cube, and the reasons are in the message; a scan failed under `strict`; or
-            the finished store is damaged and cannot be repaired.
+        CallError: there are no scans, something is in the way, parameters differ, or scans have changed.
+        DataError: no scan gave a cube (the message has the reasons), a scan failed under `strict`, or the
+            finished store is damaged and cannot be repaired.
     """
     report, parameters = callback(progress), parameters or ExtractParameters()
     started, source, target = datetime.now(UTC), Path(source), Path(target)
@@ -160,8 +160,8 @@ def extract_cubes(
         if damage
         else 0
     )
-    told: dict[str, Any] = {"anonymize": anonymize, "split_file": split_file, "part": part}
-    job = plan_job(source, target, parameters, **told, overwrite=overwrite)
+    given: dict[str, Any] = {"anonymize": anonymize, "split_file": split_file, "part": part}
+    job = plan_job(source, target, parameters, **given, overwrite=overwrite)
     if job.update and not job.tasks:
         return ExtractionResult(job.update.store, job.found, done_before=True, repaired=repaired)
     if job.key:
@@ -183,24 +183,24 @@ def extract_cubes(
     return ExtractionResult(open_cubes(target), job.found, False, taken_in, repaired, unused)
 
 
-#: What helps where no scan, or no image, gives a cube, by words in the reason of one that was skipped.
-_EXPLAIN = "genesis-prep explain SCAN says what helps."
+#: Hints if no scan or image gives a cube, by words in the reason of a skipped one.
+_EXPLAIN = "genesis-prep explain SCAN shows which settings help."
 _ADVICE = {
     "scan": {
-        "needed": f"A smaller --border or --size takes smaller scans; {_EXPLAIN}",
-        "tissue score": f"A larger --max-tissue takes denser scans; {_EXPLAIN}",
+        "needed": f"A smaller --border or --size accepts smaller scans; {_EXPLAIN}",
+        "tissue score": f"A larger --max-tissue accepts denser scans; {_EXPLAIN}",
     },
-    "image": {"needed": "A smaller --size takes smaller images."},
+    "image": {"needed": "A smaller --size accepts smaller images."},
 }
 
 
 def _repaired(
     damage: Damage, asked: Job, source: Path, hands: Callable[[], AbstractContextManager[Workers]]
 ) -> int:
-    """Make the damaged files of a finished store again; how many."""
+    """Rebuild the damaged files of a finished store; return their number."""
     with hands() as crew:
-        told = (asked.parameters, asked.description, asked.key, crew)
-        return repair(damage, asked.description, partial(make_cubes_again, damage, source, *told))
+        given = (asked.parameters, asked.description, asked.key, crew)
+        return repair(damage, asked.description, partial(make_cubes_again, damage, source, *given))
 
 
 def plan_job(
@@ -213,10 +213,10 @@ def plan_job(
     part: str | None = None,
     overwrite: bool,
 ) -> Job:
-    """Find out what is to be done, doing none of it: a key that is to be made is not yet written.
+    """Plan the work without starting it: a new key, for example, is not yet written.
 
     Raises:
-        CallError, DataError: as `extract_cubes`.
+        CallError, DataError: see `extract_cubes`.
     """
     present = check_target(target, CUBES, overwrite=overwrite, inputs=[source])
     job = _asked_for(source, parameters, anonymize, split_file, part)
@@ -224,10 +224,10 @@ def plan_job(
         return job
     if "imported" in present["parameters"]:
         raise CallError(
-            f"{target} was imported, not extracted: choose another name, or give --overwrite to replace it."
+            f"{target} was imported, not extracted: choose another name, or replace it with --overwrite."
         )
     made, asked = present["parameters"], job.description
-    if "split_file" in made and "split_file" in asked:  # of a table that grew, the parts are compared
+    if "split_file" in made and "split_file" in asked:  # its table may grow, so parts are compared instead
         asked = asked | {"split_file": made["split_file"]}
     check_same_parameters(target, made, asked)
     return replace(job, update=compare(open_cubes(target), job.found, job.key))
@@ -236,7 +236,7 @@ def plan_job(
 def _asked_for(
     source: Path, parameters: Parameters, anonymize: Path | None, split_file: Path | None, part: str | None
 ) -> Job:
-    """What a call asks for, whatever store there is."""
+    """Return what a call requests, regardless of existing stores."""
     split = read_split_file(split_file) if split_file else None
     parameters = _all_parts(source, parameters) if split else parameters
     found, key = find_sources(source, parameters), read_key(anonymize) if anonymize else None
@@ -247,7 +247,7 @@ def _asked_for(
         subsets = None if found.layout == "files" else sorted(parameters.subsets or PRETRAINING_SUBSETS)
         values |= {"layout": found.layout, "subsets": subsets}
         if parameters.plane is None:
-            del values["plane"]  # which cubes have none of
+            del values["plane"]  # cubes have none
         del values["window" if parameters.window is None else "hu"]
     elif parameters.split is None:
         del values["split"]
@@ -258,34 +258,34 @@ def _asked_for(
 
 
 def _all_parts(source: Path, parameters: Parameters) -> Parameters:
-    """The parameters that find all that a split file may deal.
+    """Return parameters that find all scans a split file may assign.
 
     Raises:
-        CallError: they choose subsets or a list themselves.
+        CallError: they select subsets or a list themselves.
     """
     if isinstance(parameters, ImageParameters):
         if parameters.layout != "nih":
             return parameters
         if parameters.split == "test":
-            raise CallError("--split-file says what --split would: leave one of them out.")
+            raise CallError("--split-file replaces --split: omit one of them.")
         return replace(parameters, split="all")
     if parameters.subsets is not None:
-        raise CallError("--split-file says what --subsets would: leave one of them out.")
+        raise CallError("--split-file replaces --subsets: omit one of them.")
     luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
     return replace(parameters, subsets=tuple(range(10))) if luna16 else parameters
 
 
 def _strictly(record: Facts) -> None:
-    """Refuse to go on after a scan that failed."""
+    """Stop after a scan that failed."""
     if record["status"] == "failed":
         raise DataError(
-            f"{record['path']}: {record['reason']}. That is the first scan that failed, and --strict "
-            "stops there; what is done is kept, and the same command goes on."
+            f"{record['path']}: {record['reason']}. This is the first scan that failed, and --strict stops "
+            "here; finished work is kept, and the same command continues it."
         )
 
 
 def _outcomes(ledger: Ledger, job: Job, changes: Mapping[str, Facts], strict: bool) -> tuple[Outcome, ...]:
-    """What came of the scans that gave no cube, by path; a DataError where one failed, and `strict`."""
+    """Return the scans that gave no cube, by path; a DataError if one failed under `strict`."""
     unused: list[Outcome] = []
     for task, record in zip(job.tasks, ledger.records(task.name for task in job.tasks), strict=True):
         record |= changes.get(task.name, {})
@@ -297,15 +297,15 @@ def _outcomes(ledger: Ledger, job: Job, changes: Mapping[str, Facts], strict: bo
 
 
 def _cut_all(workers: Workers, ledger: Ledger, job: Job, strict: bool) -> None:
-    """Cut every scan that an earlier run has not finished; a DataError where one failed, and `strict`."""
-    told = _strictly if strict else None
+    """Cut every scan that no earlier run has finished; a DataError if one fails under `strict`."""
+    on_record = _strictly if strict else None
     try:
         if job.description.get("sampler") == "official":
             tasks = {task.name: task for task in official_tasks(job.tasks)}
             draw, is_true = partial(cut_official, ledger), partial(official_is_same, ledger)
-            which: dict[str, Any] = {"is_true": is_true, "suited": suited_readers, "told": told}
+            which: dict[str, Any] = {"is_true": is_true, "suited": suited_readers, "on_record": on_record}
             run_missing(workers, ledger, "scans", tasks, draw, chain=lambda task: task.source.subset, **which)
         else:
-            cut_all(workers, ledger, job.noun, job.tasks, job.cut, told)
+            cut_all(workers, ledger, job.noun, job.tasks, job.cut, on_record)
     finally:
         leave_room()

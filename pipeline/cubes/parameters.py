@@ -1,4 +1,4 @@
-"""What to cut, one record for CT scans and one for X-ray images, and the way back from a store's JSON.
+"""Extraction parameters, one record for CT scans and one for X-ray images, and their parsing from a store.
 
 See METHOD.md sections 2 and 5 for the published values.
 """
@@ -26,30 +26,30 @@ _MOST_EDGE = 4096
 
 @dataclass(frozen=True)
 class ExtractParameters(HounsfieldValues):
-    """What is cut, from where (METHOD.md section 2; the published values as defaults).
+    """Extraction parameters for scans (METHOD.md section 2; the published values are the defaults).
 
     Attributes:
-        layout: of the source; `auto` looks.
+        layout: of the source; `auto` detects it.
         subsets: of LUNA16; None takes those for pre-training, 0-6.
-        cubes_per_scan: how many corners are drawn in a scan.
+        cubes_per_scan: number of corners drawn per scan.
         size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice.
-        plane: of the slices; None takes axial where `size` has two edges. Cubes have none.
+        plane: of the slices; None takes axial if `size` has two edges. Cubes have none.
         hu: the HU window, lowest and highest value kept.
-        window: for scans without HU, as of MR: two ends, numbers or percentiles of a scan's non-zero
-            voxels such as `p99.5`, between which its own values are mapped to -1000 .. 1000; `hu` stays.
-        border: voxels in x, y, z that no cube may touch, on either side.
-        max_tissue: a cube is refused when its tissue score exceeds this share of its voxels; None takes 0.15,
-            as published, of patches 0.7, in which air counts like tissue; with `window` 1, no bound.
-        min_tissue: a cube is refused when its tissue score is below this share; the published rule has none.
-            Patches have none.
+        window: for scans without HU, such as MR: two ends, numbers or percentiles of a scan's non-zero
+            voxels such as `p99.5`, that are mapped to -1000 .. 1000; `hu` is then left alone.
+        border: voxels in x, y, z on either side that no cube may touch.
+        max_tissue: largest tissue score of a cube, as a share of its voxels; None takes 0.15 as published,
+            0.7 for patches, in which air counts like tissue, and 1 (no limit) with `window`.
+        min_tissue: smallest tissue score of a cube, as a share of its voxels; the published rule has no such
+            limit, and patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
-            cubes alone.
-        seed: of the corners; None takes 0, or 1 with the official sampler, as the authors did.
+            cubes only.
+        seed: of the corners; None takes 0, or 1 with the official sampler, like the authors.
         spacing: mm in x, y, z to resample every scan to; None keeps its own.
         orient: axes to turn every scan to, such as LPS; None keeps its own.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     layout: Layout = "auto"
@@ -70,7 +70,7 @@ class ExtractParameters(HounsfieldValues):
     def __post_init__(self) -> None:
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             found = f"--cubes-per-scan {self.cubes_per_scan}"
-            raise CallError(f"{found}: a number from 1 to {_MOST_CUBES}, as in 32.")
+            raise CallError(f"{found}: must be between 1 and {_MOST_CUBES}; the published value is 32.")
         object.__setattr__(self, "seed", self.first_seed)
         checked_seed(self.first_seed)
         if self.spacing is not None:
@@ -85,43 +85,43 @@ class ExtractParameters(HounsfieldValues):
         object.__setattr__(self, "max_tissue", rule.max_tissue)
         if rule.plane and self.sampler == "official":
             raise CallError(
-                "--sampler official replays the authors' draws of cubes, and they released no program for "
-                "slices: leave --sampler out, or give three edges, as in --size 64,64,32."
+                "--sampler official replays the authors' draws of cubes; they released no program for "
+                "slices: omit --sampler, or give three edges, for example --size 64,64,32."
             )
 
     @property
     def first_seed(self) -> int:
-        """The seed, with the sampler's own where none was given."""
+        """Return the seed, or the sampler's default."""
         own = OFFICIAL_SEED if self.sampler == "official" else 0
         return own if self.seed is None else self.seed
 
     @property
     def rule(self) -> CubeRule:
-        """Where cubes may lie."""
+        """Return the rule for positions of cubes."""
         return CubeRule(self.size, self.border, self.max_tissue, self.min_tissue, self.plane)
 
     @property
     def box(self) -> Triple:
-        """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
+        """Return the edges of the box cut from the scan, in x, y, z: for a patch 1 across its plane."""
         return self.rule.box
 
 
 @dataclass(frozen=True)
 class ImageParameters(GreyLevels):
-    """What is taken of X-ray images.
+    """Extraction parameters for X-ray images.
 
     Attributes:
         layout: of the source: `nih` for NIH ChestX-ray14, or `images` for any folder of PNG, JPEG and DICOM
             of CR and DX.
-        split: the official list of NIH that is taken, `train_val` where None is given; `all` looks at no
-            list. Of `images` there are none.
+        split: the official list of NIH to take, by default `train_val`; `all` ignores the lists. `images`
+            has no lists.
         size: edges of a cube in pixels, x, y.
-        cubes_per_scan: how many random crops of that size are cut out of an image as it is; None takes the
-            whole image, resized by area averaging.
+        cubes_per_scan: number of random crops of that size cut from the image at full resolution; None takes
+            the whole image, resized by area averaging.
         seed: of the crops; the whole image needs none.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     layout: ImageLayout = "nih"
@@ -133,25 +133,25 @@ class ImageParameters(GreyLevels):
     def __post_init__(self) -> None:
         if self.layout not in IMAGE_LAYOUTS:
             raise CallError(
-                f"--layout {self.layout}: X-ray images are laid out as {' or '.join(IMAGE_LAYOUTS)}."
+                f"--layout {self.layout}: for X-ray images it must be {' or '.join(IMAGE_LAYOUTS)}."
             )
         if self.layout == "nih":
             object.__setattr__(self, "split", self.split or "train_val")
             check_split(str(self.split))
         elif self.split is not None:
             raise CallError(
-                f"--split {self.split} chooses among the lists of NIH ChestX-ray14, and --layout images has "
-                "none: leave it out, or deal the images with --split-file."
+                f"--split {self.split} selects a list of NIH ChestX-ray14, but --layout images has none: "
+                "omit it, or assign images to parts with --split-file."
             )
         if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: an image needs two edges x,y from 1 to "
-                f"{_MOST_EDGE}, as in --size 224,224."
+                f"--size {','.join(map(str, self.size))}: for images it must be two edges x,y from 1 to "
+                f"{_MOST_EDGE}, for example --size 224,224."
             )
         if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CROPS:
             raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: a number of crops from 1 to {_MOST_CROPS}, or "
-                "leave it out for the whole image."
+                f"--cubes-per-scan {self.cubes_per_scan}: must be between 1 and {_MOST_CROPS} crops; omit it "
+                "to use the whole image."
             )
         checked_seed(self.seed)
 
@@ -160,10 +160,10 @@ Parameters = ExtractParameters | ImageParameters
 
 
 def find_sources(source: Path | str, parameters: Parameters) -> Found:
-    """Find what is to be cut with these parameters.
+    """Find the scans or images to cut with these parameters.
 
     Raises:
-        CallError: as `find_scans` and `find_images`.
+        CallError: see `find_scans` and `find_images`.
         DataError: a table of the images is damaged.
     """
     if isinstance(parameters, ImageParameters):
@@ -174,14 +174,14 @@ def find_sources(source: Path | str, parameters: Parameters) -> Found:
 
 
 def extraction(made: Mapping[str, Any]) -> Parameters:
-    """How cubes were cut from scans or images, as the parameters of a cube store, any JSON, tell it.
+    """Return the extraction parameters recorded in a cube store (any JSON).
 
     Raises:
         ValueError: they are not those of `extract-cubes`.
     """
     kind = ImageParameters if made.get("layout") in IMAGE_LAYOUTS else ExtractParameters
     left_out = ["hu" if "window" in made else "window"]
-    left_out += [name for name in ("plane", "split") if name not in made]  # of patches, and of NIH's images
+    left_out += [name for name in ("plane", "split") if name not in made]  # only patches and NIH's have them
     names = [field.name for field in fields(kind) if field.name not in left_out]
     try:
         values: dict[str, Any] = {n: tuple(v) if isinstance(v := made[n], list) else v for n in names}
@@ -193,20 +193,19 @@ def extraction(made: Mapping[str, Any]) -> Parameters:
 
 
 def maps_values(made: Mapping[str, Any]) -> bool:
-    """Whether a store's scans had values that were mapped, so that DICOM of MR is taken; of any JSON."""
+    """Return whether a store's scans had mapped values, so DICOM of MR is accepted; `made` is any JSON."""
     return made.get("window") is not None
 
 
 def box_of(made: Mapping[str, Any], size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """What a cube of this size takes up in its scan, voxels in x, y, z.
+    """Return the space that a cube of this size takes up in its scan, voxels in x, y, z.
 
     Args:
         made: the parameters of a cube store, any JSON.
         size: the edges of a cube in voxels.
 
     Returns:
-        Of a slice 1 across its plane; of an image that was taken whole, its first pixel. None where that is
-        not known.
+        For a slice 1 across its plane; for a whole image its first pixel. None if unknown.
     """
     if len(size) == 3:
         return size

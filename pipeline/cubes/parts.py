@@ -1,4 +1,4 @@
-"""One part of a source for each task of an array job: which scans it has, by their identifiers alone."""
+"""Divides a source into parts for the tasks of an array job, by the identifiers of its scans alone."""
 
 import hashlib
 import re
@@ -8,69 +8,69 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.scans.find import Found
 
-#: Where a store tells it: `1/8`.
+#: The parameter that records a part: `1/8`.
 PART = "part"
 MOST_PARTS = 10_000
-_SEVERAL = "several"  # where a whole source is among them
+_SEVERAL = "several"  # if a whole source is among them
 
 _WORDS = re.compile(r"(\d+)/(\d+)")
 
 
 def parse_part(text: str) -> tuple[int, int]:
-    """The number of a part, counted from 1, and how many there are, of `1/8`.
+    """Return the number of a part, counted from 1, and the number of parts, from a text such as `1/8`.
 
     Raises:
-        CallError: it is something else.
+        CallError: the text is something else.
     """
     match = _WORDS.fullmatch(text.strip())
     if match and 1 <= int(match[1]) <= int(match[2]) <= MOST_PARTS:
         return int(match[1]), int(match[2])
     raise CallError(
-        f"--part {text} is no part: write its number and how many there are, {MOST_PARTS:,} at most, as in "
-        "1/8."
+        f"--part {text}: must be the number of a part and the number of parts (at most {MOST_PARTS:,}), for "
+        "example 1/8."
     )
 
 
 def part_of(identifier: str, parts: int) -> int:
-    """Which part a scan is in, counted from 1, by its identifier's sha256: copies of a series share one.
+    """Return the part of a scan, counted from 1, by its identifier's sha256: copies share a part.
 
-    Not the stream key, whose remainder by ten says which scans validate.
+    The stream key is not used, since its remainder modulo ten decides which scans validate.
     """
     return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "big") % parts + 1
 
 
 def taken(found: Found, part: str | None, sampler: str | None) -> Found:
-    """What was found, with the scans of one part alone; all where there is no part.
+    """Return what was found, restricted to the scans of one part; unchanged without a part.
 
     Raises:
-        CallError: the part is none, it has no scan, or the official draws run on from scan to scan.
+        CallError: the part is invalid or empty, or the official draws continue from scan to scan.
     """
     if part is None:
         return found
     number, parts = parse_part(part)
     if sampler == "official":
         raise CallError(
-            "--part cuts a source apart, and the draws of --sampler official run on through a subset: leave "
-            "one of them out, or take parts by --subsets."
+            "--part divides a source, but the draws of --sampler official continue through a whole subset: "
+            "omit one of them, or divide by --subsets."
         )
     sources = tuple(one for one in found.sources if part_of(one.identifier, parts) == number)
     if not sources:
         raise CallError(
-            f"--part {part}: none of the {len(found.sources):,} scans falls into this part, so there is "
-            "nothing to do in it; merge the others."
+            f"--part {part}: none of the {len(found.sources):,} scans belongs to this part, so there is "
+            "nothing to do; merge the other parts."
         )
     return replace(found, sources=sources)
 
 
 def recorded_part(part: str | None) -> dict[str, Any]:
-    """What the store is to tell of it."""
+    """Return the entry for the store's parameters."""
     return {} if part is None else {PART: "{}/{}".format(*parse_part(part))}
 
 
 def together(parts: list[str | None]) -> str | None:
-    """What stores of these parts are, put together: all of them make up the whole, which is no part.
+    """Return the part that several stores make up together; None if they are the whole source.
 
-    None among them is a store of a whole source, and a text may name several parts: what this returned.
+    None among the inputs is the store of a whole source; a text may name several parts, as returned here.
     """
     if set(parts) == {None}:
         return None

@@ -1,8 +1,8 @@
-"""Pseudonyms for stores that are handed on: hashes under a secret key in the place of what names a scan.
+"""Pseudonyms for stores that are passed on: keyed hashes that replace everything that identifies a scan.
 
-HMAC-SHA256 (RFC 2104) under a key that stays in a file of its own. One key gives one name always the same
-pseudonym, in every store that is made with it, and every part of a path has a pseudonym of its own, so the
-scans of one patient's folder stay together. What is hashed for one purpose is no hash for another.
+HMAC-SHA256 (RFC 2104) with a key that stays in a separate file. With one key a name has the same pseudonym in
+every store, and every part of a path has its own, so the scans in one patient's folder stay together. Hashes
+for different purposes differ.
 """
 
 import hmac
@@ -16,22 +16,22 @@ from genesis_toolkit.pipeline.scans.files import check_file
 from genesis_toolkit.pipeline.store.write import check_place
 
 _KEY_BYTES = 32
-_MOST_BYTES = 4096  # a key, not some other file by mistake
-_NAME_DIGITS = 32  # 128 bits: no two of any number of names come to the same
+_MOST_BYTES = 4096  # of a key; larger files were given by mistake
+_NAME_DIGITS = 32  # 128 bits, so collisions are ruled out
 _FINGERPRINT_DIGITS = 16
 
-#: In the place of a reason, since it may name files, or repeat what a header says.
-WITHHELD = "left out, since a reason may tell names (--anonymize)"
+#: Replaces a reason, since it may contain names or quote a header.
+WITHHELD = "withheld, since it may contain names (--anonymize)"
 
 
 @dataclass(frozen=True)
 class Key:
-    """A secret, and the pseudonyms that it gives.
+    """A secret, and the pseudonyms derived from it.
 
     Attributes:
         path: the file that holds it.
         secret: its bytes.
-        drawn: whether it was made just now and does not lie in its file yet, see `keep`.
+        drawn: whether it is new and not yet written to its file, see `keep`.
     """
 
     path: Path
@@ -40,30 +40,30 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this key from others and gives nothing of it away; stands in the store."""
+        """Return a value that identifies this key without revealing it; stored with the pseudonyms."""
         return self._hash("key", "")[:_FINGERPRINT_DIGITS]
 
     def name(self, text: str) -> str:
-        """The pseudonym of an identifier or a path, part by part: `patient/series` becomes `4f../a0..`."""
+        """Return the pseudonym of an identifier or a path, part by part: `patient/series` -> `4f../a0..`."""
         return "/".join(self._hash("name", part)[:_NAME_DIGITS] for part in text.split("/"))
 
     def patient(self, text: str) -> str:
-        """The pseudonym of a patient, by which the images of one stay together; of none, none."""
+        """Return the pseudonym of a patient, which keeps their images together; empty for no patient."""
         return self._hash("patient", text)[:_NAME_DIGITS] if text else ""
 
     def number(self, whose: int) -> int:
-        """What stands for the hash of a patient in a table of scans, 64 bits; of none, 0."""
+        """Return the pseudonym of a patient's hash in a table of scans, 64 bits; 0 for no patient."""
         return int(self._hash("patient", str(whose))[:16], 16) if whose else 0
 
     def digest(self, sha256: str) -> str:
-        """What stands for the sha256 of files, by which anyone could look up a scan that is public."""
+        """Return the pseudonym of a file's sha256, which would otherwise identify a public scan."""
         return self._hash("file", sha256) if sha256 else ""
 
     def keep(self) -> None:
-        """Write a key that was drawn into its file, for its owner alone to read.
+        """Write a new key to its file, readable by its owner only.
 
         Raises:
-            CallError: the file cannot be written, or has come into being meanwhile.
+            CallError: the file cannot be written, or has been created meanwhile.
         """
         if not self.drawn:
             return
@@ -75,7 +75,7 @@ class Key:
                 os.fsync(descriptor)
         except OSError as error:
             raise CallError(
-                f"The key {self.path} cannot be written: {error.strerror}. Choose another place for it."
+                f"The key {self.path} cannot be written: {error.strerror}. Choose another location for it."
             ) from None
 
     def _hash(self, purpose: str, text: str) -> str:
@@ -83,17 +83,17 @@ class Key:
 
 
 def read_key(path: Path) -> Key:
-    """Read a key, or draw one where there is no file; it is then written by `Key.keep`.
+    """Read a key, or generate one if the file does not exist; `Key.keep` then writes it.
 
-    White space at either end does not count, so that an editor's last line break makes no other key.
+    White space at either end is ignored, so that an editor's final line break does not change the key.
 
     Raises:
-        CallError: it cannot be read, is too short or too long to be a key, or would lie in a store.
+        CallError: it cannot be read, has an invalid length, or would be inside a store.
     """
     if not path.exists():
         check_place(path)
         if not path.parent.is_dir():
-            raise CallError(f"--anonymize {path}: there is no folder {path.parent} to put a key in.")
+            raise CallError(f"--anonymize {path}: there is no folder {path.parent} for the key.")
         return Key(path, secrets.token_hex(_KEY_BYTES).encode(), drawn=True)
     try:
         check_file(path)
@@ -105,7 +105,7 @@ def read_key(path: Path) -> Key:
     if not _KEY_BYTES <= len(secret) <= _MOST_BYTES:
         found = f"more than {_MOST_BYTES}" if len(data) > _MOST_BYTES else len(secret)
         raise CallError(
-            f"--anonymize {path}: it holds {found} bytes, and a key has {_KEY_BYTES} to {_MOST_BYTES}: give "
-            "the name of a file that does not exist, and a key is made."
+            f"--anonymize {path}: it holds {found} bytes, but a key has {_KEY_BYTES} to {_MOST_BYTES}: to "
+            "generate a key, give the name of a file that does not exist."
         )
     return Key(path, secret, drawn=False)

@@ -1,6 +1,6 @@
-"""What a scan or image is to give, what it gave, and what the ledger notes of it.
+"""Cuts scans or images one by one, and records each in the ledger.
 
-Cubes and targets share this, so that resuming, assembling and taking in what is new work alike for both.
+Cubes and targets share this, so resuming, assembling and adding new scans work the same way for both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +27,10 @@ from genesis_toolkit.pipeline.store.shards import encode_cube
 Parameters = TypeVar("Parameters", bound=HounsfieldValues | GreyLevels, covariant=True)
 Task = TypeVar("Task", bound="CutTask[Any]")
 
-#: What reading a strange file leads to; `why` says it in words.
+#: Exceptions that unreadable files can raise; `why` words them.
 UNREADABLE = (DataError, OSError, ValueError, MemoryError)
 
-#: What stands in the table of scans of one that was not read.
+#: Table entries of a scan that was not read.
 NOTHING_KNOWN: Facts = {
     "sha256": "",
     "reason": "",
@@ -41,12 +41,12 @@ NOTHING_KNOWN: Facts = {
 }
 
 _MOST_REASONS = 20
-_DIED = "the process that worked on it died, alone as well: the file is broken, or memory is too short"
+_DIED = "reading it killed its process, also when run alone: the file is broken, or memory is too small"
 
 
 @dataclass(frozen=True)
 class CutTask(Generic[Parameters]):
-    """One scan or image to cut: where it is, as which source it was found, and what is cut."""
+    """One scan or image to cut, with its location, its source, and the parameters."""
 
     path: Path
     source: Source
@@ -54,31 +54,31 @@ class CutTask(Generic[Parameters]):
 
     @property
     def name(self) -> str:
-        """Of its record in the ledger."""
+        """Return the name of its record in the ledger."""
         return sha256_of(self.source.path.encode(errors="surrogateescape"))[:32]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What it is cut from: the scan first, then its masks."""
+        """Return the files it is cut from: the scan first, then its masks."""
         return (self.path,)
 
     def states(self) -> list[list[int]]:
-        """Bytes and time of the files, which tell whether they were changed since."""
+        """Return size and time of the files, which reveal later changes."""
         return [list(file_state(path, mr=self.parameters.mr)) for path in self.files]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a scan gave.
+    """The cubes of one scan.
 
     Attributes:
-        sha256: of its files; empty where they were not read.
-        facts: what its record says besides: its geometry, a status and a reason.
+        sha256: of its files; empty if they were not read.
+        facts: further entries of its record: geometry, status and reason.
         corners: int32 [cube, 3].
         cubes: the store's dtype each, C-contiguous.
-        tissue: the rule's score of each; empty where it was not asked.
-        labels: one row a cube, 0 or 1 a class; empty where there are none.
-        masks: uint8 each, 1 foreground, C-contiguous; empty where there are none.
+        tissue: the rule's score of each; empty if not requested.
+        labels: one row per cube, 0 or 1 per class; empty if there are none.
+        masks: uint8 each, 1 foreground, C-contiguous; empty if there are none.
     """
 
     sha256: str
@@ -92,7 +92,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one scan, in a few words: `used`, `skipped` or `failed`, and why."""
+    """Outcome of one scan: `used`, `skipped` or `failed`, and the reason."""
 
     path: str
     status: str
@@ -100,15 +100,14 @@ class Outcome:
 
 
 def why(error: Exception) -> str:
-    """Why a scan, or its mask, cannot be read, in words to go after its name."""
+    """Return why a scan, or its mask, cannot be read, in words that follow its name."""
     return str(error) if isinstance(error, DataError) else f"it cannot be read: {error}"
 
 
 def file_state(path: Path, *, came: bool = False, mr: bool = False) -> tuple[int, int]:
-    """Bytes of a scan's files, and when the latest was changed, in ns; zeros where that cannot be told.
+    """Return the size of a scan's files, and the latest modification time in ns; zeros if unknown.
 
-    With `came` also when it came to its place, though it may have been written before. `mr` is as for
-    `read_scan`.
+    With `came` the time when a file was moved into place counts as well. For `mr` see `read_scan`.
     """
     try:
         states = [file.stat() for file in scan_files(path, mr)]
@@ -120,7 +119,7 @@ def file_state(path: Path, *, came: bool = False, mr: bool = False) -> tuple[int
 
 
 def is_same(task: CutTask[Any], record: Facts) -> bool:
-    """Whether a scan's files are those that a record is of."""
+    """Return whether a scan's files are those of a record."""
     return bool(record["states"] == task.states())
 
 
@@ -130,33 +129,33 @@ def cut_all(
     noun: str,
     tasks: Sequence[Task],
     cut: Callable[[Task], Cut],
-    told: Callable[[Facts], None] | None = None,
+    on_record: Callable[[Facts], None] | None = None,
 ) -> None:
-    """Cut every scan that no earlier run has cut, and stage and note what it gave.
+    """Cut every scan that no earlier run has cut, stage its cubes and record it.
 
     Args:
-        workers, ledger: as for `run_missing`.
+        workers, ledger: see `run_missing`.
         noun: what is cut, `scan` or `image`.
-        tasks: one a scan.
-        cut: cuts one; raises one of `UNREADABLE` where it cannot be read.
-        told: each record.
+        tasks: one per scan.
+        cut: cuts one; raises one of `UNREADABLE` if it cannot be read.
+        on_record: receives each record.
     """
     by_name, make = {task.name: task for task in tasks}, partial(cut_and_stage, ledger, cut)
     which: dict[str, Any] = {"is_true": is_same, "suited": suited_readers, "lost": _lost}
-    run_missing(workers, ledger, f"{noun}s", by_name, make, told=told, **which)
+    run_missing(workers, ledger, f"{noun}s", by_name, make, on_record=on_record, **which)
 
 
 def suited_readers(workers: Workers, tasks: Sequence[CutTask[Any]]) -> Workers:
-    """The kind of workers that suits the scans to be read."""
+    """Return the kind of workers that suits the scans to be read."""
     sound = [task for task in tasks if not (task.source.problem or task.source.skip)]
     paths = (path for task in sound for path in task.files)
     return readers(workers, paths, sound[0].parameters if sound else None)
 
 
 def cut_and_stage(ledger: Ledger, cut: Callable[[Task], Cut], task: Task) -> Facts:
-    """Cut one scan, from its file to its staged cubes, in whatever process; what its record says."""
+    """Cut one scan, from its file to its staged cubes, in any process; return its record."""
     record, small = _blank_record(task), isinstance(task.parameters, GreyLevels)
-    if small:  # an image takes milliseconds, a flush of the disk as long
+    if small:  # an image takes milliseconds, as long as flushing to disk
         record[SEAL] = 0
     if record["reason"]:
         return record
@@ -183,10 +182,10 @@ def nothing_given(
     changes: Mapping[str, Facts],
     advice: Mapping[str, str] | None = None,
 ) -> DataError | None:
-    """The error that says why no scan gave a cube, failed scans first; None where one did.
+    """Return an error that explains why no scan gave a cube, failed scans first; None if one did.
 
-    `changes` stand in place of what is recorded. `advice` has what helps, by words in the reason of a scan
-    that was skipped: only where one has them does it help, and where no file can be read no setting does.
+    `changes` override recorded entries. `advice` maps words in the reason of a skipped scan to a hint, which
+    is only given if they occur; no setting helps if no file can be read.
     """
     outcomes, names = [], [task.name for task in tasks]
     for task, record in zip(tasks, ledger.records(names), strict=True):
@@ -204,10 +203,10 @@ def nothing_given(
 
 
 def _blank_record(task: CutTask[Any]) -> Facts:
-    """The record of a scan of which nothing is known but where it lies."""
+    """Return the record of a scan of which only the location is known."""
     states = task.states()
     record: Facts = {**NOTHING_KNOWN, **asdict(task.source), "bytes": states[0][0], "states": states}
-    skip, problem, _ = record.pop("skip"), record.pop("problem"), record.pop("known")  # which may tell names
+    skip, problem, _ = record.pop("skip"), record.pop("problem"), record.pop("known")  # may contain names
     record |= {"status": "skipped" if skip else "failed", "reason": skip or problem}
     record |= {"window": [0.0, 0.0]} if task.parameters.maps else {}
     record |= {"inverted": False} if task.parameters.maps and isinstance(task.parameters, GreyLevels) else {}
@@ -215,5 +214,5 @@ def _blank_record(task: CutTask[Any]) -> Facts:
 
 
 def _lost(task: CutTask[Any]) -> Facts:
-    """The record of a scan that ends the process which works on it."""
+    """Return the record of a scan that killed its process."""
     return _blank_record(task) | {"status": "failed", "reason": _DIED}

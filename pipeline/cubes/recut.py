@@ -1,4 +1,4 @@
-"""Holds a store against the scans it was made from, at cubes that are drawn anew in every run."""
+"""Compares a store with the scans it was made from, at cubes that are redrawn in every run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ Voxels = NDArray[np.int16] | NDArray[np.uint8]
 
 
 class UnknownError(Exception):
-    """A comparison needs what is damaged, or what this store never had; the message says what."""
+    """A comparison needs data that are damaged, or that this store never had; the message names them."""
 
 
 @dataclass(frozen=True)
 class Recut:
-    """Cubes to cut again from one scan: its name in the store, its place, the cubes' numbers and corners."""
+    """Cubes to cut again from one scan: its name in the store, its path, the cubes' numbers and corners."""
 
     name: str
     path: Path
@@ -51,10 +51,10 @@ class Recut:
 
 
 def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
-    """Cut cubes at corners that are known: the sha256 of the scan's files, and what is cut from them.
+    """Cut cubes at known corners; return the sha256 of the scan's files, and the cubes.
 
     Raises:
-        DataError: the scan cannot be read, or does not reach as far; goes after its name.
+        DataError: the scan is unreadable, or a cube extends beyond it; the message follows its name.
     """
     parameters = task.parameters
     try:
@@ -70,10 +70,10 @@ def cut_again(task: Recut) -> tuple[str, list[Voxels]]:
 def recuts(
     remains: Remains, numbers: NDArray[np.integer[Any]], places: Mapping[int, Path], parameters: Parameters
 ) -> list[Recut]:
-    """The tasks that cut cubes of a store again, scan by scan; `places` are those of the scans, by row.
+    """Return the tasks that cut cubes of a store again, scan by scan; `places` are paths of scans, by row.
 
     Raises:
-        UnknownError: a table that is needed is damaged.
+        UnknownError: a required table is damaged.
     """
     scan, corner, path = needed(remains, "scan", "corner", "scans/path")
     tasks = []
@@ -85,7 +85,7 @@ def recuts(
 
 
 def needed(remains: Remains, *names: str) -> list[NDArray[Any]]:
-    """Columns of a store's tables; an UnknownError where one is damaged."""
+    """Return columns of a store's tables; an UnknownError if one is damaged."""
     missing = [name for name in names if name not in remains.columns]
     if missing:
         raise UnknownError(f"{', '.join(missing)} cannot be read")
@@ -93,7 +93,7 @@ def needed(remains: Remains, *names: str) -> list[NDArray[Any]]:
 
 
 def extraction_of(remains: Remains) -> Parameters:
-    """How the cubes of a store were cut.
+    """Return the extraction parameters of a store.
 
     Raises:
         UnknownError: its attributes are damaged, or it was not cut from scans.
@@ -103,22 +103,22 @@ def extraction_of(remains: Remains) -> Parameters:
     try:
         return extraction(remains.cutting)
     except ValueError:
-        raise UnknownError("they were not cut from scans by extract-cubes") from None
+        raise UnknownError("the cubes were not cut from scans by extract-cubes") from None
 
 
 def places_of(
     remains: Remains, source: Path, parameters: Parameters | None, key: Key | None
 ) -> tuple[dict[int, Path], list[Problem]]:
-    """Where the scans of a store lie in its source, by row, of those that were read when it was made.
+    """Locate the scans of a store in its source, by row, for those that were read when it was made.
 
     Args:
         remains: of the store.
-        source: the folder of the scans, or the one file.
-        parameters: what was cut; needed with `key` only.
-        key: what the names in the store were made with; None where they are the scans' own.
+        source: the folder of the scans, or a single file.
+        parameters: of the extraction; needed with `key` only.
+        key: of the pseudonyms in the store; None if it has the scans' own names.
 
     Returns:
-        The places, and the scans that have none.
+        The paths found, and the scans without one.
     """
     paths, digests = needed(remains, "scans/path", "scans/sha256")
     rows = {row: str(path) for row, path in enumerate(paths) if digests[row]}
@@ -135,7 +135,7 @@ def places_of(
 def compare_scans(
     remains: Remains, places: Mapping[int, Path], key: Key | None, workers: Workers
 ) -> dict[int, Problem]:
-    """Hold the sha256 of scans against those that a store tells; what is wrong, by row."""
+    """Compare the sha256 of scans with those in a store; return the problems, by row."""
     paths, digests = needed(remains, "scans/path", "scans/sha256")
     said = dict[int, str]()
 
@@ -145,7 +145,7 @@ def compare_scans(
         except (DataError, OSError, ValueError) as error:
             return row, f"cannot be compared: {reason_of(error)}"
         same = (key.digest(found) if key else found) == str(digests[row])
-        return row, "" if same else "is not the scan that the cubes were cut from: its sha256 is another"
+        return row, "" if same else "is not the scan that the cubes were cut from: its sha256 differs"
 
     run_all(workers, "scans", look, list(places), lambda answer: said.update([answer]))
     return {row: (str(paths[row]), problem) for row, problem in said.items() if problem}
@@ -154,12 +154,12 @@ def compare_scans(
 def compare_cubes(
     remains: Remains, places: Mapping[int, Path], most: int, workers: Workers
 ) -> tuple[int, list[Problem]]:
-    """Cut random cubes again, at most so many, and compare them with a store's: what `compare_again` gives.
+    """Cut up to `most` random cubes again, and compare them with a store; returns like `compare_again`.
 
-    The places are those of the scans that are as they were, by row.
+    `places` are the paths of unchanged scans, by row.
 
     Raises:
-        UnknownError: what is needed is damaged, or the cubes were not cut from scans.
+        UnknownError: required data are damaged, or the cubes were not cut from scans.
     """
     (scan,) = needed(remains, "scan")
     there = np.flatnonzero(np.isin(scan, list(places)))
@@ -172,10 +172,10 @@ def compare_cubes(
         for number, cube in zip(task.numbers, given[1], strict=True):
             try:
                 same = np.array_equal(cube, reader.rows([number])[0])
-            except DataError:  # a damaged shard is named by itself
+            except DataError:  # a damaged shard is reported separately
                 yield None
             else:
-                yield "" if same else f"gives other voxels than those of cube {number}"
+                yield "" if same else f"has voxels that differ from those of cube {number}"
 
     return compare_again(suited, tasks, cut_again, compare)
 
@@ -186,16 +186,16 @@ def compare_again(
     cut: Callable[[Any], Any],
     compare: Callable[[Any, Any], Iterable[str | None]],
 ) -> tuple[int, list[Problem]]:
-    """Cut scans again, and compare what they give with a store.
+    """Cut scans again, and compare the results with a store.
 
     Args:
-        workers, tasks: who cuts what; each task is one scan, with its `name`.
-        cut: cuts one; raises one of `UNREADABLE` where that cannot be done.
-        compare: says of each cube what is wrong with it, nothing where it is the same, and None where the
-            store's own cannot be read.
+        workers, tasks: the workers, and one task per scan, with its `name`.
+        cut: cuts one; raises one of `UNREADABLE` if that is impossible.
+        compare: yields the problem of each cube, empty if it is the same, and None if the store's own cannot
+            be read.
 
     Returns:
-        How many cubes were compared, and what is wrong, by the scan's name.
+        The number of cubes compared, and the problems, by the scan's name.
     """
     compared, wrong = 0, list[Problem]()
 
@@ -210,7 +210,7 @@ def compare_again(
         wrong.extend((task.name, words) for words in found if words)
 
     def lost(task: Any) -> tuple[Any, str, None]:
-        return task, "the process that read it died: its file is broken", None
+        return task, "reading it killed the process: its file is broken", None
 
     run_all(workers, "scans cut again", partial(_try, cut), tasks, finished, lost)
     return compared, wrong
@@ -224,6 +224,6 @@ def _try(cut: Callable[[Any], Any], task: Any) -> tuple[Any, str, Any]:
 
 
 def drawn(numbers: NDArray[np.integer[Any]], most: int) -> NDArray[np.integer[Any]]:
-    """Some of the numbers, in order, none twice."""
+    """Return some of the numbers, in order, without repetition."""
     rng = np.random.default_rng()
     return np.sort(rng.choice(numbers, min(most, len(numbers)), replace=False))

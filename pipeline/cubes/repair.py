@@ -1,8 +1,8 @@
-"""Finds the damaged files of a finished store, and puts them back once they have been made again.
+"""Finds the damaged files of a finished store, rebuilds them, and puts them back.
 
-`verify` leaves a note beside the store, `NAME.damaged.json`, which the command that made the store reads;
-what can be seen at once (a missing file, a shard that is cut short, a table) it sees without one. A file goes
-back only where its sha256 is that of the manifest: so a repaired store is to the byte what it was.
+`verify` leaves a report next to the store, `NAME.damaged.json`, which the command that made the store reads;
+obvious damage (a missing file, a truncated shard, a table) is found without one. A rebuilt file is put back
+only if its sha256 is that in the manifest, so a repaired store is identical to the original.
 """
 
 import json
@@ -59,13 +59,13 @@ FORMAT = "genesis-damage"
 
 @dataclass(frozen=True)
 class Damage:
-    """What is damaged of a finished store.
+    """The damage of a finished store.
 
     Attributes:
         target: the store.
-        files: of its manifest, those that are not as they were written.
-        log: whether its log is not.
-        remains: what can be read of it.
+        files: those of its manifest that are missing or changed.
+        log: whether its log is damaged.
+        remains: its readable parts.
     """
 
     target: Path
@@ -75,30 +75,30 @@ class Damage:
 
     @property
     def shards(self) -> list[str]:
-        """The damaged shards."""
+        """Return the damaged shards."""
         return [path for path in self.files if is_shard(path)]
 
     @property
     def others(self) -> list[str]:
-        """The damaged tables, metadata and what lies beside them."""
+        """Return the damaged tables, metadata and accompanying files."""
         return [path for path in self.files if not is_shard(path)]
 
     def refuse(self, why: str) -> DataError:
-        """The error for damage that cannot be mended."""
+        """Return the error for damage that cannot be repaired."""
         return DataError(
-            f"{self.target} is damaged ({listed(self.files)}) and was left as it is: {why}. --overwrite "
-            "makes the whole store again."
+            f"{self.target} is damaged ({listed(self.files)}) and was left as it is: {why}. Use --overwrite "
+            "to rebuild the whole store."
         )
 
 
 def note_path(target: Path) -> Path:
-    """Where the note on a store's damage lies: beside the store, in which only it itself lies."""
+    """Return the path of the damage report, next to the store (nothing else may be inside it)."""
     target = target.resolve()
     return target.with_name(target.name + NOTE)
 
 
 def write_note(target: Path, files: Sequence[str]) -> Path | None:
-    """Leave a note of the damaged files of a store, where it can be; its place. Without any, remove it."""
+    """Write a report of the damaged files of a store, if possible; return its path. Remove it if none is."""
     note = note_path(target)
     with suppress(OSError):
         if files:
@@ -111,10 +111,10 @@ def write_note(target: Path, files: Sequence[str]) -> Path | None:
 
 
 def find_damage(target: Path, kind: str) -> Damage | None:
-    """The damage of a finished store, as far as its note tells and as it can be seen without reading shards.
+    """Return the damage of a finished store, from its report and checks that need not read shards.
 
-    None where no damage is seen, where there is no store of that kind (`CUBES` or `PAIRS`), and where its
-    manifest is damaged too, by which all else is known.
+    None if no damage is found, if there is no store of that kind (`CUBES` or `PAIRS`), or if its manifest, on
+    which all checks rely, is damaged too.
     """
     storage = Folder(target)
     manifest, digest, problems = read_manifest(storage)
@@ -132,19 +132,19 @@ def find_damage(target: Path, kind: str) -> Damage | None:
 
 
 def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger], None]) -> int:
-    """Make the damaged files of a finished store again, and put them back; how many, 0 of others' stores.
+    """Rebuild the damaged files of a finished store, and put them back; return their number.
 
     Args:
         damage: of the store.
-        job: the parameters of the call, as they stand in a store that it makes.
-        make_again: makes the files, which lie in the ledger's store until all are known to be right.
+        job: the parameters of the call, in the form of a store made with them; 0 is returned if they differ.
+        make_again: rebuilds the files, which stay in the ledger's store until all are verified.
 
     Raises:
-        DataError: a file cannot be made as it was, and the store is left as it is; the sentence says why.
+        DataError: a file cannot be restored, so the store is left unchanged; the message has the reason.
     """
     said = damage.remains.attributes
     if said is not None and said.get("parameters") != job:
-        return 0  # whoever finds out what is to be done says what differs
+        return 0  # the caller reports the difference
     with hold(damage.target, job, overwrite=False) as ledger:
         ledger.clear_store()
         try:
@@ -152,7 +152,7 @@ def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger]
             _put_back(damage, ledger)
         finally:
             ledger.clear_store()
-            if not ledger.has_staged():  # scans that were being taken in
+            if not ledger.has_staged():  # no scans are being added
                 ledger.abandon()
     return len(damage.files) + damage.log
 
@@ -166,16 +166,16 @@ def make_cubes_again(
     workers: Workers,
     ledger: Ledger,
 ) -> None:
-    """Make the damaged files of a cube store, shards from the scans whose cubes lie in them.
+    """Rebuild the damaged files of a cube store, shards from the scans whose cubes they hold.
 
     Args:
         damage, source: of the store, and the scans.
-        parameters, job: what is cut, and the same as it stands in the store.
-        key: what the names in the store were made with; None where they are the scans' own.
-        workers, ledger: who does it, and what takes the files.
+        parameters, job: of the extraction, and their form in the store.
+        key: of the pseudonyms in the store; None if it has the scans' own names.
+        workers, ledger: the workers, and the ledger that receives the files.
 
     Raises:
-        DataError: a file cannot be made as it was; the sentence says why.
+        DataError: a file cannot be restored; the message has the reason.
     """
     remains = damage.remains
     try:
@@ -183,7 +183,7 @@ def make_cubes_again(
             attributes, tables = attributes_of(parameters, job), _tables(damage)
             write_tables(ledger.store, attributes, parameters.dtype, *tables)
         tasks = _shard_tasks(damage, source, parameters, key, ledger)
-        wanted = dict(zip(*map(list, needed(remains, "scans/path", "scans/sha256")), strict=True))
+        recorded = dict(zip(*map(list, needed(remains, "scans/path", "scans/sha256")), strict=True))
     except UnknownError as error:
         raise damage.refuse(str(error)) from None
     problems = set[str]()
@@ -191,42 +191,42 @@ def make_cubes_again(
     def finished(made: _Made) -> None:
         problems.update(made[0])
         for scan, digest in made[1].items():
-            if (key.digest(digest) if key else digest) != wanted[scan]:
-                problems.add(f"{scan} is no longer the scan that its cubes were cut from")
+            if (key.digest(digest) if key else digest) != recorded[scan]:
+                problems.add(f"{scan} has changed since its cubes were cut from it")
 
     paths = (recut.path for task in tasks for recut in task.recuts)
-    run_all(readers(workers, paths, parameters), "shards made again", _make, tasks, finished, _lost)
+    run_all(readers(workers, paths, parameters), "shards rebuilt", _make, tasks, finished, _lost)
     if problems:
         raise damage.refuse(listed(sorted(problems), between="; "))
 
 
 def _put_back(damage: Damage, ledger: Ledger) -> None:
-    """Put files that were made again in the place of the damaged ones; a DataError where one is another."""
+    """Replace damaged files by rebuilt ones; a DataError if one differs from the original."""
     manifest, made = damage.remains.manifest, Folder(ledger.store)
     others = [path for path in damage.files if examine(made, path).sha256 != manifest[path]]
     if others:
         raise damage.refuse(
-            f"{listed(others)}, made again, would not be as before: other versions of "
-            "libraries made it, which its log.json names, or the manifest itself is damaged"
+            f"{listed(others)} could not be rebuilt identically: the store was made with other versions of "
+            "libraries, listed in its log.json, or the manifest itself is damaged"
         )
     for path in damage.files:
         write_whole(damage.target / path, made.read(path))
     if damage.log:
-        # Without `started`: what has changed in the scans since then is then found by hashing them.
+        # Without `started`, scans that changed since then are found by hashing them.
         log = {name: fact for name, fact in run_log(datetime.now(UTC), 1).items() if name != "started"}
         write_whole(damage.target / LOG, sealed_log(log))
-    for left in damage.target.rglob(".*.part"):  # of a repair that was killed
+    for left in damage.target.rglob(".*.part"):  # left by a repair that was killed
         left.unlink()
     note_path(damage.target).unlink(missing_ok=True)
 
 
-#: What came of making a shard: what is wrong, and the sha256 of the scans that were read, by their names.
+#: Result of rebuilding a shard: problems, and the sha256 of the scans that were read, by their names.
 _Made = tuple[list[str], dict[str, str]]
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard of cubes to make again."""
+    """One shard of cubes to rebuild."""
 
     ledger: Ledger
     path: str
@@ -235,7 +235,7 @@ class _Task:
 
 
 def _make(task: _Task) -> _Made:
-    """Make one shard, in whatever process this runs."""
+    """Rebuild one shard, in any process."""
     chunks, digests = dict[int, bytes](), dict[str, str]()
     for recut in task.recuts:
         try:
@@ -249,23 +249,23 @@ def _make(task: _Task) -> _Made:
 
 
 def _lost(task: _Task) -> _Made:
-    return [f"{task.path}: the process that made it again died"], {}
+    return [f"{task.path}: the process that rebuilt it died"], {}
 
 
 def _shard_tasks(
     damage: Damage, source: Path, parameters: Parameters, key: Key | None, ledger: Ledger
 ) -> list[_Task]:
-    """A task for every damaged shard.
+    """Return a task for every damaged shard.
 
     Raises:
-        DataError: a scan is not in the source any more.
-        UnknownError: the tables that tell what lies in a shard are damaged.
+        DataError: a scan is no longer in the source.
+        UnknownError: the tables that list a shard's contents are damaged.
     """
     if not damage.shards:
         return []
     remains = damage.remains
     if "cubes" not in remains.arrays:
-        raise UnknownError("the metadata of its cubes is damaged in both places")
+        raise UnknownError("both copies of the metadata of its cubes are damaged")
     array, (scan, path) = remains.arrays["cubes"], needed(remains, "scan", "scans/path")
     places, _ = places_of(remains, source, parameters, key)
     tasks = []
@@ -274,25 +274,25 @@ def _shard_tasks(
         numbers = np.arange(first, min(first + array.chunk, len(array)))
         gone = [str(path[row]) for row in np.unique(scan[numbers]).tolist() if row not in places]
         if gone:
-            raise damage.refuse(f"{listed(gone)} lies no longer in {source}")
+            raise damage.refuse(f"{listed(gone)} is no longer in {source}")
         again = tuple(recuts(remains, numbers, places, parameters))
         tasks.append(_Task(ledger, shard, array.chunk, again))
     return tasks
 
 
 def _tables(damage: Damage) -> list[Any]:
-    """The tables of cubes, scans and, where there are any, images; a DataError where a column is damaged."""
+    """Return the tables of cubes, scans and, if any, images; a DataError if a column is damaged."""
     remains, kinds = damage.remains, dict[str, type[Table]]({"": CubeTable, "scans/": ScanTable})
     kinds |= {"images/": ImageTable} if has_images(remains.manifest) else {}
     names = [name for name in array_names(CUBES, remains.manifest) if not is_voxels(name)]
     missing = [name for name in names if name not in remains.columns]
     if missing:
-        raise damage.refuse(f"{', '.join(missing)} would come only of cutting all scans again")
+        raise damage.refuse(f"{', '.join(missing)} can only be restored by cutting all scans again")
     return [remains.table(kind, folder) for folder, kind in kinds.items()]
 
 
 def _ends_well(remains: Remains, path: str) -> bool:
-    """Whether a shard is there, and not cut short, as far as the index at its end tells."""
+    """Return whether a shard exists and is complete, judging by the index at its end."""
     array = remains.arrays.get(path.split("/")[0])
     try:
         if array is not None:
@@ -303,7 +303,7 @@ def _ends_well(remains: Remains, path: str) -> bool:
 
 
 def _noted(target: Path, manifest_sha256: str) -> set[str]:
-    """The files that a note names, if it is on the store that lies here."""
+    """Return the files listed in a report, if it belongs to this store."""
     note = note_path(target)
     try:
         if note.stat().st_size > MOST_MANIFEST:

@@ -1,15 +1,15 @@
-"""Where a scan may be cut: the tissue rule for all corners by running box sums, and which corners are drawn.
+"""The tissue rule for all corners of a scan, computed by running box sums, and the drawing of corners.
 
-Pure: arrays in, plain data out. METHOD.md section 2. A voxel's score is 1 where it is tissue, 1/2 where only
-the slice after it is, else 0; a cube is refused when the sum of its scores exceeds `max_tissue` of its
-voxels, or (no part of the published rule) falls below `min_tissue` of them. Counted in halves, a voxel gives
-a + (a or b) with a: it is tissue, b: the one after is, so the whole rule runs in whole numbers. (The rule's
-third look, two slices on, gives 0 whatever it finds.)
+Pure: arrays in, plain data out. METHOD.md section 2. A voxel's score is 1 if it is tissue, 1/2 if only the
+voxel in the next slice is, else 0; a cube is refused if the sum of its scores exceeds `max_tissue` of its
+voxels, or (not part of the published rule) falls below `min_tissue` of them. Counted in halves, a voxel gives
+a + (a or b), where a: it is tissue, b: the next one is, so the whole rule uses whole numbers. (The rule's
+third look, two slices on, always gives 0.)
 
-For slices no rule was published. Ours counts what is not lung: a pixel's score is 1 where it is tissue or
-air, which is what lies below `_AIR_HU`, else 0. There is no look at the slice after, which a picture does
-not show, so a pixel gives two halves or none. The reasons, and the numbers behind `_AIR_HU` and
-`_PATCH_TISSUE`, are in docs/explanation/placement.md.
+No rule was published for slices. Ours counts everything that is not lung: a pixel's score is 1 if it is
+tissue or air, that is, below `_AIR_HU`, else 0. The next slice is ignored, since a picture does not show it,
+so a pixel gives two halves or none. The reasons, and the measurements behind `_AIR_HU` and `_PATCH_TISSUE`,
+are in docs/explanation/placement.md.
 """
 
 import math
@@ -27,21 +27,21 @@ from genesis_toolkit.pipeline.scans.geometry import Voxels
 
 Triple = tuple[int, int, int]
 
-#: How a slice lies in the scan as it is stored: across z, y or x. `--orient` makes these the patient's.
+#: Orientation of a slice in the stored scan: across z, y or x. With `--orient` these are the patient's.
 Plane = Literal["axial", "coronal", "sagittal"]
 
 _PUBLISHED = Window()
-_TRIES = 64  # random corners drawn for each one wanted
+_TRIES = 64  # random corners drawn per requested one
 
-#: How far past the cube a scan must reach: the published bounds leave one voxel in the plane and, for the
-#: look at the slices after, four in z, and are kept to the letter.
+#: How far past the cube a scan must extend: the published bounds leave out one voxel in the plane and, for
+#: the look at later slices, four in z; they are kept exactly.
 _BEYOND: Triple = (1, 1, 4)
 
-#: The largest score by default: of a cube as published, of a patch ours.
+#: The default limit of the score: as published for a cube, our own for a patch.
 _CUBE_TISSUE = 0.15
 _PATCH_TISSUE = 0.7
 
-#: In a patch a pixel below this HU is air: outside the patient, or the padding around the field of view.
+#: Below this HU a pixel of a patch is air: outside the patient, or padding around the field of view.
 _AIR_HU = -950
 
 _ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -49,12 +49,12 @@ _ACROSS: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 @dataclass(frozen=True)
 class CubeRule:
-    """Which cubes, or patches of slices, a scan may give: METHOD.md section 2, its cubes by default.
+    """Conditions for cubes, or patches of slices: METHOD.md section 2, by default those for cubes.
 
     The attributes are those of `ExtractParameters`; a size of two edges is in the order of the axes.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     size: tuple[int, ...] = (64, 64, 32)
@@ -67,17 +67,17 @@ class CubeRule:
         size, border = (",".join(map(str, numbers)) for numbers in (self.size, self.border))
         if len(self.size) not in (2, 3) or min(self.size) < 1:
             raise CallError(
-                f"--size {size}: a cube needs three edges x,y,z of 1 or more, as in --size 64,64,32, and a "
-                "patch of a slice two, as in --size 224,224."
+                f"--size {size}: must be three edges x,y,z of 1 or more for a cube, for example 64,64,32, or "
+                "two for a patch of a slice, for example 224,224."
             )
         if self.plane is not None and self.plane not in get_args(Plane):
-            raise CallError(f"--plane {self.plane}: {', '.join(get_args(Plane))} are known.")
+            raise CallError(f"--plane {self.plane}: must be one of {', '.join(get_args(Plane))}.")
         if len(self.size) == 2:
             object.__setattr__(self, "plane", self.plane or "axial")
         elif self.plane is not None:
             raise CallError(
-                f"--plane {self.plane} is for patches of slices, and --size {size} asks for cubes: give two "
-                "edges, as in --size 224,224, or leave --plane out."
+                f"--plane {self.plane} is for patches of slices, but --size {size} means cubes: give two "
+                "edges, for example --size 224,224, or omit --plane."
             )
         if len(self.border) != 3 or min(self.border) < 0:
             raise CallError(
@@ -89,24 +89,24 @@ class CubeRule:
         if self.plane and self.min_tissue:
             raise CallError(
                 f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air counts like tissue, "
-                "so --max-tissue refuses those full of air as well. Leave --min-tissue out."
+                "so --max-tissue also refuses those full of air. Omit --min-tissue."
             )
         if not 0 <= self.min_tissue <= self.most_tissue:
             raise CallError(
-                f"--min-tissue {self.min_tissue}: a share from 0 to --max-tissue, {self.most_tissue}, is "
-                "wanted; 0 asks for no tissue at all."
+                f"--min-tissue {self.min_tissue}: must be between 0 (no tissue required) and --max-tissue, "
+                f"which is {self.most_tissue}."
             )
 
     @property
     def most_tissue(self) -> float:
-        """`max_tissue`, with the default of cubes or patches where none was given."""
+        """Return `max_tissue`, or the default for cubes or patches."""
         if self.max_tissue is not None:
             return self.max_tissue
         return _CUBE_TISSUE if len(self.size) == 3 else _PATCH_TISSUE
 
     @property
     def box(self) -> Triple:
-        """What is cut out of the scan, edges in x, y, z: of a patch 1 across its plane."""
+        """Return the edges of the box cut from the scan, in x, y, z: for a patch 1 across its plane."""
         edges = list(self.size)
         if self.plane is not None:
             edges.insert(_ACROSS[self.plane], 1)
@@ -115,14 +115,14 @@ class CubeRule:
 
     @property
     def look(self) -> int:
-        """How many slices after its own a voxel's score depends on: 1 in cubes, 0 in patches."""
+        """Return how many later slices a voxel's score depends on: 1 in cubes, 0 in patches."""
         return 0 if self.plane else 1
 
     @property
     def least_shape(self) -> Triple:
-        """The smallest scan with a corner to choose: 265, 265, 96 with the published values.
+        """Return the smallest scan with a choice of corners: 265, 265, 96 with the published values.
 
-        A patch may lie at the border; a cube, by the published bounds, not quite.
+        A patch may touch the border; a cube, by the published bounds, not quite.
         """
         beyond = (0, 0, 0) if self.plane else _BEYOND
         axes = zip(self.box, beyond, self.border, strict=True)
@@ -131,17 +131,17 @@ class CubeRule:
 
     @property
     def voxels(self) -> int:
-        """The number of voxels of a cube."""
+        """Return the number of voxels of a cube."""
         return math.prod(self.size)
 
     @property
     def most_halves(self) -> int:
-        """The largest sum of scores, counted in halves, that passes."""
+        """Return the largest sum of scores, counted in halves, that passes."""
         return math.floor(2 * (self.most_tissue * self.voxels))
 
     @property
     def least_halves(self) -> int:
-        """The smallest sum of scores, counted in halves, that passes: 0 where no tissue is asked for."""
+        """Return the smallest sum of scores, counted in halves, that passes: 0 if no tissue is required."""
         return math.ceil(2 * (self.min_tissue * self.voxels))
 
 
@@ -150,9 +150,9 @@ class Corners:
     """The decision for every candidate corner of one scan.
 
     Attributes:
-        passing: bool [x, y, z] (z slowest in memory), True where a cube may begin; the first entry is the
+        passing: bool [x, y, z] (z slowest in memory), True where a cube may start; the first entry is the
             corner `first`.
-        by_slice: int64 [z], how many pass in each slice.
+        by_slice: int64 [z], number of passing corners in each slice.
         first: the lowest candidate corner, which is the border.
     """
 
@@ -162,12 +162,12 @@ class Corners:
 
     @property
     def count(self) -> int:
-        """The number of corners that pass."""
+        """Return the number of corners that pass."""
         return int(self.by_slice.sum())
 
 
 def too_small(shape: Triple, rule: CubeRule) -> str | None:
-    """Why a scan of so many voxels in x, y, z has no corner at all; None where it has one."""
+    """Return why a scan of this many voxels in x, y, z has no corner at all; None if it has one."""
     (x, y, z), (least_x, least_y, least_z) = shape, rule.least_shape
     if rule.plane:
         fits = x >= least_x and y >= least_y and z >= least_z
@@ -180,18 +180,18 @@ def too_small(shape: Triple, rule: CubeRule) -> str | None:
 
 
 def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
-    """The smallest value of a dtype that is tissue, as a number of that dtype.
+    """Return the smallest value of a dtype that is tissue, as a number of that dtype.
 
-    Of whole numbers it is -150. Real numbers are looked at before any rounding to whole HU (-150.3 is no
-    tissue, though it is stored as -150), and as METHOD.md section 2 says: scaled to [0, 1] in double
-    precision, where a few values next to -150 fall on the very number that -150 becomes, and so
-    are tissue too. Scaling never reverses an order, so one number tells tissue from the rest, and no
-    scaled copy of the scan is needed. Clipping to the window comes to nothing here: it can change a decision
-    only in a window that leaves -150 out, and there tissue means what it means in scans of whole numbers.
+    For whole numbers it is -150. Real numbers are judged before any rounding to whole HU (-150.3 is not
+    tissue, although it is stored as -150), and by METHOD.md section 2: scaled to [0, 1] in double
+    precision, where a few values next to -150 map to the same number as -150, and so are tissue too. Scaling
+    preserves order, so one threshold suffices, without a scaled copy of the scan. Clipping to the window has
+    no effect here: it could change a decision only in a window that excludes -150, and there tissue means the
+    same as for whole numbers.
 
     Args:
         dtype: of the scan's voxels: a signed integer, float32 or float64.
-        window: what real numbers are scaled by.
+        window: scales real numbers.
     """
     least = dtype.type(TISSUE_HU)
     if dtype.kind != "f":
@@ -203,10 +203,10 @@ def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
 
 
 def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
-    """The value of a dtype below which a pixel is air, as a number of that dtype.
+    """Return the value of a dtype below which a pixel is air, as a number of that dtype.
 
-    Of patches it is -950; real numbers are compared as they are, neither scaled nor rounded. In cubes, which
-    have no plane, air does not count, so it is the lowest value that there is.
+    For patches it is -950; real numbers are compared directly, neither scaled nor rounded. In cubes, which
+    have no plane, air does not count, so it is the lowest possible value.
     """
     if plane:
         return dtype.type(_AIR_HU)
@@ -214,19 +214,19 @@ def air_below(dtype: np.dtype[Any], plane: Plane | None) -> Any:
 
 
 def passing_corners(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> Corners:
-    """Evaluate every corner of a scan by the tissue rule, in 1 byte a corner and a ring of a cube's slices.
+    """Apply the tissue rule to every corner of a scan, using 1 byte per corner and a ring of slices.
 
     Args:
-        voxels: int16, float32 or float64 [x, y, z], HU, x fastest in memory (as `read_scan` gives it); at
-            least `least_shape`. Real numbers not rounded.
-        rule: what a cube needs.
-        window: what real numbers are scaled by, see `tissue_from`; whole numbers need none.
+        voxels: int16, float32 or float64 [x, y, z], HU, x fastest in memory (as from `read_scan`); at least
+            `least_shape`. Real numbers not rounded.
+        rule: conditions for a cube.
+        window: scales real numbers, see `tissue_from`; whole numbers need none.
     """
     return _evaluated(voxels, rule, window, bins=0)[0]
 
 
 def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) -> NDArray[np.uint32]:
-    """How many candidate corners have which score, with arguments as for `passing_corners`.
+    """Count the candidate corners by score; for arguments see `passing_corners`.
 
     Returns:
         uint32 [2 * voxels of a cube + 1], the number of candidates by the sum of their scores in halves.
@@ -237,13 +237,13 @@ def count_scores(voxels: Voxels, rule: CubeRule, window: Window = _PUBLISHED) ->
 def draw_corners(corners: Corners, count: int, words: NDArray[np.uint32]) -> NDArray[np.int32]:
     """Draw distinct corners, uniformly among those that pass.
 
-    Drawing among the passing corners, counted slice by slice and row by row, gives the distribution of
-    drawing among all and refusing, without the refusals; two equal cubes teach nothing, so a corner is taken
-    once.
+    Drawing among the passing corners, counted slice by slice and row by row, has the same distribution as
+    drawing among all and rejecting, without the rejections; each corner is taken once, since equal cubes
+    teach nothing.
 
     Args:
         corners: the decision for the scan.
-        count: how many are wanted; fewer are given where fewer pass.
+        count: number of corners; fewer are returned if fewer pass.
         words: see `place_words`.
 
     Returns:
@@ -266,14 +266,14 @@ def tissue_score(
     window: Window = _PUBLISHED,
     plane: Plane | None = None,
 ) -> float:
-    """The tissue rule's score of one cube or patch, as a share of its voxels in 0..1.
+    """Return the tissue rule's score of one cube or patch, as a share of its voxels in 0..1.
 
-    Of a patch it is the share of the pixels that are tissue or air, and so cannot be lung.
+    For a patch it is the share of pixels that are tissue or air, and so cannot be lung.
 
     Args:
-        voxels, window: as for `passing_corners`.
+        voxels, window: see `passing_corners`.
         corner: the first voxel of the cube.
-        size, plane: as for `CubeRule`.
+        size, plane: see `CubeRule`.
     """
     rule = CubeRule(tuple(size), plane=plane)
     x, y, z = (int(number) for number in corner)
@@ -287,19 +287,19 @@ def tissue_score(
 
 
 def place_words(seed: int, identifier: str, count: int) -> NDArray[np.uint32]:
-    """Words of a scan's random stream to draw `count` places with, 64 tries each: see `draw_distinct`."""
+    """Return random words for drawing `count` positions in a scan, 64 tries each: see `draw_distinct`."""
     return draw_words(seed, stream_key(identifier), 0, 0, Operation.PLACE, 2 * _TRIES * count)
 
 
 def _evaluated(
     voxels: Voxels, rule: CubeRule, window: Window, bins: int
 ) -> tuple[Corners, NDArray[np.uint32]]:
-    """The decisions, and the number of candidates by score where `bins` has room for every score."""
+    """Return the decisions, and the number of candidates by score if `bins` has room for every score."""
     counts = [edge - least + 1 for edge, least in zip(voxels.shape, rule.least_shape, strict=True)]
     passing, by_slice = np.empty(counts[::-1], dtype=np.bool_), np.zeros(counts[2], dtype=np.int64)
     by_score = np.zeros(bins, dtype=np.uint32)
     least, most = rule.least_halves, rule.most_halves
-    if least > most:  # no sum of scores lies between the bounds: take one that no cube reaches
+    if least > most:  # no sum is within the limits: use one that no cube reaches
         least = most = 2 * rule.voxels + 1
     border, box = (tuple(map(np.uint64, edges)) for edges in (rule.border, rule.box))
     numbers = (np.uint64(rule.look), np.int32(least), np.uint32(most - least))
@@ -311,21 +311,21 @@ def _evaluated(
 
 @kernel
 def _evaluate_corners(voxels, tissue, air, border, size, look, least, span, passing, by_slice, by_score):  # type: ignore[no-untyped-def]
-    """Box sums over z, then y, then x, each running: a few additions a corner, all but one of them in SIMD.
+    """Compute running box sums over z, then y, then x: a few additions per corner, all but one in SIMD.
 
     voxels [z, y, x], `tissue` the least of these that is tissue; those below `air` count like tissue in their
-    own slice, and never as the voxel after; `look` slices on, 1 or 0, is the voxel that may give a half: 0,
-    which is the voxel itself, gives none but its own two; passing [z, y, x]; by_score [halves], counted
-    unless empty. A score passes from `least` to `least + span`: one unsigned comparison does for both bounds.
-    Indices are unsigned: with signed ones numba looks for negative indices at every step, which cost four
-    times the time.
+    own slice, and never as the next voxel; `look`, 1 or 0, is the distance to the voxel that may add a half:
+    0 is the voxel itself, which adds only its own two; passing [z, y, x]; by_score [halves], counted unless
+    empty. A score passes from `least` to `least + span`: one unsigned comparison covers both limits. Indices
+    are unsigned: with signed ones numba checks for negative indices at every step, which took four times as
+    long.
     """
     edge_x, edge_y, depth = size
     first_x, first_y, first_z = border
     corners_z, corners_x = np.uint64(passing.shape[0]), np.uint64(passing.shape[2])
     width, height = corners_x + edge_x - ONE, np.uint64(passing.shape[1]) + edge_y - ONE
-    ring = np.zeros((depth, height, width), np.uint8)  # scores in halves of the slices now in the box
-    along_z, along_y = np.zeros((height, width), np.uint16), np.zeros(width, np.int32)  # the sums so far
+    ring = np.zeros((depth, height, width), np.uint8)  # scores in halves of the slices in the box
+    along_z, along_y = np.zeros((height, width), np.uint16), np.zeros(width, np.int32)  # running sums
     along_x = np.zeros(width + ONE, np.int32)
     for step in range(ZERO, corners_z + depth - ONE):
         z = first_z + step

@@ -1,4 +1,4 @@
-"""The split that users say themselves: a table of scans and the parts that they belong to."""
+"""Reads a user's own split: a table of scans and the parts they belong to."""
 
 import csv
 import io
@@ -15,16 +15,16 @@ from genesis_toolkit.pipeline.store.schema import PARTS
 from genesis_toolkit.pipeline.wording import listed
 
 _COLUMNS = ("scan", "part")
-#: The part that takes no part.
+#: The part whose scans are left out.
 EXCLUDE = PARTS.index("exclude")
 
 
 @dataclass(frozen=True)
 class SplitFile:
-    """Which part every scan belongs to, a number in `PARTS`, by its path or its identifier.
+    """Assigns every scan to a part, a number in `PARTS`, by its path or its identifier.
 
-    `path` is that of the table; empty where a store tells the parts. A scan without a row belongs to
-    `otherwise`; where that is None, none may be without.
+    `path` is that of the table; empty if the parts come from a store. A scan without a row belongs to
+    `otherwise`; if that is None, every scan must have one.
     """
 
     path: Path
@@ -33,11 +33,11 @@ class SplitFile:
 
     @property
     def sha256(self) -> str:
-        """Of what it says, whatever the order of its rows."""
+        """Return the sha256 of its contents, independent of the order of its rows."""
         return sha256_of(json.dumps(self.parts, sort_keys=True).encode())
 
     def deal(self, sources: tuple[OfSource, ...]) -> tuple[OfSource, ...]:
-        """The scans with their parts; those of `exclude` are passed over.
+        """Return the scans with their parts; those of `exclude` are marked to be skipped.
 
         Raises:
             CallError: a scan has no row, or is in two parts.
@@ -54,22 +54,22 @@ class SplitFile:
             dealt.append(replace(one, part=part, skip=skip))
         if missing:
             raise CallError(
-                f"--split-file {self.path} has no row for {listed(missing)}: add one for each scan, with its "
-                f"path or identifier and {', '.join(PARTS[:-1])} or {PARTS[-1]}."
+                f"--split-file {self.path} has no row for {listed(missing)}: add a row for each scan, with "
+                f"its path or identifier and {', '.join(PARTS[:-1])} or {PARTS[-1]}."
             )
         return tuple(dealt)
 
 
 def dealt_by(split: SplitFile | None, sources: tuple[OfSource, ...]) -> tuple[OfSource, ...]:
-    """The scans with the parts of a split file; as they are without one."""
+    """Return the scans with the parts of a split file, or unchanged without one."""
     return split.deal(sources) if split else sources
 
 
 def read_split_file(path: Path) -> SplitFile:
-    """Read a table of CSV with the columns `scan` and `part`.
+    """Read a CSV table with the columns `scan` and `part`.
 
     Raises:
-        CallError: it cannot be read, lacks a column, or a row is none; which.
+        CallError: it cannot be read, lacks a column, or has an invalid row.
     """
     given = f"--split-file {path}"
     try:
@@ -78,11 +78,11 @@ def read_split_file(path: Path) -> SplitFile:
         raise CallError(f"{given}: {not_opened(error)}.") from None
     except (UnicodeDecodeError, csv.Error):
         raise CallError(
-            f"{given} is no table of CSV in UTF-8: write one with the columns scan,part."
+            f"{given} is not a CSV table in UTF-8: write one with the columns scan,part."
         ) from None
     header = [name.strip() for name in lines[0]] if lines else []
     if not set(_COLUMNS) <= set(header):
-        raise CallError(f"{given} has the columns {','.join(header) or 'none'}, and scan,part are needed.")
+        raise CallError(f"{given} has the columns {','.join(header) or 'none'}, but scan,part are needed.")
     scan, part = map(header.index, _COLUMNS)
     parts: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -100,5 +100,5 @@ def read_split_file(path: Path) -> SplitFile:
 
 
 def recorded(split: SplitFile | None, name: Any = str) -> dict[str, Any]:
-    """What the parameters of a store say of a split file; `name` makes its sha256 a pseudonym."""
+    """Return the entry for a store's parameters; `name` makes its sha256 a pseudonym."""
     return {"split_file": name(split.sha256)} if split else {}

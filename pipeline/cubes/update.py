@@ -1,7 +1,7 @@
-"""What a source holds that a finished store does not: new scans, and scans that failed and were mended.
+"""Compares a source with a finished store: new scans, and failed scans that have been repaired.
 
-They are taken in behind the cubes that are there, which keep their bytes and their numbers. A scan that gave
-cubes and is no longer the same would make the store untrue, so it is refused by name.
+These are added after the existing cubes, which keep their bytes and their numbers. A scan that gave cubes and
+has changed would contradict the store, so it is refused by name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,14 @@ from genesis_toolkit.pipeline.wording import listed
 
 @dataclass(frozen=True)
 class Update:
-    """What a finished store is to take in.
+    """The scans to add to a finished store.
 
     Attributes:
         store: the store.
         again: scans that gave no cube and have changed since, by their row in the store's table.
-        new: scans that the store does not know, in order.
-        places: of all scans of the source.
-        patient: uint64, of each scan of the store; None where no patient is known.
+        new: scans that are not in the store, in order.
+        places: paths of all scans of the source.
+        patient: uint64, of each scan of the store; None if no patient is known.
     """
 
     store: CubeStore
@@ -42,36 +42,34 @@ class Update:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All scans to cut: those again, by row, then the new ones."""
+        """Return all scans to cut: repaired ones by row, then new ones."""
         return (*self.again.values(), *self.new)
 
     @property
     def rows(self) -> list[int]:
-        """The row of each of `sources` in the table of the store that will be."""
+        """Return the row of each of `sources` in the table of the extended store."""
         first = len(self.store.scans)
         return [*self.again, *range(first, first + len(self.new))]
 
 
 def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
-    """Compare the scans that were found with those that a finished store was made from.
+    """Compare the scans found with those that a finished store was made from.
 
-    A scan counts as the same while its bytes are as many as they were, and either no file was changed since
-    the store was made or the sha256 of its files is what it was. A store that was made with `key` does not
-    tell the bytes; there a file must also not have come to its place since.
+    A scan counts as unchanged if its size is the same, and either no file was modified since the store was
+    made or the sha256 of its files is the same. A store made with `key` does not record sizes; there, a file
+    must not have been moved into place since either.
 
     Raises:
-        CallError: a scan that gave cubes is gone or has changed, or new scans would change the cubes of
-            others; the sentence names them.
+        CallError: a scan that gave cubes is missing or has changed, or new scans would change the cubes of
+            others; the message names them.
     """
     name, mr = key.name if key else str, maps_values(store.attributes["parameters"])
     here = {name(source.path): source for source in found.sources}
     scans = store.scans
     rows = {str(path): row for row, path in enumerate(scans.path.tolist())}
-    way_out = (
-        f"since {store.path} was made from it: choose another name, or give --overwrite to make it again."
-    )
+    way_out = f"since {store.path} was built from it: choose another name, or rebuild it with --overwrite."
     gone = [path for path, row in rows.items() if path not in here and scans.cubes[row]]
-    _refuse(gone, f"gone from the source {way_out}")
+    _refuse(gone, f"missing from the source {way_out}")
     known, rows = set(rows), {path: row for path, row in rows.items() if path in here}
     begun, there = begun_at(store), {row: found.root / here[path].path for path, row in rows.items()}
     changed = [row for row, place in there.items() if _has_changed(store, row, place, begun, key, mr)]
@@ -89,14 +87,14 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
         drawn = set(scans.subset.tolist())
         _refuse(
             (source.path for source in update.sources if source.subset in drawn),
-            "new in a subset that is drawn already, and the official draws run on from scan to scan: choose "
-            "another name, or give --overwrite to draw the subset again.",
+            "new in a subset that is already drawn, where official draws continue from scan to scan: choose "
+            "another name, or draw the subset again with --overwrite.",
         )
     return update
 
 
 def _patients(scans: ScanTable, here: Mapping[str, Source], key: Key | None) -> NDArray[np.uint64] | None:
-    """Whose the scans of a store are; of one that does not tell, as its source does now."""
+    """Return the patients of a store's scans; if the store does not record them, those of its source."""
     if scans.patient is not None:
         return scans.patient
     whose = [here[path].whose if path in here else 0 for path in map(str, scans.path)]
@@ -109,7 +107,7 @@ def _has_changed(store: CubeStore, row: int, path: Path, begun: int, key: Key | 
     known = str(store.scans.sha256[row])
     if key is None and size != int(store.scans.bytes[row]):
         return True
-    if key is not None and size == 0:  # it cannot be read
+    if key is not None and size == 0:  # unreadable
         return bool(known)
     if when <= begun or not known:
         return when > begun

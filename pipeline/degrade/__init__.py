@@ -1,1 +1,1 @@
-"""One cube -> one degraded cube. Pure: arrays in, arrays out."""
+"""Degrades cubes. Pure: arrays in, arrays out."""

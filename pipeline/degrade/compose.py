@@ -1,12 +1,12 @@
-"""Cube -> pair: the degradations of METHOD.md section 3 in their order, each with its own random stream.
+"""Applies the degradations of METHOD.md section 3 in order to a cube, each with its own random stream.
 
 Order: flip (of both members of the pair), then on the degraded cube local shuffling, the non-linear curve and
-painting. The curve acts on each voxel alone, so it is looked up where the result is written; out-painting
-keeps under a third of a cube, so windows and look-ups that noise would cover are left out. Neither changes a
-bit of the result.
+painting. The curve acts on each voxel alone, so it is applied where the result is written; out-painting keeps
+under a third of a cube, so windows and look-ups that noise would cover are skipped. Neither changes a bit of
+the result.
 
-Cubes of two dimensions run through the same kernels as cubes of one layer, [1, x, y]: the loops over them
-stay contiguous. Only the plan knows: windows are one voxel thick along the axis in front, and no border is
+Two-dimensional cubes run through the same kernels as cubes of one layer, [1, x, y]: loops over them stay
+contiguous. Only the plan differs: windows are one voxel thick along the leading axis, and no border is kept
 free there.
 """
 
@@ -45,9 +45,9 @@ _NONLINEAR, _SHUFFLE, _INPAINT, _OUTPAINT = (np.uint64(member) for member in App
 
 
 class _Plan(NamedTuple):
-    """A recipe for one size and window, as the kernels take it: rates as thresholds, rules as voxels.
+    """A recipe for one size and window in the form of the kernels: rates as thresholds, rules as voxels.
 
-    Every array of axes has three, the one in front of length 1 where the cubes have two.
+    Arrays over axes have three entries; for two-dimensional cubes the first has length 1.
     """
 
     seed: NDArray[np.uint64]
@@ -70,7 +70,7 @@ class _Plan(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """Buffers of one thread, for one dtype."""
+    """Buffers of one thread for one dtype."""
 
     turned: NDArray[Any]
     mixed: NDArray[Any]
@@ -83,7 +83,7 @@ class _Scratch(NamedTuple):
 
 @kernel
 def _draw_which(k0, k1, variant, cube, plan):  # type: ignore[no-untyped-def]
-    """Which degradations one pair gets: uint64, bits as `Applied`."""
+    """Draw the degradations of one pair: uint64, bits as `Applied`."""
     w0, w1, w2, w3 = block(ZERO, _WHICH, variant, cube, k0, k1)
     applied = ZERO
     if w0 < plan.shuffle_below:
@@ -106,7 +106,7 @@ def _copy_box(source, start, stop, out):  # type: ignore[no-untyped-def]
 
 @kernel
 def _keep_box(source, mapped, table, start, stop, out):  # type: ignore[no-untyped-def]
-    """Write one box of the result: through the curve, or as it is."""
+    """Write one box of the result, mapped by the curve or unchanged."""
     if mapped:
         map_box(source, table, start, stop, out)
     else:
@@ -115,7 +115,7 @@ def _keep_box(source, mapped, table, start, stop, out):  # type: ignore[no-untyp
 
 @kernel
 def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  # type: ignore[no-untyped-def]
-    """The last step of a pair: curve and painting from `source` into `out`."""
+    """Write the last step of a pair, curve and painting, from `source` to `out`."""
     low = np.uint64(plan.low)
     count = np.uint64(plan.high - plan.low + 1)
     mapped = (applied & _NONLINEAR) != ZERO
@@ -141,7 +141,7 @@ def _paint(source, k0, k1, variant, cube, applied, boxes, plan, scratch, out):  
 
 @kernel
 def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: ignore[no-untyped-def]
-    """One pair: the degraded cube of `original` into `out`; returns (flip bits, applied bits), uint64."""
+    """Write the degraded cube of `original` to `out`; return (flip bits, applied bits), uint64."""
     applied = _draw_which(k0, k1, variant, cube, plan)
     flip = draw_flip(k0, k1, variant, cube, plan.flip_below, plan.flip_axes)
     source = original
@@ -169,7 +169,7 @@ def _degrade(original, k0, k1, variant, cube, plan, scratch, out):  # type: igno
 
 @kernel
 def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, applied):  # type: ignore[no-untyped-def]
-    """All pairs of a batch, one after another."""
+    """Degrade all pairs of a batch, one after another."""
     for i in range(cubes.shape[0]):
         k0, k1 = scan_key(plan.seed[0], streams[i])
         variant, number = np.uint64(variants[i]) & LOW, np.uint64(numbers[i]) & LOW
@@ -180,12 +180,12 @@ def _degrade_all(cubes, streams, numbers, variants, plan, scratch, out, flip, ap
 class Degrader:
     """Degrades cubes of one size, for one recipe, HU window and seed (METHOD.md section 3).
 
-    What a pair gets depends only on (seed, stream, number, variant): not on the batch, the order or the
-    thread. One object serves any number of threads at once; each keeps its own buffers, and the work is done
+    The result for a pair depends only on (seed, stream, number, variant), not on the batch, the order or the
+    thread. One object serves any number of threads at once; each has its own buffers, and the work runs
     without the GIL.
 
     Args:
-        recipe: what is drawn; see `recipes.get_recipe`, or `recipes.only` to force degradations.
+        recipe: kinds, rates and sizes; see `recipes.get_recipe`, or `recipes.only` to force degradations.
         size: the edges of the cubes in voxels, x, y, z or x, y.
         window: the whole numbers that the cubes hold.
         seed: 0 .. 2^63 - 1.
@@ -222,12 +222,12 @@ class Degrader:
             stream: uint64 [n], the stream key of each cube's scan.
             number: integers [n], the cube's number within its scan, 0 .. 2^32 - 1.
             variant: 0 .. 2^32 - 1, one for all or integers [n].
-            out: the shape and dtype of `cubes`, C-contiguous, no part of them: filled with what is degraded.
+            out: the shape and dtype of `cubes`, C-contiguous, not overlapping: filled with degraded cubes.
             flip: uint8 [n], filled with the net flip: bit 0 is x, bit 1 is y, bit 2 is z.
             applied: uint8 [n], filled with the bits of `Applied`.
 
         Raises:
-            CallError: shapes or dtypes do not fit together, or the dtype does not hold the window.
+            CallError: shapes or dtypes do not match, or the dtype cannot hold the window.
         """
         n = len(cubes)
         # Copies, since the kernels would be compiled once more for an array that is read-only.
@@ -239,32 +239,31 @@ class Degrader:
         _degrade_all(with_layer, streams, numbers, variants, *how, degraded, flip, applied)
 
     def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
-        """Refuse arrays that the kernels would read or write out of bounds, or cannot hold."""
+        """Refuse arrays that would lead kernels out of bounds or overflow."""
         axes = ", ".join("xyz"[: len(self.size)])
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
-                f"The cubes are {cubes.dtype} {cubes.shape} and the buffer for the degraded ones is "
-                f"{out.dtype} {out.shape}, but both must be [n, {axes}] of one dtype with {axes} = "
-                f"{self.size}."
+                f"The cubes are {cubes.dtype} {cubes.shape} and the output buffer is {out.dtype} {out.shape}"
+                f", but both must be [n, {axes}] of one dtype with {axes} = {self.size}."
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
-            strided = "The cubes or the buffer for the degraded ones are strided"
-            raise CallError(f"{strided}: give C-contiguous arrays.")
+            strided = "The cubes or the output buffer are strided"
+            raise CallError(f"{strided}: pass C-contiguous arrays.")
         for name, row in rows.items():
             if row.shape != (len(cubes),):
                 raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")
         dtype = cubes.dtype
         if dtype not in (np.int16, np.uint8, np.uint16):
-            raise CallError(f"The cubes are {dtype}, but they must be int16, uint8 or uint16.")
+            raise CallError(f"The cubes are {dtype}, but must be int16, uint8 or uint16.")
         holds = np.iinfo(dtype)
         if not holds.min <= self.window.low < self.window.high <= holds.max:
             raise CallError(
-                f"The window {self.window.low},{self.window.high} does not fit into {dtype}, which holds "
-                f"{holds.min} to {holds.max}: choose another --hu."
+                f"--hu {self.window.low},{self.window.high} does not fit into {dtype}, which holds "
+                f"{holds.min} to {holds.max}: choose another window."
             )
 
     def _scratch(self, dtype: np.dtype[Any]) -> _Scratch:
-        """This thread's buffers for cubes of `dtype`, made once."""
+        """Return this thread's buffers for cubes of `dtype`, allocated once."""
         kept: dict[str, _Scratch] = self._threads.__dict__
         if dtype.str not in kept:
             plan, shape, limits = self._plan, self._shape, np.iinfo(dtype)
@@ -272,7 +271,7 @@ class Degrader:
             kept[dtype.str] = _Scratch(
                 turned=np.zeros(shape, dtype),
                 mixed=np.zeros(shape, dtype),
-                table=np.arange(limits.max - limits.min + 1).astype(dtype),  # values outside the window stay
+                table=np.arange(limits.max - limits.min + 1).astype(dtype),  # identity outside the window
                 start=np.zeros((boxes, 3), np.uint64),
                 stop=np.zeros((boxes, 3), np.uint64),
                 whole=np.array([(0, 0, 0), shape], np.uint64),
@@ -282,11 +281,11 @@ class Degrader:
 
 
 def _plan(recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], window: Window, seed: int) -> _Plan:
-    """The recipe for one size, as the kernels take it: for cubes of three edges, `shape`.
+    """Return the recipe for one size in the form of the kernels: for cubes of three edges, `shape`.
 
     A degradation that never happens gets edges of 1.
     """
-    layer = 3 - len(size)  # axes that the kernels have and the cubes have not
+    layer = 3 - len(size)  # axes of the kernels that the cubes lack
 
     def edges(degradation: Applied) -> NDArray[np.uint64]:
         found = [recipes.window_edges(recipe, degradation, length) for length in size]

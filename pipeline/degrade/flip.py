@@ -1,7 +1,7 @@
-"""Flip: the augmentation of the whole pair (METHOD.md section 3).
+"""Flip: augments both members of a pair in the same way (METHOD.md section 3).
 
-At most three turns while U < rate, each about one random axis. Two turns about the same axis undo each other,
-so what is kept is the net flip: one bit an axis.
+At most three turns while U < rate, each about one random axis. Two turns about the same axis cancel, so only
+the net flip is stored: one bit per axis.
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ _X, _Y, _Z = np.uint64(FLIP_X), np.uint64(FLIP_Y), np.uint64(FLIP_Z)
 
 @kernel
 def draw_flip(k0, k1, variant, cube, below, axes):  # type: ignore[no-untyped-def]
-    """The net flip of one pair: uint64, bits as FLIP_X, FLIP_Y, FLIP_Z.
+    """Return the net flip of one pair: uint64, bits as FLIP_X, FLIP_Y, FLIP_Z.
 
     Args:
         k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
-        below: threshold of one more turn, uint64; see `rng.threshold`.
-        axes: uint64 [1 .. 3], the bit of each axis that may be drawn (0: a turn that changes nothing).
+        below: threshold for another turn, uint64; see `rng.threshold`.
+        axes: uint64 [1 .. 3], the bit of each axis that may be drawn (0: a turn without effect).
     """
     n = np.uint64(axes.size)
     a0, a1, b0, b1 = block(ZERO, _OPERATION, variant, cube, k0, k1)
@@ -41,7 +41,7 @@ def draw_flip(k0, k1, variant, cube, below, axes):  # type: ignore[no-untyped-de
 
 @kernel
 def _flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
-    """`flip_into` of three dimensions with uint64 bits, for kernels."""
+    """Do the same as `flip_into` for three dimensions and uint64 bits, inside kernels."""
     nx = np.uint64(cube.shape[0])
     ny = np.uint64(cube.shape[1])
     nz = np.uint64(cube.shape[2])
@@ -58,13 +58,13 @@ def _flip_into(cube, bits, out):  # type: ignore[no-untyped-def]
 
 
 def flip_into(cube: NDArray[Any], bits: int, out: NDArray[Any]) -> None:
-    """Flip a cube into another buffer, as the trainer does with the original of a pair.
+    """Flip a cube into another buffer, as training does with the original of a pair.
 
     Args:
         cube: [x, y, z] or [x, y], C-contiguous, any integer dtype.
         bits: the net flip: FLIP_X, FLIP_Y, FLIP_Z.
-        out: the same shape; float32 for example, or the dtype of `cube`; must not overlap `cube`.
+        out: the same shape; for example float32, or the dtype of `cube`; must not overlap `cube`.
     """
-    if cube.ndim == 2:  # one layer of three dimensions, as in `compose`
+    if cube.ndim == 2:  # one layer of three dimensions, see `compose`
         cube, bits, out = cube[np.newaxis], bits << 1, out[np.newaxis]
     _flip_into(cube, np.uint64(bits), out)

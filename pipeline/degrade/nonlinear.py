@@ -1,9 +1,9 @@
 """Degradation I, non-linear: a random Bezier curve from intensity to intensity (METHOD.md section 3).
 
 The cubic from (0, 0) to (1, 1) with control points P1, P2 ~ U(0,1)^2. With s solving X(s) = v, an increasing
-curve maps v to Y(s), an inverted one to Y(1 - s). Cubes hold whole numbers of one window, so the curve is a
-table with one entry a whole number: about 2,001 small equations instead of one interpolation a voxel. Solved
-side by side they take 0.25 of the time of one after the other, and come to the same whole numbers.
+curve maps v to Y(s), an inverted one to Y(1 - s). Cubes hold whole numbers in one window, so the curve is a
+table with one entry per whole number: about 2,001 small equations instead of one interpolation per voxel.
+Solved side by side they take 0.25 of the time of solving them in turn, with the same results.
 """
 
 import numpy as np
@@ -14,18 +14,18 @@ from genesis_toolkit.pipeline.rng import Operation, block
 _OPERATION = np.uint64(Operation.CURVE)
 _UNIT = 1.0 / 4294967296.0
 
-# A step below this ends the search for s. Where X' stays away from 0 the remaining error is about its
-# square; where X' vanishes (P1x = 1, P2x = 0) steps shrink by 2/3, and twice the step is left: 0.001 HU.
+# Tolerance of the step that ends the search for s. Where X' stays away from 0 the remaining error is about
+# its square; where X' vanishes (P1x = 1, P2x = 0) steps shrink by 2/3, which leaves twice the step: 0.001 HU.
 _TOLERANCE = 1.0 / 8388608.0
 _SAMPLES = 512
 
 
 @kernel
 def draw_curve(k0, k1, variant, cube, inverted_below):  # type: ignore[no-untyped-def]
-    """The control points of one pair's curve, and whether it is inverted (below a threshold, uint64).
+    """Draw the control points of one pair's curve, and whether it is inverted (below a threshold, uint64).
 
     Returns:
-        (P1x, P1y, P2x, P2y, inverted): float64 in [0, 1), and a truth value.
+        (P1x, P1y, P2x, P2y, inverted): float64 in [0, 1), and a boolean.
     """
     w0, w1, w2, w3 = block(ZERO, _OPERATION, variant, cube, k0, k1)
     v0, _, _, _ = block(ONE, _OPERATION, variant, cube, k0, k1)
@@ -34,9 +34,9 @@ def draw_curve(k0, k1, variant, cube, inverted_below):  # type: ignore[no-untype
 
 @kernel
 def _solve(value, lowest, guess, c1, c2, c3):  # type: ignore[no-untyped-def]
-    """The s in [lowest, 1] with X(s) = value, by Newton's steps kept inside a shrinking bracket.
+    """Return the s in [lowest, 1] with X(s) = value, by Newton steps inside a shrinking bracket.
 
-    X is monotone, so the bracket always holds the root; a step that leaves it is replaced by a bisection.
+    X is monotone, so the bracket always contains the root; a step that leaves it is replaced by a bisection.
     """
     low = lowest
     high = 1.0
@@ -68,9 +68,9 @@ def fill_table(p1x, p1y, p2x, p2y, inverted, low, high, table):  # type: ignore[
         p1x, p1y, p2x, p2y: the control points, float64 in [0, 1].
         inverted: whether 0 maps to 1 and 1 to 0.
         low, high: the window, int64.
-        table: one entry for every bit pattern of its integer dtype, found at the value modulo the table's
-            size; the entries of low .. high are overwritten, with Y rounded to the nearest whole number,
-            halves upward. Both end points are exact.
+        table: one entry per bit pattern of its integer dtype, indexed by the value modulo the table's size;
+            the entries of low .. high are overwritten with Y rounded to the nearest whole number, halves
+            upward. Both end points are exact.
     """
     span = high - low
     step = 1.0 / span
@@ -85,7 +85,7 @@ def fill_table(p1x, p1y, p2x, p2y, inverted, low, high, table):  # type: ignore[
     table[np.uint64(high) & wrap] = low if inverted else high
     roots, values = np.empty(span), np.empty(span)
     _guess(c1, c2, c3, roots)
-    for i in range(1, span):  # two steps of Newton, without a branch, so that they are done in SIMD
+    for i in range(1, span):  # two Newton steps without a branch, so that they run in SIMD
         guess = s = roots[i]
         before = s - (((c3 * s + c2) * s + c1) * s - i / span) / ((3.0 * c3 * s + 2.0 * c2) * s + c1)
         s = before
@@ -95,7 +95,7 @@ def fill_table(p1x, p1y, p2x, p2y, inverted, low, high, table):  # type: ignore[
         roots[i] = s if found else np.nan
         values[i] = ((d3 * t + d2) * t + d1) * t * span + 0.5
     for i in range(1, span):
-        if np.isnan(roots[i]):  # about 3 in 1,000, where X' is small
+        if np.isnan(roots[i]):  # about 3 in 1,000, if X' is small
             s = roots[i - 1]
             slope = (3.0 * c3 * s + 2.0 * c2) * s + c1
             roots[i] = _solve(i / span, s, s + step / slope if slope > 0.0 else s, c1, c2, c3)
@@ -106,7 +106,7 @@ def fill_table(p1x, p1y, p2x, p2y, inverted, low, high, table):  # type: ignore[
 
 @kernel
 def _guess(c1, c2, c3, roots):  # type: ignore[no-untyped-def]
-    """Fill `roots` after its first entry: s with X(s) = i / its length, on straight lines between samples."""
+    """Fill `roots` after its first entry with s for X(s) = i / its length, interpolating linearly."""
     span = roots.size
     roots[0] = 0.0
     begin, x = 1, 0.0
@@ -126,10 +126,10 @@ def map_box(source, table, start, stop, out):  # type: ignore[no-untyped-def]
 
     Args:
         source: [x, y, z]; out: the same shape and dtype, may be `source` itself.
-        table: as `fill_table` makes it. A value outside the window maps to what the table holds there.
+        table: from `fill_table`. Values outside the window map to the table's other entries.
         start, stop: uint64 [3], the box in voxels.
     """
-    # An index of known width: masking with the table's size costs a third more.
+    # An index of known width: masking with the table's size takes a third longer.
     for x in range(start[0], stop[0]):
         for y in range(start[1], stop[1]):
             for z in range(start[2], stop[2]):

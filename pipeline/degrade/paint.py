@@ -1,6 +1,6 @@
 """Degradations III and IV, out- and in-painting (METHOD.md section 3).
 
-Out-painting turns everything outside a few large windows into noise, in-painting everything inside a few
+Out-painting replaces everything outside a few large windows by noise, in-painting everything inside a few
 smaller ones; some recipes fill with one random constant instead. Noise belongs to the voxel, not to the
 window: word i of the stream is for voxel i, so windows may overlap and be filled in any order.
 """
@@ -22,11 +22,11 @@ class Painting(NamedTuple):
     """How windows of in- or out-painting are drawn and filled.
 
     Attributes:
-        sure: windows that are always drawn: 0 in in-painting, 1 in out-painting.
-        windows: how many at most.
-        more_below: threshold of one more window.
-        edges: uint64 [3, 2], the smallest and largest window edge an axis.
-        constant: whether it fills with one value a window, and not with noise.
+        sure: number of windows that are always drawn: 0 in in-painting, 1 in out-painting.
+        windows: largest number of windows.
+        more_below: threshold for another window.
+        edges: uint64 [3, 2], the smallest and largest window edge per axis.
+        constant: whether windows are filled with one value each instead of noise.
     """
 
     sure: np.uint64
@@ -38,7 +38,7 @@ class Painting(NamedTuple):
 
 @kernel
 def draw_boxes(k0, k1, variant, cube, shape, how, margins, start, stop):  # type: ignore[no-untyped-def]
-    """The windows of in- or out-painting in a cube of this shape; how many, uint64.
+    """Draw the windows of in- or out-painting in a cube; return their number, uint64.
 
     Args:
         k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
@@ -60,7 +60,7 @@ def draw_boxes(k0, k1, variant, cube, shape, how, margins, start, stop):  # type
 
 @kernel
 def draw_constant(k0, k1, variant, cube, window, low, count):  # type: ignore[no-untyped-def]
-    """The constant of one window: low + a whole number below count; all uint64 (low wraps when negative)."""
+    """Return the constant of one window: low + a number below count; all uint64 (low wraps if negative)."""
     words = block(window >> TWO, _CONSTANT, variant, cube, k0, k1)
     return low + bounded(words[window & THREE], count)[0]
 
@@ -71,13 +71,13 @@ def fill_noise(k0, k1, variant, cube, low, count, out):  # type: ignore[no-untyp
 
     Args:
         k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
-        low: smallest value, uint64 (wraps when negative); count: how many values, uint64.
+        low: smallest value, uint64 (wraps if negative); count: number of values, uint64.
         out: [x, y, z], C-contiguous, int16, uint8 or uint16.
     """
     flat = out.reshape(out.size)
     size = np.uint64(flat.size)
     whole = size // FOUR
-    count &= LOW  # tells the vectoriser that 32 x 32 bits are enough: a fifth faster
+    count &= LOW  # shows the vectoriser that 32 x 32 bits suffice: a fifth faster
     for b in range(whole):
         w0, w1, w2, w3 = philox(b, _NOISE, variant, cube, k0, k1)
         i = b * FOUR
@@ -90,7 +90,7 @@ def fill_noise(k0, k1, variant, cube, low, count, out):  # type: ignore[no-untyp
 
 @kernel
 def _noise_run(k0, k1, variant, cube, low, count, begin, end, flat):  # type: ignore[no-untyped-def]
-    """Noise in voxels begin .. end - 1 of a flat cube."""
+    """Fill voxels begin .. end - 1 of a flat cube with noise."""
     for b in range(begin // FOUR, (end + THREE) // FOUR):
         words = block(b, _NOISE, variant, cube, k0, k1)
         for i in range(max(begin, b * FOUR), min(end, (b + ONE) * FOUR)):
@@ -111,7 +111,7 @@ def fill_noise_box(k0, k1, variant, cube, low, count, start, stop, out):  # type
 
 @kernel
 def fill_constant_box(value, start, stop, out):  # type: ignore[no-untyped-def]
-    """Fill one box with one value (uint64, wraps when negative); start, stop: uint64 [3] in voxels."""
+    """Fill one box with one value (uint64, wraps if negative); start, stop: uint64 [3] in voxels."""
     for x in range(start[0], stop[0]):
         for y in range(start[1], stop[1]):
             for z in range(start[2], stop[2]):

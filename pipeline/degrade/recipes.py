@@ -1,7 +1,7 @@
-"""Recipes: which degradations are drawn how often and how large (METHOD.md section 3).
+"""Recipes: kinds, rates and sizes of degradations (METHOD.md section 3).
 
-The released program had several dialects and the paper differs from all of them, so a recipe has a name and
-is recorded whole in the store. Edges are rules in L, the edge of the cube along the same axis: "L//6" is a
+The released program had several dialects, all different from the paper, so a recipe has a name and is
+recorded in full in the store. Edges are rules in L, the edge of the cube along the same axis: "L//6" is a
 sixth of it, rounded down, "3L//7" three sevenths, "10" ten voxels.
 """
 
@@ -22,22 +22,22 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 #: The bits of a net flip: axis x is 1, y is 2, z is 4.
 FLIP_X, FLIP_Y, FLIP_Z = 1, 2, 4
 
-#: An axis of a recipe -> the bit it turns. The released program's arrays have a channel axis of length 1.
+#: Bit of each axis of a recipe. The released program's arrays have a channel axis of length 1.
 AXIS_BITS = {"channel": 0, "x": FLIP_X, "y": FLIP_Y, "z": FLIP_Z}
 
-#: Windows stay this many voxels from the border (METHOD.md section 3).
+#: Number of voxels that windows keep from the border (METHOD.md section 3).
 MARGIN = 3
 
-#: The size that the published numbers of windows belong to.
+#: Cube size of the published numbers of windows.
 REFERENCE_SIZE = (64, 64, 32)
 
 _RULE = re.compile(r"(?:([1-9]\d*)?L//([1-9]\d*)|([1-9]\d*))", re.ASCII)
 _SHARES = ("_rate", "_continue", "_share")
-_LONGEST = 1024  # edges up to here are tried when the smallest edge of a rule is looked for
+_LONGEST = 1024  # longest edge tried in the search for a rule's smallest edge
 
 
 class Applied(IntFlag):
-    """Which degradations a pair got: the bits of `applied` in a pair store. Never renumber."""
+    """The degradations of a pair: the bits of `applied` in a pair store. Never renumber."""
 
     NONLINEAR = 1
     SHUFFLE = 2
@@ -47,32 +47,32 @@ class Applied(IntFlag):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every parameter of the degradations (METHOD.md section 3). The rows are the shares of pairs.
+    """Every parameter of the degradations (METHOD.md section 3). Shares are of pairs.
 
     Raises:
-        CallError: a value is outside its range; the sentence names the option, the value and the range.
+        CallError: a value is outside its range; the message names the option, the value and the range.
     """
 
     name: str = "genesis"
-    #: U < flip_rate is asked at most three times, each time one of flip_axes is turned. Cubes of two
+    #: A cube is turned about one of flip_axes while U < flip_rate, at most three times. Cubes of two
     #: dimensions have no z: see `flip_axes`.
     flip_rate: float = 0.4
     flip_axes: tuple[str, ...] = ("x", "y", "z")
     shuffle_rate: float = 0.5
     #: Number of windows in a cube of 64 x 64 x 32.
     shuffle_windows: int = 10_000
-    #: What stays the same at other sizes: the "coverage" (share of voxels in a window) or the "number".
+    #: What is kept at other sizes: the "coverage" (share of voxels in a window) or the "number".
     shuffle_keeps: str = "coverage"
     shuffle_edges: tuple[str, str] = ("1", "L//10")
     nonlinear_rate: float = 0.9
     invert_rate: float = 0.5
     paint_rate: float = 0.9
-    #: The share of in-painting among the painted; the others are out-painted.
+    #: The share of in-painting among painted cubes; the others are out-painted.
     inpaint_share: float = 0.2
     inpaint_windows: int = 5
     inpaint_continue: float = 0.95
     inpaint_edges: tuple[str, str] = ("L//6", "L//3")
-    #: "noise", per voxel, or "constant", one random value a window.
+    #: "noise", per voxel, or "constant", one random value per window.
     inpaint_fill: str = "noise"
     outpaint_windows: int = 5
     outpaint_continue: float = 0.95
@@ -88,12 +88,12 @@ class Recipe:
                 object.__setattr__(self, field.name, float(value))
 
     def to_json(self) -> dict[str, Any]:
-        """Every parameter by name, as JSON takes it: tuples are lists."""
+        """Return every parameter by name, in JSON types: tuples become lists."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, Any]) -> "Recipe":
-        """The recipe that `to_json` wrote.
+        """Return the recipe written by `to_json`.
 
         Raises:
             DataError: a key is missing or unknown, or a value is not allowed.
@@ -109,10 +109,10 @@ class Recipe:
         try:
             return cls(**values)
         except CallError as error:
-            raise DataError(f"The recorded recipe is not valid: {error}") from error
+            raise DataError(f"The recorded recipe is invalid: {error}") from error
 
     def digest(self) -> str:
-        """sha256, hex, of the canonical JSON (sorted keys, no spaces): two recipes are one if these agree."""
+        """Return the sha256, hex, of the canonical JSON (sorted keys, no spaces), identifying a recipe."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -140,7 +140,7 @@ def _check_value(key: str, value: Any) -> None:
     else:
         good, allowed = isinstance(value, str) and bool(value), "a name"
     if not good:
-        raise CallError(f"{_option(key)} is {value!r}, but it must be {allowed}.")
+        raise CallError(f"{_option(key)} is {value!r}, but must be {allowed}.")
 
 
 def _option(key: str) -> str:
@@ -172,11 +172,11 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(name: str, /, **overrides: Any) -> Recipe:
-    """A recipe by name, with single parameters replaced.
+    """Return a recipe by name, with single parameters replaced.
 
     Args:
         name: a key of RECIPES.
-        overrides: parameters of `Recipe`; the result keeps the name, and differs by `digest`.
+        overrides: parameters of `Recipe`; the result keeps the name, but has another `digest`.
 
     Raises:
         CallError: the recipe or a parameter is unknown, or a value is outside its range.
@@ -186,20 +186,20 @@ def get_recipe(name: str, /, **overrides: Any) -> Recipe:
     known = [field.name for field in fields(Recipe) if field.name != "name"]
     for key in overrides:
         if key not in known:
-            raise CallError(f"A recipe has no parameter {key!r}: it has {', '.join(known)}.")
+            raise CallError(f"A recipe has no parameter {key!r}; its parameters are {', '.join(known)}.")
     return replace(RECIPES[name], **overrides)
 
 
 def only(recipe: Recipe, applied: Applied) -> Recipe:
-    """The recipe with exactly these degradations, always, and no flip: to show what one of them does.
+    """Return the recipe that always applies exactly these degradations, without flips, for illustration.
 
-    The streams are the same, so each degradation looks as it does within a pair.
+    The streams are unchanged, so each degradation looks the same as within a pair.
 
     Raises:
-        CallError: in- and out-painting together.
+        CallError: in- and out-painting are combined.
     """
     if applied & Applied.INPAINT and applied & Applied.OUTPAINT:
-        raise CallError("In-painting and out-painting never come together: ask for one of them.")
+        raise CallError("In-painting and out-painting exclude each other: request only one.")
     return replace(
         recipe,
         flip_rate=0.0,
@@ -211,30 +211,30 @@ def only(recipe: Recipe, applied: Applied) -> Recipe:
 
 
 def apply_rule(rule: str, length: int) -> int:
-    """A rule such as "3L//7" for an axis of `length` voxels.
+    """Evaluate a rule such as "3L//7" for an axis of `length` voxels.
 
     Raises:
         CallError: it is not a rule.
     """
     match = _RULE.fullmatch(rule)
     if match is None:
-        raise CallError(f"The edge rule is {rule!r}, but it must look like 10, L//6 or 3L//7.")
+        raise CallError(f"The edge rule is {rule!r}, but must look like 10, L//6 or 3L//7.")
     times, divisor, voxels = match.groups()
     return int(voxels) if voxels else int(times or 1) * length // int(divisor)
 
 
 def window_edges(recipe: Recipe, degradation: Applied, length: int) -> tuple[int, int]:
-    """The smallest and largest window edge of one degradation in voxels, for an axis of `length` voxels."""
+    """Return the smallest and largest window edge of a degradation, for an axis of `length`, in voxels."""
     low, high = (apply_rule(rule, length) for rule in getattr(recipe, _RULES[degradation]))
     return (length - high, length - low) if degradation is Applied.OUTPAINT else (low, high)
 
 
 @cache
 def smallest_edges(recipe: Recipe) -> dict[Applied, int]:
-    """The smallest edge of a cube, in voxels, that each degradation with windows can be done in.
+    """Return the smallest edge of a cube, in voxels, for each degradation with windows.
 
-    It is the smallest from which on all edges work: windows have at least one voxel an axis, fit between the
-    free borders, and the rule's two ends are in order. For our recipes METHOD.md section 3 lists them.
+    From this edge on all larger ones work: windows have at least one voxel per axis, fit between the free
+    borders, and the rule's two ends are in order. METHOD.md section 3 lists the values for our recipes.
 
     Raises:
         CallError: the rules of a degradation work for no cube.
@@ -247,14 +247,14 @@ def smallest_edges(recipe: Recipe) -> dict[Applied, int]:
         if failing == _LONGEST:
             found, usual = (",".join(getattr(one, rules)) for one in (recipe, RECIPES["genesis"]))
             raise CallError(
-                f"{_option(rules)} {found} fits into no cube: the smaller edge comes first, and a window has "
-                f"at least one voxel and leaves the border free. Try {_option(rules)} {usual}."
+                f"{_option(rules)} {found} fits no cube: the smaller edge must come first, and a window "
+                f"needs at least one voxel and a free border. Try {_option(rules)} {usual}."
             )
         smallest[degradation] = failing + 1
     return smallest
 
 
-#: The parameter that tells how large the windows of a degradation are.
+#: The parameter for the window size of each degradation.
 _RULES = {
     Applied.SHUFFLE: "shuffle_edges",
     Applied.INPAINT: "inpaint_edges",
@@ -269,7 +269,7 @@ _WAYS_OUT = {
 
 
 def shares(recipe: Recipe) -> dict[Applied, float]:
-    """The share of pairs that get each degradation."""
+    """Return the share of pairs that get each degradation."""
     return {
         Applied.NONLINEAR: recipe.nonlinear_rate,
         Applied.SHUFFLE: recipe.shuffle_rate,
@@ -279,10 +279,10 @@ def shares(recipe: Recipe) -> dict[Applied, float]:
 
 
 def flip_axes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
-    """The axes that a turn of the flip draws from, in cubes of this size.
+    """Return the axes that a flip draws from, in cubes of this size.
 
-    In two dimensions the z of a named recipe is left out: it asks for all the axes that there are. An axis
-    that was chosen is not: who asks for z alone would get nothing.
+    In two dimensions the z of a named recipe is left out, since it means all existing axes. An axis chosen by
+    the user is not, since z alone would leave nothing.
 
     Raises:
         CallError: z was chosen for cubes that have no z.
@@ -291,16 +291,16 @@ def flip_axes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
         return recipe.flip_axes
     if recipe.flip_rate and recipe.flip_axes != getattr(RECIPES.get(recipe.name), "flip_axes", None):
         raise CallError(
-            f"--flip-axes is {','.join(recipe.flip_axes)}, but the cubes have two dimensions, x and y: leave "
-            "z out, or leave out --flip-axes for the recipe's own."
+            f"--flip-axes is {','.join(recipe.flip_axes)}, but the cubes have two dimensions, x and y: omit "
+            "z, or omit --flip-axes to use the recipe's axes."
         )
     return tuple(axis for axis in recipe.flip_axes if axis != "z")
 
 
 def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
-    """Refuse cubes too small for a degradation of the recipe, or without an axis that was chosen for flips.
+    """Refuse cubes too small for a degradation of the recipe, or without an axis chosen for flips.
 
-    What has a rate of 0 asks nothing.
+    Degradations with a rate of 0 are ignored.
 
     Raises:
         CallError: names the axis, the edge found, the smallest edge, the degradation and the way out.
@@ -318,8 +318,8 @@ def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
 
 
 def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> float:
-    """The expected share of voxels inside at least one of `windows` shuffling windows, in 0 .. 1."""
-    # The chances that one window holds a voxel: the values that occur, and the share of voxels of each.
+    """Return the expected share of voxels in at least one of `windows` shuffling windows, in 0 .. 1."""
+    # The possible probabilities that one window contains a voxel, and the share of voxels with each.
     values, shares = np.ones(1), np.ones(1)
     for length in size:
         low, high = window_edges(recipe, Applied.SHUFFLE, length)
@@ -336,12 +336,12 @@ def shuffle_coverage(recipe: Recipe, size: tuple[int, ...], windows: int) -> flo
 
 @cache
 def shuffle_windows(recipe: Recipe, size: tuple[int, ...]) -> int:
-    """The number of shuffling windows in a cube of this size, which is large enough for `check_size`.
+    """Return the number of shuffling windows in a cube of this size, which `check_size` has accepted.
 
-    With `shuffle_keeps` "coverage" it is the smallest number that covers as large a share of the voxels as
-    the recipe's number does in a cube of 64 x 64 x 32 (81.9 % with 10,000); with "number" it is the recipe's.
+    With `shuffle_keeps` "coverage" it is the smallest number that covers the same share of voxels as the
+    recipe's number in a cube of 64 x 64 x 32 (81.9 % with 10,000); with "number" it is the recipe's.
     """
     if recipe.shuffle_keeps == "number" or tuple(size) == REFERENCE_SIZE:
         return recipe.shuffle_windows
-    wanted = shuffle_coverage(recipe, REFERENCE_SIZE, recipe.shuffle_windows)
-    return bisect_left(range(2**40), wanted, key=lambda windows: shuffle_coverage(recipe, size, windows))
+    target = shuffle_coverage(recipe, REFERENCE_SIZE, recipe.shuffle_windows)
+    return bisect_left(range(2**40), target, key=lambda windows: shuffle_coverage(recipe, size, windows))

@@ -1,15 +1,15 @@
 """Degradation II, local pixel shuffling (METHOD.md section 3).
 
-Thousands of small windows; each is read from the original, its voxels are permuted, and it is written to the
-output, later windows over earlier ones. So the output is not a permutation of the cube.
+Thousands of small windows are read from the original, permuted, and written to the output, later ones over
+earlier ones, so the output is not a permutation of the cube.
 
-Windows come in batches: all of a batch's windows are drawn, then all the random words they need, both in
-loops that are vectorised, and only then are voxels moved.
+Windows are processed in batches: all windows of a batch are drawn, then all random words for them, both in
+vectorised loops, and only then are voxels moved.
 
-Windows of which nothing can be seen in the result are skipped; their draws are theirs alone, so nothing else
-changes. When only some boxes of the output are going to be kept (out-painting), those are windows that touch
-none of them. Where windows lie many layers deep, as 10,000 do in two dimensions, most are buried under later
-ones: which is found out beforehand, from the last window to the first.
+Windows that leave no trace in the result are skipped; every window has its own draws, so nothing else
+changes. If only some boxes of the output are kept (out-painting), windows outside of them are skipped. Where
+windows are many layers deep, like 10,000 in two dimensions, most are buried under later ones, which is
+determined first, from the last window to the first.
 """
 
 from typing import NamedTuple
@@ -23,17 +23,17 @@ from genesis_toolkit.pipeline.rng import Operation, extent, philox
 _WINDOWS = np.uint64(Operation.SHUFFLE)
 _PERMUTE = np.uint64(Operation.PERMUTE)
 _SEVEN = np.uint64(7)
-_WORD = np.uint64(6)  # 2^6 bits a word
+_WORD = np.uint64(6)  # 2^6 bits per word
 _BITS = np.uint64(63)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
-# Random blocks made at a time: 64 KiB of words, so that words and voxels stay in the second-level cache.
+# Random blocks made at a time: 64 KiB of words, so words and voxels stay in the second-level cache.
 _BLOCKS = 4096
 
-# From so many layers of windows on, buried ones are looked for beforehand. 10,000 windows lie 26 deep in two
-# dimensions, and 11 % of them (224 x 224) or 13 % (512 x 512) are seen: looking makes shuffling four times as
-# fast. In 64 x 64 x 32 they lie 1.9 deep and 83 % are seen: looking costs a fifth more. Both ways cost the
-# same at 2 layers in two dimensions, at 4 in three.
+# Layers of windows above which buried ones are searched first. In two dimensions 10,000 windows are 26 deep,
+# and 11 % of them (224 x 224) or 13 % (512 x 512) are visible: the search makes shuffling four times as fast.
+# In 64 x 64 x 32 they are 1.9 deep and 83 % visible: the search costs a fifth more. Both ways cost the same
+# at 2 layers in two dimensions, at 4 in three.
 _LAYERS = 4.0
 
 # Numbers of random blocks written at a time.
@@ -41,16 +41,16 @@ _RUN = np.uint64(8)
 
 
 class Offsets(NamedTuple):
-    """Where the voxels of a window lie, counted from its first voxel, for every shape of window.
+    """The offsets of a window's voxels from its first voxel, for every shape of window.
 
-    One list a (y, z) shape, long enough for the longest x: shorter windows are its beginning. Where all are
-    one voxel thick in x, one list a z edge will do: in two dimensions windows are larger. One loop over
-    such a list beats three nested loops over edges of 1 to 6 voxels by two (0.66 against 1.3 ms a cube).
+    There is one list per (y, z) shape for the longest x; shorter windows use its beginning. If all are one
+    voxel thick in x, one list per z edge suffices, since windows are larger in two dimensions. One loop over
+    such a list is twice as fast as three nested loops over edges of 1 to 6 voxels (0.66 and 1.3 ms a cube).
     """
 
     #: uint32, all lists one after another.
     voxels: NDArray[np.uint32]
-    #: uint32 [y edge, z edge], where the list of that shape begins.
+    #: uint32 [y edge, z edge], where the list of that shape starts.
     first: NDArray[np.uint32]
 
 
@@ -59,12 +59,12 @@ class ShuffleScratch(NamedTuple):
 
     start: NDArray[np.uint64]
     stop: NDArray[np.uint64]
-    #: One byte a window of the cube: 0 where nothing of it can be seen in the result.
+    #: One byte per window of the cube: 0 if it leaves no trace in the result.
     seen: NDArray[np.uint8]
-    #: One bit a voxel, [rows of the cube, words]; no rows where windows are not looked for one by one.
+    #: One bit per voxel, [rows of the cube, words]; no rows if buried windows are not searched.
     covered: NDArray[np.uint64]
-    #: Of the windows that are seen, one after another: the first voxel, the number of voxels, where the
-    #: offsets of its shape begin, and its first random block.
+    #: For visible windows, one after another: the first voxel, the number of voxels, where the offsets of its
+    #: shape start, and its first random block.
     at: NDArray[np.uint64]
     size: NDArray[np.uint64]
     where: NDArray[np.uint64]
@@ -74,13 +74,13 @@ class ShuffleScratch(NamedTuple):
 
 
 def shuffle_offsets(size: tuple[int, ...], edges: NDArray[np.uint64]) -> Offsets:
-    """The offsets of every window shape in cubes of `size` (x, y, z), for `edges` as `shuffle` takes them."""
+    """Return the offsets of every window shape in cubes of `size` (x, y, z), for the `edges` of `shuffle`."""
     _, ny, nz = size
     most_x, most_y, most_z = (int(high) for high in edges[:, 1])
     first = np.zeros((most_y + 1, most_z + 1), np.uint32)
     lists: list[NDArray[np.int64]] = []
     begin = 0
-    # Where windows are one voxel thick in x, those shorter in y are the beginning of the longest too.
+    # If windows are one voxel thick in x, those shorter in y are the beginning of the longest too.
     least_y = 1 if most_x > 1 else most_y
     for z in range(1, most_z + 1):
         for y in range(most_y, least_y - 1, -1):
@@ -92,7 +92,7 @@ def shuffle_offsets(size: tuple[int, ...], edges: NDArray[np.uint64]) -> Offsets
 
 
 def shuffle_scratch(size: tuple[int, ...], edges: NDArray[np.uint64], windows: int) -> ShuffleScratch:
-    """Buffers for `windows` windows of at most the given edges (uint64 [3, 2]) in cubes of `size`."""
+    """Return buffers for `windows` windows of at most the given edges (uint64 [3, 2]) in cubes of `size`."""
     most = -(-int(np.prod(edges[:, 1])) // 8)
     capacity = max(_BLOCKS, most)
     batch = capacity // most
@@ -115,7 +115,7 @@ def shuffle_scratch(size: tuple[int, ...], edges: NDArray[np.uint64], windows: i
 
 @kernel
 def _draw_windows(k0, k1, variant, cube, begin, n, shape, edges, start, stop):  # type: ignore[no-untyped-def]
-    """Windows begin .. begin + n - 1 of the cube into start, stop [3, batch]."""
+    """Draw windows begin .. begin + n - 1 of the cube into start, stop [3, batch]."""
     nx = np.uint64(shape[0])
     ny = np.uint64(shape[1])
     nz = np.uint64(shape[2])
@@ -130,7 +130,7 @@ def _draw_windows(k0, k1, variant, cube, begin, n, shape, edges, start, stop):  
 
 @kernel
 def _find_touching(start, stop, n, box_start, box_stop, boxes, seen):  # type: ignore[no-untyped-def]
-    """Mark those of `n` windows that share a voxel with one of the first `boxes` boxes, or all if 0 boxes."""
+    """Mark those of `n` windows that overlap one of the first `boxes` boxes, or all if there are 0 boxes."""
     for i in range(n):
         seen[i] = 0 if boxes else 1
     for b in range(boxes):
@@ -149,7 +149,7 @@ def _find_touching(start, stop, n, box_start, box_stop, boxes, seen):  # type: i
 
 @inlined
 def _word_mask(word, z0, z1):  # type: ignore[no-untyped-def]
-    """The bits of one word of a row that stand for voxels z0 .. z1 - 1; some of them are in that word."""
+    """Return the bits in one word of a row for voxels z0 .. z1 - 1, at least one of which is in that word."""
     mask = _ALL
     if z0 >> _WORD == word:
         mask &= _ALL << (z0 & _BITS)
@@ -160,7 +160,7 @@ def _word_mask(word, z0, z1):  # type: ignore[no-untyped-def]
 
 @inlined
 def _cover(covered, ny, x0, x1, y0, y1, z0, z1):  # type: ignore[no-untyped-def]
-    """Cover one window; which bits, of all its rows together, were not covered before (0: it is buried)."""
+    """Cover one window; return which bits, over all its rows, were not covered before (0: it is buried)."""
     fresh = ZERO
     for word in range(z0 >> _WORD, ((z1 - ONE) >> _WORD) + ONE):
         mask = _word_mask(word, z0, z1)
@@ -174,9 +174,9 @@ def _cover(covered, ny, x0, x1, y0, y1, z0, z1):  # type: ignore[no-untyped-def]
 
 @kernel
 def _find_visible(k0, k1, variant, cube, windows, shape, edges, box_start, box_stop, boxes, scratch):  # type: ignore[no-untyped-def]
-    """Mark the windows of which something is left when all later ones lie over them.
+    """Mark the windows that later ones do not cover completely.
 
-    With boxes, all around them counts as covered. Arguments as those of `shuffle`.
+    With boxes, everything around them counts as covered. For arguments see `shuffle`.
     """
     start, stop, covered = scratch.start, scratch.stop, scratch.covered
     ny = np.uint64(shape[1])
@@ -207,10 +207,10 @@ def _find_visible(k0, k1, variant, cube, windows, shape, edges, box_start, box_s
 
 @kernel
 def _list_seen(start, stop, seen, n, shape, first, block, scratch):  # type: ignore[no-untyped-def]
-    """List the windows that are seen, of the first `n`; the blocks of the very first begin at `block`.
+    """List the visible windows among the first `n`; the blocks of the very first start at `block`.
 
-    Returns (number listed, block where the next batch begins). A window that is not seen is listed too, and
-    the next one written over it: no branch on `seen`, because the processor cannot guess it.
+    Returns (number listed, first block of the next batch). An invisible window is listed too, and overwritten
+    by the next one: this avoids a branch on `seen`, which the processor cannot predict.
     """
     ny = np.uint64(shape[1])
     nz = np.uint64(shape[2])
@@ -230,10 +230,10 @@ def _list_seen(start, stop, seen, n, shape, first, block, scratch):  # type: ign
 
 @kernel
 def _list_blocks(size, block, n, blocks):  # type: ignore[no-untyped-def]
-    """The random blocks of the first `n` listed windows; returns how many.
+    """List the random blocks of the first `n` listed windows; return their number.
 
-    Every window writes whole runs, the next one over those too many: nor can the processor guess how many of
-    1 to 14 blocks a window needs (one by one costs twice as much, runs of 16 a third more).
+    Every window writes whole runs, and the next one overwrites the surplus: the processor cannot predict how
+    many of 1 to 14 blocks a window needs either (one by one costs twice as much, runs of 16 a third more).
     """
     listed = ZERO
     for i in range(n):
@@ -247,7 +247,7 @@ def _list_blocks(size, block, n, blocks):  # type: ignore[no-untyped-def]
 
 @kernel
 def _draw_words(k0, k1, variant, cube, blocks, n, words):  # type: ignore[no-untyped-def]
-    """The words of the first `n` listed blocks, four a block."""
+    """Compute the words of the first `n` listed blocks, four per block."""
     for b in range(n):
         w0, w1, w2, w3 = philox(np.uint64(blocks[b]), _PERMUTE, variant, cube, k0, k1)
         i = b * FOUR
@@ -262,12 +262,12 @@ def _permute(source, at, size, offsets, where, words, first, out):  # type: igno
     """Permute one window, Fisher-Yates inside out: step k puts voxel k at one of the first k + 1 places.
 
     A word gives the places of two steps, biased by at most (k + 1)(k + 2) / 2^32: 3e-6 in a cube of
-    64 x 64 x 32, whose windows have 108 voxels at most, and 0.002 in 512 x 512 with its 2,601.
+    64 x 64 x 32, whose windows have at most 108 voxels, and 0.002 in 512 x 512 with its 2,601.
 
-    The window is built where it belongs, so a place of `out` may be read before this window wrote to it, but
-    only to be written at once. A buffer that is copied afterwards costs a fifth more: its loop has an end of
-    its own that the processor guesses wrong. For the same reason this loop must not be unrolled: as `range`
-    over pairs it costs 7 % more, with the odd step behind the loop 40 %.
+    The window is built in place, so a voxel of `out` may be read before this window wrote to it, but only to
+    be overwritten at once. A buffer that is copied afterwards takes a fifth longer, since the processor
+    mispredicts the end of its loop. For the same reason this loop must not be unrolled: as `range` over pairs
+    it takes 7 % longer, with the odd step after the loop 40 %.
     """
     k = ZERO
     while True:
@@ -298,11 +298,11 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
     Args:
         source: the cube, [x, y, z], C-contiguous.
         k0, k1, variant, cube: the scan's key and the rest of the counter, uint64.
-        windows: how many, uint64.
-        edges: uint64 [3, 2], the smallest and largest window edge an axis.
-        offsets: `Offsets` of this size.
-        box_start, box_stop: uint64 [.., 3]; with boxes > 0 only these boxes of `out` have to be right.
-        boxes: how many of them, uint64.
+        windows: number of windows, uint64.
+        edges: uint64 [3, 2], the smallest and largest window edge per axis.
+        offsets: `Offsets` for this size.
+        box_start, box_stop: uint64 [.., 3]; with boxes > 0 only these boxes of `out` must be correct.
+        boxes: number of boxes, uint64.
         scratch: `ShuffleScratch` of this thread.
         out: the shuffled cube, same shape and dtype, not `source` itself.
     """
@@ -329,7 +329,7 @@ def shuffle(source, k0, k1, variant, cube, windows, edges, offsets, box_start, b
         if boxes or buried:
             listed = _list_blocks(scratch.size, scratch.block, n, scratch.blocks)
         else:
-            listed = block - before  # all are seen: their blocks follow one another
+            listed = block - before  # all are visible: their blocks are consecutive
             for b in range(listed):
                 scratch.blocks[b] = before + b
         _draw_words(k0, k1, variant, cube, scratch.blocks, listed, words)

@@ -1,1 +1,1 @@
-"""What a store holds, for people and for programs: facts, dataset card, Croissant file."""
+"""Describes a store for people and for programs: facts, dataset card, Croissant file."""

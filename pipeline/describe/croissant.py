@@ -102,18 +102,18 @@ def _arrays(contents: Contents) -> dict[str, dict[str, Column]]:
 
 def _node(kind: str, name: str, meaning: str, inside: str = "", **more: Any) -> dict[str, Any]:
     """Return a Croissant node with its name and description; a field also names its record set."""
-    told = {"description": meaning} if meaning else {}
-    return {"@type": f"cr:{kind}", "@id": f"{inside}{name}", "name": name, **told, **more}
+    entries = {"description": meaning} if meaning else {}
+    return {"@type": f"cr:{kind}", "@id": f"{inside}{name}", "name": name, **entries, **more}
 
 
 def _distribution(contents: Contents, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-    told = {
+    entries = {
         GROUP: ("application/json", "Metadata of the Zarr group and all its arrays."),
         CARD: ("text/markdown", "The dataset card."),
     }
     files = [
         _node("FileObject", name, meaning, contentUrl=name, encodingFormat=form, sha256=digests[name])
-        for name, (form, meaning) in told.items()
+        for name, (form, meaning) in entries.items()
     ]
     paths = (path for columns in _arrays(contents).values() for path in columns)
     folders = [f"{name}/**" for name in dict.fromkeys(path.split("/")[0] for path in paths)]

@@ -1,6 +1,6 @@
-"""What a store is: plain data for programs, and words for its card, its report and its Croissant file.
+"""Facts about a store: plain data for programs, and phrases for its card, its report and its Croissant file.
 
-A store of patches of slices or of X-ray images says so.
+They name patches of slices and X-ray images as such.
 """
 
 import csv
@@ -21,29 +21,29 @@ from genesis_toolkit.pipeline.store.open import AnyStore, CubeStore, PairStore, 
 from genesis_toolkit.pipeline.store.salvage import read_log
 from genesis_toolkit.pipeline.wording import counted, size_words, value_words
 
-#: The parameter of a store that tells its scans by pseudonyms.
+#: The parameter of a store whose scans have pseudonyms.
 KEY = "anonymized_with"
 
-# What each degradation makes of a cube, in the order in which they are done.
+# The result of each degradation, in the order in which they are applied.
 _WORDS = {
     Applied.SHUFFLE: "shuffled",
     Applied.NONLINEAR: "non-linear",
     Applied.INPAINT: "in-painted",
     Applied.OUTPAINT: "out-painted",
 }
-#: A value for `--min-tissue` that refuses cubes of air and hardly another: of 64 cubes of two real chests 11
-#: had no tissue, and 2 had some but less than this.
+#: A value for `--min-tissue` that refuses cubes of air but hardly any others: of 64 cubes from two real chest
+#: scans 11 had no tissue, and 2 had some but less than this.
 LEAST_TISSUE = 0.001
-_MOST_SCANS = 3  # named
-_MOST_LABELS = 15  # the fourteen findings of NIH's table, and none
+_MOST_SCANS = 3  # scans named in a sentence
+_MOST_LABELS = 15  # the fourteen findings of NIH's table, and `No Finding`
 _PLANE_AXES = {"axial": "x, y", "coronal": "x, z", "sagittal": "y, z"}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a cube store or pair store holds besides its voxels: `attrs["genesis"]`, and its tables.
+    """The contents of a cube store or pair store without its voxels: `attrs["genesis"]`, and its tables.
 
-    A cube store has no pairs; `images` has one row a scan too, and is None where they are no X-ray images.
+    A cube store has no pairs; `images` has one row per scan, and is None unless the scans are X-ray images.
     """
 
     attributes: Mapping[str, Any]
@@ -54,30 +54,30 @@ class Contents:
 
     @property
     def cutting(self) -> Mapping[str, Any]:
-        """The parameters with which the cubes were cut."""
+        """The extraction parameters of the cubes."""
         parameters: Mapping[str, Any] = self.attributes["parameters" if self.pairs is None else "cubes"]
         return parameters
 
     @property
     def edges(self) -> int:
-        """How many edges a cube has: three, or two of a slice or an image."""
+        """Number of edges of a cube: three, or two for a slice or an image."""
         return len(self.attributes["size"])
 
     @property
     def thing(self) -> str:
-        """What one row of the cubes is: a cube, a patch of a slice, an image, or a crop of an image."""
+        """Noun for one row of the cubes: a cube, a patch of a slice, an image, or a crop of an image."""
         if self.images is not None:
             return "crop" if self.cutting.get("cubes_per_scan") else "image"
         return "cube" if self.edges == 3 else "patch"
 
     @property
     def things(self) -> str:
-        """Several of them."""
+        """Plural of `thing`."""
         return "patches" if self.thing == "patch" else f"{self.thing}s"
 
     @property
     def source(self) -> str:
-        """What one row of the scans is: a scan, an X-ray image or an imported file."""
+        """Noun for one row of the scans: a scan, an X-ray image or an imported file."""
         if self.images is not None:
             return "X-ray image"
         if "imported" in self.cutting:
@@ -86,12 +86,12 @@ class Contents:
 
     @property
     def sources(self) -> str:
-        """Several of them, in one word."""
+        """Plural of `source`, in one word."""
         return "scans" if self.images is None else "images"
 
     @property
     def title(self) -> str:
-        """What the store is, in three words or four."""
+        """Title of the store, in three or four words."""
         what = "cubes" if self.edges == 3 else "X-ray images" if self.images is not None else "patches"
         if what == "patches" and self.attributes["unit"] == "HU":
             what = "CT patches"
@@ -101,19 +101,19 @@ class Contents:
 
 
 def contents_of(store: CubeStore | PairStore) -> Contents:
-    """What an opened store holds."""
+    """Return the contents of an open store."""
     pairs = store.pairs if isinstance(store, PairStore) else None
     return Contents(store.attributes, store.table, store.scans, pairs, store.images)
 
 
 def describe_store(store: AnyStore) -> dict[str, Any]:
-    """What a store is, in one object of plain JSON values.
+    """Describe a store in one object of plain JSON values.
 
     Returns:
-        Where it lies, format, version, counts, window, size, bytes on disk and before compression, the scans
-        by status, those that gave nothing or not all and why, the parameters, the facts of the run and
-        `without_tissue`. Of cubes and pairs `facts_of` besides; of targets the task, its classes and
-        `folds` as `count_folds`.
+        Location, format, version, counts, window, size, bytes on disk and before compression, the scans by
+        status, those that gave nothing or not everything and why, the parameters, the facts of the run and
+        `without_tissue`. For cubes and pairs also `facts_of`; for targets the task, its classes and `folds`
+        (see `count_folds`).
     """
     attributes, scans = store.attributes, store.scans
     arrays = [getattr(store, name) for name in schema.KINDS[attributes["format"]].voxels]
@@ -137,7 +137,7 @@ def describe_store(store: AnyStore) -> dict[str, Any]:
 
 
 def not_used(scans: schema.ScanTable) -> list[dict[str, str]]:
-    """Return scans that gave nothing or not all: of each `scan` (its name), `path`, `status` and `reason`."""
+    """Return scans that gave nothing or not everything, each with `scan`, `path`, `status` and `reason`."""
     names = dict(zip(scans.path.tolist(), scans.names.tolist(), strict=True))
     columns = (scans.path.tolist(), scans.status.tolist(), scans.reason.tolist())
     rows = []
@@ -150,13 +150,13 @@ def not_used(scans: schema.ScanTable) -> list[dict[str, str]]:
 
 
 def without_tissue(contents: Contents) -> list[dict[str, Any]]:
-    """Return the scans with cubes that hold no tissue, as air around the patient does, the most first.
+    """Return the scans with cubes that hold no tissue, like air around the patient, most such cubes first.
 
-    A voxel is tissue from -150 HU on, and such a cube has not one, so a tissue score of 0 exactly. The score
-    of patches, images and mapped values says nothing of that, so of them there are none.
+    A voxel is tissue from -150 HU up; a cube without any has a tissue score of exactly 0. The score of
+    patches, images and mapped values does not show this, so none are returned for them.
 
     Returns:
-        Of each `scan` (its name) its `path`, how many of its cubes are `without_tissue`, and its `cubes`.
+        For each `scan` (its name) its `path`, the number of its cubes `without_tissue`, and of its `cubes`.
     """
     if contents.thing != "cube" or contents.attributes["unit"] != "HU":
         return []
@@ -175,9 +175,9 @@ def without_tissue(contents: Contents) -> list[dict[str, Any]]:
 
 
 def without_tissue_words(found: Sequence[Mapping[str, Any]], cubes: int) -> str:
-    """Say how many of so many cubes hold no tissue, and of which scans; empty where every cube holds some.
+    """Say how many of the cubes hold no tissue, and from which scans; empty if every cube holds some.
 
-    `found` is as `without_tissue` gives it.
+    `found` is the result of `without_tissue`.
     """
     if not found:
         return ""
@@ -191,10 +191,10 @@ def without_tissue_words(found: Sequence[Mapping[str, Any]], cubes: int) -> str:
 
 
 def scans_csv(scans: schema.ScanTable, images: schema.ImageTable | None = None) -> str:
-    """Write the whole table of scans as CSV, one row a scan, with a heading.
+    """Return the whole table of scans as CSV, one row per scan, with a heading.
 
-    The columns are those of `ScanTable` and, of X-ray images, `ImageTable`; what has several numbers takes a
-    column for each: `shape_x`, `direction_0`. Optional columns that the store lacks are left out.
+    The columns are those of `ScanTable` and, for X-ray images, `ImageTable`; a column with several numbers is
+    split: `shape_x`, `direction_0`. Optional columns that the store lacks are left out.
     """
     columns: dict[str, list[Any]] = {}
     for name, values in {**vars(scans), **(vars(images) if images is not None else {})}.items():
@@ -215,12 +215,12 @@ def scans_csv(scans: schema.ScanTable, images: schema.ImageTable | None = None) 
 
 
 def facts_of(contents: Contents) -> dict[str, Any]:
-    """What the tables of a cube store or pair store come to, in plain JSON values.
+    """Summarise the tables of a cube store or pair store in plain JSON values.
 
     Returns:
-        The cubes by subset, the range of the scans' spacing in mm (0 where none is known), the tissue scores,
-        or of X-ray images their patients, views and labels, and of pairs how many each degradation,
-        combination and flip touches.
+        The cubes by subset, the range of the scans' spacing in mm (0 if unknown), the tissue scores, or for
+        X-ray images their patients, views and labels, and for pairs how many get each degradation,
+        combination and flip.
     """
     scans, tissue, pairs = contents.scans, contents.cubes.tissue, contents.pairs
     known = scans.spacing[(scans.cubes > 0) & (scans.spacing > 0).all(axis=1)]
@@ -250,11 +250,11 @@ def facts_of(contents: Contents) -> dict[str, Any]:
 def count_folds(
     fold: NDArray[np.uint8], scan: NDArray[np.int32], labels: NDArray[np.uint8] | None, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """How many cubes each fold has, of how many scans, and how many of them show each class, by fold.
+    """Count the cubes in each fold, their scans, and how many of them show each class, by fold.
 
     Args:
         fold, scan: of each cube, 0 train, 1 validation, 2 test, and the row of its scan.
-        labels: [cube, class], 0, 1 or `UNKNOWN`; None of segmentation, where classes are not counted.
+        labels: [cube, class], 0, 1 or `UNKNOWN`; None for segmentation, where classes are not counted.
         classes: the names of the columns of `labels`.
     """
     folds = {}
@@ -268,10 +268,10 @@ def count_folds(
 
 
 def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str, Any]:
-    """How many patients the X-ray images that were used are of, and how many have every view and label.
+    """Count the patients of the X-ray images that were used, and the images with each view and label.
 
-    The most common come first, those of one count by name; an image counts for each of its labels. Patients
-    are 0 where nothing tells whose the images are.
+    The most common come first, ties by name; an image counts for each of its labels. The number of patients
+    is 0 if the source does not identify them.
     """
     used = scans.cubes > 0
     whose = images.patient if scans.patient is None else scans.patient
@@ -284,21 +284,21 @@ def image_counts(images: schema.ImageTable, scans: schema.ScanTable) -> dict[str
 
 
 def description(contents: Contents) -> str:
-    """What the store is, in two sentences."""
+    """Describe the store in two sentences."""
     what, scans = contents.things, int(np.count_nonzero(contents.scans.cubes))
     size = size_words(contents.attributes["size"])
     many = f"{counted(len(contents.cubes), contents.thing, what)} of {size}"
     labels = ", without labels" if contents.images is None else ""
-    text = f"{many} out of {counted(scans, contents.source)}{labels}."
+    text = f"{many} from {counted(scans, contents.source)}{labels}."
     if contents.pairs is not None:
         article = "an" if contents.thing[0] in "aeiou" else "a"
         pairs = counted(len(contents.pairs), "pair")
-        text = f"{pairs} of {article} {contents.thing} and a degraded twin of it: {text}"
+        text = f"{pairs} of {article} {contents.thing} and a degraded variant of it: {text}"
     return f"{text} Made for pre-training as in Models Genesis: a network learns to restore degraded {what}."
 
 
 def summary(contents: Contents) -> list[tuple[str, str]]:
-    """What a store holds and by which rule and recipe, as rows of a name and a value, for people."""
+    """Return what a store holds, and its rule and recipe, as rows of name and value for people."""
     facts, (low, high) = facts_of(contents), contents.attributes["window"]
     flat = contents.images is not None
     values = "grey levels" if flat else f"{contents.attributes['unit']}, clipped to"
@@ -317,24 +317,24 @@ def summary(contents: Contents) -> list[tuple[str, str]]:
 
 
 def parameter_rows(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Parameters as rows of a name and a value; what is nested follows the name it is nested in."""
+    """Return parameters as rows of name and value; nested names follow the name they are nested in."""
     rows = []
     for name, value in parameters.items():
         words = name.replace("_", " ")
         if isinstance(value, Mapping):
-            rows += [(f"{words}: {inner}", told) for inner, told in parameter_rows(value)]
+            rows += [(f"{words}: {inner}", shown) for inner, shown in parameter_rows(value)]
         elif value is not None:
             rows.append((words, value_words(value)))
     return rows
 
 
 def applied_words(applied: int) -> list[str]:
-    """What these bits did to a cube, in the order in which it was done: `shuffled`, `out-painted`."""
+    """Return the effects of these bits on a cube, in order of application: `shuffled`, `out-painted`."""
     return [word for member, word in _WORDS.items() if applied & member]
 
 
 def flip_axes(flip: int) -> str:
-    """The axes that these bits flip: `x, z`; empty for none."""
+    """Return the axes that these bits flip: `x, z`; empty for none."""
     return ", ".join(axis for bit, axis in enumerate(schema.AXES) if flip >> bit & 1)
 
 
@@ -343,19 +343,19 @@ def _pair_rows(contents: Contents, pairs: schema.PairTable) -> list[tuple[str, s
     touched = _tallied(pairs.applied, lambda bits: applied_words(bits) or ["unchanged"])
     counts = {"flipped": int(np.count_nonzero(pairs.flip)), **touched}
     return [
-        ("pairs", f"{len(pairs):,}, {counted(parameters['variants'], 'variant')} of every {contents.thing}"),
+        ("pairs", f"{len(pairs):,}, {counted(parameters['variants'], 'variant')} per {contents.thing}"),
         ("recipe", f"{parameters['recipe']['name']}, seed {parameters['seed']}"),
         ("degradations", ", ".join(f"{count:,} {word}" for word, count in counts.items())),
     ]
 
 
 def _scan_rows(contents: Contents, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The spacing, the tissue scores and the subsets of cubes or slices of scans."""
+    """Return the spacing, the tissue scores and the subsets of cubes or slices of scans."""
     tissue, subsets = facts["tissue"], facts["cubes_by_subset"]
     ends = zip(schema.AXES, facts["spacing_mm"]["least"], facts["spacing_mm"]["most"], strict=True)
     spacing = [f"{axis} {low:.3g}" + (f"-{high:.3g}" if low != high else "") for axis, low, high in ends]
     rows = [
-        ("spacing in mm", ", ".join(spacing) if any(facts["spacing_mm"]["most"]) else "not known"),
+        ("spacing in mm", ", ".join(spacing) if any(facts["spacing_mm"]["most"]) else "unknown"),
         ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**tissue)),
     ]
     if set(subsets) != {"none"}:
@@ -364,12 +364,12 @@ def _scan_rows(contents: Contents, facts: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def _image_rows(images: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The patients, views and labels of the images that were used."""
+    """Return the patients, views and labels of the images that were used."""
     labels = dict(list(images["labels"].items())[:_MOST_LABELS])
     return [
-        ("patients", f"{images['patients']:,}" if images["patients"] else "not told"),
-        ("images by view", _counts_words(images["views"], "not told")),
-        ("images by label", _counts_words(labels, "none told")),
+        ("patients", f"{images['patients']:,}" if images["patients"] else "unknown"),
+        ("images by view", _counts_words(images["views"], "unknown")),
+        ("images by label", _counts_words(labels, "unknown")),
     ]
 
 
@@ -378,13 +378,13 @@ def _counts_words(counts: Mapping[str, int], unnamed: str = "") -> str:
 
 
 def _counts(numbers: NDArray[np.integer[Any]]) -> dict[int, int]:
-    """How often each number comes, by number, in order."""
+    """Count how often each number occurs, by number, in order."""
     found, counts = np.unique(numbers, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _tallied(numbers: NDArray[np.uint8], words: Callable[[int], Sequence[str]]) -> dict[str, int]:
-    """How often each word for these bits comes, the most common first."""
+    """Count how often each word for these bits occurs, the most common first."""
     found = Counter[str]()
     for bits, count in _counts(numbers).items():
         found.update(dict.fromkeys(words(bits), count))

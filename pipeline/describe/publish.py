@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.ledger import MANIFEST, read_manifest, sha256_of, 
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_store
 from genesis_toolkit.pipeline.store.storage import Folder
 
-_LONGEST = 4000  # letters of one of them
+_LONGEST = 4000  # characters of each text
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def publish(place: Path | str, said: Publication) -> str:
     folder, files = Path(store.storage.place), read_manifest(Path(store.storage.place))
     contents = contents_of(store)
     earlier = _said_before(json.loads((folder / CROISSANT).read_bytes()), contents)
-    told = {name: text or earlier[name] for name, text in asdict(said).items()}
-    card = dataset_card(contents, **told).encode()
+    texts = {name: text or earlier[name] for name, text in asdict(said).items()}
+    card = dataset_card(contents, **texts).encode()
     digests = {GROUP: files[GROUP], CARD: sha256_of(card)}
     voxels = (store.cubes if isinstance(store, CubeStore) else store.original).dtype.name
-    described = croissant(contents, voxels, digests, **told).encode()
+    described = croissant(contents, voxels, digests, **texts).encode()
     files |= {CARD: digests[CARD], CROISSANT: sha256_of(described)}
     manifest = "".join(f"{digest}  {path}\n" for path, digest in sorted(files.items())).encode()
     for name, data in ((CARD, card), (CROISSANT, described), (MANIFEST, manifest)):

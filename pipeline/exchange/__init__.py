@@ -1,1 +1,1 @@
-"""Stores to and from others: archives, merged stores, the authors' .npy files."""
+"""Exchanges stores: archives, merged stores, the authors' .npy files."""

@@ -1,7 +1,7 @@
-"""A finished store in one file: a zip archive whose members are stored as they are.
+"""Packs a finished store into one file: a zip archive with uncompressed members.
 
-Its bytes depend on the store's alone: members sorted by name, one date for all, no permissions. The log of
-the run, which says when and by what the store was made, stays behind.
+Its bytes depend only on the store's: members sorted by name, one fixed date, no permissions. The log of the
+run, with times and versions, is left out.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from genesis_toolkit.pipeline.store.open import open_store
 from genesis_toolkit.pipeline.store.storage import ARCHIVE, not_as_written
 from genesis_toolkit.pipeline.store.write import check_place
 
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip supports
 _BLOCK = 1 << 20
 
 
@@ -24,20 +24,20 @@ _BLOCK = 1 << 20
 def pack_store(
     store: AnyPath, archive: AnyPath, *, overwrite: bool = False, progress: Progress | bool = False
 ) -> int:
-    """Put a finished store into one archive, which is read as the store is, without unpacking.
+    """Pack a finished store into one archive, which can be read like the store, without unpacking.
 
     Args:
         store: the folder of the store.
-        archive: the file to make, ending in `.zip`; it is there whole or not at all.
-        overwrite: replace a file that is there.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        archive: the file to make, ending in `.zip`; it appears only once it is complete.
+        overwrite: replace an existing file.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Returns:
-        The bytes of the archive.
+        The size of the archive in bytes.
 
     Raises:
-        CallError: no store, or something in the way.
-        DataError: a file of the store is not as its manifest says.
+        CallError: there is no store, or something is in the way.
+        DataError: a file of the store contradicts its manifest.
     """
     report = callback(progress)
     store, archive = Path(store), Path(archive)
@@ -47,7 +47,7 @@ def pack_store(
         raise CallError(f"{archive} does not end in {ARCHIVE}: give a name such as {store.name}{ARCHIVE}.")
     check_place(archive)
     if archive.is_dir() or (archive.exists() and not overwrite):
-        raise CallError(f"{archive} exists: choose another name, or give --overwrite to replace the file.")
+        raise CallError(f"{archive} exists: choose another name, or replace the file with --overwrite.")
     digests = {**opened.manifest, MANIFEST: opened.manifest_sha256}
     count = counting(report, "files", len(digests), 0)
     with whole_file(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
@@ -58,7 +58,7 @@ def pack_store(
 
 
 def _add(packed: zipfile.ZipFile, folder: Path, path: str, digest: str) -> None:
-    """Add one file, once more comparing it with the manifest."""
+    """Add one file, comparing it with the manifest once more."""
     member = zipfile.ZipInfo(path, _DATE)
     member.create_system = 3  # the same on every system
     member.external_attr = 0o644 << 16
@@ -69,4 +69,4 @@ def _add(packed: zipfile.ZipFile, folder: Path, path: str, digest: str) -> None:
             found.update(block)
             target.write(block)
     if found.hexdigest() != digest:
-        raise not_as_written(str(folder), path, "not as it was written")
+        raise not_as_written(str(folder), path, "has changed since it was written")

@@ -1,7 +1,7 @@
-"""Cube stores that were made apart -> one: `merge_stores`, for one made on each node, or in each hospital.
+"""Merges cube stores made separately, for example on several nodes or in several hospitals.
 
-No voxel is decoded. A shard that comes to lie where a whole shard lies in the new store is linked; of the
-others the encoded cubes are copied. What is taken over is compared with the manifest it comes from first.
+No voxel is decoded. A shard that fits as a whole into the new store is linked; otherwise the encoded cubes
+are copied. All data are first compared with the manifest of their store.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,19 +29,19 @@ from genesis_toolkit.pipeline.store.storage import Folder, located
 from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import difference, listed
 
-_MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
+_MOST_WORKERS = 8  # each holds a shard, and more are no faster on one disk
 _Table = TypeVar("_Table", CubeTable, ScanTable, ImageTable)
 _Tables = tuple[CubeTable, ScanTable, ImageTable | None]
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What came of `merge_stores`.
+    """Outcome of `merge_stores`.
 
     Attributes:
         store: the finished store.
-        linked: shards that were taken over as they are; of a store that was finished before, 0.
-        done_before: the store was finished already, and nothing was done.
+        linked: number of shards that were linked unchanged; 0 for a store that was already finished.
+        done_before: the store was already finished, and nothing was done.
     """
 
     store: CubeStore
@@ -58,23 +58,23 @@ def merge_stores(
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> MergeResult:
-    """Put cube stores together that were made apart with equal parameters.
+    """Merge cube stores that were made separately with equal parameters.
 
-    Their cubes and scans stand one store after the other, in the order given. LUNA16 subsets cut apart and
-    merged in their order give the bytes of one store that was cut at once; so do all parts of a source
-    (`extract_cubes`, part), in any order, unless they have pseudonyms. Interrupted, it goes on when it is
-    called again.
+    Their cubes and scans follow one another in the order of the stores. LUNA16 subsets that were cut
+    separately and merged in order give the same bytes as one store cut at once; so do all parts of a source
+    (`extract_cubes`, part), in any order, unless they have pseudonyms. Call it again to resume.
 
     Args:
         places: the cube stores: folders, archives or URLs.
         target: the store to make.
-        workers: shards at a time; None takes one a core, 8 at most.
-        overwrite: replace a finished store, and begin again where other work was left.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        workers: shards at a time; None means one per core, at most 8.
+        overwrite: replace a finished store, and start again if other unfinished work exists.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Raises:
-        CallError: fewer than two stores, different parameters, a scan in two of them, something in the way.
-        DataError: a store is damaged; which shard.
+        CallError: there are fewer than two stores, their parameters differ, two share a scan, or something is
+            in the way.
+        DataError: a store is damaged; the message names the shard.
     """
     report, target = callback(progress), Path(target)
     stores = _opened(list(map(located, places)), target)
@@ -92,10 +92,10 @@ def merge_stores(
         for what, tasks in (("shards checked", _checks(stores)), ("shards", _shards(ledger, stores, order))):
             run_missing(crew, ledger, what, tasks, lambda make: make())
         shards = list(ledger.records(tasks))
-        ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
+        ledger.clear_store(keep=("cubes",))  # removes tables of a run that was killed
         write_tables(ledger.store, attributes, stores[0].cubes.dtype, cubes, scans, images)
         hashes = {record["path"]: record["sha256"] for record in shards}
-        # Begun with the first of the stores, so that a scan that changed since is seen.
+        # The start of the earliest store's run, so that scans that changed since are detected.
         started = datetime.fromtimestamp(min(map(begun_at, stores)) / 10**9, UTC)
         ledger.finish(hashes, run_log(started, crew.count))
     return MergeResult(open_cubes(target), sum(record["linked"] for record in shards), done_before=False)
@@ -103,7 +103,7 @@ def merge_stores(
 
 def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
     if len(places) < 2:
-        raise CallError("Merging takes two stores or more, and then the name of the new one.")
+        raise CallError("Merging needs two or more stores, followed by the name of the new one.")
     for place in places:
         if isinstance(place, Path) and place.resolve() == target.resolve():
             raise CallError(f"{target} is one of the stores to merge: choose another name for the new one.")
@@ -112,20 +112,19 @@ def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
     for store in stores:
         other = first.setdefault(store.manifest_sha256, store.storage.place)
         if other is not store.storage.place:
-            raise CallError(f"{other} and {store.storage.place} are one and the same store: give it once.")
+            raise CallError(f"{other} and {store.storage.place} are the same store: give it once.")
     return stores
 
 
 def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
-    """What the new store says of itself; a CallError where the stores do not say the same."""
+    """Return the attributes of the new store; a CallError if those of the stores disagree."""
     first = stores[0]
     for other in stores[1:]:
         name, one, own = difference(_fixed(other), _fixed(first))
         if name:
             raise CallError(
                 f"{other.storage.place} cannot be merged with {first.storage.place}: {name} is {one} in the "
-                f"one and {own} in the other. Only stores made with the same parameters can; extract one of "
-                "them again."
+                f"former and {own} in the latter. Parameters must be equal: extract one of them again."
             )
     parameters = {}
     for name, value in first.attributes["parameters"].items():
@@ -138,7 +137,7 @@ def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
 
 
 def _fixed(store: CubeStore) -> dict[str, Any]:
-    """What must be the same in all stores."""
+    """Return the attributes that must be equal in all stores."""
     parameters = store.attributes["parameters"]
     own = {name: value for name, value in parameters.items() if name not in _FREE}
     own["--split-file"] = "split_file" in parameters
@@ -150,13 +149,13 @@ def _common(values: Sequence[str | None], otherwise: str) -> str | None:
 
 
 def _subsets(values: Sequence[list[int] | None]) -> list[int] | None:
-    """All subsets that were asked for; None where no store has any."""
+    """Return all subsets that were requested; None if no store has any."""
     together = {subset for value in values for subset in value or ()}
     return sorted(together) if together else None
 
 
-# Parameters that may differ, and what they come to: they tell which scans were asked for and what they are
-# called, not what is cut of them. As soon as one store tells the scans' own names, the new one does.
+# How parameters that may differ are combined: they select and name scans without affecting how these are cut.
+# If one store has the scans' own names, so does the new one.
 _FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "layout": partial(_common, otherwise="mixed"),
     "subsets": _subsets,
@@ -167,7 +166,7 @@ _FREE: dict[str, Callable[[Sequence[Any]], Any]] = {
 
 
 def _check_scans(stores: Sequence[CubeStore]) -> None:
-    """Refuse a scan that gave cubes to two stores, also where one of them has a pseudonym for it."""
+    """Refuse a scan that gave cubes to two stores, even if one of them has a pseudonym for it."""
     held: dict[int, tuple[str, str]] = {}
     drawn: dict[int, str] = {}
     twice = []
@@ -184,18 +183,18 @@ def _check_scans(stores: Sequence[CubeStore]) -> None:
                 other_place = drawn.setdefault(subset, place)
                 if other_place is not place:
                     raise CallError(
-                        f"{other_place} and {place} both hold cubes of subset {subset}, and the official "
-                        "draws run on through a subset: extract it at once."
+                        f"{other_place} and {place} both hold cubes of subset {subset}, but the official "
+                        "draws continue through a whole subset: extract it at once."
                     )
     if twice:
         raise CallError(
-            f"The same scan may not come twice: {listed(twice, between='; ')}. Leave it out of one "
-            "of the stores; of scans that only have the same name, rename one and extract it again."
+            f"Stores must not share a scan: {listed(twice, between='; ')}. Leave it out of one of the "
+            "stores; if different scans merely have the same name, rename one and extract it again."
         )
 
 
 def _tables(stores: Sequence[CubeStore]) -> _Tables:
-    """The tables of all stores one after the other, cubes pointing to the new rows of their scans."""
+    """Concatenate the tables of all stores, with cubes referring to the new rows of their scans."""
     rows = [0, *accumulate(len(store.scans) for store in stores)]
     cubes = _joined([store.table for store in stores])
     scan = [store.table.scan + np.int32(first) for store, first in zip(stores, rows, strict=False)]
@@ -206,18 +205,18 @@ def _tables(stores: Sequence[CubeStore]) -> _Tables:
 
 
 def _is_whole(stores: Sequence[CubeStore], attributes: Mapping[str, Any]) -> bool:
-    """Whether the stores are all parts of one source, and tell the paths by which its scans are in order."""
+    """Return whether the stores are all parts of one source, and have the paths that order its scans."""
     parts = [PART in store.attributes["parameters"] for store in stores]
-    told = attributes["parameters"]
-    return all(parts) and PART not in told and "anonymized_with" not in told
+    parameters = attributes["parameters"]
+    return all(parts) and PART not in parameters and "anonymized_with" not in parameters
 
 
 def _as_undivided(
     cubes: CubeTable, scans: ScanTable, images: ImageTable | None
 ) -> tuple[CubeTable, ScanTable, ImageTable | None, NDArray[np.int64]]:
-    """The tables as one extraction of the whole source makes them, and the cubes' order: int64 [cube].
+    """Return the tables of one extraction of the whole source, and the cubes' order: int64 [cube].
 
-    The scans of a folder are in the order of their paths, images in that of their names.
+    The scans of a folder are ordered by path, images by name.
     """
     paths = scans.path.tolist()
     keys = [path.split("/") if images is None else path.rpartition("/")[::-1] for path in paths]
@@ -230,38 +229,38 @@ def _as_undivided(
 
 
 def _rows_of(table: _Table, rows: NDArray[np.int64]) -> _Table:
-    """These rows of a table."""
+    """Return these rows of a table."""
     return replace(
         table, **{name: column[rows] for name, column in vars(table).items() if column is not None}
     )
 
 
 def _joined(tables: Sequence[_Table]) -> _Table:
-    """The rows of tables of one kind, one after the other."""
+    """Concatenate the rows of tables of one kind."""
     names = [name for name, values in vars(tables[0]).items() if values is not None]
     columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
     return type(tables[0])(**columns)
 
 
 def _made_of(target: Path, attributes: Mapping[str, Any], tables: _Tables) -> CubeStore:
-    """The finished store; a CallError where it holds something else than would be made."""
+    """Return the finished store; a CallError if it holds something else than would be made."""
     store = open_cubes(target)
     same = all(store.attributes[name] == value for name, value in attributes.items())
     pairs = zip((store.table, store.scans, store.images), tables, strict=True)
-    if not same or not all(_same_rows(held, wanted) for held, wanted in pairs):
-        way_out = "choose another name, or give --overwrite to make it again."
-        raise CallError(f"{target} exists and was not made of these stores: {way_out}")
+    if not same or not all(_same_rows(held, expected) for held, expected in pairs):
+        way_out = "choose another name, or rebuild it with --overwrite."
+        raise CallError(f"{target} exists and was not built from these stores: {way_out}")
     return store
 
 
-def _same_rows(held: Table | None, wanted: Table | None) -> bool:
-    if held is None or wanted is None:
-        return held is wanted
-    return all(map(np.array_equal, vars(held).values(), vars(wanted).values()))
+def _same_rows(held: Table | None, expected: Table | None) -> bool:
+    if held is None or expected is None:
+        return held is expected
+    return all(map(np.array_equal, vars(held).values(), vars(expected).values()))
 
 
 def _checks(stores: Sequence[CubeStore]) -> dict[str, Callable[[], Facts]]:
-    """One for every shard of every store: it is what the store's manifest says."""
+    """Return a task for every shard of every store that compares it with the store's manifest."""
     return {
         f"checked-{number}-{shard}": partial(_check, store, shard)
         for number, store in enumerate(stores)
@@ -277,7 +276,7 @@ def _check(store: CubeStore, shard: int) -> Facts:
 def _shards(
     ledger: Ledger, stores: Sequence[CubeStore], order: NDArray[np.int64]
 ) -> dict[str, Callable[[], Facts]]:
-    """One for every shard of the new store; `order` numbers the cubes through all stores."""
+    """Return a task for every shard of the new store; `order` numbers the cubes through all stores."""
     first = np.array([0, *accumulate(map(len, stores))])
     breaks = np.flatnonzero((np.diff(order) != 1) | np.isin(order[1:], first)) + 1
     pieces = []
@@ -294,7 +293,7 @@ def _shards(
 
 
 def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[CubeStore, range]]) -> Facts:
-    """One shard of cubes of the stores: linked where it is a shard already."""
+    """Make one shard from cubes of the stores: linked if it is already a shard."""
     store, cubes = spans[0]
     path = shard_path("cubes", shard, len(store.cubes.shape))
     source = store.cubes.path(cubes.start // length)

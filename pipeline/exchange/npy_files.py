@@ -1,9 +1,9 @@
-"""The files in which the method's authors keep their cubes: `.npy`, values in [0, 1] that stand for whole HU.
+"""Reads and writes the cube files of the method's authors: `.npy` with values in [0, 1] for whole HU.
 
 An array [cube, x, y, z] of float64, C order, value = (HU + 1000) / 2000 of HU clipped to -1000 .. 1000
-(METHOD.md section 2). One of theirs has 3 GB, so it is read a piece of a cube at a time, into room that is
-used again. It is not mapped into memory: the pages of a mapped file count as the process's own, and one that
-is cut short while it is read would end the process.
+(METHOD.md section 2). The authors' files have 3 GB each, so they are read in pieces of a cube, into a reused
+buffer. They are not memory-mapped: mapped pages count as the process's own memory, and truncating a file
+during reading would kill the process.
 """
 
 import hashlib
@@ -33,19 +33,19 @@ from genesis_toolkit.pipeline.store.storage import located
 from genesis_toolkit.pipeline.store.write import check_place
 from genesis_toolkit.pipeline.wording import size_words
 
-#: The window of their files.
+#: The window of these files.
 WINDOW = Window(-1000, 1000)
 
-#: How far from a whole HU a value may lie. Rounding it to float32 moves it by 0.00012 HU at most.
+#: Largest distance from a whole HU. Rounding to float32 changes a value by at most 0.00012 HU.
 TOLERANCE = 0.001
 
-# bat_32_s_64x64x32_0.npy as it is downloaded, bat_32_64x64x32_0.npy as the generator names it.
+# bat_32_s_64x64x32_0.npy is the downloaded name, bat_32_64x64x32_0.npy that of the generator.
 _NAME = re.compile(r"bat_\d+_(?:s_)?\d+x\d+x\d+_(\d)\.npy")
 _PIECE = 1 << 18  # values read at a time: 2 MiB of float64
 _MOST_VOXELS = 1 << 28  # of a cube: 512 MiB of int16
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BLOCK_VOXELS = 1 << 22  # decoded at a time
-_CUBES_PER_SCAN = 32  # in the authors' names, where the store does not tell
+_CUBES_PER_SCAN = 32  # in the authors' names, if the store does not record it
 _BROKEN_HEAD = (
     ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError
 )  # fmt: skip
@@ -53,14 +53,14 @@ _BROKEN_HEAD = (
 
 @dataclass(frozen=True)
 class NpyFile:
-    """A file of cubes, its header read and found right.
+    """A file of cubes whose header has been read and checked.
 
     Attributes:
-        subset: the LUNA16 subset that its name tells, -1 where it tells none.
-        count, size: how many cubes, and the edges of one in voxels, x, y, z.
+        subset: the LUNA16 subset in its name, -1 if there is none.
+        count, size: number of cubes, and the edges of one in voxels, x, y, z.
         dtype: of its values, float64 or float32 in either byte order.
-        offset: where its values begin, in bytes.
-        modified: when it was last written, in ns.
+        offset: start of its values, in bytes.
+        modified: modification time, in ns.
     """
 
     path: Path
@@ -74,22 +74,22 @@ class NpyFile:
 
     @property
     def identifier(self) -> str:
-        """Its name without the suffix."""
+        """Return its name without the suffix."""
         return self.path.name.removesuffix(".npy")
 
     def check_same(self) -> None:
-        """Raise a DataError if the file has been written since its header was read."""
+        """Raise a DataError if the file has been written to since its header was read."""
         status = self.path.stat()
         if (status.st_size, status.st_mtime_ns) != (self.bytes, self.modified):
-            raise DataError(f"{self.path} was written while it was read: give the command again.")
+            raise DataError(f"{self.path} was modified while it was read: run the command again.")
 
 
 def read_head(path: Path) -> NpyFile:
     """Read the header of a file of cubes. Nothing in it is unpickled.
 
     Raises:
-        CallError: there is no such file, or its name cannot be stored.
-        DataError: it is no `.npy` file of cubes, or is shorter or longer than its header says.
+        CallError: the file does not exist, or its name cannot be stored.
+        DataError: it is not a `.npy` file of cubes, or its size contradicts its header.
     """
     check_cube_file(path)
     if bad_name(path.name):
@@ -106,7 +106,7 @@ def read_head(path: Path) -> NpyFile:
     needed = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if needed != status.st_size:
         how = "cut short" if status.st_size < needed else "too long"
-        raise DataError(f"{path} is {how}: {status.st_size} bytes, and its header tells of {needed}.")
+        raise DataError(f"{path} is {how}: {status.st_size} bytes, but its header requires {needed}.")
     match = _NAME.fullmatch(path.name)
     count, x, y, z = shape
     subset = int(match[1]) if match else NO_SUBSET
@@ -117,40 +117,40 @@ def _parse(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[
     try:
         version = np.lib.format.read_magic(file)
     except ValueError:
-        raise DataError(f"{path} is no .npy file: it does not begin as one does.") from None
+        raise DataError(f"{path} is not a .npy file: its first bytes differ.") from None
     if version not in _HEADS:
-        raise DataError(f"{path} is of .npy version {version[0]}.{version[1]}; 1.0 and 2.0 are read.")
+        raise DataError(f"{path} has .npy version {version[0]}.{version[1]}; only 1.0 and 2.0 are supported.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy tells of headers that Python 2 wrote, and reads them
+            warnings.simplefilter("ignore")  # numpy warns of headers written by Python 2, but reads them
             shape, in_fortran_order, dtype = _HEADS[version](file)
     except _BROKEN_HEAD:
-        raise DataError(f"{path} has a header that cannot be read: it is damaged, or hostile.") from None
+        raise DataError(f"{path} has an unreadable header: it is damaged, or malicious.") from None
     return shape, in_fortran_order, dtype
 
 
 def _check_array(path: Path, shape: tuple[int, ...], in_fortran_order: bool, dtype: np.dtype[Any]) -> None:
     edges = " x ".join(map(str, shape))
     if dtype.hasobject:
-        raise DataError(f"{path} holds Python objects, which could run anything: numbers alone are read.")
+        raise DataError(f"{path} holds Python objects, which could run any code: only numbers are read.")
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
-        raise DataError(f"{path} holds {dtype} values; float64 or float32 in [0, 1] are wanted.")
+        raise DataError(f"{path} holds {dtype} values; must be float64 or float32 in [0, 1].")
     if len(shape) != 4:
-        raise DataError(f"{path} has the shape {edges or '()'}; cubes x X x Y x Z is wanted, four numbers.")
+        raise DataError(f"{path} has the shape {edges or '()'}; must be four numbers, cubes x X x Y x Z.")
     if min(shape) < 1:
-        raise DataError(f"{path} holds nothing: its shape is {edges}.")
+        raise DataError(f"{path} holds no values: its shape is {edges}.")
     if in_fortran_order and sum(edge > 1 for edge in shape) > 1:
         raise DataError(
-            f"{path} is in Fortran order, so its cubes lie scattered over the file: load it and save "
+            f"{path} is in Fortran order, so its cubes are scattered over the file: load it and save "
             "numpy.ascontiguousarray of it."
         )
     if int(np.prod(shape[1:], dtype=object)) > _MOST_VOXELS:
         cube = edges.partition(" x ")[2]
-        raise DataError(f"{path} has cubes of {cube} voxels; {_MOST_VOXELS} voxels are the most.")
+        raise DataError(f"{path} has cubes of {cube} voxels; at most {_MOST_VOXELS} voxels are allowed.")
 
 
 def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Iterator[int]:
-    """Read cubes that follow one another as whole HU, each into `out`, and give its number once it is there.
+    """Read consecutive cubes as whole HU, each into `out`, and yield its number once it is there.
 
     Args:
         source: the file.
@@ -158,7 +158,7 @@ def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Itera
         out: [x, y, z], C-contiguous.
 
     Raises:
-        DataError: a value stands for no whole HU in the window, or the file ends early; which, and where.
+        DataError: a value is not a whole number of HU in the window, or the file ends early; and where.
     """
     flat, room = out.reshape(-1), np.empty(min(_PIECE, out.size), source.dtype)
     with source.path.open("rb") as file:
@@ -167,7 +167,7 @@ def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Itera
             for start in range(0, out.size, len(room)):
                 values = room[: out.size - start]
                 if file.readinto(values.view(np.uint8)) != values.nbytes:  # type: ignore[arg-type]
-                    raise DataError(f"{source.path} ends within cube {number}: it was cut short just now.")
+                    raise DataError(f"{source.path} ends within cube {number}: it was just truncated.")
                 hu, bad = hu_of(values)
                 if bad is not None:
                     place = tuple(int(edge) for edge in np.unravel_index(start + bad, source.size))
@@ -182,22 +182,22 @@ def _refusal(path: Path, cube: int, place: tuple[int, ...], value: float) -> str
         return f"{found}, outside 0 .. 1: values are (HU + 1000) / 2000 of whole HU from -1000 to 1000."
     hu = value * WINDOW.span + WINDOW.low
     return (
-        f"{found}, which is {hu:.4f} HU, {abs(hu - round(hu)):.4f} from a whole number and more than the "
-        f"{TOLERANCE:g} of rounding: values are (HU + 1000) / 2000 of whole HU, not resampled afterwards."
+        f"{found}, which is {hu:.4f} HU, {abs(hu - round(hu)):.4f} from a whole number; rounding explains at "
+        f"most {TOLERANCE:g}: values must be (HU + 1000) / 2000 of whole HU, not resampled afterwards."
     )
 
 
 def hu_of(values: NDArray[Any]) -> tuple[NDArray[np.int16], int | None]:
-    """Whole HU of values in [0, 1], and the index of the first that stands for none. Pure.
+    """Convert values in [0, 1] to whole HU, and find the first that is not one. Pure.
 
     Args:
         values: float64 or float32 [n].
 
     Returns:
-        hu : int16 [n], -1000 .. 1000; not to be used where there is a bad one.
-        bad : None where every value lies within `TOLERANCE` of a whole HU of the window.
+        hu : int16 [n], -1000 .. 1000; invalid if there is a bad value.
+        bad : index of the first bad value; None if all are within `TOLERANCE` of a whole HU in the window.
     """
-    with np.errstate(all="ignore"):  # infinite values and those that are no numbers are bad, not noisy
+    with np.errstate(all="ignore"):  # infinite values and NaN are reported as bad, without warnings
         exact = values.astype(np.float64)
         exact *= WINDOW.span
         exact += WINDOW.low
@@ -208,7 +208,7 @@ def hu_of(values: NDArray[Any]) -> tuple[NDArray[np.int16], int | None]:
 
 
 def values_of(hu: NDArray[np.int16], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The values in [0, 1] that stand for whole HU of the window: (HU + 1000) / 2000, of `dtype`. Pure."""
+    """Convert whole HU of the window to values in [0, 1]: (HU + 1000) / 2000, of `dtype`. Pure."""
     values: NDArray[Any] = (hu.astype(np.float64) - WINDOW.low) / WINDOW.span
     return values.astype(dtype, copy=False)
 
@@ -219,10 +219,10 @@ class ExportResult:
 
     Attributes:
         path: the file.
-        subset: whose cubes it holds, -1 for those without one.
-        cubes: how many.
+        subset: the subset of its cubes, -1 for cubes without one.
+        cubes: number of cubes.
         sha256: of the file.
-        done_before: it lay there already, with this content.
+        done_before: it already existed with this content.
     """
 
     path: Path
@@ -241,21 +241,21 @@ def export_npy(
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> list[ExportResult]:
-    """Write the cubes of a store as the authors' cube files, one a subset, as `numpy.save` would.
+    """Write the cubes of a store as the authors' cube files, one per subset, like `numpy.save`.
 
-    The cubes of a subset stand in the order of the store. A file is there whole or not at all; one that is
-    there already with the very content is left as it is.
+    The cubes of a subset keep the order of the store. A file appears only once it is complete; an existing
+    one with the same content is left unchanged.
 
     Args:
         cubes: the cube store, with the published HU window.
-        folder: where the files are to lie, made where there is none.
+        folder: folder for the files, created if needed.
         dtype: of the values, (HU + 1000) / 2000.
-        overwrite: replace files of other content.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        overwrite: replace files with other content.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Raises:
-        CallError: no cube store, one of patches or images, another window, or a file of other content is in
-            the way.
+        CallError: there is no cube store, it holds patches or images or has another window, or a file with
+            other content is in the way.
         DataError: the store is damaged.
     """
     report = callback(progress)
@@ -263,19 +263,19 @@ def export_npy(
     store = open_cubes(cubes)
     if len(store.size) != 3:
         raise CallError(
-            f"{cubes} holds patches or images of {size_words(store.size)}, and the authors "
-            "published files of cubes alone: read them with zarr, as the store's README.md shows."
+            f"{cubes} holds patches or images of {size_words(store.size)}, but the authors' files only "
+            "hold cubes: read the store with zarr, as its README.md shows."
         )
     if (store.window, store.attributes["unit"]) != (WINDOW, "HU"):
         raise CallError(
-            f"{cubes} holds {store.window.low} .. {store.window.high} {store.attributes['unit']}, and the "
-            "authors' files are of -1000 .. 1000 HU: extract the cubes with --hu -1000,1000."
+            f"{cubes} holds {store.window.low} .. {store.window.high} {store.attributes['unit']}, but the "
+            "authors' files hold -1000 .. 1000 HU: extract the cubes with --hu -1000,1000."
         )
     check_place(folder / "cubes.npy")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CallError(f"{folder} cannot be made ({error.strerror}): choose another place.") from None
+        raise CallError(f"{folder} cannot be created ({error.strerror}): choose another location.") from None
     subsets = store.scans.subset[store.table.scan]
     chosen = {int(subset): np.flatnonzero(subsets == subset) for subset in np.unique(subsets)}
     paths = {subset: folder / _file_name(store, subset) for subset in chosen}
@@ -286,7 +286,7 @@ def export_npy(
     written, exported = counting(report, "cubes", len(store), 0), []
     for subset, positions in chosen.items():
         path, parts = paths[subset], _parts(store, positions, np.dtype(dtype), written)
-        for left in folder.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
+        for left in folder.glob(f".{path.name}.*.part"):  # left by a run that was killed
             left.unlink()
         digest = there.get(subset) or write_whole(path, parts)
         exported.append(ExportResult(path, subset, len(positions), digest, subset in there))
@@ -294,7 +294,7 @@ def export_npy(
 
 
 def _file_name(store: CubeStore, subset: int) -> str:
-    """As the released trainer reads it, `bat_32_s_64x64x32_0.npy`; without a number where there is none."""
+    """Return the name that the released trainer reads, `bat_32_s_64x64x32_0.npy`; no number if unknown."""
     each = store.attributes["parameters"].get("cubes_per_scan", _CUBES_PER_SCAN)
     number = "" if subset == NO_SUBSET else f"_{subset}"
     return f"bat_{each}_s_{'x'.join(map(str, store.size))}{number}.npy"
@@ -306,7 +306,7 @@ def _parts(
     dtype: np.dtype[Any],
     written: Callable[[object], None] = lambda _: None,
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a file, a few cubes at a time, after the header as `numpy.save` writes it."""
+    """Yield the bytes of a file, a few cubes at a time, after the header as written by `numpy.save`."""
     head, shape = io.BytesIO(), (len(positions), *store.size)
     facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(head, facts)
@@ -325,7 +325,7 @@ def _parts(
 
 
 def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
-    """The sha256 of a file that is there; a CallError where it holds something else than these parts."""
+    """Return the sha256 of an existing file; a CallError if its content differs from these parts."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for part in parts:
@@ -336,5 +336,5 @@ def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
             if not file.read(1):
                 return digest.hexdigest()
     raise CallError(
-        f"{path} exists and holds something else: choose another folder, or give --overwrite to replace it."
+        f"{path} exists with other content: choose another folder, or replace it with --overwrite."
     )

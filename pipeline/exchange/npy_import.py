@@ -1,7 +1,7 @@
-"""The authors' cube files -> a cube store; the way back is `export_npy`.
+"""Imports the authors' cube files into a cube store; `export_npy` does the opposite.
 
-A worker holds a piece of a cube and one encoded shard, never a file. What such a file does not tell (whose
-scan, where in it, at what spacing) stands in the store as not known: docs/reference/store-format.md.
+A worker holds a piece of a cube and one encoded shard, never a file. What these files do not contain (each
+cube's scan, position and spacing) is marked as unknown in the store: docs/reference/store-format.md.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ from genesis_toolkit.pipeline.store.write import check_target
 from genesis_toolkit.pipeline.wording import listed
 
 _DTYPE = np.dtype(np.int16)
-_MOST_WORKERS = 8  # each holds a shard, and more read no faster from one disk
+_MOST_WORKERS = 8  # each holds a shard, and more are no faster on one disk
 
-#: What the parameters of an imported store tell: all that is known of how its cubes were cut.
+#: Extraction parameters of an imported store: all that is known.
 IMPORTED: dict[str, Any] = {"hu": [WINDOW.low, WINDOW.high], "imported": "npy"}
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What came of `import_npy`.
+    """Outcome of `import_npy`.
 
     Attributes:
         store: the finished store.
-        done_before: the store was finished already, and nothing was done.
+        done_before: the store was already finished, and nothing was done.
     """
 
     store: CubeStore
@@ -60,22 +60,22 @@ def import_npy(
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> ImportResult:
-    """Make a cube store of the authors' cube files, exactly: every value becomes the whole HU it stands for.
+    """Make a cube store from the authors' cube files, exactly: every value becomes its whole number of HU.
 
-    A file is one row in the table of scans, its name without the suffix the identifier, and a cube's number
-    its position in the file; so is what is drawn for it. Files are taken by subset and name, whatever order
-    they are given in. Interrupted, it goes on when it is called again.
+    A file is one row in the table of scans, with its name without suffix as identifier; a cube's number is
+    its position in the file, which also determines its random draws. Files are sorted by subset and name,
+    regardless of the order given. Call it again to resume an interrupted run.
 
     Args:
         files: `.npy` files, float64 or float32 [cube, x, y, z], values (HU + 1000) / 2000 in [0, 1].
         target: the store to make.
-        workers: shards at a time; None takes one a core, 8 at most.
-        overwrite: replace a finished store, and begin again where other work was left.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        workers: shards at a time; None means one per core, at most 8.
+        overwrite: replace a finished store, and start again if other unfinished work exists.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Raises:
-        CallError: no file, two of one name, cubes of several sizes, something in the way.
-        DataError: a file that is damaged, or a value that stands for no whole HU; nothing is left behind.
+        CallError: no file was given, two have the same name, cube sizes differ, or something is in the way.
+        DataError: a file is damaged, or a value is not a whole number of HU; nothing is left behind.
     """
     report = callback(progress)
     started = datetime.now(UTC)
@@ -83,8 +83,8 @@ def import_npy(
     sources = _read_heads(inputs)
     if check_target(target, CUBES, overwrite=overwrite, inputs=inputs) is not None:
         return ImportResult(_made_of(target, sources), done_before=True)
-    told = {"files": [one.path.name for one in sources], "bytes": [one.bytes for one in sources]}
-    job = IMPORTED | {"size": list(sources[0].size)} | told
+    entries = {"files": [one.path.name for one in sources], "bytes": [one.bytes for one in sources]}
+    job = IMPORTED | {"size": list(sources[0].size)} | entries
     crew = Workers(workers or min(cores(), _MOST_WORKERS), progress=report)
     with hold(target, job, overwrite=overwrite) as ledger:
         if problem := _run_all(crew, ledger, _tasks(ledger, sources)):
@@ -95,48 +95,48 @@ def import_npy(
 
 
 def _read_heads(files: Sequence[Path]) -> list[NpyFile]:
-    """The files by subset and name, known to go together."""
+    """Return the files by subset and name, after checking that they belong together."""
     if not files:
-        raise CallError("No file was given: give the authors' cube files, as bat_32_s_64x64x32_0.npy.")
+        raise CallError("No file was given: give the authors' cube files, such as bat_32_s_64x64x32_0.npy.")
     sources = sorted(map(read_head, files), key=lambda source: (source.subset, source.path.name))
     for first, second in pairwise(sources):
         if first.identifier == second.identifier:
             raise CallError(
-                f"{first.path} and {second.path} have the same name, from which their random streams are "
-                "made: rename one."
+                f"{first.path} and {second.path} have the same name, which determines their random streams: "
+                "rename one."
             )
     for other in sources:
         if other.size != sources[0].size:
             sizes = [" x ".join(map(str, one.size)) for one in (sources[0], other)]
             raise CallError(
-                f"{sources[0].path} holds cubes of {sizes[0]} voxels and {other.path} of {sizes[1]}: a store "
-                "has cubes of one size, so import them apart."
+                f"{sources[0].path} holds cubes of {sizes[0]} voxels but {other.path} of {sizes[1]}: a store "
+                "has cubes of one size, so import them separately."
             )
     return sources
 
 
 def _made_of(target: Path, sources: Sequence[NpyFile]) -> CubeStore:
-    """The finished store; a CallError where it was made of other files, or one has changed since."""
+    """Return the finished store; a CallError if it was made from other files, or one has changed."""
     store = open_cubes(target)
-    way_out = "choose another name, or give --overwrite to make it again."
+    way_out = "choose another name, or rebuild it with --overwrite."
     scans = store.scans
     held = list(zip(scans.identifier.tolist(), scans.cubes.tolist(), scans.bytes.tolist(), strict=True))
     asked = [(source.identifier, source.count, source.bytes) for source in sources]
     if "imported" not in store.attributes["parameters"] or held != asked:
         names = listed(scans.identifier.tolist(), most=3)
-        raise CallError(f"{target} was not made of these files, but holds {names}: {way_out}")
+        raise CallError(f"{target} was not built from these files, but holds {names}: {way_out}")
     begun = begun_at(store)
     for source, known in zip(sources, scans.sha256.tolist(), strict=True):
         if source.modified > begun and _hash(source)["sha256"] != known:
-            raise CallError(f"{source.path} has changed since {target} was made from it: {way_out}")
+            raise CallError(f"{source.path} has changed since {target} was built from it: {way_out}")
     return store
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A piece of an import: a file to hash, or a shard to make of one file or several.
+    """A piece of an import: a file to hash, or a shard to make from one file or several.
 
-    When its files were last written tells whether a record is of these very files.
+    The files' modification times show whether a record belongs to these files.
     """
 
     place: int
@@ -145,7 +145,7 @@ class _Task:
 
 
 def _tasks(ledger: Ledger, sources: Sequence[NpyFile]) -> dict[str, _Task]:
-    """The shards of the store, and before the first shard of a file the hashing of that file."""
+    """Return the shards of the store, and before the first shard of a file the hashing of that file."""
     length, tasks = shard_length(sources[0].size, _DTYPE.itemsize), dict[str, _Task]()
     for shard, parts in enumerate(spread([source.count for source in sources], length)):
         for part, first, _ in parts:
@@ -166,9 +166,9 @@ def _hash(source: NpyFile) -> Facts:
 
 
 def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[NpyFile, range]]) -> Facts:
-    """Read, check, encode and write cubes of each file."""
+    """Read, check, encode and write cubes from each file."""
     size = spans[0][0].size
-    # The slice after the last is not known. Taken for air, it makes the score 1 / (2 z) too low at most.
+    # The slice after the last is unknown. Counted as air, it lowers the score by at most 1 / (2 z).
     room = np.full((*size[:2], size[2] + 1), WINDOW.low, _DTYPE)
     cube, corner = np.empty(size, _DTYPE), np.zeros(3, np.int32)
     chunks, tissue = [], []
@@ -183,10 +183,10 @@ def _make_shard(ledger: Ledger, shard: int, length: int, spans: Sequence[tuple[N
 
 
 def _run_all(workers: Workers, ledger: Ledger, tasks: Mapping[str, _Task]) -> str:
-    """Do what an earlier run has not done; the first problem by place in the files, or no word.
+    """Run all missing tasks; return the first problem in file order, or an empty text.
 
-    None is begun that comes after a problem in the files. So those before it all come to their end, and the
-    one that is told is the same for any number of workers.
+    No task after a problem is started, while those before it are completed. The reported problem is therefore
+    the same for any number of workers.
     """
     problems: dict[int, str] = {}
 
@@ -207,7 +207,7 @@ def _run_all(workers: Workers, ledger: Ledger, tasks: Mapping[str, _Task]) -> st
 
 
 def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> None:
-    """Tables, manifest, and the store's own name."""
+    """Write tables and manifest, and rename the store to its own name."""
     size, count = sources[0].size, sum(source.count for source in sources)
     shards = range(-(-count // shard_length(size, _DTYPE.itemsize)))
     hashes, tissue = {}, []
@@ -231,8 +231,8 @@ def _finish(ledger: Ledger, sources: Sequence[NpyFile], log: dict[str, Any]) -> 
     ]
     scan, number = numbered(records)
     table = CubeTable(scan, number, np.full((count, 3), -1, np.int32), np.array(tissue, np.float64))
-    told = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
-    attributes = told | {"parameters": IMPORTED | {"size": list(size)}}
-    ledger.clear_store(keep=("cubes",))  # the tables of a run that was killed while it wrote them
+    entries = {"window": IMPORTED["hu"], "unit": "HU", "size": list(size)}
+    attributes = entries | {"parameters": IMPORTED | {"size": list(size)}}
+    ledger.clear_store(keep=("cubes",))  # removes tables of a run that was killed
     write_tables(ledger.store, attributes, _DTYPE, table, *scan_tables(records))
     ledger.finish(hashes, log)

@@ -1,1 +1,1 @@
-"""Cube store -> pair store."""
+"""Makes pair stores from cube stores."""

@@ -1,7 +1,7 @@
-"""Cube store -> pair store: `degrade_cubes` gives every cube its degraded cubes, shard by shard.
+"""Makes a pair store: `degrade_cubes` degrades every cube, shard by shard.
 
-Each task writes one whole shard. What is drawn for a pair depends on the seed, the scan, the cube and the
-variant alone, so neither workers nor order nor an interruption show in the result.
+Each task writes one whole shard. The random draws for a pair depend only on the seed, the scan, the cube and
+the variant, so neither the workers, nor their order, nor an interruption affects the result.
 """
 
 import math
@@ -35,8 +35,8 @@ from genesis_toolkit.pipeline.store.storage import located
 from genesis_toolkit.pipeline.store.write import check_target, write_store
 
 _MOST_VARIANTS = 10_000
-_SECONDS_A_VOXEL = 7e-9  # to read, degrade and encode one: 0.95 ms a pair of the published size
-_BLOCK = 32  # cubes degraded at a time, also to see how long one takes: 16 MiB of voxels in a worker
+_SECONDS_A_VOXEL = 7e-9  # to read, degrade and encode one: 0.95 ms per pair of the published size
+_BLOCK = 32  # cubes degraded at a time, also to measure the time: 16 MiB of voxels per worker
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class DegradeParameters:
     """How cubes are degraded (METHOD.md section 3).
 
     Attributes:
-        recipe: which degradations, how often, how large.
-        variants: degraded cubes of every cube.
-        seed: of all that is drawn.
+        recipe: kinds, rates and sizes of degradations.
+        variants: number of degraded variants per cube.
+        seed: of all random draws.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -59,20 +59,20 @@ class DegradeParameters:
     def __post_init__(self) -> None:
         if not 1 <= self.variants <= _MOST_VARIANTS:
             raise CallError(
-                f"--variants {self.variants}: a number from 1 to {_MOST_VARIANTS} is wanted; without a limit "
-                "are those that genesis-train pretrain makes on the fly from the cube store."
+                f"--variants {self.variants}: must be between 1 and {_MOST_VARIANTS}. For unlimited "
+                "variants, run genesis-train pretrain on the cube store; it degrades on the fly."
             )
         checked_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class DegradationResult:
-    """What came of `degrade_cubes`.
+    """Outcome of `degrade_cubes`.
 
     Attributes:
         store: the finished store.
-        done_before: the store was finished already, and nothing was made but what was damaged.
-        repaired: how many damaged files of it were made again.
+        done_before: the store was already finished, and at most damaged files were rebuilt.
+        repaired: number of damaged files that were rebuilt.
     """
 
     store: PairStore
@@ -91,22 +91,23 @@ def degrade_cubes(
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> DegradationResult:
-    """Degrade every cube of a store into a pair store of its own, which holds the originals too.
+    """Degrade every cube of a store into a separate pair store, which also holds the originals.
 
-    Interrupted, it goes on when it is called again; finished, it makes damaged files again (`repair`), or
-    does nothing.
+    Call it again to resume an interrupted run. On a finished store it rebuilds damaged files (see `repair`),
+    or does nothing.
 
     Args:
         cubes: the cube store: a folder, an archive or a URL.
         target: the pair store to make.
         parameters: how to degrade.
-        workers: threads at work; None takes one a core.
-        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
-        overwrite: replace a finished store, and begin again where other work was left.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        workers: number of threads; None means one per core.
+        scheduler: of a dask.distributed cluster that does the work, see `engine.connect`.
+        overwrite: replace a finished store, and start again if other unfinished work exists.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Raises:
-        CallError: no cube store, something in the way, cubes too small for the recipe, other parameters.
+        CallError: there is no cube store, something is in the way, cubes are too small for the recipe, or the
+            parameters differ from the store's.
         DataError: the cube store is damaged, or the finished pair store is and cannot be repaired.
     """
     report, parameters = callback(progress), parameters or DegradeParameters()
@@ -131,7 +132,7 @@ def degrade_cubes(
         tasks = _tasks(ledger, store, parameters, job)
         run_missing(crew, ledger, "shards", tasks, _make, suited=partial(_suited, store))
         records = dict(zip(tasks.values(), ledger.records(tasks), strict=True))
-        ledger.clear_store(keep=("original", "degraded"))  # the tables of a run that was killed
+        ledger.clear_store(keep=("original", "degraded"))  # removes tables of a run that was killed
         _write_tables(ledger, store, job, *_bits(records))
         hashes = {task.path: record["sha256"] for task, record in records.items()}
         ledger.finish(hashes, run_log(started, crew.count))
@@ -141,10 +142,10 @@ def degrade_cubes(
 def check_job(
     cubes: str | Path, target: Path, parameters: DegradeParameters, *, overwrite: bool
 ) -> tuple[CubeStore, dict[str, Any], bool]:
-    """The cube store, the parameters as they stand in the pair store, and whether that is there already.
+    """Return the cube store, the parameters as written to the pair store, and whether that exists already.
 
     Raises:
-        CallError: as `degrade_cubes`.
+        CallError: see `degrade_cubes`.
     """
     store = open_cubes(cubes)
     check_size(parameters.recipe, store.size)
@@ -156,7 +157,7 @@ def check_job(
 
 
 def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Progress) -> None:
-    """Let the kernels be compiled before the first shard waits for them: some 20 s once, then under 1 s."""
+    """Compile the kernels before the first shard needs them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     cube, bits = np.zeros((1, *store.size), store.cubes.dtype), np.zeros(1, np.uint8)
@@ -180,7 +181,7 @@ class _Task:
 def _tasks(
     ledger: Ledger, store: CubeStore, parameters: DegradeParameters, job: dict[str, Any]
 ) -> dict[str, _Task]:
-    """A task for every shard of the pair store; the originals keep the shards of the cube store."""
+    """Return a task for every shard of the pair store; originals use the shards of the cube store."""
     place = located(store.storage.place)
     place = place.resolve() if isinstance(place, Path) else place  # workers have another working directory
     task = partial(_Task, ledger, place, job["cubes_sha256"], parameters)
@@ -194,14 +195,14 @@ def _tasks(
 
 
 def _suited(store: CubeStore, crew: Workers, left: Sequence[_Task]) -> Workers:
-    """Threads, or one worker where so few shards are left that starting them would take longer."""
+    """Return threads, or one worker if starting threads would take longer than the remaining shards."""
     pairs = shard_length(store.size, store.cubes.dtype.itemsize) * len(left)
     pairs = min(pairs, len(store) * left[0].parameters.variants) if left else 0
     return crew.for_free_seconds(pairs * math.prod(store.size) * _SECONDS_A_VOXEL)
 
 
 def _make(task: _Task) -> Facts:
-    """Make one shard, in whatever process this runs."""
+    """Make one shard, in any process."""
     store = _opened(task.cubes, task.manifest_sha256)
     whole = task.array == "original"
     parts, facts = ([whole_shard(store, task.shard)], {}) if whole else _degrade(task, store)
@@ -210,10 +211,10 @@ def _make(task: _Task) -> Facts:
 
 @lru_cache(maxsize=1)
 def _opened(cubes: str | Path, manifest_sha256: str) -> CubeStore:
-    """A cube store, opened once in every process; a DataError where the run began with another."""
+    """Open a cube store once per process; a DataError if it was replaced since the run started."""
     store = open_cubes(cubes)
     if store.manifest_sha256 != manifest_sha256:
-        raise DataError(f"{cubes} has been replaced since this run began: give the same command again.")
+        raise DataError(f"{cubes} was replaced during this run: run the same command again.")
     return store
 
 
@@ -243,7 +244,7 @@ def _write_tables(
     flip: NDArray[np.uint8],
     applied: NDArray[np.uint8],
 ) -> None:
-    """Everything of a pair store but its shards."""
+    """Write everything of a pair store but its shards."""
     variant, cube = np.divmod(np.arange(len(flip)), len(store))
     pairs = PairTable(cube.astype(np.int32), variant.astype(np.int32), flip, applied)
     attributes = {**store.frame, "parameters": job, "cubes": store.attributes["parameters"]}
@@ -257,7 +258,7 @@ def _write_tables(
 def _make_again(
     damage: Damage, store: CubeStore, parameters: DegradeParameters, workers: Workers, ledger: Ledger
 ) -> None:
-    """Make the damaged files of a finished store again: all degraded cubes where their bits are damaged."""
+    """Rebuild damaged files of a finished store: all degraded cubes if the columns of bits are damaged."""
     job, columns = _job(store, parameters), damage.remains.columns
     bits = [columns[name] for name in ("flip", "applied") if name in columns]
     lost = bool(damage.others) and len(bits) < 2
@@ -267,21 +268,21 @@ def _make_again(
         if task.path in damage.files or (lost and task.array == "degraded")
     ]
     made = list[tuple[_Task, Facts]]()
-    run_all(workers, "shards made again", lambda task: (task, _make(task)), tasks, made.append)
+    run_all(workers, "shards rebuilt", lambda task: (task, _make(task)), tasks, made.append)
     records = dict(made)
     if damage.others:
         _write_tables(ledger, store, job, *(_bits(records) if lost else bits))
 
 
 def _bits(records: Mapping[_Task, Facts]) -> Iterator[NDArray[np.uint8]]:
-    """The columns `flip` and `applied`, from what is noted of all shards of degraded cubes."""
+    """Return the columns `flip` and `applied`, from the records of all shards of degraded cubes."""
     degraded = sorted((task.shard, facts) for task, facts in records.items() if task.array == "degraded")
     for name in ("flip", "applied"):
         yield np.array([bit for _, facts in degraded for bit in facts[name]], np.uint8)
 
 
 def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
-    """The parameters as they stand in the store; the cube store goes in by its manifest's sha256."""
+    """Return the parameters as written to the store; the manifest's sha256 identifies the cube store."""
     return {
         "recipe": parameters.recipe.to_json(),
         "recipe_sha256": parameters.recipe.digest(),
@@ -293,15 +294,15 @@ def _job(store: CubeStore, parameters: DegradeParameters) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DegradationPlan:
-    """What `degrade_cubes` would do: `--dry-run`.
+    """Estimated outcome of `degrade_cubes`: `--dry-run`.
 
     Attributes:
-        cubes: of the cube store.
-        pairs: to be made; 0 where the pair store is finished.
-        store_bytes: of originals and degraded cubes, as a block that was tried was encoded: an estimate.
-        files: of shards.
-        seconds: with `workers` at work, an estimate from the block.
-        workers: shards at a time.
+        cubes: number in the cube store.
+        pairs: number to be made; 0 if the pair store is finished.
+        store_bytes: of originals and degraded cubes, extrapolated from an encoded sample block.
+        files: number of shards.
+        seconds: with `workers` at work, extrapolated from the block.
+        workers: number of shards at a time.
     """
 
     cubes: int
@@ -321,7 +322,7 @@ def plan_degradation(
     overwrite: bool = False,
     report: Progress = silent,
 ) -> DegradationPlan:
-    """Degrade a block of cubes, throw it away, and say what all would come to; raises as `degrade_cubes`."""
+    """Degrade a sample block of cubes, discard it, and extrapolate to all; raises as `degrade_cubes`."""
     store, _, present = check_job(cubes, target, parameters, overwrite=overwrite)
     compile_kernels(store, parameters, report)
     chosen = np.linspace(0, len(store) - 1, min(_BLOCK, len(store))).astype(int)

@@ -1,4 +1,4 @@
-"""Derive pairs of a store again from their originals, and compare them bit for bit."""
+"""Derives pairs of a store again from their originals, and compares them bit for bit."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,10 @@ def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Pro
     """Derive `most` random pairs again from their originals, and compare them bit for bit.
 
     Returns:
-        How many were compared, and what is wrong, by array.
+        The number of pairs compared, and the problems, by array.
 
     Raises:
-        UnknownError: what is needed is damaged.
+        UnknownError: required data are damaged.
     """
     attributes = remains.attributes
     columns = needed(remains, "scan", "number", "scans/stream", "flip", "applied")
@@ -46,7 +46,7 @@ def replay(remains: Remains, most: int, workers: Workers) -> tuple[int, list[Pro
 
 @dataclass(frozen=True)
 class _Replayer:
-    """Derives pairs of one store; serves any number of threads."""
+    """Derives pairs of one store; can be used by any number of threads."""
 
     remains: Remains
     degrader: Degrader
@@ -57,7 +57,7 @@ class _Replayer:
     applied: NDArray[np.uint8]
 
     def look(self, pairs: NDArray[np.integer[Any]]) -> tuple[int, list[Problem]]:
-        """Derive some pairs; how many, and what is wrong."""
+        """Derive some pairs; return their number, and the problems."""
         original, degraded = (self.remains.reader(name) for name in ("original", "degraded"))
         cubes, stored = np.empty((2, len(pairs), *original.shape[1:]), original.dtype)
         variant, cube = np.divmod(pairs, len(self.scan))
@@ -66,7 +66,7 @@ class _Replayer:
             try:
                 original.read(one, cubes[row])
                 degraded.read(pair, stored[row])
-            except DataError:  # a damaged shard is named by itself
+            except DataError:  # a damaged shard is reported separately
                 read[row] = False
         pairs, variant, cube = pairs[read], variant[read], cube[read]
         again = np.empty_like(cubes[read])
@@ -75,6 +75,6 @@ class _Replayer:
         self.degrader(cubes[read], streams, self.number[cube], variant, again, flip, applied)
         same = (again == stored[read]).all(axis=tuple(range(1, again.ndim)))
         bits = (flip == self.flip[pairs]) & (applied == self.applied[pairs])
-        wrong = [("degraded", f"pair {pair} is not what its original gives") for pair in pairs[~same]]
-        wrong += [("flip, applied", f"those of pair {pair} are not what was drawn") for pair in pairs[~bits]]
+        wrong = [("degraded", f"pair {pair} differs from what its original yields") for pair in pairs[~same]]
+        wrong += [("flip, applied", f"those of pair {pair} differ from the draws") for pair in pairs[~bits]]
         return len(pairs), wrong

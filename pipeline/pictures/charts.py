@@ -1,6 +1,6 @@
-"""Charts for a page of HTML, as SVG that takes the page's fonts and colours: numbers in, text out.
+"""Draws charts for an HTML page, as SVG with the page's fonts and colours: numbers in, text out.
 
-With one version of matplotlib, the same numbers give the same text. Names are escaped here.
+With one version of matplotlib, equal numbers give equal text. Names are escaped here.
 """
 
 import io
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.ledger import write_whole
 
-# Drawn in these colours, which become the page's: it may be light, dark or printed.
+# Drawing colours that are replaced by the page's, which may be light, dark or printed.
 _COLOURS = {"ink": "#000001", "soft": "#000002", "faint": "#000003", "fill": "#000004", "line": "#000005"}
 _COLOURS["band"] = "#000006"
 _FILLED: Any = {"fill": True, "color": _COLOURS["fill"], "alpha": 0.75}
@@ -47,11 +47,11 @@ _SETTINGS: Any = {
     "xtick.labelcolor": _COLOURS["ink"],
     "ytick.labelcolor": _COLOURS["ink"],
 }
-_TITLE = "title of "  # begins the name of a group in the SVG that the rest of this name becomes the title of
+_TITLE = "title of "  # prefix of an SVG group's name whose remainder becomes the group's title
 _SIZE = (760 / 72, 320 / 72)  # inches
-_NICE = (1, 2, 5, 10)  # what ticks may lie apart, times a power of ten
-_SMALLEST = 1e-6  # shares below this lie on the axis of a logarithmic chart
-_APART = 1 / 52  # of the width, between the names of marks
+_NICE = (1, 2, 5, 10)  # allowed distances between ticks, times a power of ten
+_SMALLEST = 1e-6  # smaller shares are drawn at the axis of a logarithmic chart
+_APART = 1 / 52  # least distance between the names of marks, as a share of the width
 
 
 def histogram_chart(
@@ -64,11 +64,11 @@ def histogram_chart(
     """Draw distributions over whole numbers, shares on a logarithmic scale, substances marked.
 
     Args:
-        title: what it shows, for those who do not see it.
+        title: description for readers who cannot see it.
         low: the first number.
         width: how many numbers share a bin.
         counts: by name, int64 [bin]; the first is filled, the others are lines.
-        marks: ranges to mark by name, lowest and highest number; those outside are left out.
+        marks: ranges to mark by name, lowest and highest number; those outside the chart are left out.
 
     Returns:
         An `svg` element.
@@ -98,8 +98,8 @@ def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) 
     """Draw a distribution as bars, on a linear scale.
 
     Args:
-        title: what it shows.
-        first, last: where the first bar begins, and where the last one ends.
+        title: description for readers who cannot see it.
+        first, last: start of the first bar, and end of the last one.
         counts: int64 [bar], of equal width.
 
     Returns:
@@ -115,7 +115,7 @@ def bar_chart(title: str, first: float, last: float, counts: NDArray[np.int64]) 
 
 @contextmanager
 def _chart(title: str, first: float, last: float) -> Iterator[tuple[Figure, Axes]]:
-    """An empty chart with these ends of x, alike whatever the user's own settings are."""
+    """Create an empty chart with these ends of x, independent of the user's own settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -127,7 +127,7 @@ def _chart(title: str, first: float, last: float) -> Iterator[tuple[Figure, Axes
 
 
 def _mark(axes: Axes, name: str, first: int, end: int, free: float) -> float:
-    """A band with its name above, no further left than at `free`; where the name lies."""
+    """Draw a band with its name above, no further left than `free`; return the position of the name."""
     axes.axvspan(first, end, facecolor=_COLOURS["band"], edgecolor=_COLOURS["band"], linewidth=0.5)
     middle = (first + end) / 2
     place = max(middle, free)
@@ -139,14 +139,14 @@ def _mark(axes: Axes, name: str, first: int, end: int, free: float) -> float:
 
 
 def save_png(figure: Figure, png: Path) -> None:
-    """Save a figure as a PNG picture, which does not tell the version of matplotlib."""
+    """Save a figure as a PNG picture, without the version of matplotlib."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     write_whole(png, drawn.getvalue())
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The chart as an element of a page that fetches nothing: no reference, not even one to clip by."""
+    """Return the chart as a self-contained element of a page, without references, even for clipping."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = drawn.getvalue().split("<svg ", 1)[1]

@@ -1,4 +1,4 @@
-"""The page that `genesis-prep demo` ends with: pictures, losses and figures in one file."""
+"""The final page of `genesis-prep demo`: pictures, losses and figures in one file."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ pre { overflow-x: auto; background: color-mix(in srgb, var(--faint) 30%, transpa
 text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 """
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _FOOT, _TOP = 760, 300, 60, 190, 40, 12  # of the chart, in its own units
-_ROOM = 0.08  # of the range of losses, above and below
-_APART = 14  # between the names of lines
+_ROOM = 0.08  # margin above and below, as a share of the range of losses
+_APART = 14  # least distance between the names of lines
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One section of the page: its heading, what it shows in a sentence or two, and a PNG."""
+    """One section of the page: its heading, a caption of a sentence or two, and a PNG."""
 
     heading: str
     caption: str
@@ -42,15 +42,15 @@ def demo_page(
     commands: Sequence[str],
     note: str,
 ) -> str:
-    """The page as HTML, with no script and nothing to be fetched.
+    """Return the page as HTML, without scripts or external resources.
 
     Args:
-        pictures: in their order; the first is what the rest leads to.
-        figures: one line of them.
-        losses: mean squared errors by name, the network's first; the others are what it is to be below.
-        curves: a loss for each epoch, by name.
-        commands: that do the same by hand, a line each.
-        note: what to keep in mind.
+        pictures: in order; the first is the result.
+        figures: a line of numbers.
+        losses: mean squared errors by name, the network's first; the others are references.
+        curves: a loss per epoch, by name.
+        commands: equivalent command lines, one per line.
+        note: a caveat for the reader.
     """
     network, *others = losses.items()
     below = all(network[1] < loss for _, loss in others)
@@ -62,8 +62,8 @@ def demo_page(
     parts = [
         f"<p><strong>{escape(figures)}</strong></p>",
         *map(_section, pictures[:1]),
-        "<h2>Has it learnt anything?</h2><p>Mean squared error on scans that it was not trained on, of "
-        "values in [0, 1]. Three answers need no network, and the network is "
+        "<h2>Has it learnt anything?</h2><p>Mean squared error on scans that were not used for training, "
+        "with values in [0, 1]. The three references need no network, and the network is "
         f"{verdict}.</p><table>{rows}</table>",
         f"<figure>{loss_chart(curves, dict(others))}</figure>",
         *map(_section, pictures[1:]),
@@ -81,7 +81,7 @@ def demo_page(
 
 
 def loss_chart(curves: Mapping[str, Sequence[float]], levels: Mapping[str, float]) -> str:
-    """An `svg` of losses by epoch; levels near them are dashed lines, those far above are left out."""
+    """Return an `svg` of losses by epoch; levels nearby are dashed lines, those far above are left out."""
     values = [loss for curve in curves.values() for loss in curve]
     near = {name: level for name, level in levels.items() if level < 2 * max(values)}
     everything = [*values, *near.values()]

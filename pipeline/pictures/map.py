@@ -1,4 +1,4 @@
-"""A map of a scan: where cubes may lie and where some were drawn, over three slices through it."""
+"""Draws a map of a scan: allowed positions of cubes, and some examples, over three slices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ from genesis_toolkit.pipeline.pictures.charts import save_png
 from genesis_toolkit.pipeline.scans.geometry import Voxels
 
 _PUBLISHED = Window()
-_EXAMPLES = 32  # cubes drawn as examples: what a scan gives by default
-_OUTLINED = 6  # of these in one slice: more would hide it
+_EXAMPLES = 32  # cubes drawn as examples: the default number per scan
+_OUTLINED = 6  # the most outlined in one slice: more would hide it
 _AXES = "xyz"
 
 
 class _View(NamedTuple):
-    """One slice: its name, the axis it lies across, the axes it shows across and down, and how to turn it."""
+    """One slice: its name, the axis across it, the axes shown across and down, and its orientation."""
 
     name: str
     along: int
     across: int
     down: int
-    upward: bool  # the patient's feet are at the first slice: turned over, they are at the picture's foot
+    upward: bool  # the first slice is at the patient's feet, so the picture is flipped to show them below
 
 
 _VIEWS = tuple(
@@ -45,19 +45,19 @@ def draw_map(
     title: str = "",
     window: Window = _PUBLISHED,
 ) -> None:
-    """Draw where cubes may lie, over one axial, one coronal and one sagittal slice of the scan.
+    """Draw the allowed positions of cubes over one axial, one coronal and one sagittal slice of the scan.
 
-    The slices are those that the most cubes are centred on; the middle ones where there is no place at all.
-    In the plane of patches it is the slice of an example.
-    Colour: of the cubes that the slice cuts and whose centre lies there, the share that passes. Dashed: the
-    border. Outlined: examples that the slice cuts, of cubes as `extract-cubes` would draw them. Patches of
-    slices are boxes one voxel deep, and in two of the three pictures lines.
+    The slices are those on which the most cubes are centred, or the middle ones if there is no position at
+    all. In the plane of patches it is the slice of an example. Colour: among the cubes that the slice cuts
+    and whose centre is there, the share that passes. Dashed: the border. Outlined: examples that the slice
+    cuts, drawn as `extract-cubes` would. Patches of slices are boxes one voxel deep, so they appear as lines
+    in two of the three pictures.
 
     Args:
-        voxels, spacing, rule: the scan and what a cube needs, as for `explain_scan`.
+        voxels, spacing, rule: the scan and the conditions for a cube, see `explain_scan`.
         png: the file to write.
-        title: what stands above the picture.
-        window: the grey levels, and what real numbers are scaled by.
+        title: text above the picture.
+        window: range of grey levels, and scale of real numbers.
     """
     reason = rules.too_small(voxels.shape, rule)
     corners = None if reason else rules.passing_corners(voxels, rule, window)
@@ -66,7 +66,7 @@ def draw_map(
         examples = rules.draw_corners(corners, _EXAMPLES, rules.place_words(0, "examples", _EXAMPLES))
     extents = [edge * step for edge, step in zip(voxels.shape, spacing, strict=True)]
     widths, heights = [extents[view.across] for view in _VIEWS], [extents[view.down] for view in _VIEWS]
-    # 12 inches for three pictures on one scale, and room for the titles, the axes and the colour bar.
+    # 12 inches for three pictures on one scale, with titles, axes and colour bar.
     tall = 12 * max(heights) / sum(widths) + 1.7
     figure = Figure(figsize=(13.5, min(max(tall, 4), 14)), dpi=110, layout="constrained")
     figure.suptitle(title + (f"\ntoo small: {reason}" if reason else ""), fontsize=10)
@@ -77,7 +77,7 @@ def draw_map(
         heat = _draw_view(panel, view, voxels, spacing, rule, corners, examples, window)
     if corners is not None:
         bar = figure.colorbar(heat, ax=list(panels), shrink=0.8, pad=0.01)
-        bar.set_label(f"of the {many} cut by this slice and centred here, share that passes", fontsize=8)
+        bar.set_label(f"share of the {many} cut by this slice and centred here that passes", fontsize=8)
     save_png(figure, png)
 
 
@@ -91,7 +91,7 @@ def _draw_view(
     examples: NDArray[np.int32],
     window: Window,
 ) -> Any:
-    """One slice with its heat, border and example cubes; gives the heat, for the colour bar."""
+    """Draw one slice with its heat map, border and examples; return the heat map, for the colour bar."""
     number = voxels.shape[view.along] // 2
     if corners is not None and corners.count:
         counts = np.count_nonzero(np.moveaxis(corners.passing, view.along, 0), axis=(1, 2))
@@ -121,7 +121,7 @@ def _draw_view(
 
 
 def _outline(panel: Axes, view: _View, corner: Any, edges: Sequence[int], style: str) -> None:
-    """A box of the scan as a rectangle of the slice; none where the border leaves nothing."""
+    """Draw a box of the scan as a rectangle in the slice; nothing if the border leaves no room."""
     width, height = edges[view.across], edges[view.down]
     if width > 0 and height > 0:
         at = (corner[view.across] - 0.5, corner[view.down] - 0.5)
@@ -133,15 +133,15 @@ def _outline(panel: Axes, view: _View, corner: Any, edges: Sequence[int], style:
 def passing_share(
     corners: rules.Corners, box: rules.Triple, shape: rules.Triple, axis: int, number: int
 ) -> NDArray[np.float64]:
-    """Of the boxes that a slice of the scan cuts and that are centred at a place, the share that passes.
+    """Return, for each position in a slice, the share of passing boxes among those cut and centred there.
 
     Args:
         corners: the decision for the scan.
-        box, shape: edges of what is cut out, and voxels of the scan, in x, y, z.
-        axis, number: that the slice lies across, 0, 1 or 2, and its own along it; some candidate cuts it.
+        box, shape: edges of the box, and voxels of the scan, in x, y, z.
+        axis, number: the axis across the slice, 0, 1 or 2, and its index; some candidate cuts it.
 
     Returns:
-        float64 [the two other axes, in order], 0..1; NaN where no candidate has its centre.
+        float64 [the two other axes, in order], 0..1; NaN where no candidate is centred.
     """
     first, edge = corners.first[axis], box[axis]
     cut = [slice(None)] * 3

@@ -1,8 +1,8 @@
-"""A report of a store: one page of HTML that needs nothing else, to look at, print and hand on.
+"""Writes a report of a store: one self-contained HTML page to view, print and share.
 
-What lies in the voxels is taken from cubes spread evenly through the store, so that a store of any size takes
-seconds. The page names no folder, no machine and no time, and one store gives always the same bytes. All text
-that comes out of the store is escaped, and the page allows no script.
+Voxel statistics come from cubes spread evenly through the store, so they take seconds for a store of any
+size. The page contains no folder, machine or time, so one store always gives the same bytes. All text from
+the store is escaped, and the page allows no scripts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,15 +27,15 @@ from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.write import check_place
 
 _BEGINNING = '<!doctype html>\n<html lang="en"><!-- genesis-prep preview -->\n'
-_MOST_CUBES = 512  # looked at for the histogram
+_MOST_CUBES = 512  # read for the histogram
 _MOST_VOXELS = 2**27
 _BLOCK, _BLOCK_VOXELS = 32, 2**22  # cubes and voxels read at a time
-_BINS = 200  # or a few more
+_BINS = 200  # at least, and a few more if needed
 _BARS = 40
 _PLANES = ("x, y", "x, z", "y, z")
 _GRID = 48  # cells along each side of the map of corners
 _MOST_EDGE = 96  # pixels of a picture
-_MOST_PIXELS = 900_000  # of all pictures together: 1.2 MB of noise
+_MOST_PIXELS = 900_000  # in all pictures together: 1.2 MB if they are noise
 _MOST_ROWS = 200  # of a table
 _MOST_LETTERS = 300  # of a cell
 
@@ -64,29 +64,29 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
     """Write the report of a store.
 
     Args:
-        store: opened.
+        store: an open store.
         html: the file to write.
-        rows: how many cubes the contact sheet shows, fewer where the page would become large.
+        rows: number of cubes on the contact sheet; fewer if the page would become large.
 
     Raises:
-        CallError: the file's name does not end in `.html`, or it would replace what is no report.
+        CallError: the file's name does not end in `.html`, or it would replace something other than a report.
         DataError: the store is damaged.
     """
     if html.suffix.lower() != ".html":
-        raise CallError(f"{html} is to be a report: give it a name that ends in .html.")
+        raise CallError(f"{html}: the name of a report must end in .html.")
     if html.exists() and not (html.is_file() and html.read_bytes().startswith(_BEGINNING.encode())):
-        said = f"{html} exists and is no report of a store, so it is left alone"
+        said = f"{html} exists and is not a report of a store, so it is left untouched"
         raise CallError(f"{said}: choose another name.")
     check_place(html)
     try:
         page = report(store, rows)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"The store {store.storage.place} is damaged: what it says is {error!r}.") from None
-    write_whole(html, page.encode(errors="replace"))  # a folder's name may be no UTF-8
+        raise DataError(f"The store {store.storage.place} is damaged: its data raise {error!r}.") from None
+    write_whole(html, page.encode(errors="replace"))  # a folder's name may not be UTF-8
 
 
 def report(store: CubeStore | PairStore, rows: int) -> str:
-    """The page of a store; see `write_report`. That of X-ray images has their patients, views and labels."""
+    """Return the page of a store; see `write_report`. For X-ray images it has patients, views and labels."""
     contents = facts.contents_of(store)
     name, images = escape(PurePath(store.storage.place).name), store.images
     parts = [("What it holds", _table((), facts.summary(contents)))]
@@ -95,14 +95,14 @@ def report(store: CubeStore | PairStore, rows: int) -> str:
         parts += [("Spacing", _spacing(store.scans)), ("Tissue score", _tissue(contents))]
     else:
         parts += [("Patients, views and labels", _of_images(store, images))]
-    if contents.thing != "image":  # of images that were taken whole there is nothing to tell
+    if contents.thing != "image":  # whole images have no position
         parts += [(f"Where {contents.things} were cut", _places(store, contents))]
     parts += [("Contact sheet", _sheet(store, rows))]
     parts += [(f"{'Scans' if images is None else 'Images'} not used", _unused(store))]
     parts += [("Parameters", _parameters(contents))]
     head = f"<h1>{name}</h1>\n<p>{escape(facts.description(contents))}</p>"
     body = "\n".join(
-        [head, *(f"<section><h2>{escape(what)}</h2>\n{told}\n</section>" for what, told in parts)]
+        [head, *(f"<section><h2>{escape(what)}</h2>\n{content}\n</section>" for what, content in parts)]
     )
     return (
         f'{_BEGINNING}<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n'
@@ -113,16 +113,16 @@ def report(store: CubeStore | PairStore, rows: int) -> str:
 
 
 def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> NDArray[np.int64]:
-    """How often each whole number of the window comes in these cubes: int64 [high - low + 1].
+    """Count how often each whole number of the window occurs in these cubes: int64 [high - low + 1].
 
     Voxels outside the window count as its ends.
 
     Raises:
-        DataError: a cube is damaged, or the window is no window of such voxels.
+        DataError: a cube is damaged, or the window does not fit the dtype.
     """
     limits = np.iinfo(reader.dtype)
     if window.low < limits.min or window.high > limits.max:
-        raise DataError(f"The window {window.low} .. {window.high} is wider than {reader.dtype} voxels are.")
+        raise DataError(f"The window {window.low} .. {window.high} is wider than {reader.dtype} allows.")
     counts = np.zeros(window.span + 1, np.int64)
     block = max(1, min(_BLOCK, _BLOCK_VOXELS // int(np.prod(reader.shape[1:]))))
     voxels = np.empty((block, *reader.shape[1:]), reader.dtype)
@@ -135,11 +135,11 @@ def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> ND
 
 
 def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[np.float64] | None:
-    """Where cubes, which take up so many voxels in x, y, z, lie in their scans, all scaled to one frame.
+    """Map where cubes, which take up `box` voxels in x, y, z, are in their scans, all scaled to one frame.
 
     Returns:
-        float64 [plane, across, down] in 0..1, the planes xy, xz and yz: of every cell the share of cubes that
-        touch it. None where no cube's place is known.
+        float64 [plane, across, down] in 0..1, the planes xy, xz and yz: the share of cubes that touch each
+        cell. None if no cube's position is known.
     """
     shape = scans.shape[table.scan].astype(np.float64)
     known = (shape > 0).all(axis=1) & (table.corner >= 0).all(axis=1)
@@ -158,7 +158,7 @@ def coverage(table: CubeTable, scans: ScanTable, box: Sequence[int]) -> NDArray[
 
 
 def _values(store: CubeStore | PairStore) -> str:
-    """The values of cubes that are spread evenly through the store."""
+    """Return the section on the values of cubes that are spread evenly through the store."""
     window, most = store.window, max(1, min(_MOST_CUBES, _MOST_VOXELS // int(np.prod(store.size))))
     cubes = evenly(len(store.table), most)
     if isinstance(store, CubeStore):
@@ -175,11 +175,11 @@ def _values(store: CubeStore | PairStore) -> str:
     first, *others = binned
     lines = f"; the line: {', '.join(others)}" if others else ""
     caption = (
-        f"Filled: {first}{lines}. From {len(cubes):,} of {len(store.table):,} cubes, taken evenly; shares "
+        f"Filled: {first}{lines}. From {len(cubes):,} of {len(store.table):,} cubes, spaced evenly; shares "
         f"of voxels in bins of {width}, on a logarithmic scale."
     )
     if marks:
-        caption += " What lay outside the window stands at its ends."
+        caption += " Values outside the window were set to its ends."
     return _figure(chart, caption) + (_substances(counts[first], window) if marks else "")
 
 
@@ -198,23 +198,23 @@ def _of_images(store: CubeStore | PairStore, images: ImageTable) -> str:
     tables = ""
     for what in ("view", "label"):
         of = counts[f"{what}s"].items()
-        rows = [(name or "not told", f"{count:,}", f"{count / used:.1%}") for name, count in of]
+        rows = [(name or "unknown", f"{count:,}", f"{count / used:.1%}") for name, count in of]
         tables += _table((what, "images", "share"), rows)
     of = f" of {counts['patients']:,} patients" if counts["patients"] else ""
-    told = f"Of {used:,} images{of}; one image may have several labels."
-    return tables + _note(told)
+    caption = f"Of {used:,} images{of}; one image may have several labels."
+    return tables + _note(caption)
 
 
 def _spacing(scans: ScanTable) -> str:
     known = scans.spacing[(scans.cubes > 0) & (scans.spacing > 0).all(axis=1)]
     if not len(known):
-        return _note("The spacing of the scans is not known.")
+        return _note("The spacing of the scans is unknown.")
     rows = [
         (axis, *(f"{value:.4g}" for value in (column.min(), np.median(column), column.max())))
         for axis, column in zip(AXES, known.T, strict=True)
     ]
-    told = f"Of the {len(known):,} scans that gave cubes."
-    return _table(("mm", "least", "median", "most"), rows) + _note(told)
+    caption = f"For the {len(known):,} scans that gave cubes."
+    return _table(("mm", "least", "median", "most"), rows) + _note(caption)
 
 
 def _tissue(contents: facts.Contents) -> str:
@@ -222,30 +222,30 @@ def _tissue(contents: facts.Contents) -> str:
     last = float(tissue.max()) or 1.0
     counts, _ = np.histogram(tissue, bins=_BARS, range=(0.0, last))
     span = f"{tissue.min():.3f} to {tissue.max():.3f}, median {np.median(tissue):.3f}"
-    told = f"Cubes by the score of the tissue rule, {span}."
-    chart = _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), told)
+    caption = f"Cubes by the score of the tissue rule, {span}."
+    chart = _figure(bar_chart("Cubes by tissue score", 0.0, last, counts), caption)
     air = facts.without_tissue_words(facts.without_tissue(contents), len(tissue))
     return chart + (f"<p>{escape(air)}</p>" if air else "")
 
 
 def _places(store: CubeStore | PairStore, contents: facts.Contents) -> str:
-    """Where cubes were cut."""
+    """Return the section on where cubes were cut."""
     things, box = contents.things, box_of(contents.cutting, store.size)
     planes = coverage(store.table, store.scans, box) if box else None
     if planes is None:
-        return _note(f"Where the {things} were cut is not known.")
+        return _note(f"It is unknown where the {things} were cut.")
     figures = []
     for plane, name in zip(planes, _PLANES if contents.images is None else _PLANES[:1], strict=False):
-        # z grows towards the head, which stands at the top of a picture.
+        # z grows towards the head, which is at the top of a picture.
         turned = plane if name == "x, y" else plane[:, ::-1]
         uri = grey_picture((turned / plane.max() * 255).astype(np.int64), 0, 255, _GRID)
-        told = f"{name}: 0 to {plane.max():.0%} of the {things}"
-        figures.append(f'<figure><img src="{uri}" alt="{told}"><figcaption>{told}</figcaption></figure>')
-    told = (
-        "The extents of all scans scaled to one square, seen along an axis; the brighter a place, the more "
-        f"{things} cover it."
+        note = f"{name}: 0 to {plane.max():.0%} of the {things}"
+        figures.append(f'<figure><img src="{uri}" alt="{note}"><figcaption>{note}</figcaption></figure>')
+    note = (
+        "The extents of all scans scaled to one square, projected along an axis; the brighter a position, "
+        f"the more {things} cover it."
     )
-    return f'<div class="maps">{"".join(figures)}</div>{_note(told)}'
+    return f'<div class="maps">{"".join(figures)}</div>{_note(note)}'
 
 
 def _sheet(store: CubeStore | PairStore, rows: int) -> str:
@@ -258,21 +258,21 @@ def _sheet(store: CubeStore | PairStore, rows: int) -> str:
     for row in pictures:
         cells = []
         for picture, heading in zip(row, headings, strict=True):
-            told = escape(" / ".join(picture.label.split("\n")))
+            note = escape(" / ".join(picture.label.split("\n")))
             uri = grey_picture(picture.voxels, low, high, _MOST_EDGE)
             across, down = picture.voxels.shape
             style = f"aspect-ratio: {across} / {down * picture.aspect:.6g}"
             image = f'<img src="{uri}" alt="{escape(heading)}" style="{style}">'
-            cells.append(f"<td><figure>{image}<figcaption>{told}</figcaption></figure></td>")
+            cells.append(f"<td><figure>{image}<figcaption>{note}</figcaption></figure></td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     flat = isinstance(store, CubeStore) and len(store.size) == 2  # several in a row
     cubes = sum(map(len, pictures)) if flat else len(pictures)
     few = cubes < min(rows, len(store.table))
-    fewer = f" Fewer than the {rows} asked for, so that the page stays small." if few else ""
+    fewer = f" Fewer than the requested {rows}, to keep the page small." if few else ""
     return (
         f'<table class="sheet"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-        + _note(f"{cubes} of {len(store.table):,} cubes, taken evenly.{fewer}")
+        + _note(f"{cubes} of {len(store.table):,} cubes, spaced evenly.{fewer}")
     )
 
 
@@ -282,17 +282,17 @@ def _unused(store: CubeStore | PairStore) -> str:
     if not rows:
         return _note(f"Every {what} that was found gave cubes.")
     rows.sort(key=lambda row: row["status"] != "failed")
-    told = [[row["scan"], row["status"], row["reason"]] for row in rows[:_MOST_ROWS]]
-    more = len(rows) - len(told)
+    shown = [[row["scan"], row["status"], row["reason"]] for row in rows[:_MOST_ROWS]]
+    more = len(rows) - len(shown)
     left = _note(f"And {more:,} more; genesis-prep info --json lists all.") if more else ""
-    return _table((what, "status", "reason"), told) + left
+    return _table((what, "status", "reason"), shown) + left
 
 
 def _parameters(contents: facts.Contents) -> str:
     made = {"cubes": contents.cutting}
     made |= {"pairs": contents.attributes["parameters"]} if contents.pairs is not None else {}
-    told = ((what, row) for what, of in made.items() for row in facts.parameter_rows(of))
-    return _table((), [(f"{what}: {name}", value) for what, (name, value) in told][:_MOST_ROWS])
+    named = ((what, row) for what, of in made.items() for row in facts.parameter_rows(of))
+    return _table((), [(f"{what}: {name}", value) for what, (name, value) in named][:_MOST_ROWS])
 
 
 def _figure(chart: str, caption: str) -> str:

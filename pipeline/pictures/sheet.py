@@ -1,4 +1,4 @@
-"""Pictures of a store: a contact sheet of cubes, or of pairs with each degradation alone and combined."""
+"""Draws contact sheets of a store: cubes, or pairs with each degradation alone and combined."""
 
 from pathlib import Path, PurePath
 from textwrap import fill
@@ -23,10 +23,10 @@ PLANES = ("axial", "coronal", "sagittal")
 _SHOWN = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}  # axes across and down
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_CELL = 1.7  # inches a picture
-_MOST_ASPECT = 20.0  # a store may say anything of its scans
+_CELL = 1.7  # inches per picture
+_MOST_ASPECT = 20.0  # limits implausible spacings in a store
 _COLUMNS = 3  # of patches or images
-_MOST_LETTERS = 36  # of a line under a picture
+_MOST_LETTERS = 36  # per line under a picture
 _ALONE = {
     Applied.NONLINEAR: "non-linear",
     Applied.SHUFFLE: "local shuffling",
@@ -41,8 +41,8 @@ class Picture(NamedTuple):
     Attributes:
         voxels: a slice, integers [across, down] in the store's window.
         label: the lines under it.
-        mask: 0 and 1 [across, down]; its edge goes over the picture. None where there is none.
-        aspect: of a voxel, its extent down over that across.
+        mask: 0 and 1 [across, down], whose edge is drawn over the picture; None if there is none.
+        aspect: of a voxel, its height divided by its width.
     """
 
     voxels: NDArray[Any]
@@ -52,20 +52,20 @@ class Picture(NamedTuple):
 
 
 def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
-    """Draw a contact sheet, as `contact_rows` chooses it.
+    """Draw a contact sheet, as selected by `contact_rows`.
 
     Args:
-        store: opened.
+        store: an open store.
         png: the file to write.
-        rows: how many rows to show.
+        rows: number of rows to show.
 
     Raises:
-        CallError: the file's name does not end in `.png`, or it would replace what is no picture.
+        CallError: the file's name does not end in `.png`, or it would replace something other than a picture.
     """
     if png.suffix.lower() != ".png":
-        raise CallError(f"{png} is neither a picture nor a report: give a name that ends in .png or .html.")
+        raise CallError(f"{png} is neither a picture nor a report: the name must end in .png or .html.")
     if png.exists() and not (png.is_file() and png.read_bytes()[:8] == _PNG):
-        raise CallError(f"{png} exists and is no PNG picture, so it is left alone: choose another name.")
+        raise CallError(f"{png} exists and is not a PNG, so it is left untouched: choose another name.")
     check_place(png)
     low, high = store.window.low, store.window.high
     headings, pictures = contact_rows(store, rows)
@@ -80,7 +80,7 @@ def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
             cell = cells[row, column]
             look: Any = {"cmap": "gray", "interpolation": "nearest", "aspect": aspect}
             cell.imshow(voxels.T, vmin=low, vmax=high, **look)
-            if mask is not None and mask.min() < mask.max():  # else there is no edge, and matplotlib warns
+            if mask is not None and mask.min() < mask.max():  # otherwise it has no edge, and matplotlib warns
                 cell.contour(mask.T, levels=[0.5], colors="tab:orange", linewidths=0.8)
             cell.set_xticks([])
             cell.set_yticks([])
@@ -92,16 +92,16 @@ def draw_sheet(store: AnyStore, png: Path, rows: int) -> None:
 
 
 def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Picture]]]:
-    """The pictures of a contact sheet, of cubes taken evenly through the store.
+    """Return the pictures of a contact sheet, for cubes spaced evenly through the store.
 
-    Of a cube the middle axial, coronal and sagittal slice, with the edge of its mask; patches and images as
-    they are, three a row. Of a pair the middle axial slice of the original, or the original itself, each
-    degradation alone as the store's recipe draws it, and the degraded twin as stored. Where there are labels,
-    half of the cubes show a class, as far as there are any.
+    A cube is shown by its middle axial, coronal and sagittal slice, with the edge of its mask; patches and
+    images as they are, three per row. A pair is shown by the original (for cubes, the middle axial slice),
+    each degradation alone as the store's recipe draws it, and the stored degraded cube. If there are labels,
+    half of the cubes show a class, as far as available.
 
     Args:
-        store: opened.
-        rows: how many rows to show, at most.
+        store: an open store.
+        rows: largest number of rows.
 
     Returns:
         headings : of the columns.
@@ -126,19 +126,19 @@ def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Pictu
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most so many of the numbers from 0 to `count` - 1, spread evenly from the first to the last."""
+    """Return at most `most` of the numbers 0 .. `count` - 1, spread evenly from the first to the last."""
     return [int(number) for number in np.unique(np.linspace(0, count - 1, min(most, count)).round())]
 
 
 def middle_slices(voxels: NDArray[Any]) -> list[NDArray[Any]]:
-    """The middle axial, coronal and sagittal slice of a cube [x, y, z], each [across, down]."""
+    """Return the middle axial, coronal and sagittal slice of a cube [x, y, z], each [across, down]."""
     x, y, z = (edge // 2 for edge in voxels.shape)
-    # The patient's feet are at the first slice: turned over, so that they are at the foot of the picture.
+    # The first slice is at the patient's feet: flipped, so that they are at the bottom of the picture.
     return [voxels[:, :, z], voxels[:, y, ::-1], voxels[x, :, ::-1]]
 
 
 def _aspect(store: AnyStore, cube: int, plane: object = None) -> float:
-    """The extent of a voxel down over that across, in a slice of a cube's scan; 1 where it is not known."""
+    """Return the height of a voxel divided by its width, in a slice of a cube's scan; 1 if unknown."""
     spacing = store.scans.spacing[int(store.table.scan[cube])]
     across, down = spacing[list(_SHOWN.get(str(plane), (0, 1)))]
     if not (across > 0 and down > 0):
@@ -147,7 +147,7 @@ def _aspect(store: AnyStore, cube: int, plane: object = None) -> float:
 
 
 def _chosen(store: CubeStore | TargetStore, count: int) -> list[int]:
-    """So many cubes, in order; of labelled ones half with a class and half without, if there are any."""
+    """Return `count` cubes, in order; if labelled, half with a class and half without, if possible."""
     if not isinstance(store, TargetStore) or store.labels is None:
         return evenly(len(store), count)
     any_class = (store.labels == 1).any(axis=1)
@@ -155,13 +155,13 @@ def _chosen(store: CubeStore | TargetStore, count: int) -> list[int]:
     most = min(len(shown), max(count // 2, count - len(others)))
     return sorted(
         int(kind[place])
-        for kind, wanted in ((shown, most), (others, count - most))
-        for place in (evenly(len(kind), wanted) if min(len(kind), wanted) else ())
+        for kind, share in ((shown, most), (others, count - most))
+        for place in (evenly(len(kind), share) if min(len(kind), share) else ())
     )
 
 
 def _cube(store: CubeStore | TargetStore, cube: int) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """The voxels of a cube, and its mask where it has one."""
+    """Return the voxels of a cube, and its mask if it has one."""
     if isinstance(store, CubeStore):
         return store[cube], None
     voxels, answer = store[cube]
@@ -169,18 +169,18 @@ def _cube(store: CubeStore | TargetStore, cube: int) -> tuple[NDArray[Any], NDAr
 
 
 def _planes(store: CubeStore | TargetStore, cube: int) -> list[Picture]:
-    """The three slices of a cube."""
+    """Return the three slices of a cube."""
     voxels, mask = _cube(store, cube)
-    told = "" if mask is None else f"{100 * mask.mean():.1f} % foreground"
+    below = "" if mask is None else f"{100 * mask.mean():.1f} % foreground"
     if isinstance(store, CubeStore):
-        told = f"tissue {store.table.tissue[cube]:.3f}"
+        below = f"tissue {store.table.tissue[cube]:.3f}"
     masks = [None] * len(PLANES) if mask is None else middle_slices(mask)
     aspects = [_aspect(store, cube, plane) for plane in PLANES]
-    return list(map(Picture, middle_slices(voxels), (_label(store, cube), told, ""), masks, aspects))
+    return list(map(Picture, middle_slices(voxels), (_label(store, cube), below, ""), masks, aspects))
 
 
 def _label(store: CubeStore | TargetStore, cube: int) -> str:
-    """The lines under a cube's first picture: which it is, and what is known of it."""
+    """Return the lines under a cube's first picture: its identity, and what is known of it."""
     row = int(store.table.scan[cube])
     lines = [f"cube {cube} of {store.scans.names[row]}"]
     if isinstance(store, TargetStore):
@@ -201,12 +201,12 @@ def _label(store: CubeStore | TargetStore, cube: int) -> str:
 
 
 def _upright(pixels: NDArray[Any], plane: object) -> NDArray[Any]:
-    """A patch, its patient's feet at the foot of the picture: they are at the first slice of a scan."""
+    """Return a patch with the patient's feet, which are at the first slice, at the bottom."""
     return pixels[:, ::-1] if plane in ("coronal", "sagittal") else pixels
 
 
 def _drawn(store: PairStore) -> list[Applied]:
-    """The degradations that the store's recipe makes at all."""
+    """Return the degradations that the store's recipe can apply."""
     made = shares(Recipe.from_json(store.attributes["parameters"]["recipe"]))
     return [member for member in _ALONE if made[member] > 0]
 
@@ -232,7 +232,7 @@ def _pair_row(store: PairStore, cube: int, variant: int) -> list[Picture]:
 
 
 def _shown(store: PairStore, cubes: NDArray[Any]) -> NDArray[Any]:
-    """Of the first of some cubes the middle axial slice; of patches and images all."""
+    """Return the middle axial slice of the first cube given; patches and images whole."""
     if len(store.size) == 3:
         return cubes[0, :, :, store.size[2] // 2]
     return _upright(cubes[0], store.attributes["cubes"].get("plane"))

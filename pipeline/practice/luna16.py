@@ -3,11 +3,11 @@
     DIR/subset0 .. subset9/<SeriesInstanceUID>.mhd + .raw, DIR/annotations.csv, DIR/candidates_V2.csv,
     DIR/seg-lungs-LUNA16 and DIR/seg-nodules/<SeriesInstanceUID>.mhd + .zraw
 
-The masks of the lungs have LUNA16's name for them; LUNA16 has none of the nodules. Both lie outside the
-subsets, where scans of this layout are never looked for.
+The lung masks have LUNA16's folder name; LUNA16 has no nodule masks. Both are outside the subsets, where this
+layout is never searched for scans.
 
-The scans are drawn by `anatomy`; this module writes them down. They are made up from end to end and show
-nobody; a network that is trained on them has learned nothing about people.
+`anatomy` draws the scans, and this module writes them. They are entirely made up and show nobody; a network
+trained on them has learned nothing about people.
 """
 
 import csv
@@ -41,7 +41,7 @@ LUNG_MASKS = "seg-lungs-LUNA16"
 NODULE_MASKS = "seg-nodules"
 
 _SCANS_LIMIT = 10_000
-_SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # that drawing takes, most of them with the GIL held
+_SECONDS_A_SCAN, _SECONDS_A_VOXEL = 0.3, 1.6e-7  # to draw it, most of them with the GIL held
 _TABLES = {
     "annotations.csv": "seriesuid,coordX,coordY,coordZ,diameter_mm",
     "candidates_V2.csv": "seriesuid,coordX,coordY,coordZ,class",
@@ -52,16 +52,16 @@ _Row = tuple[object, ...]
 
 @dataclass(frozen=True)
 class PhantomParameters:
-    """What a phantom data set is made of.
+    """Parameters of a phantom data set.
 
     Attributes:
-        scans: how many scans, 1 to 10,000, dealt round robin over the ten subsets.
-        shape: voxels of every scan along x, y, z, 32 to 1024 each. The body always fits: fewer voxels are
-            larger ones. The published cube rule needs x and y >= 265 and z >= 96.
-        seed: 0 or more, below 2 to the 63rd. A scan depends on the seed, the shape and its own number only.
+        scans: number of scans, 1 to 10,000, distributed round robin over the ten subsets.
+        shape: voxels of every scan along x, y, z, 32 to 1024 each. The body always fits: with fewer voxels,
+            each is larger. The published cube rule needs x and y >= 265 and z >= 96.
+        seed: at least 0, below 2 to the 63rd. A scan depends only on the seed, the shape and its own number.
 
     Raises:
-        CallError: a value is out of its range.
+        CallError: a value is out of range.
     """
 
     scans: int = 10
@@ -69,14 +69,14 @@ class PhantomParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wanted = "cannot hold a chest: give three numbers of voxels, x, y and z"
-        check_made(self, "scans", _SCANS_LIMIT, SHAPE_LIMITS, wanted)
+        must_be = "cannot hold a chest: must be three numbers of voxels, x, y and z"
+        check_made(self, "scans", _SCANS_LIMIT, SHAPE_LIMITS, must_be)
 
 
 def series_uid(parameters: PhantomParameters, index: int) -> str:
-    """The SeriesInstanceUID of a scan, in the DICOM arc 2.25 for numbers that anyone may draw.
+    """Return the SeriesInstanceUID of a scan, in the DICOM arc 2.25 for freely drawn numbers.
 
-    Digits and dots, at most 44 characters; another seed, shape or number of the scan gives another name.
+    Digits and dots, at most 44 characters; another seed, shape or number of the scan gives another UID.
     """
     name = f"genesis phantom {parameters.seed} {parameters.shape} {index}"
     return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], 'big')}"
@@ -92,19 +92,19 @@ def write_luna16(
 ) -> list[Path]:
     """Write a phantom data set in LUNA16's layout.
 
-    Interrupted, it goes on when it is called again.
+    Call it again to resume an interrupted run.
 
     Args:
-        folder: where; it must not exist, or be empty. Its parents are made.
-        parameters: how many scans, how large, which seed.
-        workers: scans at a time; None takes one a core. They do not show in the bytes.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        folder: the target folder, which must be missing or empty. Its parents are created.
+        parameters: number of scans, their size, and the seed.
+        workers: scans at a time; None means one per core. The bytes do not depend on it.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Returns:
         The `.mhd` headers, in the order of the scans' numbers.
 
     Raises:
-        CallError: the folder is a file or holds something.
+        CallError: the folder is a file or not empty.
     """
     folder = check_free(Path(folder))
     with hold(folder, asdict(parameters), overwrite=False) as ledger:
@@ -127,7 +127,7 @@ def write_luna16(
 
 
 def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[str, Any]:
-    """Draw and write one scan; where it lies, and its rows of the tables."""
+    """Draw and write one scan; return its path, and its rows of the tables."""
     uid = series_uid(parameters, index)
     chest = draw_chest(parameters.shape, parameters.seed, index)
     header = _write_image(folder / f"subset{index % SUBSETS}", uid, chest, chest.hu)
@@ -138,35 +138,34 @@ def _draw_scan(folder: Path, parameters: PhantomParameters, index: int) -> dict[
     return {"header": place, "annotations.csv": annotations, "candidates_V2.csv": candidates}
 
 
-def check_made(made: Any, noun: str, most: int, limits: tuple[int, int], wanted: str) -> None:
+def check_made(made: Any, noun: str, most: int, limits: tuple[int, int], must_be: str) -> None:
     """Refuse a number of scans or images, a shape or a seed that is out of range (CallError)."""
     (low, high), usual = limits, type(made)
     if not 1 <= made.scans <= most:
         raise CallError(
-            f"A phantom of {made.scans} {noun} cannot be written: give a number from 1 to {most}, as in "
-            f"--scans {usual.scans}."
+            f"--scans {made.scans}: must be between 1 and {most} {noun}, for example --scans {usual.scans}."
         )
     if len(made.shape) != len(usual.shape) or not all(low <= size <= high for size in made.shape):
         found, typed = (",".join(map(str, shape)) for shape in (made.shape, usual.shape))
-        raise CallError(f"The shape {found} {wanted}, each from {low} to {high}, as in --shape {typed}.")
+        raise CallError(f"--shape {found} {must_be}, each from {low} to {high}, for example --shape {typed}.")
     checked_seed(made.seed)
 
 
 def check_free(folder: Path) -> Path:
-    """The folder; a CallError where it is a file or holds something."""
+    """Return the folder; a CallError if it is a file or not empty."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
-            raise CallError(f"{path} is a file: give a folder that does not exist yet, or an empty one.")
+            raise CallError(f"{path} is a file: give a new or empty folder.")
     if folder.exists() and any(folder.iterdir()):
         raise CallError(
-            f"{folder} is not empty, and a phantom is not mixed with other files: give a folder that does "
-            "not exist yet, or empty this one."
+            f"{folder} is not empty, and a phantom must not be mixed with other files: give a new folder, or "
+            "empty this one."
         )
     return folder
 
 
 def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16] | NDArray[np.bool_]) -> Path:
-    """Write one scan, or a mask, compressed: voxels first, so that no header points at half a file."""
+    """Write one scan, or a mask, compressed; voxels first, so that no header points to a partial file."""
     mask = values.dtype == np.bool_
     # MetaImage stores x fastest: the transpose of (x, y, z) in C order.
     data = np.ascontiguousarray(values.transpose(2, 1, 0), dtype="u1" if mask else "<i2").tobytes()
@@ -194,12 +193,12 @@ def _write_image(folder: Path, uid: str, chest: Chest, values: NDArray[np.int16]
 
 
 def _rows(uid: str, chest: Chest, draw: np.random.Generator) -> tuple[list[_Row], list[_Row]]:
-    """The rows of one scan in the tables of nodules and of candidates, in world mm."""
+    """Return the rows of one scan in the tables of nodules and of candidates, in world mm."""
     annotations, candidates = list[_Row](), list[_Row]()
     for nodule in chest.nodules:
         centre = chest.to_world(nodule.centre)
         annotations.append((uid, *np.round(centre, 6).tolist(), nodule.diameter_mm))
-        # A detector finds a nodule a little beside its middle.
+        # A detector finds a nodule slightly off its centre.
         aside = draw.uniform(-0.08, 0.08, 3) * nodule.diameter_mm
         candidates.append((uid, *np.round(centre + aside, 6).tolist(), 1))
     candidates += [(uid, *np.round(place, 6).tolist(), 0) for place in chest.to_world(chest.tempting)]
@@ -208,7 +207,7 @@ def _rows(uid: str, chest: Chest, draw: np.random.Generator) -> tuple[list[_Row]
 
 
 def write_table(path: Path, columns: str, rows: Iterable[Sequence[object]]) -> None:
-    """Write a table as LUNA16 and NIH do: comma separated, one line of column names."""
+    """Write a table like those of LUNA16 and NIH: comma separated, one line of column names."""
     text = io.StringIO()
     text.write(f"{columns}\n")
     csv.writer(text, lineterminator="\n").writerows(rows)

@@ -3,8 +3,8 @@
     DIR/images_001/images/<patient>_<nnn>.png .., DIR/Data_Entry_2017.csv,
     DIR/train_val_list.txt, DIR/test_list.txt
 
-The pictures are drawn by `anatomy`; this module writes them down. The findings of the table are in the
-pictures, and they are made up as well.
+`anatomy` draws the pictures, and this module writes them. The pictures show the findings listed in the table,
+which are made up as well.
 """
 
 import io
@@ -32,41 +32,41 @@ TABLE = "Data_Entry_2017.csv"
 TRAIN_VAL_LIST = "train_val_list.txt"
 TEST_LIST = "test_list.txt"
 
-#: The columns of NIH's table, word for word: two of its names hold a comma.
+#: The columns of NIH's table, word for word; two of the names contain a comma.
 COLUMNS = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
 
 _IMAGES_LIMIT = 100_000
-_SECONDS_AN_IMAGE = 0.4  # that drawing takes, most of them with the GIL held
+_SECONDS_AN_IMAGE = 0.4  # to draw it, most of them with the GIL held
 _HEALTHY = "No Finding"
 
-#: Images a folder, and folders: of NIH's twelve, even a small data set has several.
+#: Images per folder, and folders: like NIH's twelve, even a small data set has several.
 _A_FOLDER, _FOLDERS = 20, 12
 
-#: One patient in so many is on the test list, the second, the sixth ..; of NIH's images it is 23 %.
+#: One patient in this many is on the test list, the second, the sixth ..; NIH has 23 % of its images there.
 _TEST_PATIENTS = 4
 
-#: One image in so many is written with four channels, as a few of NIH's are.
+#: One image in this many is written with four channels, like a few of NIH's.
 _RGBA_IMAGES = 25
 
-#: Edge of a pixel of the detector before the picture was reduced, mm, as in most rows of NIH's table.
+#: Detector pixel size before the picture was reduced, mm; the value of most rows of NIH's table.
 _DETECTOR_MM = 0.168
 
 
 @dataclass(frozen=True)
 class RadiographParameters:
-    """What a data set of practice radiographs is made of.
+    """Parameters of a data set of practice radiographs.
 
     Attributes:
-        scans: how many images, 1 to 100,000. A patient has several, 3.4 on average.
-        shape: columns and rows of every picture, 64 to 2048 each; the patient is stretched to fill it, as
-            NIH's originals were.
-        seed: 0 or more, below 2 to the 63rd. An image depends on the seed, the shape and its number only.
+        scans: number of images, 1 to 100,000. A patient has several, 3.4 on average.
+        shape: columns and rows of every picture, 64 to 2048 each; the patient is stretched to fill it, like
+            NIH's originals.
+        seed: at least 0, below 2 to the 63rd. An image depends only on the seed, the shape and its number.
 
     Raises:
-        CallError: a value is out of its range.
+        CallError: a value is out of range.
     """
 
     scans: int = 100
@@ -74,13 +74,13 @@ class RadiographParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wanted = "is none of a radiograph: give two numbers of pixels, columns and rows"
-        check_made(self, "images", _IMAGES_LIMIT, PICTURE_LIMITS, wanted)
+        must_be = "does not suit a radiograph: must be two numbers of pixels, columns and rows"
+        check_made(self, "images", _IMAGES_LIMIT, PICTURE_LIMITS, must_be)
 
 
 @dataclass(frozen=True)
 class Sitting:
-    """The images of one patient: how many, from which number in the data set, both numbers from 0."""
+    """The images of one patient: their number, and the first of them in the data set, both from 0."""
 
     patient: int
     first: int
@@ -95,13 +95,13 @@ def write_nih(
     workers: int | None = None,
     progress: Progress | bool = False,
 ) -> list[Path]:
-    """Write practice radiographs in the layout of NIH ChestX-ray14; the rest is as with `write_luna16`.
+    """Write practice radiographs in the layout of NIH ChestX-ray14; for the rest see `write_luna16`.
 
     Returns:
         The pictures, in the order of the table.
 
     Raises:
-        CallError: the folder is a file or holds something.
+        CallError: the folder is a file or not empty.
     """
     folder = check_free(Path(folder))
     sittings = {str(one.patient): one for one in planned(parameters)}
@@ -123,9 +123,9 @@ def write_nih(
 
 
 def planned(parameters: RadiographParameters) -> Iterator[Sitting]:
-    """Deal the images to patients: the first images are the same, however many follow.
+    """Assign images to patients: the first images stay the same, however many follow.
 
-    The last patient may have fewer images than were taken.
+    The last patient may have fewer images than were drawn.
     """
     first = patient = 0
     while first < parameters.scans:
@@ -135,30 +135,30 @@ def planned(parameters: RadiographParameters) -> Iterator[Sitting]:
 
 
 def is_test(patient: int) -> bool:
-    """Whether the images of a patient (a number from 0) are on the test list: all of them, or none."""
+    """Return whether the images of a patient (a number from 0) are on the test list: all of them, or none."""
     return patient % _TEST_PATIENTS == 1
 
 
 def _place(number: int, name: str) -> str:
-    """The path of an image in the data set, from its number and its name."""
+    """Return the path of an image in the data set, from its number and its name."""
     return f"images_{number // _A_FOLDER % _FOLDERS + 1:03d}/images/{name}"
 
 
 def _draw_images(folder: Path, parameters: RadiographParameters, sitting: Sitting) -> dict[str, Any]:
-    """Draw and write the images of one patient; their rows of the table."""
+    """Draw and write the images of one patient; return their rows of the table."""
     patient, rows = sitting.patient, []
     case, who = draw_case(parameters.seed, patient), person(parameters.seed, patient)
     for follow_up in range(sitting.images):
         number, name = sitting.first + follow_up, f"{patient + 1:08d}_{follow_up:03d}.png"
         radiograph = take(case, follow_up, parameters.shape)
-        told = (name, "|".join(radiograph.labels) or _HEALTHY, follow_up, patient + 1)
+        entries = (name, "|".join(radiograph.labels) or _HEALTHY, follow_up, patient + 1)
         of_the_day = (who.age + follow_up // 2, who.gender, radiograph.view)
-        # The width and the height are those before it was reduced.
+        # Width and height are those before the reduction.
         edges = (round(edge / _DETECTOR_MM) for edge in radiograph.field)
-        rows.append([*told, *of_the_day, *edges, _DETECTOR_MM, _DETECTOR_MM])
+        rows.append([*entries, *of_the_day, *edges, _DETECTOR_MM, _DETECTOR_MM])
         picture, data = Image.fromarray(radiograph.grey), io.BytesIO()
         picture = picture.convert("RGBA") if number % _RGBA_IMAGES == 3 else picture
-        # Of noise, more effort saves a tenth of the bytes and costs four times as long.
+        # Stronger compression of noise saves a tenth of the bytes but takes four times as long.
         picture.save(data, "png", compress_level=1)
         write_whole(folder / _place(number, name), data.getvalue())
     return {"rows": rows}

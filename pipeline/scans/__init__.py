@@ -1,1 +1,1 @@
-"""A folder of files -> scans in HU, and X-ray images in grey levels."""
+"""Reads a folder of files as scans in HU, and X-ray images in grey levels."""

@@ -1,8 +1,8 @@
-"""One DICOM file: what its header says of its series, its place, and how its pixels are stored.
+"""Reads one DICOM file's header: its series, its geometry, and how its pixels are stored.
 
-pydicom reads the header: SimpleITK opens nothing that is no image, so that it could not name an RT object or
-a report. Of the header nothing but the identifiers of series and slice, its geometry and what makes HU of the
-pixels goes any further. Source: DICOM PS3.3 (image plane module).
+pydicom reads the header, since SimpleITK opens only images and could not identify an RT object or a report.
+Of the header only the identifiers of series and slice, the geometry and what converts pixels to HU are passed
+on. Source: DICOM PS3.3 (image plane module).
 """
 
 import math
@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.rng import stream_key
 from genesis_toolkit.pipeline.scans.files import not_opened
 
-#: What DICOM files are called where they have a suffix at all.
+#: Suffixes of DICOM files, if they have one.
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _SOP_CLASS_OF_FILE, _SYNTAX = 0x00020002, 0x00020010
@@ -37,19 +37,19 @@ _PIXEL_SPACING, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
 )
 _PADDING, _PADDING_LIMIT, _INTERCEPT, _SLOPE = 0x00280120, 0x00280121, 0x00281052, 0x00281053
 _MODALITY_LUT = 0x00283000
-_FIRST_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010  # pixels as float, as double, and as whole numbers
+_FIRST_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010  # pixels as float or double, and as whole numbers
 _WANTED = (
     _SOP_CLASS_OF_FILE, _SYNTAX, _IMAGE_TYPE, _SOP_CLASS, _INSTANCE, _MODALITY, _DESCRIPTION, _PATIENT,
     _STUDY, _SERIES, _NUMBER, _POSITION, _ORIENTATION, _FRAME, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS,
     _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED, _HIGH, _SIGNED, _PADDING, _PADDING_LIMIT, _INTERCEPT,
     _SLOPE, _MODALITY_LUT,
 )  # fmt: skip
-_WHOLE_KINDS = ("US", "SS")  # of values whose bytes are in the order of the file
+_WHOLE_KINDS = ("US", "SS")  # value types in the byte order of the file
 _UNDEFINED = 0xFFFFFFFF
-#: Transfer syntaxes: deflated, and of the other order of bytes.
+#: Transfer syntaxes: deflated, and big endian.
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _INDEX = "1.2.840.10008.1.3.10"  # the SOP class of a disc's index
-_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # with which the SOP classes of captures begin
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # the prefix of the SOP classes of captures
 _BESIDE = (
     "the index",
     "a localizer",
@@ -58,18 +58,18 @@ _BESIDE = (
     "a DICOM object without an image",
 )
 _MR = "MR"
-_NOBODY = ("", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "NONE", "UNKNOWN")  # in the place of a PatientID
-#: What stands for the series of such an index.
+_NOBODY = ("", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "NONE", "UNKNOWN")  # PatientIDs that identify nobody
+#: Series name of such an index.
 INDEX_NAME = "DICOMDIR"
 _HEAD_BYTES = 132  # the preamble, and `DICM`
 _DEFLATED_BYTES = 1 << 24  # the most that a deflated header may inflate to
-# How a file begins that lacks the preamble: with its meta group, or with group 8.
+# First bytes of a file without the preamble: its meta group, or group 8.
 _BARE = (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
 _NOWHERE = (0, 0, 0)
-#: pydicom's warnings are not for the user, and are silenced for all threads at once.
+#: pydicom's warnings are not for users; this silences them for all threads.
 QUIET = threading.Lock()
 
-# The tag of the pixels, the bytes before them, theirs, and where the data set begins.
+# The tag of the pixels, the offset and number of their bytes, and the start of the data set.
 Place = tuple[int, int, int, int]
 
 
@@ -78,21 +78,20 @@ class Pixels:
     """How one DICOM file stores its pixels.
 
     Attributes:
-        sop_class: what the file is, by its UID.
-        syntax: its transfer syntax, by its UID.
-        element: the tag of the pixels; 0 where there are none.
-        offset: bytes before them, once the file is inflated where its syntax says so.
-        length: their bytes, as the header says; None where it does not, as of compressed ones.
-        begin: where the data set begins in the file, after its meta group.
-        photometric: how values become light, as in MONOCHROME2.
-        allocated: bits that each takes.
-        stored: bits of each that count.
-        high: the highest of these.
-        signed: whether they are signed.
-        slope, intercept: what makes HU of them; None where the header does not say a number.
-        lut: whether the header has a table that makes HU of them instead.
-        padding: the lowest and highest value of what is no part of the image, as it is stored; None where
-            there is none.
+        sop_class: UID of the kind of object.
+        syntax: UID of the transfer syntax.
+        element: tag of the pixels; 0 if there are none.
+        offset: bytes before the pixels, in the inflated file if its syntax is deflated.
+        length: bytes of the pixels according to the header; None if not given, as for compressed pixels.
+        begin: start of the data set in the file, after its meta group.
+        photometric: the photometric interpretation, for example MONOCHROME2.
+        allocated: bits allocated per value.
+        stored: bits of each value in use.
+        high: the highest bit in use.
+        signed: whether values are signed.
+        slope, intercept: conversion to HU; None if the header has no valid number.
+        lut: whether the header has a lookup table to HU instead.
+        padding: lowest and highest stored value of pixels outside the image; None if there is no padding.
     """
 
     sop_class: str
@@ -114,24 +113,24 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Slice:
-    """What the header of one DICOM file says.
+    """The header of one DICOM file.
 
     Attributes:
         path: the file.
-        series: its SeriesInstanceUID; empty where it was removed.
-        skip: why it is no slice of a CT volume; empty for one that is.
-        frames: images in the file.
-        edges: columns and rows, so voxels in x and y.
+        series: its SeriesInstanceUID; empty if it was removed.
+        skip: why it is not a slice of a CT volume; empty if it is.
+        frames: number of images in the file.
+        edges: columns and rows, that is, voxels in x and y.
         position: mm, the centre of the first voxel in the patient (left, posterior, superior).
         orientation: the cosines along x, then along y.
-        spacing: mm between voxel centres in x and y. Of these three, empty is what the header lacks.
-        state: the file as it was read, see `state_of`.
-        instance: its SOPInstanceUID, which a copy shares; empty where it was removed.
+        spacing: mm between voxel centres in x and y. Of these three, any that the header lacks is empty.
+        state: size and time of the file when read, see `state_of`.
+        instance: its SOPInstanceUID, shared by copies; empty if it was removed.
         pixels: how they are stored.
-        title: number and description of its series, for a terminal alone.
-        modality: what made it, as CT or DX.
-        whose: a hash of its PatientID, or where that tells nobody of its study and frame of reference; 0
-            where these are not told either.
+        title: number and description of its series, for terminals only.
+        modality: type of equipment, for example CT or DX.
+        whose: a hash of its PatientID or, if that identifies nobody, of its study and frame of reference; 0
+            if these are missing too.
     """
 
     path: Path
@@ -151,29 +150,29 @@ class Slice:
 
 
 def is_beside(one: Slice) -> bool:
-    """Whether it is what a study holds beside its volumes: an index, a scout, a capture, or no image."""
+    """Return whether a file merely accompanies volumes: an index, a scout, a capture, or no image."""
     capture = one.pixels.sop_class.startswith(_CAPTURE)
     return bool(one.skip) and (one.skip.startswith(_BESIDE) or capture or 0 in one.edges)
 
 
 def state_of(status: os.stat_result) -> tuple[int, int]:
-    """What tells that a file has changed: its bytes, and when it was last written, in ns."""
+    """Return what reveals a change of a file: its size, and its modification time in ns."""
     return status.st_size, status.st_mtime_ns
 
 
 def _is_dicom(head: bytes) -> bool:
-    """Whether these are the first 132 bytes of a DICOM file, with or without its preamble."""
+    """Return whether these are the first 132 bytes of a DICOM file, with or without its preamble."""
     return head[128:] == b"DICM" or (len(head) == _HEAD_BYTES and head[:4] in _BARE)
 
 
 def read_header(path: Path, mr: bool = False) -> Slice | None:
-    """Read what a DICOM file's header says of its series and its place, opening the file once.
+    """Read a DICOM file's header, opening the file once.
 
-    With `mr` a slice of MR is taken like one of CT; where it has neither slope nor intercept, its values are
+    With `mr` a slice of MR is accepted like one of CT; if it has neither slope nor intercept, its values are
     taken as stored.
 
     Returns:
-        None where the file's first bytes are not those of DICOM.
+        None if the file does not start like DICOM.
 
     Raises:
         DataError: it cannot be opened, or its header is damaged or cut short.
@@ -200,7 +199,7 @@ def read_header(path: Path, mr: bool = False) -> Slice | None:
         edges=(columns, rows),
         position=numbers[_POSITION],
         orientation=numbers[_ORIENTATION],
-        spacing=spacing[::-1],  # DICOM puts the distance of rows, so y, first
+        spacing=spacing[::-1],  # DICOM gives the distance between rows (y) first
         state=state,
         instance=_text(elements, _INSTANCE),
         pixels=_pixels(elements, place, mr),
@@ -225,7 +224,7 @@ def _skip_file(elements: dict[int, bytes], samples: int, mr: bool) -> str:
     if _is_index(elements):
         return "the index of a disc, not a volume"
     if modality != "CT" and not (mr and modality == _MR):
-        return f"its DICOM modality is {modality or 'not said'}, CT wanted"
+        return f"its DICOM modality is {modality or 'not given'}; only CT is read"
     if "LOCALIZER" in kinds or "SCOUT" in kinds:
         return "a localizer, not a volume"
     if samples > 1:
@@ -269,9 +268,9 @@ def _pixels(elements: dict[int, bytes], place: Place, mr: bool) -> Pixels:
 
 
 def _read_elements(file: BinaryIO) -> tuple[dict[int, bytes], Place]:
-    """The wanted elements at the top of a DICOM file, little endian as they stand in it; its pixels' place.
+    """Read the required elements at the start of a DICOM file, as little endian, and locate its pixels.
 
-    Not by pydicom's `dcmread`, which inflates without a limit and reads what has no pixels to its end.
+    pydicom's `dcmread` is not used: it inflates without a limit and reads files without pixels to the end.
 
     Raises:
         ValueError: the header is damaged or cut short.
@@ -293,7 +292,7 @@ def _read_elements(file: BinaryIO) -> tuple[dict[int, bytes], Place]:
                 elements, place = _read_groups(file, little_endian=little_endian)
             except ValueError:
                 elements, place = {}, _NOWHERE
-            if not place[0]:  # pydicom takes a type of two NULs for no type at all, GDCM for an unknown one
+            if not place[0]:  # pydicom reads a type of two NULs as a missing type, GDCM as an unknown one
                 again, found = _read_unknown_types(file, start, little_endian)
                 if found[0] or not elements:
                     elements, place = again, found
@@ -302,14 +301,14 @@ def _read_elements(file: BinaryIO) -> tuple[dict[int, bytes], Place]:
         if error.errno:
             raise
         raise ValueError("it ends within a sequence") from None
-    except Exception as error:  # pydicom lets through whatever damaged bytes lead to
+    except Exception as error:  # pydicom does not catch all effects of damaged bytes
         raise ValueError(str(error)) from None
 
 
 def _read_unknown_types(
     file: BinaryIO, start: int, little_endian: bool
 ) -> tuple[dict[int, bytes], tuple[int, int, int]]:
-    """As `_read_groups`, with a length of 2 bytes after a type that is none."""
+    """Read like `_read_groups`, with a 2-byte length after an invalid value type."""
     from pydicom import config
 
     file.seek(start)
@@ -321,10 +320,10 @@ def _read_unknown_types(
 
 
 def inflated(data: bytes, most: int) -> bytes:
-    """What follows the meta group of a file of the deflated syntax, or its begin.
+    """Inflate the data after the meta group of a deflated file, up to `most` bytes.
 
     Raises:
-        ValueError: it is damaged, or ends before its end.
+        ValueError: it is damaged or cut short.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -332,20 +331,20 @@ def inflated(data: bytes, most: int) -> bytes:
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not inflater.eof and len(found) < most:
-        raise ValueError("it ends within what is deflated")
+        raise ValueError("the deflated data are cut short")
     return found
 
 
 def _read_groups(
     file: BinaryIO, meta: bool = False, little_endian: bool = True
 ) -> tuple[dict[int, bytes], tuple[int, int, int]]:
-    """The wanted elements of the file's meta group, or those before the pixels, and where these lie.
+    """Read the required elements of the meta group, or those before the pixels, and locate the pixels.
 
-    Values are taken raw, since what is wrong with a value that nobody wants is no reason to refuse a file.
-    What has no rows is not read beyond the groups of an image: contours and reports are long.
+    Values are read raw, since an invalid value that is never used is no reason to refuse a file. Without
+    rows, reading stops after the groups of an image: contours and reports are long.
 
     Raises:
-        ValueError: the file ends within an element, which pydicom takes for its end.
+        ValueError: the file ends within an element, which pydicom would accept as its end.
     """
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_dataset
@@ -361,13 +360,13 @@ def _read_groups(
             place = int(tag), file.tell(), length
         return beyond
 
-    # The type of values is found out: not every file keeps to what its syntax says.
+    # The value encoding is detected, since some files violate their transfer syntax.
     elements = read_dataset(
         file, False, little_endian, stop_when=is_beyond, specific_tags=[*_WANTED]
     ).values()
     end = end or file.tell()
     if not beyond and end != file.seek(0, os.SEEK_END):
-        raise ValueError("it ends within an element")
+        raise ValueError("the file ends within an element")
     found = {}
     for one in elements:
         if int(one.tag) == _MODALITY_LUT:
@@ -375,7 +374,7 @@ def _read_groups(
             continue
         value = one.value or b""
         if not isinstance(one, RawDataElement) or len(value) != one.length:
-            raise ValueError("it ends within a value, or has items for one")
+            raise ValueError("the file ends within a value, or has a sequence in place of one")
         swapped = not little_endian and one.VR in _WHOLE_KINDS
         found[int(one.tag)] = value[::-1] if swapped else value
     return found, place
@@ -390,7 +389,7 @@ def _unsigned(elements: dict[int, bytes], tag: int) -> int:
 
 
 def _number(elements: dict[int, bytes], tag: int) -> float | None:
-    """The number that an element holds; None where it is missing, empty, or holds something else."""
+    """Return the number in an element; None if it is missing, empty, or not a number."""
     try:
         return float(_text(elements, tag))
     except ValueError:
@@ -398,9 +397,9 @@ def _number(elements: dict[int, bytes], tag: int) -> float | None:
 
 
 def _numbers(elements: dict[int, bytes], tag: int) -> tuple[float, ...]:
-    """The numbers that an element holds; a comma, which some programs write, can only be a point there."""
+    """Return the numbers in an element; a comma, which some programs write, can only be a decimal point."""
     text = _text(elements, tag).replace(",", ".")
     numbers = tuple(float(number) for number in text.split("\\")) if text else ()
     if not all(map(math.isfinite, numbers)):
-        raise ValueError("no number")
+        raise ValueError("not a number")
     return numbers

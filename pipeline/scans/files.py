@@ -1,4 +1,4 @@
-"""Files as people's folders hold them: which there are, which can be opened, what they are called."""
+"""Lists the files in users' folders: which exist, which can be opened, and how they are displayed."""
 
 import os
 import stat
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
-#: Said of a folder that has a scan's suffix.
-NAMED_LIKE_A_SCAN = "a folder named like a scan; what lies in it is taken by itself"
+#: Reason given for a folder whose name has a scan's suffix.
+NAMED_LIKE_A_SCAN = "a folder named like a scan; its contents are listed separately"
 
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
-_APPLE_DOUBLE = b"\x00\x05\x16\x07"  # with which a `._name` of macOS begins
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"  # the first bytes of a `._name` file of macOS
 
 #: The path of a folder relative to itself.
 HERE = "."
@@ -19,11 +19,11 @@ HERE = "."
 
 @dataclass(frozen=True)
 class Aside:
-    """Why something in a folder is not looked into.
+    """Why something in a folder is not searched.
 
     Attributes:
-        problem: why it cannot be; empty where it is only passed over.
-        skip: why it is passed over; empty where there is a problem.
+        problem: the error; empty if it is merely skipped.
+        skip: the reason for skipping it; empty if there is a problem.
     """
 
     problem: str = ""
@@ -31,21 +31,20 @@ class Aside:
 
 
 def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], dict[str, Aside]]:
-    """All files below a folder but for what systems leave there by themselves, and the folders to be named.
+    """List all files below a folder, except those that systems create, and folders that need a mention.
 
-    Links to folders are followed, after all else, to folders that were not looked into yet, so none leads in
-    a circle and no file comes twice. A folder costs one listing and its status, and a file nothing more: what
-    is a folder and what is a link stands in the listing. Paths are text, since `Path` objects cost ten times
-    what listing a file does.
+    Links to folders are followed last, and only to folders not yet searched, so none leads in a circle and
+    no file is listed twice. A folder costs one listing and one status call, and a file nothing more, since
+    the listing marks folders and links. Paths are text: `Path` objects cost ten times the listing.
 
     Args:
-        root: where to begin.
-        suffixes: of scans, small letters.
+        root: the folder to start from.
+        suffixes: of scans, in lower case.
 
     Returns:
         files: the names in each folder that holds any, by the folder's path relative to `root`, with `/`.
         aside: folders that cannot be opened, links to a folder that holds the root, and folders named like
-            scans (which are looked into), by their path relative to `root`.
+            scans (which are searched), by their path relative to `root`.
     """
     files: dict[str, list[str]] = {}
     aside: dict[str, Aside] = {}
@@ -58,7 +57,7 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
             links.sort()
             folder = links.pop(0)
             if Path(os.path.realpath(f"{base}/{folder}")) in (home, *home.parents):
-                aside[folder] = Aside(skip="a link to a folder that holds this one, which leads in a circle")
+                aside[folder] = Aside(skip="a link to a folder above it, which would lead in a circle")
                 continue
         try:
             status = Path(base, folder).stat()
@@ -85,7 +84,7 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, but for what systems leave there by themselves.
+    """Return the entries of a folder, except those that systems create.
 
     Raises:
         CallError: it cannot be opened.
@@ -98,9 +97,9 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_litter(entry: os.DirEntry[str]) -> bool:
-    """Whether a system left it there by itself: what macOS puts beside every file, and lists of pictures.
+    """Return whether the system created an entry, such as macOS's companion files and thumbnail lists.
 
-    Only of files whose name begins as macOS has it are the first bytes looked at.
+    First bytes are read only of files whose name starts like a macOS companion file.
     """
     if entry.name in _LITTER:
         return True
@@ -116,7 +115,7 @@ def is_litter(entry: os.DirEntry[str]) -> bool:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; a link that leads in a circle is none."""
+    """Return whether an entry is a folder or a link to one; a circular link is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -124,38 +123,38 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def within(folder: str, name: str) -> str:
-    """The path of what lies in a folder, both relative to the same root."""
+    """Return the path of an entry of a folder, both relative to the same root."""
     return name if folder == HERE else f"{folder}/{name}"
 
 
 def named(path: str, place: Path) -> str:
-    """The path of a scan, which lies at `place`, for people: never `.`, but the name of that folder."""
+    """Return a scan's path for display; for `.` it is the name of the folder `place`."""
     if path != HERE and not path.startswith(f"{HERE}#"):
         return path
     return (place if path == HERE else place.parent).name + path[1:]
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no file with something in it, without opening it: a pipe would wait for ever.
+    """Refuse anything but a non-empty regular file, without opening it: opening a pipe would wait forever.
 
     Raises:
-        DataError: why, to go after the scan's name.
+        DataError: the reason, to follow the scan's name.
     """
     try:
         status = path.stat()
     except OSError as error:
         raise DataError(not_opened(error)) from None
     if not stat.S_ISREG(status.st_mode):
-        raise DataError("it is no regular file")
+        raise DataError("it is not a regular file")
     if status.st_size == 0:
         raise DataError("it is an empty file")
 
 
 def check_file(path: Path) -> None:
-    """Refuse what may not be read, and what is no file with something in it.
+    """Refuse a file that cannot be read, and anything but a non-empty regular file.
 
     Raises:
-        DataError: why, to go after the scan's name.
+        DataError: the reason, to follow the scan's name.
     """
     check_regular(path)
     try:
@@ -165,16 +164,16 @@ def check_file(path: Path) -> None:
 
 
 def not_opened(error: OSError) -> str:
-    """The sentence for a file that the system does not open."""
+    """Return the sentence for a file that the system does not open."""
     return f"it cannot be opened: {error.strerror}"
 
 
 def bad_name(path: str) -> str:
-    """Why a path cannot be stored as text; empty where it can."""
+    """Return why a path cannot be stored as text; empty if it can."""
     sound = os.fsencode(path).decode("utf-8", errors="replace") == path
     return "" if sound else "its name is not valid UTF-8: rename it"
 
 
 def shown(path: str) -> str:
-    """A path as it can be printed and stored, with `\\xff` for a byte that is not UTF-8."""
+    """Return a path in printable and storable form, with `\\xff` for a byte that is not UTF-8."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")

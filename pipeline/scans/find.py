@@ -1,9 +1,9 @@
-"""Which scans a folder holds.
+"""Finds the scans in a folder.
 
-Two layouts of CT: LUNA16 (`subset0` .. `subset9`, one `.mhd` with its `.raw` or `.zraw` a scan) and `files`
-(any folder, searched to the bottom for `.mhd`, `.mha`, `.nii`, `.nii.gz`, `.nrrd` and DICOM series); X-ray
-images are found in `nih`. Finding looks at names only, and a header is read when a scan's turn comes; only
-DICOM tells its series in the headers.
+CT has two layouts: LUNA16 (`subset0` .. `subset9`, each scan a `.mhd` with its `.raw` or `.zraw`) and `files`
+(any folder, searched recursively for `.mhd`, `.mha`, `.nii`, `.nii.gz`, `.nrrd` and DICOM series); `nih`
+finds X-ray images. Only names are inspected here, and headers are read later, scan by scan; DICOM is the
+exception, since a series is recognised only by its headers.
 """
 
 import os
@@ -35,10 +35,10 @@ from genesis_toolkit.pipeline.wording import counted
 
 Layout = Literal["auto", "luna16", "files"]
 ImageLayout = Literal["nih", "images"]
-#: How X-ray images may be laid out.
+#: Possible layouts of X-ray images.
 IMAGE_LAYOUTS = get_args(ImageLayout)
 
-#: The LUNA16 subsets that pre-training may see: 7-9 are the nodule task's test set (METHOD.md section 2).
+#: LUNA16 subsets for pre-training: 7-9 are the test set of the nodule task (METHOD.md section 2).
 PRETRAINING_SUBSETS = frozenset(range(7))
 
 _SUBSET = re.compile(r"subset(\d)")
@@ -47,24 +47,24 @@ _INSIDE_SUBSET = re.compile(r"(?:.*/)?subset\d(?=/|$)")
 _ARCHIVE = re.compile(r"subset\d\.(zip|7z|rar|tar|tgz|tar\.gz)")
 _NIH_IMAGE = re.compile(r"\d{8}_\d{3}\.png")
 
-#: The table of NIH ChestX-ray14, as first published or corrected: `Data_Entry_2017_v2020.csv`.
+#: The table of NIH ChestX-ray14: the original, or the corrected `Data_Entry_2017_v2020.csv`.
 NIH_TABLE = re.compile(r"Data_Entry_2017.*\.csv")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A scan that was found, not yet opened.
+    """A scan that was found but not yet opened.
 
     Attributes:
         identifier: the SeriesInstanceUID in LUNA16 and DICOM, else the path without its suffix.
-        subset: of LUNA16, -1 where there is none.
-        path: relative to the folder searched, with `/`. Of a DICOM series its folder, followed by `#` and
-            the end of its SeriesInstanceUID where the folder holds several.
-        problem: why it cannot be taken though it should be, known from finding it already; else empty.
-        skip: why it is passed over, as a DICOM localizer is, which is no failure; else empty.
-        whose: a hash that scans of one patient share; 0 where the source does not tell.
-        known: of a DICOM series its folder with number and description, for a terminal alone; else empty.
-        part: the number in `PARTS` that a split file gives it; None without one.
+        subset: of LUNA16; -1 if there is none.
+        path: relative to the folder searched, with `/`. For a DICOM series its folder, followed by `#` and
+            the end of its SeriesInstanceUID if the folder holds several.
+        problem: an error found during the search that keeps the scan from being read; else empty.
+        skip: the reason for skipping it without an error, for example a DICOM localizer; else empty.
+        whose: a hash shared by the scans of one patient; 0 if the source does not identify patients.
+        known: for a DICOM series its folder, number and description, shown on terminals only; else empty.
+        part: its index in `PARTS` from a split file; None without one.
     """
 
     identifier: str
@@ -82,16 +82,16 @@ OfSource = TypeVar("OfSource", bound=Source)
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
         root: the folder that the paths are relative to.
-        layout: how it is laid out.
-        sources: the scans, by subset and path, and what is passed over by name.
+        layout: its layout.
+        sources: the scans by subset and path, including those to be skipped.
         passed_over: LUNA16 subsets of the test set that hold scans and were left out by default.
-        other_list: how many of NIH's images are there, but on the list that was not asked for.
-        absent: how many of NIH's images are on the list, but not there: most downloads are a part.
-        beside: how many scouts, captures and the like lie beside the volumes of DICOM, by what they are.
+        other_list: number of NIH images found on the official list that was not selected.
+        absent: number of NIH images on the list but not in the folder: most downloads are partial.
+        beside: numbers of scouts, captures and similar objects next to the DICOM volumes, by kind.
     """
 
     root: Path
@@ -103,26 +103,26 @@ class Found:
     beside: tuple[tuple[str, int], ...] = ()
 
     def names(self) -> dict[str, str]:
-        """What people call the scans, by path; read after the source's own path, each names its scan."""
-        told = {
+        """Return display names of the scans, by path; after the source's path, each names its scan."""
+        known = {
             one.path: f"{one.path.rpartition('/')[0]}/{one.identifier.rpartition('.')[2]}"
             if one.subset >= 0
             else one.known or one.path
             for one in self.sources
         }
-        count = Counter(told.values())
-        return {path: name if count[name] == 1 else path for path, name in told.items()}
+        count = Counter(known.values())
+        return {path: name if count[name] == 1 else path for path, name in known.items()}
 
     @property
     def said(self) -> tuple[str, ...]:
-        """A sentence on what lies beside the volumes; none where nothing does."""
+        """Return a sentence on the objects next to the volumes, if there are any."""
         kinds = ", ".join(f"{count} x {kind}" for kind, count in self.beside)
         count = sum(count for _, count in self.beside)
-        return (f"{counted(count, 'DICOM object')} beside the scans passed over: {kinds}.",) if count else ()
+        return (f"{counted(count, 'DICOM object')} skipped next to the scans: {kinds}.",) if count else ()
 
 
 def layout_of(source: Path | str) -> Literal["luna16", "files", "nih"]:
-    """How a folder is laid out, by the names in it; `files` where it is none, or cannot be opened."""
+    """Return a folder's layout, judged by the names in it; `files` if it is not a readable folder."""
     try:
         entries = listed(Path(source)) if source else []
     except CallError:
@@ -138,14 +138,14 @@ def find_scans(
     """Find the scans of a folder (or take the one file given).
 
     Args:
-        source: the folder; an empty text is none, and never the folder at work in.
-        layout: `auto` takes LUNA16's where there is a folder `subset0` .. `subset9`.
+        source: the folder; an empty text is refused, not read as the current folder.
+        layout: `auto` chooses LUNA16 if there is a folder `subset0` .. `subset9`.
         subsets: the LUNA16 subsets to take; None takes those for pre-training, 0-6.
-        mr: whether DICOM series of MR are taken too, and not passed over.
+        mr: whether DICOM series of MR are taken too instead of skipped.
 
     Raises:
-        CallError: no such folder, one that cannot be opened, no scan in it, subsets of a folder that has
-            none, a folder one level off from LUNA16's, or one of X-ray images.
+        CallError: the folder does not exist, cannot be opened or holds no scan; subsets were given for
+            another layout; or the folder is one level off from LUNA16's, or holds X-ray images.
     """
     source, alone = check_source(source)
     if alone:
@@ -153,13 +153,13 @@ def find_scans(
     entries = listed(source)
     folders = _subset_folders(entries)
     if layout == "luna16" and not folders:
-        raise CallError(f"{source} holds no folder subset0 .. subset9, so it is not laid out as LUNA16.")
+        raise CallError(f"--layout luna16: {source} has no folder subset0 .. subset9; omit the option.")
     if folders and layout != "files":
         return _found_luna16(source, folders, subsets)
     if layout == "auto" and any(NIH_TABLE.fullmatch(entry.name) for entry in entries):
         raise CallError(
-            f"{source} is laid out as NIH ChestX-ray14, whose images are no CT scans: cut them with "
-            "ImageParameters, or give --layout files for the CT scans in it."
+            f"{source} has the layout of NIH ChestX-ray14, whose images are not CT scans: extract them with "
+            "ImageParameters, or give --layout files to use CT scans in it."
         )
     found = _found_files(source, *walk(source, SUFFIXES), subsets, mr)
     if layout == "auto":
@@ -168,23 +168,23 @@ def find_scans(
 
 
 def check_source(source: AnyPath) -> tuple[Path, bool]:
-    """The folder or file that is given to be searched, and whether it is a file.
+    """Return the folder or file to search, and whether it is a file.
 
     Raises:
-        CallError: an empty text, nothing there, or it cannot be opened.
+        CallError: the path is empty, does not exist, or cannot be opened.
     """
     source = check_scans(source)
     return source, source.is_file()
 
 
 def _subset_folders(entries: list[os.DirEntry[str]]) -> dict[int, os.DirEntry[str]]:
-    """The folders `subset0` .. `subset9` of LUNA16, by number."""
+    """Return LUNA16's folders `subset0` .. `subset9`, by number."""
     named = {int(match[1]): entry for entry in entries if (match := _SUBSET.fullmatch(entry.name))}
     return {subset: entry for subset, entry in named.items() if is_folder(entry)}
 
 
 def _check_no_subset(found: Found) -> None:
-    """Refuse a folder one level off from LUNA16's: its test subsets would be taken without a word.
+    """Refuse a folder one level off from LUNA16's, since its test subsets would be included silently.
 
     Raises:
         CallError: a path leads through a folder `subset0` .. `subset9`.
@@ -197,22 +197,22 @@ def _check_no_subset(found: Found) -> None:
             inside = root / match[0]
     if inside is not None:
         raise CallError(
-            f"{found.root} is not LUNA16's own folder, but {inside} looks like a subset of it: give "
-            f"{inside.parent}, or --layout files to take all scans, those of the test subsets 7-9 too."
+            f"{found.root} is not LUNA16's main folder, but {inside} looks like one of its subsets: give "
+            f"{inside.parent}, or use --layout files to take all scans, including test subsets 7-9."
         )
 
 
 def _found_luna16(
     source: Path, folders: dict[int, os.DirEntry[str]], subsets: Collection[int] | None
 ) -> Found:
-    wanted = PRETRAINING_SUBSETS if subsets is None else frozenset(subsets)
-    missing = sorted(wanted - folders.keys())
-    if not wanted & folders.keys():
+    selected = PRETRAINING_SUBSETS if subsets is None else frozenset(subsets)
+    missing = sorted(selected - folders.keys())
+    if not selected & folders.keys():
         raise CallError(
-            f"{source} has no subset {', '.join(map(str, missing))}; there are "
-            f"{', '.join(map(str, sorted(folders)))}: choose with --subsets."
+            f"--subsets: {source} has no subset {', '.join(map(str, missing))}; it has subsets "
+            f"{', '.join(map(str, sorted(folders)))}."
         )
-    present = sorted(wanted & folders.keys())
+    present = sorted(selected & folders.keys())
     sources = []
     for subset in present:
         folder = folders[subset].name
@@ -221,8 +221,8 @@ def _found_luna16(
             place = f"{folder}/{name}"
             sources.append(Source(name.removesuffix(".mhd"), subset, place, bad_name(entry.path), skip))
     if not sources:
-        raise CallError(f"No scan (.mhd) lies in subset {', '.join(map(str, present))} of {source}.")
-    left_out = sorted(folders.keys() - wanted) if subsets is None else []
+        raise CallError(f"There is no scan (.mhd) in subset {', '.join(map(str, present))} of {source}.")
+    left_out = sorted(folders.keys() - selected) if subsets is None else []
     passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
     return Found(source, "luna16", tuple(sources), passed_over)
 
@@ -240,7 +240,7 @@ def _found_files(
 ) -> Found:
     if subsets is not None:
         raise CallError(
-            f"--subsets chooses among the subsets of LUNA16, but {root} has no folder subset0 .. 9."
+            f"--subsets selects subsets of LUNA16, but {root} has no folder subset0 .. subset9: omit it."
         )
     sources: list[Source] = []
     bad_root = bad_name(str(root))
@@ -261,18 +261,18 @@ def _found_files(
         place = shown(path)
         if place not in taken:
             sources.append(Source(place, NO_SUBSET, place, why.problem, why.skip))
-    if not sources:  # what lies beside nothing is told row by row
+    if not sources:  # without any volume, the other objects get a row each
         sources, beside = beside, []
     if not sources:
-        looked = f"looked for {', '.join(SUFFIXES)} and DICOM, in all its folders"
-        raise CallError(f"No scan lies in {root}: {looked}.{_what_is_there(files)}")
+        looked = f"searched for {', '.join(SUFFIXES)} and DICOM, subfolders included"
+        raise CallError(f"There is no scan in {root}: {looked}.{_what_is_there(files)}")
     kinds = Counter(_KIND.sub("", one.skip) for one in beside)
     ordered = sorted(sources, key=lambda source: source.path.split("/"))
     return Found(root, "files", tuple(ordered), beside=tuple(kinds.items()))
 
 
 def _found_dicom(root: Path, files: dict[str, list[str]], mr: bool) -> tuple[list[Source], list[Source]]:
-    """The DICOM series of a tree, what should be DICOM but cannot be taken; and what lies beside them."""
+    """Return a tree's DICOM series with those that should be DICOM but are unreadable; and other objects."""
     gathered = gather(root, files, mr)
     sources, beside = list[Source](), list[Source]()
     for (folder, label), one in gathered.series.items():
@@ -297,14 +297,14 @@ def _found_dicom(root: Path, files: dict[str, list[str]], mr: bool) -> tuple[lis
 
 
 def _what_is_there(files: dict[str, list[str]]) -> str:
-    """A hint, after a space, where a folder without scans holds what is a step away from them; else empty."""
+    """Return a hint, after a space, if a folder without scans holds files that could be used; else empty."""
     names = [name for there in files.values() for name in there]
     if archives := sorted(name for name in names if _ARCHIVE.fullmatch(name)):
         return f" It holds {archives[0]}: unpack LUNA16's archives there first."
     if images := sorted(name for name in names if _NIH_IMAGE.fullmatch(name)):
         return (
-            f" It holds images named as those of NIH ChestX-ray14, such as {images[0]}: put the table "
-            "Data_Entry_2017*.csv of the download beside them, and its lists of images."
+            f" It holds images named like those of NIH ChestX-ray14, such as {images[0]}: add the download's "
+            "table Data_Entry_2017*.csv and its lists of images."
         )
     if pictures := sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES)):
         return f" It holds pictures such as {pictures[0]}: if they are X-ray images, give --layout images."
@@ -315,6 +315,6 @@ def _without_suffix(path: str) -> str:
     return path[: -len(".nii.gz")] if path.lower().endswith(".nii.gz") else path.rpartition(".")[0]
 
 
-#: What is left out of the reason of a series, to tell its kind.
-_KIND = re.compile(r"^its DICOM | is(?= \w+, CT)|, CT wanted$|, not a volume$")
+#: Parts to strip from a series' reason to obtain its kind.
+_KIND = re.compile(r"^its DICOM | is(?= \w+; only)|; only CT is read$|, not a volume$")
 NO_SUBSET = -1

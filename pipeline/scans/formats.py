@@ -1,4 +1,4 @@
-"""What files of scans are called, and how the voxels of each format are stored."""
+"""Lists the file formats of scans, and opens the header reader for each."""
 
 from pathlib import Path
 
@@ -9,31 +9,31 @@ from genesis_toolkit.pipeline.scans.nifti import NIFTI, read_nifti_header
 from genesis_toolkit.pipeline.scans.nrrd import files_of_nrrd, stored_nrrd
 from genesis_toolkit.pipeline.scans.stored import Stored
 
-#: What files of each format are called.
+#: Suffixes of each format.
 META_IMAGE = (".mhd", ".mha")
 NRRD = (".nrrd", ".nhdr")
 
-#: What a scan's file may be called.
+#: Suffixes of files that hold a scan.
 SUFFIXES = (*META_IMAGE, *NIFTI, *NRRD)
 
 
-#: What a file with one X-ray image may be called.
+#: Suffixes of files that hold an X-ray image.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def stem_of(path: str) -> str:
-    """A path without the suffix of a scan or an image; as it is where it has none."""
+    """Return a path without its suffix if that belongs to a scan or an image."""
     known = (*SUFFIXES, *IMAGE_SUFFIXES, *DICOM_SUFFIXES)
     suffix = max((one for one in known if path.lower().endswith(one)), key=len, default="")
     return path[: len(path) - len(suffix)]
 
 
 def stored_at(path: Path) -> Stored:
-    """How the voxels of a scan's file are stored.
+    """Return how the voxels of a scan's file are stored.
 
     Raises:
-        DataError: its name is of no format that is read, its header says nothing certain, its data lie
-            outside its folder or are missing, or they are stored in a way that is not read.
+        DataError: its suffix is unknown, its header is ambiguous, its data are missing or outside its folder,
+            or they are stored in an unsupported way.
     """
     name = path.name.lower()
     if name.endswith(META_IMAGE):
@@ -42,14 +42,14 @@ def stored_at(path: Path) -> Stored:
         return read_nifti_header(path).stored
     if name.endswith(NRRD):
         return stored_nrrd(path)
-    raise unsupported(f"its name ends in none of {', '.join(SUFFIXES)}", "give the folder of a DICOM series")
+    raise unsupported(f"its suffix is none of {', '.join(SUFFIXES)}", "give the folder of a DICOM series")
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a scan is made of, header first.
+    """Return the files of a scan, header first.
 
     Raises:
-        DataError: its header cannot be read, or points out of its folder.
+        DataError: its header cannot be read, or names files outside its folder.
     """
     name = path.name.lower()
     if name.endswith(META_IMAGE):
@@ -58,5 +58,5 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_by_us(path: Path) -> bool:
-    """Whether threads suit the reading of a scan: of MetaImages, of which SimpleITK reads a simple header."""
+    """Return whether threads suit the reading of a scan: MetaImages, whose headers SimpleITK reads fast."""
     return path.name.lower().endswith(META_IMAGE)

@@ -1,4 +1,4 @@
-"""DICOM files of many frames, such as enhanced CT: each frame as a slice with a place and a scale of its own.
+"""Splits multi-frame DICOM files, such as enhanced CT, into slices, each with its position and scale.
 
 Source: DICOM PS3.3 (multi-frame functional groups module).
 """
@@ -11,17 +11,17 @@ from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.scans.dicom import QUIET, Slice
 from genesis_toolkit.pipeline.scans.gate import damaged, unsupported
 
-#: The SOP classes of enhanced CT and of what was converted to it.
+#: The SOP classes of enhanced CT and of images converted to it.
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 
 _SINGLE = "export it as single slices"
 
 
 def unfolded(slices: tuple[Slice, ...]) -> tuple[Slice, ...]:
-    """The slices, those of files of many frames one by one.
+    """Return the slices, with multi-frame files split into frames.
 
     Raises:
-        DataError: frames that are compressed, do not say where they lie, or form several volumes.
+        DataError: frames are compressed, have no position, or form several volumes.
     """
     found: list[Slice] = []
     for one in slices:
@@ -29,22 +29,22 @@ def unfolded(slices: tuple[Slice, ...]) -> tuple[Slice, ...]:
     if len(found) > len(slices):
         places = {tuple(round(edge, 2) for edge in one.position) for one in found}
         if len(places) < len(found):
-            why = f"its {len(found)} frames lie at {len(places)} places, so they form no single volume"
+            why = f"its {len(found)} frames have {len(places)} positions, so they do not form a single volume"
             raise unsupported(why, _SINGLE)
     return tuple(found)
 
 
 def _frames(one: Slice) -> list[Slice]:
     if one.pixels.length is None:
-        raise unsupported("it is a compressed DICOM file of many frames", f"decompress it, or {_SINGLE}")
+        raise unsupported("it is a compressed multi-frame DICOM file", f"decompress it, or {_SINGLE}")
     try:
         said = _said_of_frames(one)
     except DataError:
         raise
-    except Exception:  # pydicom lets through whatever damaged bytes lead to
-        raise damaged(f"what {one.path.name} says of its frames cannot be read") from None
+    except Exception:  # pydicom does not catch all effects of damaged bytes
+        raise damaged(f"the frame descriptions of {one.path.name} cannot be read") from None
     if len(said) != one.frames:
-        raise damaged(f"{one.path.name} has {one.frames} frames and says where {len(said)} lie")
+        raise damaged(f"{one.path.name} has {one.frames} frames but positions for {len(said)}")
     columns, rows = one.edges
     size = columns * rows * one.pixels.allocated // 8
     frames = []
@@ -57,7 +57,7 @@ def _frames(one: Slice) -> list[Slice]:
 
 
 def _said_of_frames(one: Slice) -> list[tuple[Any, ...]]:
-    """Position, orientation and spacing of rows and columns, slope and intercept of each frame."""
+    """Return position, orientation, spacing of rows and columns, slope and intercept of each frame."""
     import pydicom
 
     with QUIET, warnings.catch_warnings(action="ignore"):
@@ -67,7 +67,7 @@ def _said_of_frames(one: Slice) -> list[tuple[Any, ...]]:
             header.get("SharedFunctionalGroupsSequence"),
         )
         if not each:
-            raise unsupported("it is a DICOM file of many frames that do not say where they lie", _SINGLE)
+            raise unsupported("it is a multi-frame DICOM file whose frames have no position", _SINGLE)
 
         def of(frame: Any, group: str, name: str) -> Any:
             for holder in (frame, *(shared or ())):

@@ -1,8 +1,8 @@
-"""The gate that every scan passes, whatever its format, so that each check exists once.
+"""Checks that every scan must pass, whatever its format, so that each check exists once.
 
-Values that are no numbers, bytes that are missing, data outside the scan's folder, axes that are not upright,
-and values that cannot be told in HU are refused here. A refusal is one sentence that goes after the scan's
-name, and it says which of three is true: the scan is damaged, it is not supported, or it is no CT scan.
+Values that are not numbers, missing bytes, data outside the scan's folder, axes that are not upright, and
+values that cannot be converted to HU are refused here. A refusal is one sentence that follows the scan's
+name, and states one of three cases: the scan is damaged, it is not supported, or it is not a CT scan.
 """
 
 import math
@@ -14,76 +14,76 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 
-#: How far shear may move a voxel, in voxels, for a scan to be read as upright.
+#: Shear up to which a scan counts as upright: the displacement of any voxel, in voxels.
 MOST_SHEAR = 0.5
 
-#: What voxels become that are no part of the image: below every window, so its low end.
+#: Value of voxels outside the image: below every window, so it is clipped to the window's low end.
 OUTSIDE = -32768
 
-#: Of a header that says too little to tell what is wrong with it.
+#: Reason given for a header without enough information for a more specific one.
 NO_HEADER = "its header cannot be read, or it is of another format"
 
 _INT16 = np.iinfo(np.int16)
-_AS_WRITTEN = 1e-4  # cosines that are off by no more are kept as they are written
+_AS_WRITTEN = 1e-4  # cosines are kept as written if they deviate by no more
 _SINGULAR = 1e-6
-_RESCALE = "export it with the slope and intercept that make HU of them"
+_RESCALE = "export it with the slope and intercept that convert values to HU"
 _MOST_WHOLE = 2**14  # slopes and intercepts up to this leave 16-bit values within int32
 
 
 def damaged(why: str) -> DataError:
-    """The refusal of a scan whose files are not what they were when they were written."""
+    """Return the error for a scan whose files have changed since they were written."""
     return DataError(f"it is damaged: {why}; copy or export it again")
 
 
 def unsupported(why: str, way_out: str) -> DataError:
-    """The refusal of a sound scan that is stored in a way that is not read."""
+    """Return the error for a valid scan in an unsupported form."""
     return DataError(f"it is not supported: {why}; {way_out}")
 
 
 def no_scan(why: str) -> DataError:
-    """The refusal of a sound file that holds something else."""
+    """Return the error for a valid file that is not a scan."""
     return DataError(f"it is not a CT scan: {why}")
 
 
 def check_bytes(found: int, needed: int, what: str, exact: bool = False) -> None:
-    """Refuse voxels of fewer bytes than the header asks for.
+    """Refuse voxel data of another size than the header requires.
 
     Args:
-        found: bytes of voxels that are there.
-        needed: bytes of voxels that the header asks for.
-        what: holds them, as in "its data file s.raw".
-        exact: whether more is wrong as well.
+        found: number of bytes of voxels.
+        needed: number of bytes that the header requires.
+        what: noun for the data, for example "its data file s.raw".
+        exact: whether surplus bytes are an error as well.
 
     Raises:
-        DataError: they are too few, or too many.
+        DataError: there are too few bytes, or too many.
     """
     if found < needed:
-        raise DataError(f"{what} is cut short: {found} bytes, {needed} needed")
+        raise DataError(f"{what} is cut short: {found} bytes, but {needed} are needed")
     if exact and found > needed:
-        raise damaged(f"{what} holds {found} bytes of voxels, its header asks for {needed}")
+        raise damaged(f"{what} holds {found} bytes of voxels, but its header requires {needed}")
 
 
 def check_rescale(slope: float | None, intercept: float | None, whose: str = "its header") -> None:
-    """Refuse values that do not become HU by a slope and an intercept.
+    """Refuse a slope and intercept that do not convert values to HU.
 
     Raises:
-        DataError: one of them is missing or no number, or the slope is 0, which makes all values one.
+        DataError: one of them is missing or not a number, or the slope is 0, which makes all values equal.
     """
     if slope is None or intercept is None or not (math.isfinite(slope) and math.isfinite(intercept)):
         said = " and ".join(
-            f"no {name} that is a number" if value is None else f"{value:g} as {name}"
+            f"no valid {name}" if value is None else f"{value:g} as {name}"
             for name, value in (("slope", slope), ("intercept", intercept))
             if value is None or not math.isfinite(value)
         )
-        raise unsupported(f"{whose} has {said}, so that its values cannot be told in HU", _RESCALE)
+        raise unsupported(f"{whose} has {said}, so its values cannot be converted to HU", _RESCALE)
     if slope == 0:
         raise unsupported(
-            f"{whose} has slope 0 and intercept {intercept:g}, which make all its values one", _RESCALE
+            f"{whose} has slope 0 and intercept {intercept:g}, which makes all values equal", _RESCALE
         )
 
 
 def rescaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
-    """Stored values x slope + intercept: whole numbers where all three are whole, else float64.
+    """Return stored values x slope + intercept: whole numbers if all three are whole, else float64.
 
     Args:
         stored: any numbers, any shape.
@@ -103,10 +103,10 @@ def rescaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[An
 
 
 def clip(values: NDArray[Any]) -> np.dtype[Any]:
-    """Clip values to int16 in place; the smallest of int16, float32 and float64 that holds them exactly.
+    """Clip values to int16 in place; return the smallest of int16, float32 and float64 that is exact.
 
     Raises:
-        DataError: values that are no numbers, or of a type that is none of numbers.
+        DataError: values are NaN or infinite, or their type is not numeric.
     """
     if values.dtype.kind in "iu":
         limits = np.iinfo(values.dtype)
@@ -115,7 +115,7 @@ def clip(values: NDArray[Any]) -> np.dtype[Any]:
     if values.dtype not in (np.float32, np.float64):
         raise unsupported(f"its voxels are {values.dtype}", "write them as whole or real numbers")
     if not np.isfinite(values).all():
-        raise unsupported("it holds values that are no numbers (NaN or infinite)", "replace them by HU")
+        raise unsupported("it holds NaN or infinite values", "replace them by HU")
     np.clip(values, _INT16.min, _INT16.max, out=values)
     if (np.rint(values) == values).all():
         return np.dtype(np.int16)
@@ -123,33 +123,33 @@ def clip(values: NDArray[Any]) -> np.dtype[Any]:
 
 
 def settled(values: NDArray[Any]) -> NDArray[Any]:
-    """Voxels [z, y, x] of any type, clipped and of the type for them; changed in place where that will do."""
+    """Clip voxels [z, y, x] of any type and convert them to the type they need; in place if possible."""
     if values.dtype == np.int16:
         return values
     if not values.flags.writeable:
         values = values.copy()
     dtype = np.dtype(np.int16)
-    for plane in values:  # by slices, so that little memory is used beside them
+    for plane in values:  # slice by slice, to save memory
         dtype = np.promote_types(dtype, clip(plane))
     return values.astype(dtype, copy=False)
 
 
 def data_file(header: Path, name: str) -> Path:
-    """The file that a header names as that of its voxels.
+    """Return the data file that a header names.
 
     Args:
-        header: the header's file.
-        name: as it says.
+        header: path of the header.
+        name: the name in it.
 
     Raises:
-        DataError: it leads out of the header's folder, by itself or by a link of folders.
+        DataError: it is outside the header's folder, directly or through a link.
     """
     path = header.parent / name
-    if Path(name).name != name:  # else it costs nothing
+    if Path(name).name != name:  # otherwise the check is free
         home, place = header.parent.resolve(), path.parent.resolve()
         if place != home and home not in place.parents:
             raise unsupported(
-                f"its header points to {name}, outside its own folder", "move the data beside the header"
+                f"its header points to {name}, outside its own folder", "move the data next to the header"
             )
     return path
 
@@ -157,23 +157,23 @@ def data_file(header: Path, name: str) -> Path:
 def upright(
     cosines: NDArray[np.float64], spacing: tuple[float, ...], shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """The direction cosines of an upright grid, for axes that may be sheared a little.
+    """Return the direction cosines of an upright grid, correcting slight shear of the axes.
 
-    The one rule for every format: shear that moves no voxel by more than half a voxel across the whole volume
-    is read as upright. The first axis stays, the second stays in their plane.
+    All formats share this rule: shear that moves no voxel by more than half a voxel across the whole volume
+    counts as upright. The first axis is kept, and the second stays in the plane of the first two.
 
     Args:
-        cosines: float64 [3, axis], a column an axis.
-        spacing: mm from one voxel to the next along each.
-        shape: voxels along each.
+        cosines: float64 [3, axis], one column per axis.
+        spacing: mm from one voxel to the next along each axis.
+        shape: number of voxels along each axis.
 
     Returns:
-        float64 [3, axis]: `cosines` as they are where they are perpendicular as precisely as they are
-        written, else perpendicular ones.
+        float64 [3, axis]: `cosines` unchanged if they are perpendicular to within their written precision,
+        else perpendicular ones.
 
     Raises:
-        DataError: a shape or spacing that is not positive; axes that do not span space, are no cosines, or
-            lean by more.
+        DataError: a shape or spacing is not positive, or the axes do not span space, have no unit length, or
+            are sheared too far.
     """
     if min(shape) < 1:
         raise damaged(f"it has no voxels ({' x '.join(map(str, shape))})")
@@ -186,7 +186,7 @@ def upright(
     far = np.array(shape) - 1
     if (np.abs(lengths - 1) * far).max() > MOST_SHEAR:
         said = ", ".join(f"{length:g}" for length in lengths)
-        raise unsupported(f"its direction cosines are of lengths {said}", "write them of length 1")
+        raise unsupported(f"its direction cosines have lengths {said}", "write them with length 1")
     straight, lean = np.linalg.qr(units * spacing)
     signs = np.sign(np.diag(lean))
     straight, lean = straight * signs, lean * signs[:, np.newaxis]
@@ -195,8 +195,8 @@ def upright(
     if moved > MOST_SHEAR:
         angle = math.degrees(math.asin(min(crossed, 1.0)))
         raise unsupported(
-            f"its axes are tilted by {angle:.2g} degrees, which moves voxels by up to {moved:.1f} voxels, "
-            f"{MOST_SHEAR} allowed",
+            f"its axes are tilted by {angle:.2g} degrees, which moves voxels by up to {moved:.1f} voxels; "
+            f"at most {MOST_SHEAR} is allowed",
             "resample it to an upright grid",
         )
     return cosines if crossed <= _AS_WRITTEN else straight

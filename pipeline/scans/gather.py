@@ -1,7 +1,7 @@
-"""The DICOM files of a tree of folders, put together by series.
+"""Groups the DICOM files of a folder tree by series.
 
-A series is one SeriesInstanceUID, whatever folders its slices lie in; it is called by the innermost folder
-that holds all of them.
+A series is one SeriesInstanceUID, even if its slices are in several folders; it is named after the innermost
+folder that holds all of them.
 """
 
 import filecmp
@@ -15,24 +15,24 @@ from genesis_toolkit.pipeline.scans.dicom import DICOM_SUFFIXES, INDEX_NAME, Sli
 from genesis_toolkit.pipeline.scans.files import HERE, bad_name, check_regular, within
 from genesis_toolkit.pipeline.scans.gate import no_scan
 
-#: Begins what is said of a copy of a scan, before that one's path.
+#: Start of the message about a copy of a scan, followed by the path of the original.
 SAME = "the same scan as "
 
-_NO_DICOM = (".raw", ".zraw")  # they lie beside headers by the hundred, so they are not looked into
-_ANOTHER_FORMAT = str(no_scan("it is named as DICOM but is of another format"))
+_NO_DICOM = (".raw", ".zraw")  # data files, often hundreds, that are never opened here
+_ANOTHER_FORMAT = str(no_scan("it has a DICOM file name but another format"))
 
 
 @dataclass(frozen=True)
 class Series:
-    """The files of a folder, and of those in it, that carry one SeriesInstanceUID.
+    """The files below a folder with the same SeriesInstanceUID.
 
     Attributes:
-        identifier: the SeriesInstanceUID; empty where it was removed, and then the files of one folder.
+        identifier: the SeriesInstanceUID; empty if it was removed, and then the files of one folder.
         slices: its files, by folder and name, without copies.
-        skip: why it is no CT volume, as in "a localizer, not a volume"; empty for one that is.
-        problem: why it cannot be taken, since a slice beside the others cannot be read; else empty.
-        folders: those its files lie in, and when each was changed last, in ns.
-        beside: whether it is what a study holds beside its volumes, which is worth no row.
+        skip: why it is not a CT volume, for example "a localizer, not a volume"; empty for a CT volume.
+        problem: why it cannot be used, for example because a slice is unreadable; else empty.
+        folders: the folders of its files, each with its last modification time in ns.
+        beside: whether it merely accompanies the volumes of a study and deserves no row.
     """
 
     identifier: str
@@ -48,10 +48,10 @@ class Gathered:
     """The DICOM files of a tree.
 
     Attributes:
-        series: by the folder that holds all slices, and a label that tells the series there apart: nothing
-            where there is one, else `#` and the end of its SeriesInstanceUID.
-        problems: why files that should be DICOM cannot be taken, by the first of those that share a reason.
-        copies: folders that hold nothing but copies of the slices of a series, and its folder and label.
+        series: by the folder that holds all slices, and a label that distinguishes the series there: empty
+            for a single one, else `#` and the end of its SeriesInstanceUID.
+        problems: why supposed DICOM files are unusable, keyed by the first file with each reason.
+        copies: folders that only hold copies of the slices of a series, with its folder and label.
     """
 
     series: dict[tuple[str, str], Series]
@@ -61,7 +61,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class _Placed:
-    """The files of one series: the folder of each, as it was found, and its header."""
+    """The files of one series: the folder of each, as found, and its header."""
 
     identifier: str
     found: list[tuple[str, Slice]]
@@ -83,14 +83,14 @@ class _Placed:
 
 
 def gather(root: Path, files: Mapping[str, Iterable[str]], mr: bool = False) -> Gathered:
-    """Read the headers of the DICOM files of a tree, and put them together by series.
+    """Read the headers of the DICOM files of a tree, and group them by series.
 
-    Files that are copies, byte for byte, of a slice that comes before are left out.
+    Files that are byte-for-byte copies of an earlier slice are left out.
 
     Args:
-        root: what the folders are relative to.
-        files: names by folder; those of other formats need not be left out.
-        mr: whether series of MR are taken too.
+        root: the folder that all paths are relative to.
+        files: names by folder; other formats may be included.
+        mr: whether series of MR are accepted too.
     """
     placed, unread = _read(root, files, mr)
     placed = _whole_copies_apart(placed, unread)
@@ -119,14 +119,14 @@ def gather(root: Path, files: Mapping[str, Iterable[str]], mr: bool = False) -> 
 def _read(
     root: Path, files: Mapping[str, Iterable[str]], mr: bool
 ) -> tuple[dict[tuple[str, str], _Placed], dict[str, dict[str, str]]]:
-    """The slices by series, and why files cannot be read, by folder and name."""
+    """Return the slices by series, and the reasons of unreadable files, by folder and name."""
     placed: dict[tuple[str, str], _Placed] = {}
     unread: dict[str, dict[str, str]] = {}
     for folder in sorted(files, key=lambda path: path.split("/")):
         for name in sorted(files[folder]):
             one = _read_slice(root / folder / name, name.lower(), mr)
             if isinstance(one, Slice):
-                nameless = one.series in ("", INDEX_NAME)  # so that only its folder tells what it belongs to
+                nameless = one.series in ("", INDEX_NAME)  # only the folder identifies its series
                 key = one.series, folder if nameless else ""
                 placed.setdefault(key, _Placed(one.series, [])).found.append((folder, one))
             elif one:
@@ -137,7 +137,7 @@ def _read(
 def _settle_problems(
     placed: Mapping[tuple[str, str], _Placed], unread: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
-    """Unreadable files beside the slices of a single series are its own; others get a row for each reason."""
+    """Assign unreadable files next to a single series to that series; give others a row per reason."""
     problems: dict[str, str] = {}
     broken: dict[tuple[str, str], str] = {}
     beside: dict[str, list[tuple[str, str]]] = {}
@@ -149,7 +149,7 @@ def _settle_problems(
         for name, reason in reasons.items():
             alike.setdefault(reason, []).append(name)
         for reason, names in alike.items():
-            more = f" (so do {len(names) - 1:,} more files beside it)" if len(names) > 1 else ""
+            more = f" (and {len(names) - 1:,} more files in its folder)" if len(names) > 1 else ""
             keys = beside.get(folder, [])
             if len(keys) == 1 and reason != _ANOTHER_FORMAT:
                 broken.setdefault(keys[0], f"its slice {names[0]} cannot be read: {reason}{more}")
@@ -161,9 +161,9 @@ def _settle_problems(
 def _whole_copies_apart(
     placed: dict[tuple[str, str], _Placed], unread: Mapping[str, Mapping[str, str]]
 ) -> dict[tuple[str, str], _Placed]:
-    """The slices by series, and by folder where one holds all that others hold of it, but not their bytes.
+    """Group slices by series, and by folder if one holds all slices of the others but with other bytes.
 
-    So a copy that cannot be read hides no good one, and none hides that it differs.
+    Thus an unreadable copy hides no good one, and a copy cannot hide that it differs.
     """
     apart: dict[tuple[str, str], _Placed] = {}
     for key, one in placed.items():
@@ -183,7 +183,7 @@ def _whole_copies_apart(
             same = (_same_bytes(others[slice_.instance], slice_) for _, slice_ in mine)
             if all(slice_.instance in others for _, slice_ in mine) and (lost or not all(same)):
                 copied.add(folder)
-        copied.discard(_common(by_folder.keys() - copied))  # one home holds one series of a name
+        copied.discard(_common(by_folder.keys() - copied))  # a folder has one series of a given name
         apart |= {(key[0], folder): _Placed(one.identifier, by_folder[folder]) for folder in copied}
         apart[key] = _Placed(one.identifier, [pair for pair in one.found if pair[0] not in copied])
     return apart
@@ -192,12 +192,12 @@ def _whole_copies_apart(
 def _same_bytes(one: Slice, other: Slice) -> bool:
     try:
         return filecmp.cmp(one.path, other.path, shallow=False)
-    except OSError:  # reading it will say so
+    except OSError:  # reported when it is read
         return False
 
 
 def _without_copies(placed: _Placed) -> _Placed:
-    """The slices that are no copies of one before."""
+    """Drop slices that are copies of an earlier one."""
     first: dict[str, Slice] = {}
     kept = []
     for folder, one in placed.found:
@@ -208,7 +208,7 @@ def _without_copies(placed: _Placed) -> _Placed:
 
 
 def _common(folders: Iterable[str]) -> str:
-    """The innermost folder that holds all of some folders."""
+    """Return the innermost folder that holds all given folders."""
     return os.path.commonpath(list(folders)) or HERE
 
 
@@ -217,9 +217,9 @@ def _parts(folder: str) -> list[str]:
 
 
 def _seen_alone(folders: set[str]) -> set[str]:
-    """The folders that a series would be called by if only they, or one in them, were looked into.
+    """Return the folders that could name a series if only part of the tree were searched.
 
-    Labels count with these, so that a path means the same whether it is looked up in the whole tree or alone.
+    Labels account for these, so a path has the same meaning whether the whole tree or one folder is searched.
     """
     if len(folders) == 1:
         return folders
@@ -240,7 +240,7 @@ def _label(uid: str, crowd: set[str]) -> str:
 
 
 def _read_slice(path: Path, name: str, mr: bool) -> Slice | str:
-    """A file's header; if none, why it cannot be taken though it should be, or nothing for other formats."""
+    """Return a file's header; else the reason why supposed DICOM is unusable, or empty for other formats."""
     if name.endswith(_NO_DICOM):
         return ""
     named = name.endswith(DICOM_SUFFIXES)

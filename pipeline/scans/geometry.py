@@ -1,6 +1,6 @@
-"""The grid a scan's voxels lie on: turning it to other axes, resampling it to another spacing. Pure.
+"""The voxel grid of a scan: reorienting and resampling it. Pure.
 
-Coordinates are DICOM's, as SimpleITK gives them for every format: x grows to the patient's left, y to the
+Coordinates are DICOM's, which SimpleITK returns for every format: x grows to the patient's left, y to the
 back, z to the head, in mm.
 """
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.scans.hashing import Hashing
 
-_LETTERS = "LRPASI"  # towards which an axis runs: the letters of +x, -x, +y, -y, +z, -z
-_SLAB = 32  # slices resampled at a time, so that little memory is used beside the scan and its result
+_LETTERS = "LRPASI"  # the directions of +x, -x, +y, -y, +z, -z
+_SLAB = 32  # slices resampled at a time, to save memory
 
-#: The voxels of a scan [x, y, z]: whole HU, or HU as real numbers, not rounded.
+#: The voxels of a scan [x, y, z]: HU, as whole numbers or unrounded real numbers.
 Voxels = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a scan's voxels lie in the patient.
+    """The position of a scan's voxels in the patient.
 
     Attributes:
-        shape: voxels in x, y, z.
+        shape: number of voxels in x, y, z.
         spacing: mm between voxel centres in x, y, z.
         origin: mm, the centre of voxel (0, 0, 0).
         direction: the direction cosines, row by row, nine numbers.
@@ -39,13 +39,13 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan, read.
+    """A scan with its voxels.
 
     Attributes:
-        voxels: int16 [x, y, z], or float32 or float64 where some are not whole; HU, x fastest in memory; in
+        voxels: int16 [x, y, z], or float32 or float64 if some are not whole; HU, x fastest in memory; within
             the range of int16, not clipped to any window.
-        geometry: where they lie.
-        digest: the sha256 of its files, or what is working it out.
+        geometry: of the voxels.
+        digest: the sha256 of its files, or the object that computes it.
     """
 
     voxels: Voxels
@@ -54,18 +54,18 @@ class Scan:
 
     @property
     def sha256(self) -> str:
-        """The sha256 over the bytes of its files, header first, in hexadecimal."""
+        """Return the sha256 over the bytes of its files, header first, in hexadecimal."""
         return self.digest if isinstance(self.digest, str) else self.digest.hexdigest()
 
 
 def check_orientation(code: str) -> str:
-    """A code of three letters, as in `LPS`, in capitals.
+    """Return an orientation code of three letters, such as `LPS`, in capitals.
 
-    Each letter says towards which side of the patient an axis runs: left or right, posterior or anterior,
-    superior or inferior, one of each pair, in any order. `LPS` is DICOM's own: its direction is the identity.
+    Each letter gives the direction of an axis in the patient: left or right, posterior or anterior, superior
+    or inferior, one of each pair, in any order. `LPS` is DICOM's own, with the identity as direction.
 
     Raises:
-        CallError: it is none of the 48.
+        CallError: it is not one of the 48 codes.
     """
     code = code.upper()
     if len(code) != 3 or any(letter not in _LETTERS for letter in code):
@@ -76,32 +76,33 @@ def check_orientation(code: str) -> str:
 
 
 def check_spacing(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A spacing in mm, each edge positive.
+    """Return a spacing in mm after checking that every edge is positive.
 
     Raises:
-        CallError: an edge is not.
+        CallError: an edge is not positive.
     """
     if not all(np.isfinite(edge) and edge > 0 for edge in spacing):
-        raise CallError(f"--spacing {','.join(f'{edge:g}' for edge in spacing)}: positive mm, as in 1,1,1.")
+        found = ",".join(f"{edge:g}" for edge in spacing)
+        raise CallError(f"--spacing {found}: every edge must be above 0 mm, for example 1,1,1.")
     return spacing
 
 
 def reorient(scan: Scan, code: str) -> Scan:
-    """Turn a scan so that its axes run towards the sides that a code names; no value changes.
+    """Turn a scan so that its axes run in the directions of a code; no value changes.
 
-    Axes are permuted and flipped, and the geometry with them, so that every voxel keeps its place in the
-    patient. An oblique scan goes to the nearest axes and stays as oblique as it was.
+    Axes are permuted and flipped together with the geometry, so every voxel keeps its position in the
+    patient. An oblique scan is turned to the nearest axes and stays equally oblique.
 
     Args:
         scan: the scan.
-        code: as in `check_orientation`.
+        code: see `check_orientation`.
 
     Returns:
-        The scan, x fastest in memory; the very same one where it lies so already.
+        The scan, x fastest in memory; the same object if it has this orientation already.
 
     Raises:
-        CallError: no such code.
-        DataError: two of its axes are one, or one is nothing.
+        CallError: the code is invalid.
+        DataError: two of its axes coincide, or one is zero.
     """
     axes, flipped = _turn(scan.geometry, code)
     if axes == (0, 1, 2) and not any(flipped):
@@ -112,11 +113,11 @@ def reorient(scan: Scan, code: str) -> Scan:
 
 
 def reoriented(geometry: Geometry, code: str) -> Geometry:
-    """What `reorient` makes of a geometry.
+    """Return the geometry after `reorient`.
 
     Raises:
-        CallError: no such code.
-        DataError: two of its axes are one, or one is nothing.
+        CallError: the code is invalid.
+        DataError: two of its axes coincide, or one is zero.
     """
     axes, flipped = _turn(geometry, code)
     directions = np.reshape(geometry.direction, (3, 3))
@@ -125,7 +126,7 @@ def reoriented(geometry: Geometry, code: str) -> Geometry:
         if flip:
             origin += directions[:, axis] * geometry.spacing[axis] * (geometry.shape[axis] - 1)
     signs = np.where(flipped, -1.0, 1.0)
-    turned = directions[:, axes] * signs + 0.0  # no negative zeros
+    turned = directions[:, axes] * signs + 0.0  # avoids negative zeros
     i, j, k = axes
     return Geometry(
         shape=(geometry.shape[i], geometry.shape[j], geometry.shape[k]),
@@ -138,19 +139,19 @@ def reoriented(geometry: Geometry, code: str) -> Geometry:
 def resample(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
     """Resample a scan to another spacing, linearly in HU; int16 is rounded to whole HU, halves to even.
 
-    Real numbers stay what they come out as, in their own type. The first voxel stays where it is; the last
-    lies at or before the last one of old, so nothing outside the scan is ever asked for. One core works on
-    it, on slabs, so that the memory beside the scan and the result is a copy of the scan and 32 slices.
+    Real numbers keep their type and are not rounded. The first voxel keeps its position; the last one is at
+    or before the old last one, so no value outside the scan is needed. One core works on slabs, so memory
+    besides the scan and the result is one copy of the scan and 32 slices.
 
     Args:
         scan: the scan.
         spacing: mm between voxel centres in x, y, z.
 
     Returns:
-        The scan, x fastest in memory; the very same one where it has that spacing already.
+        The scan, x fastest in memory; the same object if it has that spacing already.
 
     Raises:
-        CallError: a spacing that is not positive.
+        CallError: a spacing is not positive.
     """
     import SimpleITK as sitk
 
@@ -160,12 +161,12 @@ def resample(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
     image = sitk.GetImageFromArray(scan.voxels.T)
     image.SetSpacing(
         scan.geometry.spacing
-    )  # and no direction: the grid itself is resampled, wherever it lies
+    )  # without direction: the grid itself is resampled, whatever its position
     sampler = sitk.ResampleImageFilter()
     sampler.SetNumberOfThreads(1)
     sampler.SetInterpolator(sitk.sitkLinear)
     whole, double = scan.voxels.dtype == np.int16, scan.voxels.dtype == np.float64
-    sampler.SetOutputPixelType(sitk.sitkFloat64 if double else sitk.sitkFloat32)  # int16 would be cut off
+    sampler.SetOutputPixelType(sitk.sitkFloat64 if double else sitk.sitkFloat32)  # int16 would truncate
     sampler.SetOutputSpacing(geometry.spacing)
     x, y, z = geometry.shape
     values: NDArray[Any] = np.empty((z, y, x), scan.voxels.dtype)
@@ -173,20 +174,20 @@ def resample(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
         slab = values[start : start + _SLAB]
         sampler.SetSize((x, y, len(slab)))
         sampler.SetOutputOrigin((0.0, 0.0, start * geometry.spacing[2]))
-        part = sampler.Execute(image)  # the view below does not keep its image alive
+        part = sampler.Execute(image)  # keeps the image alive for the view below
         found = sitk.GetArrayViewFromImage(part)
         slab[...] = np.rint(found) if whole else found
     return Scan(values.T, geometry, scan.digest)
 
 
 def resampled(geometry: Geometry, spacing: tuple[float, float, float]) -> Geometry:
-    """What `resample` makes of a geometry: floor((n - 1) x old / new) + 1 voxels along each axis.
+    """Return the geometry after `resample`: floor((n - 1) x old / new) + 1 voxels along each axis.
 
     Raises:
-        CallError: a spacing that is not positive.
+        CallError: a spacing is not positive.
     """
     check_spacing(spacing)
-    # The small addend is for quotients such as 0.7 x 10 / 0.1, which are whole but for rounding.
+    # The small addend corrects quotients such as 0.7 x 10 / 0.1, which are whole except for rounding.
     x, y, z = (
         int((edge - 1) * old / new + 1e-6) + 1
         for edge, old, new in zip(geometry.shape, geometry.spacing, spacing, strict=True)
@@ -195,10 +196,10 @@ def resampled(geometry: Geometry, spacing: tuple[float, float, float]) -> Geomet
 
 
 def _turn(geometry: Geometry, code: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Which axis goes to each place, and whether it is flipped there.
+    """Return which axis goes to each place, and whether it is flipped there.
 
-    SimpleITK is asked about a single voxel: to turn the whole scan with it took five times as long as with
-    NumPy, and the memory of two more copies.
+    SimpleITK turns only a single voxel here: turning the whole scan with it took five times as long as with
+    NumPy, and memory for two more copies.
     """
     import SimpleITK as sitk
 
@@ -206,7 +207,7 @@ def _turn(geometry: Geometry, code: str) -> tuple[tuple[int, int, int], tuple[bo
     try:
         voxel.SetDirection(geometry.direction)
     except RuntimeError:
-        raise DataError("its axes do not span space, so that it cannot be turned") from None
+        raise DataError("its axes do not span space, so it cannot be reoriented") from None
     turner = sitk.DICOMOrientImageFilter()
     turner.SetDesiredCoordinateOrientation(check_orientation(code))
     turner.Execute(voxel)

@@ -1,9 +1,9 @@
-"""A sha256 worked out beside the reading, and memory that is read into again and again.
+"""Computes a sha256 while reading, and reuses memory from scan to scan.
 
-Hashing takes half of the time of reading a `.raw`, and memory that is new to the process a fifth: it comes
-page by page, each of them zeroed. So a thread of its own hashes what was read while the voxels are looked at,
-and a thread that reads scan after scan keeps its memory. Cutting a scan of 52 MB took 62 ms of processor time
-so, and 68 without; the other thread costs 1 % of it.
+Hashing takes half the time of reading a `.raw`, and memory that is new to the process a fifth, since each
+page is zeroed. So one thread hashes the bytes read while the voxels are processed, and a thread that reads
+scan after scan keeps its memory. Cutting a scan of 52 MB took 62 ms of processor time this way, and 68 ms
+without; the other thread costs 1 % of it.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ALONE = 1 << 20  # bytes that are hashed sooner than a thread is started
+_ALONE = 1 << 20  # bytes; hashing fewer takes less time than starting a thread
 
 
 class Hashing:
-    """The sha256 of blocks of bytes, which must stay as they are until it is known."""
+    """The sha256 of blocks of bytes, which must not change until it is computed."""
 
     def __init__(self) -> None:
         self._digest, self._count = hashlib.sha256(), 0
@@ -26,7 +26,7 @@ class Hashing:
         self._thread: threading.Thread | None = None
 
     def update(self, block: Any) -> None:
-        """Take in the next block: any buffer of bytes."""
+        """Add the next block: any buffer of bytes."""
         self._count += len(block)
         if self._count <= _ALONE:
             self._digest.update(block)
@@ -37,11 +37,11 @@ class Hashing:
         self._blocks.put(block)
 
     def close(self) -> None:
-        """Take in no more blocks. Without it the thread would wait for ever."""
+        """Accept no more blocks; otherwise the thread would wait forever."""
         self._blocks.put(None)
 
     def hexdigest(self) -> str:
-        """The sha256 in hexadecimal, once all that was taken in is hashed; call `close` before."""
+        """Return the sha256 in hexadecimal, once all blocks are hashed; call `close` first."""
         if self._thread is not None:
             self._thread.join()
         return self._digest.hexdigest()
@@ -52,15 +52,15 @@ class Hashing:
 
 
 class Room:
-    """Memory for the voxels of one scan at a time."""
+    """Reusable memory for the voxels of one scan at a time."""
 
     def __init__(self) -> None:
         self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def of(self, count: int) -> NDArray[np.uint8]:
-        """Return so many bytes; those of the scan before it are lost."""
+        """Return `count` bytes; those of the previous scan are overwritten."""
         if self._bytes.size < count:
-            self._bytes = np.empty(0, np.uint8)  # or both would be held for a moment
+            self._bytes = np.empty(0, np.uint8)  # frees the old memory before new memory is allocated
             self._bytes = np.empty(count, np.uint8)
         return self._bytes[:count]
 
@@ -69,7 +69,7 @@ _kept = threading.local()
 
 
 def kept_room() -> Room:
-    """Return the room of this thread, which is as large as the largest scan that it read."""
+    """Return the memory of this thread, as large as the largest scan it has read."""
     if not hasattr(_kept, "room"):
         _kept.room = Room()
     room: Room = _kept.room
@@ -77,5 +77,5 @@ def kept_room() -> Room:
 
 
 def leave_room() -> None:
-    """Give the memory of this thread's room back; that of others goes when they end."""
+    """Free this thread's memory; that of other threads is freed when they end."""
     _kept.__dict__.clear()

@@ -1,4 +1,4 @@
-"""Which X-ray images any folder holds: PNG and JPEG by their names, DICOM of CR or DX by their headers."""
+"""Finds the X-ray images in any folder: PNG and JPEG by name, DICOM of CR or DX by header."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ _INDEX = "the index of a disc"
 
 
 def find_image_folder(source: Path | str) -> Found:
-    """Find the X-ray images of a folder, searched to the bottom; or take the one file given.
+    """Find the X-ray images of a folder, searched recursively; or take the one file given.
 
-    An image's identifier is its path without the suffix. Files without a suffix are looked into for DICOM.
+    An image's identifier is its path without the suffix. Files without a suffix are checked for DICOM.
 
     Args:
-        source: the folder, or a file; an empty text is none.
+        source: the folder, or a file; an empty text is refused.
 
     Raises:
-        CallError: no such folder, one that cannot be opened, or no image in it.
+        CallError: the folder does not exist, cannot be opened, or holds no image.
     """
     root, alone = check_source(source)
     files: dict[str, list[str]] = {HERE: [root.name]} if alone else {}
@@ -43,13 +43,13 @@ def find_image_folder(source: Path | str) -> Found:
             sources.append(_source(path, why.problem, why.skip))
     if not sources:
         kinds = f"{', '.join(IMAGE_SUFFIXES)} and DICOM of {' or '.join(MODALITIES)}"
-        raise CallError(f"No X-ray image lies in {root}: looked for {kinds}, in all its folders.")
+        raise CallError(f"There is no X-ray image in {root}: searched for {kinds}, subfolders included.")
     ordered = sorted(sources, key=lambda one: one.path.split("/"))
     return Found(root, "images", tuple(ordered))
 
 
 def _image(root: Path, path: str, name: str) -> ImageSource | None:
-    """The image that a file is, or should be; None for a file of another kind."""
+    """Return a file as an image, also if it is one that cannot be read; None for other kinds of files."""
     problem = bad_name(f"{root}/{path}")
     if name.endswith(IMAGE_SUFFIXES):
         return _source(path, problem)
@@ -61,12 +61,13 @@ def _image(root: Path, path: str, name: str) -> ImageSource | None:
     except DataError as error:
         return _source(path, problem or str(error)) if named else None
     if header is None:
-        return _source(path, problem or "it is named as DICOM but is of another format") if named else None
+        return _source(path, problem or "it has a DICOM file name but another format") if named else None
     if header.skip.startswith(_INDEX):
         return None
     skip = ""
     if header.modality not in MODALITIES:
-        skip = f"its DICOM modality is {header.modality or 'not said'}, {' or '.join(MODALITIES)} wanted"
+        modality = header.modality or "not given"
+        skip = f"its DICOM modality is {modality}; only {' or '.join(MODALITIES)} is read"
     return _source(path, "" if skip else problem, skip, header.whose)
 
 

@@ -1,4 +1,4 @@
-"""Reading an X-ray image, and resizing it by area averaging."""
+"""Reads X-ray images, and resizes them by area averaging."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from genesis_toolkit.pipeline.jit import inlined, kernel
 from genesis_toolkit.pipeline.scans.files import check_regular, not_opened
 from genesis_toolkit.pipeline.scans.png import HEADER_BYTES, MOST_PIXELS, decode_png, png_size
 
-#: Bytes of a file that are read at most.
-MOST_BYTES = 4 * MOST_PIXELS + 2**20  # of a file: four channels that do not compress at all
+#: Largest file read, in bytes: four channels that do not compress at all.
+MOST_BYTES = 4 * MOST_PIXELS + 2**20
 
 _ZERO, _ONE, _TWO = np.uint64(0), np.uint64(1), np.uint64(2)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it was read.
+    """An image with its pixels.
 
     Attributes:
         pixels: uint8 [x, y], x the column from the left and y the row from the top; grey levels 0..255.
         sha256: of the file, in hexadecimal.
-        window: the values of the file that became 0 and 255.
-        inverted: whether black and white were exchanged, as MONOCHROME1 asks for.
+        window: the values in the file that became 0 and 255.
+        inverted: whether black and white were exchanged, as MONOCHROME1 requires.
     """
 
     pixels: NDArray[np.uint8]
@@ -39,7 +39,7 @@ def read_image(path: Path) -> Picture:
     """Read an 8-bit PNG, see `png.decode_png`.
 
     Raises:
-        DataError: it is no such image, or damaged; the message says why, to go after the image's name.
+        DataError: it is not such an image, or damaged; the reason follows the image's name.
     """
     data = first_bytes(path, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -48,19 +48,19 @@ def read_image(path: Path) -> Picture:
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
-    """Columns and rows of an 8-bit PNG, from its first bytes alone.
+    """Read the columns and rows of an 8-bit PNG from its first bytes.
 
     Raises:
-        DataError: as `read_image`, as far as these tell.
+        DataError: see `read_image`, as far as these bytes reveal it.
     """
     return png_size(first_bytes(path, HEADER_BYTES))
 
 
 def first_bytes(path: Path, most: int) -> bytes:
-    """So many bytes of a file, or all that it has.
+    """Read up to `most` bytes from the start of a file.
 
     Raises:
-        DataError: it is no file, or cannot be opened.
+        DataError: it is not a file, or cannot be opened.
     """
     check_regular(path)
     try:
@@ -73,12 +73,12 @@ def first_bytes(path: Path, most: int) -> bytes:
 def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an image by area averaging, in whole numbers.
 
-    A pixel of the result is the mean over the area that it covers of the image, pixels on its edge counted by
-    the share of them that lies inside; halves are rounded to the even number. Both axes are fitted to the
-    size, each by itself. Enlarging, a pixel of the result covers part of one pixel, or of a few.
+    A pixel of the result is the mean over the area of the image that it covers, with pixels on its edge
+    weighted by the covered share; halves are rounded to even. Both axes are scaled independently. When
+    enlarging, a pixel of the result covers part of one or a few pixels.
 
     Args:
-        pixels: uint8 [x, y]; edges up to 2^16. Rows that lie together in memory are read fastest.
+        pixels: uint8 [x, y]; edges up to 2^16. Fastest if rows are contiguous in memory.
         size: edges of the result, x, y.
 
     Returns:
@@ -91,16 +91,16 @@ def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 @kernel
 def _resize(rows, out):  # type: ignore[no-untyped-def]
-    """Area averages of `rows` (uint8 [y, x]) into `out` (uint8 [x, y]).
+    """Write area averages of `rows` (uint8 [y, x]) to `out` (uint8 [x, y]).
 
-    In units of 1/n of a pixel an edge of N pixels has N x n, a pixel of the image n and one of the result N:
-    all overlaps are whole. The sum over the rows comes first and goes along them; it is at most 255 times the
-    rows, so 32 bits hold it, and twice as many numbers are added at a time as with 64. Along x the area up to
-    an edge of the result is that up to the pixel it lies in, and its share of this one.
+    In units of 1/n of a pixel an edge of N pixels has length N x n, a pixel of the image n and one of the
+    result N, so all overlaps are whole. Rows are summed first; sums are at most 255 times the number of rows,
+    so 32 bits suffice, which doubles the numbers added at a time compared with 64. Along x, cumulative sums
+    up to each edge of the result include a share of the pixel at that edge.
     """
     height, width = np.uint64(rows.shape[0]), np.uint64(rows.shape[1])
     columns, lines = np.uint64(out.shape[0]), np.uint64(out.shape[1])
-    sums = np.zeros(width + _ONE, np.uint32)  # and one beyond, of which the last edge has a share of none
+    sums = np.zeros(width + _ONE, np.uint32)  # and one beyond, of which the last edge takes a share of 0
     total = height * width
     for line in range(lines):
         sums[:] = 0
@@ -129,7 +129,7 @@ def _add_row(sums, weight, row):  # type: ignore[no-untyped-def]
 
 @inlined
 def _rounded(area, total):  # type: ignore[no-untyped-def]
-    """area / total, rounded, halves to even; uint64."""
+    """Return area / total, rounded, halves to even; uint64."""
     whole = area // total
     rest = _TWO * (area - whole * total)
     up = rest > total or (rest == total and whole % _TWO == _ONE)

@@ -1,8 +1,8 @@
-"""Maps values that are in no unit, as of MR, to whole numbers by a window: two ends, linear between them.
+"""Maps values without a unit, such as those of MR, to whole numbers, linearly between two window ends.
 
-An end is a number, or a percentile of the scan itself. Percentiles are values that the scan has: the one at
-rank ceil(P / 100 x n), at least 1, of its n voxels in order that are neither 0, as the air around a head that
-was stripped, nor padding.
+An end is a number or a percentile of the scan. Percentiles are values that occur in the scan: of its n voxels
+in order, the one at rank ceil(P / 100 x n), at least 1. Voxels of value 0, such as the background of a
+skull-stripped head, and padding are not counted.
 """
 
 import re
@@ -22,14 +22,14 @@ from genesis_toolkit.pipeline.scans.geometry import Scan, Voxels
 _PERCENTILE = re.compile(r"p(\d+(\.\d+)?)")
 _INT16 = np.iinfo(np.int16)
 _HIGHEST = 100
-_WAYS = "give two numbers, as in 0,4000, or percentiles, as in p0.5,p99.5"
+_WAYS = "give two numbers such as 0,4000, or percentiles such as p0.5,p99.5"
 
 
 def checked_ends(ends: tuple[Any, ...]) -> Ends:
-    """The two ends of a window, each a number or a percentile such as `p99.5`, as they are recorded.
+    """Return the two ends of a window, numbers or percentiles such as `p99.5`, in the form to be recorded.
 
     Raises:
-        CallError: they are none, or the first does not lie below the second.
+        CallError: an end is neither, or the first is not below the second.
     """
     said = f"--window {','.join(map(str, ends))}"
     if len(ends) != 2:
@@ -38,19 +38,19 @@ def checked_ends(ends: tuple[Any, ...]) -> Ends:
     ranks = [_share(end) if isinstance(end, str) else None for end in (low, high)]
     both = ranks if None not in ranks else [low, high] if ranks == [None, None] else [0, 1]
     if not both[0] < both[1]:  # type: ignore[operator] # both are numbers
-        raise CallError(f"{said} is empty: the first end must lie below the second; {_WAYS}.")
+        raise CallError(f"{said} is empty: the first end must be below the second; {_WAYS}.")
     return low, high
 
 
 def apply_window(scan: Scan, ends: Ends | None, window: Window) -> tuple[Scan, dict[str, Any]]:
-    """A scan whose voxels are mapped to a store's window, int16, and what its record says of it. Pure.
+    """Map a scan's voxels to a store's window as int16; return it and the entries of its record. Pure.
 
-    Without ends it is the very same scan, and there is nothing to say. The record's `window` has the scan's
-    own values that become the lowest and the highest of the store.
+    Without ends the same scan is returned, with no entries. The record's `window` holds the two values of the
+    scan that become the lowest and the highest of the store.
 
     Raises:
-        DataError: percentiles of nothing, or equal ones, or all voxels become one; why, to go after the
-            scan's name.
+        DataError: there are no percentiles, they are equal, or all voxels become equal; the reason follows
+            the scan's name.
     """
     if ends is None:
         return scan, {}
@@ -58,28 +58,28 @@ def apply_window(scan: Scan, ends: Ends | None, window: Window) -> tuple[Scan, d
     voxels = mapped(scan.voxels.T, low, high, window).T
     if voxels.min() == voxels.max():
         raise DataError(
-            f"all its voxels become {voxels.min()} by --window {_words(ends)} ({low:g} to {high:g} of its "
-            "own values): give other ends, or leave it out"
+            f"--window {_words(ends)} ({low:g} to {high:g} in its own values) maps all its voxels to "
+            f"{voxels.min()}: give other ends, or omit the option"
         )
     return replace(scan, voxels=voxels), {"window": [low, high]}
 
 
 def window_ends(voxels: Voxels, ends: Ends) -> tuple[float, float]:
-    """The values of a scan that a window's ends are; `voxels` as `read_scan` gives them.
+    """Return the values of a scan at a window's ends; `voxels` as returned by `read_scan`.
 
     Raises:
-        DataError: it has no voxel but 0, both ends are one value, or one lies where values are cut off.
+        DataError: all voxels are 0, both ends are equal, or one is where values were clipped.
     """
     shares = [_share(end) for end in ends if isinstance(end, str)]
     found = iter(_percentiles(voxels, shares) if shares else ())
     low, high = (float(next(found) if isinstance(end, str) else end) for end in ends)
     said = f"--window {_words(ends)}"
     if not low < high:
-        raise DataError(f"{said} is {low:g} to {high:g} of its values, which leaves nothing: give other ends")
+        raise DataError(f"{said} is {low:g} to {high:g} of its values, an empty range: give other ends")
     if min(low, high) <= _INT16.min or max(low, high) >= _INT16.max:
         raise DataError(
-            f"{said} is {low:g} to {high:g} of its values, and those beyond {_INT16.min + 1} .. "
-            f"{_INT16.max - 1} are cut off: divide them by a number first"
+            f"{said} is {low:g} to {high:g} of its values, but values beyond {_INT16.min + 1} .. "
+            f"{_INT16.max - 1} are clipped: divide all values by a constant first"
         )
     return low, high
 
@@ -88,8 +88,8 @@ def mapped(values: NDArray[Any], low: float, high: float, window: Window) -> NDA
     """Map values linearly to the whole numbers of a window, halves to even.
 
     A value v, clipped to [low, high], becomes window.low + span x (v - low) / (high - low), computed in that
-    order in double precision. Of whole numbers that is exact: a quotient that is no half is farther from one
-    than double precision errs.
+    order in double precision. For whole numbers this is exact: quotients other than halves are farther from
+    a half than the rounding error.
 
     Args:
         values: int16, float32 or float64, any shape with rows along the last axis.
@@ -101,7 +101,7 @@ def mapped(values: NDArray[Any], low: float, high: float, window: Window) -> NDA
     """
     out = np.empty(values.shape, np.int16)
     table = _mapped(np.arange(_INT16.min, _INT16.max + 1, dtype=np.float64), low, high, window)
-    for plane, room in zip(values, out, strict=True):  # so that little memory is used beside them
+    for plane, room in zip(values, out, strict=True):  # plane by plane, to save memory
         if values.dtype == np.int16:
             np.take(table, plane.astype(np.int32) - _INT16.min, out=room)
         else:
@@ -115,7 +115,7 @@ def _mapped(values: NDArray[np.float64], low: float, high: float, window: Window
 
 
 def _percentiles(voxels: Voxels, shares: list[Fraction]) -> list[float]:
-    """The values at these shares, 0..1, of the voxels that are neither 0 nor padding."""
+    """Return the values at these shares, 0..1, of the voxels that are neither 0 nor padding."""
     if voxels.dtype != np.int16:
         real = np.sort(voxels[(voxels != 0) & (voxels != OUTSIDE)], axis=None)
         return [float(real[_rank(share, real.size) - 1]) for share in shares]
@@ -129,21 +129,21 @@ def _percentiles(voxels: Voxels, shares: list[Fraction]) -> list[float]:
 
 
 def _rank(share: Fraction, count: int) -> int:
-    """The rank of a percentile among so many values, from 1."""
+    """Return the rank of a percentile among `count` values, from 1."""
     if not count:
-        raise DataError("it has no voxel but 0, so there are no percentiles to map it by")
+        raise DataError("all its voxels are 0, so there are no percentiles to map it by")
     return max(1, -(-share.numerator * count // share.denominator))
 
 
 def _checked_end(end: Any, said: str) -> float | str:
     if isinstance(end, str) and (match := _PERCENTILE.fullmatch(end)):
         if Decimal(match[1]) > _HIGHEST:
-            raise CallError(f"{said}: {end} is no percentile, p0 to p100 are; {_WAYS}.")
+            raise CallError(f"{said}: {end} is not a percentile from p0 to p100; {_WAYS}.")
         return f"p{Decimal(match[1]).normalize():f}"
     if isinstance(end, str | bool):
         raise CallError(f"{said}: {end!r} is neither a number nor a percentile; {_WAYS}.")
     if not _INT16.min < end < _INT16.max:
-        raise CallError(f"{said}: {end} must lie within {_INT16.min + 1} .. {_INT16.max - 1}; {_WAYS}.")
+        raise CallError(f"{said}: {end} must be within {_INT16.min + 1} .. {_INT16.max - 1}; {_WAYS}.")
     return int(end) if end == int(end) else float(end)
 
 

@@ -1,7 +1,7 @@
-"""MetaImage: what a `.mhd` or `.mha` says of how its voxels are stored.
+"""Reads MetaImage headers: how a `.mhd` or `.mha` stores its voxels.
 
-As SimpleITK takes it: a key ends at the first `=` or `:`, a boolean is true where it begins with T, t or 1,
-BinaryDataByteOrderMSB goes before ElementByteOrderMSB, and voxels are binary unless it says otherwise.
+The rules are SimpleITK's: a key ends at the first `=` or `:`, a boolean is true if it starts with T, t or 1,
+BinaryDataByteOrderMSB overrides ElementByteOrderMSB, and voxels are binary by default.
 """
 
 import re
@@ -14,7 +14,7 @@ from genesis_toolkit.pipeline.scans.files import not_opened
 from genesis_toolkit.pipeline.scans.gate import damaged, data_file, unsupported
 from genesis_toolkit.pipeline.scans.stored import Stored
 
-_HEADER_BYTES = (4096, 65536)  # a header is a few hundred bytes of text; how much is read of one
+_HEADER_BYTES = (4096, 65536)  # bytes to read: a header is a few hundred bytes of text
 _DATA, _LOCAL = "ElementDataFile", ("LOCAL", "Local", "local")
 _TYPES = {
     "MET_CHAR": "i1",
@@ -33,26 +33,26 @@ _TYPES = {
 
 
 def stored_meta_image(path: Path) -> Stored:
-    """How the voxels of a MetaImage are stored.
+    """Return how the voxels of a MetaImage are stored.
 
     Raises:
-        DataError: its header says nothing certain, its voxels lie outside its own folder or are missing, or
-            they are stored in a way that is not read.
+        DataError: its header is ambiguous, its voxels are missing or outside its own folder, or they are
+            stored in an unsupported way.
     """
     header, end = _header(path)
     name, kind = header.get(_DATA, ""), header.get("ElementType", "")
     if not name:
-        raise damaged(f"its header names no {_DATA}")
+        raise damaged(f"its header has no {_DATA}")
     if name.startswith("LIST") or "%" in name:
-        raise unsupported("its voxels lie in a list of files", "write it as one file")
+        raise unsupported("its voxels are in a list of files", "write it as one file")
     if kind not in _TYPES:
-        raise unsupported(f"its ElementType is {kind or 'not said'}", f"write it as {', '.join(_TYPES)}")
+        raise unsupported(f"its ElementType is {kind or 'not given'}", f"write it as {', '.join(_TYPES)}")
     inside = name in _LOCAL
     said = header.get("HeaderSize", "0")
     if not re.fullmatch(r"-1|\d+", said):
         raise damaged(f"its HeaderSize is {said}")
     if inside and int(said) > 0:
-        raise unsupported(f"its HeaderSize is {said} with its voxels in the same file", "write it without")
+        raise unsupported(f"its HeaderSize is {said} with voxels in the same file", "write it without")
     order = header.get("BinaryDataByteOrderMSB") or header.get("ElementByteOrderMSB", "")
     offset = None if said == "-1" else end if inside else int(said)
     packed = _is_true(header.get("CompressedData", ""))
@@ -67,10 +67,10 @@ def stored_meta_image(path: Path) -> Stored:
 
 
 def files_of_meta_image(path: Path) -> list[Path]:
-    """The files of a MetaImage, header first, whatever else its header says.
+    """Return the files of a MetaImage, header first, even if its header is otherwise unusable.
 
     Raises:
-        DataError: its header cannot be opened, or points out of its folder.
+        DataError: its header cannot be opened, or names files outside its folder.
     """
     name = _header(path)[0].get(_DATA, "")
     inside = not name or name in _LOCAL or name.startswith("LIST") or "%" in name
@@ -78,7 +78,7 @@ def files_of_meta_image(path: Path) -> list[Path]:
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """The header's fields, and where it ends."""
+    """Return the header's fields, and the position at which it ends."""
     try:
         with path.open("rb", buffering=0) as file:
             text = file.read(_HEADER_BYTES[0])

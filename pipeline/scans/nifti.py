@@ -1,7 +1,7 @@
-"""NIfTI: what a `.nii` or `.nii.gz` says of how its voxels are stored, and where they lie.
+"""Reads NIfTI headers: how a `.nii` or `.nii.gz` stores its voxels, and their positions.
 
-SimpleITK takes a spacing of 0 or NaN for 1 without a word, and a slope of 0 or NaN for 1 together with any
-intercept, where nibabel, to the letter of the standard, leaves the intercept out. Source: nifti1.h.
+SimpleITK silently reads a spacing of 0 or NaN as 1, and a slope of 0 or NaN as 1 with any intercept, whereas
+nibabel, following the standard literally, ignores the intercept. Source: nifti1.h.
 """
 
 import gzip
@@ -19,12 +19,12 @@ from genesis_toolkit.pipeline.scans.files import not_opened
 from genesis_toolkit.pipeline.scans.gate import NO_HEADER, check_rescale, damaged, unsupported
 from genesis_toolkit.pipeline.scans.stored import Stored
 
-#: What such a file is called.
+#: Suffixes of NIfTI files.
 NIFTI = (".nii", ".nii.gz")
 
-_NIFTI_1, _NIFTI_2 = 348, 540  # bytes of a header, which it begins with
+_NIFTI_1, _NIFTI_2 = 348, 540  # size of the header, which is also its first number
 _BLOCK = 1 << 20
-_FIRST_VOXEL = 352  # of a single file, after the header and four bytes more
+_FIRST_VOXEL = 352  # offset in a single file, after the header and four more bytes
 _TYPES = {
     2: "u1",
     4: "i2",
@@ -44,23 +44,23 @@ _OTHER_TYPES = {
     1536: "128-bit numbers",
     2304: "colours",
 }
-_MM = {1: 1e3, 3: 1e-3}  # of the units metre and micrometre
-_TO_LPS = np.array([[-1.0], [-1.0], [1.0]])  # x and y of NIfTI grow to the right and the front
+_MM = {1: 1e3, 3: 1e-3}  # for the units metre and micrometre
+_TO_LPS = np.array([[-1.0], [-1.0], [1.0]])  # x and y of NIfTI point to the right and to the front
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What is taken of a NIfTI-1 header.
+    """The relevant parts of a NIfTI-1 header.
 
     Attributes:
-        stored: how the voxels lie.
-        shape: voxels along each axis, as many as there are.
+        stored: storage of the voxels.
+        shape: number of voxels along each existing axis.
         spacing: mm between voxel centres in x, y, z.
-        axes: float64 [3, axis], mm from one voxel to the next in DICOM's axes, as the sform says; None where
-            there is none, and then the axes are perpendicular.
-        origin: mm, the centre of the first voxel, as the sform says.
+        axes: float64 [3, axis], mm from one voxel to the next in DICOM's axes, from the sform; None without
+            an sform, and then the axes are perpendicular.
+        origin: mm, the centre of the first voxel, from the sform.
     """
 
     stored: Stored
@@ -71,20 +71,20 @@ class NiftiHeader:
 
 
 def read_nifti_header(path: Path) -> NiftiHeader:
-    """Read a NIfTI header, and refuse one that leaves open what its voxels are.
+    """Read a NIfTI header, and refuse one that is ambiguous about its voxels.
 
     Raises:
-        DataError: it is no NIfTI, of a kind that is not read, or its type, spacing, scaling or first voxel
-            is not certain.
+        DataError: it is not NIfTI, of an unsupported kind, or its type, spacing, scaling or first voxel is
+            ambiguous.
     """
     head = _head(path)
     if head[:4] in (struct.pack("<i", _NIFTI_2), struct.pack(">i", _NIFTI_2)):
-        raise unsupported("it is of NIfTI's second version", "write it as NIfTI-1")
+        raise unsupported("it is NIfTI-2", "write it as NIfTI-1")
     order = next((order for order in "<>" if head[:4] == struct.pack(order + "i", _NIFTI_1)), "")
     if not order or len(head) < _NIFTI_1:
         raise damaged(NO_HEADER)
     if head[344:347] != b"n+1":
-        raise unsupported(f"its header's magic is {head[344:348]!r}", "write it as one file of NIfTI-1")
+        raise unsupported(f"its header's magic is {head[344:348]!r}", "write it as a single NIfTI-1 file")
     slope, intercept = struct.unpack_from(order + "2f", head, 112)
     spacing = tuple(float(f"{edge:g}") for edge in struct.unpack_from(order + "3f", head, 80))
     if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
@@ -95,12 +95,12 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     dtype = np.dtype(order + _TYPES[kind])
     (offset,) = struct.unpack_from(order + "f", head, 108)
     if bits != 8 * dtype.itemsize:
-        raise damaged(f"its header says {bits} bits a voxel and {dtype.name}")
+        raise damaged(f"its header gives {bits} bits per voxel, but the type {dtype.name}")
     if not (offset >= _FIRST_VOXEL and offset == int(offset)):
-        raise damaged(f"its vox_offset is {offset:g}, within its header, which ends at {_FIRST_VOXEL}")
+        raise damaged(f"its vox_offset is {offset:g}, inside its header, which ends at {_FIRST_VOXEL}")
     packed = path.suffix.lower() == ".gz"
     if (slope == 0 or math.isnan(slope)) and (intercept == 0 or math.isnan(intercept)):
-        slope, intercept = 1.0, 0.0  # as the standard says of a header without scaling
+        slope, intercept = 1.0, 0.0  # the standard's rule for a header without scaling
     check_rescale(slope, intercept)
     stored = Stored(
         header=path,
@@ -117,7 +117,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
 
 
 def _place(head: bytes, order: str) -> tuple[Triple, NDArray[np.float64] | None, Triple]:
-    """Spacing, axes and origin as a header says them, in mm."""
+    """Return spacing, axes and origin from a header, in mm."""
     (form,) = struct.unpack_from(order + "h", head, 254)
     mm = _MM.get(head[123] & 7, 1.0)
     x, y, z = (mm * edge for edge in struct.unpack_from(order + "3f", head, 80))
@@ -127,10 +127,10 @@ def _place(head: bytes, order: str) -> tuple[Triple, NDArray[np.float64] | None,
 
 
 def check_checksum(path: Path) -> None:
-    """Refuse a compressed NIfTI file whose bytes are not those that its checksum is of; others pass.
+    """Refuse a compressed NIfTI file whose bytes do not match its checksum; others pass.
 
     Raises:
-        DataError: they are not.
+        DataError: they do not match.
     """
     if path.suffix.lower() != ".gz":
         return

@@ -1,8 +1,8 @@
-"""Which images a folder of NIH ChestX-ray14 holds, and what its table says of them.
+"""Finds the images in a folder of NIH ChestX-ray14, and reads its table.
 
-The layout is the download's own (METHOD.md section 5): PNGs in `images_001/images` .. `images_012/images`, in
-one folder `images`, or at the top; the table `Data_Entry_2017*.csv`; and the official split in
-`train_val_list.txt` and `test_list.txt`. Names only: no image is opened here.
+The layout is that of the download (METHOD.md section 5): PNGs in `images_001/images` .. `images_012/images`,
+in one folder `images`, or at the top; the table `Data_Entry_2017*.csv`; and the official split in
+`train_val_list.txt` and `test_list.txt`. No image is opened here.
 """
 
 import csv
@@ -24,18 +24,18 @@ SUFFIX = ".png"
 _LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
 _FOLDER = re.compile(r"images(_\d+)?")
 
-#: Columns that are read, by the names that they have in every edition of the table.
+#: Columns that are read, by the names they have in every edition of the table.
 _NAME, _LABELS, _PATIENT, _VIEW = "Image Index", "Finding Labels", "Patient ID", "View Position"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of an image.
+    """An image's row in the table.
 
     Attributes:
         patient: the number of the patient.
         view: PA or AP.
-        labels: the findings, joined by `|`, as NIH joins them.
+        labels: the findings, joined by `|`.
     """
 
     patient: str
@@ -45,10 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class ImageSource(Source):
-    """An image that was found, not yet opened; its identifier is its name without the suffix.
+    """An image that was found but not yet opened; its identifier is its name without the suffix.
 
     Attributes:
-        patient, view, labels: as in `Row`; empty where the table has no row for it.
+        patient, view, labels: see `Row`; empty if the table has no row for it.
     """
 
     patient: str = ""
@@ -57,18 +57,18 @@ class ImageSource(Source):
 
 
 def find_images(source: Path | str, split: Split = "train_val") -> Found:
-    """Find the images of a folder that is laid out as NIH ChestX-ray14.
+    """Find the images of a folder with the layout of NIH ChestX-ray14.
 
-    Images on neither list are among the sources, to be passed over by name; images of the list that is not
-    asked for, and those that are not there, are counted only. `all` looks at no list and takes every image.
+    Images on neither list are among the sources, to be skipped by name; images on the other list, and listed
+    images that are missing, are only counted. `all` ignores the lists and takes every image.
 
     Args:
-        source: the folder; an empty text is none.
+        source: the folder; an empty text is refused.
         split: the official list to take.
 
     Raises:
-        CallError: no such folder, no table or list in it, or no image that was asked for.
-        DataError: a table or list that cannot be read, or a patient on both lists.
+        CallError: the folder does not exist, lacks the table or a list, or holds no image of the split.
+        DataError: a table or list cannot be read, or a patient is on both lists.
     """
     check_split(split)
     root, alone = check_source(source)
@@ -83,27 +83,27 @@ def find_images(source: Path | str, split: Split = "train_val") -> Found:
     files = _image_files(root, entries)
     if not files:
         raise CallError(
-            f"No image ({SUFFIX}) lies in {root}, its folder images, or its folders images_001 .. images_012."
+            f"There is no image ({SUFFIX}) in {root}, its folder images, or its folders images_001 .. 012."
         )
     listed_names = {name for names in lists.values() for name in names}
-    wanted: Collection[str] = lists.get(split, rows)
+    selected: Collection[str] = lists.get(split, rows)
     sources, other_list = [], 0
     for name, folder in files:
-        if split == "all" or name in wanted or name not in listed_names:
+        if split == "all" or name in selected or name not in listed_names:
             unlisted = split != "all" and name not in listed_names
             sources.append(_source(root, name, folder, rows.get(name), table.name, unlisted))
         else:
             other_list += 1
     if all(one.skip for one in sources):
         raise CallError(
-            f"{root} holds {len(files):,} images, and none is on {_LISTS[split]}: choose with --split."
+            f"{root} holds {len(files):,} images, but none is on {_LISTS[split]}: choose another --split."
         )
-    absent = len(set(wanted) - {name for name, _ in files})
+    absent = len(set(selected) - {name for name, _ in files})
     return Found(root, "nih", tuple(sources), other_list=other_list, absent=absent)
 
 
 def official_lists(root: Path) -> dict[str, dict[str, None]]:
-    """The names of the images on each official list, in order, by `train_val` and `test`.
+    """Return the names of the images on each official list, in order, by `train_val` and `test`.
 
     Raises:
         CallError: a list is missing.
@@ -113,24 +113,24 @@ def official_lists(root: Path) -> dict[str, dict[str, None]]:
 
 
 def check_split(split: str) -> None:
-    """Refuse what is no split.
+    """Refuse an unknown split.
 
     Raises:
-        CallError: it is none.
+        CallError: the split is unknown.
     """
     if split not in get_args(Split):
-        raise CallError(f"--split {split}: {', '.join(get_args(Split))} are known.")
+        raise CallError(f"--split {split}: must be one of {', '.join(get_args(Split))}.")
 
 
 def parse_table(text: str, name: str) -> dict[str, Row]:
-    """What NIH's table says, by the image's name.
+    """Parse NIH's table; return its rows by image name.
 
-    Columns are found by name, wherever they stand; that of the sex, which two editions name differently, and
-    those of sizes, whose names hold commas, are not read.
+    Columns are found by name, in any order; the column of the sex, whose name differs between two editions,
+    and those of sizes, whose names contain commas, are not read.
 
     Args:
-        text: of the table.
-        name: of its file, for the messages.
+        text: contents of the table.
+        name: its file name, for messages.
 
     Raises:
         DataError: a column is missing, a row is cut short, or an image has two rows.
@@ -138,13 +138,13 @@ def parse_table(text: str, name: str) -> dict[str, Row]:
     try:
         lines = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:
-        raise DataError(f"{name} is no table of CSV: {error}. Get NIH's own again.") from None
+        raise DataError(f"{name} is not a CSV table: {error}. Download NIH's table again.") from None
     header = [column.strip() for column in lines[0]] if lines else []
     missing = [column for column in (_NAME, _LABELS, _PATIENT, _VIEW) if column not in header]
     if missing:
         there = ", ".join(header) or "none"
         raise DataError(
-            f"{name} has no column {', '.join(missing)}; it has {there}. Get NIH's own table again."
+            f"{name} has no column {', '.join(missing)}; it has {there}. Download NIH's table again."
         )
     at, labels, patient, view = map(header.index, (_NAME, _LABELS, _PATIENT, _VIEW))
     least = max(at, labels, patient, view) + 1
@@ -154,25 +154,25 @@ def parse_table(text: str, name: str) -> dict[str, Row]:
             continue
         if len(line) < least:
             raise DataError(
-                f"{name} has {len(line)} columns in row {number}, {least} or more wanted: it is cut short or "
-                "was edited. Get NIH's own table again."
+                f"{name} has {len(line)} columns in row {number}; at least {least} are needed. The table was "
+                "truncated or edited: download NIH's table again."
             )
         image = line[at].strip()
         if image in rows:
-            raise DataError(f"{name} has two rows for {image}: keep the right one.")
+            raise DataError(f"{name} has two rows for {image}: keep the correct one.")
         rows[image] = Row(line[patient].strip(), line[view].strip(), line[labels].strip())
     return rows
 
 
 def check_split_of_patients(train_val: Iterable[str], test: Iterable[str], rows: Mapping[str, Row]) -> None:
-    """Refuse lists that share a patient: what is trained on would tell of what is tested on.
+    """Refuse lists that share a patient: training data would leak into the test set.
 
     Args:
         train_val, test: names of images.
-        rows: of the table. An image without one belongs to the patient that its name begins with.
+        rows: rows of the table. An image without one is assigned to the patient in its name.
 
     Raises:
-        DataError: a patient is on both.
+        DataError: a patient is on both lists.
     """
     trained = {_patient(name, rows): name for name in train_val}
     for name in test:
@@ -180,8 +180,8 @@ def check_split_of_patients(train_val: Iterable[str], test: Iterable[str], rows:
         if other is not None:
             raise DataError(
                 f"Patient {_patient(name, rows)} is on both lists: {other} on {_LISTS['train_val']}, {name} "
-                f"on {_LISTS['test']}. Training on one would leak into testing on the other: get NIH's own "
-                "lists again."
+                f"on {_LISTS['test']}. Training data would leak into the test set: download NIH's lists "
+                "again."
             )
 
 
@@ -193,8 +193,8 @@ def _table_of(root: Path, names: Iterable[str]) -> Path:
     tables = sorted(name for name in names if NIH_TABLE.fullmatch(name))
     if not tables:
         raise CallError(
-            f"{root} holds no table Data_Entry_2017*.csv, so it is not laid out as NIH ChestX-ray14: the "
-            "table lies beside the images in the download."
+            f"{root} holds no table Data_Entry_2017*.csv, so its layout is not NIH ChestX-ray14's: copy the "
+            "table from the download into it."
         )
     if len(tables) > 1:
         raise CallError(f"{root} holds {len(tables)} tables, {', '.join(tables)}: keep one.")
@@ -202,11 +202,11 @@ def _table_of(root: Path, names: Iterable[str]) -> Path:
 
 
 def _names_on(path: Path) -> dict[str, None]:
-    """The names on a list, each once, in order."""
+    """Return the names on a list, each once, in order."""
     if not path.exists():
         raise CallError(
-            f"{path} is missing: it lies beside the images in the download, and says which of them may be "
-            "trained on. --split all takes every image without it."
+            f"{path} is missing: copy it from the download, next to the images. It lists those that may be "
+            "used for training; --split all takes every image without it."
         )
     return dict.fromkeys(name for line in _text(path).splitlines() if (name := line.strip()))
 
@@ -217,14 +217,14 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: {not_opened(error)}.") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is no text in UTF-8. Get NIH's own again.") from None
+        raise DataError(f"{path} is not text in UTF-8. Download NIH's list or table again.") from None
 
 
 def _image_files(root: Path, entries: Iterable[os.DirEntry[str]]) -> list[tuple[str, str]]:
-    """Name and folder, relative to the root, of every image, by name."""
+    """Return name and folder, relative to the root, of every image, sorted by name."""
     files = []
     waiting = [(HERE, list(entries))]
-    for folder, listing in waiting:  # which grows by folders of images, two deep at most
+    for folder, listing in waiting:  # grows by folders of images, at most two levels deep
         for entry in listing:
             path = within(folder, entry.name)
             if not is_folder(entry):

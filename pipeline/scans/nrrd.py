@@ -1,4 +1,4 @@
-"""NRRD: what a `.nrrd` or `.nhdr` says of how its voxels are stored, in its own file or in others.
+"""Reads NRRD headers: how a `.nrrd` or `.nhdr` stores its voxels, in its own file or in others.
 
 Source: the definition of the NRRD file format at teem.sourceforge.net/nrrd/format.html.
 """
@@ -13,7 +13,7 @@ from genesis_toolkit.pipeline.scans.files import not_opened
 from genesis_toolkit.pipeline.scans.gate import NO_HEADER, damaged, data_file, unsupported
 from genesis_toolkit.pipeline.scans.stored import Packing, Stored
 
-_HEADER_BYTES = 1 << 20  # a list of data files may be long
+_HEADER_BYTES = 1 << 20  # allows for a long list of data files
 _MAGIC = b"NRRD000"
 _NAMES = {
     "i1": "signed char, int8, int8_t",
@@ -42,30 +42,30 @@ _MOST_FILES = 100_000
 
 
 def stored_nrrd(path: Path) -> Stored:
-    """How the voxels of a NRRD are stored.
+    """Return how the voxels of a NRRD are stored.
 
     Raises:
-        DataError: its header says nothing certain, its data files lie outside its own folder or are missing,
-            or they are stored in a way that is not read.
+        DataError: its header is ambiguous, its data files are missing or outside its own folder, or they are
+            stored in an unsupported way.
     """
     header, listed, end = _header(path)
     kind, encoding = header.get("type", ""), header.get("encoding", "").lower()
     if kind.lower() not in _TYPES:
-        raise unsupported(f"its type is {kind or 'not said'}", "write it as int16")
+        raise unsupported(f"its type is {kind or 'not given'}", "write it as int16")
     if encoding not in _ENCODINGS:
-        raise unsupported(f"its encoding is {encoding or 'not said'}", "write it as raw or gzip")
+        raise unsupported(f"its encoding is {encoding or 'not given'}", "write it as raw or gzip")
     order, dtype = header.get("endian", "").lower(), np.dtype(_TYPES[kind.lower()])
     packing = _ENCODINGS[encoding]
     if order not in ("little", "big"):
         if dtype.itemsize > 1 and packing != "text":
-            raise damaged(f"its endian is {order or 'not said'}")
+            raise damaged(f"its endian is {order or 'not given'}")
         order = "little"
     lines, skip = (_whole(header, name) for name in ("lineskip", "byteskip"))
     names = _data_names(header.get("datafile", ""), listed)
     files = [data_file(path, name) for name in names] if names else [path]
     starts = [_after_lines(file, 0 if names else end, lines) for file in files]
     if skip < 0 and packing != "plain":
-        raise unsupported(f"its byte skip is {skip} with {encoding} encoding", "write it without")
+        raise unsupported(f"its byte skip is {skip} with {encoding} encoding", "write it without byte skip")
     plain = packing == "plain"
     return Stored(
         header=path,
@@ -80,17 +80,17 @@ def stored_nrrd(path: Path) -> Stored:
 
 
 def files_of_nrrd(path: Path) -> list[Path]:
-    """The files of a NRRD, header first, whatever else its header says.
+    """Return the files of a NRRD, header first, even if its header is otherwise unusable.
 
     Raises:
-        DataError: its header cannot be read, or points out of its folder.
+        DataError: its header cannot be read, or names files outside its folder.
     """
     header, listed, _ = _header(path)
     return [path, *(data_file(path, name) for name in _data_names(header.get("datafile", ""), listed))]
 
 
 def _header(path: Path) -> tuple[dict[str, str], list[str], int]:
-    """The fields, by small letters without spaces; the data files listed after them; and where they end."""
+    """Return the fields (lower case, no spaces), the data files listed after them, and where they end."""
     try:
         with path.open("rb") as file:
             if not file.read(len(_MAGIC)) == _MAGIC:
@@ -111,7 +111,7 @@ def _header(path: Path) -> tuple[dict[str, str], list[str], int]:
 
 
 def _data_names(said: str, listed: list[str]) -> list[str]:
-    """The data files: one, those of a list, or those of a pattern such as `s%03d.raw 1 12 1`."""
+    """Return the data files: one, those of a list, or those of a pattern such as `s%03d.raw 1 12 1`."""
     if said.startswith("LIST"):
         if not listed:
             raise damaged("its header lists no data files")
@@ -122,12 +122,12 @@ def _data_names(said: str, listed: list[str]) -> list[str]:
     form, first, last, step = pattern[1], *map(int, pattern.groups()[1:])
     numbers = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
     if not 0 < len(numbers) <= _MOST_FILES or form.count("%") != 1:
-        raise damaged(f"its data file is {said}, which names no files")
+        raise damaged(f"its data file field is {said}, which names no files")
     return [form % number for number in numbers]
 
 
 def _after_lines(path: Path, start: int, lines: int) -> int:
-    """Where a file goes on after some lines."""
+    """Return the position in a file after `lines` lines."""
     if not lines:
         return start
     try:

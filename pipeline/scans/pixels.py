@@ -1,7 +1,7 @@
-"""The pixels of DICOM slices, in HU.
+"""Reads the pixels of DICOM slices, in HU.
 
-Pixels that are not compressed are taken as they lie in the file: every byte is counted, MONOCHROME1 is not
-inverted, and slope, intercept and padding are those of the slice. GDCM, by SimpleITK, decompresses the
+Uncompressed pixels are read directly from the file: the number of bytes is checked, MONOCHROME1 is not
+inverted, and slope, intercept and padding are those of the slice. GDCM, through SimpleITK, decompresses the
 others. Source: DICOM PS3.5 (encoding), PS3.3 (image pixel module, Modality LUT module).
 """
 
@@ -32,7 +32,7 @@ from genesis_toolkit.pipeline.scans.gate import (
 )
 
 _PIXELS = 0x7FE00010
-_UIDS = "1.2.840.10008."  # with which every UID of the standard begins
+_UIDS = "1.2.840.10008."  # prefix of every UID of the standard
 _PLAIN = ("", f"{_UIDS}1.2", f"{_UIDS}1.2.1", DEFLATED, BIG_ENDIAN)
 _PACKED = tuple(
     f"{_UIDS}1.2.{end}" for end in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "5")
@@ -41,16 +41,16 @@ _OTHER_PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData
 _WIDTHS = (8, 16, 32)
 _EXPORT = "export it as CT Image Storage with whole numbers, slope and intercept"
 _DECOMPRESS = "decompress it first"
-_AIR = Window().low  # padding from here down is below the window as it is
+_AIR = Window().low  # padding up to this value is below the window anyway
 _COMPLAINT = re.compile(rb"Corrupt JPEG|Premature end|Inconsistent progress|Invalid SOS|\[(ERROR|WARNING)\]")
-_ONE_EAR = threading.Lock()  # a decoder's complaints go to the process's stderr, so one is heard at a time
+_ONE_EAR = threading.Lock()  # decoders complain on the process's stderr, so only one may run at a time
 
 
 def check_pixels(one: Slice) -> None:
-    """Refuse a slice whose pixels are not stored in a way that is read, or do not become HU.
+    """Refuse a slice whose pixels are stored in an unsupported way or cannot be converted to HU.
 
     Raises:
-        DataError: why, to go after the scan's name.
+        DataError: the reason, to follow the scan's name.
     """
     name, pixels = one.path.name, one.pixels
     if not pixels.sop_class.startswith(_UIDS) and pixels.sop_class:
@@ -72,7 +72,7 @@ def check_pixels(one: Slice) -> None:
             f"its slice {name} stores {pixels.stored} of {pixels.allocated} bits, the highest {pixels.high}",
             _EXPORT,
         )
-    if pixels.lut:  # with slope and intercept as well, which the standard forbids, programs differ
+    if pixels.lut:  # programs disagree on a LUT together with slope and intercept, which is forbidden
         raise unsupported(f"its slice {name} has a Modality LUT", _EXPORT)
     check_rescale(pixels.slope, pixels.intercept, f"its slice {name}")
 
@@ -81,12 +81,12 @@ def read_planes(slices: Iterable[Slice], digest: Any) -> Iterator[NDArray[Any]]:
     """Read slices one after the other.
 
     Args:
-        slices: they have passed `check_pixels`.
+        slices: slices that passed `check_pixels`.
         digest: is updated with the bytes of each file, once.
 
     Yields:
-        [y, x] in HU, slope and intercept applied: of any integer type, or float64 where these have a part;
-        padding above air is lower than any window.
+        [y, x] in HU, slope and intercept applied: any integer type, or float64 if these are fractional;
+        padding above air is set below every window.
 
     Raises:
         DataError: a slice is damaged or cut short, or cannot be opened.
@@ -105,17 +105,17 @@ def read_planes(slices: Iterable[Slice], digest: Any) -> Iterator[NDArray[Any]]:
 
 
 def same_pixels(one: Slice, other: Slice) -> bool:
-    """Whether two slices hold the same HU.
+    """Return whether two slices hold the same HU.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: one of them cannot be read.
     """
     first, second = read_planes((one, other), hashlib.sha256())
     return np.array_equal(first, second)
 
 
 def _plain(one: Slice, data: bytes) -> NDArray[Any]:
-    """A plane whose pixels are not compressed."""
+    """Read a plane of uncompressed pixels."""
     pixels, (columns, rows) = one.pixels, one.edges
     width = pixels.allocated // 8
     needed = rows * columns * width
@@ -140,7 +140,7 @@ def _plain(one: Slice, data: bytes) -> NDArray[Any]:
 
 
 def _scale(one: Slice) -> tuple[float, float]:
-    """Slope and intercept, of which `check_pixels` has made sure."""
+    """Return slope and intercept, which `check_pixels` has verified."""
     slope, intercept = one.pixels.slope, one.pixels.intercept
     assert slope is not None
     assert intercept is not None
@@ -158,14 +158,14 @@ def _syntax_name(uid: str) -> str:
 
 
 def _counting(values: NDArray[Any], one: Slice) -> NDArray[Any]:
-    """The bits that count of each value, its sign among them."""
+    """Keep only the stored bits of each value, including its sign."""
     pixels = one.pixels
     unused, above = pixels.allocated - pixels.stored, pixels.allocated - 1 - pixels.high
     return (values << above) >> unused if unused else values
 
 
 def _inflated(one: Slice, data: bytes, needed: int) -> bytes:
-    """The data set of a deflated file, as far as its last pixel."""
+    """Inflate the data set of a deflated file up to its last pixel."""
     try:
         return inflated(data[one.pixels.begin :], needed)
     except ValueError:
@@ -174,15 +174,15 @@ def _inflated(one: Slice, data: bytes, needed: int) -> bytes:
 
 @contextmanager
 def heard(stream: int = 2) -> Iterator[list[str]]:
-    """What decoders complain of meanwhile, which libjpeg does on the process's stderr alone, or on stdout.
+    """Collect complaints of decoders, which libjpeg writes directly to the process's stderr or stdout.
 
-    Lines of anybody else go where they were meant to. `stream` is the one to listen to: 1 or 2.
+    Other lines are passed on to their destination. `stream` selects stdout (1) or stderr (2).
     """
     complaints: list[str] = []
     with _ONE_EAR, tempfile.TemporaryFile() as file:
         try:
             own = os.dup(stream)
-        except OSError:  # there is none
+        except OSError:  # the process has no such stream
             yield complaints
             return
         os.dup2(file.fileno(), stream)
@@ -200,7 +200,7 @@ def heard(stream: int = 2) -> Iterator[list[str]]:
 
 
 def _unpacked(one: Slice) -> NDArray[Any]:
-    """A plane that GDCM decompresses, already in HU; what a decoder complains of is damage."""
+    """Decompress a plane with GDCM, already in HU; any complaint of a decoder counts as damage."""
     import SimpleITK as sitk
 
     pixels, (columns, rows) = one.pixels, one.edges
@@ -214,12 +214,12 @@ def _unpacked(one: Slice) -> NDArray[Any]:
         except RuntimeError:
             plane = np.empty(0)
     if complaints:
-        raise damaged(f"{_named(one)} cannot be decompressed without faults ({complaints[0]})")
+        raise damaged(f"decompressing {_named(one)} gave an error ({complaints[0]})")
     if plane.size != rows * columns:
-        raise damaged(f"{_named(one)} cannot be decompressed to its {columns} x {rows} pixels")
+        raise damaged(f"{_named(one)} does not decompress to {columns} x {rows} pixels")
     if pixels.padding is not None:
         slope, intercept = _scale(one)
         low, high = sorted(end * slope + intercept for end in pixels.padding)
-        plane = plane.astype(np.int64) if plane.dtype.kind in "iu" else plane  # some hold no OUTSIDE
+        plane = plane.astype(np.int64) if plane.dtype.kind in "iu" else plane  # some cannot hold OUTSIDE
         plane[(plane >= low) & (plane <= high) & (plane > _AIR)] = OUTSIDE
     return plane.reshape(rows, columns)

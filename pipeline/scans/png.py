@@ -1,10 +1,10 @@
-"""Decodes 8-bit PNGs: damage is noticed, and every pixel must be there.
+"""Decodes 8-bit PNGs, detecting damage and missing pixels.
 
 Source: W3C Recommendation, "Portable Network Graphics (PNG) Specification". SimpleITK decodes, in 1.3 to
-1.45 of the time that zlib and kernels of our own took. Pillow needs as long, reads pixels without their
-checksums, and takes those that are missing for black. An image that holds more than header and pixels
-is copied without the rest first: SimpleITK shifts grey levels by an sBIT chunk, does not know grey with
-transparency, and lets libpng write to stderr what it thinks of profiles, texts and palettes.
+1.45 of the time that zlib and our own kernels took. Pillow is as slow, ignores the checksums of pixels, and
+reads missing ones as black. An image that holds more than header and pixels is first copied without the rest:
+SimpleITK shifts grey levels by an sBIT chunk, does not support grey with transparency, and lets libpng print
+warnings about profiles, texts and palettes on stderr.
 """
 
 import struct
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.errors import DataError
 
-#: Pixels that are decoded at most: those of NIH's images are a million, of the largest detectors 20 million.
+#: Most pixels decoded: NIH's images have a million, the largest detectors 20 million.
 MOST_PIXELS = 2**26
 MOST_EDGE = 2**16
 
 HEADER_BYTES = 33  # the signature and the first chunk
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_FIRST_CHUNK = b"\0\0\0\rIHDR"  # as it begins
+_FIRST_CHUNK = b"\0\0\0\rIHDR"  # its first bytes
 _PIXELS, _END, _TIME = b"IDAT", b"IEND", b"tIME"
 _KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with transparency", 6: "colour with transparency"}
 _GREY, _GREY_AND_ALPHA = 0, 4
@@ -35,18 +35,18 @@ _DAMAGED = "its pixels cannot be decoded: the file is damaged"
 
 
 def png_size(data: bytes, deep: bool = False) -> tuple[int, int]:
-    """Columns and rows of a PNG that can be taken: 8 bits a channel, no palette, not gigantic.
+    """Return columns and rows of a PNG that can be read: 8 bits per channel, no palette, not too large.
 
-    With `deep` also one of 16 bits, grey or of three colours.
+    With `deep` 16 bits, grey or with three colours, are accepted too.
 
     Args:
         data: the file, or its first 33 bytes.
 
     Raises:
-        DataError: it cannot be taken; why, to go after the image's name.
+        DataError: it cannot be read; the reason follows the image's name.
     """
     if not data.startswith(_SIGNATURE):
-        raise DataError("it is no PNG")
+        raise DataError("it is not a PNG")
     whole = len(data) >= HEADER_BYTES and data[8:16] == _FIRST_CHUNK
     if not whole or zlib.crc32(data[12:29]) != int.from_bytes(data[29:HEADER_BYTES], "big"):
         how = "damaged" if len(data) >= HEADER_BYTES else "cut short"
@@ -56,45 +56,45 @@ def png_size(data: bytes, deep: bool = False) -> tuple[int, int]:
         raise DataError(f"it has no pixels ({columns} x {rows})")
     check_size(columns, rows)
     if not ((bits == 8 and kind in _TAKEN) or (deep and bits == _DEEP and kind in _TAKEN_DEEP)):
-        found, wanted = _KINDS.get(kind, f"kind {kind}"), "8 or 16 bits" if deep else "8 bits"
-        raise DataError(f"it is a PNG of {bits} bits a channel, {found}; {wanted} of grey or colour wanted")
+        found, allowed = _KINDS.get(kind, f"kind {kind}"), "8 or 16" if deep else "8"
+        raise DataError(f"it is a PNG of {bits} bits per channel, {found}; must be {allowed}, grey or colour")
     if interlaced:
-        raise DataError("it is interlaced, which is not read: save it without")
+        raise DataError("it is interlaced, which is not supported: save it without interlacing")
     return columns, rows
 
 
 def check_size(columns: int, rows: int) -> None:
-    """Refuse an image that is gigantic, before it is decoded.
+    """Refuse an image that is too large, before it is decoded.
 
     Raises:
-        DataError: it is.
+        DataError: it is too large.
     """
     if columns * rows > MOST_PIXELS or max(columns, rows) > MOST_EDGE:
-        most = f"{MOST_PIXELS:,} at most, {MOST_EDGE:,} a side, are decoded"
-        raise DataError(f"it has {columns:,} x {rows:,} pixels, and {most}")
+        most = f"at most {MOST_PIXELS:,} pixels and {MOST_EDGE:,} per side are allowed"
+        raise DataError(f"it has {columns:,} x {rows:,} pixels, but {most}")
 
 
 def decode_png(path: Path, data: bytes, deep: bool = False) -> NDArray[Any]:
-    """The grey levels of a PNG.
+    """Decode the grey levels of a PNG.
 
-    Colour becomes grey as Pillow's `convert("L")` makes it, by the luma of ITU-R BT.601 in whole numbers;
-    transparency is dropped, as there.
+    Colour becomes grey the way Pillow's `convert("L")` does it, by the luma of ITU-R BT.601 in whole numbers;
+    transparency is dropped.
 
     Args:
         path: the file.
         data: its bytes.
-        deep: whether one of 16 bits is taken too.
+        deep: whether 16 bits are accepted too.
 
     Returns:
-        uint8 [y, x], C-contiguous, 0..255; of 16 bits uint16, 0..65535.
+        uint8 [y, x], C-contiguous, 0..255; with 16 bits uint16, 0..65535.
 
     Raises:
-        DataError: it cannot be taken, or is damaged; why, to go after the image's name.
+        DataError: it cannot be read, or is damaged; the reason follows the image's name.
     """
     columns, rows = png_size(data, deep)
     bits, kind = data[24], data[25]
     chunks = _chunks(data)
-    if kind == _GREY_AND_ALPHA:  # whose bytes lie, and are filtered, as those of 16-bit grey
+    if kind == _GREY_AND_ALPHA:  # stored and filtered with the same bytes as 16-bit grey
         values = _decode_copy(_header(columns, rows, 16, _GREY), chunks)
         return (values >> 8).astype(np.uint8)
     header = _header(columns, rows, bits, kind)
@@ -104,9 +104,9 @@ def decode_png(path: Path, data: bytes, deep: bool = False) -> NDArray[Any]:
 
 
 def luma(values: NDArray[Any]) -> NDArray[Any]:
-    """The grey of pixels [y, x, channel], by the luma of ITU-R BT.601 in whole numbers; [y, x] as they are.
+    """Return the grey of pixels [y, x, channel], by the luma of ITU-R BT.601; [y, x] is returned unchanged.
 
-    They are uint8 or uint16, and stay so; channels beyond the third are dropped.
+    Values are uint8 or uint16, and keep their type; channels beyond the third are dropped.
     """
     if values.ndim == 2:
         return values
@@ -130,7 +130,7 @@ def _decode(path: Path) -> NDArray[Any]:
 
 
 def _decode_copy(header: bytes, chunks: list[tuple[bytes, memoryview]]) -> NDArray[Any]:
-    """As `_decode`, of a file with this header, the pixels and nothing else: SimpleITK reads files only."""
+    """Decode a file of this header and the pixels only, like `_decode`: SimpleITK reads nothing but files."""
     parts: list[bytes | memoryview] = [header, *(chunk for name, chunk in chunks if name in (_PIXELS, _END))]
     try:
         with tempfile.NamedTemporaryFile(suffix=".png", buffering=0) as file:
@@ -146,7 +146,7 @@ def _header(columns: int, rows: int, bits: int, kind: int) -> bytes:
 
 
 def _is_harmless(name: bytes, chunk: memoryview) -> bool:
-    """Whether libpng says nothing of a chunk: of pixels, or a sound date, which every image of NIH's has."""
+    """Return whether libpng ignores a chunk silently: pixels, or a valid date, which all NIH images have."""
     if name != _TIME:
         return name in (_PIXELS, _END)
     try:
@@ -157,7 +157,7 @@ def _is_harmless(name: bytes, chunk: memoryview) -> bool:
 
 
 def _chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
-    """The chunks after the first: the name of each, and its bytes. SimpleITK looks at their checksums.
+    """Return the chunks after the first, with name and bytes. SimpleITK verifies their checksums.
 
     Raises:
         DataError: the file ends before the image does, or holds no pixels.
@@ -171,7 +171,7 @@ def _chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
         if name == _END and at <= len(data):
             break
     else:
-        raise DataError(f"it is cut short: {len(data):,} bytes, and the image goes on")
+        raise DataError(f"it is cut short: the image does not end within its {len(data):,} bytes")
     if all(name != _PIXELS for name, _ in chunks):
         raise DataError(_DAMAGED)
     return chunks

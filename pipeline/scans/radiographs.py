@@ -1,9 +1,9 @@
-"""Reading any X-ray image: PNG and JPEG, of 8 bits or 16, and DICOM of CR or DX; all become grey levels.
+"""Reads any X-ray image as grey levels: PNG and JPEG with 8 or 16 bits, and DICOM of CR or DX.
 
-8 bits stay what they are. Deeper values are mapped linearly to 0..255: of DICOM by the first window that
-it holds (DICOM PS3.3, C.11.2), of all others by the range of their own values. `Picture` tells what was done.
-Colour becomes grey by the luma of ITU-R BT.601. SimpleITK decodes, since Pillow passes over what libjpeg
-complains of; Pillow reads the headers of JPEGs, since SimpleITK takes four inks for three colours.
+8-bit values are kept. Deeper values are mapped linearly to 0..255: for DICOM by the first window in the
+header (DICOM PS3.3, C.11.2), otherwise by the range of the image's own values. `Picture` records the mapping.
+Colour becomes grey by the luma of ITU-R BT.601. SimpleITK decodes, since Pillow ignores complaints of
+libjpeg; Pillow reads the headers of JPEGs, since SimpleITK mistakes four inks for three colours.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from genesis_toolkit.pipeline.scans.mapping import mapped
 from genesis_toolkit.pipeline.scans.pixels import check_pixels, heard, read_planes
 from genesis_toolkit.pipeline.scans.png import check_size, decode_png, luma, png_size
 
-#: Modalities of X-ray images that are one picture.
+#: Modalities of X-ray images that are single pictures.
 MODALITIES = ("CR", "DX")
 
 _JPEG = (".jpg", ".jpeg")
@@ -43,26 +43,26 @@ _EXPORT = "export it as PNG"
 
 @dataclass(frozen=True)
 class _Told:
-    """What the header of a DICOM image says besides: its window's ends, and whether values are as stored."""
+    """Further header values of a DICOM image: the ends of its window, and whether values are as stored."""
 
     ends: tuple[float, float] | None
     as_stored: bool
 
 
 def picture_of(path: Path, layout: ImageLayout) -> Picture:
-    """Read an X-ray image as its layout has it: of NIH's an 8-bit PNG.
+    """Read an X-ray image according to its layout; NIH's are 8-bit PNGs.
 
     Raises:
-        DataError: as `read_image` and `read_radiograph`.
+        DataError: see `read_image` and `read_radiograph`.
     """
     return read_image(path) if layout == "nih" else read_radiograph(path)
 
 
 def picture_size(path: Path, layout: ImageLayout) -> tuple[int, int]:
-    """Columns and rows of an X-ray image, from its header alone.
+    """Read the columns and rows of an X-ray image from its header.
 
     Raises:
-        DataError: as `picture_of`, as far as that tells.
+        DataError: see `picture_of`, as far as the header reveals it.
     """
     if layout == "nih":
         return read_image_size(path)
@@ -75,7 +75,7 @@ def read_radiograph(path: Path) -> Picture:
     """Read a PNG, a JPEG or DICOM of CR or DX.
 
     Raises:
-        DataError: it is none that is read, damaged, or all its pixels are one; why, to go after its name.
+        DataError: it is unsupported, damaged, or all its pixels are equal; the reason follows its name.
     """
     suffix = path.suffix.lower()
     if suffix == ".png" or suffix in _JPEG:
@@ -90,7 +90,7 @@ def read_radiograph(path: Path) -> Picture:
 
 
 def read_values(path: Path) -> NDArray[Any]:
-    """The values [x, y] of a PNG as they are, as those of a mask: uint8, or of 16 bits uint16.
+    """Read the unchanged values [x, y] of a PNG, such as a mask: uint8, or uint16 if it has 16 bits.
 
     Raises:
         DataError: it cannot be read, or is damaged.
@@ -106,16 +106,16 @@ def _whole(path: Path) -> bytes:
 
 
 def _mapped(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Values [y, x] as grey levels, `low` and below 0, `high` and above 255, halves to even."""
+    """Map values [y, x] to grey levels, `low` and below to 0, `high` and above to 255, halves to even."""
     if low < high:
         grey: NDArray[np.uint8] = mapped(values, low, high, _GREY).astype(np.uint8)
         if grey.min() < grey.max():
             return grey
-    raise DataError(f"all its pixels are one grey level, with {low:g} as black and {high:g} as white")
+    raise DataError(f"all its pixels have the same grey level, with {low:g} as black and {high:g} as white")
 
 
 def _jpeg_size(path: Path) -> tuple[int, int]:
-    """Columns and rows of a JPEG of 8 bits, grey or of three colours."""
+    """Read the columns and rows of an 8-bit JPEG, grey or with three colours."""
     from PIL import Image, UnidentifiedImageError
 
     first_bytes(path, 1)
@@ -125,59 +125,59 @@ def _jpeg_size(path: Path) -> tuple[int, int]:
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
         raise damaged("its JPEG header cannot be read") from None
     if mode not in _MODES:
-        raise unsupported(f"it is a JPEG of the colours {mode}", "save it as grey, or as PNG")
+        raise unsupported(f"it is a JPEG with colour mode {mode}", "save it as grey, or as PNG")
     check_size(columns, rows)
     return columns, rows
 
 
 def _decode_jpeg(path: Path) -> NDArray[np.uint8]:
-    """The grey levels [y, x] of a JPEG; what libjpeg complains of is damage."""
+    """Decode the grey levels [y, x] of a JPEG; any complaint of libjpeg counts as damage."""
     import SimpleITK as sitk
 
     columns, rows = _jpeg_size(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("JPEGImageIO")
     reader.SetFileName(str(path))
-    with heard(1) as complaints:  # SimpleITK passes them on to stdout
+    with heard(1) as complaints:  # SimpleITK prints them on stdout
         try:
             values: NDArray[np.uint8] = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError:
             values = np.empty((0, 0), np.uint8)
     if complaints or values.shape[:2] != (rows, columns):
         why = f" ({complaints[0]})" if complaints else ""
-        raise damaged(f"it cannot be decoded without faults{why}")
+        raise damaged(f"decoding it gave an error{why}")
     return luma(values)
 
 
 def _dicom(path: Path) -> Slice:
-    """The header of a DICOM file that is one X-ray image."""
+    """Read the header of a DICOM file that is one X-ray image."""
     one = read_header(path)
     if one is None:
         raise unsupported("it is neither PNG, JPEG nor DICOM", _EXPORT)
     if one.modality not in MODALITIES:
         raise DataError(
-            f"its DICOM modality is {one.modality or 'not said'}, {' or '.join(MODALITIES)} wanted"
+            f"its DICOM modality is {one.modality or 'not given'}; only {' or '.join(MODALITIES)} is read"
         )
     if one.frames != 1:
-        raise unsupported(f"it has {one.frames} frames", "export each as an image of its own")
+        raise unsupported(f"it has {one.frames} frames", "export each as a separate image")
     check_size(*one.edges)
     return one
 
 
 def _read_dicom(path: Path) -> Picture:
-    one, told = _dicom(path), _told(path)
-    if told.as_stored:
+    one, said = _dicom(path), _told(path)
+    if said.as_stored:
         one = replace(one, pixels=replace(one.pixels, slope=1.0, intercept=0.0))
     check_pixels(one)
     digest = hashlib.sha256()
     (values,) = read_planes((one,), digest)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise damaged("it holds values that are no numbers")
+        raise damaged("it holds NaN or infinite values")
     padding = values == OUTSIDE
     own = values[~padding]
     if not own.size:
         raise DataError("all its pixels are padding")
-    low, high = told.ends or (float(own.min()), float(own.max()))
+    low, high = said.ends or (float(own.min()), float(own.max()))
     grey = _mapped(values, low, high)
     inverted = one.pixels.photometric == "MONOCHROME1"
     if inverted:
@@ -187,7 +187,7 @@ def _read_dicom(path: Path) -> Picture:
 
 
 def _told(path: Path) -> _Told:
-    """The window's ends of a DICOM image, in the values that slope and intercept make; None without one."""
+    """Read the window ends of a DICOM image, after slope and intercept; None without a window."""
     import pydicom
 
     try:
@@ -195,7 +195,7 @@ def _told(path: Path) -> _Told:
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
             function = str(header.get("VOILUTFunction") or "LINEAR")
-    except Exception:  # pydicom lets through whatever damaged bytes lead to
+    except Exception:  # pydicom does not catch all effects of damaged bytes
         raise damaged("its window cannot be read") from None
     as_stored = "RescaleSlope" not in header and "RescaleIntercept" not in header
     ends = None
@@ -207,6 +207,6 @@ def _told(path: Path) -> _Told:
 
 
 def _first(value: Any) -> float | None:
-    """The first of one number or several; None where there is none."""
+    """Return a number, or the first of several; None if there is none."""
     values = value if isinstance(value, list | tuple) or hasattr(value, "__iter__") else [value]
     return next((float(one) for one in values if one not in (None, "")), None)

@@ -1,7 +1,7 @@
-"""What a scan is, and reading one; the scans of a folder are found in `find`.
+"""Reads one scan; `find` lists the scans of a folder.
 
-Voxels are HU. Where all of a scan's are whole they come as int16; otherwise as the real numbers they are,
-since the tissue rule judges these before any rounding (METHOD.md section 2).
+Voxels are in HU. If all voxels of a scan are whole numbers they are returned as int16, otherwise as real
+numbers, since the tissue rule judges them before any rounding (METHOD.md section 2).
 """
 
 import hashlib
@@ -33,14 +33,14 @@ _SIMPLE_ITK = {"MetaImageIO": META_IMAGE, "NiftiImageIO": NIFTI, "NrrdImageIO": 
 
 
 def scan_path(text: str) -> Path:
-    """The path of one scan as a user gives it: a file, a DICOM folder, or `folder#label` as tables show it.
+    """Return the path of one scan from user input: a file, a DICOM folder, or `folder#label` from a table.
 
     Raises:
-        CallError: there is nothing there, or a folder that is no single DICOM series.
+        CallError: it does not exist, or is a folder that is not a single DICOM series.
         DataError: the folder cannot be opened.
     """
     if not text:
-        raise CallError("'' is no path: give a scan.")
+        raise CallError("The path '' is empty: give a scan.")
     path = Path(text)
     folder, label = folder_and_label(path)
     if folder is None:
@@ -55,20 +55,20 @@ def scan_path(text: str) -> Path:
             return known
         ways = ", ".join(f"{folder}{other}" for other in series)
         raise CallError(
-            f"{path} is no DICOM series: "
-            + (f"give {ways}." if series else f"{folder} holds none; give a file, or a folder that does.")
+            f"{path} is not a DICOM series: "
+            + (f"give {ways}." if series else f"{folder} holds none; give a file, or a folder with a series.")
         )
     return path
 
 
 def _known(path: Path) -> Path | None:
-    """The scan that a table on a terminal calls so, its source before it, maybe shortened; else None."""
+    """Return the scan listed in a table under this name, perhaps shortened, after its source; else None."""
     base = next((parent for parent in path.parents if parent.is_dir()), path)
     if layout_of(base.parent) == "luna16":
         base = base.parent
     elif "#" not in path.name and "…" not in str(path):
-        return None  # no table calls a scan so, and looking for it costs
-    wanted, _, end = path.relative_to(base).as_posix().partition("…")
+        return None  # no table uses such a name, and searching for it takes time
+    requested, _, end = path.relative_to(base).as_posix().partition("…")
     try:
         names = find_scans(base, subsets=range(10) if layout_of(base) == "luna16" else None).names()
     except CallError:
@@ -76,18 +76,18 @@ def _known(path: Path) -> Path | None:
     alike = [
         own
         for own, name in names.items()
-        if name == wanted or (end and name.startswith(wanted) and name.endswith(end))
+        if name == requested or (end and name.startswith(requested) and name.endswith(end))
     ]
     return base / alike[0] if len(alike) == 1 else None
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A scan whose header is read, and nothing else.
+    """A scan of which only the header has been read.
 
     Attributes:
-        geometry: where its voxels lie.
-        inside: how they lie in its files, or the slices of the series.
+        geometry: position of its voxels in the patient.
+        inside: location of the voxels in its files, or the slices of the series.
     """
 
     geometry: Geometry
@@ -97,12 +97,11 @@ class Opened:
         """Read the voxels.
 
         Args:
-            room: where to, if they can be as they lie in the file; the scan is good until another is read
-                into it, and must not be changed before its `sha256` is asked for. None takes memory of its
-                own.
+            room: reusable memory for voxels that need no conversion; the scan is valid until the next one is
+                read into it, and must not be changed before its `sha256` is known. None allocates memory.
 
         Raises:
-            DataError: they cannot be read; the message goes after the scan's name.
+            DataError: they cannot be read; the message follows the scan's name.
         """
         if isinstance(self.inside, Stack):
             voxels, digest = _read_series(self.inside)
@@ -112,12 +111,12 @@ class Opened:
 
 
 def open_scan(path: Path, mr: bool = False) -> Opened:
-    """Read a scan's header only; of a DICOM series, given as in `Source.path`, those of all its slices.
+    """Read a scan's header only; for a DICOM series, given by its `Source.path`, those of all its slices.
 
-    Dimensions beyond the third that have one entry are dropped; `mr` is as for `read_scan`.
+    Dimensions beyond the third that have one entry are dropped; for `mr` see `read_scan`.
 
     Raises:
-        DataError: it cannot be read, or is no upright volume of one number a voxel.
+        DataError: it cannot be read, or is not an upright volume with one number per voxel.
     """
     if series := series_at(path, mr):
         stacked = stack(series.slices)
@@ -126,51 +125,51 @@ def open_scan(path: Path, mr: bool = False) -> Opened:
 
 
 def read_geometry(path: Path, mr: bool = False) -> Geometry:
-    """Return where the voxels of a scan lie, from its header as `open_scan` reads it."""
+    """Return the geometry of a scan from its header, as read by `open_scan`."""
     return open_scan(path, mr).geometry
 
 
 def read_scan(path: AnyPath, mr: bool = False) -> Scan:
-    """Read a scan whole.
+    """Read a whole scan.
 
-    Values outside int16 are clipped to it. Voxels that are then all whole come as int16; others as float32
-    where that holds every one of them exactly, else as float64. Memory: the voxels once, as they lie in the
-    file, and once more where another type is made of them; of a DICOM series once, and a slice.
+    Values are clipped to the range of int16. Voxels that are then all whole are returned as int16; others as
+    float32 if that holds each of them exactly, else as float64. Memory: the voxels once as stored in the
+    file, and once more if they are converted; for a DICOM series once, plus one slice.
 
     Args:
-        path: a file, or a DICOM series as `Found` lists it; a string is taken as a user gives it, see
+        path: a file, or a DICOM series as `Found` lists it; a string is interpreted as user input, see
             `scan_path`.
-        mr: whether DICOM of MR is taken too; its values are in no unit, so map them by a window.
+        mr: whether DICOM of MR is accepted too; its values have no unit, so map them with a window.
 
     Raises:
-        CallError: there is nothing at `path`.
-        DataError: it cannot be read; the message says why, to go after the scan's name.
+        CallError: `path` does not exist.
+        DataError: it cannot be read; the message gives the reason and follows the scan's name.
     """
     path = path if isinstance(path, Path) else scan_path(os.fspath(path))
     scan = open_scan(path, mr).read()
-    return replace(scan, digest=scan.sha256)  # known, so that the voxels may be changed
+    return replace(scan, digest=scan.sha256)  # the hash is known now, so voxels may be changed
 
 
 def scan_files(path: Path, mr: bool = False) -> list[Path]:
-    """The files that a scan is made of: header first, or the slices of a DICOM series by name.
+    """Return the files of a scan: header first, or the slices of a DICOM series by name.
 
-    `mr` is as for `read_scan`.
+    For `mr` see `read_scan`.
 
     Raises:
-        DataError: there is no such series, or the header says nothing certain of its data files.
+        DataError: there is no such series, or the header does not name its data files clearly.
     """
     series = series_at(path, mr)
     return [one.path for one in series.slices] if series else files_of(path)
 
 
 def scan_sha256(path: Path, mr: bool = False) -> str:
-    """The sha256 that `read_scan` gives of a scan, its voxels not decoded; `mr` is as there.
+    """Return the sha256 that `read_scan` gives a scan, without decoding its voxels; for `mr` see there.
 
     Returns:
-        Hexadecimal, over the bytes of its files: header first, or the slices as they are stacked.
+        Hexadecimal, over the bytes of its files: header first, or the slices in stacking order.
 
     Raises:
-        DataError: there is no such scan, it is a series that makes no volume, or it cannot be opened.
+        DataError: there is no such scan, the series is not a volume, or it cannot be opened.
     """
     series = series_at(path, mr)
     return _sha256(
@@ -179,14 +178,14 @@ def scan_sha256(path: Path, mr: bool = False) -> str:
 
 
 def _read_header(path: Path) -> tuple[Geometry, Stored]:
-    """What the header of a file says: where the voxels lie in the patient, and how they lie in the files."""
+    """Read a file's header: the geometry in the patient, and the location of the voxels in the files."""
     check_regular(path)
     if path.name.lower().endswith(NIFTI):
         try:
             header = read_nifti_header(path)
             geometry, stored = _of_nifti(path, header), header.stored
         except DataError:
-            check_checksum(path)  # a header is odd where a byte of what is compressed has turned
+            check_checksum(path)  # a bit error in compressed data may show up as an odd header
             raise
     else:
         stored = stored_at(path)
@@ -197,7 +196,7 @@ def _read_header(path: Path) -> tuple[Geometry, Stored]:
 
 
 def _of_nifti(path: Path, header: NiftiHeader) -> Geometry:
-    """The geometry of a NIfTI file: SimpleITK's, or its own where SimpleITK refuses axes sheared a little."""
+    """Return the geometry of a NIfTI file: SimpleITK's, or ours if SimpleITK refuses slight shear."""
     if header.axes is None:
         return _read_itk(path)
     geometry = _of_simple_itk(path)
@@ -215,19 +214,19 @@ def _read_itk(path: Path) -> Geometry:
 
 
 def _of_simple_itk(path: Path) -> Geometry | None:
-    """The geometry as SimpleITK reads it from the header of a file; None where it cannot read that."""
+    """Return the geometry that SimpleITK reads from a file's header; None if it cannot read it."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(_reader_of(path))  # or each of its readers opens the file and looks
+    reader.SetImageIO(_reader_of(path))  # otherwise each of its readers opens the file
     try:
         reader.ReadImageInformation()
     except RuntimeError:
         return None
     dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
     if components != 1:
-        raise no_scan(f"it has {components} numbers a voxel (colour?), 1 wanted")
+        raise no_scan(f"it has {components} numbers per voxel (colour?) instead of 1")
     spacing = tuple(float(edge) for edge in reader.GetSpacing()[:3])
     origin = tuple(float(edge) for edge in reader.GetOrigin()[:3])
     cosines = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
@@ -235,7 +234,7 @@ def _of_simple_itk(path: Path) -> Geometry | None:
 
 
 def _reader_of(path: Path) -> str:
-    """What SimpleITK calls its reader of a format."""
+    """Return SimpleITK's name of its reader for a format."""
     return next(name for name, suffixes in _SIMPLE_ITK.items() if path.name.lower().endswith(suffixes))
 
 
@@ -245,15 +244,15 @@ def _checked(
     origin: tuple[float, ...],
     cosines: NDArray[np.float64],
 ) -> Geometry:
-    """The geometry of a volume that is one, and upright."""
+    """Check that a geometry is a volume, and return it upright."""
     if len(shape) < 3 or any(edge != 1 for edge in shape[3:]):
-        raise no_scan(f"it has {len(shape)} dimensions ({' x '.join(map(str, shape))}), 3 wanted")
+        raise no_scan(f"it has {len(shape)} dimensions ({' x '.join(map(str, shape))}) instead of 3")
     cosines = upright(cosines, spacing, shape[:3])
     return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
 
 
 def _read_series(stacked: Stack) -> tuple[NDArray[Any], Hashing]:
-    """The voxels [z, y, x] of a series, of a wider type from the first slice on that needs it; its sha256."""
+    """Read the voxels [z, y, x] of a series, widening the type from the slice that needs it; and hash it."""
     columns, rows, count = stacked.geometry.shape
     voxels: NDArray[Any] = np.empty((count, rows, columns), np.int16)
     digest = Hashing()

@@ -1,6 +1,6 @@
-"""One DICOM series: found again by its path, and put together as a volume.
+"""Finds a DICOM series by its path, and stacks it to a volume.
 
-Reading a header costs an open file, so those of a folder are read once and kept while it does not change.
+Reading a header means opening a file, so the headers of a folder are kept as long as it does not change.
 """
 
 from collections import Counter
@@ -22,19 +22,19 @@ from genesis_toolkit.pipeline.scans.gather import Series, gather
 from genesis_toolkit.pipeline.scans.geometry import Geometry
 from genesis_toolkit.pipeline.scans.pixels import check_pixels, same_pixels
 
-_SAME_COSINE = 1e-3  # scanners write cosines with three digits or more
-_SAME_PLACE = 1e-2  # mm, and positions with two
-_SAME_SPACING = 1e-4  # as a share
-_NEVER_EVEN = 0.4  # of the usual gap: so much more is a slice that is missing, however positions are rounded
+_SAME_COSINE = 1e-3  # scanners write cosines with three or more decimals
+_SAME_PLACE = 1e-2  # mm; positions have two decimals
+_SAME_SPACING = 1e-4  # relative
+_NEVER_EVEN = 0.4  # of the usual gap: any larger surplus is a missing slice, however positions are rounded
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A series whose slices are in order.
+    """A series with its slices in order.
 
     Attributes:
         slices: by position along z, in the direction of the normal.
-        geometry: where their voxels lie.
+        geometry: of their voxels.
     """
 
     slices: tuple[Slice, ...]
@@ -42,13 +42,13 @@ class Stack:
 
 
 def series_at(path: Path, mr: bool = False) -> Series | None:
-    """The DICOM series that a path names: a folder, or a folder and a label; None for any other path.
+    """Return the DICOM series at a path: a folder, or a folder and a label; None for any other path.
 
-    With `mr` series of MR are taken like those of CT.
+    With `mr` series of MR are accepted like those of CT.
 
     Raises:
-        DataError: there is no such series in the folder, it is no CT volume, a slice of it cannot be read, or
-            the folder cannot be opened.
+        DataError: the folder holds no such series or cannot be opened, or the series is not a CT volume or
+            has an unreadable slice.
     """
     folder, label = folder_and_label(path)
     if folder is None:
@@ -68,10 +68,10 @@ def series_at(path: Path, mr: bool = False) -> Series | None:
 
 
 def folder_and_label(path: Path) -> tuple[Path | None, str]:
-    """A path of a series taken apart; no folder where it names a file or nothing.
+    """Split the path of a series into folder and label; the folder is None if the path is not in one.
 
     Raises:
-        DataError: it cannot be told, because a folder that leads there is closed.
+        DataError: a folder on the path cannot be opened, so the answer is unknown.
     """
     try:
         if path.is_dir():
@@ -85,9 +85,9 @@ def folder_and_label(path: Path) -> tuple[Path | None, str]:
 
 
 def series_of(folder: Path, mr: bool = False) -> dict[str, Series]:
-    """The series that a folder holds all slices of, and no folder in it, by label.
+    """Return, by label, the series whose slices are all in a folder and its subfolders, but in no single one.
 
-    They are read anew when a file has come to the folder, gone or been renamed.
+    They are read again whenever a file in the folder is added, deleted or renamed.
 
     Raises:
         DataError: it cannot be opened.
@@ -100,7 +100,7 @@ def series_of(folder: Path, mr: bool = False) -> dict[str, Series]:
 
 @lru_cache(maxsize=2)
 def _read_folder(folder: Path, _changed: int, mr: bool) -> dict[str, Series]:
-    """The series of a folder, kept for the scans in it: looked up one by one, their cost stays linear."""
+    """Return the series of a folder, cached so that looking up its scans one by one takes linear time."""
     files, _ = walk(folder, SUFFIXES)
     others = {
         place: [name for name in names if not name.lower().endswith(SUFFIXES)]
@@ -120,21 +120,20 @@ def _unchanged(series: Series) -> bool:
 
 
 def stack(slices: tuple[Slice, ...]) -> Stack:
-    """Put the slices of a series in order, and refuse those that make no whole, upright volume.
+    """Put the slices of a series in order, and refuse those that do not form a complete, upright volume.
 
-    Copies of a slice, as they come about in copied folders, are left out.
+    Copies of a slice, which occur in copied folders, are left out.
 
     Raises:
-        DataError: slices of several kinds, sizes or orientations, without a place, twice at one place,
-            missing, sheared by a tilted gantry, or with pixels that are not read; the message goes after the
-            scan's name.
+        DataError: the slices differ in kind, size or orientation, have no position or the same one, are
+            missing, sheared by a tilted gantry, or have unsupported pixels; it follows the scan's name.
     """
     slices = slices if any(one.skip for one in slices) else unfolded(slices)
     _check_alike(slices)
     first = slices[0]
     axes = np.reshape(np.array(first.orientation, dtype=np.float64), (2, 3))
     normal = np.cross(axes[0], axes[1])
-    placed = sorted(slices, key=lambda one: float(np.dot(one.position, normal)))  # else as they are named
+    placed = sorted(slices, key=lambda one: float(np.dot(one.position, normal)))  # ties in file order
     slices = tuple(_told_apart(placed, normal))
     positions = np.array([one.position for one in slices], dtype=np.float64)
     heights = positions @ normal
@@ -149,7 +148,7 @@ def stack(slices: tuple[Slice, ...]) -> Stack:
     aside -= np.outer(aside @ normal, normal)
     farthest = float(np.linalg.norm(aside, axis=1).max())
     if farthest > MOST_SHEAR * min(first.spacing):
-        raise unsupported(f"its slices are shifted aside by up to {farthest:.2f} mm", "resample it")
+        raise unsupported(f"its slices are shifted sideways by up to {farthest:.2f} mm", "resample it")
     x, y, z = (float(value) for value in positions[0])
     geometry = Geometry(
         shape=shape,
@@ -166,34 +165,35 @@ def _check_alike(slices: tuple[Slice, ...]) -> None:
     if odd:
         kind, count = odd.most_common(1)[0]
         raise unsupported(
-            f"its series mixes slices of a volume with {count} of another kind ({kind})", "part them"
+            f"its series mixes slices of a volume with {count} of another kind ({kind})", "separate them"
         )
     sizes = sorted({one.edges for one in slices})
     if len(sizes) > 1:
         said = ", ".join(f"{x} x {y}" for x, y in sizes)
-        raise unsupported(f"its slices have {len(sizes)} sizes ({said})", "part them")
+        raise unsupported(f"its slices have {len(sizes)} sizes ({said})", "separate them")
     for one in slices:
         if (len(one.position), len(one.orientation), len(one.spacing)) != (3, 6, 2):
-            raise damaged(f"its slice {one.path.name} does not say where it lies")
+            raise damaged(f"its slice {one.path.name} has no position")
         if min(one.spacing) <= 0:
             raise damaged(f"its slice {one.path.name} has spacing {one.spacing}, which is not positive")
         if any(abs(a - b) > _SAME_COSINE for a, b in zip(one.orientation, first.orientation, strict=True)):
             raise unsupported(
-                f"its slices have several orientations: {one.path.name} is turned against {first.path.name}",
-                "part them",
+                f"its slices have several orientations: {one.path.name} is rotated against {first.path.name}",
+                "separate them",
             )
         if any(abs(a - b) > _SAME_SPACING * b for a, b in zip(one.spacing, first.spacing, strict=True)):
             raise unsupported(
-                f"its slices have several spacings: {one.path.name} and {first.path.name} differ", "part them"
+                f"its slices have several spacings: {one.path.name} and {first.path.name} differ",
+                "separate them",
             )
         check_pixels(one)
 
 
 def _told_apart(slices: list[Slice], normal: NDArray[np.float64]) -> Iterator[Slice]:
-    """The slices, by place, without those that hold the very pixels of another at the same place.
+    """Yield the slices, by position, without pixel-identical duplicates at the same position.
 
     Raises:
-        DataError: two at one place differ.
+        DataError: two at one position differ.
     """
     last: Slice | None = None
     twice = []
@@ -208,29 +208,29 @@ def _told_apart(slices: list[Slice], normal: NDArray[np.float64]) -> Iterator[Sl
     if twice:
         path, other = (pair.path for pair in twice[0])
         raise damaged(
-            f"{len(twice)} of its slices lie where another lies and differ from it, as {path.name} in "
-            f"{path.parent.name} and {other.name} in {other.parent.name}"
+            f"{len(twice)} of its slices have the position of another slice but differ from it, for example "
+            f"{path.name} in {path.parent.name} and {other.name} in {other.parent.name}"
         )
 
 
 def _resolution(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
-    """How precisely heights are written, in mm: a tenth where all positions are tenths, else a hundredth."""
+    """Return the precision of written positions in mm: a tenth if all are tenths, else a hundredth."""
     moving = positions[:, np.abs(normal) > _SAME_COSINE]
     tenths = np.abs(10 * moving - np.rint(10 * moving)).max() < _SAME_COSINE
     return 0.1 * float(np.abs(normal).sum()) if tenths else _SAME_PLACE
 
 
 def _check_gaps(heights: NDArray[np.float64], resolution: float) -> None:
-    """Refuse slices that are not evenly spaced, as far as their positions are written precisely enough."""
+    """Refuse slices that are not evenly spaced, within the precision of their written positions."""
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
-    # Two positions that are rounded leave up to one unit of what they are written in between two gaps.
+    # Rounding both positions changes the difference of two gaps by up to one unit of the last decimal.
     most = min(max(0.01 * usual, 2 * _SAME_PLACE, 1.001 * resolution), _NEVER_EVEN * usual)
     worst = int(np.argmax(np.abs(gaps - usual)))
     even = heights[0] + (heights[-1] - heights[0]) / (heights.size - 1) * np.arange(heights.size)
     if abs(gaps[worst] - usual) > most or (resolution > _SAME_PLACE and np.abs(heights - even).max() > most):
         raise unsupported(
             f"its slices at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm are {gaps[worst]:.2f} mm "
-            f"apart, {usual:.2f} is usual: slices are missing or irregular",
+            f"apart, but usually {usual:.2f} mm: slices are missing or irregular",
             "add the missing ones or resample it",
         )

@@ -1,8 +1,8 @@
-"""Reads voxels as files store them: plain, compressed or as text, every byte counted and hashed.
+"""Reads voxels as files store them, plain, compressed or as text, and counts and hashes every byte.
 
-SimpleITK is not asked for voxels: it takes missing ones from whatever memory holds, reads a NaN of NIfTI as
-0, inflates without comparing the checksum, and cannot hash what it reads. One pass over a file does all of
-it here, in 0.74 of the time that SimpleITK took together with hashing the files after it.
+SimpleITK is not used for voxels: it fills missing ones from uninitialised memory, reads a NaN of NIfTI as 0,
+inflates without verifying the checksum, and cannot hash what it reads. Here one pass over a file does all of
+it, in 0.74 of the time that SimpleITK took together with hashing the files afterwards.
 """
 
 import os
@@ -19,28 +19,27 @@ from genesis_toolkit.pipeline.scans.gate import check_bytes, damaged, rescaled, 
 from genesis_toolkit.pipeline.scans.hashing import Hashing, Room
 from genesis_toolkit.pipeline.scans.inflate import ERRORS, GZIP, Inflater
 
-_BLOCK = 1 << 18  # bytes that stay in a core's own cache
-_PLAIN_BLOCK = 1 << 20  # for another thread to hash
-_MOST_DEFLATED = 1100  # no stream of zlib inflates to more times its bytes
+_BLOCK = 1 << 18  # bytes; fits the cache of a core
+_PLAIN_BLOCK = 1 << 20  # bytes, large enough to pay for hashing in another thread
+_MOST_DEFLATED = 1100  # above the highest compression ratio of zlib
 
 Packing = Literal["plain", "packed", "text", "hex"]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How the voxels of one scan lie in its files.
+    """The storage of one scan's voxels in its files.
 
     Attributes:
         header: the file that describes them.
-        parts: the files that hold them, in order and in equal shares, each with the bytes before its voxels;
-            None where the voxels are the last bytes of the file.
+        parts: the files that hold them, in order and in equal shares, each with the number of bytes before
+            its voxels; None if the voxels are the last bytes of the file.
         dtype: of a voxel, with its byte order.
-        packing: plain, packed (by zlib or gzip, told apart by how they begin), or numbers as text or in hex.
-        skip: bytes to leave out once a file is unpacked.
-        exact: whether unpacked bytes beyond the last voxel are damage: not where they lie in one checksum
-            with their header.
-        slope: what values are multiplied by.
-        intercept: what is added to them then.
+        packing: plain, packed (zlib or gzip, recognised by their first bytes), or numbers as text or in hex.
+        skip: bytes to leave out after unpacking a file.
+        exact: whether surplus unpacked bytes are damage; not if header and voxels share one checksum.
+        slope: factor that values are multiplied by.
+        intercept: offset added afterwards.
     """
 
     header: Path
@@ -54,10 +53,10 @@ class Stored:
 
 
 def check_present(stored: Stored) -> None:
-    """Refuse a scan whose data files are not all there.
+    """Refuse a scan with missing data files.
 
     Raises:
-        DataError: the first that is missing.
+        DataError: the first missing file.
     """
     for path, _ in stored.parts:
         if not path.is_file():
@@ -65,10 +64,10 @@ def check_present(stored: Stored) -> None:
 
 
 def check_sizes(stored: Stored, shape: tuple[int, int, int]) -> None:
-    """Refuse files that are too short for their voxels, as far as their sizes tell.
+    """Refuse files that are evidently too short for their voxels.
 
     Raises:
-        DataError: one is.
+        DataError: a file is too short.
     """
     share = _share(stored, shape)
     for path, offset in stored.parts if stored.packing == "plain" else ():
@@ -78,20 +77,20 @@ def check_sizes(stored: Stored, shape: tuple[int, int, int]) -> None:
 def read_stored(
     stored: Stored, shape: tuple[int, int, int], room: Room | None = None
 ) -> tuple[NDArray[Any], Hashing]:
-    """Read the voxels of a scan, and hash its files on the way.
+    """Read the voxels of a scan and hash its files in the same pass.
 
     Args:
-        stored: how they lie.
-        shape: voxels in x, y, z.
-        room: where to; None takes memory of their own.
+        stored: their storage.
+        shape: number of voxels in x, y, z.
+        room: memory to read into; None allocates it.
 
     Returns:
-        [z, y, x]: int16, or float32 or float64 where some are not whole, clipped to the range of int16; and
-        the sha256 of the files, header first, for which voxels must not be changed before it is known.
+        [z, y, x]: int16, or float32 or float64 if some are not whole, clipped to the range of int16; and the
+        sha256 of the files, header first. Voxels must not be changed before it is known.
 
     Raises:
-        DataError: bytes are missing or too many, a checksum is wrong, a value is no number, or a file cannot
-            be opened.
+        DataError: bytes are missing or surplus, a checksum is wrong, a value is not a number, or a file
+            cannot be opened.
     """
     share = _share(stored, shape)
     values, digest, memory = np.empty(0, np.uint8), Hashing(), room or Room()
@@ -103,7 +102,7 @@ def read_stored(
                 size = os.fstat(file.fileno()).st_size
                 start = size - share if offset is None else offset
                 if not number and (stored.packing == "plain" or share <= _MOST_DEFLATED * size):
-                    values = memory.of(share * len(stored.parts))  # where it can be, so no bomb
+                    values = memory.of(share * len(stored.parts))  # plausible size, so not a zip bomb
                 place = values[number * share : (number + 1) * share]
                 _hash(file, max(start, 0), digest)
                 found = _READ[stored.packing](file, place, digest, stored)
@@ -115,16 +114,16 @@ def read_stored(
         digest.close()
     dtype = stored.dtype
     if dtype.newbyteorder("=") != np.int16:
-        digest.hexdigest()  # from here on they are clipped where they lie
+        digest.hexdigest()  # from here on values are clipped in place
     voxels = values.view(dtype).reshape(shape[::-1]).astype(dtype.newbyteorder("="), copy=False)
     return settled(_scaled(voxels, stored)), digest
 
 
 def _share(stored: Stored, shape: tuple[int, int, int]) -> int:
-    """Bytes of voxels in each file."""
+    """Return the bytes of voxels in each file."""
     needed = int(np.prod(shape, dtype=object)) * stored.dtype.itemsize
     if needed % len(stored.parts):
-        raise damaged(f"its {len(stored.parts)} data files do not hold equal shares of {needed:,} bytes")
+        raise damaged(f"its {len(stored.parts)} data files cannot hold equal shares of {needed:,} bytes")
     return needed // len(stored.parts)
 
 
@@ -133,7 +132,7 @@ def _called(stored: Stored, path: Path) -> str:
 
 
 def _scaled(voxels: NDArray[Any], stored: Stored) -> NDArray[Any]:
-    """Slope and intercept applied slice by slice: float64 of float64, else float32, as SimpleITK does."""
+    """Apply slope and intercept slice by slice: float64 stays, others become SimpleITK's float32."""
     if (stored.slope, stored.intercept) == (1, 0):
         return voxels
     scaled = np.empty(voxels.shape, np.float64 if voxels.dtype == np.float64 else np.float32)
@@ -157,12 +156,12 @@ def _read_plain(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, _: Sto
 
 
 def _read_packed(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, stored: Stored) -> int:
-    """Inflate into an array by blocks; how many bytes there are, those it has no room for too."""
+    """Inflate into an array by blocks; return the number of bytes, including those without room."""
     unpacker, done = Inflater(), -stored.skip
     ended, block = False, b""
     while more := file.read(_BLOCK):
         digest.update(more)
-        block += more  # what is left over from before is the begin of the next piece of gzip, or no part
+        block += more  # unused bytes begin the next gzip member, or are surplus
         while block and not (ended and not block.startswith(GZIP)):
             unpacker = Inflater() if ended else unpacker
             try:
@@ -181,7 +180,7 @@ def _read_packed(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, store
 
 
 def _read_text(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, stored: Stored) -> int:
-    """Numbers parted by spaces, or bytes as pairs of hexadecimal digits."""
+    """Read numbers separated by spaces, or bytes as pairs of hexadecimal digits."""
     text = file.read()
     digest.update(text)
     try:
@@ -190,7 +189,7 @@ def _read_text(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, stored:
         else:
             data = np.array(text.replace(b",", b" ").split(), np.float64).astype(stored.dtype).tobytes()
     except ValueError:
-        raise damaged("its voxels are written as text that holds something else") from None
+        raise damaged("its voxels should be numbers written as text, but are not") from None
     room[: len(data)] = np.frombuffer(data, np.uint8)[: room.size]
     return len(data)
 

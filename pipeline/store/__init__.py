@@ -1,1 +1,1 @@
-"""The store format, and nothing but the format: schema, shards, opening, writing, examining."""
+"""The store format, and nothing else: schema, shards, opening, writing, examining."""

@@ -1,7 +1,7 @@
-"""Looks for damage in single files of a store: the sha256 of each, and every cube of a shard.
+"""Looks for damage in single files of a store: verifies each sha256, and every cube of a shard.
 
-A shard is read once, in pieces that stay in the processor's cache while they are hashed, held against their
-checksums, decoded and compared with the window.
+A shard is read once, in pieces that stay in the processor's cache while they are hashed, checked against
+their checksums, decoded and compared with the window.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from genesis_toolkit.pipeline.store.storage import Storage, not_as_written, read
 from genesis_toolkit.pipeline.wording import listed, reason_of
 
 _BLOCK = 2**20
-_FAR_BLOCK = 2**24  # of a server, where every question costs its time
-_AT_ONCE = 8  # files asked for at the same time
-_MOST_PACKED = 64  # bytes that an encoded cube may be larger than its voxels
+_FAR_BLOCK = 2**24  # bytes, for a server, where every request takes time
+_AT_ONCE = 8  # files requested at the same time
+_MOST_PACKED = 64  # bytes by which an encoded cube may exceed its voxels
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found in one file; its sha256 is empty where it could not be read to its end.
+    """Findings about one file; its sha256 is empty if it could not be read to its end.
 
-    Problems are of what lies in it, each to go after its name.
+    Problems concern its contents, each phrased to follow its name.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """One shard of an array of voxels, by its number; `window` is None where it is not known."""
+    """One shard of an array of voxels, by its number; `window` is None if unknown."""
 
     array: Array
     number: int
@@ -51,17 +51,17 @@ class ShardPlace:
 
     @property
     def first(self) -> int:
-        """The number of the first cube in it."""
+        """Return the number of the first cube in it."""
         return self.number * self.array.chunk
 
     @property
     def count(self) -> int:
-        """How many cubes it holds."""
+        """Return the number of cubes in it."""
         return min(self.array.chunk, len(self.array) - self.first)
 
 
 def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Examined:
-    """Read one file to its end; `place` tells which shard it is, None: another file, hashed and no more."""
+    """Read one file to its end; `place` identifies a shard, and any other file (None) is only hashed."""
     digest, size = hashlib.sha256(), 0
     try:
         size = storage.size(path)
@@ -78,10 +78,10 @@ def examine(storage: Storage, path: str, place: ShardPlace | None = None) -> Exa
 
 
 def verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
-    """All files but the shards, by path, once each is known to be as it was written.
+    """Return all files but the shards, by path, after verifying each.
 
     Raises:
-        DataError: a file is missing, or is not as it was written.
+        DataError: a file is missing or has changed.
     """
     tables = {path: digest for path, digest in manifest.items() if not is_shard(path)}
     shards = [path for path in manifest if is_shard(path)] if storage.near else []
@@ -104,23 +104,23 @@ def verified(storage: Storage, manifest: Mapping[str, str]) -> dict[str, bytes]:
             storage.size(path)
         except OSError:
             raise not_as_written(storage.place, path) from None
-    with ThreadPoolExecutor(_AT_ONCE) as threads:  # of a server, one after the other takes seconds
+    with ThreadPoolExecutor(_AT_ONCE) as threads:  # sequential requests to a server take seconds
         return dict(zip(tables, threads.map(read, tables), strict=True))
 
 
 def _read_shard(
     storage: Storage, path: str, size: int, place: ShardPlace, digest: "hashlib._Hash"
 ) -> list[str]:
-    """Hash a shard and decode its cubes; what is wrong with them."""
+    """Hash a shard and decode its cubes; return the problems."""
     step, broken, wrong = _step(storage), "", dict[str, list[int]]()
     try:
         index = read_index(storage, path, place.array.chunk)
         pieces = _pieces(index, place, size, step)
         absent = np.flatnonzero(index[: place.count, 0] == MISSING) + place.first
         if absent.size:
-            wrong["not in it, though the store counts it"] = absent.tolist()
+            wrong["missing from it, although the store lists it"] = absent.tolist()
     except DataError as error:
-        broken, pieces = f"{error}, so what lies in it cannot be told apart", _stretch(0, size, step)
+        broken, pieces = f"{error}, so its cubes cannot be located", _stretch(0, size, step)
     out = np.empty(place.array.shape[1:], place.array.dtype)
     for batch in _batches(pieces, step):
         for piece, data in zip(batch, _bytes_of(storage, path, batch), strict=True):
@@ -134,7 +134,7 @@ def _read_shard(
 
 
 class _Piece(NamedTuple):
-    """A stretch of a shard: one cube by its number in it, or what lies between cubes and behind them."""
+    """A piece of a shard: one cube by its number in it, or the bytes between or after cubes."""
 
     start: int
     length: int
@@ -142,19 +142,19 @@ class _Piece(NamedTuple):
 
 
 def _pieces(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) -> list[_Piece]:
-    """All of a shard, in order; a DataError where that cannot be true of cubes that the store counts."""
+    """Split a shard in order; a DataError if its index contradicts the number of cubes in the store."""
     array = place.array
     most = math.prod(array.shape[1:]) * (array.dtype.itemsize if array.dtype else 1) + _MOST_PACKED
     there = [_Piece(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]
     there = sorted(cube for cube in there if cube.start != int(MISSING))
     if any((cube.number or 0) >= place.count for cube in there):
-        raise DataError(f"it holds more than the {place.count} that the store counts in it")
+        raise DataError(f"it holds more than the {place.count} cubes that the store lists for it")
     if any(cube.length > most for cube in there):
-        raise DataError(f"its index gives more than {most:,} bytes to one cube")
+        raise DataError(f"its index assigns more than {most:,} bytes to one cube")
     pieces, end = list[_Piece](), 0
     for cube in there:
         if cube.start < end:
-            raise DataError("its index lays one cube over another")
+            raise DataError("its index makes cubes overlap")
         pieces += [*_stretch(end, cube.start, step), cube]
         end = cube.start + cube.length
     return pieces + _stretch(end, size, step)
@@ -165,7 +165,7 @@ def _stretch(start: int, stop: int, step: int) -> list[_Piece]:
 
 
 def _batches(pieces: list[_Piece], step: int) -> Iterator[list[_Piece]]:
-    """Pieces to ask for at once, of about `step` bytes together."""
+    """Group pieces to request at once, of about `step` bytes together."""
     batch = list[_Piece]()
     for piece in pieces:
         batch.append(piece)
@@ -188,7 +188,7 @@ def _bytes_of(storage: Storage, path: str, pieces: list[_Piece]) -> list[bytes]:
 
 
 def _problem_of(chunk: bytes, out: NDArray[Any], window: Window | None) -> str:
-    """What is wrong with one encoded cube; empty where nothing is."""
+    """Return what is wrong with one encoded cube; empty if nothing is."""
     try:
         decode_chunk(chunk, out)
     except DataError as error:

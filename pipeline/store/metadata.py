@@ -1,7 +1,7 @@
-"""What a store of version 1 is made of, held against what a store says that it is made of.
+"""Checks the metadata of a store against format version 1.
 
-Pure: metadata comes as parsed JSON, files as their names. Nothing here believes a number before it is known
-to fit the files that are there, so that metadata which asks for a petabyte gets a sentence and no memory.
+Pure: metadata comes as parsed JSON, files by name. No number is trusted before it is known to fit the
+existing files, so metadata that claims a petabyte results in an error message without using memory.
 """
 
 import json
@@ -21,7 +21,7 @@ from genesis_toolkit.pipeline.store import schema
 from genesis_toolkit.pipeline.store.shards import decode_chunk, shard_path
 from genesis_toolkit.pipeline.wording import words_of
 
-#: Bytes of a zarr.json or a log, of a chunk of a table, and of a manifest: more is no store's.
+#: Size limits in bytes of a zarr.json or a log, of a chunk of a table, and of a manifest.
 MOST_METADATA = 2**24
 MOST_CHUNK = MOST_MANIFEST = 2**28
 
@@ -32,18 +32,18 @@ _MOST_CHUNK_ROWS = 2**20
 _MOST_CUBE_BYTES = 2**31 - 17  # what blosc takes
 _MOST_TEXT = 2**28  # bytes of a chunk of strings
 _DEEPEST = 64
-_TOO_DEEP = "its JSON is nested too deep"
+_TOO_DEEP = "its JSON is nested too deeply"
 _PACKED = ["blosc", "crc32c"]
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a store, by its path: how its values, rows first, lie in files.
+    """One array of a store, by its path, and how its values, rows first, are distributed over files.
 
     Attributes:
         dtype: None for strings.
-        chunk: rows in a chunk; of voxels, cubes in a shard.
-        fill: what a chunk holds that has no file.
+        chunk: rows per chunk; for voxels, cubes per shard.
+        fill: value of a chunk without a file.
     """
 
     name: str
@@ -57,25 +57,25 @@ class Array:
 
     @property
     def chunks(self) -> int:
-        """How many chunks its rows take."""
+        """Return the number of chunks that its rows fill."""
         return -(-len(self) // self.chunk)
 
     def path(self, chunk: int) -> str:
-        """Where a chunk lies in the store."""
+        """Return the path of a chunk in the store."""
         return shard_path(self.name, chunk, len(self.shape))
 
     def place(self, path: str) -> int | None:
-        """Which of its chunks a file is; None where it is none."""
+        """Return which of its chunks a file is; None if it is not one."""
         number = path.removeprefix(f"{self.name}/c/").split("/")[0]
         known = number.isdecimal() and len(number) < 12 and path == self.path(int(number))
         return int(number) if known and int(number) < self.chunks else None
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON as a store may hold it.
+    """Parse JSON from a store.
 
     Raises:
-        ValueError: it is none, or nested deeper than any of ours.
+        ValueError: it is invalid, or nested more deeply than any of ours.
     """
     try:
         parsed = json.loads(data)
@@ -91,15 +91,15 @@ def parse_json(data: bytes) -> Any:
 
 
 def described(kind: str, name: str, metadata: Any) -> Array:
-    """One array of a kind of store as its `zarr.json`, parsed, describes it.
+    """Return one array of a kind of store as described by its parsed `zarr.json`.
 
     Raises:
-        ValueError: it is not as the format has it; the message says what is wrong, to go after its name.
+        ValueError: it violates the format; the message gives the reason and follows its name.
     """
-    wanted = schema.columns_of_kind(kind)[name]
+    expected = schema.columns_of_kind(kind)[name]
     try:
         shape, chunk = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        kinds = schema.VOXELS if wanted.dtype == "voxels" else (wanted.dtype,)
+        kinds = schema.VOXELS if expected.dtype == "voxels" else (expected.dtype,)
         _among(metadata["node_type"], ("array",), "node_type")
         _among(metadata["zarr_format"], (3,), "zarr_format")
         _among(metadata["chunk_grid"]["name"], ("regular",), "chunk_grid")
@@ -107,16 +107,16 @@ def described(kind: str, name: str, metadata: Any) -> Array:
         encoding = metadata["chunk_key_encoding"].get("configuration", {})
         _among(encoding.get("separator", "/"), ("/",), "separator")
         _among(metadata["data_type"], kinds, "data_type")
-        if wanted.dtype == "voxels" and isinstance(shape, list) and len(shape) - 1 in schema.EDGES:
-            wanted = replace(wanted, others=wanted.others[: len(shape) - 1])
-        _among(metadata["dimension_names"], ([wanted.dimension, *wanted.others],), "dimension_names")
-        _check_shape(shape, chunk, wanted)
-        _check_codecs(metadata["codecs"], wanted, shape, metadata["data_type"])
-        dtype = None if wanted.dtype == "string" else np.dtype(metadata["data_type"])
+        if expected.dtype == "voxels" and isinstance(shape, list) and len(shape) - 1 in schema.EDGES:
+            expected = replace(expected, others=expected.others[: len(shape) - 1])
+        _among(metadata["dimension_names"], ([expected.dimension, *expected.others],), "dimension_names")
+        _check_shape(shape, chunk, expected)
+        _check_codecs(metadata["codecs"], expected, shape, metadata["data_type"])
+        dtype = None if expected.dtype == "string" else np.dtype(metadata["data_type"])
         fill = "" if dtype is None else dtype.type(metadata["fill_value"])
     except (LookupError, TypeError, AttributeError, OverflowError):
-        raise ValueError("it is not described as the format has it") from None
-    voxels = int(np.prod(shape[1:], dtype=object)) if wanted.dtype == "voxels" else 0
+        raise ValueError("its description violates the format") from None
+    voxels = int(np.prod(shape[1:], dtype=object)) if expected.dtype == "voxels" else 0
     if dtype and voxels > _MOST_CUBE_BYTES // dtype.itemsize:
         raise ValueError(f"a cube of {' x '.join(map(str, shape[1:]))} voxels is larger than a chunk can be")
     return Array(name, tuple(shape), dtype, chunk[0], fill)
@@ -125,13 +125,13 @@ def described(kind: str, name: str, metadata: Any) -> Array:
 def check_lengths(
     arrays: Mapping[str, Array], files: Collection[str]
 ) -> tuple[set[str], list[tuple[str, str]]]:
-    """Hold the lengths of arrays against one another, and against the files that there are.
+    """Compare the lengths of arrays with one another, and with the existing files.
 
-    A chunk of numbers that are all the fill value has no file, so tables are measured by what always has
-    files: shards, and the identifiers of scans.
+    A chunk of numbers that all equal the fill value has no file, so tables are measured by arrays that always
+    have files: shards, and the identifiers of scans.
 
     Returns:
-        The names of the arrays whose length can be believed; and what is wrong with others, to go after them.
+        The names of arrays with a plausible length, and the problems of the others, to follow their names.
     """
     believed, problems = set[str](), []
     for dimension, names in _MEASURES.items():
@@ -147,7 +147,7 @@ def check_lengths(
                 continue
             wrong = _lacking(array, files) if name == "masks" else ""  # shards as well
             if len(array) != len(measure):
-                wrong = f"it has {len(array):,} rows, and {measure.name} {len(measure):,}"
+                wrong = f"it has {len(array):,} rows, but {measure.name} has {len(measure):,}"
             if wrong:
                 problems.append((name, wrong))
             else:
@@ -156,12 +156,12 @@ def check_lengths(
 
 
 def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[Any]:
-    """All values of a table's column; `read` gives a file by its name, None where there is none.
+    """Read all values of a table's column; `read` returns a file by its name, or None if it is missing.
 
     Raises:
-        DataError: a chunk is damaged; the message goes after the array's name.
+        DataError: a chunk is damaged; the message follows the array's name.
     """
-    values = np.empty(array.shape, array.dtype or _STRINGS)  # no memory until a chunk is known to fill it
+    values = np.empty(array.shape, array.dtype or _STRINGS)  # its pages stay unused until a chunk fills them
     for chunk in range(array.chunks):
         data, rows = read(array.path(chunk)), values[chunk * array.chunk : (chunk + 1) * array.chunk]
         if data is None:
@@ -173,17 +173,17 @@ def read_column(array: Array, read: Callable[[str], bytes | None]) -> NDArray[An
 
 
 def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
-    """The sha256 by path, of all lines of a manifest that can be read; and what is wrong with others."""
+    """Return the sha256 by path of all readable lines of a manifest, and the problems of the others."""
     found, problems = dict[str, str](), []
     *lines, rest = data.decode(errors="backslashreplace").split("\n")
     if rest:
-        problems.append("its last line does not end")
+        problems.append("its last line is incomplete")
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         match = _LINE.fullmatch(line)
         if match is None:
-            problems.append(f"line {number} is no sha256 with the path of a file: {words_of(line)}")
+            problems.append(f"line {number} is not a sha256 followed by a path: {words_of(line)}")
         elif leads_outside(match[2]):
-            problems.append(f"line {number} leads out of the store: {words_of(match[2])}")
+            problems.append(f"line {number} has a path outside the store: {words_of(match[2])}")
         elif match[2] in found:
             problems.append(f"line {number} names {words_of(match[2])} a second time")
         else:
@@ -192,33 +192,33 @@ def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
 
 
 def leads_outside(path: str) -> bool:
-    """Whether a path that a stranger wrote is none below the folder it is relative to."""
+    """Return whether a path from a stranger is outside the folder that it is relative to."""
     return bool({"", ".", ".."} & set(path.split("/"))) or "\\" in path or "\0" in path
 
 
 def _lacking(array: Array, files: Iterable[str]) -> str:
-    """What is wrong with the number of an array's files, of one whose every chunk has one."""
+    """Return the problem with the number of an array's files, if every chunk must have one."""
     there = sum(array.place(path) is not None for path in files)
     if there == array.chunks:
         return ""
-    return f"its {len(array):,} rows take {array.chunks:,} files, and there are {there:,}"
+    return f"its {len(array):,} rows need {array.chunks:,} files, but there are {there:,}"
 
 
-#: By what the rows of a dimension are counted.
+#: Arrays that determine the number of rows of each dimension.
 _MEASURES = {"cube": ("cubes", "original"), "pair": ("degraded",), "scan": ("scans/identifier",)}
 
-#: The name of the rows of every array.
+#: Row dimension of every array.
 _ALL = [column for kind in schema.KINDS for column in schema.columns_of_kind(kind).items()]
 _DIMENSIONS = {name: column.dimension for name, column in _ALL}
 
 
-def _check_shape(shape: Any, chunk: Any, wanted: schema.Column) -> None:
+def _check_shape(shape: Any, chunk: Any, expected: schema.Column) -> None:
     for found, what in ((shape, "shape"), (chunk, "chunk_shape")):
         whole = isinstance(found, list) and all(type(edge) is int and edge >= 0 for edge in found)
-        if not whole or len(found) != 1 + len(wanted.others):
-            raise ValueError(f"its {what} is {words_of(found)}, {1 + len(wanted.others)} numbers wanted")
-    if wanted.dtype != "voxels" and wanted.others != ("class",):
-        _among(shape[1:], ([schema.WIDTH[other] for other in wanted.others],), "shape of a row")
+        if not whole or len(found) != 1 + len(expected.others):
+            raise ValueError(f"its {what} is {words_of(found)} instead of {1 + len(expected.others)} numbers")
+    if expected.dtype != "voxels" and expected.others != ("class",):
+        _among(shape[1:], ([schema.WIDTH[other] for other in expected.others],), "shape of a row")
     elif min(shape[1:]) < 1:
         raise ValueError(f"its cubes are {words_of(shape[1:])}")
     _among(chunk[1:], (shape[1:],), "chunk_shape of a row")
@@ -226,23 +226,23 @@ def _check_shape(shape: Any, chunk: Any, wanted: schema.Column) -> None:
         raise ValueError(f"it has {shape[0]:,} rows in chunks of {chunk[0]:,}")
 
 
-def _check_codecs(codecs: Any, wanted: schema.Column, shape: list[int], dtype: str) -> None:
-    if wanted.dtype == "voxels":
+def _check_codecs(codecs: Any, expected: schema.Column, shape: list[int], dtype: str) -> None:
+    if expected.dtype == "voxels":
         _among([codec["name"] for codec in codecs], (["sharding_indexed"],), "codecs")
         sharding = codecs[0]["configuration"]
         _among(sharding["chunk_shape"], ([1, *shape[1:]],), "chunk_shape in a shard")
         _among(sharding.get("index_location", "end"), ("end",), "index_location")
         _among([codec["name"] for codec in sharding["index_codecs"]], (["bytes", "crc32c"],), "index_codecs")
         codecs = sharding["codecs"]
-    first = "vlen-utf8" if wanted.dtype == "string" else "bytes"
+    first = "vlen-utf8" if expected.dtype == "string" else "bytes"
     _among([codec["name"] for codec in codecs], ([first, *_PACKED],), "codecs")
     if first == "bytes" and np.dtype(dtype).itemsize > 1:
         _among(codecs[0]["configuration"]["endian"], ("little",), "endian")
 
 
-def _among(found: Any, wanted: tuple[Any, ...], what: str) -> None:
-    if found not in wanted:
-        raise ValueError(f"its {what} is {words_of(found)}, {' or '.join(map(words_of, wanted))} wanted")
+def _among(found: Any, expected: tuple[Any, ...], what: str) -> None:
+    if found not in expected:
+        raise ValueError(f"its {what} is {words_of(found)} instead of {' or '.join(map(words_of, expected))}")
 
 
 def _numbers(data: bytes, array: Array) -> NDArray[Any]:
@@ -252,15 +252,15 @@ def _numbers(data: bytes, array: Array) -> NDArray[Any]:
 
 
 def _strings(data: bytes, rows: int) -> NDArray[Any]:
-    """The strings of one chunk, as zarr's `vlen-utf8` has them: their number, then each with its length."""
+    """Decode the strings of one chunk in zarr's `vlen-utf8`: their number, then each with its length."""
     size = struct.unpack_from("<I", data, 4)[0] if len(data) >= 8 else 0
     if not 4 <= size <= _MOST_TEXT:
         raise DataError("a chunk of strings is damaged")
     out = np.empty(size, np.uint8)
     decode_chunk(data, out)
     text = out.tobytes()
-    if struct.unpack_from("<I", text)[0] != rows:  # or room would be made for as many as it says
-        raise DataError(f"a chunk of strings holds another number of them than {rows:,}")
+    if struct.unpack_from("<I", text)[0] != rows:  # prevents allocating as many as it claims
+        raise DataError(f"a chunk of strings does not hold {rows:,} of them")
     try:
         return np.array(VLenUTF8().decode(text), _STRINGS)
     except ValueError:

@@ -1,6 +1,6 @@
-"""How a store looks in a notebook: a small table, and a contact sheet of a few of its cubes.
+"""Shows a store in a notebook: a small table, and a contact sheet of a few cubes.
 
-Pure: words and voxels in, HTML out. All text is escaped, for it may come out of a stranger's store.
+Pure: text and voxels in, HTML out. All text is escaped, since the store may come from a stranger.
 """
 
 import base64
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.hounsfield import Window
 
-#: Cubes on the contact sheet at most, and pixels along an edge of each.
+#: Most cubes on the contact sheet, and most pixels along an edge of each.
 MOST_CUBES = 8
 _MOST_EDGE = 96
 
@@ -23,12 +23,12 @@ _MOST_EDGE = 96
 def store_html(
     title: str, rows: Sequence[tuple[str, str]], cubes: Iterable[NDArray[Any]], window: Window
 ) -> str:
-    """A table with a contact sheet below it.
+    """Return a table with a contact sheet below it, as HTML.
 
     Args:
-        title: over the table.
+        title: heading of the table.
         rows: names and values.
-        cubes: integers [x, y, z], of which the middle axial slice is shown, or [x, y].
+        cubes: integers [x, y, z], shown by their middle axial slice, or [x, y].
         window: lowest value black, highest white.
     """
     lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
@@ -41,12 +41,12 @@ def store_html(
 
 
 def grey_picture(values: NDArray[np.integer], low: int, high: int, most_edge: int) -> str:
-    """A slice as a data URI of an 8-bit grey PNG, `data:image/png;base64,` and the picture.
+    """Return a slice as a data URI of an 8-bit grey PNG: `data:image/png;base64,` and the picture.
 
     Args:
         values: any integer dtype [across, down].
-        low, high: what is black, and what is white.
-        most_edge: pixels along an edge at most; of larger slices every second, third .. voxel is shown.
+        low, high: values shown as black and as white.
+        most_edge: most pixels along an edge; larger slices are subsampled to every second, third .. voxel.
     """
     from PIL import Image  # late: who opens a store draws nothing, as a rule
 

@@ -1,8 +1,8 @@
-"""The three kinds of stores as Python sees them: opening one, and taking cubes, pairs or targets out of it.
+"""Opens the three kinds of stores in Python, and reads cubes, pairs or targets from them.
 
 All are Zarr v3 groups. Axis order is (cube, x, y, z) everywhere, voxels are whole numbers in the store's
-window, and `attrs["genesis"]` says what the store is and every parameter that made it. A store of slices or
-images has no z: `[cube, x, y]`. The table `images` is there in stores of X-ray images alone.
+window, and `attrs["genesis"]` holds the kind of store and every parameter that made it. A store of slices or
+images has no z: `[cube, x, y]`. Only stores of X-ray images have the table `images`.
 
     cubes.zarr                         pairs.zarr                         targets.zarr
       cubes    [cube, x, y, z]           original  [cube, x, y, z]          cubes   [cube, x, y, z]
@@ -12,8 +12,8 @@ images has no z: `[cube, x, y]`. The table `images` is there in stores of X-ray 
       tissue   [cube]                    scan, number, corner, tissue       fold    [cube]
       scans/, images/  [scan]            scans/, images/                    scans/, images/
 
-The pair of cube c and variant v is number v * cubes + c, so one epoch lies together. The flip of a pair is
-made again from its bits when the original is read.
+The pair of cube c and variant v has number v * cubes + c, so each epoch is contiguous. The original of a pair
+is flipped according to its bits when it is read.
 """
 
 from collections import Counter
@@ -37,26 +37,26 @@ from genesis_toolkit.pipeline.store.shards import ShardReader
 from genesis_toolkit.pipeline.store.storage import ARCHIVE, Archive, Folder, Storage, is_url
 from genesis_toolkit.pipeline.wording import counted, listed, size_words, words_of
 
-#: A row of a store, or several: a slice, numbers in a list or an array, or one True or False a row.
+#: One or more rows of a store: a slice, numbers in a list or an array, or a boolean per row.
 Rows = int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]
-#: What one row of a store is.
+#: Type of one row of a store.
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Store(Generic[Row]):
-    """A store, opened: `len` counts its rows, `store[i]` reads one, `store[2:8]` and `store[[4, 1]]` several.
+    """An open store: `len` counts its rows, `store[i]` reads one, `store[2:8]` and `store[[4, 1]]` several.
 
-    Of several rows all arrays have the row as their first axis.
+    When several rows are read, the first axis of every array is the row.
 
     Attributes:
-        storage: where it lies.
+        storage: access to its files.
         manifest: the sha256 of every file.
         manifest_sha256: of the manifest itself.
-        attributes: what it says of itself.
-        scans: one row a scan.
-        images: one row a scan too, of X-ray images; else None.
-        table: one row a cube.
+        attributes: its description and parameters.
+        scans: one row per scan.
+        images: one row per scan too, for X-ray images; else None.
+        table: one row per cube.
     """
 
     storage: Storage
@@ -67,19 +67,19 @@ class Store(Generic[Row]):
     images: schema.ImageTable | None
     table: schema.CubeTable | schema.TargetTable
 
-    #: What its rows are called, one and several.
+    #: Noun for its rows, singular and plural.
     ROWS: ClassVar = ("cube", "cubes")
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, key: Rows) -> Row:
-        """What one row holds, or several.
+        """Return one row, or several.
 
         Raises:
             IndexError: there is no such row.
-            CallError: `key` is nothing of `Rows`.
-            DataError: what lies there is damaged.
+            CallError: `key` is none of the types of `Rows`.
+            DataError: the data are damaged.
         """
         one = isinstance(key, int | np.integer)
         found = self._read(row_numbers([key] if one else key, len(self)))
@@ -94,7 +94,7 @@ class Store(Generic[Row]):
 
     def _repr_html_(self) -> str:
         shown = np.arange(0, len(self), max(1, -(-len(self) // MOST_CUBES)))
-        try:  # from a server every cube would have to come first
+        try:  # on a server, every cube would have to be downloaded first
             cubes = self._read(shown)[0] if self.storage.near else ()
         except DataError:
             cubes = ()
@@ -102,38 +102,38 @@ class Store(Generic[Row]):
 
     @property
     def window(self) -> Window:
-        """The whole numbers a voxel may have: `low, high = store.window`."""
+        """The range of whole numbers that a voxel may have: `low, high = store.window`."""
         return Window(*self.attributes["window"])
 
     @property
     def size(self) -> tuple[int, ...]:
-        """The edges of a cube in voxels: x, y, z, or x, y of a slice or an image."""
+        """The edges of a cube in voxels: x, y, z, or x, y for a slice or an image."""
         return tuple(self.attributes["size"])
 
     @property
     def frame(self) -> dict[str, Any]:
-        """What a store made of this one says too: window, unit and size."""
+        """Properties that a store made from this one inherits: window, unit and size."""
         return {name: self.attributes[name] for name in ("window", "unit", "size")}
 
     @property
     def contents(self) -> str:
-        """What it holds, in words: `12 cubes of 64 x 64 x 32 voxels`."""
+        """Description of its contents: `12 cubes of 64 x 64 x 32 voxels`."""
         return f"{counted(len(self), *self.ROWS)} of {size_words(self.size)}"
 
     @property
     def values(self) -> str:
-        """What its voxels are, in words: `-1000 .. 1000 HU`."""
+        """Description of its voxel values: `-1000 .. 1000 HU`."""
         return "{} .. {} {}".format(*self.window, self.attributes["unit"])
 
     @property
     def path(self) -> Path:
-        """The store's folder, for what is done to it on the disk.
+        """The store's folder, for operations on disk.
 
         Raises:
-            CallError: it lies in an archive or on a server.
+            CallError: it is in an archive or on a server.
         """
         if not isinstance(self.storage, Folder):
-            raise CallError(f"{self.storage.place} is no folder: unpack or fetch it first.")
+            raise CallError(f"{self.storage.place} is not a folder: unpack or download it first.")
         return Path(self.storage.place)
 
     def streams(self) -> NDArray[np.uint64]:
@@ -142,25 +142,25 @@ class Store(Generic[Row]):
 
     @classmethod
     def _parts(cls, remains: salvage.Remains) -> tuple[Any, ...]:
-        """The fields that a kind has, from `table` on, of a store that is whole."""
+        """Return the fields of a kind, from `table` on, for an undamaged store."""
         raise NotImplementedError
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        """What these rows hold."""
+        """Read these rows."""
         raise NotImplementedError
 
     def _facts(self) -> list[tuple[str, str]]:
-        """What it holds, as names and values."""
+        """Return the properties of the store as names and values."""
         noun = "scans" if self.images is None else "images"
         return [("holds", self.contents), ("values", self.values), (noun, statuses_words(self.scans))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CubeStore(Store[NDArray[Any]]):
-    """A cube store, opened; a row is a cube, int16 [x, y, z] in HU, or of images uint8 [x, y].
+    """An open cube store; a row is a cube, int16 [x, y, z] in HU, or for images uint8 [x, y].
 
     Attributes:
-        cubes: reads voxels into an array that is there already.
+        cubes: reads voxels into an existing array.
     """
 
     table: schema.CubeTable
@@ -176,11 +176,11 @@ class CubeStore(Store[NDArray[Any]]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PairStore(Store[tuple[NDArray[Any], NDArray[Any]]]):
-    """A pair store, opened; a row is a pair: a degraded cube, and its original flipped as that one is.
+    """An open pair store; a row is a pair: a degraded cube, and its original with the same flips.
 
     Attributes:
-        pairs: one row a pair.
-        original, degraded: read voxels into an array that is there already; originals are not flipped.
+        pairs: one row per pair.
+        original, degraded: read voxels into an existing array; originals are not flipped.
     """
 
     table: schema.CubeTable
@@ -195,7 +195,7 @@ class PairStore(Store[tuple[NDArray[Any], NDArray[Any]]]):
 
     @property
     def variants(self) -> int:
-        """How many degraded twins every cube has."""
+        """Number of degraded variants per cube."""
         return int(self.attributes["parameters"]["variants"])
 
     @property
@@ -215,18 +215,18 @@ class PairStore(Store[tuple[NDArray[Any], NDArray[Any]]]):
         return self.degraded.rows(rows), original
 
     def _facts(self) -> list[tuple[str, str]]:
-        made = f"seed {self.seed}, {counted(self.variants, 'variant')} of every cube"
+        made = f"seed {self.seed}, {counted(self.variants, 'variant')} per cube"
         return [*super()._facts(), ("degraded with", made)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TargetStore(Store[tuple[NDArray[Any], NDArray[np.uint8]]]):
-    """A target store, opened; a row is a cube with its mask, or with its labels.
+    """An open target store; a row is a cube with its mask, or with its labels.
 
     Attributes:
-        labels: uint8 [cube, class], 0 or 1, and 255 where it is not known; None of segmentation.
+        labels: uint8 [cube, class], 0 or 1, and 255 if unknown; None for segmentation.
         cubes: reads voxels, int16 [x, y, z] in HU, or uint8 [x, y] in grey levels.
-        masks: reads masks, uint8 [x, y, z], 0 or 1; None but of segmentation.
+        masks: reads masks, uint8 [x, y, z], 0 or 1; None except for segmentation.
     """
 
     table: schema.TargetTable
@@ -243,7 +243,7 @@ class TargetStore(Store[tuple[NDArray[Any], NDArray[np.uint8]]]):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the columns of `labels`; of segmentation, what a mask marks."""
+        """The names of the columns of `labels`; for segmentation, what a mask marks."""
         return tuple(self.attributes["classes"])
 
     @classmethod
@@ -280,18 +280,18 @@ def open_store(place: AnyPath, kind: type[_A], /) -> _A: ...
 @overload
 def open_store(place: AnyPath, kind: type[_A], other: type[_B], /) -> _A | _B: ...
 def open_store(place: AnyPath, *kinds: type[Store[Any]]) -> Any:
-    """Open a finished store, once its tables and metadata are known to be those that were written.
+    """Open a finished store, after verifying its tables and metadata.
 
-    Every file but the shards is compared with the manifest, and the tables are taken from the very bytes that
-    were compared; the shards are looked at when they are read.
+    Every file but the shards is compared with its sha256 in the manifest, and the tables are parsed from the
+    bytes that were compared; shards are checked when they are read.
 
     Args:
-        place: a folder, an archive that `pack` made, or a URL of either's folder.
-        kinds: what it may be, of `CubeStore`, `PairStore` and `TargetStore`; none stands for all.
+        place: a folder, an archive made by `pack`, or the URL of a store's folder.
+        kinds: accepted kinds, among `CubeStore`, `PairStore` and `TargetStore`; none means all.
 
     Raises:
-        CallError: there is nothing at `place`, it is still being made, or it is something else.
-        DataError: it is of another format version, or a part is missing or damaged.
+        CallError: there is nothing at `place`, the store is unfinished, or it is something else.
+        DataError: its format version differs, or a part is missing or damaged.
     """
     allowed = tuple(name for name, kind in _STORES.items() if not kinds or kind in kinds)
     storage = finished_storage(place, allowed)
@@ -307,46 +307,46 @@ def open_store(place: AnyPath, *kinds: type[Store[Any]]) -> Any:
 
 
 def finished_storage(place: AnyPath, kinds: Sequence[str] = tuple(schema.KINDS)) -> Storage:
-    """Where a store of one of these kinds lies: a folder, an archive, or a server.
+    """Return access to the files of a store of one of these kinds: a folder, an archive, or a server.
 
     Raises:
-        CallError: there is nothing, it is still being made, or it is of a kind that is not read.
-        DataError: an archive that cannot be read.
+        CallError: there is nothing, the store is unfinished, or it is of another kind.
+        DataError: an archive cannot be read.
     """
     if is_url(place):
         from genesis_toolkit.pipeline.store.remote import Remote
 
         if str(place).rstrip("/").lower().endswith(ARCHIVE):
             raise CallError(
-                f"{place} is an archive on a server, and only folders are read there: unpack it on the "
-                "server and give the folder's address, or download it and give the file."
+                f"{place} is an archive on a server, where only folders can be read: unpack it on the server "
+                "and give the folder's address, or download it and give the file."
             )
         return Remote(str(place))
     path = Path(place)
     check_store(path, schema.KINDS[kinds[0]].maker)
     if path.is_file():
         if path.suffix.lower() != ARCHIVE:
-            raise CallError(f"{path} is no store: a folder, a {ARCHIVE} archive or a URL is wanted.")
+            raise CallError(f"{path} is not a store: must be a folder, a {ARCHIVE} archive or a URL.")
         return Archive(path)
     return Folder(path)
 
 
 def open_cubes(place: AnyPath) -> CubeStore:
-    """Open a finished cube store, as `open_store` does."""
+    """Open a finished cube store, see `open_store`."""
     return open_store(place, CubeStore)
 
 
 def open_targets(place: AnyPath) -> TargetStore:
-    """Open a finished target store, as `open_store` does."""
+    """Open a finished target store, see `open_store`."""
     return open_store(place, TargetStore)
 
 
 def row_numbers(key: Any, count: int) -> NDArray[np.int64]:
-    """Which rows, of `count`, a key of `Rows` asks for; negative numbers count from the end.
+    """Return the rows, out of `count`, that a key of type `Rows` selects; negative ones count from the end.
 
     Raises:
         IndexError: there is no such row.
-        CallError: `key` is nothing of the kind.
+        CallError: `key` has another type.
     """
     if isinstance(key, slice):
         return np.arange(*key.indices(count), dtype=np.int64)
@@ -355,11 +355,11 @@ def row_numbers(key: Any, count: int) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     if rows.ndim != 1 or rows.dtype.kind not in "biu":
         raise CallError(
-            f"store[{words_of(key)}]: a store has one axis, its rows: store[3], store[2:8] or store[[4, 1]]."
+            f"store[{words_of(key)}]: a store has one axis, rows: use store[3], store[2:8] or store[[4, 1]]."
         )
     if rows.dtype.kind == "b":
         if len(rows) != count:
-            raise IndexError(f"{len(rows):,} times True or False, and the store has {count:,} rows")
+            raise IndexError(f"{len(rows):,} times True or False, but the store has {count:,} rows")
         return np.flatnonzero(rows)
     outside = rows[(rows < -count) | (rows >= count)]
     if len(outside):
@@ -368,13 +368,13 @@ def row_numbers(key: Any, count: int) -> NDArray[np.int64]:
 
 
 def statuses_words(scans: schema.ScanTable) -> str:
-    """How many scans there are by what became of them: `9 used, 0 skipped, 1 failed`."""
+    """Return the number of scans by status: `9 used, 0 skipped, 1 failed`."""
     status = Counter(scans.status.tolist())
     return ", ".join(f"{status[word]:,} {word}" for word in schema.STATUSES)
 
 
 def begun_at(store: CubeStore) -> int:
-    """When the run that finished a store began, in ns; 0 where its log does not say: then all is hashed."""
+    """Return when the run that finished a store started, in ns; 0 if unknown, and then all is hashed."""
     try:
         return int(datetime.fromisoformat(salvage.read_log(store.storage)["started"]).timestamp() * 10**9)
     except (ValueError, KeyError, TypeError):
@@ -388,7 +388,7 @@ def _refuse(storage: Storage, problems: Sequence[salvage.Problem]) -> None:
 
 
 def _opened(remains: salvage.Remains, manifest_sha256: str) -> Store[Any]:
-    """A store of which everything could be read."""
+    """Return an open store, all of whose parts could be read."""
     attributes, files = dict(remains.attributes or {}), dict(remains.manifest)
     images = remains.table(schema.ImageTable, "images/") if schema.has_images(files) else None
     kind, scans = _STORES[attributes["format"]], remains.table(schema.ScanTable, "scans/")

@@ -1,15 +1,14 @@
-"""Many cubes of a store on the disk in one call of compiled code: what feeds a training.
+"""Reads many cubes of a local store in one call of compiled code, to feed training.
 
-`ShardReader.read_many` is the reference, and goes from cube to cube in Python. Here one kernel reads the
-bytes of every cube, holds them against their checksum and decodes them, with the C functions of
-google-crc32c and numcodecs that the reference calls too. Streaming a training's pairs takes 0.8 to 0.9 of
-the processor's time that way (reading alone, in one thread, 0.92 to 0.96), and the GIL stays free for other
-threads. Memory mapping would save one copy more, but a file that is cut short under it ends the process.
-Damaged cubes are left to the reference, which says what is wrong.
+`ShardReader.read_many` is the reference, which loops over cubes in Python. Here one kernel reads the bytes of
+every cube, verifies their checksum and decodes them, with the same C functions of google-crc32c and numcodecs
+as the reference. Streaming training pairs takes 0.8 to 0.9 of the processor time this way (reading alone, in
+one thread, 0.92 to 0.96), and the GIL stays free for other threads. Memory mapping would save one more copy,
+but truncating a mapped file kills the process. Damaged cubes are left to the reference, which reports them.
 
-A decoder and a checksum of our own, written in LLVM's terms, took 0.75 to 0.87 of the processor's time of
-reading and 0.9 of filling a batch; whole streamed pairs took the same within the noise (0.98 to 1.03). They
-cost 420 lines and 2.8 s of compiling, and needed 16-bit voxels and an x86 with SSE 4.2.
+Our own decoder and checksum, written in LLVM IR, took 0.75 to 0.87 of the processor time of reading and 0.9
+of filling a batch; whole streamed pairs took the same within the noise (0.98 to 1.03). They cost 420 lines
+and 2.8 s of compilation, and required 16-bit voxels and an x86 with SSE 4.2.
 """
 
 import ctypes
@@ -28,19 +27,19 @@ from genesis_toolkit.pipeline.jit import External, kernel
 from genesis_toolkit.pipeline.store.shards import BLOSC_HEADER, CRC_BYTES, RESIDUE, ShardReader
 from genesis_toolkit.pipeline.store.storage import Archive, Folder
 
-_OPEN: Final = 64  # shards at once in a thread: far within any limit of open files
-_FRAME: Final = 64  # bytes: a chunk is never longer than its cube by so much
+_OPEN: Final = 64  # shards open at once per thread: far below any limit of open files
+_FRAME: Final = 64  # bytes by which a chunk may exceed its cube
 _RESIDUE: Final = np.uint32(RESIDUE)
 
-#: The C functions that kernels call, by the module whose shared library holds them.
+#: C functions called by kernels, by the module whose shared library contains them.
 _MODULES: Final = {"blosc_decompress_ctx": "numcodecs.blosc", "crc32c_extend": "google_crc32c._crc32c"}
 
 
 @cache
 def has_kernel() -> bool:
-    """Let kernels call the functions of `_MODULES`; whether wheels export all, and the system has `pread`.
+    """Make the functions of `_MODULES` callable from kernels; return whether all of them and `pread` exist.
 
-    LLVM gets the addresses under names of our own, so a compiled kernel holds no address and can be cached.
+    LLVM gets the addresses under our own names, so a compiled kernel contains no address and can be cached.
     """
     from llvmlite import binding  # type: ignore[import-untyped]
 
@@ -53,28 +52,28 @@ def has_kernel() -> bool:
     return hasattr(os, "pread")
 
 
-#: `pread` of the C library: descriptor, address, bytes, place in the file; returns the number of bytes read.
+#: `pread` of the C library: descriptor, address, bytes, offset in the file; returns the number of bytes read.
 _pread: Any = External("pread", "intp", "intc", "uintp", "uintp", "int64")
 
-#: google-crc32c: checksum of the bytes before, address, bytes; returns the checksum of all of them.
+#: google-crc32c: checksum of the preceding bytes, address, bytes; returns the checksum of all of them.
 _crc32c: Any = External("genesis_crc32c_extend", "uint32", "uint32", "uintp", "uintp")
 
-#: blosc: addresses of frame and content, bytes the content may have, threads; returns the bytes written, or a
-#: negative number for a damaged frame. It trusts the length a frame states for itself and checks the rest.
+#: blosc: addresses of frame and content, capacity in bytes, threads; returns the bytes written, or a negative
+#: number for a damaged frame. It trusts the frame's own length field and checks the rest.
 _decompress: Any = External("genesis_blosc_decompress_ctx", "intc", "uintp", "uintp", "uintp", "intc")
 
 
-#: `packed`, uint32, a chunk as it lies in its shard; kept, since new memory costs as much as the work.
+#: `packed`, uint32, one chunk as stored in its shard; reused, since new memory costs as much as the work.
 _threads = threading.local()
 
 
 def read_cubes(
     reader: ShardReader, positions: Sequence[int] | NDArray[np.integer[Any]], out: NDArray[Any]
 ) -> None:
-    """Do what `reader.read_many(positions, out)` does, faster where that can be.
+    """Do the same as `reader.read_many(positions, out)`, but faster if possible.
 
-    That is: a store in a folder or an archive, where the installed wheels of numcodecs and google-crc32c
-    export their C functions and the system has `pread`, which Windows has not.
+    It is possible for a store in a folder or an archive, if the installed wheels of numcodecs and
+    google-crc32c export their C functions and the system has `pread`, which Windows lacks.
 
     Args:
         reader: of an array of the store.
@@ -82,20 +81,20 @@ def read_cubes(
         out: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`, C-contiguous: filled.
 
     Raises:
-        CallError, DataError: as `read_many`.
+        CallError, DataError: see `read_many`.
     """
     reader.check(out, (len(positions), *reader.shape[1:]))
     storage = reader.storage
     if not (has_kernel() and isinstance(storage, Folder | Archive)):
         return reader.read_many(positions, out)
-    wanted = np.asarray(positions, np.int64)
-    shards, place = np.unique(wanted // reader.length, return_inverse=True)
+    requested = np.asarray(positions, np.int64)
+    shards, place = np.unique(requested // reader.length, return_inverse=True)
     for first in range(0, len(shards), _OPEN):
         rows = np.flatnonzero((place >= first) & (place < first + _OPEN))
-        rows = rows[np.argsort(wanted[rows])]  # as they lie in their shards
-        done = _read(reader, storage, wanted[rows], rows, out.reshape(len(out), -1).view(np.uint8))
+        rows = rows[np.argsort(requested[rows])]  # in the order of their shards
+        done = _read(reader, storage, requested[rows], rows, out.reshape(len(out), -1).view(np.uint8))
         for row in rows[~done]:
-            reader.read(int(wanted[row]), out[row])
+            reader.read(int(requested[row]), out[row])
     return None
 
 
@@ -106,11 +105,11 @@ def _read(
     rows: NDArray[np.int64],
     out: NDArray[np.uint8],
 ) -> NDArray[np.bool_]:
-    """Read cubes `positions` into `rows` of `out` [cube, byte]; which of them are there now."""
+    """Read cubes `positions` into `rows` of `out` [cube, byte]; return which were read."""
     done = np.zeros(len(rows), np.bool_)
     files: dict[int, tuple[int, int]] = {}
     spans = np.empty((len(rows), 3), np.int64)
-    # All of it before any shard is held open: an index that is new is read from its shard, opened for that.
+    # All indices before any shard is kept open, since reading a new index opens its shard.
     parts = [reader.part(position) for position in positions.tolist()]
     shards = (positions // reader.length).tolist()
     with ExitStack() as stack:
@@ -118,7 +117,7 @@ def _read(
             if shard not in files:
                 try:
                     files[shard] = stack.enter_context(storage.opened(reader.path(shard)))
-                except OSError:  # it was there for its index: the reference tells what is the matter now
+                except OSError:  # its index was readable: the reference finds out what is wrong now
                     return done
             descriptor, begin = files[shard]
             spans[i] = descriptor, begin + start, length
@@ -127,7 +126,7 @@ def _read(
 
 
 def _buffer(size: int) -> NDArray[np.uint32]:
-    """This thread's room for a chunk, for cubes of `size` bytes."""
+    """Return this thread's buffer for a chunk, for cubes of `size` bytes."""
     words = -(-(size + _FRAME) // 4)
     packed: NDArray[np.uint32] | None = getattr(_threads, "packed", None)
     if packed is None or len(packed) != words:
@@ -144,14 +143,14 @@ def compile_reading() -> None:
 
 @kernel
 def _read_all(spans, rows, packed, out, done):  # type: ignore[no-untyped-def]
-    """Read, check and decode chunk after chunk.
+    """Read, verify and decode chunk after chunk.
 
     Args:
-        spans: int64 [chunk, 3], descriptor of its file, place in it, bytes.
-        rows: int64 [chunk], where in `out` each belongs.
-        packed: uint32, room for one chunk.
+        spans: int64 [chunk, 3], descriptor of its file, offset in it, bytes.
+        rows: int64 [chunk], its row in `out`.
+        packed: uint32, buffer for one chunk.
         out: uint8 [cube, byte], C-contiguous.
-        done: bool [chunk], set where all went well.
+        done: bool [chunk], set for every chunk without errors.
     """
     size = out.shape[1]
     address = np.uintp(packed.ctypes.data)

@@ -1,7 +1,7 @@
-"""A store on a web server or in a bucket, read through obstore: only the byte ranges that are asked for.
+"""Reads a store on a web server or in a bucket through obstore, fetching only the byte ranges it needs.
 
-obstore tries again where a connection breaks, and follows redirects ten times at most. Ranges of one shard
-are asked for together and, where they lie side by side, in one request.
+obstore retries when a connection breaks, and follows at most ten redirects. Ranges of one shard are requested
+together, and adjacent ones in a single request.
 """
 
 import os
@@ -16,24 +16,24 @@ from genesis_toolkit.pipeline.ledger import MANIFEST, sha256_of, write_whole
 from genesis_toolkit.pipeline.progress import waited_for
 from genesis_toolkit.pipeline.store.storage import Storage
 
-#: The kinds of addresses that are read.
+#: URL schemes that can be read.
 SCHEMES = ("http", "https", "s3")
 
-#: Names a folder in which fetched ranges are kept, so that they are fetched once.
+#: Environment variable with a folder for caching fetched ranges.
 CACHE = "GENESIS_CACHE"
 
-_LARGEST_FILE = 2**28  # bytes of a table or its metadata: more is no store's
+_LARGEST_FILE = 2**28  # bytes; no table or metadata file of a store is larger
 _RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _CLIENT: Any = {"allow_http": True, "connect_timeout": "10s", "timeout": "60s"}
-#: What obstore's errors hold, and the cause in words; it goes on for a page.
+#: Parts of obstore's errors, with a readable cause; the full errors fill a page.
 _CAUSES = {
-    "Range request not supported": "the server does not send parts of files (HTTP ranges), as Python's "
-    "http.server does not: download the store, or serve it with another, such as nginx",
+    "Range request not supported": "the server cannot send parts of files (HTTP ranges), like Python's "
+    "http.server: download the store, or serve it with another program, such as nginx",
     "dns error": "no server has that name",
-    "kind: Connect,": "no server answers there",
-    "kind: Timeout,": "the server did not answer in time",
-    "401 Unauthorized": "the server wants to know who asks (401)",
-    "403 Forbidden": "the server does not let us read it (403)",
+    "kind: Connect,": "no server responds there",
+    "kind: Timeout,": "the server did not respond in time",
+    "401 Unauthorized": "the server requires authentication (401)",
+    "403 Forbidden": "the server denies access (403)",
 }
 
 
@@ -41,11 +41,11 @@ class Remote(Storage):
     """The files of one store below a URL.
 
     Args:
-        place: `http://`, `https://` or `s3://`. What S3 needs besides (keys, region, endpoint) it takes from
-            the environment variables of AWS.
+        place: `http://`, `https://` or `s3://`. S3 settings (keys, region, endpoint) are taken from the
+            environment variables of AWS.
 
     Raises:
-        CallError: another kind of address, or obstore is not installed.
+        CallError: another URL scheme, or obstore is not installed.
     """
 
     near = False
@@ -54,22 +54,22 @@ class Remote(Storage):
         self.place = place.rstrip("/")
         scheme = place.partition("://")[0].lower()
         if scheme not in SCHEMES:
-            raise CallError(f"{place}: addresses of these kinds are read: {', '.join(SCHEMES)}.")
+            raise CallError(f"{place}: a URL must start with one of {', '.join(SCHEMES)}.")
         self._store = _connect(self.place)
         self._kept: Path | None = None
         if os.environ.get(CACHE):
-            # Under the manifest's sha256, so that a store that is replaced is fetched anew.
+            # Keyed by the manifest's sha256, so a replaced store is fetched again.
             self._kept = Path(os.environ[CACHE], sha256_of(self.place.encode() + self._fetch(MANIFEST)))
 
     def __reduce__(self) -> tuple[type["Remote"], tuple[str]]:
         return Remote, (self.place,)
 
     def read(self, path: str) -> bytes:
-        """A whole file."""
+        """Read a whole file."""
         return self._once(path, lambda: self._fetch(path))
 
     def read_ranges(self, path: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several parts of a file."""
+        """Read several parts of a file."""
         names = [f"{path}@{start}+{length}" for start, length in parts]
         found = [self._held(name) for name in names]
         missing = [place for place, data in enumerate(found) if data is None]
@@ -86,7 +86,7 @@ class Remote(Storage):
         return [data for data in found if data is not None]
 
     def size(self, path: str) -> int:
-        """How many bytes a file has."""
+        """Return the size of a file in bytes."""
         import obstore
 
         def ask() -> bytes:
@@ -100,11 +100,11 @@ class Remote(Storage):
         with waited_for(f"asking {self.place}"):
             answer = self._ask(path, lambda: obstore.get(self._store, path))
         if (size := answer.meta["size"]) > _LARGEST_FILE:
-            raise DataError(f"{self.place}/{path} has {size:,} bytes: that is no store's table.")
+            raise DataError(f"{self.place}/{path} has {size:,} bytes, too many for a table of a store.")
         return bytes(self._ask(path, answer.bytes))
 
     def _ask(self, path: str, question: Callable[[], Any]) -> Any:
-        """Ask the server, and turn what obstore raises into OSError."""
+        """Query the server, and convert obstore's errors to OSError."""
         from obstore.exceptions import BaseError
 
         try:
@@ -142,13 +142,13 @@ def _connect(place: str) -> Any:
     try:
         return from_url(place, client_options=_CLIENT, retry_config=_RETRIES)
     except (BaseError, OSError, ValueError) as error:
-        raise CallError(f"{place} is no address that can be read: {_reason(error)}.") from None
+        raise CallError(f"{place} is not a readable address: {_reason(error)}.") from None
 
 
 def _reason(error: BaseException) -> str:
-    """The cause in words where it is a known one, else the first sentence of what obstore says of it."""
-    told = str(error)
+    """Return the cause in plain words if it is a known one, else the first sentence of obstore's error."""
+    text = str(error)
     for mark, cause in _CAUSES.items():
-        if mark in told:
+        if mark in text:
             return cause
     return " ".join(str(error).split("\n\nDebug source")[0].split())[:300].rstrip(".")

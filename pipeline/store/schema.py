@@ -1,6 +1,6 @@
-"""The format of a store, version 1: the kinds of stores, their arrays, and the columns of their tables.
+"""Format version 1 of a store: the kinds of stores, their arrays, and the columns of their tables.
 
-Whatever reads, writes, checks or describes a store takes names, dtypes, axes and meanings from here.
+All code that reads, writes, checks or describes a store takes names, dtypes, axes and meanings from here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,28 +15,28 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from genesis_toolkit.pipeline.store.shards import COMPRESSION_LEVEL, COMPRESSOR
 
-#: The kinds of stores.
+#: Names of the kinds of stores.
 CUBES = "genesis-cubes"
 PAIRS = "genesis-pairs"
 TARGETS = "genesis-targets"
 
 AXES = ("x", "y", "z")
-#: How many edges a cube may have: three, or two where it is a slice or an image.
+#: Possible numbers of edges of a cube: three, or two for a slice or an image.
 EDGES = (2, 3)
-#: How long the other second dimensions are.
+#: Lengths of the other second dimensions.
 WIDTH = {"axis": 3, "cosine": 9, "end": 2}
-#: The dtypes that voxels may have; `Column.dtype` of voxels is the word `voxels`.
+#: Possible dtypes of voxels, for which `Column.dtype` is the word `voxels`.
 VOXELS = ("int16", "uint16", "uint8")
-#: Rows in a chunk of a table.
+#: Rows per chunk of a table.
 TABLE_ROWS = 65536
 _SCORE = "Score of the tissue rule, 0..1"
-#: What became of a scan.
+#: Possible values of a scan's status.
 STATUSES = ("used", "skipped", "failed")
-#: What the numbers of folds mean.
+#: Names of the folds, by number.
 FOLDS = ("train", "validation", "test")
-#: What the numbers of `scans/part` mean.
+#: Names of the values of `scans/part`, by number.
 PARTS = (*FOLDS, "exclude")
-#: A label that the table leaves empty.
+#: A label that is missing in the source table.
 UNKNOWN = 255
 
 _Strings = NDArray[Any]
@@ -47,13 +47,13 @@ class Column:
     """One array of a store: a column of a table, or voxels.
 
     Attributes:
-        meaning: what it says, in few words; docs/reference/store-format.md says more.
-        others: the names of its axes behind the rows. Of voxels all that there can be; a slice has no z.
-        flat: what it says in stores of slices and images, where that differs.
-        flags: what its bits mean, in the words of the CF conventions.
+        meaning: a short description; docs/reference/store-format.md has more.
+        others: names of the axes after the rows. For voxels the longest list; a slice has no z.
+        flat: the description in stores of slices and images, if different.
+        flags: meanings of its bits, in the terms of the CF conventions.
         dtype: as stored; `string`, or `voxels` for any of `VOXELS`.
-        dimension: the name of its rows.
-        optional: whether not every store has it; its table then holds None.
+        dimension: name of its rows.
+        optional: whether some stores lack it; their table then holds None.
     """
 
     meaning: str
@@ -67,7 +67,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a store, one array a column; every column says what it is. One that it lacks is None."""
+    """Rows of a store, one array per column, each with a description. A missing column is None."""
 
     def __len__(self) -> int:
         return len(getattr(self, next(iter(vars(self)))))
@@ -75,7 +75,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ScanTable(Table):
-    """One row a scan, found, skipped or failed."""
+    """One row per scan, whether used, skipped or failed."""
 
     identifier: Annotated[_Strings, Column("The scan's identifier, or a pseudonym.")]
     subset: Annotated[NDArray[np.int16], Column("LUNA16 subset, -1: none.")]
@@ -88,11 +88,11 @@ class ScanTable(Table):
     direction: Annotated[NDArray[np.float64], Column("Direction cosines, row by row.", ("cosine",))]
     status: Annotated[_Strings, Column("used, skipped or failed.")]
     reason: Annotated[_Strings, Column("Why it was skipped or failed.")]
-    cubes: Annotated[NDArray[np.int32], Column("Cubes that it gave.")]
+    cubes: Annotated[NDArray[np.int32], Column("Number of cubes cut from it.")]
     stream: Annotated[NDArray[np.uint64], Column("Random stream key.")]
     patient: Annotated[
         NDArray[np.uint64] | None,
-        Column("Which scans are of one patient, by a hash; for the split alone.", optional=True),
+        Column("Hash shared by the scans of one patient; used only for the split.", optional=True),
     ] = None
     part: Annotated[
         NDArray[np.uint8] | None,
@@ -100,25 +100,25 @@ class ScanTable(Table):
     ] = None
     window: Annotated[
         NDArray[np.float64] | None,
-        Column("Own values that became the lowest and the highest; both 0: none.", ("end",), optional=True),
+        Column("Own values mapped to the lowest and highest; both 0 if none.", ("end",), optional=True),
     ] = None
     inverted: Annotated[
         NDArray[np.uint8] | None,
-        Column("1 where black and white were exchanged, as MONOCHROME1 asks for.", optional=True),
+        Column("1 if black and white were exchanged, as MONOCHROME1 requires.", optional=True),
     ] = None
 
     @property
     def names(self) -> _Strings:
-        """What to call each scan: its path; its identifier where the source itself is the scan's folder."""
+        """Return each scan's display name: its path, or its identifier if the source is the scan's folder."""
         at_source = [path.partition("#")[0] == "." for path in self.path.tolist()]
         return np.where(at_source, self.identifier, self.path)
 
 
 @dataclass(frozen=True)
 class ImageTable(Table):
-    """One row a row of `ScanTable`, of X-ray images: what the table beside the images says; else empty."""
+    """One row per row of `ScanTable`, for X-ray images: the content of the table next to the images."""
 
-    patient: Annotated[_Strings, Column("Whose image it is, or a pseudonym.")]
+    patient: Annotated[_Strings, Column("Number of the patient, or a pseudonym.")]
     view: Annotated[_Strings, Column("View position, such as PA or AP.")]
     labels: Annotated[_Strings, Column("Findings, joined by |.")]
 
@@ -130,7 +130,7 @@ class _Rows(Table):
     corner: Annotated[
         NDArray[np.int32],
         Column(
-            "First voxel of the cube in the scan's x, y, z; -1: not known.",
+            "First voxel of the cube in the scan's x, y, z; -1 if unknown.",
             ("axis",),
             flat="First pixel in the scan's x, y, z.",
         ),
@@ -139,16 +139,16 @@ class _Rows(Table):
 
 @dataclass(frozen=True)
 class CubeTable(_Rows):
-    """One row a cube: `scan`, `number`, `corner` and `tissue` (METHOD.md section 2)."""
+    """One row per cube: `scan`, `number`, `corner` and `tissue` (METHOD.md section 2)."""
 
-    tissue: Annotated[NDArray[np.float64], Column(f"{_SCORE}.", flat=f"{_SCORE}; images have none, and 0.")]
+    tissue: Annotated[NDArray[np.float64], Column(f"{_SCORE}.", flat=f"{_SCORE}; 0 for images.")]
 
 
 @dataclass(frozen=True)
 class TargetTable(_Rows):
-    """One row a labelled cube: `scan`, `number`, `corner` and `fold`.
+    """One row per labelled cube: `scan`, `number`, `corner` and `fold`.
 
-    Where a scan is smaller than a cube, its corner is below 0: the cube reaches beyond it on both sides.
+    If a scan is smaller than a cube, its corner is negative: the cube extends beyond it on both sides.
     """
 
     fold: Annotated[NDArray[np.uint8], Column("0 train, 1 validation, 2 test.")]
@@ -156,15 +156,15 @@ class TargetTable(_Rows):
 
 @dataclass(frozen=True)
 class PairTable(Table):
-    """One row a pair."""
+    """One row per pair."""
 
     cube: Annotated[NDArray[np.int32], Column("Row of the pair's cube in cubes, from 0.")]
-    variant: Annotated[NDArray[np.int32], Column("Which of the cube's degraded twins, from 0.")]
+    variant: Annotated[NDArray[np.int32], Column("Number of the cube's degraded variant, from 0.")]
     flip: Annotated[
         NDArray[np.uint8],
         Column(
-            "Bits: the original is to be flipped along x (1), y (2), z (4).",
-            flat="Bits: the original is to be flipped along its first axis (1), its second (2).",
+            "Bits: flip the original along x (1), y (2), z (4).",
+            flat="Bits: flip the original along its first axis (1), its second (2).",
             flags="x y z",
         ),
     ]
@@ -182,23 +182,23 @@ def _voxels(meaning: str, flat: str, dimension: str = "cube") -> Column:
 
 
 _CUBES = _voxels("Voxels x, y, z of a cube.", "Pixels of a patch or an image, columns first.")
-_TWIN = "of the degraded twin, flipped."
+_TWIN = "of the degraded variant, flipped."
 _TWINS = _voxels(f"Voxels x, y, z {_TWIN}", f"Pixels {_TWIN}", "pair")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What sets one kind of store apart from the others.
+    """Properties that distinguish one kind of store from the others.
 
     Attributes:
-        noun: what people call it.
-        maker: the command of genesis-prep that makes it.
+        noun: its name in texts.
+        maker: the genesis-prep command that makes it.
         voxels: its arrays of voxels; the first holds the cubes.
         tables: its tables besides those of scans and images, by the name of their rows.
         others: arrays that are neither.
-        cutting: the attribute that holds the parameters with which the cubes were cut.
-        numbers: whole numbers among its parameters, and the least that each may be.
-        answers: the tasks that there are, and the array that holds the answers of each.
+        cutting: the attribute with the extraction parameters of the cubes.
+        numbers: integer parameters, and the minimum of each.
+        answers: the possible tasks, and the array that holds the answers of each.
         version: of its format.
     """
 
@@ -213,7 +213,7 @@ class Kind:
     version: int = 1
 
 
-#: All kinds, by the name that stands in a store's attributes.
+#: All kinds, by the name in a store's attributes.
 KINDS = {
     CUBES: Kind("cube store", "extract-cubes", {"cubes": _CUBES}, {"cube": CubeTable}),
     PAIRS: Kind(
@@ -233,12 +233,12 @@ KINDS = {
         answers={"ncc": "labels", "segment": "masks", "dxc": "labels", "classify": "labels"},
     ),
 }
-_NOT_IN_ALL = ("images", "masks", "labels")  # by the first part of an array's path
+_NOT_IN_ALL = ("images", "masks", "labels")  # first part of the paths of optional arrays
 _ALL_VOXELS = {name for kind in KINDS.values() for name in kind.voxels}
 
 
 def columns_of(table: type[Table]) -> dict[str, Column]:
-    """The columns of a table by name, in order."""
+    """Return the columns of a table by name, in order."""
     hints, found = get_type_hints(table, include_extras=True), {}
     for one in fields(table):
         array, column = get_args(hints[one.name])
@@ -251,7 +251,7 @@ def columns_of(table: type[Table]) -> dict[str, Column]:
 
 @cache
 def columns_of_kind(kind: str) -> dict[str, Column]:
-    """All arrays that a store of this kind can have, by their paths in it."""
+    """Return all arrays that a store of this kind can have, by their paths in it."""
     made = KINDS[kind]
     tables = [("", dimension, table) for dimension, table in made.tables.items()]
     tables[1:1] = [("scans/", "scan", ScanTable), ("images/", "scan", ImageTable)]
@@ -263,15 +263,14 @@ def columns_of_kind(kind: str) -> dict[str, Column]:
 
 
 def has_images(files: Iterable[str]) -> bool:
-    """Whether a store has the table of images, as those of X-ray images do, by the names of its files."""
+    """Return whether a store, given its file names, has the table of images, as X-ray stores do."""
     return any(path.startswith("images/") for path in files)
 
 
 def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
-    """All arrays of a store of this kind, by their paths in it.
+    """Return all arrays of a store of this kind, by their paths in it.
 
-    Its files tell what it has of that not every store has: the table of images, masks or labels, and the
-    columns of some tables.
+    Its files show which optional parts it has: the table of images, masks or labels, and some columns.
     """
     files = list(files)
     there = {path.split("/")[0] for path in files} | {path.rpartition("/")[0] for path in files}
@@ -284,25 +283,25 @@ def array_names(kind: str, files: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 def is_voxels(name: str) -> bool:
-    """Whether an array holds voxels, in shards."""
+    """Return whether an array holds voxels, in shards."""
     return name in _ALL_VOXELS
 
 
 def is_shard(path: str) -> bool:
-    """Whether a file of a store, by its path in it, is a shard of voxels."""
+    """Return whether a file of a store, by its path in it, is a shard of voxels."""
     return is_voxels(path.split("/")[0]) and "/c/" in path
 
 
 def write_table(group: zarr.Group, table: Table, dimension: str, edges: int = 3) -> None:
-    """Write a table as one array a column; the bits of flips are told for the edges that a cube has."""
+    """Write a table as one array per column; flip bits are described for the edges that a cube has."""
     for name, column in columns_of(type(table)).items():
         if column.optional and getattr(table, name) is None:
             continue
         numbers = column.dtype != "string"
         values = np.asarray(getattr(table, name), dtype=column.dtype if numbers else object)
         flags = column.flags.split()[: edges if name == "flip" else None]
-        told = {"flag_masks": [1 << bit for bit in range(len(flags))], "flag_meanings": " ".join(flags)}
-        write_column(group, name, values, (dimension, *column.others), told if flags else {})
+        meanings = {"flag_masks": [1 << bit for bit in range(len(flags))], "flag_meanings": " ".join(flags)}
+        write_column(group, name, values, (dimension, *column.others), meanings if flags else {})
 
 
 def write_column(
@@ -312,7 +311,7 @@ def write_column(
     dimensions: Sequence[str],
     attributes: dict[str, Any] | None = None,
 ) -> None:
-    """Write one array that holds no voxels; one of strings where `values` are objects."""
+    """Write one array without voxels; one of strings if `values` are objects."""
     dtype = None if values.dtype == object else values.dtype
     array = group.create_array(
         name,
@@ -327,7 +326,7 @@ def write_column(
 
 
 def codecs(dtype: np.dtype[Any] | None) -> tuple[BloscCodec, Crc32cCodec]:
-    """How every array is encoded: blosc-lz4, bits shuffled where there are numbers, then crc32c."""
+    """Return the encoding of every array: blosc-lz4, with bitshuffle for numbers, then crc32c."""
     blosc = BloscCodec(
         typesize=dtype.itemsize if dtype else 1,
         cname=COMPRESSOR,

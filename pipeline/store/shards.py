@@ -1,12 +1,12 @@
-"""Shards as zarr's `sharding_indexed` codec defines them, written whole and read cube by cube.
+"""Shards as defined by zarr's `sharding_indexed` codec, written whole and read cube by cube.
 
 A shard is one file: the encoded cubes one after another, then an index of (offset, length) pairs and the
 index's checksum. Each cube is one inner chunk, encoded as blosc-lz4 bitshuffle followed by its crc32c, so a
-damaged cube is noticed before it is decoded (blosc alone decodes 58 of 60 flipped bits without complaint).
+damaged cube is detected before decoding (blosc alone decodes 58 of 60 flipped bits without complaint).
 
-zarr-python stays the reference: it reads what is written here, and the tests hold the two against each other.
-Ours exists for speed: writing whole shards at 2.4 times zarr's rate, and a random cube at a tenth of the
-time of `array[i]`.
+zarr-python remains the reference: it can read these shards, and tests compare the two. Our code exists for
+speed: it writes whole shards at 2.4 times zarr's rate, and reads a random cube in a tenth of the time of
+`array[i]`.
 """
 
 import os
@@ -29,25 +29,25 @@ from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.pipeline.store.storage import Storage
 from genesis_toolkit.pipeline.wording import reason_of
 
-# With blosc's own threads a call from the main thread takes a global lock; zarr turns them off as well.
+# With blosc's own threads a call from the main thread takes a global lock; zarr disables them too.
 numcodecs.blosc.use_threads = False
 
 COMPRESSOR: Final = "lz4"
 COMPRESSION_LEVEL = 5
 CRC_BYTES: Final = 4
-#: What the checksum of bytes with their own checksum behind them always is, so that no slice need be copied.
+#: Checksum of any bytes followed by their own checksum: a constant, so checking needs no copy of a slice.
 RESIDUE: Final = google_crc32c.value(bytes(CRC_BYTES))
 BLOSC_HEADER: Final = 16
 _BLOSC_LENGTHS = struct.Struct("<I4xI")  # bytes before and after compression, from byte 4 on
-#: In the index of a shard: there is no such cube.
+#: Entry in a shard's index for a cube that does not exist.
 MISSING = np.uint64(2**64 - 1)
-_LARGEST_SHARD = 2**26  # bytes before compression: what one task holds, and one file a network disk likes
+_LARGEST_SHARD = 2**26  # bytes before compression: memory per task, and a size that suits network disks
 _MOST_CUBES = 512
-_AT_ONCE = 16  # shards that are asked for at once
+_AT_ONCE = 16  # shards requested at the same time
 
 
 def shard_length(size: Sequence[int], itemsize: int) -> int:
-    """The number of cubes in a full shard: the largest power of two up to 512 that stays within 64 MiB.
+    """Return the number of cubes in a full shard: the largest power of two up to 512 within 64 MiB.
 
     256 for the published 64 x 64 x 32 voxels of 2 bytes each; 1 for a cube of 64 MiB or more.
     """
@@ -59,15 +59,15 @@ def shard_length(size: Sequence[int], itemsize: int) -> int:
 
 
 def shard_path(array: str, shard: int, axes: int) -> str:
-    """Where a shard of an array of `axes` axes lies in its store: `cubes/c/5/0/0/0`, zarr's default keys."""
+    """Return the path of a shard of an array with `axes` axes: `cubes/c/5/0/0/0`, zarr's default keys."""
     return f"{array}/c/{shard}" + "/0" * (axes - 1)
 
 
 def spread(counts: Sequence[int], length: int) -> Iterator[list[tuple[int, int, int]]]:
-    """What lies in each shard of an array that several parts of so many cubes make up, one after the other.
+    """Distribute the cubes of several parts, stored one after another in one array, over its shards.
 
     Yields:
-        Of each part that has cubes in it: its place among the parts, the first of these cubes, and their end.
+        For each shard, and each part with cubes in it: the part's index, the first of these cubes, their end.
     """
     ends = list(accumulate(counts))
     for start in range(0, ends[-1], length):
@@ -80,28 +80,28 @@ def spread(counts: Sequence[int], length: int) -> Iterator[list[tuple[int, int, 
 
 
 def encode_cube(cube: NDArray[Any]) -> bytes:
-    """One inner chunk, of C-contiguous integers: blosc-lz4 bitshuffle, then crc32c, as zarr writes them."""
+    """Return one inner chunk of C-contiguous integers: blosc-lz4 bitshuffle, then crc32c, like zarr."""
     how = COMPRESSOR.encode(), COMPRESSION_LEVEL, numcodecs.blosc.BITSHUFFLE, 0, cube.itemsize
     compressed: bytes = numcodecs.blosc.compress(cube, *how)
     return compressed + _crc32c(compressed)
 
 
 def decode_chunk(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
-    """Undo `encode_cube`; chunks of tables are made alike. The GIL is free while bytes are decoded.
+    """Undo `encode_cube`; also for chunks of tables. The GIL is free during decoding.
 
     Args:
         chunk: blosc, then crc32c.
         out: C-contiguous, filled.
 
     Raises:
-        DataError: it does not fit its checksum, or holds more or less than `out`; goes after its name.
+        DataError: its checksum is wrong, or its size differs from `out`; the message follows its name.
     """
     packed = memoryview(chunk)[:-CRC_BYTES]
     if not fits_checksum(chunk):
-        raise DataError("its checksum does not fit")
-    # blosc believes what a chunk says of its own lengths, and would read on behind one that is shorter.
+        raise DataError("its checksum is wrong")
+    # blosc trusts the lengths in a chunk, and would read past the end of one that is shorter.
     if len(packed) < BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (out.nbytes, len(packed)):
-        raise DataError("it holds another number of bytes than its place has")
+        raise DataError("its size in bytes does not match its array")
     try:
         numcodecs.blosc.decompress(packed, out)
     except (RuntimeError, ValueError):
@@ -109,11 +109,11 @@ def decode_chunk(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
 
 
 def shard_parts(chunks: Sequence[bytes], length: int) -> list[bytes]:
-    """The bytes of one shard file, in parts to be written one after the other.
+    """Return the bytes of one shard file, in parts to be written one after another.
 
     Args:
         chunks: encoded cubes in order, at most `length`; the last shard of an array may hold fewer.
-        length: the number of cubes a full shard of this array holds.
+        length: number of cubes in a full shard of this array.
     """
     index = np.full((length, 2), MISSING, dtype="<u8")
     lengths = np.array([len(chunk) for chunk in chunks], "<u8")
@@ -125,13 +125,13 @@ def shard_parts(chunks: Sequence[bytes], length: int) -> list[bytes]:
 class ShardReader:
     """Reads single cubes of one sharded array of a store, from any number of threads.
 
-    A shard's index is read and checked once and then kept.
+    Each shard's index is read and checked once, then kept.
 
     Args:
         storage: of the store.
         array: the array's path in the store; its shape has the cube axis first.
         shape, dtype: of the array.
-        length: the number of cubes in a full shard.
+        length: number of cubes in a full shard.
     """
 
     def __init__(
@@ -145,19 +145,19 @@ class ShardReader:
         return self.shape[0]
 
     def path(self, shard: int) -> str:
-        """Where a shard lies in the store."""
+        """Return the path of a shard in the store."""
         return shard_path(self.array, shard, len(self.shape))
 
     def read(self, position: int, out: NDArray[Any]) -> None:
-        """Decode cube number `position` into `out`; the GIL is free while bytes are decoded.
+        """Decode cube number `position` into `out`; the GIL is free during decoding.
 
         Args:
             position: 0 .. len - 1.
             out: the store's dtype, C-contiguous, the shape of one cube (axes x, y, z).
 
         Raises:
-            CallError: `out` is another array than that.
-            DataError: the shard is missing or cut short, or the cube does not fit its checksum.
+            CallError: `out` has another dtype, shape or memory order.
+            DataError: the shard is missing or cut short, or the cube's checksum is wrong.
         """
         self.check(out, self.shape[1:])
         self.read_many((position,), out[np.newaxis])
@@ -165,14 +165,13 @@ class ShardReader:
     def read_many(self, positions: Sequence[int] | NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         """Decode several cubes, in the order given, into the rows of `out` [cube, x, y, z].
 
-        Cubes of one shard are asked for together, which a server answers at once, and in the order in which
-        they lie there. Each is decoded as it comes, while the cache has its bytes: that takes 0.93 of the
-        processor's time that reading all of them first takes. Of a server several shards are asked for at
-        once, for each answer takes its way there and back. `reading.read_cubes` does the same by compiled
-        code.
+        Cubes of one shard are requested together, which takes a server one response, and in storage order.
+        Each is decoded while its bytes are in the cache: this takes 0.93 of the processor time of reading all
+        of them first. From a server several shards are requested at once, to hide its latency.
+        `reading.read_cubes` does the same in compiled code.
 
         Raises:
-            CallError, DataError: as `read`.
+            CallError, DataError: see `read`.
         """
         self.check(out, (len(positions), *self.shape[1:]))
         shards: dict[int, list[tuple[int, int]]] = {}
@@ -180,9 +179,9 @@ class ShardReader:
             shards.setdefault(int(position) // self.length, []).append((row, int(position)))
 
         def fill(shard: int) -> None:
-            wanted = sorted(shards[shard], key=itemgetter(1))
-            parts = [self.part(position) for _, position in wanted]
-            for (row, position), chunk in zip(wanted, self._get(shard, parts), strict=True):
+            requested = sorted(shards[shard], key=itemgetter(1))
+            parts = [self.part(position) for _, position in requested]
+            for (row, position), chunk in zip(requested, self._get(shard, parts), strict=True):
                 try:
                     decode_chunk(chunk, out[row])
                 except DataError as error:
@@ -196,10 +195,10 @@ class ShardReader:
                 deque(threads.map(fill, shards), 0)
 
     def check(self, out: NDArray[Any], shape: tuple[int, ...]) -> None:
-        """Refuse an array to read into that would be filled in another order, or hold other numbers.
+        """Refuse an output array with another dtype, shape or memory order.
 
         Raises:
-            CallError: what it is, and the line that makes the right one.
+            CallError: names its properties, and the line that creates a suitable one.
         """
         found, also = (getattr(out, "dtype", type(out).__name__), getattr(out, "shape", ())), ""
         if found == (self.dtype, shape):
@@ -207,36 +206,36 @@ class ShardReader:
                 return
             also = ", read-only" if out.flags.c_contiguous else ", not in C order"
         raise CallError(
-            f"The array to read into is {found[0]} {list(found[1])}{also}; {self.array} needs another: "
+            f"The array to read into is {found[0]} {list(found[1])}{also}; {self.array} needs "
             f'out = np.empty({shape}, "{self.dtype}").'
         )
 
     def rows(self, positions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """Several cubes, in the order given, in a new array [cube, x, y, z]; raises as `read`."""
+        """Return several cubes, in the order given, in a new array [cube, x, y, z]; raises as `read`."""
         out = np.empty((len(positions), *self.shape[1:]), self.dtype)
         self.read_many(positions, out)
         return out
 
     def encoded(self, position: int) -> bytes:
-        """Cube number `position` as `encode_cube` gave it, once it fits its checksum; raises as `read`."""
+        """Return cube `position` as encoded by `encode_cube`, after verifying it; raises as `read`."""
         shard = position // self.length
         (chunk,) = self._get(shard, [self.part(position)])
         if not fits_checksum(chunk):
-            raise self._damaged(position, "its checksum does not fit")
+            raise self._damaged(position, "its checksum is wrong")
         return chunk
 
     def part(self, position: int) -> tuple[int, int]:
-        """Offset and length in bytes of cube number `position` in its shard.
+        """Return offset and length in bytes of cube number `position` in its shard.
 
         Raises:
-            DataError: the shard or its index cannot be read, or it does not hold that cube.
+            DataError: the shard or its index cannot be read, or the cube is missing from it.
         """
         shard = position // self.length
         if not 0 <= position < len(self):
             raise IndexError(f"cube {position} of {len(self)}")
         offset, size = (int(number) for number in self._index(shard)[position % self.length])
         if offset == int(MISSING):
-            raise DataError(f"{self._name(shard)} holds no cube {position}, though the store counts it.")
+            raise DataError(f"Cube {position} is missing from {self._name(shard)}, where it should be.")
         return offset, size
 
     def _damaged(self, position: int, why: str) -> DataError:
@@ -246,7 +245,7 @@ class ShardReader:
         index = self._indices.get(shard)
         if index is None:
             try:
-                # Two threads may both come here; they set the same.
+                # Two threads may both get here; they set the same value.
                 index = self._indices[shard] = read_index(self.storage, self.path(shard), self.length)
             except OSError as error:
                 raise not_read(self._name(shard), error) from None
@@ -265,34 +264,34 @@ class ShardReader:
 
 
 def not_read(shard: str, error: OSError) -> DataError:
-    """The error for a shard that cannot be read, of which a store's place and its path tell which it is."""
+    """Return the error for a shard that cannot be read, named by its store and its path."""
     return DataError(f"The shard {shard} cannot be read: {reason_of(error)}.")
 
 
 def read_index(storage: Storage, path: str, length: int) -> NDArray[np.uint64]:
-    """Where each cube of a shard lies, of one that holds `length` cubes when it is full.
+    """Read where each cube of a shard is stored; a full shard holds `length` cubes.
 
     Returns:
-        uint64 [length, 2], offset and length in bytes; both 2^64 - 1 where there is no cube.
+        uint64 [length, 2], offset and length in bytes; both 2^64 - 1 if the cube does not exist.
 
     Raises:
         OSError: the shard cannot be read.
-        DataError: the index is damaged; goes after the shard's name.
+        DataError: the index is damaged; the message follows the shard's name.
     """
     end, count = storage.size(path), 16 * length + CRC_BYTES
     table = storage.read_range(path, max(0, end - count), count)
     if len(table) < count or not fits_checksum(table):
-        raise DataError("its index does not fit its checksum")
+        raise DataError("the checksum of its index is wrong")
     index = np.frombuffer(table[:-CRC_BYTES], "<u8").reshape(length, 2)
     present = index[index[:, 0] != MISSING]
-    # One after the other: a sum of numbers that a stranger wrote may wrap round.
+    # Compared separately, since the sum of untrusted numbers may overflow.
     if (present > end).any() or (present.sum(axis=1) > end).any():
         raise DataError("its index points past its end")
     return index
 
 
 def fits_checksum(chunk: bytes | memoryview) -> bool:
-    """Whether bytes end in the crc32c of those before."""
+    """Return whether bytes end with the crc32c of those before."""
     return len(chunk) >= CRC_BYTES and google_crc32c.value(bytes(chunk)) == RESIDUE
 
 
@@ -301,7 +300,7 @@ def _crc32c(data: bytes) -> bytes:
 
 
 def link_shard(source: Path, path: Path) -> None:
-    """Take a shard of a finished store over, without copying where the file system has links."""
+    """Reuse a shard of a finished store, without copying if the file system supports links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     try:

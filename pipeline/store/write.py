@@ -1,4 +1,4 @@
-"""Writing a store: its group, arrays and tables, around shards that lie there already."""
+"""Writes a store's group, arrays and tables around its existing shards."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,18 +30,18 @@ def write_store(
     labels: NDArray[np.uint8] | None = None,
     lengths: Mapping[str, int] | None = None,
 ) -> None:
-    """Write everything of a store but the shards of its voxels, which lie there already or come later.
+    """Write everything of a store but the shards of its voxels, which exist already or are added later.
 
     Args:
         folder: the store under construction.
         kind: `CUBES`, `PAIRS` or `TARGETS`.
-        attributes: what `attrs["genesis"]` says; needs `size` and `window`.
+        attributes: contents of `attrs["genesis"]`; must include `size` and `window`.
         dtype: of the voxels.
         tables: those of its kind, in the order of `KINDS`.
-        scans: one row a scan.
-        images: one row a scan too, where the scans are X-ray images.
-        labels: uint8 [cube, class] of a target store; None where every cube has a mask.
-        lengths: how many cubes a shard of an array holds where that is not as usual.
+        scans: one row per scan.
+        images: also one row per scan, if the scans are X-ray images.
+        labels: uint8 [cube, class] of a target store; None if every cube has a mask.
+        lengths: number of cubes in a shard, for arrays that deviate from the default.
     """
     made, size = schema.KINDS[kind], attributes["size"]
     genesis = {"format": kind, "version": made.version, "finalised": True, **attributes}
@@ -69,7 +69,7 @@ def write_store(
     schema.write_table(group.create_group("scans"), scans, "scan")
     if images is not None:
         schema.write_table(group.create_group("images"), images, "scan")
-    with warnings.catch_warnings():  # zarr warns that the v3 specification lacks it so far; xarray needs it
+    with warnings.catch_warnings():  # zarr warns that the v3 specification lacks it; xarray needs it
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(str(folder))
 
@@ -77,33 +77,33 @@ def write_store(
 def check_target(
     path: Path, kind: str, *, overwrite: bool, inputs: Sequence[str | Path]
 ) -> dict[str, Any] | None:
-    """Whether a store of a kind may be written at `path`, made of `inputs`: neither may lie in the other.
+    """Check that a store may be written at `path` from `inputs`; neither may be inside the other.
 
-    With `overwrite` a finished store of that kind may be replaced; anything else never is.
+    With `overwrite` a finished store of that kind may be replaced, but never anything else.
 
     Returns:
-        The attributes of the finished store that is there and is to stay; None where there is none.
+        The attributes of an existing finished store that is kept; None if there is none.
 
     Raises:
-        CallError: something else is in the way, or the store would lie in its input or in another store.
+        CallError: something else is in the way, or the store would be inside its input or another store.
     """
     check_place(path)
     settle(path)
     for source in inputs:
         if not is_url(source) and path.resolve() in Path(source).resolve().parents:
-            raise CallError(f"{source} lies inside {path}, which would be replaced: choose another name.")
+            raise CallError(f"{source} is inside {path}, which would be replaced: choose another name.")
     if not path.exists() and not path.is_symlink():
         return None
     try:
         attributes = attributes_of(finished_storage(path), (kind,))
     except CallError:
-        left = f"{path} exists and is no {kind} store, so it is left alone"
+        left = f"{path} exists and is not a {kind} store, so it is left untouched"
         raise CallError(f"{left}: choose another name.") from None
     return None if overwrite else attributes
 
 
 def check_place(path: Path) -> None:
-    """Refuse, by a CallError, to write inside a finished store, whose manifest would no longer be true."""
+    """Refuse, with a CallError, to write inside a finished store, whose manifest would become wrong."""
     for parent in path.resolve().parents:
         if (parent / MANIFEST).is_file() and (parent / "zarr.json").is_file():
-            raise CallError(f"{path} lies inside the store {parent}: choose another place.")
+            raise CallError(f"{path} is inside the store {parent}: choose another location.")

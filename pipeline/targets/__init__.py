@@ -1,1 +1,1 @@
-"""Scans -> labelled cubes for the target tasks (METHOD.md section 6)."""
+"""Makes target stores: labelled cubes for the target tasks (METHOD.md section 6)."""

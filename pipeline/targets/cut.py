@@ -1,7 +1,7 @@
-"""Where labelled cubes lie in a scan, by voxels or by places in the world, and cutting them. Pure.
+"""Positions labelled cubes in a scan, by voxels or world coordinates, and cuts them. Pure.
 
-A voxel v of a scan lies at origin + D diag(spacing) v, in mm, D the direction cosines (`Geometry`). So a
-place p in the world falls on voxel inv(D diag(spacing)) (p - origin), whichever way the axes run.
+A voxel v of a scan is at origin + D diag(spacing) v, in mm, where D are the direction cosines (`Geometry`). A
+world position p is therefore in voxel inv(D diag(spacing)) (p - origin), whatever the directions of the axes.
 """
 
 import math
@@ -16,15 +16,15 @@ from genesis_toolkit.pipeline.hounsfield import Window
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 from genesis_toolkit.pipeline.scans.geometry import Geometry
 
-_TRIES = 64  # random corners drawn for a cube, until one is new
-_NEAR = 0.01  # of a voxel: masks written as float32 lie so far off their scan, and no farther
+_TRIES = 64  # random corners drawn per cube until one is new
+_NEAR = 0.01  # of a voxel: the largest deviation of masks whose geometry was written as float32
 
 
 def corners_around(voxels: NDArray[np.integer[Any]], shape: Triple, size: Triple) -> NDArray[np.int32]:
-    """The corners of cubes with voxels [n, 3] of the scan in their middle, moved inside it: int32 [n, 3].
+    """Return corners of cubes centred on voxels [n, 3] of a scan and shifted inside it: int32 [n, 3].
 
-    The middle of a cube is its voxel size // 2. Where a scan is smaller than a cube it lies in the cube's
-    middle, whatever the voxel, and the corner is negative.
+    The centre of a cube is its voxel size // 2. A scan smaller than a cube is placed in the cube's middle,
+    whatever the voxel, and the corner is negative.
     """
     room = np.asarray(shape) - np.asarray(size)
     moved = np.clip(voxels - np.asarray(size) // 2, 0, np.maximum(room, 0))
@@ -34,7 +34,7 @@ def corners_around(voxels: NDArray[np.integer[Any]], shape: Triple, size: Triple
 def box_at(
     voxels: NDArray[Any], corner: NDArray[np.integer[Any]], size: Triple, outside: int
 ) -> NDArray[Any]:
-    """The box of a scan at a corner, C-contiguous [x, y, z]; `outside` where it reaches beyond the scan."""
+    """Return the box of a scan at a corner, C-contiguous [x, y, z], filled with `outside` beyond the scan."""
     first, last = np.maximum(corner, 0), np.minimum(corner + np.asarray(size), voxels.shape)
     box = np.full(size, outside, voxels.dtype)
     to = tuple(slice(a - c, b - c) for a, b, c in zip(first, last, corner, strict=True))
@@ -45,15 +45,15 @@ def box_at(
 def clipped_boxes(
     voxels: NDArray[Any], corners: NDArray[np.integer[Any]], size: Triple, window: Window
 ) -> list[NDArray[np.int16]]:
-    """The cubes of a scan at known corners: int16, clipped; beyond the scan the window's lowest value."""
+    """Return the cubes of a scan at known corners: int16, clipped; beyond the scan the lowest value."""
     return [np.ascontiguousarray(window.clip(box_at(voxels, corner, size, window.low))) for corner in corners]
 
 
 def averaged(voxels: NDArray[Any], size: Triple, window: Window) -> NDArray[np.int16]:
-    """A whole scan [x, y, z], clipped and averaged down (or up) to `size`: int16, halves to even.
+    """Average a whole scan [x, y, z], clipped, down (or up) to `size`: int16, halves to even.
 
-    As with images, a voxel of the result is the mean over the part of the scan that it covers, those on its
-    edge counted by the share of them inside. All sums are whole numbers, so no machine gives other bytes.
+    As for images, a voxel of the result is the mean over the part of the scan that it covers, with voxels on
+    its edge weighted by the covered share. All sums are whole numbers, so all machines give equal bytes.
     """
     columns = np.empty((size[0], size[1], voxels.shape[2]), np.int64)
     for z in range(voxels.shape[2]):
@@ -66,7 +66,7 @@ def averaged(voxels: NDArray[Any], size: Triple, window: Window) -> NDArray[np.i
 
 
 def _areas(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Sums over equal parts of the last axis, in units of one `count`-th of a value: int64 [..., count]."""
+    """Sum over equal parts of the last axis, in units of one `count`-th of a value: int64 [..., count]."""
     length = values.shape[-1]
     none = np.zeros((*values.shape[:-1], 1), np.int64)
     before = np.concatenate([none, np.cumsum(values, axis=-1)], axis=-1)
@@ -80,19 +80,19 @@ def mask_corners(
 ) -> NDArray[np.int32]:
     """Draw the corners of cubes of a scan with a mask: half around foreground, half anywhere.
 
-    Cubes 0, 2, 4 .. have a voxel drawn uniformly from the foreground in their middle (`corners_around`), the
-    others any corner inside the scan, drawn uniformly; all of them where there is no foreground. A corner
-    that was drawn before is drawn again.
+    Cubes 0, 2, 4 .. are centred on a voxel drawn uniformly from the foreground (`corners_around`); the others
+    have any corner inside the scan, drawn uniformly, as do all cubes if there is no foreground. A repeated
+    corner is redrawn.
 
     Args:
         foreground: [x, y, z] of the scan.
         size: edges of a cube.
-        count: how many are wanted.
+        count: number of cubes.
         seed, stream: of the draws, and the scan's stream key.
 
     Returns:
-        int32 [cube, 3], distinct, in the order drawn; fewer where a small scan, or little foreground, has no
-        more places.
+        int32 [cube, 3], distinct, in the order drawn; fewer if a small scan, or little foreground, has no
+        more positions.
     """
     shape: Triple = foreground.shape
     inner = np.flatnonzero(foreground.ravel(order="F"))
@@ -118,47 +118,47 @@ def mask_corners(
 
 
 def to_world(voxels: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
-    """Where voxels [n, 3] in x, y, z lie, float64 [n, 3] in mm; real numbers lie between voxels."""
+    """Return the positions of voxels [n, 3] in x, y, z, float64 [n, 3] in mm; fractions are allowed."""
     return np.asarray(voxels, np.float64) @ _steps(geometry).T + np.asarray(geometry.origin, np.float64)
 
 
 def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
-    """Where places in the world, [n, 3] in mm, lie among the voxels; whole numbers are voxels' centres.
+    """Convert world positions, [n, 3] in mm, to voxel coordinates; whole numbers are voxels' centres.
 
     Returns:
-        float64 [n, 3] in x, y, z; outside the scan below -0.5, or shape - 0.5 and above.
+        float64 [n, 3] in x, y, z; outside the scan below -0.5, or at least shape - 0.5.
 
     Raises:
-        DataError: the scan's directions lie in one plane, so that there is no way back.
+        DataError: the scan's directions are in one plane, so the conversion cannot be inverted.
     """
     try:
         back = np.linalg.inv(_steps(geometry))
     except np.linalg.LinAlgError:
-        raise DataError(f"its directions {geometry.direction} lie in one plane") from None
+        raise DataError(f"its directions {geometry.direction} are in one plane") from None
     return np.asarray((np.asarray(world, np.float64) - np.asarray(geometry.origin)) @ back.T)
 
 
 def nearest_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.int64]:
-    """The voxel that each place in the world falls on, halves rounded up as ITK does; maybe outside the scan.
+    """Return the voxel nearest to each world position, halves rounded up like ITK; may be outside the scan.
 
-    The places are finite, [n, 3] in mm; the voxels int64 [n, 3] in x, y, z.
+    The positions are finite, [n, 3] in mm; the voxels int64 [n, 3] in x, y, z.
 
     Raises:
-        DataError: as `to_voxels`.
+        DataError: see `to_voxels`.
     """
-    # A place may be so far off that it falls on no number: it is outside all the same.
+    # A distant position may overflow: it is outside in any case.
     return np.floor(np.clip(to_voxels(world, geometry), -(2.0**31), 2.0**31) + 0.5).astype(np.int64)
 
 
 def inside(voxels: NDArray[np.integer[Any]], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """Which voxels, [n, 3], lie in a scan of this shape: bool [n]."""
+    """Return which voxels, [n, 3], are inside a scan of this shape: bool [n]."""
     return np.asarray(((voxels >= 0) & (voxels < np.asarray(shape))).all(axis=1))
 
 
 def same_grid(one: Geometry, other: Geometry) -> bool:
-    """Whether two scans have as many voxels, each within a hundredth of a voxel of the other's.
+    """Return whether two scans have equal shapes, and voxels within a hundredth of a voxel of each other.
 
-    The grids are affine, so it is enough that their corners lie together.
+    The grids are affine, so comparing their corners suffices.
     """
     if one.shape != other.shape:
         return False
@@ -168,7 +168,7 @@ def same_grid(one: Geometry, other: Geometry) -> bool:
 
 
 def grid_words(geometry: Geometry) -> str:
-    """A grid in words, for a sentence."""
+    """Return a description of a grid for a sentence."""
     shape = " x ".join(map(str, geometry.shape))
     spacing, origin, direction = (
         " ".join(f"{number:.6g}" for number in numbers)
@@ -178,5 +178,5 @@ def grid_words(geometry: Geometry) -> str:
 
 
 def _steps(geometry: Geometry) -> NDArray[np.float64]:
-    """What one voxel along each axis is in the world: float64 [3, 3], one column an axis."""
+    """Return the world vectors of one voxel along each axis: float64 [3, 3], one column per axis."""
     return np.reshape(geometry.direction, (3, 3)) * np.asarray(geometry.spacing, np.float64)

@@ -1,7 +1,7 @@
-"""Scans -> target store: `extract_targets` plans, cuts each scan in a task of its own, packs what they gave.
+"""Makes a target store: `extract_targets` plans, cuts each scan in its own task, and packs the cubes.
 
-The ledger and the engine are those of `extract_cubes`: interrupted, the same call goes on, and no worker
-shows in the bytes.
+It shares the ledger and the engine with `extract_cubes`: the same call resumes interrupted work, and the
+bytes do not depend on the workers.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,12 +60,12 @@ from genesis_toolkit.pipeline.targets.plan import Plan, TargetTask
 
 @dataclass(frozen=True)
 class TargetResult:
-    """What came of `extract_targets`.
+    """Outcome of `extract_targets`.
 
     Attributes:
         store: the finished store.
-        said: sentences on what of the source was left out, and what it lacks.
-        done_before: the store was finished already, and nothing was done.
+        said: sentences on what was left out of the source, and what it lacks.
+        done_before: the store was already finished, and nothing was done.
     """
 
     store: TargetStore
@@ -75,9 +75,9 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class TargetJob:
-    """What a call of `extract_targets` is to do, found out without doing any of it.
+    """The plan of a call of `extract_targets`, made without doing any of it.
 
-    `description` is the parameters as they stand in the store; `finished`: it is there already.
+    `description` is the parameters as written to the store; `finished`: the store already exists.
     """
 
     parameters: TargetParameters
@@ -87,13 +87,13 @@ class TargetJob:
     finished: bool
 
     def labels_of(self, task: TargetTask[Any]) -> list[list[int]]:
-        """The labels of the cubes that a scan would give, one row a cube, 0 or 1 a class.
+        """Return the labels of the cubes that a scan would give, one row per cube, 0 or 1 per class.
 
-        It may give fewer: whether it can be read, and reaches as far as its candidates, is known once it is
-        cut. Of segmentation, whose cubes have masks, rows are without a class.
+        The scan may give fewer: only cutting shows whether it can be read, and contains its candidates. For
+        segmentation, whose cubes have masks, rows have no classes.
         """
         sound = not (task.source.problem or task.source.skip)
-        return _WAYS[type(self.parameters)].labels(task.piece.wanted, self.parameters) if sound else []
+        return _WAYS[type(self.parameters)].labels(task.piece.data, self.parameters) if sound else []
 
 
 class _Ways(NamedTuple):
@@ -104,20 +104,20 @@ class _Ways(NamedTuple):
     labels: Callable[[Any, Any], list[list[int]]]
 
 
-#: What has masks.
+#: Parameters of tasks with masks.
 _MASKED = (MaskParameters, ImageMaskParameters)
 
 _WAYS: dict[type[TargetParameters], _Ways] = {
-    NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda wanted, _: [[row[4]] for row in wanted]),
+    NoduleParameters: _Ways(plan_nodules, cut_nodules, lambda data, _: [[row[4]] for row in data]),
     MaskParameters: _Ways(
-        plan_masks, cut_masks, lambda wanted, asked: [[]] * asked.cubes_per_scan if len(wanted) == 1 else []
+        plan_masks, cut_masks, lambda data, asked: [[]] * asked.cubes_per_scan if len(data) == 1 else []
     ),
-    FindingParameters: _Ways(plan_findings, cut_findings, lambda wanted, _: [wanted]),
+    FindingParameters: _Ways(plan_findings, cut_findings, lambda data, _: [data]),
     ImageMaskParameters: _Ways(plan_image_masks, cut_image_masks, lambda _wanted, _: [[]]),
     ScanLabelParameters: _Ways(
-        plan_labels, cut_labelled_scan, lambda wanted, asked: [wanted] * (asked.cubes_per_scan or 1)
+        plan_labels, cut_labelled_scan, lambda data, asked: [data] * (asked.cubes_per_scan or 1)
     ),
-    ImageLabelParameters: _Ways(plan_labels, cut_labelled_image, lambda wanted, _: [wanted]),
+    ImageLabelParameters: _Ways(plan_labels, cut_labelled_image, lambda data, _: [data]),
 }
 
 
@@ -133,26 +133,27 @@ def extract_targets(
     overwrite: bool = False,
     progress: Progress | bool = False,
 ) -> TargetResult:
-    """Cut labelled cubes of one task out of a source into one target store.
+    """Cut labelled cubes for one task from a source into one target store.
 
-    Interrupted, it goes on when it is called again; finished, it does nothing. Names, tables and lists of the
-    source stand in the store as one sha256, so a store is known not to be of another state of them. A scan
-    that cannot be read is noted in the store and stops no other.
+    Call it again to resume an interrupted run; on a finished store it does nothing. The store records the
+    names, tables and lists of the source as one sha256, so a later change of them is detected. An unreadable
+    scan is recorded in the store and does not stop the others.
 
     Args:
         source: the folder of LUNA16, of NIH ChestX-ray14, or of scans with masks.
         target: the store to make.
-        parameters: the task, and how it is cut.
-        workers: how many scans at a time on this machine; None takes one a core. `readers` says
+        parameters: the task, and how to cut.
+        workers: number of scans at a time on this machine; None means one per core. `readers` decides
             whether they are threads or processes.
-        scheduler: of a dask.distributed cluster that does the work, as `engine.connect` takes it.
-        split_file: a table of CSV that says the fold of every scan, as `extract_cubes` takes it.
-        overwrite: replace a finished store, and begin again where other work was left.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        scheduler: of a dask.distributed cluster that does the work, see `engine.connect`.
+        split_file: a CSV table with the fold of every scan, see `extract_cubes`.
+        overwrite: replace a finished store, and start again if other unfinished work exists.
+        progress: True shows bars on stderr; a callback receives the progress.
 
     Raises:
-        CallError: nothing to cut, something in the way, other parameters or another source than the store's.
-        DataError: a table is damaged, or no scan gave a cube, and the reasons are in the message.
+        CallError: there is nothing to cut, something is in the way, or the parameters or the source differ
+            from the store's.
+        DataError: a table is damaged, or no scan gave a cube (the message has the reasons).
     """
     report = callback(progress)
     started, source, target = datetime.now(UTC), Path(source), Path(target)
@@ -181,7 +182,7 @@ def plan_target_job(
     split_file: Path | None = None,
     overwrite: bool,
 ) -> TargetJob:
-    """Find out what is to be done, doing none of it; raises as `extract_targets`."""
+    """Plan the work without starting it; raises as `extract_targets`."""
     parameters = with_classes(parameters)
     masks = masks_folder(source, parameters).resolve() if isinstance(parameters, _MASKED) else None
     present = check_target(target, TARGETS, overwrite=overwrite, inputs=[source, *filter(None, [masks])])
@@ -195,17 +196,17 @@ def plan_target_job(
 
 
 def plan_targets(source: Path, parameters: TargetParameters, split: SplitFile | None) -> Plan:
-    """Find the scans of a source, and what is wanted of each; a split file says their folds.
+    """Find the scans of a source, and their data for the task; a split file assigns the folds.
 
     Raises:
-        CallError: no such source, or nothing of it can be cut.
+        CallError: the source does not exist, or nothing in it can be cut.
         DataError: a table or a list is damaged.
     """
     return _WAYS[type(parameters)].plan(source, parameters, split)
 
 
 def cut_target(task: TargetTask[Any]) -> Cut:
-    """Cut what is wanted of one scan.
+    """Cut one scan as its task requires.
 
     Raises:
         DataError, OSError, ValueError, MemoryError: it cannot be read, or has several masks.
@@ -214,29 +215,29 @@ def cut_target(task: TargetTask[Any]) -> Cut:
 
 
 def target_tasks(plan: Plan, parameters: TargetParameters, masks: Path | None) -> tuple[TargetTask[Any], ...]:
-    """A task for every scan of a plan; `masks` is the folder of the masks, None but for segmentation."""
-    root = plan.root.resolve()  # a worker of a cluster has another working directory
+    """Return a task for every scan of a plan; `masks` is the folder of masks, for segmentation only."""
+    root = plan.root.resolve()  # a cluster worker has another working directory
     tasks = []
     for one in plan.pieces:
-        own = tuple(masks / name for name in one.wanted) if masks else ()
+        own = tuple(masks / name for name in one.data) if masks else ()
         tasks.append(TargetTask(root / one.source.path, one.source, parameters, one, own))
     return tuple(tasks)
 
 
 def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
-    """The error where no mask has any foreground; None where there are no masks, or one has."""
+    """Return an error if no mask has any foreground; None if one has, or if there are no masks."""
     parameters, records = job.parameters, ledger.records(task.name for task in job.tasks)
     if not isinstance(parameters, _MASKED) or any(record.get("foreground") for record in records):
         return None
     values = parameters.foreground
-    asked = f"one of --foreground {','.join(map(str, values))}" if values else "but 0"
+    asked = f"of --foreground {','.join(map(str, values))}" if values else "other than 0"
     return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
 
 
 def _assemble(
     ledger: Ledger, job: TargetJob, changes: Mapping[str, Facts], report: Progress
 ) -> dict[str, str]:
-    """Staged scans -> everything of a target store but its manifest and name; the sha256 of its shards."""
+    """Write everything of a target store but its manifest and name; return the sha256 of its shards."""
     ledger.clear_store()
     parameters, names = job.parameters, [task.name for task in job.tasks]
     records = list(assemble.compact(ledger, names, changes))
@@ -247,11 +248,11 @@ def _assemble(
     else:
         rows = [row for record in records for row in record["targets"]]
         labels = np.array(rows, np.uint8).reshape(-1, len(parameters.classes))
-    told = {"task": parameters.task, "classes": list(parameters.classes), "folds": list(FOLDS)}
+    entries = {"task": parameters.task, "classes": list(parameters.classes), "folds": list(FOLDS)}
     corner = np.concatenate([record["corners"] for record in records])
     fold = np.array([task.piece.fold for task in job.tasks], np.uint8)[scan]
     table = TargetTable(scan=scan, number=number, corner=corner, fold=fold)
-    attributes = assemble.attributes_of(parameters, job.description, **told)
+    attributes = assemble.attributes_of(parameters, job.description, **entries)
     tables = [table], *assemble.scan_tables(records)
     write_store(ledger.store, TARGETS, attributes, parameters.dtype, *tables, labels=labels)
     hashes = dict[str, str]()
@@ -263,13 +264,13 @@ def _assemble(
 
 @dataclass(frozen=True)
 class TargetEstimate(Estimate):
-    """What `extract_targets` would do; store_bytes are of cubes and masks.
+    """Estimated outcome of `extract_targets`; store_bytes are of cubes and masks.
 
     Attributes:
-        finished: the store is there already, and nothing would be done.
-        said: sentences on what of the source is left out.
-        folds: of the cubes, as `count_folds` has it. They are so many at most: scans that cannot be read give
-            none, nor do candidates outside their scans.
+        finished: the store already exists, and nothing would be done.
+        said: sentences on what is left out of the source.
+        folds: of the cubes, see `count_folds`. These are upper limits: unreadable scans give none, nor do
+            candidates outside their scans.
     """
 
     finished: bool
@@ -286,12 +287,12 @@ def estimate_targets(
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> TargetEstimate:
-    """Plan the source, cut one scan and throw it away, and say what all would come to: `--dry-run`.
+    """Plan the source, cut one scan, discard the result, and extrapolate to all: `--dry-run`.
 
-    Names, tables and lists are read as for the store itself, so the counts are those of what is wanted.
+    Names, tables and lists are read as for the store itself, so the counts are exact for the plan.
 
     Raises:
-        CallError, DataError: as `extract_targets`.
+        CallError, DataError: see `extract_targets`.
     """
     job = plan_target_job(source, target, parameters, split_file=split_file, overwrite=overwrite)
     taken = [(task, rows) for task in job.tasks if (rows := job.labels_of(task))]
@@ -301,11 +302,11 @@ def estimate_targets(
     scan = np.repeat(np.arange(len(taken), dtype=np.int32), counts)
     masks = isinstance(parameters, _MASKED)
     parameters = job.parameters
-    told = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
+    entries = None if masks else np.array([row for _, rows in taken for row in rows], np.uint8)
     size = sum(task.states()[0][0] for task, _ in taken)
     tasks = [] if job.finished else [task for task, _ in taken]
     itemsizes = (parameters.dtype.itemsize, 1) if masks else (parameters.dtype.itemsize,)
-    # Let the kernels be compiled, which the first scan or image would wait for.
+    # Compiles the kernels, which would distort the time.
     draw_words(0, np.uint64(0), 0, 0, Operation.TARGET, 2)
     resize(np.zeros((1, 1), np.uint8), (1, 1))
     return TargetEstimate(
@@ -317,6 +318,6 @@ def estimate_targets(
         workers=workers,
         finished=job.finished,
         said=job.plan.said,
-        folds=count_folds(fold, scan, told, parameters.classes),
+        folds=count_folds(fold, scan, entries, parameters.classes),
         **try_one(tasks, cut_target, cubes, size, min(workers, len(taken))),
     )

@@ -26,18 +26,18 @@ _NOTHING = "No Finding"
 
 
 def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = None) -> Plan:
-    """The images on NIH's lists, each with a 0 or 1 for each of the fourteen findings.
+    """Return the images on NIH's lists, each with a 0 or 1 for each of the fourteen findings.
 
     `test_list.txt` is the test fold. Of the patients on `train_val_list.txt` one in ten validates, by a hash
-    of the patient. Images on neither list are passed over. With a split file no list is looked at.
+    of the patient. Images on neither list are skipped. With a split file the lists are ignored.
 
     Raises:
-        CallError: not laid out as NIH ChestX-ray14, or no image on a list.
-        DataError: the table or a list is damaged, a finding is none of NIH's, or a patient is on both lists.
+        CallError: the layout is not NIH ChestX-ray14's, or no image is on a list.
+        DataError: the table or a list is damaged, a finding is not NIH's, or a patient is on both lists.
     """
     plan = deal_images(source, split)
     pieces = (
-        replace(piece, wanted=multi_hot(name, one.labels) if not one.problem else [])
+        replace(piece, data=multi_hot(name, one.labels) if not one.problem else [])
         for piece in plan.pieces
         if isinstance(one := piece.source, nih.ImageSource)
         for name in [one.path.rpartition("/")[2]]
@@ -46,7 +46,7 @@ def plan_findings(source: Path, _: FindingParameters, split: SplitFile | None = 
 
 
 def deal_images(source: Path, split: SplitFile | None) -> Plan:
-    """The images on NIH's lists, each in its fold and with nothing wanted; raises as `plan_findings`."""
+    """Return the images on NIH's lists with their folds and no data for a task; raises as `plan_findings`."""
     found = nih.find_images(source, "all")
     all_images = tuple(one for one in found.sources if isinstance(one, nih.ImageSource))
     images = [(one.path.rpartition("/")[2], one) for one in dealt_by(split, all_images)]
@@ -62,14 +62,14 @@ def deal_images(source: Path, split: SplitFile | None) -> Plan:
         if split or name in train_val or name in test
     ]
     if not pieces:
-        raise CallError(f"None of the images in {found.root} is on NIH's lists, which lie beside them.")
+        raise CallError(f"None of the images in {found.root} is on NIH's lists next to them.")
     others = len(images) - len(pieces)
-    said = f"{others:,} images are on neither of NIH's lists, and are passed over."
+    said = f"{others:,} images that are on neither of NIH's lists are skipped."
     return Plan(found.root, tuple(pieces), (said,) if others else ())
 
 
 def plan_folder(source: Path, split: SplitFile | None, aside: Path | None = None) -> Plan:
-    """The X-ray images of any folder, but for those in `aside`, each in its fold and with nothing wanted.
+    """Return the X-ray images of any folder, except those in `aside`, with their folds and no task data.
 
     Raises:
         CallError: there are none.
@@ -82,30 +82,30 @@ def plan_folder(source: Path, split: SplitFile | None, aside: Path | None = None
 
 
 def multi_hot(name: str, labels: str) -> list[int]:
-    """The findings of an image as 0 or 1 for each of `FindingParameters.classes`, in their order.
+    """Return the findings of an image as 0 or 1 for each of `FindingParameters.classes`, in their order.
 
     Args:
         name: of the image, for the message.
-        labels: as NIH joins them, `Effusion|Mass`; or `No Finding`, alone.
+        labels: in the format of NIH's table, `Effusion|Mass`; or only `No Finding`.
 
     Raises:
-        DataError: a finding is none of NIH's fourteen, or there is none.
+        DataError: a finding is not one of NIH's fourteen, or there is none.
     """
     classes = FindingParameters.classes
-    told = labels.split("|")
-    if told == [_NOTHING]:
+    names = labels.split("|")
+    if names == [_NOTHING]:
         return [0] * len(classes)
-    strange = [label for label in told if label not in classes]
+    strange = [label for label in names if label not in classes]
     if strange:
         raise DataError(
-            f"The table says {labels!r} of {name}, and {strange[0]!r} is none of NIH's findings: "
-            f"{', '.join(classes)}, or {_NOTHING}. Get NIH's own table again."
+            f"The table has {labels!r} for {name}, but {strange[0]!r} is not one of NIH's findings: "
+            f"{', '.join(classes)}, or {_NOTHING}. Download NIH's table again."
         )
-    return [int(label in told) for label in classes]
+    return [int(label in names) for label in classes]
 
 
 def cut_findings(task: TargetTask[FindingParameters]) -> Cut:
-    """The whole image, resized by area averaging as `extract-cubes` does.
+    """Return the whole image, resized by area averaging the way `extract-cubes` does.
 
     Raises:
         DataError: it cannot be read.
@@ -113,5 +113,5 @@ def cut_findings(task: TargetTask[FindingParameters]) -> Cut:
     picture = read_image(task.path)
     x, y = picture.pixels.shape
     cubes = [resize(picture.pixels, task.parameters.size)]
-    corner, labels = np.zeros((1, 3), np.int32), [task.piece.wanted]
+    corner, labels = np.zeros((1, 3), np.int32), [task.piece.data]
     return Cut(picture.sha256, {"shape": [x, y, 1]}, corner, cubes, labels=labels)

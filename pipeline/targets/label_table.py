@@ -1,8 +1,8 @@
-"""Labels from any columns of any table: which there are, what a row says, and which scan it is of. Pure.
+"""Reads labels from any columns of any table, and matches rows with scans. Pure.
 
-A column of 0 and 1 is one class; one of two words is one, which the second word in order makes 1; one of
-three words or more, up to sixteen, is a class a word. Numbers need a threshold, `Patient Age>60`, or a value,
-`Grade=3`. What is empty is unknown. Classes are those of the whole table, whichever scans are there.
+A column of 0 and 1 is one class; one of two words is one, where the second word in order means 1; one of
+three to sixteen words is one class per word. Numbers need a threshold, `Patient Age>60`, or a value,
+`Grade=3`. Empty cells are unknown. Classes are those of the whole table, even if scans are missing.
 """
 
 import csv
@@ -28,20 +28,20 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {
     "<": lambda one, other: one < other,
     "<=": lambda one, other: one <= other,
 }
-_AGE = re.compile(r"(\d{3})([DWMY])")  # as DICOM writes it, and NIH's first edition
+_AGE = re.compile(r"(\d{3})([DWMY])")  # the format of DICOM, and of NIH's first edition
 _A_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
 _BINARY = {0.0, 1.0}
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a table says, row by row.
+    """The contents of a table, row by row.
 
     Attributes:
-        classes: the names of the labels.
-        header: the names of the columns.
+        classes: names of the labels.
+        header: names of the columns.
         rows: the cells of each row.
-        labels: those of each row: 0 or 1 a class, or `UNKNOWN`.
+        labels: those of each row: 0 or 1 per class, or `UNKNOWN`.
     """
 
     classes: tuple[str, ...]
@@ -51,10 +51,10 @@ class Labels:
 
 
 def read_labels(path: Path, columns: Sequence[str]) -> Labels:
-    """Read a table of CSV, and from it labels from these columns, as they are asked for.
+    """Read labels from the requested columns of a CSV table.
 
     Raises:
-        CallError: it cannot be read, a column is not there or gives no classes, or a row is none.
+        CallError: it cannot be read, a column is missing or yields no classes, or a row is invalid.
     """
     given = f"--label-table {path}"
     try:
@@ -63,28 +63,28 @@ def read_labels(path: Path, columns: Sequence[str]) -> Labels:
         raise CallError(f"{given}: {not_opened(error)}.") from None
     except (UnicodeDecodeError, csv.Error):
         raise CallError(
-            f"{given} is no table of CSV in UTF-8: write one with a row of column names."
+            f"{given} is not a CSV table in UTF-8: write one with a row of column names."
         ) from None
     header = tuple(name.strip() for name in lines[0]) if lines else ()
     rows = [tuple(cell.strip() for cell in line) for line in lines[1:] if any(line)]
     if not rows:
-        raise CallError(f"{given} has no row below the column names.")
+        raise CallError(f"{given} has no rows below the column names.")
     made = [_class_of(given, text, header, rows) for text in columns]
     classes = tuple(name for names, _ in made for name in names)
     if len(set(classes)) < len(classes):
-        raise CallError(f"--label-columns gives {', '.join(classes)}: ask for each class once.")
-    labels = tuple(tuple(number for _, told in made for number in told[at]) for at in range(len(rows)))
+        raise CallError(f"--label-columns gives {', '.join(classes)}: request each class once.")
+    labels = tuple(tuple(number for _, known in made for number in known[at]) for at in range(len(rows)))
     return Labels(classes, header, tuple(rows), labels)
 
 
 def labels_by_source(given: str, table: Labels, sources: Iterable[Source]) -> dict[str, list[int]]:
-    """The labels of each scan that a row is of, by the scan's path.
+    """Return the labels of each scan with a row, by the scan's path.
 
-    A row names its scan in one column, the one that names most: by path or identifier, with or without what
-    lies before the last slash and the suffix, where that is of no other scan as well.
+    Rows name scans in the column with the most matches: by path or identifier, with or without the part up to
+    the last slash and the suffix, if this is unambiguous.
 
     Raises:
-        CallError: no row names a scan, or two of one scan say different things.
+        CallError: no row names a scan, or two rows of one scan differ.
     """
     by_name = _names(sources)
     found = [
@@ -95,17 +95,17 @@ def labels_by_source(given: str, table: Labels, sources: Iterable[Source]) -> di
     labels: dict[str, list[int]] = {}
     for path, row in zip(best, table.labels, strict=True):
         if path is not None and labels.setdefault(path, list(row)) != list(row):
-            raise CallError(f"{given} has two rows for {path} that differ: keep the right one.")
+            raise CallError(f"{given} has two rows for {path} that differ: keep the correct one.")
     if not labels:
         some = listed([path for path in dict.fromkeys(by_name.values()) if path], most=2)
         raise CallError(
-            f"{given} has no column that names a scan, such as {some}: name them as they lie there."
+            f"{given} has no column that names a scan, for example {some}: use the scans' file names."
         )
     return labels
 
 
 def _names(sources: Iterable[Source]) -> dict[str, str | None]:
-    """The path of a scan by each of its names; None where several scans share one."""
+    """Return the path of a scan by each of its names; None if several scans share one."""
     whole, short = dict[str, str](), defaultdict[str, set[str]](set)
     for one in sources:
         whole |= {one.identifier: one.path, one.path: one.path}
@@ -119,12 +119,12 @@ def _names(sources: Iterable[Source]) -> dict[str, str | None]:
 def _class_of(
     given: str, text: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[int]]]:
-    """The classes that one of `--label-columns` gives, and of each row their labels."""
+    """Return the classes of one entry of `--label-columns`, and their labels in each row."""
     asked = None if text in header else _ASKED.fullmatch(text)
     name = asked[1] if asked else text
     if header.count(name) != 1:
         how = "has no column" if name not in header else f"has {header.count(name)} columns"
-        raise CallError(f"{given} {how} {name!r}: it has {', '.join(header)}.")
+        raise CallError(f"{given} {how} {name!r}; its columns are {', '.join(header)}.")
     at = header.index(name)
     cells = [row[at] if at < len(row) else "" for row in rows]
     if asked:
@@ -137,36 +137,37 @@ def _class_of(
     example = words[-1] if words else "1"
     if words and None not in numbers:
         raise CallError(
-            f"{given}: {name!r} holds numbers such as {example}, which are no classes: give a threshold, as "
-            f"in --label-columns '{name}>{example}', or a value, as in '{name}={example}'."
+            f"{given}: {name!r} holds numbers such as {example}, which are not classes: give a threshold, "
+            f"for example --label-columns '{name}>{example}', or a value, '{name}={example}'."
         )
     if not 1 < len(words) <= _MOST_WORDS:
         raise CallError(
-            f"{given}: {name!r} has {len(words)} different values, and 2 to {_MOST_WORDS} make classes: give "
-            f"one, as in --label-columns '{name}={example}'."
+            f"{given}: {name!r} has {len(words)} different values, but classes need 2 to {_MOST_WORDS}: give "
+            f"one, for example --label-columns '{name}={example}'."
         )
     chosen = words[1:] if len(words) == _TWO else words
-    told = [[int(cell == word) if cell else UNKNOWN for word in chosen] for cell in cells]
-    return [f"{name}={word}" for word in chosen], told
+    labels_of = [[int(cell == word) if cell else UNKNOWN for word in chosen] for cell in cells]
+    return [f"{name}={word}" for word in chosen], labels_of
 
 
 def _question(given: str, name: str, sign: str, value: str) -> Callable[[str], bool]:
-    """Whether a cell is so, by a comparison with a number, or a word that it must be."""
+    """Return a test for cells: a comparison with a number, or equality with a word."""
     if sign == "=":
         number = _number(value)
         return lambda cell: cell == value or (number is not None and _number(cell) == number)
     bound = _number(value)
     if bound is None:
         raise CallError(
-            f"--label-columns '{name}{sign}{value}': {value!r} is no number, as in '{name}{sign}60'."
+            f"--label-columns '{name}{sign}{value}': {value!r} is not a number; use for example "
+            f"'{name}{sign}60'."
         )
 
     def is_so(cell: str) -> bool:
         number = _number(cell)
         if number is None:
             raise CallError(
-                f"{given}: {name!r} has {cell!r}, which is no number and cannot be compared with {value}: "
-                "leave the cell empty where it is unknown."
+                f"{given}: {name!r} has {cell!r}, which is not a number and cannot be compared with {value}: "
+                "leave unknown cells empty."
             )
         return _COMPARED[sign](number, bound)
 
@@ -174,11 +175,11 @@ def _question(given: str, name: str, sign: str, value: str) -> Callable[[str], b
 
 
 def _number(cell: str) -> float | None:
-    """The number that a cell holds, of an age such as `058Y` in years; None where it holds none."""
+    """Return the number in a cell, for an age such as `058Y` in years; None if there is none."""
     if age := _AGE.fullmatch(cell):
         return int(age[1]) / _A_YEAR[age[2]]
     try:
         number = float(cell)
     except ValueError:
         return None
-    return number if number == number else None  # nan is no number
+    return number if number == number else None  # excludes nan

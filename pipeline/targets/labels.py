@@ -1,4 +1,4 @@
-"""Classification: whole scans or images, or cubes of scans, with labels from columns of any table."""
+"""Classification: whole scans or images, or cubes of scans, labelled by columns of any table."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,10 +30,10 @@ TableParameters = ScanLabelParameters | ImageLabelParameters
 
 
 def with_classes(parameters: TargetParameters) -> TargetParameters:
-    """The parameters with the classes that their table gives; of other tasks as they are.
+    """Return the parameters with the classes found in their table; those of other tasks unchanged.
 
     Raises:
-        CallError: the table cannot be read, or gives no classes.
+        CallError: the table cannot be read, or yields no classes.
     """
     if not isinstance(parameters, TableParameters):
         return parameters
@@ -41,13 +41,13 @@ def with_classes(parameters: TargetParameters) -> TargetParameters:
 
 
 def plan_labels(source: Path, parameters: TableParameters, split: SplitFile | None = None) -> Plan:
-    """The scans or images that a row of the table is of, each with its labels.
+    """Return the scans or images that have a row in the table, each with its labels.
 
-    Folds are those of the split file, else of LUNA16's subsets or NIH's lists, else by a hash of the patient
-    or the identifier. What has no row, and what all labels are empty of, is passed over and said.
+    Folds come from the split file, else from LUNA16's subsets or NIH's lists, else from a hash of the patient
+    or the identifier. Scans without a row, or with empty labels only, are skipped with a message.
 
     Raises:
-        CallError: nothing there, or no row names any of it.
+        CallError: the source is empty, or no row matches it.
         DataError: a table or list of the source is damaged.
     """
     table, given = _table(parameters), f"--label-table {parameters.label_table}"
@@ -60,16 +60,16 @@ def plan_labels(source: Path, parameters: TableParameters, split: SplitFile | No
         without += known is None
         unknown += known is not None and set(known) == {UNKNOWN}
         if known is not None and set(known) != {UNKNOWN}:
-            pieces.append(replace(piece, wanted=known))
+            pieces.append(replace(piece, data=known))
     if not pieces:
-        raise CallError(f"{given} leaves every label empty of the {noun} in {plan.root}.")
-    said = [f"{without:,} {noun} have no row in the table, and are passed over."] if without else []
-    said += [f"{unknown:,} {noun} have empty labels alone, and are passed over."] if unknown else []
+        raise CallError(f"{given} has only empty labels for the {noun} in {plan.root}.")
+    said = [f"{without:,} {noun} without a row in the table are skipped."] if without else []
+    said += [f"{unknown:,} {noun} with empty labels only are skipped."] if unknown else []
     return Plan(plan.root, tuple(pieces), (*plan.said, *said))
 
 
 def cut_labelled_scan(task: TargetTask[ScanLabelParameters]) -> Cut:
-    """The whole scan averaged to the size, or cubes drawn anywhere in it, all with its labels.
+    """Return the whole scan averaged to the size, or cubes drawn anywhere in it, all with its labels.
 
     Raises:
         DataError: it cannot be read.
@@ -83,12 +83,12 @@ def cut_labelled_scan(task: TargetTask[ScanLabelParameters]) -> Cut:
         nowhere, stream = np.zeros(scan.voxels.shape, np.bool_), stream_key(task.source.identifier)
         corners = mask_corners(nowhere, asked.size, asked.cubes_per_scan, asked.seed, stream)
         cubes = clipped_boxes(scan.voxels, corners, asked.size, asked.store_window)
-    labels = [task.piece.wanted] * len(cubes)
+    labels = [task.piece.data] * len(cubes)
     return Cut(scan.sha256, {**asdict(scan.geometry), **own}, corners, cubes, labels=labels)
 
 
 def cut_labelled_image(task: TargetTask[ImageLabelParameters]) -> Cut:
-    """The whole image, resized by area averaging as `extract-cubes` does.
+    """Return the whole image, resized by area averaging the way `extract-cubes` does.
 
     Raises:
         DataError: it cannot be read.
@@ -96,16 +96,16 @@ def cut_labelled_image(task: TargetTask[ImageLabelParameters]) -> Cut:
     picture = picture_of(task.path, task.parameters.layout)
     cubes, corner = [resize(picture.pixels, task.parameters.size)], np.zeros((1, 3), np.int32)
     facts = picture_facts(picture, task.parameters)
-    return Cut(picture.sha256, facts, corner, cubes, labels=[task.piece.wanted])
+    return Cut(picture.sha256, facts, corner, cubes, labels=[task.piece.data])
 
 
 def _table(parameters: TableParameters) -> Labels:
-    assert parameters.label_table is not None  # the parameters have seen to it
+    assert parameters.label_table is not None  # the parameters ensure it
     return read_labels(parameters.label_table, parameters.label_columns)
 
 
 def _everything(source: Path, parameters: TableParameters, split: SplitFile | None) -> Plan:
-    """All that a source holds, each in its fold and with nothing wanted."""
+    """Return everything in a source, each item with its fold and no data for a task."""
     if parameters.layout == "nih":
         return deal_images(source, split)
     if parameters.layout == "images":

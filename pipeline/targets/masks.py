@@ -1,6 +1,6 @@
 """Segmentation: cubes of scans with the same boxes of their masks (METHOD.md section 6).
 
-Which mask belongs to which scan, names alone say.
+Masks and scans are matched by name only.
 """
 
 import os
@@ -29,21 +29,21 @@ from genesis_toolkit.pipeline.targets.findings import plan_folder
 from genesis_toolkit.pipeline.targets.parameters import ImageMaskParameters, MaskParameters
 from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source
 
-#: LUNA16's masks of the lungs.
+#: Folder of LUNA16's masks of the lungs.
 LUNGS = "seg-lungs-LUNA16"
 
 _PNG, _LESS_THAN_HALF = ".png", 127
 
 
 def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None = None) -> Plan:
-    """The scans of a source, each with the path of its mask.
+    """Return the scans of a source, each with the path of its mask.
 
-    A mask has the name of its scan: its path relative to the masks' folder is that of the scan relative to
-    the source, whatever the suffix; or it is the scan's identifier, as of LUNA16's masks of the lungs. Scans
-    without one are passed over. What lies in the masks' folder is no scan.
+    A mask is named like its scan: its path in the masks' folder is that of the scan in the source, whatever
+    the suffix; or its name is the scan's identifier, as for LUNA16's masks of the lungs. Scans without a mask
+    are skipped. Files in the masks' folder do not count as scans.
 
     Raises:
-        CallError: no scans, no masks, or no scan with a mask.
+        CallError: there are no scans, no masks, or no scan with a mask.
     """
     luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
     found = find_scans(source, parameters.layout, range(10) if luna16 else None, mr=parameters.mr)
@@ -60,40 +60,38 @@ def plan_masks(source: Path, parameters: MaskParameters, split: SplitFile | None
         pieces.append(Piece(one, fold_of_source(one), sorted(masks)))
     if not pieces:
         raise CallError(
-            f"No scan in {found.root} has a mask in {folder}: a mask has the name of its scan, as "
-            f"{_stem(found.sources[0].path)}.nii.gz."
+            f"No scan in {found.root} has a mask in {folder}: a mask must be named like its scan, "
+            f"for example {_stem(found.sources[0].path)}.nii.gz."
         )
-    said = f"{without:,} scans have no mask in {folder}, and are passed over."
+    said = f"{without:,} scans without a mask in {folder} are skipped."
     return Plan(found.root, tuple(pieces), (*found.said, said) if without else found.said)
 
 
 def masks_folder(source: Path, parameters: MaskParameters | ImageMaskParameters) -> Path:
-    """The folder of the masks.
+    """Return the folder of the masks.
 
     Raises:
-        CallError: there is none, or none was given and the source is not LUNA16.
+        CallError: it does not exist, or none was given and the source is not LUNA16.
     """
     folder = parameters.masks or source / LUNGS
     if parameters.masks is None and layout_of(source) != "luna16":
-        raise CallError(
-            f"{source} is not laid out as LUNA16: give the folder of the masks, as in --masks masks."
-        )
+        raise CallError(f"{source} does not have LUNA16's layout: give the folder of its masks with --masks.")
     if not folder.is_dir():
-        raise CallError(f"There is no folder {folder}: give that of the masks, as in --masks masks.")
+        raise CallError(f"There is no folder {folder}: give the folder of the masks with --masks.")
     if folder.resolve() == source.resolve():
-        raise CallError(f"--masks {folder} is the folder of the scans: masks lie in one of their own.")
+        raise CallError(f"--masks {folder} is the folder of the scans: keep masks in a folder of their own.")
     return folder
 
 
 def plan_image_masks(source: Path, parameters: ImageMaskParameters, split: SplitFile | None = None) -> Plan:
-    """The X-ray images of a source, each with the path of its mask.
+    """Return the X-ray images of a source, each with the path of its mask.
 
-    A mask is a PNG with its image's name, whatever the suffix, or that name and `_mask`, and lies in the
-    masks' folder where the image lies in the source. Images without one are passed over. What lies in the
-    masks' folder is no image.
+    A mask is a PNG named like its image, whatever the suffix, optionally with `_mask` appended, at the same
+    path in the masks' folder. Images without one are skipped. Files in the masks' folder do not count as
+    images.
 
     Raises:
-        CallError: no images, no masks, or no image with a mask.
+        CallError: there are no images, no masks, or no image with a mask.
     """
     folder = masks_folder(source, parameters)
     plan = plan_folder(source, split, aside=folder)
@@ -106,19 +104,19 @@ def plan_image_masks(source: Path, parameters: ImageMaskParameters, split: Split
         stem = stem_of(piece.source.path)
         masks = sorted({*named[stem], *named[f"{stem}_mask"]})
         without += not masks
-        pieces += [replace(piece, wanted=masks)] if masks else []
+        pieces += [replace(piece, data=masks)] if masks else []
     if not pieces:
         first = stem_of(plan.pieces[0].source.path) if plan.pieces else "p1"
         raise CallError(
-            f"No image in {plan.root} has a mask in {folder}: a mask has the name of its image, as "
-            f"{first}.png or {first}_mask.png."
+            f"No image in {plan.root} has a mask in {folder}: a mask must be named like its image, "
+            f"for example {first}.png or {first}_mask.png."
         )
-    said = f"{without:,} images have no mask in {folder}, and are passed over."
+    said = f"{without:,} images without a mask in {folder} are skipped."
     return Plan(plan.root, tuple(pieces), (said,) if without else ())
 
 
 def cut_image_masks(task: TargetTask[ImageMaskParameters]) -> Cut:
-    """The whole image and its mask, both resized: a pixel is foreground where half of it or more is.
+    """Return the whole image and its mask, both resized: a pixel is foreground if at least half of it is.
 
     Raises:
         DataError: it has several masks, either cannot be read, or they have different edges.
@@ -134,12 +132,12 @@ def cut_image_masks(task: TargetTask[ImageMaskParameters]) -> Cut:
         raise DataError(f"its mask {mask.name}: {error}") from None
     if values.shape != picture.pixels.shape:
         edges = (f"{x} x {y}" for x, y in (values.shape, picture.pixels.shape))
-        raise DataError("its mask {}: it has {} pixels, and the image {}".format(mask.name, *edges))
+        raise DataError("its mask {}: it has {} pixels, but the image has {}".format(mask.name, *edges))
     foreground = _foreground(values.astype(np.int32), parameters.foreground)
     shares = resize(foreground.astype(np.uint8) * np.uint8(255), parameters.size)
     cubes, corner = [resize(picture.pixels, parameters.size)], np.zeros((1, 3), np.int32)
     facts = picture_facts(picture, parameters) | {"foreground": int(np.count_nonzero(foreground))}
-    # 255 x a half is 127.5, which is rounded to the even 128.
+    # 255 x one half is 127.5, which rounds to the even 128.
     return Cut(picture.sha256, facts, corner, cubes, masks=[(shares > _LESS_THAN_HALF).astype(np.uint8)])
 
 
@@ -147,10 +145,10 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     """Cut cubes of a scan and of its mask.
 
     Returns:
-        Its facts hold `foreground`, how many voxels of the scan are.
+        Its facts include `foreground`, the number of foreground voxels in the scan.
 
     Raises:
-        DataError: it has several masks; or either cannot be read, or they do not lie on one grid: nothing is
+        DataError: it has several masks; or either cannot be read, or their grids differ, since nothing is
             resampled.
     """
     parameters, (mask, *others) = task.parameters, task.masks
@@ -161,11 +159,11 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     geometry = opened.geometry
     try:
         its = open_scan(mask)
-        lies = its.geometry
-        if not same_grid(geometry, lies):
+        grid = its.geometry
+        if not same_grid(geometry, grid):
             raise DataError(
-                f"it lies on another grid ({grid_words(lies)}) than the scan ({grid_words(geometry)}): "
-                "resample it to the scan's, by nearest neighbour"
+                f"its grid ({grid_words(grid)}) differs from the scan's ({grid_words(geometry)}): resample "
+                "it to the scan's grid with nearest-neighbour interpolation"
             )
         foreground = _foreground(its.read().voxels, parameters.foreground)
     except DataError as error:
@@ -187,7 +185,7 @@ def _foreground(voxels: NDArray[Any], values: tuple[int, ...] | None) -> NDArray
 
 
 def _masks_in(folder: Path) -> dict[str, list[str]]:
-    """The paths in a folder of all files that may be masks, by these paths without their suffixes."""
+    """Return the paths in a folder of all files that may be masks, by path without suffix."""
     named = defaultdict[str, list[str]](list)
     for place, names in walk(folder, SUFFIXES)[0].items():
         for mask in (within(place, name) for name in names if name.lower().endswith(SUFFIXES)):
@@ -196,6 +194,6 @@ def _masks_in(folder: Path) -> dict[str, list[str]]:
 
 
 def _stem(path: str) -> str:
-    """A path without the suffix of a scan."""
+    """Return a path without the suffix of a scan."""
     suffix = max((one for one in SUFFIXES if path.lower().endswith(one)), key=len, default="")
     return path[: len(path) - len(suffix)]

@@ -1,4 +1,4 @@
-"""NCC: cubes around LUNA16's nodule candidates, and which of these are taken (METHOD.md section 6)."""
+"""NCC: cubes around LUNA16's nodule candidates, and the selection of candidates (METHOD.md section 6)."""
 
 import csv
 import io
@@ -22,14 +22,14 @@ from genesis_toolkit.pipeline.targets.cut import clipped_boxes, corners_around, 
 from genesis_toolkit.pipeline.targets.parameters import NoduleParameters
 from genesis_toolkit.pipeline.targets.plan import Piece, Plan, TargetTask, fold_of_source, rows_words
 
-#: Begins the reason of a scan some of whose candidates lie outside it.
+#: Start of the reason of a scan with candidates outside it.
 OUTSIDE = "candidates outside it"
 TABLE = "candidates_V2.csv"
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
 
 
 class Candidate(NamedTuple):
-    """A place x, y, z in mm that a detector took for a nodule, and whether it is one.
+    """A position x, y, z in mm that a detector reported as a nodule, and whether it is one.
 
     Rows of the table are counted from the line of the column names, which is row 1.
     """
@@ -40,46 +40,46 @@ class Candidate(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Candidates by seriesuid, each place once, in the order of the table; and which were put together."""
+    """Candidates by seriesuid, each position once, in the order of the table; and which were merged."""
 
     by_scan: dict[str, list[Candidate]]
     said: list[str]
 
 
 def read_candidates(source: Path) -> Candidates:
-    """Read the table that lies beside LUNA16's subsets.
+    """Read the table next to LUNA16's subsets.
 
     Raises:
-        CallError: there is none.
-        DataError: it cannot be read, or as `parse_candidates`.
+        CallError: it does not exist.
+        DataError: it cannot be read; see also `parse_candidates`.
     """
     path = source / TABLE
     if not path.exists():
-        raise CallError(f"{source} holds no {TABLE}: it lies beside the subsets in the download of LUNA16.")
+        raise CallError(f"{source} has no {TABLE}: copy it from the download of LUNA16, next to the subsets.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: {not_opened(error)}.") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is no text in UTF-8. Get LUNA16's own again.") from None
+        raise DataError(f"{path} is not text in UTF-8. Download LUNA16's table again.") from None
     return parse_candidates(text)
 
 
 def parse_candidates(text: str) -> Candidates:
-    """What a table of candidates says.
+    """Parse a table of candidates.
 
-    Columns are found by name. A row that repeats another one is taken once. A place that is a nodule in one
-    row and none in another is a nodule, once.
+    Columns are found by name. A repeated row counts once. A position that is a nodule in one row but not in
+    another is one nodule.
 
     Raises:
-        DataError: a column is missing; or rows have no scan, no finite place, or a class but 0 and 1.
+        DataError: a column is missing; or rows lack a scan, a finite position, or a class of 0 or 1.
     """
     lines = _lines(text)
     header = [name.strip() for name in next(lines, [])]
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
         lacks = f"{TABLE} has no column {', '.join(missing)}"
-        raise DataError(f"{lacks}; it has {', '.join(header) or 'none'}. Get LUNA16's own again.")
+        raise DataError(f"{lacks}; it has {', '.join(header) or 'none'}. Download LUNA16's table again.")
     columns = [header.index(name) for name in _COLUMNS]
     found: dict[str, dict[tuple[float, float, float], Candidate]] = {}
     bad, again, torn, first = list[int](), list[int](), list[int](), ""
@@ -98,16 +98,16 @@ def parse_candidates(text: str) -> Candidates:
             found[scan][candidate.place] = max(other, candidate, key=lambda one: one.nodule)
     if bad:
         raise DataError(
-            f"{TABLE} has {len(bad):,} rows that are no candidates ({rows_words(bad)}: {first[:80]!r}). A "
-            "row must have a seriesuid, three positions in mm and a class 0 or 1. Get LUNA16's own again."
+            f"{TABLE} has {len(bad):,} rows that are not candidates ({rows_words(bad)}: {first[:80]!r}). A "
+            "row must have a seriesuid, three positions in mm and a class 0 or 1: get LUNA16's table again."
         )
     said = []
     if again:
-        said.append(f"{TABLE} repeats candidates ({rows_words(again)}): each is taken once.")
+        said.append(f"{TABLE} repeats candidates ({rows_words(again)}): each is used once.")
     if torn:
         said.append(
-            f"{TABLE} has places that are a nodule in one row and none in another ({rows_words(torn)}): each "
-            "is taken once, as a nodule."
+            f"{TABLE} has positions that are a nodule in one row but not in another ({rows_words(torn)}): "
+            "each is used once, as a nodule."
         )
     return Candidates({scan: list(places.values()) for scan, places in found.items()}, said)
 
@@ -115,15 +115,15 @@ def parse_candidates(text: str) -> Candidates:
 def choose_candidates(
     by_scan: Mapping[str, list[Candidate]], folds: Mapping[str, int], negatives: int | None, seed: int
 ) -> dict[str, list[Candidate]]:
-    """All nodules, and in each fold so many others for each, drawn without replacement.
+    """Select all nodules, and in each fold `negatives` others per nodule, drawn without replacement.
 
-    Every candidate has a rank of 64 random bits from the stream of its scan, and those of the lowest ranks in
-    their fold are taken.
+    Every candidate has a rank of 64 random bits from the stream of its scan, and those with the lowest ranks
+    in their fold are selected.
 
     Args:
         by_scan: the candidates by seriesuid.
         folds: the fold of each scan; scans that are not in it are left out.
-        negatives: how many others for each nodule; None takes all.
+        negatives: number of others per nodule; None selects all.
         seed: of the draw.
 
     Returns:
@@ -148,76 +148,76 @@ def choose_candidates(
 
 
 def plan_nodules(source: Path, parameters: NoduleParameters, split: SplitFile | None = None) -> Plan:
-    """The scans of LUNA16, and the candidates of each that are to be cut.
+    """Return the scans of LUNA16, with the candidates of each that are to be cut.
 
-    Candidates of scans that are not there are passed over, and said: most downloads are a part.
+    Candidates of missing scans are skipped with a message, since most downloads are partial.
 
     Raises:
-        CallError: no LUNA16, or no table beside it.
-        DataError: the table is damaged, or none of its nodules is of a scan that is there.
+        CallError: the source is not LUNA16, or has no table.
+        DataError: the table is damaged, or has no nodule of a scan that is present.
     """
     found = find_scans(source, "luna16", range(10))
     table = read_candidates(found.root)
     sources = dealt_by(split, found.sources)
     usable = [one for one in sources if not one.problem and not one.skip]
-    folds = {one.identifier: fold_of_source(one) for one in reversed(usable)}  # of copies the first is used
+    folds = {one.identifier: fold_of_source(one) for one in reversed(usable)}  # the first of copies is used
     chosen = choose_candidates(table.by_scan, folds, parameters.negatives, parameters.seed)
     if not any(one.nodule for ones in chosen.values() for one in ones):
         raise DataError(
-            f"{TABLE} has no nodule of a scan that lies in {found.root}: the table and the subsets are not "
-            "of one data set."
+            f"{TABLE} has no nodule of a scan in {found.root}: the table and the subsets belong to different "
+            "data sets."
         )
     said, known = table.said, {one.identifier for one in sources}
     rows = [one.row for scan, ones in table.by_scan.items() if scan not in known for one in ones]
     if rows:
         scans = sum(scan not in known for scan in table.by_scan)
         said.append(
-            f"{TABLE} has {len(rows):,} candidates of {scans:,} scans that are not there "
-            f"({rows_words(sorted(rows))}), as in a part of the download: passed over."
+            f"Skipped {len(rows):,} candidates in {TABLE} of {scans:,} scans that are missing "
+            f"({rows_words(sorted(rows))}), which is normal for a partial download."
         )
-    wanted = {scan: [[one.row, *one.place, int(one.nodule)] for one in ones] for scan, ones in chosen.items()}
-    pieces = (Piece(one, fold_of_source(one), wanted.get(one.identifier, [])) for one in sources)
+    data = {scan: [[one.row, *one.place, int(one.nodule)] for one in ones] for scan, ones in chosen.items()}
+    pieces = (Piece(one, fold_of_source(one), data.get(one.identifier, [])) for one in sources)
     return Plan(found.root, tuple(pieces), tuple(said))
 
 
 def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
     """Cut a cube around every candidate of a scan.
 
-    The nearest voxel to a candidate is the cube's middle, size // 2, but where the cube is moved so as to lie
-    inside the scan, or the scan is smaller and the rest has the window's lowest value. A candidate outside
+    The voxel nearest to a candidate is the cube's centre, size // 2, unless the cube must be shifted to be
+    inside the scan, or the scan is smaller and the rest gets the window's lowest value. A candidate outside
     the scan gives no cube, and the reason names its row.
 
     Raises:
-        DataError: the scan cannot be read, or none of its candidates lies in it.
+        DataError: the scan cannot be read, or all its candidates are outside it.
     """
-    wanted, size, window = task.piece.wanted, task.parameters.size, task.parameters.store_window
-    if not wanted:
-        return Cut("", {"status": "skipped", "reason": "no candidate of it was taken"})
+    data, size, window = task.piece.data, task.parameters.size, task.parameters.store_window
+    if not data:
+        return Cut("", {"status": "skipped", "reason": "none of its candidates was selected"})
     opened = open_scan(task.path)
     geometry = opened.geometry
-    voxels = nearest_voxels([row[1:4] for row in wanted], geometry)
+    voxels = nearest_voxels([row[1:4] for row in data], geometry)
     within = inside(voxels, geometry.shape)
-    rows = [row[0] for row, there in zip(wanted, within, strict=True) if not there]
+    rows = [row[0] for row, there in zip(data, within, strict=True) if not there]
     reason = f"{OUTSIDE}: {rows_words(rows)} of {TABLE}" if rows else ""
     if not within.any():
         raise DataError(reason)
     scan = opened.read()
     corners = corners_around(voxels[within], geometry.shape, size)
     cubes = clipped_boxes(scan.voxels, corners, size, window)
-    labels = [[row[4]] for row, there in zip(wanted, within, strict=True) if there]
+    labels = [[row[4]] for row, there in zip(data, within, strict=True) if there]
     return Cut(scan.sha256, {**asdict(scan.geometry), "reason": reason}, corners, cubes, labels=labels)
 
 
 def _lines(text: str) -> Iterator[list[str]]:
-    """The rows of a table, one at a time: LUNA16's 754,975 together take half a gigabyte."""
+    """Yield the rows of a table one at a time: LUNA16's 754,975 together take half a gigabyte."""
     try:
         yield from csv.reader(io.StringIO(text, newline=""))
     except csv.Error as error:
-        raise DataError(f"{TABLE} is no table of CSV: {error}. Get LUNA16's own again.") from None
+        raise DataError(f"{TABLE} is not a CSV table: {error}. Download LUNA16's table again.") from None
 
 
 def _candidate(row: int, line: list[str], columns: list[int]) -> tuple[str, Candidate] | None:
-    """The scan and the candidate of a row; None where it is none."""
+    """Return the scan and the candidate in a row; None if the row is invalid."""
     if len(line) <= max(columns):
         return None
     scan, *places, kind = (line[column].strip() for column in columns)

@@ -1,4 +1,4 @@
-"""What is asked of a target store, one record a task (METHOD.md section 6)."""
+"""Parameters of a target store, one record per task (METHOD.md section 6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,13 +20,13 @@ _MOST_LABEL = 32767
 
 @dataclass(frozen=True)
 class _CtParameters(HounsfieldValues):
-    """What tasks on CT scans share.
+    """Parameters shared by tasks on CT scans.
 
     Attributes:
         size: edges of a cube in voxels, x, y, z.
         hu: the HU window, lowest and highest value kept.
-        seed: of all that is drawn.
-        window: for scans without HU, as in `ExtractParameters`; not for LUNA16's.
+        seed: of all random draws.
+        window: for scans without HU, see `ExtractParameters`; not for LUNA16's.
     """
 
     size: Triple = (64, 64, 32)
@@ -37,8 +37,8 @@ class _CtParameters(HounsfieldValues):
     def __post_init__(self) -> None:
         if len(self.size) != 3 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: three edges x,y,z from 1 to {_MOST_EDGE} are "
-                "wanted, as in --size 64,64,32."
+                f"--size {','.join(map(str, self.size))}: must be three edges x,y,z from 1 to {_MOST_EDGE}, "
+                "for example --size 64,64,32."
             )
         self.check_window(checked_ends)
         checked_seed(self.seed)
@@ -49,11 +49,11 @@ class NoduleParameters(_CtParameters):
     """NCC: is a candidate a nodule? From LUNA16 and its `candidates_V2.csv`.
 
     Attributes:
-        negatives: candidates that are none, for each nodule of a fold; None takes all. LUNA16 has 1,557
-            nodules among 754,975 candidates, and all of these as cubes would take 100 GB.
+        negatives: number of candidates that are not nodules, per nodule of a fold; None takes all. LUNA16 has
+            1,557 nodules among 754,975 candidates; cubes of all would take 100 GB.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     task: ClassVar = "ncc"
@@ -64,10 +64,10 @@ class NoduleParameters(_CtParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None:
-            raise CallError("--window is for scans without HU, as of MR, and LUNA16's are CT: leave it out.")
+            raise CallError("--window is for scans without HU, such as MR, but LUNA16's are CT: omit it.")
         if self.negatives is not None and not 0 <= self.negatives <= _MOST_NEGATIVES:
-            wanted = f"a number for each nodule from 0 to {_MOST_NEGATIVES:,}, or all"
-            raise CallError(f"--negatives {self.negatives}: {wanted}.")
+            allowed = f"must be a number per nodule from 0 to {_MOST_NEGATIVES:,}, or all"
+            raise CallError(f"--negatives {self.negatives}: {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class MaskParameters(_CtParameters):
     """Segmentation: which voxels are foreground? From scans and their masks.
 
     Attributes:
-        layout: of the scans; `auto` looks.
-        masks: the folder of the masks; None takes the lungs' of LUNA16, `seg-lungs-LUNA16`.
+        layout: of the scans; `auto` detects it.
+        masks: the folder of the masks; None takes LUNA16's lung masks, `seg-lungs-LUNA16`.
         foreground: values of a mask that are foreground; None takes all but 0.
-        cubes_per_scan: how many cubes are drawn in a scan, half of them around foreground.
+        cubes_per_scan: number of cubes drawn per scan, half of them around foreground.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     task: ClassVar = "segment"
@@ -97,29 +97,29 @@ class MaskParameters(_CtParameters):
         if self.foreground is not None:
             object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
-            wanted = f"a number from 1 to {_MOST_CUBES}, as in 32"
-            raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: {wanted}.")
+            allowed = f"must be between 1 and {_MOST_CUBES}; the default is 32"
+            raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: {allowed}.")
 
 
 def _checked_foreground(values: tuple[int, ...]) -> tuple[int, ...]:
-    """The values of a mask that are foreground, each once, in order."""
+    """Return the foreground values of a mask, each once, in order."""
     if not all(1 <= value <= _MOST_LABEL for value in values):
         raise CallError(
             f"--foreground {','.join(map(str, values))}: values of the mask must be from 1 to "
-            f"{_MOST_LABEL:,}, as in --foreground 1,2; 0 is background."
+            f"{_MOST_LABEL:,}, for example --foreground 1,2; 0 is background."
         )
     return tuple(sorted(set(values)))
 
 
 @dataclass(frozen=True)
 class FindingParameters(GreyLevels):
-    """DXC: which of NIH's fourteen findings has a chest X-ray? From NIH ChestX-ray14 and its table.
+    """DXC: which of NIH's fourteen findings does a chest X-ray show? From NIH ChestX-ray14 and its table.
 
     Attributes:
         size: edges in pixels, x, y, to which the whole image is resized by area averaging.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     task: ClassVar = "dxc"
@@ -137,19 +137,19 @@ class FindingParameters(GreyLevels):
 def _check_image_size(size: tuple[int, ...]) -> None:
     if len(size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in size):
         raise CallError(
-            f"--size {','.join(map(str, size))}: an image needs two edges x,y from 1 to {_MOST_EDGE}, as in "
-            "--size 224,224."
+            f"--size {','.join(map(str, size))}: for images it must be two edges x,y from 1 to {_MOST_EDGE}, "
+            "for example --size 224,224."
         )
 
 
 @dataclass(frozen=True)
 class _Table:
-    """What tasks share whose labels are columns of a table.
+    """Parameters shared by tasks whose labels are columns of a table.
 
     Attributes:
-        label_table: the table of CSV.
-        label_columns: what is asked of it, see `label_table`; each gives one class or several.
-        classes: those that they give, which are found out from the table.
+        label_table: path of the CSV table.
+        label_columns: the requested columns, see `label_table`; each gives one class or several.
+        classes: the classes they give, as found in the table.
     """
 
     label_table: Path | None = None
@@ -159,22 +159,22 @@ class _Table:
     def _check_table(self) -> None:
         if self.label_table is None or not self.label_columns or not all(self.label_columns):
             raise CallError(
-                "--task classify needs a table and columns of it, as in --label-table labels.csv "
+                "--task classify needs a table and its columns, for example --label-table labels.csv "
                 "--label-columns pneumonia."
             )
 
 
 @dataclass(frozen=True)
 class ScanLabelParameters(_Table, _CtParameters):
-    """Classification of scans: what do columns of a table say of each?
+    """Classification of scans by columns of a table.
 
     Attributes:
-        layout: of the scans; `auto` looks.
-        cubes_per_scan: how many cubes are drawn in a scan, each with its scan's labels; None takes the whole
+        layout: of the scans; `auto` detects it.
+        cubes_per_scan: number of cubes drawn per scan, each with its scan's labels; None takes the whole
             scan, clipped and averaged down to `size`.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     task: ClassVar = "classify"
@@ -187,21 +187,21 @@ class ScanLabelParameters(_Table, _CtParameters):
         self._check_table()
         if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: a number from 1 to {_MOST_CUBES}, or leave it out "
-                "for the whole scan."
+                f"--cubes-per-scan {self.cubes_per_scan}: must be between 1 and {_MOST_CUBES}; omit it to "
+                "use the whole scan."
             )
 
 
 @dataclass(frozen=True)
 class ImageLabelParameters(_Table, GreyLevels):
-    """Classification of X-ray images: what do columns of a table say of each?
+    """Classification of X-ray images by columns of a table.
 
     Attributes:
         layout: of the images.
         size: edges in pixels, x, y, to which the whole image is resized by area averaging.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     task: ClassVar = "classify"
@@ -225,7 +225,7 @@ class ImageMaskParameters(GreyLevels):
         size: edges in pixels, x, y, to which image and mask are resized.
 
     Raises:
-        CallError: a value out of range.
+        CallError: a value is out of range.
     """
 
     task: ClassVar = "segment"
@@ -239,9 +239,9 @@ class ImageMaskParameters(GreyLevels):
     def __post_init__(self) -> None:
         _check_image_size(self.size)
         if self.layout != "images":
-            raise CallError(f"--layout {self.layout}: masks of X-ray images go with --layout images.")
+            raise CallError(f"--layout {self.layout}: masks of X-ray images need --layout images.")
         if self.masks is None:
-            raise CallError("Masks of X-ray images are needed: give their folder, as in --masks masks.")
+            raise CallError("Masks of X-ray images are needed: give their folder, for example --masks masks.")
         if self.foreground is not None:
             object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
 
@@ -265,26 +265,26 @@ TASKS = tuple(
     kind.task for kind in (NoduleParameters, MaskParameters, FindingParameters, ScanLabelParameters)
 )
 
-_BESIDES = {"task", "source_sha256"}  # what stands among the parameters in a store, and is none
+_BESIDES = {"task", "source_sha256"}  # stored with the parameters without being one
 
 
 def kind_of(task: str, images: bool) -> type[TargetParameters]:
-    """What a task is asked for with, of X-ray images or of scans.
+    """Return the parameters of a task, for X-ray images or for scans.
 
     Raises:
-        CallError: the task is of the other alone.
+        CallError: the task is unknown, or only for the other kind.
     """
     kinds, others = (_OF_IMAGES, _OF_SCANS) if images else (_OF_SCANS, _OF_IMAGES)
     if task in kinds:
         return kinds[task]
     if task in others:
-        what, wanted = ("X-ray images", "CT scans") if images else ("CT scans", "X-ray images")
-        raise CallError(f"--task {task} is for {wanted}, and these are {what}: {', '.join(kinds)} are known.")
-    raise CallError(f"--task {task}: {', '.join(TASKS)} are known.")
+        what, allowed = ("X-ray images", "CT scans") if images else ("CT scans", "X-ray images")
+        raise CallError(f"--task {task} is for {allowed}, but these are {what}: use {' or '.join(kinds)}.")
+    raise CallError(f"--task {task}: must be one of {', '.join(TASKS)}.")
 
 
 def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any]:
-    """The parameters as they stand in a store; of files and folders their names, for paths are nobody's."""
+    """Return the parameters as written to a store; files and folders by name only, as paths are private."""
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(parameters).items()}
     values |= {name: value.name for name, value in values.items() if isinstance(value, Path)}
     if isinstance(parameters, _CtParameters):
@@ -298,14 +298,14 @@ def _kind_in(made: Mapping[str, Any]) -> type[TargetParameters]:
 
 
 def as_now(made: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters of a store under the names of now: `foreground` was once called `labels`."""
+    """Return a store's parameters under their current names: `foreground` was once called `labels`."""
     if made.get("task") != MaskParameters.task or "labels" not in made:
         return made
     return {"foreground" if name == "labels" else name: value for name, value in made.items()}
 
 
 def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
-    """The parameters that a store tells, any JSON; of files and folders the name is all that is known.
+    """Return the parameters recorded in a store, any JSON; for files and folders only the name is known.
 
     Raises:
         ValueError: they are not those of `extract-targets`.
@@ -315,13 +315,13 @@ def parameters_of(made: Mapping[str, Any]) -> TargetParameters:
         names = {field.name for field in fields(kind)} - {"hu" if "window" in made else "window"}
         if set(made) - {"split_file"} != names | _BESIDES:
             others = ", ".join(sorted((set(made) - {"split_file"}) ^ (names | _BESIDES)))
-            raise ValueError(f"{others} is missing, or is none of them")
+            raise ValueError(f"{others} is missing or unknown")
         values: dict[str, Any] = {name: made[name] for name in names}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         paths = {"masks", "label_table"} & values.keys()
         values |= {name: Path(values[name]) for name in paths if values[name] is not None}
         return kind(**values)
     except KeyError:
-        raise ValueError(f"their task is none of {', '.join(TASKS)}") from None
+        raise ValueError(f"their task is not one of {', '.join(TASKS)}") from None
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from None

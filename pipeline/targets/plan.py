@@ -1,4 +1,4 @@
-"""What a scan is to give to a target store, and which fold it is in."""
+"""Plans what each scan contributes to a target store, and assigns its fold."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from genesis_toolkit.pipeline.scans.find import Source
 from genesis_toolkit.pipeline.targets.parameters import TargetParameters
 from genesis_toolkit.pipeline.wording import listed
 
-#: The numbers of `FOLDS`.
+#: Numbers of the folds, in the order of `FOLDS`.
 TRAIN, VALIDATION, TEST = range(3)
 
-_DEALING = ("whose", "known", "part")  # of a source: the fold tells what comes of them
+_DEALING = ("whose", "known", "part")  # fields of a source that only determine its fold
 
 #: Fold of each LUNA16 subset: 0-4, 5-6, 7-9 (METHOD.md section 6).
 FOLD_OF_SUBSET = (TRAIN,) * 5 + (VALIDATION,) * 2 + (TEST,) * 3
@@ -26,18 +26,18 @@ Asked = TypeVar("Asked", bound=TargetParameters, covariant=True)
 
 @dataclass(frozen=True)
 class Piece:
-    """A scan or image, its fold (0 train, 1 validation, 2 test), and what the task asks of it, as JSON."""
+    """A scan or image, its fold (0 train, 1 validation, 2 test), and its data for the task, as JSON."""
 
     source: Source
     fold: int
-    wanted: Any = None
+    data: Any = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a source holds for a task: the scans in their order, with paths relative to `root`.
+    """The scans of a source for a task, in order, with paths relative to `root`.
 
-    Sentences say what was left out, each with a way out where there is one.
+    `said` has sentences on what was left out, each with a way out if there is one.
     """
 
     root: Path
@@ -46,36 +46,36 @@ class Plan:
 
     @property
     def sha256(self) -> str:
-        """Of what the source's names, tables and lists say: all that is wanted, but not the scans' voxels."""
-        told = [
+        """Return the sha256 of the contents of names, tables and lists, but not of the scans' voxels."""
+        what = [
             [
                 one.source.path,
                 one.fold,
-                one.wanted,
+                one.data,
                 {k: v for k, v in vars(one.source).items() if k not in _DEALING},
             ]
             for one in self.pieces
         ]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)
 class TargetTask(CutTask[Asked]):
-    """One scan to cut: besides what every task knows, what is wanted of it, and the masks of its name."""
+    """One scan to cut, with its data for the task, and the masks that match its name."""
 
     piece: Piece
     masks: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The scan and its masks."""
+        """Return the scan and its masks."""
         return (self.path, *self.masks)
 
 
 def fold_of_source(source: Source) -> int:
-    """The fold of a scan: by its part, its subset, else a hash of its patient, or of its identifier.
+    """Return the fold of a scan: by its part, its subset, or a hash of its patient or its identifier.
 
-    It depends on the scan alone, so no other scan ever moves it.
+    It depends on this scan alone, so other scans never change it.
     """
     if source.part is not None:
         return source.part
@@ -85,21 +85,21 @@ def fold_of_source(source: Source) -> int:
 
 
 def fold_of_name(name: str) -> int:
-    """The fold that goes with a name, by its hash."""
+    """Return the fold of a name, by its hash."""
     return fold_of_hash(int(stream_key(name)))
 
 
 def fold_of_hash(number: int) -> int:
-    """The fold that goes with a hash: eight of ten train, one validates, one tests."""
+    """Return the fold of a hash: eight of ten train, one validates, one tests."""
     return {8: VALIDATION, 9: TEST}.get(number % 10, TRAIN)
 
 
 def fold_of_patient(patient: str) -> int:
-    """The fold of a patient on `train_val_list.txt`: one in ten validates, by a hash."""
-    # The hash that would test takes part in training here.
+    """Return the fold of a patient on `train_val_list.txt`: one in ten validates, by a hash."""
+    # A hash that would mean testing means training here.
     return VALIDATION if fold_of_name(patient) == VALIDATION else TRAIN
 
 
 def rows_words(rows: Sequence[int], most: int = 5) -> str:
-    """Numbers of rows in a sentence: `rows 3, 4 and 17 more`."""
+    """Return numbers of rows for a sentence: `rows 3, 4 and 17 more`."""
     return f"row{'' if len(rows) == 1 else 's'} {listed(rows, most)}"

@@ -1,4 +1,4 @@
-"""Holds a target store against its source: the source is planned again, and cubes are cut from it again."""
+"""Compares a target store with its source, which is planned again, and from which cubes are cut again."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,27 +41,27 @@ def compare_targets(
 ) -> tuple[int, list[Problem]]:
     """Plan the source again, cut random cubes again, and compare both with a store.
 
-    Where the source's names, tables or lists say something else than they did, no cube is cut.
+    If the contents of the source's names, tables or lists have changed, no cube is cut.
 
     Args:
         remains: of the store.
-        source: as it was given to `extract_targets`; masks that lay in a folder of another name are looked
-            for by the name of that folder, in the source and beside it.
-        places: of the scans that are as they were, by row.
-        most: how many cubes to draw.
-        workers: who does it.
+        source: as passed to `extract_targets`; a separate folder of masks is searched by name, in the source
+            and next to it.
+        places: paths of unchanged scans, by row.
+        most: number of cubes to draw.
+        workers: the workers.
 
     Returns:
-        How many cubes were compared, voxels, labels or masks, corner and fold; and what is wrong, by the
-        scan's name.
+        The number of cubes whose voxels, labels or masks, corner and fold were compared; and the problems, by
+        the scan's name.
 
     Raises:
-        UnknownError: what is needed is damaged, or the source cannot be planned.
+        UnknownError: required data are damaged, or the source cannot be planned.
     """
     scan, number, corner, fold, path = needed(remains, "scan", "number", "corner", "fold", "scans/path")
     plan, planned = _planned(remains, source)
     if plan.sha256 != remains.cutting["source_sha256"]:
-        wrong = "is not that of the source: its names, tables or lists say something else than they did"
+        wrong = "differs from that of the source: its names, tables or lists have changed"
         return 0, [("parameters.source_sha256", wrong)]
     by_path = {task.source.path: task for task in planned}
     chosen = drawn(np.flatnonzero(np.isin(scan, list(places))), most)
@@ -69,7 +69,7 @@ def compare_targets(
     for row in np.unique(scan[chosen]).tolist():
         mine, name = chosen[scan[chosen] == row], str(path[row])
         if name not in by_path:
-            raise UnknownError(f"{name} is none of the scans of the source")
+            raise UnknownError(f"{name} is not one of the scans of the source")
         tasks.append(_Recut(name, by_path[name], tuple(mine.tolist()), tuple(number[mine].tolist())))
     suited = readers(workers, (path for one in tasks for path in one.task.files))
     labels = remains.columns.get("labels")
@@ -79,7 +79,7 @@ def compare_targets(
         for place, number in enumerate(recut.numbers):
             try:
                 stored = {name: reader.rows([number])[0] for name, reader in readers_of.items()}
-            except DataError:  # a damaged shard is named by itself
+            except DataError:  # a damaged shard is reported separately
                 yield None
                 continue
             same = {
@@ -96,7 +96,7 @@ def compare_targets(
 
 
 def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any], ...]]:
-    """What a source holds now, planned with the parameters of a store; an UnknownError where that fails."""
+    """Plan a source again with the parameters of a store; an UnknownError if that fails."""
     try:
         parameters, masks = parameters_of(remains.cutting), None
         if isinstance(parameters, MaskParameters | ImageMaskParameters):
@@ -107,14 +107,14 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
             table = _file_named(source, str(parameters.label_table), Path.is_file)
             if table is None:
                 raise DataError(
-                    f"the table of labels, {parameters.label_table}, lies not in {source} or beside it"
+                    f"the table of labels, {parameters.label_table}, is neither in {source} nor next to it"
                 )
             parameters = replace(parameters, label_table=table)
         split = None
         if "scans/part" in remains.columns:
             path, part = needed(remains, "scans/path", "scans/part")
             parts = dict(zip(map(str, path), part.tolist(), strict=True))
-            split = SplitFile(Path(), parts, EXCLUDE)  # others were passed over, and stand in no table
+            split = SplitFile(Path(), parts, EXCLUDE)  # others were skipped, and are in no table
         plan = plan_targets(source, parameters, split)
         return plan, target_tasks(plan, parameters, masks)
     except (CallError, DataError, ValueError) as error:
@@ -122,24 +122,24 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
 
 
 def _folder_of_masks(source: Path, name: str) -> Path:
-    """Where the masks lie, in the source or beside it: a store tells their folder's name alone."""
+    """Find the masks in the source or next to it: a store only records their folder's name."""
     found = _file_named(source, name, Path.is_dir)
     if found is None:
-        raise DataError(f"the masks lie in no folder {name!r} in {source} or beside it")
+        raise DataError(f"the folder of masks, {name!r}, is neither in {source} nor next to it")
     return found
 
 
 def _file_named(source: Path, name: str, is_there: Callable[[Path], bool]) -> Path | None:
-    """The file or folder of this name in the source or beside it."""
+    """Return the file or folder of this name in the source or next to it."""
     places = [] if leads_outside(name) else [source / name, source.resolve().parent / name]
     return next((place for place in places if is_there(place)), None)
 
 
 def _cut_again(recut: _Recut) -> Cut:
-    """Cut a scan again; of what it gives, the cubes to compare. A DataError where it gives too few."""
+    """Cut a scan again and return the cubes to compare. A DataError if it gives too few."""
     cut, places = cut_target(recut.task), recut.places
     if len(cut.cubes) <= max(places):
-        raise DataError(f"it gives {len(cut.cubes)} cubes, and the store has more of it")
+        raise DataError(f"it gives {len(cut.cubes)} cubes, but the store has more from it")
     return replace(
         cut,
         corners=cut.corners[list(places)],

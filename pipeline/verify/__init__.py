@@ -1,1 +1,1 @@
-"""Check that a store is what it was when it was made."""
+"""Checks that a store is unchanged since it was made."""

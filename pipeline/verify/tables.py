@@ -1,6 +1,6 @@
-"""Whether the tables and attributes of a store agree with one another. Pure: values in, sentences out.
+"""Checks that the tables and attributes of a store are consistent. Pure: values in, sentences out.
 
-Each function gives pairs: the name of a table's column or of an attribute, and what is wrong, to go after it.
+Each function returns pairs: the name of a column or attribute, and its problem, phrased to follow the name.
 """
 
 import re
@@ -45,7 +45,7 @@ _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
 def store_problems(remains: Remains) -> list[Problem]:
-    """What is wrong with the tables and attributes of a store."""
+    """Return the problems of a store's tables and attributes."""
     if remains.kind == schema.TARGETS:
         return _target_problems(remains)
     voxels, problems = remains.voxels, list[Problem]()
@@ -62,10 +62,10 @@ def store_problems(remains: Remains) -> list[Problem]:
 
 
 def _target_problems(remains: Remains) -> list[Problem]:
-    """What is wrong with the tables and attributes of a target store.
+    """Return the problems of a target store's tables and attributes.
 
-    Besides what `table_problems` looks at: the task and what it is asked for with, corners, labels of images
-    against their table, and that every scan or patient is in the fold that it is dealt to.
+    Besides `table_problems` this checks the task and its parameters, corners, labels of images against their
+    table, and that every scan or patient is in the right fold.
     """
     columns = remains.columns
     problems = [*(_attribute_problems(remains) if remains.attributes else ()), *table_problems(columns, None)]
@@ -85,17 +85,17 @@ def _target_problems(remains: Remains) -> list[Problem]:
 
 
 def parameter_problems(kind: str, attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the parameters of a cube store or pair store, any JSON, as far as they are any."""
+    """Yield the problems of the parameters of a cube store or pair store (any JSON), if it has any."""
     for name in dict.fromkeys(("parameters", schema.KINDS[kind].cutting)):
         if not isinstance(attributes.get(name), dict):
             return
         if not attributes[name]:
-            yield name, "is {}, parameters by name wanted"
+            yield name, "is {}, must be parameters by name"
             return
     made = attributes[schema.KINDS[kind].cutting]
     for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
         if name in made and made[name] != kept:
-            yield f"parameters.{name}", f"is {words_of(made[name])}, and the store has {words_of(kept)}"
+            yield f"parameters.{name}", f"is {words_of(made[name])}, but the store has {words_of(kept)}"
     if any(name in made for name in _OF_EXTRACTION):
         try:
             found = extraction(made)
@@ -108,9 +108,9 @@ def parameter_problems(kind: str, attributes: Mapping[str, Any]) -> Iterator[Pro
 
 
 def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Problem]:
-    """What is wrong with the tables of scans and cubes, of those columns that could be read.
+    """Return the problems of the tables of scans and cubes, in the columns that are readable.
 
-    `box` is what a cube takes up in its scan, voxels in x, y, z, see `box_of`; None where that is not known.
+    `box` is the space that a cube takes up in its scan, voxels in x, y, z, see `box_of`; None if unknown.
     """
     problems = [*_scan_problems(columns)]
     scan, scans = columns.get("scan"), columns.get("scans/cubes")
@@ -123,26 +123,28 @@ def table_problems(columns: Columns, box: tuple[int, ...] | None) -> list[Proble
 
 
 def pair_problems(columns: Columns, cubes: int, variants: int | None, edges: int) -> list[Problem]:
-    """What is wrong with the table of pairs of so many cubes, of those columns that could be read.
+    """Return the problems of the table of pairs of `cubes` cubes, in the columns that are readable.
 
-    `variants` is how many degraded twins each has, None where that is not known; `edges` how many a cube has.
+    `variants` is the number of degraded variants per cube, None if unknown; `edges` the edges of a cube.
     """
     problems = []
     own = schema.columns_of(schema.PairTable)
     pairs = max((len(columns[name]) for name in own if name in columns), default=0)
     if pairs and variants is not None and pairs != cubes * variants:
-        problems.append(("degraded", f"has {pairs:,} rows, and {cubes:,} cubes have {variants:,} twins each"))
+        problems.append(
+            ("degraded", f"has {pairs:,} rows instead of {variants:,} for each of {cubes:,} cubes")
+        )
     variant, cube = np.divmod(np.arange(pairs), max(1, cubes))
-    for name, wanted in (("cube", cube), ("variant", variant)):
+    for name, expected in (("cube", cube), ("variant", variant)):
         if name in columns:
-            problems += where(columns[name] != wanted, name, "is not that of the pair's number", "pair")
+            problems += where(columns[name] != expected, name, "does not match the pair's number", "pair")
     if "flip" in columns:
         flips = 2**edges - 1
         problems += where(columns["flip"] > flips, "flip", f"is not in 0..{flips}", "pair")
     if "applied" in columns:
         applied = columns["applied"]
         wrong = (applied > sum(Applied)) | ((applied & _BOTH_PAINTED) == _BOTH_PAINTED)
-        problems += where(wrong, "applied", "is no set of degradations", "pair")
+        problems += where(wrong, "applied", "is not a set of degradations", "pair")
     return problems
 
 
@@ -151,17 +153,17 @@ def _is_sha256(value: Any) -> bool:
 
 
 def _window_problems(found: Parameters, attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    """Whether the store has the window and the unit of what was cut; those of CT stand in its parameters."""
+    """Check the store's window and unit against the extraction; for CT the window is a parameter."""
     window = list(found.store_window)
     if (isinstance(found, ImageParameters) or found.mr) and attributes.get("window") != window:
-        yield "window", f"is {words_of(attributes.get('window'))}, and {window} was cut"
+        yield "window", f"is {words_of(attributes.get('window'))}, but the extraction used {window}"
     if attributes.get("unit") != found.unit:
-        yield "unit", f"is {words_of(attributes.get('unit'))}, and {found.unit} was cut"
+        yield "unit", f"is {words_of(attributes.get('unit'))}, but the extraction gave {found.unit}"
 
 
 def _recipe_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
     if not _is_sha256(parameters.get("cubes_sha256")):
-        yield "parameters.cubes_sha256", f"is {words_of(parameters.get('cubes_sha256'))}, no sha256"
+        yield "parameters.cubes_sha256", f"is {words_of(parameters.get('cubes_sha256'))}, not a sha256"
     recipe = parameters.get("recipe")
     try:
         digest = Recipe.from_json(recipe if isinstance(recipe, dict) else {}).digest()
@@ -181,67 +183,67 @@ def _scan_problems(columns: Columns) -> Iterator[Problem]:
         yield from where(unknown, "scans/status", f"is none of {', '.join(schema.STATUSES)}", "scan")
         if cubes is not None:
             differs = (status == "used") != (cubes > 0)
-            yield from where(differs, "scans/status", "does not go with the number of its cubes", "scan")
+            yield from where(differs, "scans/status", "contradicts the number of its cubes", "scan")
     if "scans/part" in columns:
         strange = columns["scans/part"] >= len(schema.PARTS)
         yield from where(strange, "scans/part", f"is none of {', '.join(schema.PARTS)}", "scan")
     if "scans/patient" in columns:
-        yield from where(columns["scans/patient"] == 0, "scans/patient", "is 0, a hash wanted", "scan")
+        yield from where(columns["scans/patient"] == 0, "scans/patient", "is 0, must be a hash", "scan")
     if "scans/sha256" in columns:
         wrong = np.array([bool(text) and not _is_sha256(text) for text in columns["scans/sha256"]], bool)
-        yield from where(wrong, "scans/sha256", "is no sha256", "scan")
+        yield from where(wrong, "scans/sha256", "is not a sha256", "scan")
 
 
 def _count_problems(
     columns: Columns, scan: NDArray[Any], counts: NDArray[Any], box: tuple[int, ...] | None
 ) -> Iterator[Problem]:
-    """Numbers within scans, and corners, of cubes whose scans are all known."""
+    """Check the numbers within scans, and the corners, of cubes whose scans are all known."""
     given = np.bincount(scan, minlength=len(counts))
-    yield from where(given != counts, "scans/cubes", "is not the number of its cubes", "scan")
+    yield from where(given != counts, "scans/cubes", "differs from the number of its cubes", "scan")
     if "number" in columns:
         order = np.argsort(scan, kind="stable")
-        wanted = np.empty(len(scan), np.int64)
-        wanted[order] = np.arange(len(scan)) - np.repeat(np.cumsum(given) - given, given)
-        yield from where(columns["number"] != wanted, "number", "does not count within its scan", "cube")
+        expected = np.empty(len(scan), np.int64)
+        expected[order] = np.arange(len(scan)) - np.repeat(np.cumsum(given) - given, given)
+        yield from where(columns["number"] != expected, "number", "does not count within its scan", "cube")
     corner, shape = columns.get("corner"), columns.get("scans/shape")
     if corner is not None and shape is not None and box is not None:
-        # Of cubes that came without their scans nothing is known; their scans have no shape.
+        # Cubes imported without scans have no known corner; their scans have no shape.
         known = (shape[scan] > 0).all(axis=1)
         inside = (corner >= 0).all(axis=1) & (corner.astype(np.int64) + box <= shape[scan]).all(axis=1)
-        yield from where(known & ~inside, "corner", "does not lie in its scan", "cube")
+        yield from where(known & ~inside, "corner", "is outside its scan", "cube")
 
 
 def _attribute_problems(remains: Remains) -> Iterator[Problem]:
     attributes = remains.attributes or {}
     if attributes.get("folds") != list(schema.FOLDS):
-        yield "folds", f"is {words_of(attributes.get('folds'))}, {words_of(list(schema.FOLDS))} wanted"
+        yield "folds", f"is {words_of(attributes.get('folds'))}, must be {words_of(list(schema.FOLDS))}"
     made = attributes.get("parameters")
     if not isinstance(made, dict):
         return
     if not _is_sha256(made.get("source_sha256")):
-        yield "parameters.source_sha256", f"is {words_of(made.get('source_sha256'))}, no sha256"
+        yield "parameters.source_sha256", f"is {words_of(made.get('source_sha256'))}, not a sha256"
     try:
         found = parameters_of(made)
     except ValueError as error:
         yield "parameters", f"are not those of extract-targets: {error}"
         return
-    told = {"task": found.task, "classes": list(found.classes), "size": list(found.size)}
-    told |= {"window": list(found.store_window), "unit": found.unit}
-    for name, value in told.items():
+    entries = {"task": found.task, "classes": list(found.classes), "size": list(found.size)}
+    entries |= {"window": list(found.store_window), "unit": found.unit}
+    for name, value in entries.items():
         if attributes.get(name) != value:
-            yield name, f"is {words_of(attributes.get(name))}, and with these parameters {words_of(value)}"
+            yield name, f"is {words_of(attributes.get(name))}, but the parameters mean {words_of(value)}"
     there = schema.has_images(remains.manifest)
     if there != isinstance(found, GreyLevels):
-        yield "images", f"are {'' if there else 'not '}there, and the task has {'none' if there else 'them'}"
+        yield "images", "exist, but the task has none" if there else "are missing, but the task needs them"
 
 
 def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Problem]:
-    """Of CT scans: the fold of the part, LUNA16's subset, or the hash of the patient or the identifier."""
+    """Check folds of CT scans: by part, LUNA16's subset, or the hash of the patient or the identifier."""
     fold, subset, names = (columns.get(name) for name in ("fold", "scans/subset", "scans/identifier"))
     if subset is None:
         return
     strange = (subset < -1) | (subset >= len(FOLD_OF_SUBSET))
-    yield from where(strange, "scans/subset", f"is none of 0..{len(FOLD_OF_SUBSET) - 1}, nor -1", "scan")
+    yield from where(strange, "scans/subset", f"is neither in 0..{len(FOLD_OF_SUBSET) - 1} nor -1", "scan")
     if fold is None or names is None or strange.any():
         return
     hashes, part = columns.get("scans/patient"), columns.get("scans/part")
@@ -258,18 +260,18 @@ def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Proble
 
 
 def _image_problems(columns: Columns, scan: NDArray[np.int32], findings: bool) -> Iterator[Problem]:
-    """Of NIH's images: the findings of its table, where the labels are these, and one fold a patient."""
+    """Check NIH's images: labels equal the table's findings, where applicable, and one fold per patient."""
     fold, labels = columns.get("fold"), columns.get("labels")
-    patient, told = columns.get("images/patient"), columns.get("images/labels")
-    if findings and told is not None and labels is not None:
-        known, row = np.unique(told[scan], return_inverse=True)
+    patient, entries = columns.get("images/patient"), columns.get("images/labels")
+    if findings and entries is not None and labels is not None:
+        known, row = np.unique(entries[scan], return_inverse=True)
         hot = [_multi_hot(str(one)) for one in known]
         strange = np.array([one is None for one in hot], bool)[row]
-        yield from where(strange, "images/labels", "are none of NIH's findings", "cube")
+        yield from where(strange, "images/labels", "are not findings of NIH", "cube")
         rows = np.array([one or [0] * len(FindingParameters.classes) for one in hot], np.uint8)[row]
         if rows.shape == labels.shape:
             differs = (rows != labels).any(axis=1) & ~strange
-            yield from where(differs, "labels", "is not what images/labels says", "cube")
+            yield from where(differs, "labels", "contradicts images/labels", "cube")
     if fold is not None and patient is not None:
         people, first, row = np.unique(patient[scan], return_index=True, return_inverse=True)
         dealt = np.array([fold_of_patient(str(name)) for name in people], np.uint8)
@@ -290,9 +292,9 @@ def _corner_problems(
         yield from where(np.any(corner != 0, axis=1), "corner", f"is not that of a whole {what}", "cube")
         return
     room = shape[scan].astype(np.int64) - size
-    # Where the scan is smaller than a cube it lies in the cube's middle.
+    # A scan smaller than a cube is in the cube's middle.
     right = np.where(room < 0, corner == room // 2, (corner >= 0) & (corner <= room))
-    yield from where(~np.all(right, axis=1), "corner", "does not lie in its scan", "cube")
+    yield from where(~np.all(right, axis=1), "corner", "is outside its scan", "cube")
 
 
 def _multi_hot(findings: str) -> list[int] | None:

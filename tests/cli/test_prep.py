@@ -109,15 +109,15 @@ def test_wrong_calls_exit_with_2(luna16: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.zarr"
     assert_refused(call("extract-cubes", tmp_path / "absent", out), 2, "There is no folder")
     (tmp_path / "empty").mkdir()
-    assert_refused(call("extract-cubes", tmp_path / "empty", out), 2, "No scan lies in")
+    assert_refused(call("extract-cubes", tmp_path / "empty", out), 2, "There is no scan in")
     assert_refused(call("extract-cubes", luna16, out, "--size", "64"), 2, "--size 64")
     assert_refused(call("extract-cubes", luna16, out, "--size", "big"), 2, "'big'")
     assert_refused(call("extract-cubes", luna16, out, "--hu", "1000,-1000"), 2, "1000,-1000")
     assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-10"), 2, "0 to 9")
     assert_refused(call("extract-cubes", luna16, out, "--max-tissue", "2"), 2, "--max-tissue 2")
     (tmp_path / "notes").write_text("mine")
-    assert_refused(call("extract-cubes", luna16, tmp_path / "notes", *SMALL), 2, "left alone")
-    assert_refused(call("degrade", luna16, out), 2, "no store of this toolkit")
+    assert_refused(call("extract-cubes", luna16, tmp_path / "notes", *SMALL), 2, "left untouched")
+    assert_refused(call("degrade", luna16, out), 2, "is not a store made by genesis-prep")
     assert_refused(call("info", tmp_path / "absent"), 2, "There is no store")
     assert not out.exists()
     assert (tmp_path / "notes").read_text() == "mine"
@@ -207,8 +207,8 @@ def test_every_parameter_of_a_recipe_can_be_given(cube_store: Path, tmp_path: Pa
 
 def test_pictures_replace_nothing_but_pictures(cube_store: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("mine")
-    assert_refused(call("preview", cube_store, tmp_path / "notes.png"), 2, "left alone")
-    assert_refused(call("preview", cube_store, tmp_path / "sheet.txt"), 2, "ends in .png")
+    assert_refused(call("preview", cube_store, tmp_path / "notes.png"), 2, "left untouched")
+    assert_refused(call("preview", cube_store, tmp_path / "sheet.txt"), 2, "must end in .png")
     assert_refused(call("preview", cube_store, cube_store / "sheet.png"), 2, "inside the store")
     assert (tmp_path / "notes.png").read_text() == "mine"
     for _ in range(2):
@@ -224,8 +224,8 @@ def test_a_recipe_without_some_degradation_can_be_drawn(cube_store: Path, tmp_pa
 def test_absurd_numbers_are_refused(luna16: Path, cube_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.zarr"
     assert_refused(call("extract-cubes", luna16, out, "--subsets", "0-9999999999"), 2, "0 to 9")
-    assert_refused(call("extract-cubes", luna16, out, "--cubes-per-scan", 10**8), 2, "from 1 to 10000")
-    assert_refused(call("degrade", cube_store, out, "--variants", 10**20), 2, "from 1 to 10000")
+    assert_refused(call("extract-cubes", luna16, out, "--cubes-per-scan", 10**8), 2, "between 1 and 10000")
+    assert_refused(call("degrade", cube_store, out, "--variants", 10**20), 2, "between 1 and 10000")
 
 
 def test_an_empty_folder_may_be_given_as_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,14 +292,14 @@ def test_advice_is_given_only_where_it_helps(tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("subset0.zip", "It holds subset0.zip: unpack LUNA16's archives there first."),
-        ("00000001_000.png", "put the table Data_Entry_2017*.csv of the download beside them"),
+        ("00000001_000.png", "add the download's table Data_Entry_2017*.csv"),
     ],
 )
 def test_what_is_a_step_away_from_scans_gets_a_hint(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / name).write_bytes(b"PK\3\4 or other bytes")
     assert_refused(
-        call("extract-cubes", tmp_path / "folder", tmp_path / "c.zarr"), 2, "No scan lies in", said
+        call("extract-cubes", tmp_path / "folder", tmp_path / "c.zarr"), 2, "There is no scan in", said
     )
 
 
@@ -324,7 +324,7 @@ def test_nothing_typed_asks_for_help() -> None:
         (["info", "absent.zarr"], 2, "There is no store at absent.zarr"),
         (["info"], 2, "Missing argument 'STORE'."),
         (["verify", "absent.zarr", "--cubes", "some"], 2, "Invalid value for '--cubes'"),
-        (["info", "damaged.zarr"], 1, "or not as it was written"),
+        (["info", "damaged.zarr"], 1, "is missing or has changed"),
     ],
 )
 def test_with_json_an_error_is_one_object(

@@ -188,7 +188,7 @@ def test_a_series_is_given_as_the_tables_show_it(tmp_path: Path, monkeypatch: py
     for wrong, count in ((folder, "2"), (f"{folder}#3", "none")):
         done = call(wrong)
         assert done.exit_code == 2
-        assert done.stderr == f"Error: {wrong} names {count} of the scans in {folder}: {ways}\n"
+        assert done.stderr == f"Error: {wrong} matches {count} of the scans in {folder}: {ways}\n"
 
 
 def test_the_command_refuses(tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_the_command_refuses(tmp_path: Path) -> None:
         (tmp_path / "none#1", f"There is no scan {tmp_path / 'none#1'}: give a file, or the folder of"),
         (
             tmp_path,
-            f"No scan lies in {tmp_path}: looked for",
+            f"There is no scan in {tmp_path}: searched for",
         ),
-        ("", "'' is no path: give a scan."),
+        ("", "The path '' is empty: give a scan."),
     ):
         done = call(none)
         assert done.exit_code == 2
@@ -214,10 +214,10 @@ def test_the_command_refuses(tmp_path: Path) -> None:
     for words, said in (
         (["--min-tissue", "0.5"], "--min-tissue 0.5"),
         (["--size", "16,16", "--min-tissue", "0.1"], "--min-tissue 0.1 is for cubes"),
-        (["--size", "4"], "--size 4: a cube needs three edges"),
+        (["--size", "4"], "--size 4: must be three edges"),
         (["--size", "4,4,4,4"], "--size 4,4,4,4"),
         (["--hu", "0"], "--hu 0"),
-        (["--hu", "0,0"], "window 0,0 is empty"),
+        (["--hu", "0,0"], "--hu 0,0: the first number must be below the second"),
     ):
         done = call(scan, *words)
         assert done.exit_code == 2

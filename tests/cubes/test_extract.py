@@ -95,7 +95,7 @@ def test_finished_work_is_left_alone_and_other_parameters_refused(luna16: Path, 
     before = read_manifest(cube_store), cube_store.stat().st_mtime_ns
     assert extract_cubes(luna16, cube_store, SMALL).done_before
     other = dataclasses.replace(SMALL, seed=1)
-    with pytest.raises(CallError, match=r"made with seed 0 \(asked for now: 1\).*--overwrite"):
+    with pytest.raises(CallError, match=r"made with seed 0 \(requested: 1\).*--overwrite"):
         extract_cubes(luna16, cube_store, other)
     assert (read_manifest(cube_store), cube_store.stat().st_mtime_ns) == before
     assert not extract_cubes(luna16, cube_store, other, workers=1, overwrite=True).done_before
@@ -123,7 +123,7 @@ def test_what_is_not_ours_is_never_replaced(luna16: Path, tmp_path: Path) -> Non
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(CallError, match="is no genesis-cubes store, so it is left alone"):
+        with pytest.raises(CallError, match="is not a genesis-cubes store, so it is left untouched"):
             extract_cubes(luna16, tmp_path / "thesis", SMALL, overwrite=overwrite)
     assert (tmp_path / "thesis" / "chapter1").read_text() == "years of work"
 
@@ -163,7 +163,7 @@ def test_strict_stops_at_the_first_scan_that_fails_and_goes_on_without(luna16: P
     raw.write_bytes(raw.read_bytes()[:99])
     target = tmp_path / "c.zarr"
     for _ in range(2):  # what an earlier run found does not pass either
-        with pytest.raises(DataError, match=r"subset0/1\.2\.3\.mhd: .*cut short.*--strict stops there"):
+        with pytest.raises(DataError, match=r"subset0/1\.2\.3\.mhd: .*cut short.*--strict stops here"):
             extract_cubes(luna16, target, SMALL, workers=1, strict=True)
         assert not target.exists()
     assert extract_cubes(luna16, target, SMALL, workers=1).store.scans.status.tolist()[0] == "failed"

@@ -26,7 +26,7 @@ def test_every_scan_is_in_one_part_and_parts_are_about_even() -> None:
 
 @pytest.mark.parametrize("text", ["0/8", "9/8", "1", "1/0", "a/b", "-1/8", "1/99999", ""])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(CallError, match=r"as in 1/8"):
+    with pytest.raises(CallError, match=r"for example 1/8"):
         parse_part(text)
 
 
@@ -47,9 +47,9 @@ def test_a_moved_file_stays_in_its_part_and_what_cannot_be_parted_is_refused(
     done = CliRunner().invoke(
         main, ["extract-cubes", str(luna16), str(tmp_path / "c.zarr"), *words, "--part", "5/2"]
     )
-    assert (done.exit_code, "as in 1/8" in done.stderr) == (2, True)
+    assert (done.exit_code, "for example 1/8" in done.stderr) == (2, True)
     official = dataclasses.replace(SMALL, sampler="official")
-    with pytest.raises(CallError, match="--sampler official run on through a subset"):
+    with pytest.raises(CallError, match="--sampler official continue through a whole subset"):
         extract_cubes(luna16, tmp_path / "c.zarr", official, part="1/2")
     (name,) = (path.stem for path in (luna16 / "subset0").glob("*.mhd"))
     number = part_of(name, 2)
@@ -64,5 +64,5 @@ def test_a_moved_file_stays_in_its_part_and_what_cannot_be_parted_is_refused(
     alone = "/".join(map(str, (number % 2 + 1, 2)))
     (tmp_path / "one").mkdir()
     shutil.copytree(luna16 / "subset0", tmp_path / "one" / "subset0")
-    with pytest.raises(CallError, match="none of the 1 scans falls into this part"):
+    with pytest.raises(CallError, match="none of the 1 scans belongs to this part"):
         extract_cubes(tmp_path / "one", tmp_path / "one.zarr", SMALL, part=alone)

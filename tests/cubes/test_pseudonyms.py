@@ -228,9 +228,9 @@ def test_a_finished_store_knows_its_scans_through_the_key(source: Path, tmp_path
     assert extract_cubes(source, target, SMALL, anonymize=key).done_before
     os.utime(source / "Mustermann_Erika" / "study19610812" / "axialB70f.nii.gz")  # touched, not changed
     assert extract_cubes(source, target, SMALL, anonymize=key).done_before
-    with pytest.raises(CallError, match=r"anonymized with [0-9a-f]{16} \(asked for now: none\)"):
+    with pytest.raises(CallError, match=r"anonymized with [0-9a-f]{16} \(requested: none\)"):
         extract_cubes(source, target, SMALL)
-    with pytest.raises(CallError, match=r"anonymized with [0-9a-f]{16} \(asked for now: [0-9a-f]{16}\)"):
+    with pytest.raises(CallError, match=r"anonymized with [0-9a-f]{16} \(requested: [0-9a-f]{16}\)"):
         extract_cubes(source, target, SMALL, anonymize=tmp_path / "other")
     assert not (tmp_path / "other").exists(), "a refused call made a key"
     assert read_manifest(target) == before
@@ -275,7 +275,7 @@ def test_changed_and_vanished_scans_are_refused(source: Path, tmp_path: Path) ->
     assert extract_cubes(source, target, SMALL, anonymize=key).done_before
     scan.unlink()
     pseudonym = read_key(key).name(scan.relative_to(source).as_posix())
-    with pytest.raises(CallError, match=f"{pseudonym} is gone"):
+    with pytest.raises(CallError, match=f"{pseudonym} is missing"):
         extract(source, target, key)
 
 
@@ -324,13 +324,13 @@ def test_wrong_keys_exit_with_2(luna16: Path, cube_store: Path, tmp_path: Path) 
     (tmp_path / "empty").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe")
     cases = [
-        (tmp_path / "short", "it holds 8 bytes, and a key has 32 to 4096"),
+        (tmp_path / "short", "it holds 8 bytes, but a key has 32 to 4096"),
         (tmp_path / "long", "it holds more than 4096 bytes"),
         (tmp_path / "empty", "it is an empty file"),
-        (tmp_path / "pipe", "it is no regular file"),
-        (tmp_path, "it is no regular file"),
+        (tmp_path / "pipe", "it is not a regular file"),
+        (tmp_path, "it is not a regular file"),
         (tmp_path / "nowhere" / "key", "there is no folder"),
-        (cube_store / "key", "lies inside the store"),
+        (cube_store / "key", "is inside the store"),
     ]
     for key, sentence in cases:
         result = call("extract-cubes", luna16, out, *SMALL_CALL, "--anonymize", key)

@@ -232,7 +232,7 @@ def test_few_places_give_few_cubes() -> None:
         ({"border": (1, 1, -1)}, "--border 1,1,-1"),
         ({"max_tissue": 1.5}, "--max-tissue 1.5"),
         ({"min_tissue": -0.1}, "--min-tissue -0.1"),
-        ({"min_tissue": 0.2}, "--min-tissue 0.2: .* --max-tissue, 0.15"),
+        ({"min_tissue": 0.2}, "--min-tissue 0.2: .* --max-tissue, which is 0.15"),
         ({"min_tissue": float("nan")}, "--min-tissue nan"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_table_that_grows_takes_scans_in_and_none_changes_sides(source: Path, 
     csv = table(tmp_path / "split.csv", ROWS)
     gt.extract_cubes(source, tmp_path / "c.zarr", SMALL, workers=1, split_file=csv)
     write_volume(source / "e.mha", VOXELS + 9)
-    with pytest.raises(CallError, match=r"no row for e\.mha: add one"):
+    with pytest.raises(CallError, match=r"no row for e\.mha: add a row"):
         gt.extract_cubes(source, tmp_path / "c.zarr", SMALL, workers=1, split_file=csv)
     table(csv, ROWS + "validation,,e\n")
     store = gt.extract_cubes(source, tmp_path / "c.zarr", SMALL, workers=1, split_file=csv).store
@@ -80,7 +80,7 @@ def test_folds_of_targets_are_the_parts(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("scan;part\n", "has the columns scan;part, and scan,part are needed"),
+        ("scan;part\n", "has the columns scan;part, but scan,part are needed"),
         ("", "has the columns none"),
         ("scan,part\na,trian\n", "row 2: 'a,trian' must be a scan and train, validation, test or exclude"),
         ("scan,part\n,train\n", "row 2"),
@@ -96,7 +96,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -
 
 def test_what_cannot_be_read_and_a_scan_in_two_parts_are_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes("scan,part\n\u00e9,train".encode("latin-1"))
-    for name, said in (("none", "cannot be opened"), ("latin", "no table of CSV in UTF-8")):
+    for name, said in (("none", "cannot be opened"), ("latin", "not a CSV table in UTF-8")):
         with pytest.raises(CallError, match=said):
             read_split_file(tmp_path / name)
     csv = table(tmp_path / "split.csv", ROWS + "train,,a\n")
@@ -112,4 +112,4 @@ def test_it_excludes_the_other_splits(source: Path, tmp_path: Path, option: str,
     call = ["extract-cubes", str(source), str(tmp_path / "c.zarr"), "--split-file", str(csv), option, value]
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 2
-    assert f"--split-file says what {option} would" in done.output
+    assert all(fact in done.output for fact in ("--split-file", option, "one of them"))

@@ -119,7 +119,7 @@ def test_scans_that_are_gone_are_named(luna16: Path, cube_store: Path) -> None:
     before = read_manifest(cube_store)
     for path in (luna16 / "subset0").iterdir():
         path.unlink()
-    with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd is gone from the source.*--overwrite"):
+    with pytest.raises(CallError, match=r"subset0/1\.2\.3\.mhd is missing from the source.*--overwrite"):
         extract_cubes(luna16, cube_store, SMALL)
     assert read_manifest(cube_store) == before
 
@@ -144,7 +144,7 @@ def test_a_new_scan_with_the_identifier_of_one_in_the_store_is_refused_alone(
     store = extract_cubes(luna16, cube_store, SMALL, workers=1).store
     assert store.scans.status.tolist() == ["used", "skipped", "used", "failed", "used"]
     assert store.scans.reason.tolist()[3] == (
-        "subset0/1.2.3.mhd and subset2/1.2.3.mhd have one identifier and different voxels: rename or remove "
+        "subset0/1.2.3.mhd and subset2/1.2.3.mhd have one identifier but different voxels: rename or remove "
         "all but one"
     )
 
@@ -156,7 +156,7 @@ def test_the_official_draws_of_a_subset_are_not_disturbed(luna16: Path, tmp_path
     add(luna16, "subset3/1.3.1.mhd", 15)
     assert extract_cubes(luna16, path, official, workers=1).taken_in == 1
     add(luna16, "subset3/1.3.0.mhd", 16)
-    with pytest.raises(CallError, match=r"subset3/1\.3\.0\.mhd is new in a subset that is drawn already"):
+    with pytest.raises(CallError, match=r"subset3/1\.3\.0\.mhd is new in a subset that is already drawn"):
         extract_cubes(luna16, path, official, workers=1)
 
 

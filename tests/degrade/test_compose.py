@@ -134,7 +134,7 @@ def test_arrays_that_do_not_fit_are_refused():
     bits = np.zeros(2, np.uint8)
     rest = (np.zeros(2, np.uint64), np.zeros(2, np.int64), 0)
     for cubes, out, words in (
-        (good, np.zeros_like(good[:1]), "the buffer for the degraded ones"),
+        (good, np.zeros_like(good[:1]), "the output buffer"),
         (good, good.astype(np.uint16), "one dtype"),
         (cubes_of(2, (28, 27, 31)), np.zeros((2, 28, 27, 31), np.int16), r"\(28, 27, 30\)"),
         (good.astype(np.int32), good.astype(np.int32), "int16, uint8 or uint16"),
@@ -152,5 +152,5 @@ def test_arrays_that_do_not_fit_are_refused():
     for size in ((64,), (64, 64, 32, 1)):
         with pytest.raises(CallError, match=f"has {len(size)} edges"):
             Degrader(RECIPES["genesis"], size, Window(), 0)
-    with pytest.raises(CallError, match="seed is -1"):
+    with pytest.raises(CallError, match="--seed -1: must be"):
         Degrader(RECIPES["genesis"], SMALL, Window(), -1)

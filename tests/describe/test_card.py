@@ -67,7 +67,7 @@ def test_the_manifest_covers_the_card(cube_store: Path, pair_store: Path) -> Non
     for store in (cube_store, pair_store):
         assert {CARD, CROISSANT} <= set(read_manifest(store))
         (store / CARD).write_text(card(store) + "and my own words\n", encoding="utf-8")
-        with pytest.raises(DataError, match=r"README\.md is missing or not as it was written"):
+        with pytest.raises(DataError, match=r"README\.md is missing or has changed"):
             open_store(store)
 
 
@@ -174,7 +174,7 @@ def test_where_no_command_makes_it_the_card_says_so(cube_store: Path) -> None:
     opened = open_cubes(cube_store)
     imported = Contents(opened.attributes | {"parameters": IMPORTED}, opened.table, opened.scans)
     assert commands(imported) == ["genesis-prep import-npy FILES cubes.zarr"]
-    assert "out of 2 imported files, without labels" in dataset_card(imported)
+    assert "from 2 imported files, without labels" in dataset_card(imported)
 
 
 def test_a_merged_store_has_the_card_of_one_made_at_once(
@@ -206,7 +206,7 @@ def test_its_numbers_are_those_of_the_store(cube_store: Path, pair_store: Path) 
     expected = {word: sum(bool(bits & bit) for bits in applied) for word, bit in words.items()}
     expected |= {"unchanged": applied.count(0), "flipped": int(np.count_nonzero(group["flip"][...]))}
     assert counts == {word: count for word, count in expected.items() if count or word == "flipped"}
-    assert told["pairs"] == "24, 2 variants of every cube"
+    assert told["pairs"] == "24, 2 variants per cube"
     assert told["cubes"] == "12 of 16 x 16 x 16 voxels in x, y, z"
     assert told["scans"] == "2 used, 1 skipped, 0 failed"
     assert told["cubes by subset"] == "0: 6, 5: 6"

@@ -176,12 +176,12 @@ def test_archives_are_merged_as_folders_are(halves: list[Path], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seed": 1}, "seed is 1 in the one and 0 in the other"),
-        ({"max_tissue": 0.5, "seed": 1}, "max tissue is 0.5 in the one and 0.4 in the other"),
-        ({"size": (8, 16, 16)}, "size is 8,16,16 in the one and 16,16,16 in the other"),
-        ({"hu": (-1000, 400)}, "hu is -1000,400 in the one and -1000,1000 in the other"),
-        ({"orient": "RAS"}, "orient is RAS in the one and None in the other"),
-        ({"sampler": "official", "seed": 0}, "sampler is official in the one and uniform in the other"),
+        ({"seed": 1}, "seed is 1 in the former and 0 in the latter"),
+        ({"max_tissue": 0.5, "seed": 1}, "max tissue is 0.5 in the former and 0.4 in the latter"),
+        ({"size": (8, 16, 16)}, "size is 8,16,16 in the former and 16,16,16 in the latter"),
+        ({"hu": (-1000, 400)}, "hu is -1000,400 in the former and -1000,1000 in the latter"),
+        ({"orient": "RAS"}, "orient is RAS in the former and None in the latter"),
+        ({"sampler": "official", "seed": 0}, "sampler is official in the former and uniform in the latter"),
     ],
 )
 def test_different_parameters_are_refused_by_name(
@@ -198,7 +198,7 @@ def test_different_parameters_are_refused_by_name(
 def test_an_imported_store_is_not_merged_with_an_extracted_one(halves: list[Path], tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.full((1, 16, 16, 16), 0.5))
     import_npy([tmp_path / "a.npy"], tmp_path / "imported.zarr")
-    with pytest.raises(CallError, match="border is none in the one and 2,2,2 in the other"):
+    with pytest.raises(CallError, match="border is none in the former and 2,2,2 in the latter"):
         merge_stores([halves[0], tmp_path / "imported.zarr"], tmp_path / "merged.zarr")
 
 
@@ -215,11 +215,11 @@ def test_a_scan_in_two_stores_is_named(luna16: Path, cube_store: Path, tmp_path:
     write_scan(luna16 / "subset6" / "1.2.9.mhd", lungs(9))
     other = dataclasses.replace(SMALL, subsets=(5, 6))
     extract_cubes(luna16, tmp_path / "other.zarr", other, workers=1)
-    with pytest.raises(CallError, match=r"may not come twice: 1\.2\.5 in \S+cubes\.zarr and \S+other"):
+    with pytest.raises(CallError, match=r"must not share a scan: 1\.2\.5 in \S+cubes\.zarr and \S+other"):
         merge_stores([cube_store, tmp_path / "other.zarr"], tmp_path / "merged.zarr")
     key = tmp_path / "key"
     extract_cubes(luna16, tmp_path / "secret.zarr", other, workers=1, anonymize=key)
-    with pytest.raises(CallError, match=r"may not come twice: 1\.2\.5 or [0-9a-f]{32} in "):
+    with pytest.raises(CallError, match=r"must not share a scan: 1\.2\.5 or [0-9a-f]{32} in "):
         merge_stores([cube_store, tmp_path / "secret.zarr"], tmp_path / "merged.zarr")
 
 
@@ -229,7 +229,7 @@ def test_the_official_draws_of_a_subset_are_not_put_together(luna16: Path, tmp_p
     (luna16 / "subset0" / "1.2.3.mhd").unlink()
     write_scan(luna16 / "subset0" / "1.2.7.mhd", lungs(7))
     extract_cubes(luna16, tmp_path / "two.zarr", official, workers=1)
-    with pytest.raises(CallError, match=r"both hold cubes of subset 0, and the official draws"):
+    with pytest.raises(CallError, match=r"both hold cubes of subset 0, but the official draws"):
         merge_stores([tmp_path / "one.zarr", tmp_path / "two.zarr"], tmp_path / "merged.zarr")
 
 
@@ -237,15 +237,15 @@ def test_wrong_calls_exit_with_2(cube_store: Path, halves: list[Path], tmp_path:
     degrade_cubes(cube_store, tmp_path / "p.zarr", DegradeParameters(get_recipe("genesis")))
     out, before = tmp_path / "merged.zarr", read_manifest(halves[0])
     cases = [
-        ((halves[0], out), "two stores or more"),
+        ((halves[0], out), "two or more stores"),
         ((out,), "Missing argument"),
         ((*halves, halves[0]), "is one of the stores to merge"),
         ((*halves, halves[0], "--overwrite"), "is one of the stores to merge"),
-        ((halves[0], halves[0], out), "one and the same store"),
+        ((halves[0], halves[0], out), "the same store"),
         ((halves[0], tmp_path / "absent", out), "There is no store"),
         ((halves[0], tmp_path / "p.zarr", out), "is a pair store"),
-        ((*halves, tmp_path / "p.zarr"), "is no genesis-cubes store"),
-        ((*halves, halves[0] / "m.zarr"), "lies inside the store"),
+        ((*halves, tmp_path / "p.zarr"), "is not a genesis-cubes store"),
+        ((*halves, halves[0] / "m.zarr"), "is inside the store"),
         ((*halves, tmp_path, "--overwrite"), "which would be replaced"),
     ]
     for words, sentence in cases:
@@ -262,7 +262,7 @@ def test_finished_work_is_left_alone(halves: list[Path], cube_store: Path, tmp_p
     facts = [json.loads(CliRunner().invoke(main, words).stdout) for _ in range(2)]
     assert [one["done_before"] for one in facts] == [False, True]
     assert [one["cubes"] for one in facts] == [12, 12]
-    with pytest.raises(CallError, match="exists and was not made of these stores"):
+    with pytest.raises(CallError, match="exists and was not built from these stores"):
         merge_stores(halves[::-1], out)
     before = read_manifest(out)
     merge_stores(halves[::-1], out, overwrite=True)
@@ -391,6 +391,6 @@ def test_all_parts_make_up_the_undivided_store(
     rest = merge_stores([some.path, parts[2]], tmp_path / "rest.zarr").store
     assert rest.manifest_sha256 == once.manifest_sha256, "merged in two steps"
     assert extract_cubes(twelve_scans, parts[0], SMALL, part="3/3").done_before
-    with pytest.raises(CallError, match=r"was made with part 3/3 \(asked for now: 1/3\)"):
+    with pytest.raises(CallError, match=r"was made with part 3/3 \(requested: 1/3\)"):
         extract_cubes(twelve_scans, parts[0], SMALL, part="1/3")
     assert open_cubes(parts[1]).attributes["parameters"]["part"] == "1/3"

@@ -262,7 +262,7 @@ def test_finished_work_is_left_alone_and_other_files_refused(tmp_path: Path) -> 
     assert import_npy([file], target).done_before
     os.utime(file)  # touched, not changed
     assert import_npy([file], target).done_before
-    with pytest.raises(CallError, match=r"was not made of these files, but holds bat_32_s_16x16x16_0: "):
+    with pytest.raises(CallError, match=r"was not built from these files, but holds bat_32_s_16x16x16_0: "):
         import_npy([file, other], target)
     write(file, hu(2))
     with pytest.raises(CallError, match=r"bat_32_s_16x16x16_0\.npy has changed since"):
@@ -275,7 +275,7 @@ def test_an_imported_store_and_an_extracted_one_do_not_pass_for_each_other(
     luna16: Path, cube_store: Path, tmp_path: Path
 ) -> None:
     file = write(tmp_path / NAME, hu(0))
-    with pytest.raises(CallError, match=r"was not made of these files, but holds 1\.2\.3"):
+    with pytest.raises(CallError, match=r"was not built from these files, but holds 1\.2\.3"):
         import_npy([file], cube_store)
     import_npy([file], tmp_path / "c.zarr")
     with pytest.raises(CallError, match="was imported, not extracted"):
@@ -328,31 +328,31 @@ def zipped(path: Path) -> None:
 LONGEST = b"\x93NUMPY\x02\x00\xff\xff\xff\x7f"  # the header is to have 2 GiB
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "objects": (pickled, "holds Python objects"),
-    "pickle": (lambda path: path.write_bytes(pickle.dumps(_Trap(path.parent / "trapped"))), "is no .npy"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps(_Trap(path.parent / "trapped"))), "is not a .npy"),
     "structured objects": (raw(head(header("|O"))), "holds Python objects"),
-    "zip": (zipped, "is no .npy file"),
-    "text": (raw(b"bat"), "is no .npy file"),
+    "zip": (zipped, "is not a .npy file"),
+    "text": (raw(b"bat"), "is not a .npy file"),
     "empty": (raw(b""), "it is an empty file"),
-    "no header": (raw(b"\x93NUMPY\x01\x00"), "header that cannot be read"),
-    "cut in the header": (raw(head(header())[:40]), "header that cannot be read"),
-    "no dict": (raw(head("[" * 4000)), "header that cannot be read"),
-    "long header": (raw(head(" " * 60000)), "header that cannot be read"),
-    "longer header": (raw(LONGEST + b" " * 99), "header that cannot be read"),
-    "code": (raw(head("__import__('os').mkdir('trapped')")), "header that cannot be read"),
-    "version": (raw(head(header(), b"\x03\x00")), "version 3.0; 1.0 and 2.0 are read"),
-    "int16": (saved(np.zeros((1, 2, 2, 2), np.int16)), "holds int16 values; float64 or float32"),
+    "no header": (raw(b"\x93NUMPY\x01\x00"), "an unreadable header"),
+    "cut in the header": (raw(head(header())[:40]), "an unreadable header"),
+    "no dict": (raw(head("[" * 4000)), "an unreadable header"),
+    "long header": (raw(head(" " * 60000)), "an unreadable header"),
+    "longer header": (raw(LONGEST + b" " * 99), "an unreadable header"),
+    "code": (raw(head("__import__('os').mkdir('trapped')")), "an unreadable header"),
+    "version": (raw(head(header(), b"\x03\x00")), "version 3.0; only 1.0 and 2.0 are supported"),
+    "int16": (saved(np.zeros((1, 2, 2, 2), np.int16)), "holds int16 values; must be float64 or float32"),
     "float16": (saved(np.zeros((1, 2, 2, 2), np.float16)), "holds float16 values"),
     "complex": (saved(np.zeros((1, 2, 2, 2), complex)), "holds complex128 values"),
-    "3 axes": (saved(np.zeros((2, 2, 2))), "has the shape 2 x 2 x 2; cubes"),
+    "3 axes": (saved(np.zeros((2, 2, 2))), "has the shape 2 x 2 x 2; must be four numbers"),
     "5 axes": (saved(np.zeros((1, 2, 2, 2, 1))), "has the shape 1 x 2 x 2 x 2 x 1"),
     "0 axes": (saved(np.float64(0.5)), "has the shape ()"),  # type: ignore[arg-type]
-    "no cube": (saved(np.zeros((0, 2, 2, 2))), "holds nothing: its shape is 0 x 2 x 2 x 2"),
-    "no voxel": (saved(np.zeros((3, 2, 0, 2))), "holds nothing"),
-    "negative": (raw(head(header(shape="(-1, 2, 2, 2)"))), "holds nothing"),
+    "no cube": (saved(np.zeros((0, 2, 2, 2))), "holds no values: its shape is 0 x 2 x 2 x 2"),
+    "no voxel": (saved(np.zeros((3, 2, 0, 2))), "holds no values"),
+    "negative": (raw(head(header(shape="(-1, 2, 2, 2)"))), "holds no values"),
     "fortran": (saved(np.asfortranarray(np.zeros((3, 2, 2, 2)))), "in Fortran order"),
     "petabyte": (raw(head(header(shape=f"({10**13}, 4, 4, 4)"))), "is cut short: "),
     "more than 2^64": (raw(head(header(shape=f"({10**30}, 4, 4, 4)"))), "is cut short: "),
-    "one huge cube": (raw(head(header(shape=f"(1, {10**9}, {10**9}, 4)"))), "268435456 voxels are the most"),
+    "one huge cube": (raw(head(header(shape=f"(1, {10**9}, {10**9}, 4)"))), "at most 268435456 voxels"),
     "cut short": (raw(head(header()) + bytes(63)), "is cut short: "),
     "too long": (raw(head(header()) + bytes(65)), "is too long: "),
     "nan": (changed(math.nan), "cube 4 has nan at voxel 1,2,3, outside 0 .. 1"),
@@ -360,8 +360,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "above": (changed(1.001), "cube 4 has 1.001 at voxel 1,2,3, outside 0 .. 1"),
     "HU": (changed(-700.0), "cube 4 has -700.0 at voxel 1,2,3, outside 0 .. 1"),
     "between": (changed(0.50013), "which is 0.2600 HU, 0.2600 from a whole number"),
-    "a folder": (lambda path: path.mkdir(), "it is no regular file"),
-    "a pipe": (os.mkfifo, "it is no regular file"),
+    "a folder": (lambda path: path.mkdir(), "it is not a regular file"),
+    "a pipe": (os.mkfifo, "it is not a regular file"),
 }
 
 
@@ -416,13 +416,13 @@ def test_wrong_calls_exit_with_2(cube_store: Path, tmp_path: Path) -> None:
         (("import-npy", file, write(tmp_path / "b" / NAME, hu(1)), out), "have the same name"),
         (
             ("import-npy", file, write(tmp_path / "s_1.npy", hu(1, 1, (8, 8, 8))), out),
-            "8 x 8 x 8 voxels and",
+            "8 x 8 x 8 voxels but",
         ),
-        (("import-npy", file, file), "is no genesis-cubes store"),
-        (("import-npy", file, cube_store / "c.zarr"), "lies inside the store"),
+        (("import-npy", file, file), "is not a genesis-cubes store"),
+        (("import-npy", file, cube_store / "c.zarr"), "is inside the store"),
         (("export-npy", tmp_path / "absent", tmp_path / "out"), "There is no store"),
-        (("export-npy", cube_store, file), "cannot be made"),
-        (("export-npy", cube_store, cube_store / "npy"), "lies inside the store"),
+        (("export-npy", cube_store, file), "cannot be created"),
+        (("export-npy", cube_store, cube_store / "npy"), "is inside the store"),
         (("export-npy", cube_store, tmp_path / "out", "--dtype", "float16"), "float16"),
     ]
     for words, sentence in cases:
@@ -475,7 +475,7 @@ def test_export_replaces_nothing_unasked(cube_store: Path, tmp_path: Path, conte
     other.unlink()
     there.write_bytes(whole + b"1" if content is None else content)
     before = there.read_bytes()
-    with pytest.raises(CallError, match=r"_5\.npy exists and holds something else"):
+    with pytest.raises(CallError, match=r"_5\.npy exists with other content"):
         export_npy(cube_store, out)
     assert there.read_bytes() == before
     assert not other.exists()
@@ -490,7 +490,7 @@ def test_export_of_a_damaged_store_leaves_no_half_file(cube_store: Path, tmp_pat
     shard.write_bytes(data)
     result = call("export-npy", cube_store, tmp_path / "out")
     assert result.exit_code == 1
-    assert "is damaged: its checksum does not fit" in result.stderr
+    assert "is damaged: its checksum is wrong" in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 

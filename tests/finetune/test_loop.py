@@ -513,7 +513,7 @@ def test_a_folder_of_something_else_is_left_alone(stores: dict[str, Path], tmp_p
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(CallError, match="is no run"):
         tuned(stores["ncc"], tmp_path, overwrite=True)
-    with pytest.raises(CallError, match="lies inside the store"):
+    with pytest.raises(CallError, match="is inside the store"):
         tuned(stores["ncc"], stores["ncc"] / "run")
     with pytest.raises(CallError, match="There is no fine-tuning run"):
         read_finetuned(tmp_path / "none")

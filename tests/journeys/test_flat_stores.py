@@ -274,7 +274,9 @@ def test_cubes_of_other_images_are_found(copy: Path, name: str) -> None:
     shard.write_bytes(b"".join(shard_parts([encode_cube(cube) for cube in cubes[first:]], 4)))
     rewrite_manifest(path)
     found = look(path, source=copy / ("luna16" if name == "patches" else "nih"))
-    assert [one.what for one in found.findings] == [f"gives other voxels than those of cube {len(store) - 1}"]
+    assert [one.what for one in found.findings] == [
+        f"has voxels that differ from those of cube {len(store) - 1}"
+    ]
 
 
 def rewrite_manifest(store: Path) -> None:
@@ -314,7 +316,7 @@ def test_a_lost_label_is_found_and_not_guessed(copy: Path) -> None:
     with pytest.raises(DataError, match="images/labels/c/0"):
         open_store(path)
     assert "images/labels/c/0" in look(path).damaged
-    with pytest.raises(DataError, match="images/labels would come only of cutting all scans again"):
+    with pytest.raises(DataError, match="images/labels can only be restored by cutting all scans again"):
         extract_cubes(copy / "nih", path, CROPS, workers=1)
 
 
@@ -463,7 +465,7 @@ def test_the_contact_sheet_shows_them_as_they_are(made: Path, tmp_path: Path, na
 
 def test_the_card_of_images_credits_and_loads(made: Path, tmp_path: Path) -> None:
     text = (made / "crops-pairs.zarr" / CARD).read_text(encoding="utf-8")
-    assert "30 pairs of a crop and a degraded twin of it: 15 crops of 24 x 20 pixels" in text
+    assert "30 pairs of a crop and a degraded variant of it: 15 crops of 24 x 20 pixels" in text
     assert "grey levels 0 .. 255" in text
     assert "NIH Clinical Center" in " ".join(text.split())
     assert "LIDC" not in text
@@ -529,7 +531,7 @@ def test_croissant_describes_every_array(made: Path, name: str) -> None:
 
 def test_export_refuses_what_the_authors_never_published(made: Path, tmp_path: Path) -> None:
     for name in ("crops", "patches"):
-        with pytest.raises(CallError, match=r"pixels, and the authors published files of cubes alone"):
+        with pytest.raises(CallError, match=r"pixels, but the authors' files only hold cubes"):
             export_npy(made / f"{name}.zarr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -45,7 +45,7 @@ def test_cubes_are_the_scans_own_values_mapped(tmp_path: Path) -> None:
     write_scan(scans / "empty.nii.gz", np.zeros((20, 18, 16), np.int16))
     done = call("extract-cubes", scans, store, *PLACES, "--window", "p0.5,p99.5")
     assert done.exit_code == 1, done.output
-    assert "no voxel but 0" in " ".join(done.output.split())
+    assert "all its voxels are 0" in " ".join(done.output.split())
     cubes = gt.open_store(store)
     assert isinstance(cubes, gt.CubeStore)
     assert cubes.attributes["unit"] == "mapped intensity"
@@ -92,7 +92,7 @@ def test_a_store_of_mr_is_known_repeated_and_verified(tmp_path: Path) -> None:
     assert (verified["scans"], verified["cut_again"]) == (2, 8)
     other = call("extract-cubes", scans, store, *PLACES, "--window", "0,p98")
     assert other.exit_code == 2
-    assert "window 0,p99 (asked for now: 0,p98)" in other.output
+    assert "window 0,p99 (requested: 0,p98)" in other.output
     # A shard that was lost is made again, with the same bytes.
     shard = next(path for path in (store / "cubes" / "c").rglob("*") if path.is_file())
     before = shard.read_bytes()
@@ -109,7 +109,7 @@ def test_stores_of_two_windows_are_not_merged(tmp_path: Path) -> None:
     made("extract-cubes", tmp_path / "ct", tmp_path / "ct.zarr", *PLACES, "--max-tissue", "1")
     for other, why in (
         ("c.zarr", "window is p2,p99"),
-        ("ct.zarr", "hu is -1000,1000 in the one and none in the other"),
+        ("ct.zarr", "hu is -1000,1000 in the former and none in the latter"),
     ):
         refused = call("merge", tmp_path / "a.zarr", tmp_path / other, tmp_path / "no.zarr")
         assert refused.exit_code == 2
@@ -126,7 +126,7 @@ def test_mr_in_dicom_is_taken_with_a_window_alone(tmp_path: Path) -> None:
     bare = write_series(tmp_path / "scans" / "mr", voxels)
     strip_rescale(bare, "MR")
     refused = call("extract-cubes", tmp_path / "scans", tmp_path / "no.zarr", *PLACES)
-    assert "its DICOM modality is MR, CT wanted" in " ".join(refused.output.split())
+    assert "its DICOM modality is MR; only CT is read" in " ".join(refused.output.split())
     store = tmp_path / "mr.zarr"
     asked = ["extract-cubes", tmp_path / "scans", store, *PLACES, "--window", "0,2000"]
     made(*asked)
@@ -142,7 +142,7 @@ def test_mr_in_dicom_is_taken_with_a_window_alone(tmp_path: Path) -> None:
     ct = write_series(tmp_path / "ct" / "ct", head(6))
     strip_rescale(ct, "CT")
     also = call("extract-cubes", tmp_path / "ct", tmp_path / "ct.zarr", *PLACES, "--window", "0,2000")
-    assert "cannot be told in HU" in " ".join(also.output.split())
+    assert "cannot be converted to HU" in " ".join(also.output.split())
 
 
 def strip_rescale(paths: list[Path], modality: str) -> None:

@@ -201,14 +201,14 @@ def test_what_is_left_out_is_put_in() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"size": (9,)}, "--size 9: a cube needs three edges .* two, as in --size 224,224"),
+        ({"size": (9,)}, "--size 9: must be three edges .* two for a patch of a slice, for example 224,224"),
         ({"size": (9, 9, 9, 9)}, "--size 9,9,9,9"),
         ({"size": (9, 0)}, "--size 9,0"),
-        ({"plane": "coronal"}, "--plane coronal is for patches .* --size 64,64,32 .* leave --plane out"),
-        ({"size": (9, 9), "plane": "oblique"}, "--plane oblique: axial, coronal, sagittal"),
-        ({"size": (9, 9), "sampler": "official"}, "--sampler official .* leave --sampler out"),
+        ({"plane": "coronal"}, "--plane coronal is for patches .* --size 64,64,32 .* omit --plane"),
+        ({"size": (9, 9), "plane": "oblique"}, "--plane oblique: must be one of axial, coronal, sagittal"),
+        ({"size": (9, 9), "sampler": "official"}, "--sampler official .* omit --sampler"),
         ({"size": (9, 9), "border": (1, 1)}, "--border 1,1: must be three numbers"),
-        ({"size": (9, 9), "min_tissue": 0.25}, "--min-tissue 0.25 is for cubes: .* Leave --min-tissue out"),
+        ({"size": (9, 9), "min_tissue": 0.25}, "--min-tissue 0.25 is for cubes: .* Omit --min-tissue"),
         ({"size": (9, 9), "max_tissue": 1.5}, "--max-tissue 1.5"),
     ],
 )
@@ -318,7 +318,7 @@ def test_scans_without_a_place_are_told_why(tmp_path: Path) -> None:
     parameters = ExtractParameters(size=(16, 16), border=(2, 2, 2))
     with pytest.raises(DataError) as error:
         extract_cubes(tmp_path / "scans", tmp_path / "slices.zarr", parameters, workers=1)
-    assert "no place for a cube has a tissue score of 0.7 or less" in str(error.value)
+    assert "no position of a cube has a tissue score of 0.7 or less" in str(error.value)
     assert "24 x 19 x 26 voxels, 20 x 20 x 5 needed" in str(error.value)
 
 

@@ -78,8 +78,8 @@ def test_workers_do_not_show(cube_store: Path, pair_store: Path, tmp_path: Path)
 def test_finished_work_is_left_alone_and_other_parameters_refused(cube_store: Path, pair_store: Path) -> None:
     assert degrade_cubes(cube_store, pair_store, TWICE).done_before
     for parameters, words in (
-        (DegradeParameters(get_recipe("genesis"), 3), r"variants 2 \(asked for now: 3\)"),
-        (DegradeParameters(get_recipe("genesis"), 2, 7), r"seed 0 \(asked for now: 7\)"),
+        (DegradeParameters(get_recipe("genesis"), 3), r"variants 2 \(requested: 3\)"),
+        (DegradeParameters(get_recipe("genesis"), 2, 7), r"seed 0 \(requested: 7\)"),
         (DegradeParameters(get_recipe("paper"), 2), "inpaint fill noise|name genesis"),
     ):
         with pytest.raises(CallError, match=words):
@@ -101,7 +101,7 @@ def test_stores_that_are_none(cube_store: Path, pair_store: Path, tmp_path: Path
         degrade_cubes(tmp_path / "absent.zarr", tmp_path / "p.zarr", TWICE)
     with pytest.raises(CallError, match="is a pair store"):
         degrade_cubes(pair_store, tmp_path / "p.zarr", TWICE)
-    with pytest.raises(CallError, match="no genesis-pairs store, so it is left alone"):
+    with pytest.raises(CallError, match="not a genesis-pairs store, so it is left untouched"):
         degrade_cubes(cube_store, cube_store, TWICE, overwrite=True)
     shutil.move(cube_store, unfinished(tmp_path / "later.zarr"))
     with pytest.raises(CallError, match="not finished"):
@@ -112,11 +112,11 @@ def test_another_version_and_missing_parts_are_named(pair_store: Path) -> None:
     metadata = pair_store / "zarr.json"
     text = metadata.read_text()
     metadata.write_text(text.replace('"version": 1', '"version": 2'))
-    with pytest.raises(DataError, match="of format version 2, this program reads version 1"):
+    with pytest.raises(DataError, match="format version 2, but this program reads version 1"):
         open_store(pair_store)
     metadata.write_text(text)
     shutil.rmtree(pair_store / "flip" / "c")
-    with pytest.raises(DataError, match="flip/c/0 is missing or not as it was written"):
+    with pytest.raises(DataError, match="flip/c/0 is missing or has changed"):
         open_store(pair_store)
 
 
@@ -135,7 +135,7 @@ def test_attributes_that_no_store_has_are_named(cube_store: Path, old: str, new:
     after = before.decode().replace(old, new, 1).encode()
     assert after != before
     metadata.write_bytes(after)
-    with pytest.raises(DataError, match=r"zarr.json is missing or not as it was written"):
+    with pytest.raises(DataError, match=r"zarr.json is missing or has changed"):
         open_store(cube_store)
     forged = manifest.read_text().replace(
         hashlib.sha256(before).hexdigest(), hashlib.sha256(after).hexdigest()
@@ -146,7 +146,7 @@ def test_attributes_that_no_store_has_are_named(cube_store: Path, old: str, new:
 
 
 def test_stores_do_not_nest(cube_store: Path, pair_store: Path) -> None:
-    with pytest.raises(CallError, match="lies inside the store"):
+    with pytest.raises(CallError, match="is inside the store"):
         degrade_cubes(cube_store, cube_store / "pairs.zarr", TWICE)
     moved = pair_store / "cubes.zarr"
     shutil.move(cube_store, moved)

@@ -153,15 +153,15 @@ def test_what_is_no_report_is_left_alone(cube_store: Path, tmp_path: Path) -> No
     target = tmp_path / "thesis.html"
     target.write_text("<!doctype html><p>years of work", encoding="utf-8")
     for name, words in (
-        ("thesis.html", "is no report"),
+        ("thesis.html", "is not a report"),
         ("r.htm", r".png or .html"),
-        ("cubes.zarr/r.html", "lies inside the store"),
+        ("cubes.zarr/r.html", "is inside the store"),
     ):
         done = call("preview", cube_store, tmp_path / name)
         assert done.exit_code == 2, done.output
         assert words in done.stderr
     assert "years of work" in target.read_text(encoding="utf-8")
-    with pytest.raises(CallError, match=r"ends in \.html"):
+    with pytest.raises(CallError, match=r"must end in \.html"):
         write_report(open_store(cube_store), tmp_path / "r.png", 1)
     for _ in range(2):  # one's own report is replaced
         assert call("preview", cube_store, tmp_path / "mine.html").exit_code == 0
@@ -209,7 +209,7 @@ def test_a_store_that_lacks_what_it_should_say_is_damaged(pair_store: Path, tmp_
         with pytest.raises(DataError):
             write_report(changed, tmp_path / "r.html", 1)
     wide = dataclasses.replace(store, attributes=store.attributes | {"window": [-(2**60), 2**60]})
-    with pytest.raises(DataError, match="is wider than int16 voxels are"):
+    with pytest.raises(DataError, match="is wider than int16 allows"):
         write_report(wide, tmp_path / "r.html", 1)
     assert not (tmp_path / "r.html").exists()
 
@@ -286,9 +286,9 @@ def test_it_stays_small_and_says_what_is_left_out(
     write_report(store, target, 50)
     assert target.stat().st_size < 2_000_000
     text = assert_alone(target.read_text(encoding="utf-8")).text
-    assert f"{shown} of 50 cubes, taken evenly." in text
-    assert ("Fewer than the 50 asked for" in text) == (shown < 50)
-    for words in ("The spacing of the scans is not known.", "Where the cubes were cut is not known."):
+    assert f"{shown} of 50 cubes, spaced evenly." in text
+    assert ("Fewer than the requested 50" in text) == (shown < 50)
+    for words in ("The spacing of the scans is unknown.", "It is unknown where the cubes were cut."):
         assert words in text
     assert "Every scan that was found gave cubes." in text
 

@@ -190,11 +190,11 @@ def test_the_same_seed_gives_the_same_bytes(written, tmp_path):
     ("wrong", "found", "way_out"),
     [
         ({"scans": 0}, "0 scans", "--scans 10"),
-        ({"scans": 10_001}, "10001 scans", "10000"),
+        ({"scans": 10_001}, "--scans 10001", "10000"),
         ({"shape": (31, 96, 48)}, "31,96,48", f"from {SHAPE_LIMITS[0]} to"),
         ({"shape": (96, 96, 2000)}, "96,96,2000", "--shape 320,320,128"),
         ({"shape": (96, 96)}, "96,96", "three numbers"),
-        ({"seed": -1}, "-1", "choose another --seed"),
+        ({"seed": -1}, "-1", "from 0 to 2^63 - 1"),
     ],
 )
 def test_parameters_out_of_range_are_refused(wrong, found, way_out):

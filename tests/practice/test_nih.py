@@ -136,10 +136,10 @@ def test_images_are_dealt_alike_however_many_follow():
     ("wrong", "found", "way_out"),
     [
         ({"scans": 0}, "0 images", "--scans 100"),
-        ({"scans": 100_001}, "100001 images", "100000"),
+        ({"scans": 100_001}, "--scans 100001", "100000"),
         ({"shape": (63, 96)}, "63,96", "from 64 to 2048"),
         ({"shape": (96, 96, 48)}, "96,96,48", "two numbers"),
-        ({"seed": -1}, "-1", "choose another --seed"),
+        ({"seed": -1}, "-1", "from 0 to 2^63 - 1"),
     ],
 )
 def test_parameters_out_of_range_are_refused(wrong, found, way_out):

@@ -321,7 +321,7 @@ def test_stores_that_cannot_be_trained_from_leave_no_run(pairs: Path, tmp_path: 
     described = json.loads((newer / "zarr.json").read_text(encoding="utf-8"))
     described["attributes"]["genesis"]["version"] = 99
     (newer / "zarr.json").write_text(json.dumps(described), encoding="utf-8")
-    with pytest.raises(DataError, match="format version 99, this program reads version 1"):
+    with pytest.raises(DataError, match="format version 99, but this program reads version 1"):
         pretrain(newer, tmp_path / "run", SMALL)
     assert not (tmp_path / "run").exists()
 

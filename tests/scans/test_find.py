@@ -43,18 +43,16 @@ def test_files_are_found_in_any_folders(tmp_path: Path) -> None:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="There is no folder"):
         find_scans(tmp_path / "absent")
-    with pytest.raises(CallError, match=r"^'' is no path: give the folder that holds the scans"):
+    with pytest.raises(CallError, match=r"^The path '' is empty: give the folder that holds the scans"):
         find_scans("")
     with pytest.raises(
-        CallError, match=r"No scan lies in .*looked for \.mhd, \.mha, \.nii, \.nii\.gz, \.nrrd"
+        CallError, match=r"There is no scan in .*searched for \.mhd, \.mha, \.nii, \.nii\.gz, \.nrrd"
     ):
         find_scans(tmp_path)
     with pytest.raises(CallError, match="no folder subset0"):
         find_scans(tmp_path, "luna16")
     write_scan(tmp_path / "subset8" / "1.mhd", lungs(0))
-    with pytest.raises(
-        CallError, match="has no subset 0, 1, 2, 3, 4, 5, 6; there are 8: choose with --subsets"
-    ):
+    with pytest.raises(CallError, match=r"--subsets: .* has no subset 0, 1, 2, 3, 4, 5, 6; it has subsets 8"):
         find_scans(tmp_path)
     with pytest.raises(CallError, match="--subsets"):
         find_scans(tmp_path, "files", (0,))
@@ -65,12 +63,12 @@ def test_folders_that_are_not_looked_into_are_named(tmp_path: Path) -> None:
     (tmp_path / "p" / "again").symlink_to(tmp_path)
     (tmp_path / "b.mhd").mkdir()
     write_scan(tmp_path / "b.mhd" / "c.nii", lungs(0))
-    named = "a folder named like a scan; what lies in it is taken by itself"
+    named = "a folder named like a scan; its contents are listed separately"
     assert [(source.path, source.problem, source.skip) for source in find_scans(tmp_path).sources] == [
         ("b.mhd", "", named),
         ("b.mhd/c.nii", "", ""),
         ("p/a.mhd", "", ""),
-        ("p/again", "", "a link to a folder that holds this one, which leads in a circle"),
+        ("p/again", "", "a link to a folder above it, which would lead in a circle"),
     ]
     (tmp_path / "subset0" / "d.mhd").mkdir(parents=True)
     write_scan(tmp_path / "subset0" / "e.mhd", lungs(0))
@@ -91,7 +89,7 @@ def test_links_to_folders_are_followed_once_and_never_in_a_circle(tmp_path: Path
     (away / "home").symlink_to(tmp_path)
     (away / "gone").symlink_to(tmp_path / "nowhere")
     found = {source.path: source.skip for source in find_scans(root).sources}
-    circle = "a link to a folder that holds this one, which leads in a circle"
+    circle = "a link to a folder above it, which would lead in a circle"
     assert found == {"p/a.mhd": "", "patients/q/b.mhd": "", "patients/home": circle}
 
 
@@ -113,7 +111,7 @@ def test_what_lies_beside_the_scans_of_a_study_is_counted(tmp_path: Path) -> Non
     assert [source.path for source in found.sources] == ["study/lung"]
     wanted = {"the index of a disc": 1, "a localizer": 2, "modality OT": 1, "modality SR": 1}
     assert dict(found.beside) == wanted
-    assert found.said[0].startswith("5 DICOM objects beside the scans passed over: ")
+    assert found.said[0].startswith("5 DICOM objects skipped next to the scans: ")
     shutil.rmtree(tmp_path / "study" / "lung")
     assert len(find_scans(tmp_path).sources) == 5  # where there is nothing else each is told by itself
 
@@ -157,7 +155,9 @@ def test_what_may_not_be_read_says_so(tmp_path: Path) -> None:
 def test_a_folder_one_level_off_is_refused(luna16: Path, tmp_path: Path) -> None:
     write_scan(luna16 / "subset8" / "1.2.8.mhd", lungs(8))
     for wrong in (tmp_path, luna16 / "subset8"):
-        with pytest.raises(CallError, match=rf"looks like a subset of it: give {luna16}, or --layout files"):
+        with pytest.raises(
+            CallError, match=rf"looks like one of its subsets: give {luna16}, or use --layout files"
+        ):
             find_scans(wrong)
     assert len(find_scans(tmp_path, "files").sources) == 4
     assert len(find_scans(luna16 / "subset8" / "1.2.8.mhd").sources) == 1, "one file is somebody's own choice"

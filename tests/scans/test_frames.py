@@ -112,20 +112,23 @@ def turned(data: Dataset) -> None:
     [
         (
             two_phases,
-            "it is not supported: its 6 frames lie at 3 places, so they form no single volume; export it",
+            "it is not supported: its 6 frames have 3 positions, so they do not form a single volume",
         ),
         (turned, "it is not supported: its slices have several orientations"),
-        (lambda data: delattr(frames_of(data)[1], "PlanePositionSequence"), "does not say where it lies"),
+        (lambda data: delattr(frames_of(data)[1], "PlanePositionSequence"), "has no position"),
         (
             lambda data: delattr(frames_of(data)[1], "PixelValueTransformationSequence"),
-            "no slope that is a number",
+            "no valid slope",
         ),
         (
             lambda data: delattr(data, "PerFrameFunctionalGroupsSequence"),
-            "frames that do not say where they lie",
+            "frames have no position",
         ),
-        (lambda data: setattr(data, "NumberOfFrames", 7), "has 7 frames and says where 6 lie"),
-        (lambda data: setattr(data, "PixelData", data.PixelData[:-2]), "is cut short: 142 bytes, 144 needed"),
+        (lambda data: setattr(data, "NumberOfFrames", 7), "has 7 frames but positions for 6"),
+        (
+            lambda data: setattr(data, "PixelData", data.PixelData[:-2]),
+            "is cut short: 142 bytes, but 144 are needed",
+        ),
         (
             lambda data: setattr(
                 frames_of(data)[0].PlanePositionSequence[0], "ImagePositionPatient", [-10, -20, 20]
@@ -154,6 +157,6 @@ def test_compressed_frames_are_refused_by_name(tmp_path: Path) -> None:
 
     enhanced(tmp_path / "one" / "ct.dcm", packed)
     with pytest.raises(
-        DataError, match="not supported: it is a compressed DICOM file of many frames; decompress"
+        DataError, match="not supported: it is a compressed multi-frame DICOM file; decompress"
     ):
         read_scan(tmp_path / "one")

@@ -131,7 +131,9 @@ def test_a_slice_twice_in_two_folders(tmp_path: Path) -> None:
     rewrite(tmp_path / "a" / "exported.dcm", lambda one: setattr(one, "SOPInstanceUID", "1.2.3.4"))
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
     write_slice(tmp_path / "b" / "other.dcm", VOXELS[:, :, 0] + 1, (-10, -20, 2.0))
-    with pytest.raises(DataError, match=r"^it is damaged: 1 of its slices lie where another lies and differ"):
+    with pytest.raises(
+        DataError, match=r"^it is damaged: 1 of its slices have the position of another slice but differ"
+    ):
         read_scan(tmp_path)
 
 
@@ -143,7 +145,7 @@ def test_slices_that_cannot_be_read_are_one_row(tmp_path: Path, damage: bytes) -
     (source,) = find_scans(tmp_path).sources
     assert source.path == "p"
     assert source.problem.startswith("its slice 005.dcm cannot be read: it")
-    assert "so do 1 more files" in source.problem
+    assert "and 1 more files in its folder" in source.problem
     with pytest.raises(DataError, match=r"^its slice 005\.dcm cannot be read"):
         read_scan(tmp_path / "p")
     for path in files:  # none is left that says which series

@@ -164,7 +164,7 @@ def test_a_spacing_that_it_has_already_changes_nothing() -> None:
 
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
 def test_spacings_that_are_none(spacing: tuple[float, float, float]) -> None:
-    with pytest.raises(CallError, match=r"--spacing .*: positive mm, as in 1,1,1"):
+    with pytest.raises(CallError, match=r"--spacing .*: every edge must be above 0 mm, for example 1,1,1"):
         resample(scan_of(IDENTITY), spacing)
 
 

@@ -95,7 +95,7 @@ def test_the_official_split_and_what_the_table_says(nih: Path) -> None:
     assert [one.identifier for one in find_images(nih, "test").sources] == ["00000003_000"]
     assert len(find_images(nih, "all").sources) == 5
     assert layout_of(nih) == "nih"
-    with pytest.raises(CallError, match="whose images are no CT scans"):
+    with pytest.raises(CallError, match="whose images are not CT scans"):
         find_scans(nih)
 
 
@@ -135,7 +135,7 @@ def test_a_part_of_the_download_is_counted_and_strangers_are_named(nih: Path, tm
     assert find_images(nih, "all").sources[-1].problem == "Data_Entry_2017.csv has no row for it"
     for path in nih.rglob("*.png"):
         path.unlink()
-    with pytest.raises(CallError, match=r"No image \(\.png\) lies in"):
+    with pytest.raises(CallError, match=r"There is no image \(\.png\) in"):
         find_images(nih)
 
 
@@ -154,7 +154,7 @@ def test_what_is_wrong_with_tables_and_lists_is_said(nih: Path) -> None:
     ):
         find_images(nih)
     lists.write_text("00000099_000.png\n", encoding="utf-8")
-    with pytest.raises(CallError, match=r"5 images, and none is on test_list\.txt: choose with --split"):
+    with pytest.raises(CallError, match=r"5 images, but none is on test_list\.txt: choose another --split"):
         find_images(nih, "test")
     lists.unlink()
     with pytest.raises(CallError, match=r"test_list\.txt is missing.*--split all"):
@@ -163,10 +163,10 @@ def test_what_is_wrong_with_tables_and_lists_is_said(nih: Path) -> None:
     text = table.read_text(encoding="utf-8")
     with pytest.raises(DataError, match=r"two rows for 00000001_000\.png"):
         parse_table(text + text.partition("\n")[2], "t.csv")
-    with pytest.raises(DataError, match="1 columns in row 7, 7 or more wanted"):
+    with pytest.raises(DataError, match="1 columns in row 7; at least 7 are needed"):
         parse_table(text + "00000001_009.png", "t.csv")
     table.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="not text in UTF-8"):
         find_images(nih, "all")
     table.unlink()
     with pytest.raises(CallError, match=r"holds no table Data_Entry_2017\*\.csv"):
@@ -231,7 +231,7 @@ def test_a_broken_image_stops_no_other_and_is_taken_in_once_mended(nih: Path, tm
     assert len(list((unfinished(target) / "done").iterdir())) == 2
     store = extract_cubes(nih, target, SMALL, workers=1).store
     assert store.scans.status.tolist() == ["used", "failed", "used", "failed"]
-    assert store.scans.reason[3].startswith("it is a PNG of 16 bits a channel, grey")
+    assert store.scans.reason[3].startswith("it is a PNG of 16 bits per channel, grey")
     before = cubes_of(target)
     broken.write_bytes(whole)
     Image.fromarray(pixels_of(deep.stem)).save(deep)

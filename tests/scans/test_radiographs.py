@@ -61,7 +61,7 @@ def test_sixteen_bits_are_mapped_by_their_own_range(tmp_path: Path) -> None:
     assert found.window == (low, high)
     np.testing.assert_array_equal(read_values(path), pixels.T)
     assert picture_size(path, "images") == (20, 24)
-    with pytest.raises(DataError, match="16 bits a channel, grey; 8 bits"):
+    with pytest.raises(DataError, match="16 bits per channel, grey; must be 8, grey"):
         picture_of(path, "nih")
 
 
@@ -138,18 +138,18 @@ def spoilt(path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda at: spoilt(write_picture(at / "a.jpg", chest(1).astype(np.uint8)), "cut"), "without faults"),
-        (lambda at: spoilt(write_picture(at / "a.jpg", chest(1).astype(np.uint8)), "end"), "without faults"),
+        (lambda at: spoilt(write_picture(at / "a.jpg", chest(1).astype(np.uint8)), "cut"), "gave an error"),
+        (lambda at: spoilt(write_picture(at / "a.jpg", chest(1).astype(np.uint8)), "end"), "gave an error"),
         (lambda at: spoilt(write_picture(at / "a.png", chest(1, most=999)), "cut"), "cut short"),
         (lambda at: spoilt(write_cr(at / "a.dcm", chest(1)), "cut"), "cut short"),
         (lambda at: write_picture(at / "a.jpg", np.zeros((8, 8, 4), np.uint8), format="JPEG"), "CMYK"),
-        (lambda at: write_picture(at / "a.png", np.full((8, 8), 7, np.uint16)), "one grey level, with 7"),
+        (lambda at: write_picture(at / "a.png", np.full((8, 8), 7, np.uint16)), "same grey level, with 7"),
         (lambda at: write_cr(at / "a.dcm", chest(1), NumberOfFrames=2), "2 frames"),
-        (lambda at: write_cr(at / "a.dcm", chest(1), "CT"), "modality is CT, CR or DX wanted"),
-        (lambda at: write_cr(at / "a.dcm", chest(1), RescaleSlope="1"), "no intercept"),
+        (lambda at: write_cr(at / "a.dcm", chest(1), "CT"), "modality is CT; only CR or DX is read"),
+        (lambda at: write_cr(at / "a.dcm", chest(1), RescaleSlope="1"), "no valid intercept"),
         (lambda at: write_cr(at / "a.dcm", chest(1), PhotometricInterpretation="RGB"), "RGB"),
         (lambda at: write_cr(at / "a", chest(1), PixelPaddingValue=0, PixelPaddingRangeLimit=9999), "pad"),
-        (lambda at: write_cr(at / "a.dcm", chest(1), WindowCenter=-900, WindowWidth=9), "one grey level"),
+        (lambda at: write_cr(at / "a.dcm", chest(1), WindowCenter=-900, WindowWidth=9), "same grey level"),
     ],
 )  # fmt: skip
 def test_what_is_damaged_or_not_supported_is_refused(tmp_path: Path, make: Any, why: str) -> None:
@@ -194,8 +194,8 @@ def test_a_folder_is_searched_to_the_bottom(tmp_path: Path) -> None:
         "a/b/two",
         "four",
     ]
-    assert found["five.dcm"].skip == "its DICOM modality is CT, CR or DX wanted"
-    assert found["six.dcm"].problem == "it is named as DICOM but is of another format"
+    assert found["five.dcm"].skip == "its DICOM modality is CT; only CR or DX is read"
+    assert found["six.dcm"].problem == "it has a DICOM file name but another format"
     assert found["three"].whose == found["four.dcm"].whose != 0
     assert found["a/one.PNG"].whose == 0
     alone = find_image_folder(tmp_path / "four.dcm")

@@ -243,34 +243,34 @@ NIFTI_FIELDS: dict[str, dict[str, float]] = {
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("truncated", "its data file s.raw is cut short: 128 bytes, 160 needed"),
+        ("truncated", "its data file s.raw is cut short: 128 bytes, but 160 are needed"),
         ("missing", "it is damaged: its data file gone.raw is missing; copy or export it again"),
         ("absolute", "it is not supported: its header points to /etc/hostname, outside its own folder; .*"),
         ("outside", r"it is not supported: its header points to \.\./s.raw, outside its own folder; move .*"),
-        ("header only", "it is damaged: its header names no ElementDataFile; copy or export it again"),
+        ("header only", "it is damaged: its header has no ElementDataFile; copy or export it again"),
         ("empty", "it is an empty file"),
-        ("no header", "it is not supported: its ElementType is not said; write it as MET_CHAR, .*"),
+        ("no header", "it is not supported: its ElementType is not given; write it as MET_CHAR, .*"),
         ("noise", "it is damaged: its header cannot be read, or it is of another format; copy .*"),
         ("words", "it is damaged: its header cannot be read, or it is of another format; copy .*"),
         ("unknown type", "it is not supported: its ElementType is MET_HALF; write it as MET_CHAR, .*"),
-        ("4D", r"it is not a CT scan: it has 4 dimensions \(8 x 8 x 8 x 2\), 3 wanted"),
-        ("4D header", r"it is not a CT scan: it has 4 dimensions \(4 x 4 x 2 x 2\), 3 wanted"),
-        ("2D", r"it is not a CT scan: it has 2 dimensions \(8 x 8\), 3 wanted"),
+        ("4D", r"it is not a CT scan: it has 4 dimensions \(8 x 8 x 8 x 2\) instead of 3"),
+        ("4D header", r"it is not a CT scan: it has 4 dimensions \(4 x 4 x 2 x 2\) instead of 3"),
+        ("2D", r"it is not a CT scan: it has 2 dimensions \(8 x 8\) instead of 3"),
         ("no voxels", r"it is damaged: it has no voxels \(0 x 4 x 4\); copy or export it again"),
         ("zero spacing", r"it is damaged: its spacing \(1.0, 0.0, 1.0\) is not positive; copy .*"),
         ("negative spacing", r"it is damaged: its spacing \(1.0, 1.0, -1.0\) is not positive; copy .*"),
-        ("RGB", r"it is not a CT scan: it has 3 numbers a voxel \(colour\?\), 1 wanted"),
-        ("NaN", r"it is not supported: it holds values that are no numbers \(NaN or infinite\); replace .*"),
-        ("late NaN", r"it is not supported: it holds values that are no numbers \(NaN or infinite\); .*"),
-        ("NIfTI-2", "it is not supported: it is of NIfTI's second version; write it as NIfTI-1"),
+        ("RGB", r"it is not a CT scan: it has 3 numbers per voxel \(colour\?\) instead of 1"),
+        ("NaN", r"it is not supported: it holds NaN or infinite values; replace .*"),
+        ("late NaN", r"it is not supported: it holds NaN or infinite values; .*"),
+        ("NIfTI-2", "it is not supported: it is NIfTI-2; write it as NIfTI-1"),
         ("NIfTI zero spacing", r"it is damaged: its spacing \(1.0, 0.0, 3.0\) is not positive; copy .*"),
         ("NIfTI NaN spacing", r"it is damaged: its spacing \(1.0, 2.0, nan\) is not positive; copy .*"),
         ("NIfTI negative spacing", r"it is damaged: its spacing \(-1.0, 2.0, 3.0\) is not positive; copy .*"),
-        ("NIfTI slope 0", "it is not supported: its header has slope 0 and intercept -1024, which make .*"),
-        ("NIfTI slope NaN", "it is not supported: its header has nan as slope, so that its values .*"),
-        ("NIfTI intercept NaN", "it is not supported: its header has nan as intercept, so that its .*"),
+        ("NIfTI slope 0", "it is not supported: its header has slope 0 and intercept -1024, which makes .*"),
+        ("NIfTI slope NaN", "it is not supported: its header has nan as slope, so its values .*"),
+        ("NIfTI intercept NaN", "it is not supported: its header has nan as intercept, so its .*"),
         ("circle", "it cannot be opened: Too many levels of symbolic links"),
-        ("pipe", "it is no regular file"),
+        ("pipe", "it is not a regular file"),
     ],
 )
 def test_a_scan_that_cannot_be_read_says_why(tmp_path: Path, kind: str, reason: str) -> None:
@@ -390,9 +390,9 @@ def test_compressed_voxels_of_another_number_than_the_header_says(tmp_path: Path
     sitk.WriteImage(image, str(path), useCompression=True)
     whole = path.read_bytes()
     for edge, found in (
-        (b"11", "is cut short: 2000 bytes, 2200 needed"),
-        (b"9 ", "holds 2000 bytes of voxels, its header asks for 1800; copy"),
-        (b"99999999999", r"is cut short: 2000 bytes, \d{12,} needed"),
+        (b"11", "is cut short: 2000 bytes, but 2200 are needed"),
+        (b"9 ", "holds 2000 bytes of voxels, but its header requires 1800; copy"),
+        (b"99999999999", r"is cut short: 2000 bytes, but \d{12,} are needed"),
     ):
         path.write_bytes(whole.replace(b"DimSize = 10 10 10", b"DimSize = 10 10 " + edge))
         with pytest.raises(DataError, match=found):

@@ -221,7 +221,7 @@ def test_what_is_no_volume_is_passed_over_by_name(tmp_path: Path) -> None:
     sources = {source.path: source for source in found.sources}
     assert {path: source.skip for path, source in sources.items()} == {
         "ct": "",
-        "mr": "its DICOM modality is MR, CT wanted",
+        "mr": "its DICOM modality is MR; only CT is read",
         "one": "a single slice, not a volume",
     }
     kinds = ("a localizer", "the index of a disc", "a colour capture", "modality RTSTRUCT")
@@ -271,25 +271,27 @@ def odd_series(folder: Path, kind: str) -> None:
     [
         (
             "twice",
-            "it is damaged: 2 of its slices lie where another lies and differ from it, as 004.dcm in odd .*",
+            "it is damaged: 2 of its slices have the position of another slice but differ from it, for "
+            "example 004.dcm in odd .*",
         ),
         (
             "missing",
-            r"it is not supported: its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, 2\.00 is usual: .*",
+            r"it is not supported: its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, but usually "
+            r"2\.00 mm: .*",
         ),
         (
             "tilted",
             "it is not supported: its axes are tilted by 15 degrees, which moves voxels by up to 3.6 .*",
         ),
-        ("aside", "it is not supported: its slices are shifted aside by up to 2.00 mm; resample it"),
-        ("unreadable", r"its slice 004\.dcm is cut short: 104 bytes, 144 needed"),
-        ("size", r"it is not supported: its slices have 2 sizes \(5 x 8, 9 x 8\); part them"),
+        ("aside", "it is not supported: its slices are shifted sideways by up to 2.00 mm; resample it"),
+        ("unreadable", r"its slice 004\.dcm is cut short: 104 bytes, but 144 are needed"),
+        ("size", r"it is not supported: its slices have 2 sizes \(5 x 8, 9 x 8\); separate them"),
         (
             "orientation",
-            r"it is not supported: its slices have several orientations: extra\.dcm is turned .*",
+            r"it is not supported: its slices have several orientations: extra\.dcm is rotated .*",
         ),
         ("spacing", r"it is not supported: its slices have several spacings: extra\.dcm and 001\.dcm .*"),
-        ("nowhere", r"it is damaged: its slice extra\.dcm does not say where it lies; copy .*"),
+        ("nowhere", r"it is damaged: its slice extra\.dcm has no position; copy .*"),
         (
             "localizer",
             r"it is not supported: its series mixes slices of a volume with 1 of another kind \(a loc.*",
@@ -333,7 +335,7 @@ def test_files_that_should_be_dicom_are_named(tmp_path: Path) -> None:
     assert {source.path: source.problem for source in find_scans(tmp_path).sources} == {
         "empty.dcm": "it is an empty file",
         "ok": "",
-        "page.dcm": "it is not a CT scan: it is named as DICOM but is of another format",
+        "page.dcm": "it is not a CT scan: it has a DICOM file name but another format",
         "short": "its DICOM header cannot be read: it is damaged",
     }
 

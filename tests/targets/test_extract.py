@@ -176,7 +176,7 @@ def test_interrupted_it_goes_on_and_no_worker_shows(scans: Path, nodules: Path, 
         extract_targets(scans, target, NODULES, workers=1, progress=interrupt)
     with pytest.raises(CallError, match="not finished"):
         open_targets(target)
-    with pytest.raises(CallError, match=r"begun with negatives 2 \(asked for now: 3\)"):
+    with pytest.raises(CallError, match=r"started with negatives 2 \(requested: 3\)"):
         extract_targets(scans, target, NoduleParameters(size=SIZE, negatives=3))
     first = []
     extract_targets(scans, target, NODULES, workers=3, progress=lambda *told: first.append(told))
@@ -196,7 +196,7 @@ def test_a_scan_that_ends_its_process_fails_alone(
     monkeypatch.setattr("genesis_toolkit.pipeline.job.run", run)
     store = extract_targets(scans, tmp_path / "t.zarr", NODULES).store
     assert store.scans.status.tolist().count("used") == 5
-    assert "process that worked on it died" in store.scans.reason[1]
+    assert "reading it killed its process" in store.scans.reason[1]
     assert len(store) == 30
 
 
@@ -208,10 +208,10 @@ def test_rows_that_cannot_be_taken_are_told_of(scans: Path, tmp_path: Path) -> N
     write_table(folder, [["a.1", *nodule, 0], ["a.1", 0, 0, 0, 0], ["x", 1, 2, 3, 0], ["a.1", *nodule, 1]])
     result = extract_targets(folder, tmp_path / "t.zarr", NODULES, workers=1)
     assert result.said == (
-        "candidates_V2.csv has places that are a nodule in one row and none in another (row 5): each is "
-        "taken once, as a nodule.",
-        "candidates_V2.csv has 1 candidates of 1 scans that are not there (row 4), as in a part of the "
-        "download: passed over.",
+        "candidates_V2.csv has positions that are a nodule in one row but not in another (row 5): each is "
+        "used once, as a nodule.",
+        "Skipped 1 candidates in candidates_V2.csv of 1 scans that are missing (row 4), which is normal for "
+        "a partial download.",
     )
     assert result.store.labels is not None
     assert result.store.labels.tolist() == [[1]]
@@ -225,7 +225,7 @@ def test_rows_that_cannot_be_taken_are_told_of(scans: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("row", ["a,1,2", "a,1,2,x,0", "a,1,2,nan,0", "a,1,2,3,2", ",1,2,3,0"])
 def test_rows_that_are_no_candidates_are_refused(row: str) -> None:
-    with pytest.raises(DataError, match=r"1 rows that are no candidates \(row 3: "):
+    with pytest.raises(DataError, match=r"1 rows that are not candidates \(row 3: "):
         parse_candidates(f"{','.join(HEADER)}\na,1,2,3,0\n{row}\n")
 
 
@@ -286,15 +286,15 @@ def test_pairs_of_any_format_and_what_is_wrong_with_some(tmp_path: Path) -> None
     assert sorted(said) == [f"scans/{name}.nii.gz" for name in ("p/one", "three", "two")]
     assert said["scans/p/one.nii.gz"] == ""
     assert "it has 2 masks" in said["scans/three.nii.gz"]
-    assert "another grid (22 x 20 x 18 voxels, spacing 0.7 0.9 2.6" in said["scans/two.nii.gz"]
-    assert "than the scan (22 x 20 x 18 voxels, spacing 0.7 0.9 2.5" in said["scans/two.nii.gz"]
-    assert result.said[0].startswith("1 scans have no mask in ")
+    assert "its grid (22 x 20 x 18 voxels, spacing 0.7 0.9 2.6" in said["scans/two.nii.gz"]
+    assert "differs from the scan's (22 x 20 x 18 voxels, spacing 0.7 0.9 2.5" in said["scans/two.nii.gz"]
+    assert result.said[0].startswith("1 scans without a mask in ")
     assert set(result.store.table.fold.tolist()) == {fold_of_name("scans/p/one")}
     assert result.store.attributes["parameters"]["masks"] == "masks"
 
 
 def test_without_foreground_there_is_no_store(scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No mask has a value one of --foreground 7"):
+    with pytest.raises(DataError, match="No mask has a value of --foreground 7"):
         extract_targets(scans, tmp_path / "t.zarr", MaskParameters(size=SIZE, foreground=(7,)), workers=1)
     assert not list(tmp_path.iterdir())
 
@@ -346,13 +346,13 @@ def test_findings_are_those_of_the_table(tmp_path: Path) -> None:
     assert folds[2] == 2
     assert folds[0] == folds[1] in (0, 1)
     assert store.images.patient.tolist() == ["1", "1", "3"]
-    assert result.said == ("1 images are on neither of NIH's lists, and are passed over.",)
+    assert result.said == ("1 images that are on neither of NIH's lists are skipped.",)
 
 
 @pytest.mark.parametrize("labels", ["Covid", "", "No Finding|Mass"])
 def test_a_finding_that_is_none_is_refused(tmp_path: Path, labels: str) -> None:
     write_nih(tmp_path / "nih", [("00000001_000", "train_val", labels)])
-    with pytest.raises(DataError, match=r"of 00000001_000\.png, and .* is none of NIH's findings"):
+    with pytest.raises(DataError, match=r"for 00000001_000\.png, but .* is not one of NIH's findings"):
         extract_targets(tmp_path / "nih", tmp_path / "t.zarr", FindingParameters())
 
 
@@ -442,27 +442,32 @@ def scale_masks(store: Path) -> None:
         ("ncc", set_value("fold", 7, 1), "fold", "is not that of its scan: cube 7"),
         ("segment", set_value("fold", 17, 0), "fold", "is not that of its scan: cube 17"),
         ("dxc", set_value("fold", 10, 0), "fold", "is not that of its patient: cube 10"),
-        ("ncc", set_value("scans/subset", 0, 10), "scans/subset", "none of 0..9, nor -1: scan 0"),
+        ("ncc", set_value("scans/subset", 0, 10), "scans/subset", "neither in 0..9 nor -1: scan 0"),
         ("ncc", set_value("labels", (4, 0), 2), "labels", "is neither 0 nor 1: cube 4"),
-        ("dxc", set_value("labels", (4, 0), 1), "labels", "is not what images/labels says: cube 4"),
-        ("dxc", set_value("images/labels", 2, "Covid"), "images/labels", "none of NIH's findings: cube 2"),
+        ("dxc", set_value("labels", (4, 0), 1), "labels", "contradicts images/labels: cube 4"),
+        ("dxc", set_value("images/labels", 2, "Covid"), "images/labels", "not findings of NIH: cube 2"),
         ("dxc", set_value("images/patient", 10, "1"), "fold", "is not that of its patient: cube 10"),
-        ("ncc", set_value("corner", 3, [15, 0, 0]), "corner", "does not lie in its scan: cube 3"),
-        ("ncc", set_value("corner", 3, [-1, 0, 0]), "corner", "does not lie in its scan: cube 3"),
+        ("ncc", set_value("corner", 3, [15, 0, 0]), "corner", "is outside its scan: cube 3"),
+        ("ncc", set_value("corner", 3, [-1, 0, 0]), "corner", "is outside its scan: cube 3"),
         ("dxc", set_value("corner", 3, [1, 0, 0]), "corner", "not that of a whole image: cube 3"),
         ("ncc", set_value("number", 7, 5), "number", "does not count within its scan: cube 7"),
-        ("ncc", set_value("scan", 3, 6), "scan", "is no row of the 6 scans: cube 3"),
+        ("ncc", set_value("scan", 3, 6), "scan", "is not one of the 6 rows of scans: cube 3"),
         ("segment", scale_masks, "masks/c/0/0/0/0", "cube 2: values outside the window 0..1"),
-        ("segment", drop_a_shard, "masks", "its 18 rows take 5 files, and there are 4"),
-        ("segment", drop("masks"), "masks", "are not there, and the task has them"),
-        ("dxc", drop("images"), "images", "are not there, and the task has them"),
-        ("ncc", set_attribute("task", value="dxc"), "task", "with these parameters 'ncc'"),
-        ("ncc", set_attribute("classes", value=["mass"]), "classes", "parameters ['nodule']"),
-        ("dxc", set_attribute("unit", value="HU"), "unit", "parameters 'grey level'"),
+        ("segment", drop_a_shard, "masks", "its 18 rows need 5 files, but there are 4"),
+        ("segment", drop("masks"), "masks", "are missing, but the task needs them"),
+        ("dxc", drop("images"), "images", "are missing, but the task needs them"),
+        ("ncc", set_attribute("task", value="dxc"), "task", "the parameters mean 'ncc'"),
+        ("ncc", set_attribute("classes", value=["mass"]), "classes", "parameters mean ['nodule']"),
+        ("dxc", set_attribute("unit", value="HU"), "unit", "parameters mean 'grey level'"),
         ("dxc", set_attribute("folds", value=None), "folds", "is None"),
-        ("ncc", set_attribute("parameters", "task", value="iuc"), "parameters", "none of ncc, segment, dxc"),
+        (
+            "ncc",
+            set_attribute("parameters", "task", value="iuc"),
+            "parameters",
+            "not one of ncc, segment, dxc",
+        ),
         ("ncc", set_attribute("parameters", "negatives", value="x"), "parameters", "not those of extract-"),
-        ("ncc", set_attribute("parameters", "plane", value=1), "parameters", "plane is missing, or is none"),
+        ("ncc", set_attribute("parameters", "plane", value=1), "parameters", "plane is missing or unknown"),
         ("ncc", set_attribute("parameters", "source_sha256", value=1), "parameters.source_sha256", "is 1"),
     ],
 )
@@ -500,19 +505,19 @@ def test_a_source_that_says_something_else_is_told_of(copies: Path, scans: Path,
     with (source / "candidates_V2.csv").open("a", encoding="utf-8") as table:
         table.write("a.1,1,2,3,1\n")
     found = look(copies / "ncc.zarr", source=source)
-    assert "names, tables or lists say something else" in told(found)["parameters.source_sha256"]
+    assert "names, tables or lists have changed" in told(found)["parameters.source_sha256"]
     assert (found.scans, found.cut_again) == (6, 0)
     write(source / "subset4" / "a.2.mhd", voxels_of(77))
     mask = np.ones(SHAPE, np.uint8)
     write(source / "seg-lungs-LUNA16" / "b.1.mhd", mask)
     found = look(copies / "segment.zarr", source=source, cubes=999)
-    assert "its sha256 is another" in told(found)["subset4/a.2.mhd"]
+    assert "its sha256 differs" in told(found)["subset4/a.2.mhd"]
     assert found.findings[1].name == "subset5/b.1.mhd"
     assert {one.name for one in found.findings} == {"subset4/a.2.mhd", "subset5/b.1.mhd"}
     (source / "seg-lungs-LUNA16").rename(source / "lungs")
     found = look(copies / "segment.zarr", source=source)
     assert found.left_out == (
-        f"cubes of the scans: the masks lie in no folder 'seg-lungs-LUNA16' in {source} or beside it",
+        f"cubes of the scans: the folder of masks, 'seg-lungs-LUNA16', is neither in {source} nor next to it",
     )
 
 
@@ -526,7 +531,7 @@ def test_the_command_says_what_is_wrong_and_what_to_do(copies: Path) -> None:
     assert not list(copies.glob("*.json")), "no note, since nothing reads it"
     done = CliRunner().invoke(main, ["verify", str(store), "--replay", "3"])
     assert done.exit_code == 2
-    assert "is a target store, and --replay derives the pairs" in done.stderr
+    assert "is a target store, but --replay derives the pairs" in done.stderr
 
 
 # --- the store and the command --------------------------------------------------------------------------
@@ -539,12 +544,14 @@ def test_others_read_it_and_damage_is_found(nodules: Path, tmp_path: Path, cube_
     assert (np.asarray(group["labels"]) == store.labels).all()
     assert (np.asarray(group["cubes"][3]) == read(store.cubes, 3)).all()
     assert isinstance(open_store(nodules), TargetStore)
-    words = "is a target store, and this takes a cube store, as extract-cubes makes it or a pair store"
+    words = "is a target store, but this command needs a cube store .made by extract-cubes. or a pair store"
     with pytest.raises(CallError, match=words):
         open_store(nodules, CubeStore, PairStore)
-    with pytest.raises(CallError, match="is a cube store, and this takes a target store, as extract-targets"):
+    with pytest.raises(
+        CallError, match=r"is a cube store, but .* needs a target store \(made by extract-targets"
+    ):
         open_targets(cube_store)
-    with pytest.raises(CallError, match="is no genesis-targets store, so it is left alone"):
+    with pytest.raises(CallError, match="is not a genesis-targets store, so it is left untouched"):
         extract_targets(tmp_path, cube_store, NODULES, overwrite=True)
     copy = tmp_path / "copy.zarr"
     for path in read_manifest(nodules) | {"manifest-sha256.txt": "", "log.json": ""}:
@@ -553,7 +560,7 @@ def test_others_read_it_and_damage_is_found(nodules: Path, tmp_path: Path, cube_
     open_targets(copy)
     chunk = copy / "labels" / "c" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"!")
-    with pytest.raises(DataError, match="labels/c/0/0 is missing or not as it was written"):
+    with pytest.raises(DataError, match="labels/c/0/0 is missing or has changed"):
         open_targets(copy)
 
 
@@ -581,7 +588,7 @@ def test_the_command(scans: Path, nodules: Path) -> None:
     assert "--foreground means nothing to --task ncc" in done.stderr
     done = CliRunner().invoke(main, [*call[:-1], "all"])
     assert done.exit_code == 2
-    assert "negatives 2 (asked for now: None)" in done.stderr
+    assert "negatives 2 (requested: None)" in done.stderr
 
 
 @pytest.mark.parametrize("task", ["ncc", "segment", "dxc"])
@@ -613,7 +620,7 @@ def test_a_dry_run_by_the_command(scans: Path, tmp_path: Path) -> None:
     assert facts["folds"]["test"] == {"cubes": 22, "scans": 2, "classes": {"nodule": 4}}
     done = CliRunner().invoke(main, [*call, "--scheduler", str(tmp_path / "none.json")])
     assert done.exit_code == 2
-    assert "that is no scheduler file" in done.stderr
+    assert "not a scheduler file" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -652,12 +659,12 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
 @pytest.mark.parametrize(
     ("kind", "given", "words"),
     [
-        (NoduleParameters, {"size": (8, 8)}, "--size 8,8: three edges"),
+        (NoduleParameters, {"size": (8, 8)}, "--size 8,8: must be three edges"),
         (NoduleParameters, {"negatives": -1}, "--negatives -1"),
         (NoduleParameters, {"hu": (0, 40_000)}, "--hu 0,40000"),
         (MaskParameters, {"foreground": (0, 1)}, "--foreground 0,1"),
         (MaskParameters, {"cubes_per_scan": 0}, "--cubes-per-scan 0"),
-        (FindingParameters, {"size": (8, 8, 8)}, "--size 8,8,8: an image needs two"),
+        (FindingParameters, {"size": (8, 8, 8)}, "--size 8,8,8: for images it must be two"),
     ],
 )
 def test_values_out_of_range_are_refused(kind: type, given: dict[str, object], words: str) -> None:

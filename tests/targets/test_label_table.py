@@ -57,13 +57,13 @@ def test_several_columns_stand_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "why"),
     [
-        (["nothing"], "has no column 'nothing': it has Follow-up #, Image Index, mass"),
+        (["nothing"], "has no column 'nothing'; its columns are Follow-up #, Image Index, mass"),
         (["age"], "'age' has 4 different values|holds numbers"),
-        (["grade"], "'grade' holds numbers such as 3.*'grade>3', or a value, as in 'grade=3'"),
+        (["grade"], "'grade' holds numbers such as 3.*'grade>3', or a value, 'grade=3'"),
         (["uncertain"], "'uncertain' holds numbers"),
-        (["age>old"], "'old' is no number"),
-        (["view>60"], "'view' has 'PA', which is no number"),
-        (["mass", "mass"], "ask for each class once"),
+        (["age>old"], "'old' is not a number"),
+        (["view>60"], "'view' has 'PA', which is not a number"),
+        (["mass", "mass"], "request each class once"),
     ],
 )
 def test_columns_that_give_no_classes_are_refused(tmp_path: Path, columns: list[str], why: str) -> None:
@@ -74,7 +74,7 @@ def test_columns_that_give_no_classes_are_refused(tmp_path: Path, columns: list[
 @pytest.mark.parametrize("words", [1, 17])
 def test_one_word_or_too_many_are_no_classes(tmp_path: Path, words: int) -> None:
     text = "name,word\n" + "".join(f"{row},w{row % words}\n" for row in range(40))
-    with pytest.raises(CallError, match=f"has {words} different values, and 2 to 16 make classes"):
+    with pytest.raises(CallError, match=f"has {words} different values, but classes need 2 to 16"):
         read_labels(written(tmp_path, text), ["word"])
 
 
@@ -122,5 +122,5 @@ def test_two_rows_of_one_scan_must_say_the_same(tmp_path: Path) -> None:
 
 def test_a_table_of_other_scans_is_refused(tmp_path: Path) -> None:
     table = read_labels(written(tmp_path), ["mass"])
-    with pytest.raises(CallError, match=r"no column that names a scan, such as other\.png"):
+    with pytest.raises(CallError, match=r"no column that names a scan, for example other\.png"):
         labels_by_source("t", table, sources("other.png"))

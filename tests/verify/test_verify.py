@@ -76,7 +76,7 @@ def test_archives_and_servers_are_looked_at_alike(stores: Path, server: str) -> 
     assert look(stores / "pairs.zip", source=None, pairs=3).findings == ()
     url = verify_store(f"{server}/pairs.zarr", workers=3)
     assert (url.findings, url.files) == ((), look(stores / "pairs.zip").files)
-    assert url.left_out == ("files that the manifest does not know: a server does not tell its files",)
+    assert url.left_out == ("files that are not in the manifest: a server does not list its files",)
     shard = "original/c/1/0/0/0"
     flip(stores / "pairs.zarr" / shard, 99)
     whole = (stores / "pairs.zip").read_bytes()
@@ -174,7 +174,7 @@ def test_deleted_and_truncated_shards_are_named_with_their_cubes(stores: Path) -
     first, second = found.findings
     assert (second.name, second.what, second.rows) == ("original/c/1/0/0/0", "is missing", (4, 7))
     assert (first.name, first.rows, first.counted) == ("degraded/c/5/0/0/0", (20, 23), "pairs")
-    assert "its index does not fit its checksum" in first.what
+    assert "the checksum of its index is wrong" in first.what
     assert set(found.damaged) == {first.name, second.name}
 
 
@@ -185,8 +185,8 @@ def test_swapped_shards_are_told_apart(stores: Path) -> None:
     shards[1].write_bytes(first)
     found = look(stores / "cubes.zarr")
     assert told(found) == {
-        "cubes/c/0/0/0/0": "is the file cubes/c/2/0/0/0, not the one that was written here",
-        "cubes/c/2/0/0/0": "is the file cubes/c/0/0/0/0, not the one that was written here",
+        "cubes/c/0/0/0/0": "is the file cubes/c/2/0/0/0, in the wrong place",
+        "cubes/c/2/0/0/0": "is the file cubes/c/0/0/0/0, in the wrong place",
     }
     assert [finding.rows for finding in found.findings] == [(0, 3), (8, 11)]
 
@@ -195,7 +195,7 @@ def test_one_cube_among_sound_ones_is_named(stores: Path) -> None:
     store = stores / "cubes.zarr"
     index = np.frombuffer((store / "cubes/c/1/0/0/0").read_bytes()[-68:-4], "<u8").reshape(4, 2)
     flip(store / "cubes/c/1/0/0/0", int(index[2, 0]) + 30)
-    assert told(look(store))["cubes/c/1/0/0/0"].endswith("cube 6: its checksum does not fit")
+    assert told(look(store))["cubes/c/1/0/0/0"].endswith("cube 6: its checksum is wrong")
 
 
 def test_what_no_line_of_the_manifest_knows_is_named(stores: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_no_line_of_the_manifest_knows_is_named(stores: Path) -> None:
     (store / "\x1b[31m\udcff").write_bytes(b"")
     found = told(look(store))
     assert found == dict.fromkeys(
-        ["cubes/c/3/x", "link", "\\x1b[31m\\udcff"], "is in no line of the manifest"
+        ["cubes/c/3/x", "link", "\\x1b[31m\\udcff"], "is not listed in the manifest"
     )
 
 
@@ -274,38 +274,38 @@ def test_without_its_manifest_a_store_is_looked_at_as_far_as_it_goes(stores: Pat
 @pytest.mark.parametrize(
     ("edit", "name", "words"),
     [
-        (set_value("scan", 3, 3), "scan", "no row of the 3 scans: cube 3"),
-        (set_value("scan", 3, -1), "scan", "no row of the 3 scans: cube 3"),
-        (set_value("scan", 3, 2), "scans/cubes", "not the number of its cubes: scan 0, 2"),
+        (set_value("scan", 3, 3), "scan", "not one of the 3 rows of scans: cube 3"),
+        (set_value("scan", 3, -1), "scan", "not one of the 3 rows of scans: cube 3"),
+        (set_value("scan", 3, 2), "scans/cubes", "differs from the number of its cubes: scan 0, 2"),
         (set_value("number", 7, 5), "number", "does not count within its scan: cube 7"),
-        (set_value("corner", 2, [30, 0, 0]), "corner", "does not lie in its scan: cube 2"),
-        (set_value("corner", 2, [-1, 0, 0]), "corner", "does not lie in its scan: cube 2"),
-        (set_value("corner", 2, [2**31 - 1, 0, 0]), "corner", "does not lie in its scan: cube 2"),
+        (set_value("corner", 2, [30, 0, 0]), "corner", "is outside its scan: cube 2"),
+        (set_value("corner", 2, [-1, 0, 0]), "corner", "is outside its scan: cube 2"),
+        (set_value("corner", 2, [2**31 - 1, 0, 0]), "corner", "is outside its scan: cube 2"),
         (set_value("tissue", 4, 1.5), "tissue", "not in 0..1: cube 4"),
         (set_value("tissue", 4, np.nan), "tissue", "not in 0..1: cube 4"),
-        (set_value("scans/cubes", 1, 1), "scans/cubes", "not the number of its cubes: scan 1"),
+        (set_value("scans/cubes", 1, 1), "scans/cubes", "differs from the number of its cubes: scan 1"),
         (set_value("scans/cubes", 1, -7), "scans/cubes", "is negative: scan 1"),
-        (set_value("scans/status", 0, "failed"), "scans/status", "does not go with the number"),
+        (set_value("scans/status", 0, "failed"), "scans/status", "contradicts the number"),
         (set_value("scans/status", 0, "fine"), "scans/status", "none of used, skipped, failed: scan 0"),
-        (set_value("scans/sha256", 2, "0" * 63), "scans/sha256", "no sha256: scan 2"),
+        (set_value("scans/sha256", 2, "0" * 63), "scans/sha256", "not a sha256: scan 2"),
         (set_value("cube", slice(0, 24), 0), "cube", "pair 1, 2, 3, 4, 5 and 17 more"),
-        (set_value("variant", 3, 1), "variant", "not that of the pair's number: pair 3"),
+        (set_value("variant", 3, 1), "variant", "does not match the pair's number: pair 3"),
         (set_value("flip", 23, 8), "flip", "not in 0..7: pair 23"),
-        (set_value("applied", 0, 16), "applied", "no set of degradations: pair 0"),
-        (set_value("applied", 0, 12), "applied", "no set of degradations: pair 0"),
+        (set_value("applied", 0, 16), "applied", "not a set of degradations: pair 0"),
+        (set_value("applied", 0, 12), "applied", "not a set of degradations: pair 0"),
         (set_attribute("window", value=[0, 1000]), "cubes", "outside the window"),
-        (set_attribute("window", value=[5, 5]), "window", "a lowest and a highest value"),
-        (set_attribute("window", value=None), "window", "a lowest and a highest value"),
+        (set_attribute("window", value=[5, 5]), "window", "must be the lowest and the highest value"),
+        (set_attribute("window", value=None), "window", "must be the lowest and the highest value"),
         (set_attribute("size", value=[16, 16, 8]), "original", "its cubes are (16, 16, 16), not"),
         (set_attribute("size", value=[16.0, 16, 16]), "size", "three edges"),
-        (set_attribute("unit", value=3), "unit", "a name wanted"),
-        (set_attribute("finalised", value="yes"), "finalised", "true wanted"),
-        (set_attribute("parameters", value=None), "parameters", "by name wanted"),
-        (set_attribute("cubes", value=None), "cubes", "by name wanted"),
+        (set_attribute("unit", value=3), "unit", "must be a name"),
+        (set_attribute("finalised", value="yes"), "finalised", "must be true"),
+        (set_attribute("parameters", value=None), "parameters", "must be parameters by name"),
+        (set_attribute("cubes", value=None), "cubes", "must be parameters by name"),
         (set_attribute("cubes", "size", value=[8, 8, 8]), "parameters.size", "the store has [16, 16, 16]"),
         (set_attribute("cubes", "sampler", value=None), "parameters", "sampler is missing"),
         (set_attribute("cubes", "orient", value=[1]), "parameters", "not those of extract-cubes"),
-        (set_attribute("parameters", "variants", value=3), "degraded", "12 cubes have 3 twins each"),
+        (set_attribute("parameters", "variants", value=3), "degraded", "instead of 3 for each of 12 cubes"),
         (set_attribute("parameters", "variants", value=True), "parameters.variants", "a whole number"),
         (set_attribute("parameters", "seed", value=-1), "parameters.seed", "a whole number"),
         (set_attribute("parameters", "seed", value=None), "parameters.seed", "is None"),
@@ -316,7 +316,7 @@ def test_without_its_manifest_a_store_is_looked_at_as_far_as_it_goes(stores: Pat
         ),
         (set_attribute("parameters", "recipe", "flip_rate", value=7), "parameters.recipe", "flip-rate"),
         (set_attribute("parameters", "recipe", "flip_rate", value=None), "parameters.recipe", "lacks"),
-        (set_attribute("parameters", "cubes_sha256", value="x"), "parameters.cubes_sha256", "no sha256"),
+        (set_attribute("parameters", "cubes_sha256", value="x"), "parameters.cubes_sha256", "not a sha256"),
     ],
 )
 def test_edits_with_a_manifest_that_fits_are_found(
@@ -333,7 +333,7 @@ def test_edits_with_a_manifest_that_fits_are_found(
 def test_a_table_that_was_edited_is_found_by_its_hash(stores: Path) -> None:
     set_value("tissue", 0, 0.25)(stores / "cubes.zarr")
     assert told(look(stores / "cubes.zarr")) == {
-        "tissue/c/0": "is not as it was written: its sha256 is another"
+        "tissue/c/0": "has changed since it was written: its sha256 differs"
     }
 
 
@@ -344,7 +344,7 @@ def test_metadata_that_says_two_things_is_found(stores: Path) -> None:
         path.read_text(encoding="utf-8").replace('"fill_value": 0', '"fill_value": 7'), encoding="utf-8"
     )
     forge(store)
-    assert "is not what that of the store says of number" in told(look(store))["number"]
+    assert "contradicts the store's zarr.json on number" in told(look(store))["number"]
 
 
 def test_voxels_outside_the_window_are_found(stores: Path) -> None:
@@ -364,11 +364,11 @@ def test_cubes_that_are_not_there_or_too_many_are_found(stores: Path) -> None:
     array = zarr.open_group(store, mode="r+", use_consolidated=False)["cubes"]
     array[5] = -32768  # the fill value, which zarr does not write
     forge(store)
-    assert "cube 5: not in it, though the store counts it" in told(look(store))["cubes/c/1/0/0/0"]
+    assert "cube 5: missing from it, although the store lists it" in told(look(store))["cubes/c/1/0/0/0"]
     for name in ("cubes", "scan", "number", "corner", "tissue"):
         shape = [10, *json.loads((store / name / "zarr.json").read_bytes())["shape"][1:]]
         describe_anew(store, name, lambda metadata, shape=shape: metadata.update(shape=shape))
-    assert "holds more than the 2 that the store counts" in told(look(store))["cubes/c/2/0/0/0"]
+    assert "holds more than the 2 cubes that the store lists" in told(look(store))["cubes/c/2/0/0/0"]
 
 
 # --- the scans and the degradations ---------------------------------------------------------------------
@@ -379,7 +379,7 @@ def test_scans_that_changed_or_are_gone_are_named(stores: Path, finished: Path) 
     flip(stores / "scans" / "subset0" / "1.2.3.raw", 1000)
     (stores / "scans" / "subset5" / "1.2.5.mhd").unlink()
     found = look(stores / "cubes.zarr", source=stores / "scans", cubes=12)
-    assert "its sha256 is another" in told(found)["subset0/1.2.3.mhd"]
+    assert "its sha256 differs" in told(found)["subset0/1.2.3.mhd"]
     assert "cannot be compared" in told(found)["subset5/1.2.5.mhd"]
     assert (found.scans, found.cut_again, found.damaged) == (2, 0, ())
 
@@ -390,7 +390,7 @@ def test_cubes_that_are_not_those_of_the_scans_are_named(stores: Path, finished:
     array[7, 0, 0, 0] = int(array[7, 0, 0, 0]) ^ 1
     forge(store)
     found = look(store, source=finished / "scans", cubes=12)
-    assert told(found) == {"subset5/1.2.5.mhd": "gives other voxels than those of cube 7"}
+    assert told(found) == {"subset5/1.2.5.mhd": "has voxels that differ from those of cube 7"}
     assert found.cut_again == 12
 
 
@@ -402,8 +402,8 @@ def test_pairs_that_are_not_those_of_their_originals_are_named(stores: Path) -> 
     forge(store)
     found = look(store, pairs=24)
     assert {(one.name, one.what) for one in found.findings} == {
-        ("degraded", "pair 17 is not what its original gives"),
-        ("flip, applied", "those of pair 20 are not what was drawn"),
+        ("degraded", "pair 17 differs from what its original yields"),
+        ("flip, applied", "those of pair 20 differ from the draws"),
     }
 
 
@@ -421,7 +421,7 @@ def test_a_store_of_pseudonyms_is_compared_with_its_key(finished: Path, tmp_path
     assert (found.findings, found.scans, found.cut_again) == ((), 2, 12)
     (tmp_path / "other").write_bytes(b"another key, of thirty-two bytes or more")
     for wrong in (None, tmp_path / "other", tmp_path / "absent"):
-        with pytest.raises(CallError, match="tells its scans by pseudonyms: give the file with the key"):
+        with pytest.raises(CallError, match="has pseudonyms for its scans: give the file with the key"):
             look(tmp_path / "a.zarr", source=finished / "scans", anonymize=wrong)
     assert not (tmp_path / "absent").exists()
 
@@ -461,7 +461,7 @@ def test_a_store_all_of_whose_tables_ask_for_a_petabyte_gets_a_sentence(stores: 
     for name in ("cubes", "scan", "number", "corner", "tissue"):
         describe_anew(stores / "cubes.zarr", name, lambda metadata: metadata["shape"].__setitem__(0, 2**39))
     assert (
-        "rows take 137,438,953,472 files, and there are 3"
+        "rows need 137,438,953,472 files, but there are 3"
         in told(assert_cheap(stores / "cubes.zarr"))["cubes"]
     )
 
@@ -598,8 +598,8 @@ def test_a_manifest_that_leads_out_of_the_store_is_not_followed(stores: Path) ->
         manifest = stores / "cubes.zarr" / MANIFEST
         text = manifest.read_text(encoding="utf-8")
         manifest.write_text(text + f"{sha256_of(b'x')}  {path}\n", encoding="utf-8")
-        assert "leads out of the store" in told(look(stores / "cubes.zarr"))[MANIFEST]
-        with pytest.raises(DataError, match="leads out of the store"):
+        assert "has a path outside the store" in told(look(stores / "cubes.zarr"))[MANIFEST]
+        with pytest.raises(DataError, match="has a path outside the store"):
             open_store(stores / "cubes.zarr")
         manifest.write_text(text, encoding="utf-8")
 
@@ -609,7 +609,7 @@ def test_a_manifest_that_leads_out_of_the_store_is_not_followed(stores: Path) ->
 
 def test_another_version_is_refused_with_the_version_that_it_needs(stores: Path) -> None:
     set_attribute("version", value=2)(stores / "pairs.zarr")
-    words = "of format version 2, this program reads version 1: use the genesis-toolkit that wrote it"
+    words = "format version 2, but this program reads version 1: use the genesis-toolkit that wrote it"
     for read in (verify_store, open_store):
         with pytest.raises(DataError, match=words + r" \(version 0\.\d+\.\d+\), or a later one"):
             read(stores / "pairs.zarr")
@@ -720,7 +720,7 @@ def test_the_command_names_a_damaged_shard_with_its_cubes(stores: Path) -> None:
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
     words = " ".join(done.stdout.split())
-    assert "cubes/c/2/0/0/0 cubes 8-11 is not as it was written" in words
+    assert "cubes/c/2/0/0/0 cubes 8-11 has changed since it was written" in words
     assert "is damaged: 1 finding (" in words
     assert "Way out: repeat the genesis-prep extract-cubes that made it." in done.stderr
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
@@ -734,7 +734,7 @@ def test_the_command_names_a_damaged_shard_with_its_cubes(stores: Path) -> None:
 def test_wrong_calls_of_the_command_exit_with_2(stores: Path) -> None:
     for words, said in (
         ([stores / "absent"], "There is no store"),
-        ([stores], "no store of this toolkit"),
+        ([stores], "is not a store made by genesis-prep"),
         ([stores / "cubes.zarr", "--replay", 3], "is a cube store"),
         ([stores / "cubes.zarr", "--cubes", 3], "go with --source"),
         ([stores / "cubes.zarr", "--source", stores / "absent"], "There is no folder"),

@@ -390,7 +390,7 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
         (run, "noted.pt", "official", "noted.pt.md exists"),
         (run, "foreign", "official", "foreign is a folder"),
         (run, "run/out.pt", "official", "lies inside the run"),
-        (run, "lungs.zarr/out.pt", "official", "lies inside the store"),
+        (run, "lungs.zarr/out.pt", "official", "is inside the store"),
         (run, "out.pt", "nnssl", "nnU-Net has no 3D U-Net of Models Genesis"),
         (run, "out.pt", "onnx", "'official', 'nnssl', 'state-dict', 'safetensors'"),
         (run, "out.pt", "official --part encoder", "holds whole networks, and --part encoder was given"),

@@ -2,7 +2,7 @@
 
 Lengths are mm in the patient's frame: x to the patient's left, y to the back, z to the head, with the origin
 in the middle of the thorax, on the lowest slice. Arrays are drawn in (z, y, x) order, so that x runs fastest
-as in a LUNA16 file, and handed out as (x, y, z) views.
+(the order of LUNA16 files), and returned as (x, y, z) views.
 """
 
 from dataclasses import dataclass, replace
@@ -23,17 +23,17 @@ from genesis_toolkit.pipeline.practice.anatomy.trees import (
 
 Triple = tuple[float, float, float]
 
-#: Which part of a scan draws: the last number of its stream, after the seed and the number of the scan.
+#: Random streams of the parts of a scan: the last number, after the seed and the number of the scan.
 _PATIENT, _TREES, _NODULES, _NOISE, TABLES = range(5)
 
-#: The fewest and the most voxels of a phantom along each axis.
+#: Smallest and largest number of voxels of a phantom along each axis.
 SHAPE_LIMITS = (32, 1024)
 
-#: What a scanner can store: 12 bits around water. Padding outside the field of view lies below it.
+#: Range of a scanner: 12 bits around water. Padding outside the field of view is below it.
 SCANNER_HU = (-1024, 3071)
 
-#: Below this many voxels in the plane, the published border of 100 voxels leaves less than the half of the
-#: image, and in a centred patient that is the heart.
+#: With fewer voxels in the plane, the published border of 100 voxels leaves less than half of the image,
+#: which in a centred patient is the heart.
 _NARROW = 400
 
 
@@ -46,12 +46,12 @@ class Chest:
         spacing: mm between voxels along x, y, z.
         origin: world position (LPS, mm) of voxel (0, 0, 0).
         direction: 3 x 3 row by row: column j is the world direction of array axis j.
-        padding: HU outside the circular field of view (-2000 or -3024), or None where the scan has none.
-        nodules: the nodules that were put in, by voxel.
+        padding: HU outside the circular field of view (-2000 or -3024), or None if the scan has none.
+        nodules: the nodules in the scan, in voxels.
         tempting: float64 (n, 3): voxel positions (x, y, z) outside every nodule that look like one:
-            branchings of vessels, and vessels that touch the wall.
+            branching points of vessels, and vessels that touch the wall.
         lung: bool, (x, y, z), True inside the pleura, vessels and nodules included.
-        nodule: bool, (x, y, z), True where the middle of a voxel lies inside a nodule.
+        nodule: bool, (x, y, z), True where the centre of a voxel is inside a nodule.
     """
 
     hu: NDArray[np.int16]
@@ -65,7 +65,7 @@ class Chest:
     nodule: NDArray[np.bool_]
 
     def to_world(self, voxel: Triple | NDArray[np.float64]) -> NDArray[np.float64]:
-        """World position of voxels, origin + direction x spacing x index: float64, mm, LPS.
+        """Return the world position of voxels, origin + direction x spacing x index: float64, mm, LPS.
 
         Args:
             voxel: (3,) or (n, 3), in voxels along x, y, z; fractions are allowed.
@@ -79,11 +79,11 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
 
     Args:
         shape: voxels along x, y, z, each within `SHAPE_LIMITS`.
-        seed: the seed of the whole data set, 0 or more.
+        seed: the seed of the whole data set, at least 0.
         index: the number of the scan, from 0.
 
     Returns:
-        The scan; the same arguments give the same voxels.
+        The scan; equal arguments give equal voxels.
     """
     draw = stream(seed, index, _PATIENT)
     patient = Patient.drawn(draw)
@@ -105,7 +105,7 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
     nodules = draw_nodules(canvas, patient.nodules, vessels, nodule, picks)
     tempting = tempting_places(canvas, vessels, nodules, picks)
     values = _scanned(hu, patient.noise, patient.padding, stream(seed, index, _NOISE))
-    # About half a field of view from the middle, at any table height.
+    # About half a field of view from the centre, at any table height.
     x0, y0 = (-0.5 * shape[axis] * spacing[axis] + draw.uniform(-20.0, 20.0) for axis in (0, 1))
     origin = (round(x0, 6), round(y0, 6), round(draw.uniform(-400.0, -150.0), 6))
     straight = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -117,10 +117,10 @@ def draw_chest(shape: tuple[int, int, int], seed: int, index: int) -> Chest:
 def _placed(
     patient: Patient, shape: tuple[int, int, int], draw: np.random.Generator
 ) -> tuple[Triple, tuple[float, float]]:
-    """Spacing (mm) that fits the patient into the shape, and where the thorax lies (mm from voxel 0)."""
+    """Return the spacing (mm) that fits the patient into the shape, and the thorax's position (mm)."""
     if min(shape[0], shape[1]) < _NARROW:
-        # The right lung lies in the middle, as in a patient who lies off the centre of the table: with a
-        # border of 100 voxels, nothing but the middle of a small image is ever cut.
+        # The right lung is in the centre, as for a patient off the centre of the table: with a
+        # border of 100 voxels, only the centre of a small image is ever cut.
         aside = draw.uniform(40.0, 48.0) * patient.size
     else:
         aside = draw.uniform(-12.0, 12.0) * patient.size
@@ -134,7 +134,7 @@ def _placed(
 
 
 def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Generator) -> NDArray[np.int16]:
-    """Add the scanner to (z, y, x): correlated noise, whole HU, padding outside the round field of view."""
+    """Add scanner effects to (z, y, x): correlated noise, whole HU, padding outside the field of view."""
     values = np.empty(hu.shape, dtype=np.int16)
     rows, columns = hu.shape[1:]
     half = 0.5 * max(rows, columns)
@@ -142,7 +142,7 @@ def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Gene
         np.arange(rows)[:, None] - 0.5 * (rows - 1), np.arange(columns)[None] - 0.5 * (columns - 1)
     )
     outside = away > half
-    # Fewer photons reach the middle of the body, so the noise is strongest there.
+    # Fewer photons reach the centre of the body, so noise is strongest there.
     level = (noise * (1.15 - 0.45 * (away / half) ** 2)).clip(0.4 * noise).astype(np.float32)
     below: Floats | None = None
     for z in range(hu.shape[0]):
@@ -160,7 +160,7 @@ def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Gene
 
 
 def _turned(chest: Chest) -> Chest:
-    """The same patient with both axes of the plane running backwards, as a few LUNA16 scans have it."""
+    """Return the patient with both in-plane axes reversed, as in a few LUNA16 scans."""
     last = np.array([chest.hu.shape[0] - 1, chest.hu.shape[1] - 1, 0], dtype=np.float64)
     x, y, z = chest.to_world(last).tolist()
 

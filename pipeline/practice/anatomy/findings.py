@@ -1,8 +1,8 @@
-"""What is wrong in a chest radiograph: findings under NIH's names, put into the lungs of a torso.
+"""Abnormal findings in a chest radiograph, under NIH's names, drawn into the lungs of a torso.
 
-A finding belongs to a patient: it keeps its place from one image to the next, and comes and goes. So a
-patient has a `Course`, and an image shows some of it. Every finding is drawn as what it is: fluid that runs
-down, air that lets the lung shrink, tissue where there was air.
+A finding belongs to a patient: it stays in place from one image to the next, and comes and goes. So a patient
+has a `Course`, and each image shows part of it. Every finding is drawn as its physical cause: fluid that
+flows down, air that lets the lung shrink, tissue in place of air.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ _RATES: dict[Label, tuple[float, float]] = {
     "Pneumothorax": (0.11, 0.7),
 }
 
-#: Scale of the heart that is normal, and of one that is enlarged.
+#: Scale of a normal heart, and of an enlarged one.
 HEARTS = ((0.98, 1.2), (1.28, 1.5))
 
-#: A nodule is up to 30 mm across, a mass is larger.
+#: A nodule is at most 30 mm wide, a mass is larger.
 _DIAMETERS: dict[str, tuple[float, float]] = {"Nodule": (11.0, 28.0), "Mass": (33.0, 62.0)}
 
 _FLUID, _PUS, _TUMOUR, _AIR, _PLEURA = 8.0, 30.0, 45.0, -1000.0, 20.0
@@ -42,14 +42,14 @@ _FLUID, _PUS, _TUMOUR, _AIR, _PLEURA = 8.0, 30.0, 45.0, -1000.0, 20.0
 
 @dataclass(frozen=True)
 class Course:
-    """What a patient has, now and then.
+    """A patient's findings over time.
 
     Attributes:
         labels: the findings that some of the images show.
-        sides: of each of LABELS, -1 for the patient's right and 1 for his left.
+        sides: for each of LABELS, -1 for the patient's right and 1 for the left.
         heart: scale of the heart.
-        size: of each of LABELS, 0 to 1: from the least that is drawn to the most.
-        seed: what places and shapes are drawn from.
+        size: for each of LABELS, 0 to 1: from the smallest that is drawn to the largest.
+        seed: of the positions and shapes.
     """
 
     labels: frozenset[Label]
@@ -60,7 +60,7 @@ class Course:
 
     @classmethod
     def drawn(cls, draw: np.random.Generator) -> "Course":
-        """Draw one course; the draws come in a fixed order, whatever is found."""
+        """Draw one course; the draws have a fixed order, whatever the findings."""
         rolls = dict(zip(LABELS, draw.random((len(LABELS), 3)).tolist(), strict=True))
         labels = frozenset(label for label, (roll, _, _) in rolls.items() if roll < _RATES[label][0])
         return cls(
@@ -72,7 +72,7 @@ class Course:
         )
 
     def shown(self, draw: np.random.Generator) -> tuple[Label, ...]:
-        """The findings of one image, in the order of LABELS."""
+        """Return the findings of one image, in the order of LABELS."""
         rolls = zip(LABELS, draw.random(len(LABELS)), strict=True)
         return tuple(label for label, roll in rolls if label in self.labels and roll < _RATES[label][1])
 
@@ -84,7 +84,7 @@ class Lungs:
     Attributes:
         hu: float32, (z, y, x), HU; changed in place.
         aired: float32, (z, y, x), 1 in healthy lung, 0 outside and where no air is left around the vessels.
-        lumps: float32, (rows, columns) of the projection, mm of water that nodules and masses add.
+        lumps: float32, (rows, columns) of the projection, mm of water added by nodules and masses.
     """
 
     hu: Floats
@@ -93,18 +93,18 @@ class Lungs:
 
 
 def with_findings(torso: Torso, course: Course, labels: tuple[Label, ...], view: View, grown: float) -> Lungs:
-    """Put findings into a copy of a torso; cardiomegaly is in the patient's heart already.
+    """Add findings to a copy of a torso; cardiomegaly is part of the patient's heart already.
 
     Args:
-        torso: left as it is.
-        course: the patient's findings: sides, sizes, places.
+        torso: left unchanged.
+        course: the patient's findings: sides, sizes, positions.
         labels: those that this image shows.
-        view: PA or AP, for what is projected one by one.
-        grown: scale of what comes and goes in this image, about 1.
+        view: PA or AP, for directly projected structures.
+        grown: scale of variable findings in this image, about 1.
     """
     lungs = Lungs(torso.canvas.hu.copy(), torso.lung.copy(), np.zeros_like(torso.vessels))
     for label in labels:
-        # Each finding has a stream of its own, so that it lies in the same place whatever else there is.
+        # Each finding has its own stream, so its position does not depend on the others.
         draw = stream(course.seed, LABELS.index(label))
         side, size = course.sides[label], course.size[label]
         if label == "Effusion":
@@ -125,26 +125,26 @@ def with_findings(torso: Torso, course: Course, labels: tuple[Label, ...], view:
 
 
 def _axes(canvas: Canvas) -> tuple[Floats, Floats, Floats]:
-    """Positions of the voxels in mm: x (X,), y (Y,), z (Z,)."""
+    """Return the positions of the voxels in mm: x (X,), y (Y,), z (Z,)."""
     _, (x, y, z) = canvas.box((-1e6,) * 3, (1e6,) * 3)
     return x.ravel(), y.ravel(), z.ravel()
 
 
 def _half(x: Floats, side: int) -> slice:
-    """The columns of the patient's left half, side 1, or of his right, -1."""
+    """Return the columns of the patient's left half, side 1, or right half, -1."""
     middle = int(np.searchsorted(x, 0))
     return slice(middle, None) if side > 0 else slice(0, middle)
 
 
 def _fill(lungs: Lungs, part: tuple[slice, ...], share: Floats, value: float, kept: float) -> None:
-    """Fill a share of each voxel of a part with a substance; `kept` of what it fills still shows vessels."""
+    """Fill a share of each voxel in a part with a substance; `kept` of the filled share shows vessels."""
     hu = lungs.hu[part]
     hu += share * (np.float32(value) - hu)
     lungs.aired[part] *= 1 - share * np.float32(1 - kept)
 
 
 def _add_effusion(lungs: Lungs, torso: Torso, side: int, level: float) -> None:
-    """Fluid in the space around a lung: it lies at the bottom and climbs up along the wall."""
+    """Add fluid around a lung: it collects at the bottom and rises along the wall."""
     lung = torso.lung
     x, _, z = _axes(torso.canvas)
     columns = _half(x, side)
@@ -152,7 +152,7 @@ def _add_effusion(lungs: Lungs, torso: Torso, side: int, level: float) -> None:
     top = z[filled[0]] + level + 34.0
     part = (slice(int(filled[0]), int(np.searchsorted(z, top + 8)) + 1), slice(None), columns)
     inside = lung[part]
-    # How far out a voxel lies, 0 in the middle of the body and 1 at the wall.
+    # Distance outwards: 0 in the centre of the body, 1 at the wall.
     out = np.abs(x[columns])
     wall = np.where(inside > 0, out[None, None], 0).max(axis=(1, 2))
     share = (out[None] / np.maximum(wall, 1)[:, None])[:, None]
@@ -162,12 +162,12 @@ def _add_effusion(lungs: Lungs, torso: Torso, side: int, level: float) -> None:
 
 
 def _add_pneumothorax(lungs: Lungs, torso: Torso, side: int, shrunk: float) -> None:
-    """Air around a lung that has shrunk towards its root; it gathers at the top, and no vessel crosses it."""
+    """Add air around a lung that has shrunk towards its root; it collects at the top, without vessels."""
     canvas, lung = torso.canvas, torso.lung
     x, _, z = _axes(canvas)
     columns = _half(x, side)
     part = (slice(None), slice(None), columns)
-    # The air gathers above: what is below the root of the lung keeps nearly its size.
+    # Air collects at the top, so the lung below its root nearly keeps its size.
     root_x, root_z = 30.0 * side * torso.patient.size, 0.5 * torso.patient.length
     above = np.clip((z - np.float32(root_z)) / np.float32(0.3 * torso.patient.length) + np.float32(0.6), 0, 1)
     factor = 1 - np.float32(1 - shrunk) * above
@@ -180,7 +180,7 @@ def _add_pneumothorax(lungs: Lungs, torso: Torso, side: int, shrunk: float) -> N
     left = np.clip(depth / np.float32(canvas.spacing[0]) + np.float32(0.5), 0, 1)
     gone = lung[part] * (1 - left)
     _fill(lungs, part, gone, _AIR, 0.0)
-    # The pleura of the lung, seen on edge, is the line that gives it away.
+    # The pleura of the lung, seen edge-on, is the visible line.
     skin = np.clip(1 - np.abs(depth) / np.float32(canvas.spacing[0]), 0, 1) * np.minimum(lung[part], gone * 4)
     _fill(lungs, part, np.clip(skin * np.float32(0.5), 0, 1), _PLEURA, 0.5)
 
@@ -188,7 +188,7 @@ def _add_pneumothorax(lungs: Lungs, torso: Torso, side: int, shrunk: float) -> N
 def _add_patch(
     lungs: Lungs, torso: Torso, side: int, radius: float, strength: float, draw: np.random.Generator
 ) -> None:
-    """A clouded part of a lung, without a sharp edge: `strength` of its air has given way to fluid."""
+    """Add a clouded region of a lung, without a sharp edge: fluid replaces `strength` of its air."""
     canvas, lung = torso.canvas, torso.lung
     places = drawn_places(canvas, 40, 12.0, side, draw)
     centre = places[int(draw.integers(len(places)))]
@@ -208,7 +208,7 @@ def _add_patch(
 def _add_lump(
     lungs: Lungs, torso: Torso, side: int, diameter: float, view: View, draw: np.random.Generator
 ) -> None:
-    """A nodule or a mass: the shadow of a lobed ball, where a ray crosses enough lung to show it."""
+    """Add a nodule or a mass: the shadow of a lobed ball, where a ray crosses enough lung to show it."""
     canvas, patient = torso.canvas, torso.patient
     radius = 0.5 * diameter
     thick = torso.air * canvas.spacing[1]

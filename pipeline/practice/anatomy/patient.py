@@ -1,4 +1,4 @@
-"""Who is scanned, and how: the proportions of one phantom patient, and the grid that the scan lays over them.
+"""The proportions of one phantom patient, and the grid of the scan.
 
 Lengths are mm in the patient's frame of `anatomy`: x to the left, y to the back, z to the head.
 """
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Point = tuple[float, float, float]
-#: A point and a radius of a tube: x, y, height, radius.
+#: A point and a radius on a tube: x, y, height, radius.
 Knot = tuple[float, float, float, float]
 
 #: Angles in a table of radii around the thorax.
@@ -20,7 +20,7 @@ ANGLES = 2048
 
 @dataclass(frozen=True)
 class Patient:
-    """The proportions of one patient; lengths in mm, HU where said.
+    """The proportions of one patient; lengths in mm, HU where stated.
 
     Attributes:
         size: scale of the whole patient, 1 for the average.
@@ -31,16 +31,16 @@ class Patient:
         heart: scale of the heart.
         dome: height of the right half of the diaphragm, as a share of `length`.
         apex: height of the tips of the lungs, as a share of `length`.
-        lean: how far the spine curves to the side.
+        lean: sideways curvature of the spine.
         lung: HU of the parenchyma in the middle of the lungs.
-        gradient: HU that the parenchyma gains from front to back over 100 mm.
+        gradient: increase of the parenchyma's HU over 100 mm from front to back.
         blood: HU of the blood, above 100 after contrast medium.
         noise: standard deviation of the scanner's noise, HU.
         padding: HU outside the circular field of view, or None.
         ribs: distance between ribs, and the height of the lowest.
         coarse: (z, y, x) standard normal numbers on a 22 mm grid: the slow part of all textures.
         fine: the same on a 7 mm grid.
-        nodules: how many nodules.
+        nodules: number of nodules.
     """
 
     size: float
@@ -64,7 +64,7 @@ class Patient:
 
     @classmethod
     def drawn(cls, draw: np.random.Generator) -> "Patient":
-        """Draw one patient; the draws come in a fixed order."""
+        """Draw one patient; the draws have a fixed order."""
         size = draw.uniform(0.9, 1.1)
         paddings = (None, None, None, -2000, -3024)
         return cls(
@@ -94,35 +94,35 @@ class Patient:
 
     @property
     def half_width(self) -> float:
-        """Half the width of the body at its widest level below the shoulders, mm."""
+        """Return half the width of the body at its widest level below the shoulders, mm."""
         return self.cavity[0] + 22.0 * self.size + 1.25 * self.fat
 
     @property
     def half_depth(self) -> float:
-        """Half the depth of the body, front to back, mm."""
+        """Return half the depth of the body, front to back, mm."""
         return 0.5 * (self.cavity[1] + self.cavity[2]) + 22.0 * self.size + self.fat + 0.5 * self.breast
 
     def place(self, x: float, y: float, height: float) -> Point:
-        """A place given for the average patient: x and y in mm, the height as a share of the scan."""
+        """Scale a position given for the average patient: x and y in mm, height as a share of the scan."""
         return x * self.size, y * self.size, height * self.length
 
 
 @dataclass(frozen=True)
 class Capsule:
-    """A tube with round ends between two points, mm, whose radius changes evenly."""
+    """A tube with round ends between two points, mm, whose radius changes linearly."""
 
     start: Point
     end: Point
     radii: tuple[float, float]
 
     def near(self, x: Floats, y: Floats, z: np.float32) -> tuple[tuple[slice, slice], Floats] | None:
-        """Signed distance on the part of a slice that is nearer than 12 mm.
+        """Return the signed distance on the part of a slice that is closer than 12 mm.
 
         Args:
             x, y, z: positions of the columns (1, X), of the rows (Y, 1) and of the slice, mm.
 
         Returns:
-            Rows and columns of the part, and float32 distances in mm on it; None where nothing is near.
+            Rows and columns of the part, and float32 distances in mm on it; None if nothing is close.
         """
         (left, front, bottom), (right, back, top) = (
             tuple(choose(pair) for pair in zip(self.start, self.end, strict=True)) for choose in (min, max)
@@ -135,7 +135,7 @@ class Capsule:
         return (part, distance) if distance.size else None
 
     def distance(self, x: Floats, y: Floats, z: Floats | np.float32) -> Floats:
-        """Signed distance in mm, negative inside, at positions in mm that broadcast together."""
+        """Return the signed distance in mm, negative inside, at positions in mm that broadcast together."""
         start = np.asarray(self.start, dtype=np.float32)
         along = np.asarray(self.end, dtype=np.float32) - start
         dx, dy, dz = x - start[0], y - start[1], z - start[2]
@@ -147,12 +147,12 @@ class Capsule:
 
 
 class Texture:
-    """A random texture in space: numbers on a grid, stretched over one slice after another.
+    """A random texture in space: numbers on a grid, interpolated slice by slice.
 
     Args:
         grid: float32 (z, y, x), standard normal numbers.
         step: distance between them, mm.
-        x, y: the positions of a slice's columns and rows, mm.
+        x, y: positions of a slice's columns and rows, mm.
     """
 
     def __init__(self, grid: Floats, step: float, x: Floats, y: Floats) -> None:
@@ -163,14 +163,14 @@ class Texture:
         self._levels: dict[int, Floats] = {}
 
     def at(self, z: np.float32) -> Floats:
-        """The slice at a height in mm: float32 (y, x), about standard normal, smooth over `step` mm."""
+        """Return the slice at a height in mm: float32 (y, x), about standard normal, smooth over `step`."""
         height = float(z) / self._step
         low = int(height)
         below, above = self._level(low), self._level(low + 1)
         return below + np.float32(height - low) * (above - below)
 
     def _level(self, number: int) -> Floats:
-        """The slice through a layer of the grid; the two latest are kept."""
+        """Return the slice through a layer of the grid; the latest two are cached."""
         if number not in self._levels:
             self._levels = {key: level for key, level in self._levels.items() if key >= number - 1}
             woven = self._down @ self._grid[number % len(self._grid)] @ self._across
@@ -180,7 +180,7 @@ class Texture:
 
 @dataclass(frozen=True)
 class Plane:
-    """What all slices of a scan share, on the part of the plane that the body may fill.
+    """Data shared by all slices of a scan, on the part of the plane that the body may fill.
 
     Attributes:
         body: rows and columns of that part; the arrays below cover it, Y rows and X columns.
@@ -188,10 +188,10 @@ class Plane:
         away: (Y, X): distance from the middle of the thorax, mm.
         turn: (Y, X): row of the table of angles.
         behind: (Y, X): angle from the back, 0, over the sides, pi/2, to the front, pi.
-        sunk: (Y, X): how far a rib has sunk on its way from the spine, mm.
+        sunk: (Y, X): how far a rib has descended from the spine, mm.
         edge: width of soft edges, mm.
         dome: (Y, X): height of the diaphragm, mm.
-        middle, spine, front: rows and columns where the mediastinum, the spine, the breast bone lie.
+        middle, spine, front: rows and columns of the mediastinum, the spine and the breast bone.
         vessels, gullet, windpipe: the tubes of the mediastinum.
         clavicles: the collar bones.
         coarse, fine: textures, smooth over 22 mm and over 7 mm.
@@ -253,26 +253,26 @@ class Plane:
 
 
 def stream(*key: int) -> np.random.Generator:
-    """The random stream of one part of one scan or patient: it depends on nothing but these numbers."""
+    """Return the random stream of one part of one scan or patient, which depends only on these numbers."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def _part(
     x: Floats, y: Floats, across: tuple[float, float], down: tuple[float, float]
 ) -> tuple[slice, slice]:
-    """Rows and columns between positions in mm."""
+    """Return rows and columns between positions in mm."""
     rows = slice(*np.searchsorted(y.ravel(), down).tolist())
     return rows, slice(*np.searchsorted(x.ravel(), across).tolist())
 
 
 def _weave(positions: Floats, points: int, step: float) -> Floats:
-    """(n, points) weights of linear interpolation from a grid, `step` mm apart, around position 0."""
+    """Return (n, points) weights of linear interpolation from a grid, `step` mm apart, around position 0."""
     where = np.clip(positions / step + 0.5 * points, 0, points - 1.001)
     return np.asarray(np.clip(1 - np.abs(where[:, None] - np.arange(points)), 0, 1), dtype=np.float32)
 
 
 def tubes(patient: Patient, lines: tuple[tuple[Knot, ...], ...]) -> tuple[Capsule, ...]:
-    """Tubes along lines through points (x, y, height, radius) of the average patient, as `Patient.place`."""
+    """Return tubes through points (x, y, height, radius) of the average patient, see `Patient.place`."""
     return tuple(
         Capsule(patient.place(*a[:3]), patient.place(*b[:3]), (a[3] * patient.size, b[3] * patient.size))
         for line in lines
@@ -309,7 +309,7 @@ _CLAVICLES: tuple[tuple[Knot, ...], ...] = (
     ((17, -70, 0.88, 6), (70, -72, 0.935, 5.5), (135, -35, 0.975, 6)),
 )
 
-#: The lumen of the trachea and of the right and the left main bronchus; they part at one point.
+#: The lumen of the trachea and of the right and the left main bronchus, which branch at one point.
 WINDPIPE: tuple[tuple[Knot, ...], ...] = (
     ((0, 0, 1.02, 8.5), (-1, 9, 0.585, 8.0)),
     ((-1, 9, 0.585, 6.8), (-29, 11, 0.525, 5.6)),

@@ -1,7 +1,7 @@
 """Chest radiographs of made-up patients: several images of each, with findings under NIH's names.
 
-This module draws who is X-rayed, when and how, and makes the grey picture of what lies along the rays:
-attenuation, scatter, noise, the tones of a display. Everything is pure: no file is read or written here.
+This module draws who is X-rayed, when and how, and renders the grey picture of the attenuation along the
+rays: attenuation, scatter, noise, display tones. It is pure: no file is read or written here.
 """
 
 from dataclasses import dataclass, replace
@@ -15,30 +15,30 @@ from genesis_toolkit.pipeline.practice.anatomy.findings import Course, Label, wi
 from genesis_toolkit.pipeline.practice.anatomy.patient import Floats, Patient, stream
 from genesis_toolkit.pipeline.practice.anatomy.torso import FINE, Torso, View, draw_torso, project, spread
 
-#: The fewest and the most pixels of a picture along each edge.
+#: Smallest and largest number of pixels of a picture along each edge.
 PICTURE_LIMITS = (64, 2048)
 
-#: Share of the images that are taken at a bed, from the front.
+#: Share of images taken at the bedside, from the front.
 _BEDSIDE = 0.35
 
 #: Most images of one patient.
 _MOST_IMAGES = 10
 
-#: Which part of a patient draws, in a stream after the seed and the number of the patient. What a patient is
-#: ends in a number of its own; the images have that of the follow-up in its place.
+#: Random streams of the parts of a patient, after the seed and the number of the patient. The patient's own
+#: stream ends in a reserved number; images have their follow-up number in its place.
 _PERSON, _BODY, _COURSE, _VESSELS, _, _IMAGES = range(6)
 _OF_PATIENT = 2**31
 
 #: Attenuation of water at the mean energy of a chest X-ray, 1/mm: between 0.0184 at 80 keV and 0.0171 at 100.
 _WATER = 0.0178
 
-#: Pixels of a projection that are averaged before the scatter is spread.
+#: Pixels of a projection that are averaged before scatter is spread.
 _SCATTER = 48
 
 
 @dataclass(frozen=True)
 class Person:
-    """A patient: how many images were taken, 1 to 10, and the age in years at the first."""
+    """A patient: number of images, 1 to 10, and age in years at the first."""
 
     images: int
     age: int
@@ -47,12 +47,12 @@ class Person:
 
 @dataclass(frozen=True)
 class Case:
-    """A patient who is ready to be X-rayed.
+    """A patient ready to be X-rayed.
 
     Attributes:
-        torso: the body, without findings but for the size of the heart.
+        torso: the body, without findings except for the size of the heart.
         course: the findings.
-        seed, number: what names the patient, as in `person`.
+        seed, number: identify the patient, see `person`.
     """
 
     torso: Torso
@@ -66,10 +66,10 @@ class Radiograph:
     """One picture.
 
     Attributes:
-        grey: uint8, (rows, columns), the head above, the patient's left to the right.
-        labels: what it shows, in alphabetical order; none of a healthy chest.
+        grey: uint8, (rows, columns), head at the top, the patient's left on the right.
+        labels: its findings, in alphabetical order; none for a healthy chest.
         view: PA or AP.
-        field: width and height of what it shows, mm at the middle of the thorax.
+        field: width and height of the field of view, mm in the middle of the thorax.
     """
 
     grey: NDArray[np.uint8]
@@ -80,16 +80,16 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Exposure:
-    """How one picture was taken and shown.
+    """How one picture was taken and displayed.
 
     Attributes:
         field: width and height of the picture, mm.
-        centre: where its middle lies in the projection, mm to the right of and below the middle.
+        centre: position of its centre in the projection, mm to the right of and below the middle.
         turn: degrees by which the patient leans.
-        scatter: scattered against direct radiation behind the open field.
-        noise: standard deviation of the noise where nothing is in the way, as a share of the signal.
-        contrast: steepness of the tones.
-        tone: where the middle grey lies, 0 at the darkest of the lungs and 1 at the brightest of the belly.
+        scatter: ratio of scattered to direct radiation behind the open field.
+        noise: standard deviation of the noise in the open field, as a share of the signal.
+        contrast: steepness of the tone curve.
+        tone: position of middle grey, 0 at the darkest of the lungs and 1 at the brightest of the belly.
         mark: height of the letter at the patient's left shoulder, as a share of the picture; 0 for none.
     """
 
@@ -104,9 +104,9 @@ class Exposure:
 
     @classmethod
     def drawn(cls, draw: np.random.Generator, body: tuple[float, float], *, bedside: bool) -> "Exposure":
-        """Draw one exposure of a body (width and height in mm); the draws come in a fixed order.
+        """Draw one exposure of a body (width and height in mm); the draws have a fixed order.
 
-        At the bedside a mobile tube has no grid: more scatter, less care.
+        At the bedside a mobile tube has no grid: more scatter, less precise positioning.
         """
         careless = 1.6 if bedside else 1.0
         return cls(
@@ -122,14 +122,14 @@ class Exposure:
 
 
 def person(seed: int, number: int) -> Person:
-    """Who patient `number`, from 0, of a data set is: quick, because images are counted with it."""
+    """Return patient `number`, from 0, of a data set; fast, since it is used to count images."""
     draw = stream(seed, number, _PERSON, _OF_PATIENT)
     images = min(int(draw.geometric(0.28)), _MOST_IMAGES)
     return Person(images, int(draw.integers(20, 88)), "F" if draw.random() < 0.45 else "M")
 
 
 def draw_case(seed: int, number: int) -> Case:
-    """Draw a patient, named as in `person`: body, vessels and findings, once for all images."""
+    """Draw a patient, with the number of `person`: body, vessels and findings, once for all images."""
     course = Course.drawn(stream(seed, number, _COURSE, _OF_PATIENT))
     draw = stream(seed, number, _BODY, _OF_PATIENT)
     patient = Patient.drawn(draw)
@@ -145,12 +145,12 @@ def take(
 
     Args:
         case: the patient.
-        follow_up: which image of the patient, from 0.
+        follow_up: number of the patient's image, from 0.
         shape: columns and rows of the picture, each within `PICTURE_LIMITS`.
-        labels: the findings to show in place of those drawn; an enlarged heart stays what it is.
+        labels: findings to show instead of those drawn; an enlarged heart is unaffected.
 
     Returns:
-        The picture; the same arguments give the same pixels.
+        The picture; equal arguments give equal pixels.
     """
     draw = stream(case.seed, case.number, _IMAGES, follow_up)
     torso, patient = case.torso, case.torso.patient
@@ -177,9 +177,9 @@ def expose(
     """Take a picture of a projection: uint8, (rows, columns), bone is bright, air is dark.
 
     Args:
-        water: (rows, columns), line integrals in mm of water, the head above.
-        pixel: width and height of a pixel of it, mm.
-        exposure: how.
+        water: (rows, columns), line integrals in mm of water, head at the top.
+        pixel: width and height of one of its pixels, mm.
+        exposure: exposure and display settings.
         shape: columns and rows of the picture.
         draw: the stream of the noise.
     """
@@ -188,11 +188,11 @@ def expose(
     signal = (direct + scattered) / np.float32(1 + exposure.scatter)
     film = _framed(-np.log(signal), pixel, exposure, shape)
     rows, columns = film.shape
-    # The machine finds its own tones: from the lungs to the belly in the middle of the picture.
+    # The machine adapts its tones: from the lungs to the belly in the centre of the picture.
     middle = film[rows // 6 : -rows // 8 : 4, columns // 6 : -columns // 6 : 4]
     dark, bright = np.percentile(middle, (5, 95))
     grain = draw.standard_normal(film.shape, dtype=np.float32)
-    # Noise of counted photons: behind the belly, where few arrive, it is strongest.
+    # Photon-counting noise is strongest behind the belly, where few photons arrive.
     film += grain * np.exp(0.5 * film) * np.float32(exposure.noise)
     tones = (film - np.float32(dark)) / np.float32(bright - dark) - np.float32(exposure.tone)
     grey = np.float32(255) / (1 + np.exp(tones * np.float32(-exposure.contrast)))
@@ -201,14 +201,14 @@ def expose(
 
 
 def _blurred(signal: Floats) -> Floats:
-    """The signal, smooth over a few centimetres: where scattered radiation arrives."""
+    """Return the signal smoothed over a few centimetres: where scattered radiation arrives."""
     rows, columns = signal.shape
     small = Image.fromarray(signal).resize((columns // _SCATTER, rows // _SCATTER), Image.Resampling.BOX)
     return np.asarray(small.resize((columns, rows), Image.Resampling.BICUBIC))
 
 
 def _framed(film: Floats, pixel: tuple[float, float], exposure: Exposure, shape: tuple[int, int]) -> Floats:
-    """The part of a projection that the picture shows, turned and brought to its pixels."""
+    """Return the part of a projection that the picture shows, rotated and resampled to its pixels."""
     rows, columns = film.shape
     beyond = rows // 6
     wide = np.pad(film, beyond, mode="edge")
@@ -231,7 +231,7 @@ def _framed(film: Floats, pixel: tuple[float, float], exposure: Exposure, shape:
 
 
 def _mark(grey: Floats, height: float) -> None:
-    """The letter L at the patient's left shoulder, as lead leaves it."""
+    """Draw the letter L at the patient's left shoulder, like a lead marker."""
     rows, columns = grey.shape
     tall = round(height * rows)
     if tall < 4:

@@ -1,7 +1,7 @@
-"""What fills a thorax, slice by slice: wall, bones, mediastinum, upper abdomen, lungs.
+"""Draws the contents of a thorax slice by slice: wall, bones, mediastinum, upper abdomen, lungs.
 
 Every structure is a signed distance in mm, negative inside, and is blended in with an edge as wide as a
-voxel, which is how a scanner averages two substances in one voxel. HU of substances: METHOD.md section 1.
+voxel, just as a scanner averages two substances in one voxel. HU of substances: METHOD.md section 1.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genesis_toolkit.pipeline.hounsfield import SUBSTANCES
 from genesis_toolkit.pipeline.practice.anatomy.patient import ANGLES, Patient, Plane
 
-Floats = NDArray[Any]  # float32; numpy's types do not follow it through a product with a number
+Floats = NDArray[Any]  # float32; numpy's types do not track it through a product with a number
 
 _AIR, _SPLEEN, _DISC, _CARTILAGE = -1000.0, 48.0, 85.0, 110.0
 _FAT, _MUSCLE, _LIVER, _CANCELLOUS, _CORTICAL = (
@@ -21,7 +21,7 @@ _FAT, _MUSCLE, _LIVER, _CANCELLOUS, _CORTICAL = (
     for name in ("fat", "muscle", "liver", "bone, cancellous", "bone, cortical")
 )
 
-#: Height (share of the scan); width and depth of the thoracic cavity against its widest level.
+#: Height (share of the scan); width and depth of the thoracic cavity relative to its widest level.
 _CAVITY = np.array(
     [
         [0.00, 0.30, 0.55, 0.72, 0.85, 0.93, 1.00],
@@ -35,13 +35,13 @@ _TURNS = np.linspace(-np.pi, np.pi, ANGLES)
 
 
 def blend(hu: Floats, distance: Floats, value: float | Floats, edge: float) -> None:
-    """Fill what lies inside with a substance; the edge is as soft as a voxel is wide.
+    """Fill the inside of a structure with a substance; the edge is as soft as a voxel is wide.
 
     Args:
         hu: changed in place.
         distance: signed distance in mm, negative inside, of the same shape.
-        value: HU of the substance, a number or one for each voxel.
-        edge: mm from all to nothing.
+        value: HU of the substance, a number or one per voxel.
+        edge: mm over which the substance fades out.
     """
     share = distance * np.float32(-1 / edge)
     share += np.float32(0.5)
@@ -52,7 +52,7 @@ def blend(hu: Floats, distance: Floats, value: float | Floats, edge: float) -> N
 
 
 def draw_table(patient: Patient, x: Floats, y: Floats, edge: float) -> Floats:
-    """What all slices have in common, HU (Y, X): air, and the table, a curved carbon shell over foam."""
+    """Draw what all slices share, HU (Y, X): air, and the table, a curved carbon shell over foam."""
     hu = np.full((y.size, x.size), _AIR, dtype=np.float32)
     back = patient.cavity[2] + 18 * patient.size + 0.75 * patient.fat + 8.0
     under = back - y - x**2 / np.float32(1800.0)
@@ -64,16 +64,16 @@ def draw_table(patient: Patient, x: Floats, y: Floats, edge: float) -> Floats:
 
 
 def draw_body(patient: Patient, plane: Plane, hu: Floats, step: float) -> NDArray[np.int8]:
-    """Draw the body, without noise and without what branches in the lungs.
+    """Draw the body, without noise and without branching structures in the lungs.
 
     Args:
         patient: the proportions.
-        plane: what the slices share.
+        plane: data shared by the slices.
         hu: (z, y, x), changed in place: HU.
         step: mm between slices.
 
     Returns:
-        (z, y, x), half millimetres below the surface of the lung, negative outside, -127 to 127.
+        (z, y, x), depth below the surface of the lung in half millimetres, negative outside, -127 to 127.
     """
     depth = np.full(hu.shape, -127, dtype=np.int8)
     for z in range(len(hu)):
@@ -114,7 +114,7 @@ def _draw_slice(patient: Patient, plane: Plane, z: np.float32, hu: Floats, depth
 
 
 def _outlines(patient: Patient, z: float) -> tuple[Floats, Floats, Floats]:
-    """Radii in mm of the pleura, of the muscles and of the skin at a height, for each of the angles."""
+    """Return radii in mm of the pleura, of the muscles and of the skin at a height, for each angle."""
     height = z / patient.length
     s = patient.size
     width, front, back = patient.cavity
@@ -132,19 +132,19 @@ def _outlines(patient: Patient, z: float) -> tuple[Floats, Floats, Floats]:
 
 
 def _bump(away: Any) -> Any:
-    """A bell curve, 1 at 0."""
+    """Return a bell curve, 1 at 0."""
     return np.exp(-(away**2))
 
 
 def _egg(width: float, front: float, back: float, power: float) -> Any:
-    """Radii of a rounded box, flatter with a higher power, for each of the angles."""
+    """Return radii of a rounded box, flatter with a higher power, for each angle."""
     deep = np.where(np.cos(_TURNS) < 0, front, back)
     side = np.abs(np.sin(_TURNS) / width) ** power + np.abs(np.cos(_TURNS) / deep) ** power
     return side ** (-1 / power)
 
 
 def _draw_armpits(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> None:
-    """The fat of the armpits, beside the upper ribs."""
+    """Draw the fat of the armpits, next to the upper ribs."""
     s = patient.size
     high = (float(z) / patient.length - 0.80) / 0.14
     if abs(high) >= 1:
@@ -156,15 +156,15 @@ def _draw_armpits(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> 
 
 
 def _bone(hu: Floats, distance: Floats, marrow: float | Floats, shell: float, edge: float) -> None:
-    """A bone: cortical shell, `shell` mm thick, around marrow."""
+    """Draw a bone: cortical shell, `shell` mm thick, around marrow."""
     blend(hu, distance, _CORTICAL, edge)
     blend(hu, distance + np.float32(shell), marrow, edge)
 
 
 def _draw_ribs(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: np.float32) -> None:
-    """Ribs and costal cartilage: shells at a depth below the pleura.
+    """Draw ribs and costal cartilage: shells at a depth below the pleura.
 
-    A rib sinks on its way from the spine to the front, so an axial slice cuts several, obliquely.
+    A rib descends from the spine to the front, so an axial slice cuts several obliquely.
     """
     s = patient.size
     apart, lowest = patient.ribs
@@ -174,14 +174,14 @@ def _draw_ribs(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: np
     rib = (beyond - np.float32(6.5 * s)) * np.float32(1.1)
     rib = np.sqrt(number * number + rib * rib) - np.float32(5.2 * s)
     np.maximum(rib, (np.float32(0.3) - plane.behind) * np.float32(70 * s), out=rib)
-    # Towards the breast bone the bone gives way to cartilage.
+    # Towards the breast bone, bone turns into cartilage.
     front = (plane.behind - np.float32(2.45)) * np.float32(90 * s)
     _bone(hu, np.maximum(rib, front), _CANCELLOUS - 60, 1.1 * s, plane.edge)
     blend(hu, np.maximum(rib, -front), _CARTILAGE, plane.edge)
 
 
 def _draw_girdle(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: np.float32) -> None:
-    """The breast bone, the shoulder blades and the collar bones."""
+    """Draw the breast bone, the shoulder blades and the collar bones."""
     s = patient.size
     height = float(z) / patient.length
     if 0.28 < height < 0.88:
@@ -201,7 +201,7 @@ def _draw_girdle(hu: Floats, patient: Patient, plane: Plane, beyond: Floats, z: 
 
 
 def _draw_spine(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Floats:
-    """Vertebra or disc, canal, arch and processes on `plane.spine`; the distance to them with soft cover."""
+    """Draw vertebra or disc, canal, arch and processes on `plane.spine`; return the distance to them."""
     s = patient.size
     height = float(z) / patient.length
     x = plane.x[:, plane.spine[1]] - np.float32(patient.lean * np.sin(5 * height))
@@ -233,7 +233,7 @@ def _draw_spine(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Fl
 
 
 def _draw_abdomen(hu: Floats, patient: Patient, plane: Plane, cavity: Floats, fine: Floats) -> None:
-    """What lies under the diaphragm: liver, spleen, stomach with its bubble of air."""
+    """Draw the organs under the diaphragm: liver, spleen, stomach with its bubble of air."""
     s = patient.size
     x, y = plane.x, plane.y
     blend(hu, cavity, _MUSCLE, plane.edge)
@@ -252,7 +252,7 @@ def _draw_abdomen(hu: Floats, patient: Patient, plane: Plane, cavity: Floats, fi
 def _ellipsoid(
     at: tuple[Floats, Floats, np.float32], centre: Sequence[float], radii: Sequence[float]
 ) -> Floats:
-    """About the signed distance to an ellipsoid whose long axis points left, forward, down, as a heart's."""
+    """Approximate the signed distance to an ellipsoid with a heart's long axis: left, forward, down."""
     dx, dy = at[0] - np.float32(centre[0]), at[1] - np.float32(centre[1])
     dz = at[2] - np.float32(centre[2])
     long = 0.74 * dx - 0.46 * dy - 0.49 * dz
@@ -263,13 +263,13 @@ def _ellipsoid(
 
 
 def _joined(first: Floats, second: Floats, fillet: float) -> Floats:
-    """The union of two bodies, with the groove between them filled."""
+    """Return the union of two bodies, with the groove between them filled."""
     near = np.clip(1 - np.abs(first - second) / np.float32(fillet), 0, 1)
     return np.asarray(np.minimum(first, second) - near * near * np.float32(fillet / 4))
 
 
 def _draw_mediastinum(hu: Floats, patient: Patient, plane: Plane, z: np.float32) -> Floats:
-    """Heart, large vessels, oesophagus and windpipe on `plane.middle`; the distance to their pleura."""
+    """Draw heart, large vessels, oesophagus and windpipe on `plane.middle`; return the pleura's distance."""
     s = patient.size
     x, y = plane.x[:, plane.middle[1]], plane.y[plane.middle[0]]
     core = np.hypot((x - 2 * s) / (15 * s), (y + 8 * s) / (42 * s)) - 1
@@ -289,7 +289,7 @@ def _draw_mediastinum(hu: Floats, patient: Patient, plane: Plane, z: np.float32)
         for middle, (_, axes) in zip(hollows, _CHAMBERS, strict=True):
             chamber = _ellipsoid(at, middle, [axis * k for axis in axes])
             blend(hu, np.maximum(chamber, heart + 3), patient.blood, plane.edge)
-    # Each tube wider by its wall, and with the pleura around it.
+    # Each tube, widened by its wall and the pleura around it.
     for tubes, value, wall in (
         (plane.vessels, patient.blood, 0.0),
         (plane.gullet, _MUSCLE - 8, 0.0),
@@ -313,7 +313,7 @@ _CHAMBERS = (
 
 
 def _apex(patient: Patient, plane: Plane, z: np.float32) -> Floats:
-    """Signed distance to the two domes that close the lungs at the top."""
+    """Return the signed distance to the two domes that close the lungs at the top."""
     s = patient.size
     high = (float(z) / patient.length - 0.6) / (patient.apex - 0.6)
     round_ = max(1 - max(high, 0.0) ** 2, 1e-4) ** 0.7
@@ -323,7 +323,7 @@ def _apex(patient: Patient, plane: Plane, z: np.float32) -> Floats:
 
 
 def _parenchyma(patient: Patient, plane: Plane, z: np.float32, coarse: Floats, fine: Floats) -> Floats:
-    """HU of the lung without its vessels: denser towards the back, mottled, with the oblique fissures."""
+    """Return HU of the lung without vessels: denser at the back, mottled, with the oblique fissures."""
     hu = np.float32(patient.lung) + plane.y * np.float32(patient.gradient / 100) + 16 * coarse + 11 * fine
     rise = np.float32(0.9) * (z - np.float32(0.5 * patient.length))
     fissure = np.abs(plane.y - 10 - rise + 5 * coarse - 0.1 * plane.x) * np.float32(0.74)

@@ -1,7 +1,7 @@
-"""A patient as an X-ray tube sees him: what lies along the rays, from the front to the back.
+"""A patient as seen by an X-ray tube: sums along the rays, from the front to the back.
 
 A radiograph keeps the width and the height of the body and sums its depth, so the volume is coarse along the
-rays, and the vessels, which are what shows in a lung, are projected one by one instead of being drawn in it.
+rays, and the vessels, the visible structures of a lung, are projected one by one, not drawn in it.
 """
 
 import math
@@ -21,20 +21,20 @@ View = Literal["PA", "AP"]
 #: Voxels of the volume along x, y, z.
 GRID = (224, 72, 128)
 
-#: Pixels of a projection along an edge of a voxel: what is projected one by one is finer than the volume.
+#: Pixels of a projection per voxel edge: directly projected structures are finer than the volume.
 FINE = 3
 
-#: Slabs that the body is cut into along the rays; each is magnified as its distance from the tube wants.
+#: Slabs of the body along the rays; each is magnified according to its distance from the tube.
 _SLABS = 6
 
-#: Voxels by which a slab is continued beyond the volume before it is magnified.
+#: Voxels by which a slab is extended beyond the volume before magnification.
 _BEYOND = 16
 
-#: Distance from the tube to the detector, mm. PA: the patient stands with the chest at the detector. AP: the
-#: back is at the detector, and the tube is near, as at a bed; so the heart looks larger.
+#: Distance from the tube to the detector, mm. PA: the patient's chest is at the detector. AP: the back is at
+#: the detector and the tube is close, as at a bedside, so the heart looks larger.
 _TUBE_MM: dict[View, float] = {"PA": 1830.0, "AP": 1150.0}
 
-#: End points of the arteries and of the veins of one lung: thinner vessels do not show.
+#: End points of the arteries and of the veins of one lung: thinner vessels would be invisible.
 _VESSEL_ENDS = (240, 200)
 
 
@@ -45,9 +45,9 @@ class Torso:
     Attributes:
         patient: the proportions.
         canvas: the volume: HU without noise, without vessels; GRID voxels.
-        vessels: float32, (rows, columns) of the projection, mm of water that the vessels add.
+        vessels: float32, (rows, columns) of the projection, mm of water added by the vessels.
         lung: float32, (z, y, x), 1 in the lungs and 0 outside.
-        air: float32, (z, x), how many voxels of lung lie behind each other; at least a thousandth.
+        air: float32, (z, x), number of lung voxels behind each other; at least a thousandth.
     """
 
     patient: Patient
@@ -59,7 +59,7 @@ class Torso:
 
 def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
     """Draw a patient for radiographs; the random stream is that of the vessels."""
-    # Textures of the tissue average out along the rays, and nobody is given contrast medium for an X-ray.
+    # Tissue textures average out along the rays, and X-rays are taken without contrast medium.
     smooth = np.zeros((1, 2, 2), dtype=np.float32)
     patient = replace(patient, coarse=smooth, fine=smooth, blood=45.0)
     columns, rows, slices = GRID
@@ -70,7 +70,7 @@ def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
     plane = Plane.of(patient, x, y, edge=0.75 * spacing[1])
     hu: Floats = np.full(GRID[::-1], -1000, dtype=np.float32)
     depth = draw_body(patient, plane, hu, spacing[2])
-    # The canvas counts x and y from the middle of voxel 0.
+    # The canvas measures x and y from the centre of voxel 0.
     canvas = Canvas(hu, depth, spacing, (middle[0] - 0.5 * spacing[0], middle[1] - 0.5 * spacing[1]))
     branches = grow_vessels(canvas, patient, _VESSEL_ENDS, draw)
     vessels = _projected_vessels(canvas, branches, patient.blood - patient.lung)
@@ -79,7 +79,7 @@ def draw_torso(patient: Patient, draw: np.random.Generator) -> Torso:
 
 
 def water(hu: Floats) -> Floats:
-    """Attenuation as a share of that of water, from HU: 1 + HU / 1000, and never negative."""
+    """Return attenuation relative to water, from HU: 1 + HU / 1000, and never negative."""
     share = hu * np.float32(0.001)
     share += np.float32(1)
     np.maximum(share, 0, out=share)
@@ -87,7 +87,7 @@ def water(hu: Floats) -> Floats:
 
 
 def magnified(patient: Patient, view: View, y: float) -> float:
-    """How much larger than the middle of the thorax something at depth y (mm) is projected; 1 at y = 0."""
+    """Return the magnification at depth y (mm) relative to the middle of the thorax; 1 at y = 0."""
     tube, half = _TUBE_MM[view], patient.half_depth
     to_detector, middle = (half + y, half) if view == "PA" else (half - y, half)
     return (tube - middle) / (tube - to_detector)
@@ -97,8 +97,8 @@ def project(canvas: Canvas, patient: Patient, hu: Floats, view: View) -> Floats:
     """Sum the attenuation of `hu`, (z, y, x) of the canvas, along the rays, from front to back.
 
     Returns:
-        float32, (rows, columns), the head above, the patient's left to the right; FINE times the voxels along
-        z and x. Line integrals in mm of water.
+        float32, (rows, columns), head at the top, the patient's left on the right; FINE times the voxels
+        along z and x. Line integrals in mm of water.
     """
     columns, rows, slices = GRID
     along = rows // _SLABS
@@ -111,7 +111,7 @@ def project(canvas: Canvas, patient: Patient, hu: Floats, view: View) -> Floats:
 
 
 def spread(values: Floats) -> Floats:
-    """Bring a map (z, x) of the volume to the size of a projection, the head above."""
+    """Resize a map (z, x) of the volume to the size of a projection, head at the top."""
     return _finer(np.ascontiguousarray(values[::-1]), Image.Resampling.BILINEAR)
 
 
@@ -121,7 +121,7 @@ def _finer(picture: Floats, by: Image.Resampling) -> Floats:
 
 
 def pixel(canvas: Canvas, patient: Patient, view: View, place: Sequence[float]) -> tuple[float, float]:
-    """Row and column of a projection where a place in the patient's frame (mm) falls; fractions count."""
+    """Return row and column in a projection of a position in the patient's frame (mm); may be fractional."""
     factor = magnified(patient, view, place[1])
     height = factor * (place[2] - 0.5 * patient.length)
     row = (0.5 * patient.length - height) / canvas.spacing[2] * FINE - 0.5
@@ -130,7 +130,7 @@ def pixel(canvas: Canvas, patient: Patient, view: View, place: Sequence[float]) 
 
 
 def _zoomed(picture: Floats, factor: float) -> Floats:
-    """A picture magnified about its middle; its edges continue outwards."""
+    """Magnify a picture about its centre; its edges continue outwards."""
     rows, columns = picture.shape
     wide = np.pad(picture, _BEYOND, mode="edge")
     step = 1 / factor
@@ -142,7 +142,7 @@ def _zoomed(picture: Floats, factor: float) -> Floats:
 
 
 def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) -> Floats:
-    """Line integrals through all vessels, mm of water: a chord through a tube, longer where it runs along."""
+    """Return line integrals through all vessels, mm of water: chords through tubes, longer along them."""
     across, up = canvas.spacing[0] / FINE, canvas.spacing[2] / FINE
     total = np.zeros((GRID[2] * FINE, GRID[0] * FINE), dtype=np.float32)
     height = GRID[2] * canvas.spacing[2]
@@ -164,7 +164,7 @@ def _projected_vessels(canvas: Canvas, branches: list[Branch], contrast: float) 
         flat = max(dx * dx + dz * dz, 1e-6)
         along = (x[None] * dx + z[:, None] * dz) / flat
         share = np.clip(along, 0, 1)
-        # Round ends would add up where branches meet; a slightly longer tube with flat ends does not.
+        # Round ends would add up at branchings; a slightly longer tube with flat ends does not.
         within = np.abs(along - 0.5) < 0.5 + 0.3 * reach / math.sqrt(flat)
         away = (x[None] - share * dx) ** 2 + (z[:, None] - share * dz) ** 2
         radius = branch.tube.radii[0] + share * (branch.tube.radii[1] - branch.tube.radii[0])

@@ -1,8 +1,8 @@
-"""What branches or lies in the lungs: airways, vessels, nodules, and the places that look like nodules.
+"""Structures in the lungs: airways, vessels, nodules, and positions that look like nodules.
 
-A tree grows towards a cloud of end points: from each branching it runs part of the way to the middle of the
-points that it has to reach, then shares them between two children. It fills the lung, as vessels do, and a
-radius follows from the number of end points it feeds (Murray's law: r to the third is kept at a branching).
+A tree grows towards a cloud of end points: from each branching it runs part of the way to the centre of the
+points it has to reach, then divides them between two children. It fills the lung like real vessels, and a
+radius follows from the number of end points it feeds (Murray's law: r cubed is preserved at a branching).
 """
 
 import math
@@ -20,7 +20,7 @@ Place = NDArray[np.float64]
 Kind = Literal["solid", "part-solid", "ground-glass"]
 Attached = Literal["nothing", "wall", "vessel"]
 
-#: A tube that fills less of any voxel is lost in the noise and not drawn.
+#: Tubes that fill less of any voxel are lost in the noise and not drawn.
 _FAINT = 0.04
 
 
@@ -29,10 +29,10 @@ class Nodule:
     """A nodule of the lung.
 
     Attributes:
-        centre: voxel position along x, y, z, fractions allowed.
-        diameter_mm: 3 to 30 mm, on average over all directions.
-        kind: what it is made of.
-        attached: what it touches.
+        centre: voxel position along x, y, z, may be fractional.
+        diameter_mm: 3 to 30 mm, averaged over all directions.
+        kind: its composition.
+        attached: the structure it touches.
     """
 
     centre: tuple[float, float, float]
@@ -47,7 +47,7 @@ class Canvas:
 
     Attributes:
         hu: float32, (z, y, x), HU.
-        depth: int8, (z, y, x), half millimetres below the surface of the lung, negative outside.
+        depth: int8, (z, y, x), depth below the surface of the lung in half millimetres, negative outside.
         spacing: mm along x, y, z.
         middle: mm from voxel 0 to the middle of the thorax, along x and y.
     """
@@ -59,24 +59,24 @@ class Canvas:
 
     @property
     def edge(self) -> float:
-        """Width of the soft edge of a body that is drawn in all directions, mm."""
+        """Return the width of the soft edge of bodies drawn in all directions, mm."""
         return 0.65 * (self.spacing[0] + min(self.spacing[2], 2.5 * self.spacing[0]))
 
     @property
     def shift(self) -> Place:
-        """(3,) mm from voxel 0 to the origin of the patient's frame."""
+        """Return (3,) mm from voxel 0 to the origin of the patient's frame."""
         return np.array([*self.middle, -0.5 * self.spacing[2]])
 
     def voxel(self, place: Place) -> Place:
-        """From mm in the patient's frame to voxels along x, y, z."""
+        """Convert mm in the patient's frame to voxels along x, y, z."""
         return np.asarray((place + self.shift) / np.array(self.spacing))
 
     def place(self, voxel: Place) -> Place:
-        """From voxels along x, y, z to mm in the patient's frame."""
+        """Convert voxels along x, y, z to mm in the patient's frame."""
         return np.asarray(voxel * np.array(self.spacing) - self.shift)
 
     def below(self, place: Place) -> float:
-        """How far a place lies below the surface of the lung, mm; negative outside."""
+        """Return the depth of a position below the surface of the lung, mm; negative outside."""
         voxel = np.rint(self.voxel(place)).astype(int)[::-1]
         inside = (voxel >= 0).all() and (voxel < self.depth.shape).all()
         return 0.5 * float(self.depth[tuple(voxel)]) if inside else -64.0
@@ -84,7 +84,7 @@ class Canvas:
     def box(
         self, low: Place | Sequence[float], high: Place | Sequence[float]
     ) -> tuple[tuple[slice, slice, slice], tuple[Floats, Floats, Floats]]:
-        """The voxels between two corners given in mm: their slices (z, y, x) and positions x, y, z in mm."""
+        """Return the voxels between two corners given in mm: slices (z, y, x) and positions x, y, z in mm."""
         parts, along = [], []
         axes = zip(low, high, self.hu.shape[::-1], self.spacing, self.shift.tolist(), strict=True)
         for least, most, size, step, shift in axes:
@@ -96,12 +96,12 @@ class Canvas:
         return (parts[2], parts[1], parts[0]), (x, y, z)
 
     def pleura(self, part: tuple[slice, slice, slice]) -> Floats:
-        """Signed distance to the surface of the lung, mm, negative inside."""
+        """Return the signed distance to the surface of the lung, mm, negative inside."""
         return self.depth[part] * np.float32(-0.5)
 
 
 def drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.random.Generator) -> Place:
-    """(n, 3) random places at least `least` mm deep in one lung (side -1 right, 1 left): `count` or fewer."""
+    """Draw (n, 3) positions at least `least` mm deep in one lung (side -1 right, 1 left); n <= `count`."""
     size = np.array(canvas.hu.shape[::-1])
     voxels = draw.random((60 * count + 400, 3)) * size
     x, y, z = voxels.astype(int).T
@@ -112,19 +112,19 @@ def drawn_places(canvas: Canvas, count: int, least: float, side: int, draw: np.r
 
 @dataclass(frozen=True)
 class Branch:
-    """A piece of a tree between two branchings, and how many end points lie behind it."""
+    """A piece of a tree between two branchings, and the number of end points beyond it."""
 
     tube: Capsule
     feeds: int
 
 
 def grow(root: Place, ends: Place, thin: float, thick: float, draw: np.random.Generator) -> list[Branch]:
-    """Grow a tree from a root (3,) to end points (n, 3), all in mm; its branches, from the root outwards.
+    """Grow a tree from a root (3,) to end points (n, 3), all in mm; return its branches, root first.
 
     Args:
-        root, ends: where.
+        root, ends: positions.
         thin: radius at an end point.
-        thick: radius no branch exceeds.
+        thick: largest radius of a branch.
         draw: a random stream.
     """
     branches: list[Branch] = []
@@ -141,7 +141,7 @@ def grow(root: Place, ends: Place, thin: float, thick: float, draw: np.random.Ge
         bend = draw.normal(0.0, 0.09, 3) * np.linalg.norm(way)
         stop = start + draw.uniform(0.38, 0.56) * way + bend
         branches.append(Branch(_tube(start, stop, min(before, 1.06 * radius), radius), len(cloud)))
-        # The children part along the direction in which the cloud is widest.
+        # The children separate along the direction in which the cloud is widest.
         about = cloud - cloud.mean(axis=0)
         spread = np.linalg.eigh(about.T @ about)[1][:, -1]
         order = np.argsort(cloud @ spread, kind="stable")
@@ -151,16 +151,16 @@ def grow(root: Place, ends: Place, thin: float, thick: float, draw: np.random.Ge
 
 
 def _tube(start: Place, end: Place, first: float, last: float) -> Capsule:
-    """A tube between two places."""
+    """Return a tube between two positions."""
     a, b = start.tolist(), end.tolist()
     return Capsule((a[0], a[1], a[2]), (b[0], b[1], b[2]), (first, last))
 
 
 def _draw_tube(canvas: Canvas, tube: Capsule, value: float, wider: float, *, brighter: bool) -> None:
-    """Blend a tube into the lung, `wider` mm wider than it is; `brighter` keeps what is brighter already."""
+    """Blend a tube into the lung, widened by `wider` mm; `brighter` keeps voxels that are brighter."""
     edge = canvas.edge
     radius = 0.5 * sum(tube.radii) + wider
-    # A soft edge makes a tube thinner than a voxel too wide, so it is made fainter: the area is kept.
+    # A soft edge widens a tube thinner than a voxel, so it is made fainter to preserve its area.
     weight = min(1.0, 3 * radius**2 * edge / (radius + 0.5 * edge) ** 3)
     if weight * (0.5 + radius / edge) < _FAINT:
         return
@@ -189,9 +189,9 @@ def grow_vessels(
     """Grow the arteries and veins of both lungs, without drawing them.
 
     Args:
-        canvas: the volume; only the depth of the lungs is looked at.
+        canvas: the volume; only the depth of the lungs is used.
         patient: the proportions.
-        ends: how many end points the arteries and the veins of one lung have.
+        ends: number of end points of the arteries and of the veins of one lung.
         draw: a random stream.
     """
     s = patient.size
@@ -208,7 +208,7 @@ def grow_vessels(
 
 
 def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> list[Branch]:
-    """Draw the arteries and veins of both lungs on a canvas; all branches."""
+    """Draw the arteries and veins of both lungs on a canvas; return all branches."""
     branches = grow_vessels(canvas, patient, (400, 320), draw)
     for branch in branches:
         _draw_tube(canvas, branch.tube, patient.blood, 0.0, brighter=True)
@@ -216,7 +216,7 @@ def draw_vessels(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
 
 
 def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) -> None:
-    """Draw the bronchi beyond the two main ones: walls first, so that every lumen is open into the next."""
+    """Draw the bronchi beyond the two main ones: walls first, so that lumens connect."""
     branches: list[Branch] = []
     for side, bronchus in zip((-1, 1), tubes(patient, WINDPIPE[1:]), strict=True):
         ends = drawn_places(canvas, 70, 14.0, side, draw)
@@ -230,13 +230,13 @@ def draw_airways(canvas: Canvas, patient: Patient, draw: np.random.Generator) ->
 def draw_nodules(
     canvas: Canvas, count: int, vessels: list[Branch], mask: NDArray[np.bool_], draw: np.random.Generator
 ) -> tuple[Nodule, ...]:
-    """Put nodules into the lungs, none closer than 8 mm to another.
+    """Draw nodules in the lungs, at least 8 mm apart.
 
     Args:
         canvas: changed in place.
-        count: how many, where there is room for them.
-        vessels: branches that a nodule may sit on.
-        mask: (z, y, x) of the canvas; True is written where a nodule lies.
+        count: number of nodules; fewer if there is no room.
+        vessels: branches that a nodule may touch.
+        mask: (z, y, x) of the canvas; set to True inside nodules.
         draw: a random stream.
 
     Returns:
@@ -275,9 +275,9 @@ def draw_nodules(
 def _draw_nodule(
     canvas: Canvas, nodule: Nodule, centre: Place, draw: np.random.Generator
 ) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_]]:
-    """Blend in a lobed ball, with spicules or a denser core for some: a part, and its voxels inside the ball.
+    """Blend in a lobed ball, some with spicules or a denser core; return a part, and its inside voxels.
 
-    A voxel is inside where its middle is.
+    A voxel is inside if its centre is.
     """
     radius = 0.5 * nodule.diameter_mm
     reach = 1.6 * radius + canvas.edge
@@ -311,7 +311,7 @@ def _draw_nodule(
 def tempting_places(
     canvas: Canvas, vessels: list[Branch], nodules: tuple[Nodule, ...], draw: np.random.Generator
 ) -> Place:
-    """Places that look like a nodule and are none: branchings of vessels, vessels that touch the wall.
+    """Return positions that look like a nodule: branching points of vessels, vessels that touch the wall.
 
     Returns:
         float64 (n, 3), voxels along x, y, z, each at least 5 mm from the surface of every nodule; mostly 24.
