@@ -27,7 +27,7 @@ def silent(what: str, done: int, total: int) -> None:
 #: Listeners that hear about a wait of over a second, for example for a server that does not respond.
 told_of_waiting: list[Callable[[str], None]] = []
 
-#: Told the name of a kernel when it has to be compiled, since no earlier call on this machine did.
+#: Listeners that hear the name of a kernel before it is compiled, that is, if it is not cached.
 told_of_compiling: list[Callable[[str], None]] = []
 
 

@@ -1,4 +1,4 @@
-"""Compiles every kernel and keeps it, for images and clusters on which nobody should wait for that later."""
+"""Compiles and caches every kernel, for machine images and clusters where nobody should wait for it later."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ from genesis_toolkit.pipeline.rng import Operation, draw_words
 from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.store.reading import compile_reading
 
-#: What cubes may hold: HU, grey levels of 8 bits, and of 16.
+#: Possible dtypes of cubes: HU, and grey levels of 8 and 16 bits.
 _STORED: tuple[Any, ...] = (np.int16, np.uint8, np.uint16)
 
-#: What scans are read as: whole HU, and real numbers before they are rounded.
+#: Possible dtypes of scans: whole HU, and unrounded real numbers.
 _READ: tuple[Any, ...] = (np.int16, np.float32, np.float64)
 
 _EDGES = (16, 16, 16)  # of a cube large enough for every degradation
@@ -33,12 +33,12 @@ _EDGES = (16, 16, 16)  # of a cube large enough for every degradation
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What `warm_up` did.
+    """Outcome of `warm_up`.
 
     Attributes:
-        compiled: functions that were compiled now; 0 where an earlier call had compiled them all.
-        seconds: that it took.
-        kept_in: the folder below which they are kept.
+        compiled: number of functions compiled in this call; 0 if all were cached.
+        seconds: duration.
+        kept_in: the folder of the cache.
     """
 
     compiled: int
@@ -47,14 +47,14 @@ class WarmUp:
 
 
 def warm_up(more: Sequence[tuple[str, Callable[[], object]]] = (), *, progress: Progress = silent) -> WarmUp:
-    """Compile every kernel for every kind of cube, or find it compiled.
+    """Compile every kernel for every kind of cube, unless it is cached.
 
     Args:
-        more: names and calls of kernels that live outside the pipeline.
-        progress: told after each step.
+        more: names and calls of kernels outside the pipeline.
+        progress: called after each step.
 
     Raises:
-        CallError: no folder can be written in which compiled kernels could be kept.
+        CallError: no folder for the cache is writable.
     """
     begun = perf_counter()
     steps = [*_steps(), *more]
@@ -65,14 +65,14 @@ def warm_up(more: Sequence[tuple[str, Callable[[], object]]] = (), *, progress: 
     compiled, folders = kept_in()
     if folders is None:
         raise CallError(
-            "The compiled kernels cannot be kept, since neither the folder of the package nor the cache "
-            "folder of your home can be written: name one, as in NUMBA_CACHE_DIR=/scratch/numba."
+            "The compiled kernels cannot be cached: neither the package's folder nor the cache folder in your "
+            "home is writable. Set a folder, for example NUMBA_CACHE_DIR=/scratch/numba."
         )
     return WarmUp(compiled, perf_counter() - begun, Path(os.path.commonpath(folders)))
 
 
 def _steps() -> list[tuple[str, Callable[[], object]]]:
-    """What to call so that all is compiled, in the order of the journey."""
+    """Return the calls that compile everything, in the order of the workflow."""
     return [
         ("random numbers", partial(draw_words, 0, np.uint64(0), 0, 0, Operation.PLACE, 1)),
         *((f"cubes of {one.__name__} scans", partial(_find_corners, one)) for one in _READ),
