@@ -65,8 +65,8 @@ def warm_up(more: Sequence[tuple[str, Callable[[], object]]] = (), *, progress: 
     compiled, folders = kept_in()
     if folders is None:
         raise CallError(
-            "The compiled kernels cannot be cached: neither the package's folder nor the cache folder in your "
-            "home is writable. Set a folder, for example NUMBA_CACHE_DIR=/scratch/numba."
+            "The compiled kernels cannot be cached: neither the package's folder nor the cache folder in "
+            "your home is writable. Set a folder, for example NUMBA_CACHE_DIR=/scratch/numba."
         )
     return WarmUp(compiled, perf_counter() - begun, Path(os.path.commonpath(folders)))
 

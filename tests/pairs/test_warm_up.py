@@ -66,4 +66,4 @@ def test_kernels_that_cannot_be_kept_are_no_success(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(warming, "kept_in", lambda: (3, None))
     done = CliRunner().invoke(main, ["warmup"])
     assert done.exit_code == 2
-    assert "name one, as in NUMBA_CACHE_DIR=/scratch/numba" in done.stderr
+    assert "Set a folder, for example NUMBA_CACHE_DIR=/scratch/numba" in done.stderr
