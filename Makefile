@@ -1,5 +1,5 @@
 # make demo: the whole journey on practice scans      make test: every check and test
-# make quick: the tests to run all day                make bench, make docs
+# make quick: the tests to run all day                make bench [JSON=bench.json], make docs
 # make lowest: a small journey with the oldest dependencies that pyproject.toml allows; takes the package index
 # A machine without a GPU wants the CPU build of torch; see "CPU and CUDA" in the README.
 
@@ -44,12 +44,7 @@ docs: $(VENV)/develop
 	$(BIN)/sphinx-build --quiet -W --keep-going docs docs/_build/html
 
 bench: $(VENV)/develop
-	$(BIN)/python benchmarks/bench_degrade.py
-	$(BIN)/python benchmarks/bench_pipeline.py
-	$(BIN)/python benchmarks/bench_train.py
-	$(BIN)/python benchmarks/bench_extract.py
-	$(BIN)/python benchmarks/bench_verify.py
-	$(BIN)/python benchmarks/bench_images.py
+	$(BIN)/python benchmarks/run.py $(if $(JSON),--json $(JSON))
 
 # The core alone: no torch. `>=` becomes `==`.
 lowest:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
+from run import processor  # noqa: E402
 from support import oracle  # noqa: E402
 
 from genesis_toolkit.pipeline.degrade.compose import Degrader  # noqa: E402
@@ -67,7 +68,8 @@ class Case:
 
 
 CASES = (
-    Case((64, 64, 32), "genesis", 64, 2, 120, {"full": 5, "plain": 3, "straight": 800}),
+    # On processors of two makers: 100 to 164 times the straightforward program, 1.7 to 2.7 times memcpy.
+    Case((64, 64, 32), "genesis", 64, 2, 80, {"full": 3.5, "plain": 2.5, "straight": 800}),
     Case((224, 224), "official-2020", 64, 1, 70, {}),
     Case((512, 512), "official-2020", 32, 1, 40, {}),
 )
@@ -196,12 +198,12 @@ def report(case: Case, found: dict[str, float]) -> int:
     times = found["straight"] / found["full"]
     missed = times < case.faster
     word = "MISS" if missed else "ok  "
-    print(f"{word} times the straightforward program: {times:.2f} (at least {case.faster:g})")
+    print(f"{word} {size}: times the straightforward program: {times:.2f} (at least {case.faster:g})")
     for name, most in case.limits.items():
         over = found[name] / limit > most
         missed += over
         word = "MISS" if over else "ok  "
-        print(f"{word} {NAMES[name]}, times memcpy: {found[name] / limit:.2f} (at most {most:g})")
+        print(f"{word} {size}: {NAMES[name]}, times memcpy: {found[name] / limit:.2f} (at most {most:g})")
     print(f"     two threads, times one: {found['full'] / found['two']:.2f} (no gate)")
     print(f"     buffers a thread: {found['scratch'] / 1024:.0f} KiB\n")
     return missed
@@ -211,6 +213,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
+    print(f"{processor()}, {os.cpu_count()} cores\n")
     missed = sum(report(case, measure(case, rounds)) for case in CASES)
     cold, cached = first_calls()
     print(f"first call: {cold[1]:.1f} s with a cold compile cache, {cached[1]:.2f} s with a warm one")
