@@ -80,7 +80,14 @@ class Ledger:
         """Return the path at which a finished piece waits to be packed into the store."""
         return self.work / "stage" / name
 
-    def write(self, path: Path, parts: bytes | Iterable[bytes | memoryview], *, flush: bool = True) -> str:
+    def write(
+        self,
+        path: Path,
+        parts: bytes | Iterable[bytes | memoryview],
+        *,
+        flush: bool = True,
+        sha256: str | None = None,
+    ) -> str:
         """Write a piece of this work as `write_whole` does, provided that this run still holds the work.
 
         A cluster worker may still be busy with a task of an interrupted run: its output must neither get into
@@ -91,7 +98,7 @@ class Ledger:
         """
         if (_begun(self.work) or {}).get("run") != self.run:
             raise DataError(f"{self.work} does not exist on this machine, or another run holds it now.")
-        return write_whole(path, parts, flush=flush)
+        return write_whole(path, parts, flush=flush, sha256=sha256)
 
     def record(self, name: str, facts: Mapping[str, Any]) -> None:
         """Record that a piece of work is done. Call it after the piece itself is on disk, or sealed."""
@@ -335,11 +342,20 @@ def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
         raise
 
 
-def write_whole(path: Path, parts: bytes | Iterable[bytes | memoryview], *, flush: bool = True) -> str:
+def write_whole(
+    path: Path,
+    parts: bytes | Iterable[bytes | memoryview],
+    *,
+    flush: bool = True,
+    sha256: str | None = None,
+) -> str:
     """Write a file as `whole_file` does.
 
     The parts may be produced as they are written. Joining them first would cost new memory for a shard of
     40 MB, which takes ten times as long as writing it.
+
+    Args:
+        sha256: of the content, where the caller has just taken it.
 
     Returns:
         The sha256 of the content, in hexadecimal.
@@ -348,8 +364,9 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes | memoryview], *, flus
     with whole_file(path, flush=flush) as file:
         for part in (parts,) if isinstance(parts, bytes) else parts:
             file.write(part)
-            digest.update(part)
-    return digest.hexdigest()
+            if sha256 is None:
+                digest.update(part)
+    return sha256 or digest.hexdigest()
 
 
 def sha256_of(data: bytes) -> str:

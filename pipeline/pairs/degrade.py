@@ -29,6 +29,7 @@ from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_paramete
 from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, silent
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore, open_cubes, open_store
+from genesis_toolkit.pipeline.store.reading import compile_reading, read_cubes
 from genesis_toolkit.pipeline.store.schema import PAIRS, PairTable
 from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length, shard_parts, shard_path
 from genesis_toolkit.pipeline.store.storage import located
@@ -159,6 +160,7 @@ def check_job(
 def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Progress) -> None:
     """Compile the kernels before the first shard needs them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
+    compile_reading()
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     cube, bits = np.zeros((1, *store.size), store.cubes.dtype), np.zeros(1, np.uint8)
     degrader(cube, np.zeros(1, np.uint64), np.zeros(1, np.int32), 0, cube.copy(), bits, bits.copy())
@@ -204,9 +206,12 @@ def _suited(store: CubeStore, crew: Workers, left: Sequence[_Task]) -> Workers:
 def _make(task: _Task) -> Facts:
     """Make one shard, in any process."""
     store = _opened(task.cubes, task.manifest_sha256)
-    whole = task.array == "original"
-    parts, facts = ([whole_shard(store, task.shard)], {}) if whole else _degrade(task, store)
-    return {"sha256": task.ledger.write(task.ledger.store / task.path, parts), **facts}
+    path = task.ledger.store / task.path
+    if task.array == "original":
+        data, known = whole_shard(store, task.shard), store.manifest[store.cubes.path(task.shard)]
+        return {"sha256": task.ledger.write(path, data, sha256=known)}
+    parts, facts = _degrade(task, store)
+    return {"sha256": task.ledger.write(path, parts), **facts}
 
 
 @lru_cache(maxsize=1)
@@ -231,7 +236,7 @@ def _degrade(task: _Task, store: CubeStore) -> tuple[list[bytes], dict[str, Any]
         block = slice(start, start + _BLOCK)
         variant, cube = np.divmod(pairs[block], len(store))
         ones, others = original[: len(cube)], degraded[: len(cube)]
-        store.cubes.read_many(cube, ones)
+        read_cubes(store.cubes, cube, ones)
         degrader(ones, streams[cube], store.table.number[cube], variant, others, flip[block], applied[block])
         chunks += map(encode_cube, others)
     return shard_parts(chunks, length), {"flip": flip.tolist(), "applied": applied.tolist()}
@@ -330,7 +335,7 @@ def plan_degradation(
     degraded, bits = np.empty_like(originals), np.zeros(len(chosen), np.uint8)
     degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
     begun = perf_counter()
-    store.cubes.read_many(chosen, originals)
+    read_cubes(store.cubes, chosen, originals)
     degrader(originals, store.streams()[chosen], store.table.number[chosen], 0, degraded, bits, bits.copy())
     encoded = sum(len(encode_cube(cube)) for cube in degraded) / len(chosen)
     seconds = (perf_counter() - begun) / len(chosen)
