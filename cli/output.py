@@ -78,7 +78,9 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     else:
         console.width = 10_000  # while it is measured; wherever it runs, rich takes 80 columns for a file
         console.width = max(WIDTH, console.measure(table).minimum)
-    console.print(table)
+    with console.capture() as drawn:  # where the reader has left, rich itself would end with exit code 1
+        console.print(table)
+    click.echo(drawn.get(), nl=False)
 
 
 def _giving_way(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> list[list[object]]:

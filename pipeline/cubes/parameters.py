@@ -13,6 +13,7 @@ from genesis_toolkit.pipeline.cubes.official import OFFICIAL_SEED
 from genesis_toolkit.pipeline.cubes.rule import CubeRule, Plane, Triple
 from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.hounsfield import Ends, GreyLevels, HounsfieldValues
+from genesis_toolkit.pipeline.progress import waited_for
 from genesis_toolkit.pipeline.rng import checked_seed
 from genesis_toolkit.pipeline.scans.find import IMAGE_LAYOUTS, Found, ImageLayout, Layout, find_scans
 from genesis_toolkit.pipeline.scans.geometry import check_orientation, check_spacing
@@ -166,11 +167,12 @@ def find_sources(source: Path | str, parameters: Parameters) -> Found:
         CallError: see `find_scans` and `find_images`.
         DataError: a table of the images is damaged.
     """
-    if isinstance(parameters, ImageParameters):
-        if parameters.layout == "images":
-            return find_image_folder(source)
-        return find_images(source, parameters.split or "train_val")
-    return find_scans(source, parameters.layout, parameters.subsets, mr=parameters.mr)
+    with waited_for(f"finding scans in {source}"):
+        if isinstance(parameters, ImageParameters):
+            if parameters.layout == "images":
+                return find_image_folder(source)
+            return find_images(source, parameters.split or "train_val")
+        return find_scans(source, parameters.layout, parameters.subsets, mr=parameters.mr)
 
 
 def extraction(made: Mapping[str, Any]) -> Parameters:

@@ -22,7 +22,7 @@ from genesis_toolkit.pipeline.engine import connect
 from genesis_toolkit.pipeline.errors import DataError
 from genesis_toolkit.pipeline.job import Facts
 from genesis_toolkit.pipeline.ledger import AnyPath, Ledger, check_same_parameters, hold, run_log
-from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows
+from genesis_toolkit.pipeline.progress import Bars, Progress, callback, shows, waited_for
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 from genesis_toolkit.pipeline.scans.images import resize
 from genesis_toolkit.pipeline.store.open import TargetStore, open_targets
@@ -202,7 +202,8 @@ def plan_targets(source: Path, parameters: TargetParameters, split: SplitFile | 
         CallError: the source does not exist, or nothing in it can be cut.
         DataError: a table or a list is damaged.
     """
-    return _WAYS[type(parameters)].plan(source, parameters, split)
+    with waited_for(f"finding scans in {source}"):
+        return _WAYS[type(parameters)].plan(source, parameters, split)
 
 
 def cut_target(task: TargetTask[Any]) -> Cut:

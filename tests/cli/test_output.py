@@ -2,7 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -11,6 +15,7 @@ from click.testing import CliRunner, Result
 import genesis_toolkit.cli.output
 import genesis_toolkit.cli.prep
 import genesis_toolkit.cli.train
+import genesis_toolkit.pipeline.cubes.parameters
 from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.cli.options import given_options
 from genesis_toolkit.cli.output import (
@@ -242,3 +247,34 @@ def test_a_name_in_the_last_column_is_whole_where_no_terminal_reads_it(
     show_table(["what", "value"], [["store", f"/data/{LONG}"], ["scan", f"the same scan as {LONG}"]])
     lines = capsys.readouterr().out.splitlines()
     assert any(f"/data/{LONG}" in line for line in lines)
+
+
+def test_a_reader_that_has_left_ends_a_command_silently(cube_store: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)  # as head does once it has its lines
+    words = [sys.executable, "-m", "genesis_toolkit.cli.prep", "info", str(cube_store)]
+    with os.fdopen(write, "wb") as gone:
+        done = subprocess.run(words, stdout=gone, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_long_search_for_scans_says_what_it_is(luna16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = genesis_toolkit.pipeline.cubes.parameters.find_scans
+
+    def slow(*asked: Any, **more: Any) -> Any:
+        time.sleep(1.5)
+        return find(*asked, **more)
+
+    words = [
+        "extract-cubes",
+        str(luna16),
+        "cubes.zarr",
+        "--dry-run",
+        "--size",
+        "16,16,16",
+        "--border",
+        "2,2,2",
+    ]
+    monkeypatch.setattr(genesis_toolkit.pipeline.cubes.parameters, "find_scans", slow)
+    done = CliRunner().invoke(genesis_toolkit.cli.prep.main, words)
+    assert done.stderr.count(f"finding scans in {luna16} ...") == 1
