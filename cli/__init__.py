@@ -1,1 +1,1 @@
-"""The commands. A file is a command; `prep` and `train` hold the two groups."""
+"""The commands: one file per command; `prep` and `train` hold the two groups."""

@@ -1,4 +1,4 @@
-"""`genesis-prep card`: the dataset card of a store, shown or made ready to be published."""
+"""`genesis-prep card`: print the dataset card of a store, or complete it for publication."""
 
 from pathlib import Path
 
@@ -29,10 +29,10 @@ def card(store: Path | str, **said: str | None) -> None:
     given = {name: text for name, text in said.items() if text is not None}
     if given:
         manifest = publish(store, Publication(**given))
-        output.say(f"{store}: the card and the Croissant file say so. sha256 of the manifest: {manifest}")
+        output.say(f"{store}: updated the card and the Croissant file. sha256 of the manifest: {manifest}")
         output.say_next("genesis-prep verify {}", store)
         return
     opened = gt.open_store(store)
     if isinstance(opened, gt.TargetStore):
-        raise gt.CallError(f"{store} is a target store, which has no card: genesis-prep info tells of it.")
+        raise gt.CallError(f"{store} is a target store, which has no card: use genesis-prep info instead.")
     click.echo(opened.storage.read(CARD), nl=False)

@@ -1,4 +1,4 @@
-"""`genesis-train compare`: arms held against each other, fine-tuned here or taken from a table."""
+"""`genesis-train compare`: compare arms, fine-tuned here or from a table of scores."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from genesis_toolkit.training.compare.plan import Plan
     from genesis_toolkit.training.compare.statistics import Comparison, Effect
 
-#: What goes with --from-csv; everything else is about trials.
+#: Options allowed with --from-csv; all others are about trials.
 _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
 
 
@@ -114,7 +114,7 @@ def compare(targets: tuple[str | Path, ...], out: Path, **given: Any) -> None:
     for parameter in click.get_current_context().command.params:
         if parameter.name in strange:
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
-            raise gt.CallError(f"--from-csv takes its scores from a table: leave {what} out, or --from-csv.")
+            raise gt.CallError(f"--from-csv reads scores from a table: leave {what} out, or --from-csv.")
     check_installed("Comparing", "evidence", "scipy")
     from genesis_toolkit.training.compare.evidence import compare_table
 
@@ -124,7 +124,7 @@ def compare(targets: tuple[str | Path, ...], out: Path, **given: Any) -> None:
 def _compare_trials(
     targets: Sequence[str | Path], out: Path, choice: dict[str, Any], given: dict[str, Any]
 ) -> None:
-    """Fine-tune and compare, or say what that would be."""
+    """Fine-tune and compare, or print the plan of a dry run."""
     check_installed("Comparing", "finetune", "torch", "scipy")
     from genesis_toolkit.training.compare.plan import make_plan, parse_arm
     from genesis_toolkit.training.compare.registration import parse_primary
@@ -143,13 +143,13 @@ def _compare_trials(
         _show_plan(plan, out, overwrite=given["overwrite"])
         return
     with TrainingBars() as progress:
-        told: dict[str, Any] = {"progress": remaining(progress), "say": progress.say}
-        written = gt.compare_trials(targets, arms, out, parameters, **given, **choice, **told)
+        reports: dict[str, Any] = {"progress": remaining(progress), "say": progress.say}
+        written = gt.compare_trials(targets, arms, out, parameters, **given, **choice, **reports)
     _show(written)
 
 
 def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
-    """Which trials there are, and which of them are done."""
+    """Print the trials, and which of them are done."""
     from genesis_toolkit.training.compare.trials import check_out, folder_of, read_score
 
     check_out(out, plan, overwrite=overwrite)
@@ -164,15 +164,15 @@ def _show_plan(plan: "Plan", out: Path, *, overwrite: bool) -> None:
         rows.append((*names, network, arm.taken(task), f"{ready} of {len(mine)}", weights))
     output.show_table(("task", "arm", "network", "taken", "done", "weights"), rows)
     left = counted(len(plan.trials) - len(done), "trial")
-    output.say(f"A dry run: nothing was written. Left to do: {left}.", err=True)
+    output.say(f"Dry run: nothing was written. Left to do: {left}.", err=True)
     output.say_the_same_without("--dry-run")
 
 
 def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progress:
-    """Tell `report` how long the work that is left will take, as the work of this call has taken."""
+    """Add the estimated time left to the progress that `report` shows, from the pace of this call."""
     began: tuple[int, float] | None = None
 
-    def told(what: str, done: int, total: int) -> None:
+    def with_time_left(what: str, done: int, total: int) -> None:
         nonlocal began
         now = clock()
         first, since = began = began or (done, now)
@@ -180,11 +180,11 @@ def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progr
             what += f", about {duration((now - since) / (done - first) * (total - done))} left"
         report(what, done, total)
 
-    return told
+    return with_time_left
 
 
 def _pairs(text: str | None) -> list[tuple[str, str]] | None:
-    """The pairs that `--pairs` names."""
+    """Return the pairs in `--pairs`."""
     if text is None:
         return None
     pairs = []
@@ -192,14 +192,14 @@ def _pairs(text: str | None) -> list[tuple[str, str]] | None:
         first, colon, second = (part.strip() for part in pair.partition(":"))
         if not (first and colon and second) or ":" in second:
             raise gt.CallError(
-                f"--pairs {text} is no list of pairs: write two arms a pair, as in --pairs a:b,a:c."
+                f"--pairs {text} is not a list of pairs: give two arms per pair, such as --pairs a:b,a:c."
             )
         pairs.append((first, second))
     return pairs
 
 
 def _show(written: "Written") -> None:
-    """The tables on stdout, and on stderr what to keep in mind."""
+    """Print the tables on stdout, and cautions on stderr."""
     evidence = written.evidence
     output.print_json({"out": str(written.folder), "status": written.status} | evidence.as_dict())
     rows = [
@@ -212,17 +212,17 @@ def _show(written: "Written") -> None:
         _show_task(task, [one for one in evidence.comparisons if one.task == task])
     output.say("In A:B, difference and g are B minus A; one-tailed tests ask if B is higher.", err=True)
     if any(one.p is None for one in evidence.comparisons):
-        output.say("-: neither arm has any spread, so there is nothing to test.", err=True)
+        output.say("-: the scores of both arms do not vary, so there is nothing to test.", err=True)
     if evidence.as_dict()["fewer_than_10_trials"]:
-        output.say("Some arms have fewer than 10 trials: read them with care.", err=True)
+        output.say("Some arms have fewer than 10 trials: interpret them with care.", err=True)
     if written.status == "already there":
-        output.say(f"Nothing was left to do in {written.folder}.", err=True)
+        output.say(f"{written.folder} is finished; there was nothing left to do.", err=True)
     pairs = counted(len(evidence.comparisons), "pair")
-    output.say(f"Look at {written.folder / 'figure.png'}; {pairs} in results.csv beside it.", err=True)
+    output.say(f"See {written.folder / 'figure.png'}; {pairs} in results.csv next to it.", err=True)
 
 
 def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
-    """The pairs of one task: how far they lie apart, and all their p-values."""
+    """Print the pairs of one task: their differences, and all their p-values."""
     apart, tests, paired = [], [], []
     for one in comparisons:
         pair = f"{output.shortened(one.first.arm, 11)}:{output.shortened(one.second.arm, 12)}"
@@ -240,22 +240,22 @@ def _show_task(task: str, comparisons: "Sequence[Comparison]") -> None:
 
 
 def _show_registration(evidence: "Evidence") -> None:
-    """What was to decide, and whether this is what was registered."""
+    """Print the primary outcome, and whether the comparison follows the registration."""
     registered, primary = evidence.registration, evidence.primary
     if registered is None:
         return
     output.say(f"Registered before any test fold was read: sha256 {registered.sha256[:16]}..", err=True)
     if registered.differs:
-        output.say(f"Not as registered: {', '.join(registered.differs)}.", err=True)
+        output.say(f"Differs from the registration: {', '.join(registered.differs)}.", err=True)
     if primary is not None:
         names = f"{primary.task}, {primary.first.arm}:{primary.second.arm}"
         output.say(f"Primary outcome: {names}: p {_starred(primary.p)}")
     elif registered.primary is None:
-        output.say("No outcome was registered as the primary one (--primary): all are exploratory.", err=True)
+        output.say("No primary outcome was registered (--primary): all results are exploratory.", err=True)
 
 
 def _supported(spread: float, *values: float) -> list[str]:
-    """Values with as many digits as their spread supports: those of its first two."""
+    """Return values with as many digits as their spread supports: those of its first two."""
     if not spread:
         return [f"{value:.6g}" for value in values]
     digits = 1 - math.floor(math.log10(spread))
@@ -263,14 +263,14 @@ def _supported(spread: float, *values: float) -> list[str]:
 
 
 def _many(trials: int | None) -> str:
-    """A number of trials, as far as it is counted."""
+    """Return a number of trials, up to the limit of counting."""
     if trials is None:
         return "-"
     return f"{trials:,}" if trials < 100_000 else "> 100,000"
 
 
 def _effect(effect: "Effect | None") -> str:
-    """An effect and its interval; sizes that nobody compares are cut off, for they fit in no column."""
+    """Return an effect and its interval; extreme sizes, which would fit no column, are cut off."""
     if effect is None:
         return "-"
     sizes = (max(-9999.0, min(9999.0, size)) for size in (effect.g, effect.low, effect.high))
@@ -285,7 +285,7 @@ def _starred(p: float | None) -> str:
 
 
 def _number(p: float | None) -> str:
-    """A p-value: four decimals, or two digits where it is smaller."""
+    """Return a p-value with four decimals, or two significant digits if it is smaller."""
     if p is None:
         return "-"
     return f"{p:.4f}" if p >= 0.0001 else f"{p:.1e}" if p else "<1e-300"

@@ -1,4 +1,4 @@
-"""`genesis-prep degrade`: a pair store of a cube store."""
+"""`genesis-prep degrade`: make a pair store from a cube store."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ _RATE = click.FloatRange(0, 1)
 _FILL = click.Choice(["noise", "constant"])
 _RULES = options.Listed("RULES", str, "rules")
 
-#: Every parameter of a recipe that can be given in its place: option, meaning, kind (METHOD.md section 3).
+#: Every parameter of a recipe that an option can override: option, help text, type (METHOD.md section 3).
 RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
     ("--flip-rate", "Probability of each of up to three successive flips.", _RATE),
     (

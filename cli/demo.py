@@ -1,4 +1,4 @@
-"""`genesis-prep demo`: the whole journey on practice scans, and a page that shows what came of it."""
+"""`genesis-prep demo`: the whole journey on practice scans, and a page with its results."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.progress import Bars, TrainingBars
 
 @dataclass(frozen=True)
 class Journey:
-    """What the demo does: small enough for two cores, long enough to show something."""
+    """The settings of the demo: small enough for two cores, long enough to show an effect."""
 
     scans: int = 7
     shape: tuple[int, int, int] = (300, 300, 112)
@@ -34,7 +34,7 @@ class Journey:
     shown: int = 6
 
     def commands(self) -> list[str]:
-        """What does the same by hand."""
+        """Return the commands that do the same by hand."""
         shape, size, border = (",".join(map(str, edges)) for edges in (self.shape, self.size, self.border))
         return [
             f"genesis-prep phantom scans --scans {self.scans} --shape {shape}",
@@ -49,10 +49,10 @@ class Journey:
 
 
 _NOTE = (
-    "For show, this is milder than the published recipe: four of five painted cubes are in-painted, so that "
-    "more of each cube is left to go by; the recipe out-paints four of five. The scans are made up, the "
-    "network has a sixteenth of the published one's weights, and it trained for about a minute. This is "
-    "practice, not evidence: labelled scans show what pre-training is worth (genesis-train compare)."
+    "The demo is milder than the published recipe: four in five painted cubes are in-painted, which leaves "
+    "more of each cube visible; the recipe out-paints four in five. The scans are simulated, the network has "
+    "a sixteenth of the weights of the published one, and it trained for about a minute. This shows how the "
+    "steps work, not what pre-training gains: labelled scans show that (genesis-train compare)."
 )
 
 
@@ -72,7 +72,7 @@ def demo(folder: Path, seed: int) -> None:
     """
     check_installed("The demo", "train", "torch")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise gt.CallError(f"{folder} is there and not empty: name a folder that is not there yet.")
+        raise gt.CallError(f"{folder} exists and is not empty: name a new folder.")
     facts = _journey(folder, Journey(), seed)
     output.print_json(facts)
     losses = facts["losses"]
@@ -84,7 +84,7 @@ def demo(folder: Path, seed: int) -> None:
 
 
 def _journey(folder: Path, plan: Journey, seed: int) -> dict[str, Any]:
-    """Do it all; what came of it, as plain JSON values."""
+    """Run all steps; return the results as plain JSON values."""
     from genesis_toolkit.pipeline.practice.luna16 import PhantomParameters, write_luna16
 
     cubes, pairs, run = (folder / name for name in ("cubes.zarr", "pairs.zarr", "pretrained"))
@@ -92,7 +92,7 @@ def _journey(folder: Path, plan: Journey, seed: int) -> dict[str, Any]:
     _step("practice scans")
     write_luna16(folder / "scans", PhantomParameters(plan.scans, plan.shape), progress=True)
     asked = gt.ExtractParameters(size=plan.size, border=plan.border, cubes_per_scan=plan.cubes_per_scan)
-    _step("cubes, and where they may lie in a scan")
+    _step("cubes, and the places in a scan where they may be cut")
     extracting = perf_counter()
     store = gt.extract_cubes(folder / "scans", cubes, asked, progress=True).store
     extracted = perf_counter()
@@ -139,7 +139,7 @@ def _step(what: str) -> None:
 
 
 def _draw_map(folder: Path, rule: "gt.CubeRule") -> None:
-    """The map of `explain`, of the first scan."""
+    """Draw the map of `explain` for the first scan."""
     from genesis_toolkit.pipeline.pictures.map import draw_map
 
     scan = gt.read_scan(sorted((folder / "scans").glob("subset*/*.mhd"))[0])
@@ -156,12 +156,12 @@ def _draw_pairs(folder: Path, store: "gt.PairStore") -> None:
 
 
 def _draw_restored(folder: Path, count: int) -> int:
-    """The cubes restored best; of how many they are the best."""
+    """Draw the cubes restored best; return how many they were chosen from."""
     from genesis_toolkit.training.pretrain.examples import best_restored
     from genesis_toolkit.training.pretrain.show import draw_restored
 
     slices, of = best_restored(folder / "pretrained", folder / "pairs.zarr", count)
-    draw_restored(folder / "restored.png", slices, f"the {len(slices)} restored best, of {of}")
+    draw_restored(folder / "restored.png", slices, f"the {len(slices)} best restored of {of}")
     return of
 
 
@@ -169,26 +169,26 @@ def _write_page(folder: Path, plan: Journey, figures: str, losses: dict[str, flo
     from genesis_toolkit.pipeline.ledger import write_whole
     from genesis_toolkit.pipeline.pictures.demo_page import Shown, demo_page
 
-    told = (folder / "pretrained" / "losses.jsonl").read_text(encoding="utf-8").splitlines()[1:]
-    records = [json.loads(line) for line in told]
+    lines = (folder / "pretrained" / "losses.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    records = [json.loads(line) for line in lines]
     curves = {"training": "train_loss", "validation": "validation_loss"}
     captions = {
         "restored.png": (
             "What the network restores",
-            f"Of {of} cubes of scans that it never saw, those that it restores best. It is given the middle "
-            "picture alone, never the left one.",
+            f"The best restorations among {of} cubes from scans that the network never saw. It receives only "
+            "the middle picture, never the left one.",
         ),
         "map.png": (
-            "Where cubes may lie",
-            "One practice scan: the rule keeps to the lungs, away from the border. genesis-prep explain "
-            "draws this for any scan, and says what other settings would give.",
+            "Where cubes may be cut",
+            "One practice scan: the rule selects the lungs, away from the border. genesis-prep explain "
+            "draws this map for any scan, and shows the effect of other settings.",
         ),
         "pairs.png": (
-            "What is done to a cube",
-            "Each degradation alone, and the pair that the store holds. Whole Hounsfield units throughout.",
+            "How a cube is degraded",
+            "Each degradation alone, and the pair in the store. All values are whole Hounsfield units.",
         ),
         "pretrained/restored.png": (
-            "Cubes taken evenly, not by how they look",
+            "Cubes at regular intervals, not selected",
             "The picture that every training run draws.",
         ),
     }

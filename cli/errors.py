@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do its work: one sentence, an exit code, no traceback.
+"""How a command ends when it fails: one sentence, an exit code, no traceback.
 
 The sentence goes to stderr, or, with --json, as one object to stdout: `{"error": SENTENCE, "exit": 1}`.
 """
@@ -23,29 +23,29 @@ from genesis_toolkit.pipeline.progress import told_of_compiling, told_of_waiting
 WRONG_CALL = 2
 BAD_DATA = 1
 INTERRUPTED = 130
-#: What is said of the kernels that take over a second to compile, by their names.
+#: Kernels that take over a second to compile, and their times.
 _COMPILING = {"_evaluate_corners": "about 3 s", "_degrade_all": "about 10 s"}
 
-READER_LEFT = 128 + signal.SIGPIPE  # what a shell says of a program that dies of it
+READER_LEFT = 128 + signal.SIGPIPE  # the exit code a shell reports for a program that SIGPIPE ends
 
 
 class GenesisGroup(click.Group):
     """A group of commands, listed as they were added, that turns the library's errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order of the journey."""
+        """Return the commands in the order of the journey."""
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep what was typed; nothing at all asks for help."""
+        """Record the command line; without arguments, show the help."""
         ctx.meta[output.WORDS] = list(args)
-        if not (args or ctx.resilient_parsing):  # a shell that completes words types nothing
+        if not (args or ctx.resilient_parsing):  # shell completion passes no arguments
             click.echo(ctx.get_help())
             ctx.exit()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; leave with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
+        """Run the command; exit with 2 for a wrong call, 1 for bad data, 130 when interrupted."""
         interruption = _Interruption()
         try:
             with interruption.taken(), _waiting_told():
@@ -64,11 +64,11 @@ class GenesisGroup(click.Group):
             _leave(str(error), WRONG_CALL if isinstance(error, CallError) else BAD_DATA)
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _reader_left():
-                # A reader like head has all it asked for. What is left in the buffer has nowhere to go.
+                # A reader such as head has read enough. The rest of the buffer is discarded.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(READER_LEFT) from None
             place = f" ({error.filename})" if error.filename else ""
-            again = _again(ctx, "once that is mended, ")
+            again = _again(ctx, "once that is fixed, ")
             _leave(f"{error.strerror or error}{place}. {again}", BAD_DATA)
         except (KeyboardInterrupt, Exception) as error:
             if not (interruption.came or isinstance(error, KeyboardInterrupt)):
@@ -79,46 +79,46 @@ class GenesisGroup(click.Group):
 
 @contextmanager
 def _waiting_told() -> Iterator[None]:
-    """Say on stderr, once each, what is waited for: a server, a scheduler, the compiling of kernels."""
+    """Report on stderr, once each, any long wait: for a server, a scheduler, the compiling of kernels."""
     said: set[str] = set()
 
-    def tell(what: str) -> None:
-        if what not in said and not as_json:  # from another thread, which has no context
+    def report(what: str) -> None:
+        if what not in said and not as_json:  # called from another thread, which has no context
             said.add(what)
             click.echo(f"{what} ...", err=True)
 
-    def tell_of_kernel(name: str) -> None:
+    def report_kernel(name: str) -> None:
         if name in _COMPILING:
-            tell(f"Compiling the kernels, {_COMPILING[name]}, once on this machine")
+            report(f"Compiling the kernels, {_COMPILING[name]}, once on this machine")
 
     as_json = output.is_json()
-    told_of_waiting.append(tell)
-    told_of_compiling.append(tell_of_kernel)
+    told_of_waiting.append(report)
+    told_of_compiling.append(report_kernel)
     try:
         yield
     finally:
-        told_of_waiting.remove(tell)
-        told_of_compiling.remove(tell_of_kernel)
+        told_of_waiting.remove(report)
+        told_of_compiling.remove(report_kernel)
 
 
 class _Interruption:
-    """Ctrl-C or SIGTERM, as a batch system sends it: the run stops cleanly, and can go on.
+    """Ctrl-C or SIGTERM, which batch systems send: the run stops cleanly and can be resumed.
 
-    Where it falls into the import of a library with compiled parts, the library may swallow the exception and
-    fail of another one later; so that it came is noted.
+    During the import of a library with compiled parts, the library may swallow the exception and raise
+    another one later; so the interruption is recorded.
     """
 
     came = False
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Have both signals raise KeyboardInterrupt; a Ctrl-C that is ignored, stays so."""
+        """Make both signals raise KeyboardInterrupt; an ignored Ctrl-C stays ignored."""
 
         def interrupt(*_: object) -> None:
             self.came = True
             raise KeyboardInterrupt
 
-        if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
             yield
             return
         numbers = [signal.SIGTERM]
@@ -133,15 +133,15 @@ class _Interruption:
 
 
 def check_installed(doing: str, extra: str, *packages: str) -> None:
-    """Refuse to begin without a package that only some commands need.
+    """Check that the packages that only some commands need are installed.
 
     Args:
-        doing: what needs it, to begin the sentence with.
-        extra: of this package, which installs it.
-        packages: that must be there.
+        doing: what needs them; the error begins with it.
+        extra: extra of genesis-toolkit that installs them.
+        packages: the packages needed.
 
     Raises:
-        CallError: one is not installed; the sentence says how to install it.
+        CallError: one is not installed; the error says how to install it.
     """
     for package in packages:
         if find_spec(package) is None:
@@ -151,12 +151,12 @@ def check_installed(doing: str, extra: str, *packages: str) -> None:
 
 
 def _again(ctx: click.Context, when: str = "") -> str:
-    """What the same command does after it was stopped; those that keep nothing write all or nothing."""
+    """Return what the same command does after a stop; those that keep nothing write all or nothing."""
     assert isinstance(ctx.command, click.Group)
     command = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")
     if getattr(command, "resumable", False):
-        return f"What is done is kept: {when}the same command goes on from there."
-    words = f"{when}the same command begins again."
+        return f"Finished work is kept: {when}the same command continues from there."
+    words = f"{when}the same command starts again."
     return words[0].upper() + words[1:]
 
 
@@ -169,10 +169,10 @@ def _leave(message: str, code: int) -> NoReturn:
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads stdout any more; a pipe to a worker process may break as well."""
+    """Whether stdout has lost its reader; a pipe to a worker process may break as well."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
-    except (OSError, ValueError):  # no file
+    except (OSError, ValueError):  # not a real file
         return False
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

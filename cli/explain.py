@@ -1,4 +1,4 @@
-"""`genesis-prep explain`: why a scan gives the cubes it gives."""
+"""`genesis-prep explain`: show why a scan gives the cubes it gives."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.further import free_name
 from genesis_toolkit.pipeline.progress import Bars
 
-_WANTED = 32  # the default of extract-cubes --cubes-per-scan
+_CUBES = 32  # the default of extract-cubes --cubes-per-scan
 
 
 @click.command(cls=options.Command, short_help="Explain why a scan gives the cubes it gives.")
@@ -49,8 +49,8 @@ def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
         try:
             if scan.lower().endswith(".png"):
                 raise gt.CallError(
-                    f"{scan} is an image, and images have neither border nor tissue rule: extract-cubes "
-                    "itself says why one gives nothing. Give a CT scan."
+                    f"{scan} is an image, so neither border nor tissue rule applies: extract-cubes "
+                    "itself says why an image gives nothing. Give a CT scan."
                 )
             path, only_files = find_scan(scan, parameters.mr)
             read = gt.read_scan(path, parameters.mr)
@@ -64,7 +64,7 @@ def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
         found = replace(found, without_tissue=0) if parameters.mr else found
         if png is not None:
             progress(steps, 2, count)
-            title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} places for {_one(found)} pass"
+            title = f"{_name(path)}: {found.passing:,} of {found.candidates:,} positions pass"
             draw_map(read.voxels, spacing, rule, png, title=title, window=window)
     output.print_json({"scan": str(path), **asdict(found), "map": str(png) if png else None})
     _show(path, found, png)
@@ -75,10 +75,10 @@ def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
 
 def _show(scan: Path, found: "gt.Explanation", png: Path | None) -> None:
     output.show_table(["what", "value"], _facts(scan, found))
-    output.show_table([f"places for {_one(found)}'s first corner", "places", ""], _funnel(found))
+    output.show_table([f"positions of {_one(found)}'s first corner", "positions", ""], _funnel(found))
     if found.scores:
         rows = [[name, f"{score:.3f}"] for name, score in found.scores.items()]
-        output.show_table(["tissue score of the places inside the border", "score"], rows)
+        output.show_table(["tissue score of the positions inside the border", "score"], rows)
     rows = [
         [other.option, f"{other.candidates:>12,}", *_share(other.passing, other.candidates)]
         for other in found.alternatives
@@ -90,14 +90,12 @@ def _show(scan: Path, found: "gt.Explanation", png: Path | None) -> None:
 
         share = found.without_tissue / found.passing
         output.say(
-            f"{100 * share:.1f} % of the places that pass hold no tissue, only air: about "
-            f"{_WANTED * share:.0f} of {_WANTED} cubes. --min-tissue {LEAST_TISSUE:g} leaves such cubes out."
+            f"{100 * share:.1f} % of the passing positions hold no tissue, only air: about "
+            f"{_CUBES * share:.0f} of {_CUBES} cubes. --min-tissue {LEAST_TISSUE:g} excludes such cubes."
         )
     if png is not None:
         what = "patches" if found.plane else "cubes"
-        output.say(
-            f"The map is {png}: dashed the border, coloured where {what} may be centred, green some {what}."
-        )
+        output.say(f"Map in {png}: border dashed, possible centres of {what} coloured, some {what} in green.")
 
 
 def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
@@ -105,20 +103,20 @@ def _facts(scan: Path, found: "gt.Explanation") -> list[list[str]]:
         return output.edges([f"{edge * step:.0f}" for edge, step in zip(voxels, found.spacing, strict=True)])
 
     one = _one(found)
-    rule = f"{found.min_tissue:g} .. {found.max_tissue:g} passes: the share of {one}'s voxels from -150 HU on"
-    rule += " (soft tissue, bone), and "
-    rule += "below -950 HU (air)" if found.plane else "half of those that such a one follows in z"
+    rule = f"{found.min_tissue:g} .. {found.max_tissue:g} passes: the share of {one}'s voxels from -150 HU up"
+    rule += " (soft tissue, bone), plus "
+    rule += "those below -950 HU (air)" if found.plane else "half of those with such a voxel next in z"
     return [
         ["scan", _name(scan)],
         ["voxels x, y, z", f"{output.edges(found.shape)}, {millimetres(found.shape)} mm"],
         [one, f"{output.edges(found.box)} voxels, {millimetres(found.box)} mm"],
-        ["border", f"{output.edges(found.border)} voxels at each side that no {one.split()[1]} touches"],
+        ["border", f"{output.edges(found.border)} voxels on each side that no {one.split()[1]} may touch"],
         ["tissue score", rule],
     ]
 
 
 def _funnel(found: "gt.Explanation") -> list[list[str]]:
-    """What each part of the rule takes away, and its share of what was there before."""
+    """Return what each part of the rule excludes, and its share of what was left before."""
     whole, inside = found.places_whole, found.candidates
     steps = [
         (f"less: in or near the border of {border} in {axis}", -lost, whole)
@@ -133,7 +131,7 @@ def _funnel(found: "gt.Explanation") -> list[list[str]]:
             steps.append((f"less: tissue score {side} {bound:g} (% of those inside)", -lost, inside))
     steps.append((f"{_one(found)} may be cut (% of those inside)", found.passing, inside))
     rows = [[words, *_share(count, of_these)] for words, count, of_these in steps]
-    return [[f"where {_one(found)} lies inside the scan", f"{whole:>12,}", ""], *rows]
+    return [["inside the scan", f"{whole:>12,}", ""], *rows]
 
 
 def _verdict(found: "gt.Explanation") -> str:
@@ -151,20 +149,20 @@ def _verdict(found: "gt.Explanation") -> str:
         return f"This scan gives no {what}, because it is too small: {'; '.join(words)}."
     if not found.passing:
         return (
-            f"This scan gives no {what}: no place inside the border has a tissue score from "
-            f"{found.min_tissue:g} to {found.max_tissue:g}; the scores run from "
+            f"This scan gives no {what}: no position inside the border has a tissue score between "
+            f"{found.min_tissue:g} and {found.max_tissue:g}; the scores range from "
             f"{found.scores['least']:.3f} to {found.scores['most']:.3f}."
         )
-    if found.passing < _WANTED:
-        return f"This scan gives {found.passing} {several} at most: no more places pass."
+    if found.passing < _CUBES:
+        return f"This scan gives at most {found.passing} {several}: no other positions pass."
     return (
-        f"This scan has places enough: {_WANTED} {several} are drawn among {found.passing:,}, all equally "
+        f"This scan has enough positions: {_CUBES} {several} are drawn from {found.passing:,}, all equally "
         "likely."
     )
 
 
 def _say_next(source: Path, found: "gt.Explanation", asked: "gt.ExtractParameters", layout: str) -> None:
-    """The command to go on with: these settings where they give cubes, else the first others that do."""
+    """Print the next command: with these settings if they give cubes, else with the first others that do."""
     replaced = ""
     if found.mask:
         output.say("Give the scan that the mask belongs to.", err=True)
@@ -182,7 +180,7 @@ def _say_next(source: Path, found: "gt.Explanation", asked: "gt.ExtractParameter
 
 
 def _given(found: "gt.Explanation", asked: "gt.ExtractParameters", replaced: str) -> str:
-    """The settings that differ from the defaults, as typed."""
+    """Return the settings that differ from the defaults, as options."""
     most = 1.0 if asked.mr else gt.CubeRule(found.size).most_tissue
     settings = {
         "--size": (",".join(map(str, found.size)), "64,64,32"),
@@ -205,9 +203,9 @@ def _one(found: "gt.Explanation") -> str:
 
 
 def _name(scan: Path) -> str:
-    return scan.name or scan.resolve().name  # the folder at work in has no name as given
+    return scan.name or scan.resolve().name  # `.` has no name
 
 
 def _share(part: int, whole: int) -> list[str]:
-    """A number of places, negative where they are lost, and its share of the whole."""
+    """Return a number of positions, negative if excluded, and its share of the whole."""
     return [f"{part:>12,}", f"{100 * abs(part) / whole:6.2f} %" if whole else "-"]

@@ -1,4 +1,4 @@
-"""`genesis-train export`: trained weights in the formats of others, with a model card."""
+"""`genesis-train export`: write trained weights in other formats, with a model card."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -53,12 +53,12 @@ def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: 
     rows = [
         ("weights", f"{written.file} ({written.format})"),
         ("model card", written.card),
-        ("part", "the encoder alone" if part == "encoder" else "the whole network"),
+        ("part", "encoder only" if part == "encoder" else "whole network"),
         ("network", f"{written.network}, width {written.width}, {written.weights:,} parameters"),
         ("epoch", f"{written.epoch}{'' if written.task else ', the best'}"),
         ("validation loss", f"{written.validation_loss:.5f}"),
         ("sha256", written.sha256),
     ]
     output.show_table(("export", ""), rows)
-    output.say(f"{written.card} says how to load them. Labelled cubes show what they are worth.", err=True)
+    output.say(f"{written.card} describes how to load them. Fine-tune them on labelled cubes next.", err=True)
     output.say_next("genesis-prep extract-targets --help")

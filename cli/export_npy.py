@@ -1,4 +1,4 @@
-"""`genesis-prep export-npy`: the authors' cube files of a cube store."""
+"""`genesis-prep export-npy`: write a cube store as the authors' cube files."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -29,10 +29,10 @@ def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool) -> 
       genesis-prep export-npy cubes.zarr cubes-npy
     """
     files = gt.export_npy(cubes, folder, dtype=dtype, overwrite=overwrite, progress=True)
-    told = [asdict(one) | {"path": str(one.path)} for one in files]
-    output.print_json({"folder": str(folder), "files": told}, cubes)
+    listed = [asdict(one) | {"path": str(one.path)} for one in files]
+    output.print_json({"folder": str(folder), "files": listed}, cubes)
     rows = [
-        [one.path.name, one.cubes, "was there" if one.done_before else "written", one.sha256[:12]]
+        [one.path.name, one.cubes, "unchanged" if one.done_before else "written", one.sha256[:12]]
         for one in files
     ]
     output.show_list(["file", "cubes", "", "sha256"], rows)

@@ -1,4 +1,4 @@
-"""`genesis-prep extract-cubes`: a cube store of a folder of scans."""
+"""`genesis-prep extract-cubes`: cut a cube store from a folder of scans."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from genesis_toolkit.pipeline.cubes.estimate import ExtractionPlan
     from genesis_toolkit.pipeline.cubes.parameters import Parameters
 
-#: Options that X-ray images have no use for, and why.
+#: Options that do not apply to X-ray images, and why.
 _OF_SCANS = {
     "subsets": "X-ray images have no subsets",
-    "plane": "an X-ray image is one picture as it is",
+    "plane": "an X-ray image is already two-dimensional",
     "hu": "X-ray images are stored as grey levels 0..255",
-    "window": "an X-ray image has a window of its own",
-    "border": "an X-ray image is taken up to its edge",
-    "max_tissue": "grey levels do not tell tissue",
-    "min_tissue": "grey levels do not tell tissue",
+    "window": "an X-ray image has its own window",
+    "border": "X-ray images are used up to their edges",
+    "max_tissue": "grey levels do not identify tissue",
+    "min_tissue": "grey levels do not identify tissue",
     "sampler": "crops of X-ray images are drawn uniformly",
     "spacing": "X-ray images are resized to --size",
-    "orient": "an X-ray image has no axes to turn",
+    "orient": "an X-ray image has no axes to reorder",
 }
 #: Options whose texts go into the card of the finished store.
 _OF_CARD = ("title", "licence", "citation", "contact")
@@ -155,21 +155,21 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
 
 
 def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
-    """What is to be cut, by what was typed and how SOURCE is laid out; all else that was typed is refused."""
+    """Return the parameters for what was typed and the layout of SOURCE; refuse options that do not apply."""
     from genesis_toolkit.pipeline.scans.find import layout_of
 
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
     typed = {name: value for name, value in given.items() if name in own}
     for name in {"subsets", "split"} & typed.keys() if "split_file" in given else ():
-        raise gt.CallError(f"--split-file says what {option_name(name)} would: leave one of them out.")
+        raise gt.CallError(f"--split-file replaces {option_name(name)}: leave one of them out.")
     if typed.get("layout", "auto") == "auto":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
     options.check_one_window(typed)
     if typed["layout"] not in ("nih", "images"):
         if "split" in typed:
             raise gt.CallError(
-                "--split chooses among the lists of NIH ChestX-ray14, and these are CT scans: leave it out; "
-                "LUNA16's subsets are chosen with --subsets."
+                "--split selects among the lists of NIH ChestX-ray14, but these are CT scans: leave it out; "
+                "select LUNA16's subsets with --subsets."
             )
         return gt.ExtractParameters(**typed)
     for name, why in _OF_SCANS.items():
@@ -179,17 +179,17 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
 
 
 def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") -> None:
-    """Say what came of an extraction; ends with exit code 1 where a scan failed."""
+    """Print the result of an extraction; exit with code 1 if a scan failed."""
     from genesis_toolkit.cli.cautions import cautions_of_cubes
     from genesis_toolkit.pipeline.describe.facts import contents_of, without_tissue, without_tissue_words
 
     found = result.found
-    if "anonymized_with" in result.store.attributes["parameters"]:  # then the table tells no names
+    if "anonymized_with" in result.store.attributes["parameters"]:  # then the table holds no names
         for outcome in result.unused[: output.MOST_ROWS]:
             click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
         if len(result.unused) > output.MOST_ROWS:
             more = len(result.unused) - output.MOST_ROWS
-            click.echo(f"... and {more} more that gave no cube.", err=True)
+            click.echo(f"... and {more:,} more that gave no cube.", err=True)
     if not result.done_before:
         output.say(*found.said, err=True)
     names = ("identifier", "subset", "path", "shape", "status", "cubes", "reason")
@@ -208,13 +208,13 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     _show_scans(rows, noun, cubes, name_of)
     word = output.said_of(result.done_before, result.repaired)
     if result.taken_in:
-        word += f"; {counted(result.taken_in, noun)} taken in behind what was there"
+        word += f"; {counted(result.taken_in, noun)} added"
     used = sum(row["status"] == "used" for row in rows)
     counts = {"skipped": len(rows) - used - failed, "could not be read": failed}
-    others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    others = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     rest = f" ({others})" if others else ""
-    of = f"{used} of {counted(len(rows), noun)}"
-    output.say(f"{cubes}: {counted(len(result.store), 'cube')} of {of}{rest}{word}.")
+    of = f"{used:,} of {counted(len(rows), noun)}"
+    output.say(f"{cubes}: {counted(len(result.store), 'cube')} from {of}{rest}{word}.")
     _say_what_would_fit(result.store, rows)
     air = [one | {"scan": name_of(one["path"])} for one in air]
     output.say(*filter(None, [without_tissue_words(air, len(result.store))]))
@@ -225,35 +225,35 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
 
 
 def _noun(parameters: "Parameters") -> str:
-    """What is cut, in a word."""
+    """Return the noun for what is cut."""
     return "image" if isinstance(parameters, gt.ImageParameters) else "scan"
 
 
 def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
-    """What an extraction would come to, as rows of two cells; `noun` is what is cut."""
-    looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} looked at"
-    none = f"no {noun} that was tried gives a cube"
+    """Return the estimate of an extraction as rows of two cells; `noun` is the noun for a source."""
+    looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} examined"
+    none = f"none of the {noun}s tried gives a cube"
     none += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
     rows = [
-        (plan.known, f"{noun}s in the store already", f"{plan.known:,}"),
+        (plan.known, f"{noun}s already in the store", f"{plan.known:,}"),
         (True, f"{noun}s to cut", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
-        (plan.set_aside, "passed over or unusable", f"{plan.set_aside:,}"),
+        (plan.set_aside, "skipped or unusable", f"{plan.set_aside:,}"),
         (plan.small, "too small", f"{plan.small:,}{looked}"),
         (plan.unreadable, "unreadable", f"{plan.unreadable:,}{looked}"),
         (True, "cubes, at most", f"{plan.cubes:,}"),
     ]
-    told = [*([name, text] for said, name, text in rows if said), *output.estimate_rows(plan, none)]
+    shown = [*([name, text] for said, name, text in rows if said), *output.estimate_rows(plan, none)]
     if plan.example_without_tissue:
         from genesis_toolkit.pipeline.describe.facts import LEAST_TISSUE
 
-        of = f"{plan.example_without_tissue:,} of the {plan.example_cubes:,}"
-        of += f" of {output.shortened(plan.example)}, only air; --min-tissue {LEAST_TISSUE:g} leaves such out"
-        told.append(["cubes without tissue", of])
-    return told
+        of = f"{plan.example_without_tissue:,} of {plan.example_cubes:,} "
+        of += f"in {output.shortened(plan.example)} (air only); --min-tissue {LEAST_TISSUE:g} excludes them"
+        shown.append(["cubes without tissue", of])
+    return shown
 
 
 def _say_next(plan: "ExtractionPlan", source: Path, cubes: Path, parameters: "Parameters") -> None:
-    """The command to go on with after a dry run; none where images give nothing, which tables tell of."""
+    """Print the next command after a dry run; none if images give nothing, which the tables explain."""
     given = options.given_options()
     if plan.store_bytes is not None:
         output.say_the_same_without("--dry-run")
@@ -264,51 +264,51 @@ def _say_next(plan: "ExtractionPlan", source: Path, cubes: Path, parameters: "Pa
 
 
 def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") -> None:
-    """What a source holds and was not asked for, and what it lacks; nothing where it is all there."""
-    tell, split = partial(click.echo, err=True), getattr(parameters, "split", "")
+    """Report what a source holds but was not used, and what it lacks; nothing if it is complete."""
+    echo, split = partial(click.echo, err=True), getattr(parameters, "split", "")
     if found.passed_over:
-        tell(
-            f"Subset {', '.join(map(str, found.passed_over))} not taken: 7-9 are the test set of the nodule "
+        echo(
+            f"Subset {', '.join(map(str, found.passed_over))} not used: 7-9 are the test set of the nodule "
             "task, and pre-training on a test set leaks. Choose with --subsets."
         )
     if found.other_list and split == "train_val":
-        tell(
-            f"{counted(found.other_list, 'image')} of the test list not taken: pre-training on a test set "
+        echo(
+            f"{counted(found.other_list, 'image')} of the test list not used: pre-training on a test set "
             "leaks. Choose with --split."
         )
     if split == "all":
-        tell(
-            "NIH's test list is not kept apart: its images are among these, and pre-training on a test set "
-            "leaks. --split train_val leaves them out."
+        echo(
+            "The images of NIH's test list are included, and pre-training on a test set "
+            "leaks. Exclude them with --split train_val."
         )
     if found.absent:
         of = "the table" if split == "all" else f"the {split.replace('_', '-')} list"
-        tell(
-            f"{counted(found.absent, 'image')} of {of} not there, as in a part of the download: the same "
-            "command takes them in once they are."
+        echo(
+            f"{counted(found.absent, 'image')} of {of} not found, as in a partial download: run the same "
+            "command again to add them later."
         )
 
 
 def _say_what_would_fit(store: "gt.CubeStore", rows: list[dict[str, Any]]) -> None:
-    """The way out for scans that were too small or too dense, once for all of them."""
+    """Say once how to use scans that were too small or too dense."""
     reasons = [row["reason"] for row in rows if row["status"] == "skipped"]
     asked = store.attributes["parameters"]
     if any("needed" in reason for reason in reasons) and "border" not in asked:
-        output.say("A smaller --size takes smaller images, and without --cubes-per-scan any is taken whole.")
+        output.say("A smaller --size accepts smaller images; without --cubes-per-scan every image fits.")
     elif any("needed" in reason for reason in reasons):
         size, border = tuple(asked["size"]), tuple(asked["border"])
         least = gt.CubeRule(size, border, asked["max_tissue"], plane=asked.get("plane")).least_shape
         output.say(
             f"With --border {','.join(map(str, border))} a scan needs {output.edges(least)} voxels; a "
-            "smaller --border or --size takes smaller scans."
+            "smaller --border or --size accepts smaller scans."
         )
     if any("tissue score" in reason for reason in reasons):
         what = "scans with less lung" if asked.get("plane") else "denser scans"
-        output.say(f"A larger --max-tissue takes {what}; the rule is meant for lungs.")
+        output.say(f"A larger --max-tissue accepts {what}; the rule is meant for lungs.")
 
 
 def _naming(found: "gt.Found") -> Callable[[str], str]:
-    """Return what names a scan, by its path, for people: never `.`, and on a terminal a short name."""
+    """Return a function that names a scan by its path for people: never `.`, and short on a terminal."""
     from genesis_toolkit.pipeline.scans.files import named
 
     names, root = found.names() if output.is_terminal() else {}, found.root.resolve()
@@ -316,7 +316,7 @@ def _naming(found: "gt.Found") -> Callable[[str], str]:
 
 
 def _show_scans(rows: list[dict[str, Any]], noun: str, store: Path, name_of: Callable[[str], str]) -> None:
-    """Show what became of every scan, of LUNA16's with their subsets."""
+    """Print the outcome of every scan, with subsets for LUNA16."""
     from genesis_toolkit.pipeline.scans.gather import SAME
 
     cells, of_subsets = [], any(row["subset"] >= 0 for row in rows)

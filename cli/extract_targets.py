@@ -1,4 +1,4 @@
-"""`genesis-prep extract-targets`: labelled cubes for the target tasks."""
+"""`genesis-prep extract-targets`: cut labelled cubes for the target tasks."""
 
 import csv
 from dataclasses import asdict, fields
@@ -21,12 +21,12 @@ _COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "ta
 
 
 def _columns(text: str) -> tuple[str, ...]:
-    """Columns separated by commas; one whose name holds a comma stands in double quotes, as in CSV."""
+    """Split a list at its commas; a column name with a comma must be in double quotes, as in CSV files."""
     return tuple(column.strip() for column in next(csv.reader([text]), []))
 
 
 def _negatives(text: str) -> int | None:
-    """A whole number, or None for `all`."""
+    """Return a whole number, or None for `all`."""
     try:
         return None if text == "all" else int(text)
     except ValueError:
@@ -142,21 +142,21 @@ def extract_targets(source: Path, targets: Path, task: str | None, dry_run: bool
     result = gt.extract_targets(source, targets, parameters, **work, progress=True)
     facts = gt.describe_store(result.store)
     failed = sum(row["status"] != "skipped" for row in facts["not_used"])  # or has candidates outside it
-    told = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
-    output.print_json(facts | told, targets)
+    more = {"done_before": result.done_before, "left_out": list(result.said), "failed": failed}
+    output.print_json(facts | more, targets)
     output.say(*result.said, *_lacks(facts), err=True)
     output.show_folds(facts)
     noun, scans, cubes = output.target_noun(facts), facts["scans"], counted(facts["cubes"], "labelled cube")
     output.show_not_used(facts["not_used"], noun, targets)
-    of = f"{scans.get('used', 0)} of {counted(sum(scans.values()), noun)}"
-    output.say(f"{targets}: {cubes} of {of}{output.said_of(result.done_before)}.")
+    of = f"{scans.get('used', 0):,} of {counted(sum(scans.values()), noun)}"
+    output.say(f"{targets}: {cubes} from {of}{output.said_of(result.done_before)}.")
     output.say_next(*after_store(targets, result.store))
     if failed:
         raise SystemExit(BAD_DATA)
 
 
 def _parameters(source: Path, task: str | None, given: dict[str, Any]) -> "TargetParameters":
-    """What is asked of the task, by what was typed; options of other tasks are refused."""
+    """Return the parameters of the task, from what was typed; refuse options of other tasks."""
     from genesis_toolkit.pipeline.scans.find import layout_of
     from genesis_toolkit.pipeline.targets.parameters import kind_of
 
@@ -176,13 +176,13 @@ def _parameters(source: Path, task: str | None, given: dict[str, Any]) -> "Targe
         if name not in own:
             allowed = ", ".join(map(option_name, sorted(own)))
             raise gt.CallError(
-                f"{option_name(name)} means nothing to --task {task}, which takes {allowed}: leave it out."
+                f"{option_name(name)} does not apply to --task {task}, which takes {allowed}: leave it out."
             )
     return kind(**typed)
 
 
 def _show_estimate(source: Path, targets: Path, parameters: "TargetParameters", work: dict[str, Any]) -> None:
-    """Say what a dry run comes to."""
+    """Print the result of a dry run."""
     from genesis_toolkit.pipeline.targets.extract import estimate_targets
 
     found = estimate_targets(source, targets, parameters, **work)
@@ -192,9 +192,9 @@ def _show_estimate(source: Path, targets: Path, parameters: "TargetParameters", 
     noun = output.target_noun(facts)
     rows = [
         [f"{noun}s to cut", f"{found.scans:,}, {output.size_of(found.bytes)}"],
-        ["unusable, or nothing wanted of them", f"{found.set_aside:,}"],
+        ["skipped or unusable", f"{found.set_aside:,}"],
         ["cubes, at most", f"{found.cubes:,}"],
-        *output.estimate_rows(found, f"no {noun} that was tried gives a cube"),
+        *output.estimate_rows(found, f"none of the {noun}s tried gives a cube"),
     ]
     if found.finished:
         rows = [[f"{noun}s to cut", "none: the store is finished"]]
@@ -206,7 +206,7 @@ def _show_estimate(source: Path, targets: Path, parameters: "TargetParameters", 
 
 
 def _lacks(facts: dict[str, Any]) -> list[str]:
-    """A sentence where a fold is empty, without which nothing can be told of a training."""
+    """Return a sentence if a fold is empty, since training then cannot be evaluated."""
     empty = [name for name, fold in facts["folds"].items() if not fold["cubes"]]
     more = f"more {output.target_noun(facts)}s are needed to train and test"
-    return [f"No cube is in the fold {', '.join(empty)}: {more}."] if empty else []
+    return [f"The fold {', '.join(empty)} has no cubes: {more}."] if empty else []

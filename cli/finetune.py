@@ -1,4 +1,4 @@
-"""`genesis-train finetune`: a network learns a target task, and is evaluated on the test fold."""
+"""`genesis-train finetune`: train a network on a target task, and evaluate it on the test fold."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -53,19 +53,19 @@ def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **giv
       genesis-train finetune lungs.zarr --out few --weights pretrained \\
         --labels 10%
     """
-    told: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
+    more: dict[str, Any] = {name: given.pop(name) for name in ("network", "width", "device", "overwrite")}
     parameters = FinetuneParameters.from_dict(given)
     check_installed("Fine-tuning", "finetune", "torch", "scipy")
     check_store(targets, "extract-targets")  # before torch is loaded
     if dry_run:
         from genesis_toolkit.training.finetune.plan import plan_finetuning
 
-        show_finetuning_plan(targets, plan_finetuning(targets, out, parameters, weights=weights, **told))
+        show_finetuning_plan(targets, plan_finetuning(targets, out, parameters, weights=weights, **more))
         output.say_the_same_without("--dry-run")
         return
     with TrainingBars() as progress:
-        told |= {"progress": progress, "say": progress.say}
-        outcome = gt.finetune(targets, out, parameters, weights=weights, **told)
+        more |= {"progress": progress, "say": progress.say}
+        outcome = gt.finetune(targets, out, parameters, weights=weights, **more)
     output.print_json(asdict(outcome), targets)
     _show(outcome, parameters, targets, weights)
 
@@ -73,34 +73,34 @@ def finetune(targets: str, out: Path, weights: Path | None, dry_run: bool, **giv
 def _show(
     outcome: "gt.FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
 ) -> None:
-    """The result on stdout, and on stderr what can be done next."""
+    """Print the result on stdout, and next steps on stderr."""
     one = "image" if outcome.task == "dxc" else "cube"
     trained = counted(outcome.train_cubes, one)
     if one == "cube":
         trained += f" of {counted(outcome.train_scans, 'scan')}"
     rows = [
         ("network", f"{outcome.network}, width {outcome.width}, {outcome.weights:,} parameters"),
-        ("begun with", f"the weights of {weights}" if weights else "nothing: from scratch"),
+        ("initial weights", weights or "random (from scratch)"),
         ("trained on", f"{trained} (--labels {labels_words(parameters.labels)})"),
         ("validation loss", f"{outcome.validation_loss:.5f} ({_kept_words(outcome)})"),
         ("run", outcome.run),
     ]
     output.show_run("fine-tuning", outcome, rows)
     metrics = [
-        (name, "-" if value is None else f"{value:.4f}", "the task's own" if name == outcome.metric else "")
+        (name, "-" if value is None else f"{value:.4f}", "main score" if name == outcome.metric else "")
         for name, value in outcome.metrics.items()
     ]
     output.show_table((f"{outcome.task}, {counted(outcome.test_cubes, f'test {one}')}", "value", ""), metrics)
-    for step, told in outcome.at_steps.items():
-        output.say(f"After {counted(int(step), 'step')}: {outcome.metric} {told['score']:.4f}")
+    for step, scored in outcome.at_steps.items():
+        output.say(f"After {counted(int(step), 'step')}: {outcome.metric} {scored['score']:.4f}")
     output.say(*(f"Note: {note}" for note in outcome.notes), err=True)
     if outcome.kind == "segment":
-        output.say(f"A whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
+        output.say(f"To segment a whole scan: genesis-train segment {outcome.run} SCAN mask.nii.gz", err=True)
     output.say_next(*after_finetuning(targets, outcome.network, weights, options.given_options()))
 
 
 def _kept_words(outcome: "gt.FinetuneOutcome") -> str:
-    """Which network was evaluated."""
+    """Return which network was evaluated, in words."""
     if outcome.select == "last":
         return f"after the last of {counted(outcome.steps, 'step')}"
     return f"epoch {outcome.kept_epoch}, the best"

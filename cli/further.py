@@ -1,7 +1,7 @@
-"""What can be done next: the command that a Next line shows, made so that it works when it is pasted.
+"""The next command to run, for the Next line: it works when pasted.
 
-Every function returns the line and the words for its `{}`, as `output.say_next` takes them. Names of what the
-command would write are free in the folder at work.
+Every function returns the line and the words for its `{}`, as `output.say_next` takes them. Names that the
+command would write to do not exist yet in the current folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,28 +13,28 @@ import genesis_toolkit as gt
 
 Line = tuple[str, *tuple[object, ...]]
 
-#: What a network asks of every edge; each of nnU-Net's the last of them, and one edge larger than that. The
-#: networks themselves import torch, and --help must not wait for it.
+#: Divisors that networks require of every edge; nnU-Net's need the last, and one edge larger than that. Not
+#: read from the networks, which import torch, since --help must not wait for it.
 _OF_NETWORK, _OF_NNUNET = {"unet3d": 8, "unet2d": 32}, 32
-#: What `finetune` and `compare` both take, and `extract-cubes` and `explain`.
+#: Options shared by `finetune` and `compare`, and by `extract-cubes` and `explain`.
 _OF_TRAINING = ("labels", "freeze_encoder", "epochs", "patience", "batch_size", "lr", "seed", "device")
 _OF_RULE = ("size", "plane", "hu", "border", "max_tissue", "min_tissue")
 
 
 def free_name(name: str) -> str:
-    """This name, or `pairs-2.zarr` for `pairs.zarr`, that no file and no store, finished or not, has here."""
+    """Return an unused name here: this one, or `pairs-2.zarr` for `pairs.zarr`, and so on."""
     path = Path(name)
     names = chain([name], (f"{path.stem}-{number}{path.suffix}" for number in count(2)))
     return next(one for one in names if not (Path(one).exists() or Path(f"{one}.unfinished").exists()))
 
 
 def explanation(source: Path, tried: str, given: Mapping[str, Any]) -> Line:
-    """Explain why a scan of a source gives nothing, under the options that were typed."""
+    """Return the command that explains why a scan gives nothing, with the options that were typed."""
     return "genesis-prep explain {}" + _typed(given, _OF_RULE), source / tried
 
 
 def after_store(store: object, opened: "gt.CubeStore | gt.PairStore | gt.TargetStore") -> Line:
-    """What makes the next thing of a finished store, or shows it where nothing can be made of it."""
+    """Return the command for the next step from a finished store, or one that shows it if there is none."""
     from genesis_toolkit.cli.cautions import cautions_of_size
     from genesis_toolkit.pipeline.degrade.recipes import get_recipe, smallest_edges
     from genesis_toolkit.training.feeding.split import split_cubes
@@ -57,7 +57,7 @@ def after_store(store: object, opened: "gt.CubeStore | gt.PairStore | gt.TargetS
 
 
 def after_targets(targets: object, size: Sequence[int], folds: Sequence[int]) -> Line | None:
-    """Fine-tune on a target store, with weights from here where they fit; None where that cannot be done."""
+    """Return the command to fine-tune on a target store, with suitable weights found here, or None."""
     if len(set(folds)) < len(("train", "validation", "test")):
         return None
     weights = _weights_here(size)
@@ -68,27 +68,27 @@ def after_targets(targets: object, size: Sequence[int], folds: Sequence[int]) ->
 
 
 def after_pretraining(run: str, network: str) -> Line:
-    """Export the weights of a run in the format that its network has."""
+    """Return the command to export the weights of a run in the format for its network."""
     from genesis_toolkit.training.machine.run_folder import Run
 
     kind = "state-dict"
     if network == "unet3d":
         kind = "official"
     elif network != "unet2d":
-        told = Run(Path(run)).described() or {"store": {}}
-        if all(told["store"].get("spacing_mm", [0.0])):
+        described = Run(Path(run)).described() or {"store": {}}
+        if all(described["store"].get("spacing_mm", [0.0])):
             kind = "nnssl"
     return "genesis-train export {} {} --format " + kind, run, free_name("weights.pt")
 
 
 def after_finetuning(targets: str, network: str, weights: Path | None, given: Mapping[str, Any]) -> Line:
-    """Compare weights with a network from scratch, under the options that were typed; first find some.
+    """Return the command to compare weights with training from scratch, with the options that were typed.
 
     Args:
-        targets: the store.
-        network: its name.
-        weights: that the run began with; None from scratch.
-        given: what was typed, by name.
+        targets: path of the target store.
+        network: name of the network.
+        weights: initial weights of the run; None from scratch, then the command finds some first.
+        given: the options typed, by name.
     """
     options = _typed(given, _OF_TRAINING)
     if weights is None:
@@ -103,7 +103,7 @@ def after_finetuning(targets: str, network: str, weights: Path | None, given: Ma
 
 
 def _typed(given: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Those of the options that were given, as they are typed."""
+    """Return those of the options that were given, as typed."""
     words = []
     for name in names:
         if name in given:
@@ -115,7 +115,7 @@ def _typed(given: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _weights_here(size: Sequence[int]) -> str | None:
-    """The latest run `pretrained`, `pretrained-2`, ... here whose network takes cubes of this size."""
+    """Return the latest run `pretrained`, `pretrained-2`, ... here whose network accepts this cube size."""
     from genesis_toolkit.training.machine.run_folder import Run
 
     fitting = []

@@ -1,4 +1,4 @@
-"""`genesis-prep import-npy`: a cube store of the authors' cube files."""
+"""`genesis-prep import-npy`: make a cube store from the authors' cube files."""
 
 from pathlib import Path
 
@@ -30,10 +30,10 @@ def import_npy(files: tuple[Path, ...], cubes: Path, workers: int | None, overwr
     store, scans = result.store, result.store.scans
     columns = (scans.identifier.tolist(), scans.subset.tolist(), scans.cubes.tolist())
     rows = list(zip(*columns, strict=True))
-    told = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
-    output.print_json({"done_before": result.done_before, "cubes": len(store), "files": told}, cubes)
+    listed = [dict(zip(("identifier", "subset", "cubes"), row, strict=True)) for row in rows]
+    output.print_json({"done_before": result.done_before, "cubes": len(store), "files": listed}, cubes)
     cells = [[name, subset if subset >= 0 else "-", count] for name, subset, count in rows]
     output.show_list(["file", "subset", "cubes"], cells)
-    of = f"{counted(len(store), 'cube')} of {counted(len(rows), 'file')}"
+    of = f"{counted(len(store), 'cube')} from {counted(len(rows), 'file')}"
     output.say(f"{cubes}: {of}{output.said_of(result.done_before)}.")
     output.say_next(*after_store(cubes, store))

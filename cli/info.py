@@ -1,4 +1,4 @@
-"""`genesis-prep info`: what a store holds."""
+"""`genesis-prep info`: show what a store contains."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from genesis_toolkit.pipeline.ledger import SEAL
 from genesis_toolkit.pipeline.wording import counted
 
 _MOST_LABELS = 5
-_SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of their own
+_SHOWN = {"task", "size", "hu"}  # parameters of a target store that have their own rows
 
 
-@click.command(cls=options.Command, short_help="What a store holds.")
+@click.command(cls=options.Command, short_help="Show what a store contains.")
 @click.argument("store", type=options.made_store)
 @options.option(
     "--csv",
@@ -25,7 +25,7 @@ _SHOWN = {"task", "size", "hu"}  # of a target store's parameters, in rows of th
 )
 @options.json_option
 def info(store: Path | str, csv: Path | None) -> None:
-    """Say what STORE holds, in one screen.
+    """Show what STORE contains, in one screen.
 
     \b
     Examples:
@@ -33,7 +33,7 @@ def info(store: Path | str, csv: Path | None) -> None:
       genesis-prep info cubes.zarr --csv scans.csv
     """
     if csv and csv.suffix.lower() != ".csv":
-        raise gt.CallError(f"--csv {csv}: the name of the table must end in .csv, as in scans.csv.")
+        raise gt.CallError(f"--csv {csv}: the name of the table must end in .csv, such as scans.csv.")
     opened = gt.open_store(store)
     targets, facts = isinstance(opened, gt.TargetStore), gt.describe_store(opened)
     if csv:
@@ -51,7 +51,7 @@ def info(store: Path | str, csv: Path | None) -> None:
     output.show_not_used(facts["not_used"], noun, store)
     used = facts["scans"].get("used", 0)
     if csv:
-        output.say(f"The whole table of {noun}s is {csv}.")
+        output.say(f"Wrote the whole table of {noun}s to {csv}.")
     else:
         was = "was used is" if used == 1 else "were used are"
         output.say(f"{counted(used, noun)} that {was} not listed here; --csv FILE.csv writes all.")
@@ -60,7 +60,7 @@ def info(store: Path | str, csv: Path | None) -> None:
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """The facts of a store of any kind."""
+    """Return the facts about a store of any kind."""
     from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
     points = "voxels" if len(facts["size"]) == 3 else "pixels"
@@ -69,7 +69,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("task", f"{facts['task']}, {', '.join(facts['classes'])}"))
     rows.append(("cubes", f"{facts['cubes']:,} of {output.edges(facts['size'])} {points}"))
     if "pairs" in facts:
-        rows.append(("pairs", f"{facts['pairs']:,}, {facts['variants']} a cube"))
+        rows.append(("pairs", f"{facts['pairs']:,}, {facts['variants']} per cube"))
     rows.append(("window", "{} .. {} {}".format(*facts["window"], facts["unit"])))
     if "task" in facts:
         asked = {name: value for name, value in facts["parameters"].items() if name not in _SHOWN}
@@ -79,33 +79,33 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         *rows,
         ("on disk", f"{facts['bytes'] / 2**20:,.1f} MiB, {ratio:.2f} times smaller than raw"),
         *(_image_rows(facts) if "images" in facts else _scan_rows(facts)),
-        *parameter_rows(_told(facts["parameters"])),
+        *parameter_rows(_shown_parameters(facts["parameters"])),
         *_run_rows(facts["run"]),
     ]
 
 
 def _run_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
-    """When a store was made and with what; its log's checksum and what is unknown are left out."""
-    told = {name: value for name, value in run.items() if name != SEAL and value is not None}
-    times = [told.pop(name, None) for name in ("started", "finished")]
+    """Return when and with what a store was made; without its log's checksum and unknown values."""
+    shown = {name: value for name, value in run.items() if name != SEAL and value is not None}
+    times = [shown.pop(name, None) for name in ("started", "finished")]
     days = [str(time)[:19].replace("T", " ") for time in times if time]
     rows = [("made", f"{' to '.join(days)} UTC")] if days else []
-    return [*rows, ("made with", ", ".join(f"{name} {value}" for name, value in told.items()))]
+    return [*rows, ("made with", ", ".join(f"{name} {value}" for name, value in shown.items()))]
 
 
 def _statuses(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in facts["scans"].items())
+    return ", ".join(f"{count:,} {status}" for status, count in facts["scans"].items())
 
 
 def _scan_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     least, most = facts["spacing_mm"]["least"], facts["spacing_mm"]["most"]
     ends = zip(least, most, strict=True)
     spacing = [f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}" for low, high in ends]
-    subsets = ", ".join(f"{subset}: {count}" for subset, count in facts["cubes_by_subset"].items())
+    subsets = ", ".join(f"{subset}: {count:,}" for subset, count in facts["cubes_by_subset"].items())
     return [
         ("scans", _statuses(facts)),
         ("cubes by subset", subsets),
-        ("spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "not known"),
+        ("spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "unknown"),
         ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**facts["tissue"])),
     ]
 
@@ -113,25 +113,25 @@ def _scan_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     images = facts["images"]
     labels = list(images["labels"].items())
-    told = ", ".join(f"{name or 'none told'}: {count:,}" for name, count in labels[:_MOST_LABELS])
-    told += f", and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
-    views = ", ".join(f"{name or 'not told'}: {count:,}" for name, count in images["views"].items())
+    shown = ", ".join(f"{name or 'unlabelled'}: {count:,}" for name, count in labels[:_MOST_LABELS])
+    shown += f", and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+    views = ", ".join(f"{name or 'unknown'}: {count:,}" for name, count in images["views"].items())
     return [
         ("X-ray images", _statuses(facts)),
-        ("patients", f"{images['patients']:,}" if images["patients"] else "not told"),
+        ("patients", f"{images['patients']:,}" if images["patients"] else "unknown"),
         ("views", views),
-        ("labels", told),
+        ("labels", shown),
     ]
 
 
-def _told(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters for people: of a recipe its name and what differs from it, of a sha256 its beginning."""
+def _shown_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters for people: a recipe by its name and changes, a sha256 by its first digits."""
     from genesis_toolkit.pipeline.describe.facts import parameter_rows
 
-    told = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
-    if "recipe" in told:
-        named = gt.get_recipe(told["recipe"]["name"]).to_json()
-        changes = {name: value for name, value in told["recipe"].items() if value != named[name]}
+    shown = {name: value[:12] if name.endswith("_sha256") else value for name, value in parameters.items()}
+    if "recipe" in shown:
+        named = gt.get_recipe(shown["recipe"]["name"]).to_json()
+        changes = {name: value for name, value in shown["recipe"].items() if value != named[name]}
         words = ", ".join(f"{name} {value}" for name, value in parameter_rows(changes))
-        told["recipe"] = told["recipe"]["name"] + (f" with {words}" if words else "")
-    return told
+        shown["recipe"] = shown["recipe"]["name"] + (f" with {words}" if words else "")
+    return shown

@@ -1,4 +1,4 @@
-"""`genesis-prep merge`: cube stores made apart, put together."""
+"""`genesis-prep merge`: join cube stores that were made separately."""
 
 from pathlib import Path
 
@@ -30,6 +30,6 @@ def merge(stores: tuple[str | Path, ...], out: Path, workers: int | None, overwr
     store = result.store
     facts = {"done_before": result.done_before, "cubes": len(store), "scans": len(store.scans)}
     output.print_json(facts | {"linked": result.linked}, out)
-    of = f"{counted(len(store), 'cube')} of {counted(len(stores), 'store')}"
+    of = f"{counted(len(store), 'cube')} from {counted(len(stores), 'store')}"
     output.say(f"{out}: {of}{output.said_of(result.done_before)}.")
     output.say_next(*after_store(out, store))

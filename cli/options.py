@@ -1,4 +1,4 @@
-"""Kinds of values, options shared by several commands, and their groups in --help."""
+"""Types of option values, options shared by several commands, and their groups in --help."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ class Command(click.Command):
     resumable = False
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, once there is something at every path that must be there."""
+        """Run the command after checking that every path that must exist does."""
         for parameter in self.params:
             if isinstance(parameter.type, There):
                 given = ctx.params[str(parameter.name)]
@@ -58,7 +58,7 @@ class Resumable(Command):
 
 
 def grouped(title: str, *options: Option) -> Option:
-    """Let a command take these options, in this order, under a heading of their own."""
+    """Give a command these options, in this order, under a heading of their own."""
 
     def take(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -71,19 +71,19 @@ def grouped(title: str, *options: Option) -> Option:
 
 
 def option(name: str, text: str, kind: Any = None, default: Any = None, **more: Any) -> Option:
-    """An option of a command.
+    """Return an option of a command.
 
     Args:
-        name: as it is typed.
-        text: what --help says of it.
-        kind: the type of its value; `bool` for a flag, or the words that it may be.
-        default: what it is when left out, which --help shows where the text does not.
+        name: the option as typed.
+        text: its text in --help.
+        kind: the type of its value; `bool` for a flag, or the allowed words.
+        default: its default, which --help shows unless the text does.
         more: as for `click.option`.
     """
     if kind is bool:
         return click.option(name, is_flag=True, help=text, **more)
     kind = click.Choice(kind) if isinstance(kind, list | tuple) else kind
-    if default is not None:  # given, it would be a value for click, and no option would be missed
+    if default is not None:  # for click an explicit None is a value, so no option would be missing
         more |= {"default": default, "show_default": "[default:" not in text}
     return click.option(name, type=kind, help=text, **more)
 
@@ -94,7 +94,7 @@ def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
 
 
 def path(value: str) -> Path:
-    """A file or folder on this machine, as a kind of value."""
+    """Return a file or folder on this machine; the type of an option's value."""
     if not value:
         raise click.BadParameter("an empty name was given; '.' is the folder you are in.")
     if "://" in value:
@@ -103,16 +103,16 @@ def path(value: str) -> Path:
 
 
 def store(value: str) -> Path | str:
-    """A store to read: a folder, an archive, or an address, which stays the text it is."""
+    """Return a store to read: a folder, an archive, or an address, which stays text."""
     return value if "://" in value else path(value)
 
 
 class There(click.ParamType[Any]):
-    """A path at which there is something: looked at before anything is loaded that takes longer than that.
+    """The type of a path that must exist, checked before anything slow is loaded.
 
     Args:
-        kind: makes a value of the text.
-        check: raises CallError, which ends the command, where there is nothing at that value.
+        kind: converts the text to a value.
+        check: raises CallError, which ends the command, if nothing exists at that value.
     """
 
     name = "path"
@@ -121,7 +121,7 @@ class There(click.ParamType[Any]):
         self.kind, self.check = kind, check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a value of the text; it is checked when all of the call is read."""
+        """Convert the text to a value; it is checked after the whole call is parsed."""
         return self.kind(value)
 
 
@@ -134,19 +134,19 @@ made_targets = There(store, partial(absent.check_store, maker="extract-targets")
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):
-    """Values separated by commas, as in `64,64,32`; how many, and which, is the library's to say.
+    """The type of values separated by commas, such as `64,64,32`; the library checks number and range.
 
     Args:
         name: how --help writes them.
-        kind: makes a value of a word; raises ValueError where it cannot.
-        allowed: what the values must be, in words.
+        kind: converts a word to a value; raises ValueError if it cannot.
+        allowed: the allowed values, in words.
     """
 
     def __init__(self, name: str, kind: Callable[[str], Any] = int, allowed: str = "whole numbers") -> None:
         self.name, self._kind, self._allowed = name, kind, allowed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The values, in order."""
+        """Return the values, in order."""
         try:
             return tuple(self._kind(word) for word in value.split(","))
         except ValueError:
@@ -154,7 +154,7 @@ class Listed(click.ParamType[tuple[Any, ...]]):
 
 
 def window_ends(value: str) -> tuple[float | str, ...]:
-    """The ends of a window: numbers stay numbers, all else is the library's to judge, as in `p0.5,p99.5`."""
+    """Return the ends of a window: numbers, or text such as `p0.5` for the library to check."""
     return tuple(_number_or_text(word.strip()) for word in value.split(","))
 
 
@@ -167,9 +167,9 @@ def _number_or_text(word: str) -> float | str:
 
 
 def check_one_window(typed: dict[str, Any]) -> None:
-    """Refuse `--hu` beside `--window`, whatever their values."""
+    """Refuse `--hu` together with `--window`, whatever their values."""
     if {"hu", "window"} <= typed.keys():
-        raise CallError("--hu is for CT, --window for scans without HU, as of MR: leave one out.")
+        raise CallError("--hu is for CT, --window for scans without HU, such as MR: leave one out.")
 
 
 at_least_1 = click.IntRange(min=1)
@@ -205,7 +205,7 @@ device_option = option(
     "auto",
 )
 
-#: What says where a scan may be cut (METHOD.md section 2).
+#: Options that determine where a scan may be cut (METHOD.md section 2).
 rule_options = grouped(
     "Cube size and placement",
     option(
@@ -280,7 +280,7 @@ card_options = grouped(
 
 _DEFAULT = FinetuneParameters()
 
-#: Those that `FinetuneParameters.from_dict` takes, and `--device`.
+#: Options that `FinetuneParameters.from_dict` takes, and `--device`.
 finetuning_options = grouped(
     "Fine-tuning",
     option(
@@ -342,16 +342,16 @@ finetuning_options = grouped(
 
 
 def given_options() -> dict[str, Any]:
-    """The parameters of the running command that were typed, by name; none that stand at their default."""
+    """Return the parameters of the running command that were typed, by name; no defaults."""
     context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
     typed = (name for name in context.params if context.get_parameter_source(name) is not default)
     return {name: context.params[name] for name in typed}
 
 
 def work_of(options: dict[str, Any], dry_run: bool, *more: str) -> dict[str, Any]:
-    """Take out of a command's options those of `work_options`, and `more`, for its job in the library.
+    """Remove the options of `work_options`, and `more`, from `options`, and return them for the job.
 
-    In a dry run the job is planned only, for which it needs to know how many tasks run at a time.
+    A dry run only plans the job, for which it needs the number of parallel tasks.
     """
     work = {name: options.pop(name) for name in ("workers", "scheduler", "overwrite", *more)}
     if dry_run:

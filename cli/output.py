@@ -1,7 +1,7 @@
-"""What commands print: results on stdout, at most 80 columns wide; progress and the Next line on stderr.
+"""Output of the commands: results on stdout, at most 80 columns wide; progress and the Next line on stderr.
 
-With --json `print_json` prints the one object for programs, and nothing else here is said; without it, it
-prints nothing. So a command names both, one after the other.
+With --json, `print_json` prints one object for programs and everything else here prints nothing; without it,
+it is the other way round. So a command calls both, one after the other.
 """
 
 import json
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 MOST_ROWS = 20
-#: Where a command's context says that it was asked for JSON.
+#: Key in a command's context that says whether --json was given.
 AS_JSON = f"{__name__}.as_json"
-#: Where the program's context keeps what was typed behind its name.
+#: Key in the program's context for the arguments after its name.
 WORDS = f"{__name__}.words"
-#: First words that stand out on a terminal, and their colours.
+#: First words that are highlighted on a terminal, and their colours.
 _WEIGHTS = {"Next": "green", "Warning": "yellow", "Error": "red", "Note": "cyan"}
-_NAME = 24  # columns of a name on a terminal, where four columns and a reason stand beside it
-_SHORTEST_NAME, _LONG_REASON = 14, 36  # columns: a name gives way to a reason until it has so many
-_REASON = 16  # columns of the last column, at least, where whole names leave it less
+_NAME = 24  # columns of a name on a terminal, next to four columns and a reason
+_SHORTEST_NAME, _LONG_REASON = 14, 36  # columns: names are shortened to leave this much for a reason
+_REASON = 16  # least columns of the last column next to unshortened names
 _MOST_FAILED = 100
-_MOST_ALIKE = 3  # skipped scans with one reason that are all listed; of more two stand for the others
+_MOST_ALIKE = 3  # skipped scans with one reason that are all listed; if there are more, two examples are
 _EXAMPLES = 2
 _NUMBER = re.compile(r"(\d+)")
-_OTHER = re.compile(r"(?<=the same scan as ).*")  # a name, which is no part of the kind of reason
+_OTHER = re.compile(r"(?<=the same scan as ).*")  # a name, which does not count when reasons are grouped
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Print a table on stdout; the last column takes what room is left and wraps.
+    """Print a table on stdout; the last column takes the remaining width and wraps.
 
-    Where stdout is no terminal the table is as wide as its whole names need.
+    If stdout is not a terminal, the table is as wide as its unshortened names need.
     """
     if is_json():
         return
@@ -63,7 +63,7 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     for number, heading in enumerate(headings):
         last = number + 1 == len(headings)
         widest = max(cell_len(line) for row in [headings, *cells] for line in row[number].split("\n"))
-        if last:  # it wraps between words, and a name is one word
+        if last:  # it wraps between words, and a name is a single word
             widest = max(
                 len(word)
                 for row in cells or [[""]]
@@ -76,7 +76,7 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
     if is_terminal():
         console.width = min(WIDTH, console.width)
     else:
-        console.width = 10_000  # while it is measured; wherever it runs, rich takes 80 columns for a file
+        console.width = 10_000  # while measuring; for a file rich assumes 80 columns
         console.width = max(WIDTH, console.measure(table).minimum)
     with console.capture() as drawn:  # where the reader has left, rich itself would end with exit code 1
         console.print(table)
@@ -84,7 +84,7 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 
 def _giving_way(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> list[list[object]]:
-    """Rows whose first cell, a name, leaves the last, a reason, the room that it needs, as far as it can."""
+    """Shorten the first cell of each row, a name, to leave the last, a reason, its width where possible."""
     longest = [max(map(len, map(str, column))) for column in zip(headings, *rows, strict=True)]
     gaps = 3 * (len(headings) - 1)
     room = min(WIDTH, shutil.get_terminal_size().columns) - sum(longest[1:-1]) - gaps
@@ -93,21 +93,21 @@ def _giving_way(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> li
 
 
 def is_json() -> bool:
-    """Whether the command at work was asked for JSON."""
+    """Whether the running command was given --json."""
     context = click.get_current_context(silent=True)
     if context is None:
         return False
-    # What was typed tells it too where a wrong option stands before it.
+    # The command line shows it even if an invalid option comes first.
     return bool(context.meta.get(AS_JSON, "--json" in context.meta.get(WORDS, ())))
 
 
 def is_terminal() -> bool:
-    """Whether a person reads stdout."""
+    """Whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def show_list(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print the first of many rows, and how many more there are; nothing where there is none."""
+    """Print the first of many rows, and how many more there are; nothing without rows."""
     if rows:
         show_table(headings, rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS:
@@ -115,32 +115,32 @@ def show_list(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def print_json(facts: Mapping[str, Any], store: object = None) -> None:
-    """Print the result as one JSON object, which begins with the `store` that it is about."""
+    """Print the result as one JSON object, which starts with the `store` it describes."""
     if is_json():
         click.echo(json.dumps(({} if store is None else {"store": str(store)}) | dict(facts)))
 
 
 def say(*sentences: str, err: bool = False) -> None:
-    """Print sentences for people, a line each, on stdout or on stderr; on a terminal they wrap at words."""
+    """Print sentences for people, one per line, on stdout or stderr; on a terminal they wrap at words."""
     for sentence in sentences if not is_json() else ():
         click.echo(weighted(_wrapped(sentence, err)), err=err)
 
 
 def say_next(line: str, *words: object) -> None:
-    """Say on stderr what to do next: a command that can be pasted, whose `{}` are these words, quoted."""
+    """Print the Next line on stderr: a command to paste, with `words`, quoted, in place of its `{}`."""
     if not is_json():  # never wrapped, so that it can be copied
         click.echo(weighted(f"Next: {line.format(*(shlex.quote(str(word)) for word in words))}"), err=True)
 
 
 def say_the_same_without(flag: str) -> None:
-    """Say as the Next line the command at work, as it was typed, without this flag."""
+    """Print the running command, as typed but without this flag, as the Next line."""
     root = click.get_current_context().find_root()
     words = [word for word in root.meta[WORDS] if word != flag]
     say_next(" ".join(["{}"] * (1 + len(words))), root.command.name, *words)
 
 
 def weighted(sentence: str) -> str:
-    """A sentence with weight on a first word that says what it is; off a terminal click drops it."""
+    """Highlight the first word of a sentence if it is a label; click drops the style off a terminal."""
     name, colon, rest = sentence.partition(":")
     if not colon or name not in _WEIGHTS:
         return sentence
@@ -149,7 +149,7 @@ def weighted(sentence: str) -> str:
 
 
 def _wrapped(sentence: str, err: bool) -> str:
-    """A sentence in lines as long as the terminal, where there is one: it would break them within words."""
+    """Wrap a sentence to the width of the terminal, if there is one, which would break within words."""
     if not (sys.stderr if err else sys.stdout).isatty():
         return sentence
     width = shutil.get_terminal_size().columns
@@ -157,13 +157,13 @@ def _wrapped(sentence: str, err: bool) -> str:
 
 
 def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> None:
-    """Say what a dry run comes to."""
+    """Print the result of a dry run."""
     print_json(facts, store)
-    show_table(["a dry run: nothing was written", ""], rows)
+    show_table(["dry run: nothing was written", ""], rows)
 
 
 def estimate_rows(plan: "Estimate", none: str) -> list[list[str]]:
-    """The rows of a plan on the store's size and on time; `none` is said where no scan gave a cube."""
+    """Return the rows of a plan on store size and time; `none` replaces them if no scan gave a cube."""
     if plan.store_bytes is None or plan.seconds is None or plan.example_seconds is None:
         return [["store", none], ["time", "-"]]
     example = f"{shortened(plan.example)} took {plan.example_seconds:.2f} s"
@@ -173,22 +173,22 @@ def estimate_rows(plan: "Estimate", none: str) -> list[list[str]]:
 
 
 def said_of(done_before: bool, repaired: int = 0) -> str:
-    """What a command did with a store that was finished already, to go after its counts."""
+    """Return words about repairs or a store that was already finished, to append to its counts."""
     if repaired:
-        return f"; {counted(repaired, 'damaged file')} made again"
-    return "; it was finished before, nothing done" if done_before else ""
+        return f"; {counted(repaired, 'damaged file')} rewritten"
+    return "; already finished, nothing done" if done_before else ""
 
 
 def target_noun(facts: Mapping[str, Any]) -> str:
-    """What the cubes of a target store were cut out of, in a word."""
+    """Return the noun for the sources of a target store's cubes."""
     return "scan" if len(facts["size"]) == 3 else "image"
 
 
 def show_folds(facts: Mapping[str, Any]) -> None:
-    """Print how many cubes each fold of a target store has, and how many show each class."""
+    """Print the number of cubes in each fold of a target store, and of those that show each class."""
     folds = facts["folds"]
     classes = next(iter(folds.values()))["classes"]
-    if len(classes) > 1:  # one row a class, since fourteen columns have no room
+    if len(classes) > 1:  # one row per class, since fourteen columns do not fit
         rows = [[one, *(f"{fold['classes'][one]:,}" for fold in folds.values())] for one in classes]
         rows.insert(0, ["all images", *(f"{fold['cubes']:,}" for fold in folds.values())])
         show_table(["images with", *folds], rows)
@@ -201,7 +201,7 @@ def show_folds(facts: Mapping[str, Any]) -> None:
 
 
 def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str, store: object) -> None:
-    """Print the scans of a store that gave nothing or not all, as `show_scans`."""
+    """Print the scans of a store that gave no cubes, or not all, with `show_scans`."""
     rows = [
         {noun: shortened(row["scan"]), "status": row["status"], "reason": row["reason"]} for row in not_used
     ]
@@ -209,14 +209,14 @@ def show_not_used(not_used: Sequence[Mapping[str, Any]], noun: str, store: objec
 
 
 def show_scans(rows: Sequence[Mapping[str, object]], noun: str, store: object) -> None:
-    """Print what came of scans: failed ones first, skipped ones last, many with one reason as one row.
+    """Print the outcome of scans: failed ones first, skipped ones last, grouped by reason if there are many.
 
-    Used ones are listed where there are few rows. Where another is left out, a sentence says so.
+    Used scans are listed only if there are few rows. A sentence says how many are not listed.
 
     Args:
-        rows: the cells of each scan by heading, its name first; `status` and `reason` among them.
-        noun: what they are, in a word.
-        store: to be named in that sentence.
+        rows: the cells of each scan by heading, starting with its name, and with `status` and `reason`.
+        noun: noun for a scan.
+        store: store to name in that sentence.
     """
     of: dict[object, list[Mapping[str, object]]] = {"failed": [], "used": [], "skipped": []}
     for row in rows:
@@ -228,25 +228,25 @@ def show_scans(rows: Sequence[Mapping[str, object]], noun: str, store: object) -
         examples = alike
         if len(alike) > _MOST_ALIKE:
             examples = alike[:_EXAMPLES]
-            told = {"status": "skipped", "reason": _summary(str(row["reason"]) for row in alike)}
-            first = {next(iter(alike[0])): f"{len(alike):,} {noun}s, such as"}
-            listed.append(dict.fromkeys(alike[0], "") | first | told)
+            summary = {"status": "skipped", "reason": _summary(str(row["reason"]) for row in alike)}
+            first = {next(iter(alike[0])): f"{len(alike):,} {noun}s, {_EXAMPLES} shown:"}
+            listed.append(dict.fromkeys(alike[0], "") | first | summary)
         listed += examples
         left += len(alike) - len(examples)
     if listed:
         show_table(list(listed[0]), [list(row.values()) for row in listed])
     if left:
-        writes = f"genesis-prep info {shlex.quote(str(store))} --csv scans.csv writes all"
-        say(f"{counted(left, noun)} not listed here: {writes}.")
+        writes = f"list them with genesis-prep info {shlex.quote(str(store))} --csv scans.csv"
+        say(f"{counted(left, noun)} not shown: {writes}.")
 
 
 def _kind_of(row: Mapping[str, object]) -> str:
-    """The reason of a scan without its numbers and without the name of another scan."""
+    """Return the reason of a scan without its numbers and without the name of another scan."""
     return _OTHER.sub("", _NUMBER.sub("0", str(row["reason"])))
 
 
 def _summary(reasons: Iterable[str]) -> str:
-    """Several reasons of one kind as one: `16..40 slices, 96 needed`."""
+    """Merge several reasons of one kind into one: `16..40 slices, 96 needed`."""
     reasons = [_OTHER.sub("another", reason) for reason in reasons]
     words = []
     for place, pieces in enumerate(zip(*map(_NUMBER.split, reasons), strict=True)):
@@ -258,32 +258,32 @@ def _summary(reasons: Iterable[str]) -> str:
 def show_run(
     title: str, outcome: "gt.PretrainOutcome | gt.FinetuneOutcome", rows: Sequence[tuple[str, object]]
 ) -> None:
-    """Print what a training run came to, its status first; on stderr, where nothing was left to do."""
+    """Print the outcome of a training run, its status first; say on stderr if there was nothing to do."""
     stopped = f"after {counted(outcome.epochs, 'epoch')} (by {option(outcome.stopped_by)})"
     show_table((title, ""), [("status", f"{outcome.status}, {stopped}"), *rows])
     if outcome.status == "already finished":
-        say(f"Nothing was left to do in {outcome.run}.", err=True)
+        say(f"{outcome.run} is finished; there was nothing left to do.", err=True)
 
 
 def edges(lengths: Sequence[object]) -> str:
-    """Lengths along the axes: `64 x 64 x 32`."""
+    """Join lengths along the axes: `64 x 64 x 32`."""
     return " x ".join(map(str, lengths))
 
 
 def shortened(text: str, width: int = _NAME) -> str:
-    """A long name without its middle, as a table on a terminal has room for; whole where none reads it."""
+    """Cut the middle out of a long name for a table on a terminal; elsewhere keep it whole."""
     if len(text) <= width or not is_terminal():
         return text
     return f"{text[: (width - 1) // 2]}…{text[-(width // 2) :]}"
 
 
 def shares(counts: Mapping[str, int], total: int) -> list[list[str]]:
-    """Rows of counts by name, each with its share of the total."""
+    """Return rows of counts by name, each with its share of the total."""
     return [[name, f"{count:>7,}  {100 * count / total:5.1f} %"] for name, count in counts.items()]
 
 
 def size_of(count: int) -> str:
-    """Bytes in the largest unit that leaves one or more: `1.2 GiB`."""
+    """Return a number of bytes in the largest unit that gives at least one: `1.2 GiB`."""
     from rich.filesize import pick_unit_and_suffix
 
     unit, name = pick_unit_and_suffix(count, ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)

@@ -1,4 +1,4 @@
-"""`genesis-prep pack`: a store in one file."""
+"""`genesis-prep pack`: pack a store into one file."""
 
 from pathlib import Path
 
@@ -20,5 +20,5 @@ def pack(store: Path, archive: Path, overwrite: bool) -> None:
       genesis-prep pack pairs.zarr pairs.zip
     """
     size = gt.pack_store(store, archive, overwrite=overwrite, progress=True)
-    output.say(f"{archive} holds {store}, {output.size_of(size)}.")
+    output.say(f"Packed {store} into {archive}, {output.size_of(size)}.")
     output.say_next("genesis-prep info {}", archive)

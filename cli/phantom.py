@@ -1,4 +1,4 @@
-"""`genesis-prep phantom`: practice scans and radiographs."""
+"""`genesis-prep phantom`: write practice scans and radiographs."""
 
 from operator import ge
 from pathlib import Path
@@ -10,7 +10,7 @@ from genesis_toolkit.cli import options, output
 from genesis_toolkit.cli.further import free_name
 from genesis_toolkit.pipeline.wording import counted
 
-# Cubes for practice scans that the published rule does not fit into, the largest first; all train.
+# Cube sizes for practice scans that the published rule does not fit, the largest first; all can train.
 _SMALLER = ((64, 64, 32), (32, 32, 16), (16, 16, 16))
 
 
@@ -54,7 +54,7 @@ def _write_scans(folder: Path, given: dict[str, Any]) -> None:
     parameters = PhantomParameters(**given)
     write_luna16(folder, parameters, progress=True)
     made = f"{counted(parameters.scans, 'scan')} of {output.edges(parameters.shape)} voxels"
-    output.say(f"{made} {'is' if parameters.scans == 1 else 'are'} in {folder}.")
+    output.say(f"Wrote {made} to {folder}.")
     rules = [CubeRule(), *(CubeRule(size, (0, 0, 0)) for size in _SMALLER)]
     fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
     smaller = ""
@@ -74,7 +74,7 @@ def _write_radiographs(folder: Path, given: dict[str, Any]) -> None:
     test = sum(one.images for one in patients if is_test(one.patient))
     made = f"{counted(parameters.scans, 'image')} of {output.edges(parameters.shape)} pixels"
     output.say(
-        f"{made}, of {counted(len(patients), 'patient')}, {'is' if parameters.scans == 1 else 'are'} in "
-        f"{folder}, {test} of them on the test list."
+        f"Wrote {made}, of {counted(len(patients), 'patient')}, to {folder}; {test:,} of them are on the "
+        "test list."
     )
     output.say_next("genesis-prep extract-cubes {} {} --layout nih", folder, free_name("cubes.zarr"))

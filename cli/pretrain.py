@@ -1,4 +1,4 @@
-"""`genesis-train pretrain`: weights of a pair store or a cube store."""
+"""`genesis-train pretrain`: train weights on a pair store or a cube store."""
 
 import os
 from collections.abc import Sequence
@@ -146,37 +146,37 @@ def pretrain(
     execution = gt.Execution(**{one.name: given.pop(one.name) for one in fields(gt.Execution)})
     parameters = gt.PretrainParameters(**given)
     check_store(store, "extract-cubes")  # before torch is loaded
-    told: dict[str, Any] = {"initial_encoder": initial_encoder, "overwrite": overwrite}
+    more: dict[str, Any] = {"initial_encoder": initial_encoder, "overwrite": overwrite}
     if dry_run:
         from genesis_toolkit.training.pretrain.plan import plan_pretraining
 
-        show_pretraining_plan(store, plan_pretraining(store, out, parameters, execution, **told))
+        show_pretraining_plan(store, plan_pretraining(store, out, parameters, execution, **more))
         output.say_the_same_without("--dry-run")
         return
     with TrainingBars() as progress:
-        told |= {"progress": progress, "say": progress.say}
-        outcome = gt.pretrain(store, out, parameters, execution, **told)
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
+        more |= {"progress": progress, "say": progress.say}
+        outcome = gt.pretrain(store, out, parameters, execution, **more)
+    if os.environ.get("RANK", "0") != "0":  # only one of torchrun's processes prints
         return
     output.print_json(asdict(outcome), store)
     _show(outcome, parameters.stopping_rules)
 
 
 def _show(outcome: "gt.PretrainOutcome", may_differ: Sequence[str]) -> None:
-    """The result on stdout, and on stderr what can be done next."""
+    """Print the result on stdout, and next steps on stderr."""
     facts = asdict(outcome)
     network = f"{outcome.network}, {outcome.weights:,} parameters"
     output.show_run("pre-training", outcome, [("network", network), *pretraining_rows(facts)])
     show_degradations(facts)
     if outcome.effective_rank:
         output.show_table(
-            ("effective rank of pooled features", "channels", "first weights", "best epoch"),
+            ("effective rank of pooled features", "channels", "initial weights", "best epoch"),
             [
                 (f"level {of.level}", of.channels, f"{of.first:.1f}", f"{of.best:.1f}")
                 for of in outcome.effective_rank
             ],
         )
     limit = option_name(outcome.stopped_by)
-    further = "repeat the command" if outcome.stopped_by in may_differ else "begin another run"
-    output.say(f"The picture shows what was restored. To train on, {further} with more {limit}.", err=True)
+    further = "run the command again" if outcome.stopped_by in may_differ else "start another run"
+    output.say(f"To train longer, {further} with a higher {limit}.", err=True)
     output.say_next(*after_pretraining(outcome.run, outcome.network))

@@ -1,4 +1,4 @@
-"""`genesis-prep preview`: a store in pictures."""
+"""`genesis-prep preview`: draw pictures of a store."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def preview(store: Path | str, file: Path, rows: int) -> None:
         if not report:
             draw_sheet(opened, file, rows)
         elif isinstance(opened, gt.TargetStore):
-            raise gt.CallError(f"{file}: only cubes and pairs have a report; give a name that ends in .png.")
+            raise gt.CallError(f"{file}: target stores have no report; give a name that ends in .png.")
         else:
             write_report(opened, file, rows)
     output.say(f"The {'report' if report else 'contact sheet'} is {file}.")

@@ -1,4 +1,4 @@
-"""`genesis-train info`: what a run has come to so far. (`info.py` is that of genesis-prep, for stores.)"""
+"""`genesis-train info`: show the progress of a run. (`info.py` is that of genesis-prep, for stores.)"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,50 +32,53 @@ def run_info(run: Path) -> None:
     """
     from genesis_toolkit.training.machine.so_far import read_so_far
 
-    told = read_so_far(run)
-    facts = _facts(told)
+    so_far = read_so_far(run)
+    facts = _facts(so_far)
     output.print_json(facts)
-    title = "pre-training" if told.kind == "pretrain" else "fine-tuning"
-    rows: list[Row] = [("status", _status(told)), ("network", f"{facts['network']}, width {facts['width']}")]
-    if told.records:
-        rows += _last_epoch(told)
-    if told.kind == "pretrain" and told.records:
+    title = "pre-training" if so_far.kind == "pretrain" else "fine-tuning"
+    rows: list[Row] = [
+        ("status", _status(so_far)),
+        ("network", f"{facts['network']}, width {facts['width']}"),
+    ]
+    if so_far.records:
+        rows += _last_epoch(so_far)
+    if so_far.kind == "pretrain" and so_far.records:
         rows += pretraining_rows(facts)
-    elif told.kind == "finetune":
-        rows += _finetuning_rows(told)
+    elif so_far.kind == "finetune":
+        rows += _finetuning_rows(so_far)
     output.show_table((title, ""), rows)
-    if told.kind == "pretrain" and told.records:
+    if so_far.kind == "pretrain" and so_far.records:
         show_degradations(facts)
-    elif told.result:
-        metrics = {name: value for name, value in told.result["metrics"].items() if value is not None}
+    elif so_far.result:
+        metrics = {name: value for name, value in so_far.result["metrics"].items() if value is not None}
         output.show_table(
-            (f"{told.result['task']}, test fold", "value"),
+            (f"{so_far.result['task']}, test fold", "value"),
             [(name, f"{metrics[name]:.4f}") for name in metrics],
         )
 
 
-def _facts(told: "SoFar") -> dict[str, Any]:
-    """All that is known, as plain JSON values; those of pre-training by the names of `PretrainOutcome`."""
-    described, best = told.described, told.best or {}
+def _facts(so_far: "SoFar") -> dict[str, Any]:
+    """Return all facts as plain JSON values; those of pre-training have the names in `PretrainOutcome`."""
+    described, best = so_far.described, so_far.best or {}
     parameters = described["parameters"]
     facts: dict[str, Any] = {
-        "run": str(told.folder),
-        "command": f"genesis-train {told.kind}",
-        "status": told.status,
-        "stopped_by": told.stopped_by,
+        "run": str(so_far.folder),
+        "command": f"genesis-train {so_far.kind}",
+        "status": so_far.status,
+        "stopped_by": so_far.stopped_by,
         "store": described["store"]["path"],
         "parameters": parameters,
         "network": parameters["network"],
         "width": parameters["width"],
-        "epochs": len(told.records),
+        "epochs": len(so_far.records),
         "best_epoch": best.get("epoch"),
         "validation_loss": best.get("validation_loss"),
-        "last_epoch": told.records[-1] if told.records else None,
-        "seconds": sum(record["seconds"] for record in told.records),
+        "last_epoch": so_far.records[-1] if so_far.records else None,
+        "seconds": sum(record["seconds"] for record in so_far.records),
     }
-    if told.kind == "finetune":
-        return facts | {"result": told.result}
-    curves = told.folder / "losses.png"
+    if so_far.kind == "finetune":
+        return facts | {"result": so_far.result}
+    curves = so_far.folder / "losses.png"
     baselines, losses = described["baselines"], best.get("by_degradation", {})
     return facts | {
         "copy_loss": baselines["copy"],
@@ -86,39 +89,41 @@ def _facts(told: "SoFar") -> dict[str, Any]:
             name: {**baselines["by_degradation"][name], "loss": loss} for name, loss in losses.items()
         },
         **{name: described[name] for name in ("train_cubes", "validation_cubes", "split")},
-        "checkpoint": str(told.folder / "best.pt"),
-        "losses": str(told.folder / "losses.jsonl"),
-        "curves": str(curves) if curves.exists() else None,  # an older version drew none
-        "picture": str(told.folder / "restored.png"),
+        "checkpoint": str(so_far.folder / "best.pt"),
+        "losses": str(so_far.folder / "losses.jsonl"),
+        "curves": str(curves) if curves.exists() else None,  # older versions drew none
+        "picture": str(so_far.folder / "restored.png"),
     }
 
 
-def _status(told: "SoFar") -> str:
-    """`running, 3 epochs finished of at most 100`."""
-    epochs = counted(len(told.records), "epoch")
-    if told.stopped_by:
-        return f"finished, after {epochs} (by {option_name(told.stopped_by)})"
-    most = told.described["parameters"]["epochs"]  # None where the steps are counted
+def _status(so_far: "SoFar") -> str:
+    """Return the status in words: `running, 3 epochs finished of at most 100`."""
+    epochs = counted(len(so_far.records), "epoch")
+    if so_far.stopped_by:
+        return f"finished, after {epochs} (by {option_name(so_far.stopped_by)})"
+    most = so_far.described["parameters"]["epochs"]  # None if steps are counted
     finished = f"{epochs} finished" + (f" of at most {most:,}" if most else "")
-    return f"{told.status}, {finished}" + ("; the same command goes on" if told.status == "stopped" else "")
+    return f"{so_far.status}, {finished}" + (
+        "; the same command resumes it" if so_far.status == "stopped" else ""
+    )
 
 
-def _last_epoch(told: "SoFar") -> list[Row]:
-    """What the latest epoch gave, and how long all of them took."""
-    last = told.records[-1]
-    took = duration(sum(record["seconds"] for record in told.records))
-    judged = last["validation_loss"]  # not of every epoch of fine-tuning
+def _last_epoch(so_far: "SoFar") -> list[Row]:
+    """Return the losses of the latest epoch, and the time it and all epochs took."""
+    last = so_far.records[-1]
+    took = duration(sum(record["seconds"] for record in so_far.records))
+    judged = last["validation_loss"]  # fine-tuning does not validate after every epoch
     validation = "" if judged is None else f", validation {judged:.5f}"
     return [
         ("last epoch", f"train {last['train_loss']:.5f}{validation}"),
-        ("time", f"{duration(last['seconds'])} the last epoch, {took} all of them"),
+        ("time", f"{duration(last['seconds'])} for the last epoch, {took} for all"),
     ]
 
 
-def _finetuning_rows(told: "SoFar") -> list[Row]:
-    """Of a fine-tuning run, what it began with, and its best epoch."""
-    file, best = told.described["beginning"]["file"], told.best
-    rows: list[Row] = [("begun with", f"the weights of {file}" if file else "nothing: from scratch")]
+def _finetuning_rows(so_far: "SoFar") -> list[Row]:
+    """Return the initial weights and the best epoch of a fine-tuning run."""
+    file, best = so_far.described["beginning"]["file"], so_far.best
+    rows: list[Row] = [("initial weights", file or "random (from scratch)")]
     if best and best["validation_loss"] is not None:
         rows.append(("validation loss", f"{best['validation_loss']:.5f} (epoch {best['epoch']}, kept)"))
     return rows

@@ -1,4 +1,4 @@
-"""The tables of a training run: before it begins, at any time, and when it ends."""
+"""The tables of a training run: before it starts, while it runs, and when it ends."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,10 +22,10 @@ _WORDS = {
 
 
 def pretraining_rows(facts: Mapping[str, Any]) -> list[Row]:
-    """The rows of a pre-training run, as `PretrainOutcome` has its facts, that come after its network."""
+    """Return the rows of a pre-training run, from the facts of `PretrainOutcome`, after its network."""
     lowest, loss = facts["lowest_baseline"], facts["validation_loss"]
     rows: list[Row] = [
-        ("cubes", f"{facts['train_cubes']} train, {facts['validation_cubes']} validate ({facts['split']})"),
+        ("cubes", _cubes(facts["train_cubes"], facts["validation_cubes"], facts["split"])),
         ("validation loss", f"{loss:.5f} (epoch {facts['best_epoch']}, the best)"),
     ]
     for name, key in _BASELINES.items():
@@ -42,7 +42,7 @@ def pretraining_rows(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def show_degradations(facts: Mapping[str, Any]) -> None:
-    """Print the losses of the best epoch by how the pairs were degraded."""
+    """Print the losses of the best epoch for each combination of degradations."""
     output.show_table(
         ("validation loss of the best epoch", "pairs", "network", "copying", "mean image"),
         [
@@ -53,15 +53,15 @@ def show_degradations(facts: Mapping[str, Any]) -> None:
 
 
 def show_pretraining_plan(store: str, plan: "PretrainPlan") -> None:
-    """Print what a dry run of pre-training comes to."""
+    """Print the result of a dry run of pre-training."""
     processes = "" if plan.processes == 1 else f", {plan.processes} processes that share each batch"
     rows = [
         ("run", f"{plan.run}: {plan.status}"),
         ("device", plan.device + processes),
         ("network", f"{plan.network}, width {plan.width}, {plan.weights:,} parameters"),
-        ("cubes", f"{plan.train_cubes} train, {plan.validation_cubes} validate ({plan.split})"),
+        ("cubes", _cubes(plan.train_cubes, plan.validation_cubes, plan.split)),
         ("optimiser", f"{plan.optimiser}, learning rate {plan.lr:g}, batches of {plan.batch_size}"),
-        ("steps", f"{plan.steps:,} an epoch, {counted(plan.epochs, 'epoch')} at most"),
+        ("steps", f"{plan.steps:,} per epoch, at most {counted(plan.epochs, 'epoch')}"),
         *_memory_rows(plan.model_bytes, plan.batch_bytes),
         ("last.pt", output.size_of(plan.checkpoint_bytes)),
         ("files", ", ".join(plan.files)),
@@ -71,30 +71,34 @@ def show_pretraining_plan(store: str, plan: "PretrainPlan") -> None:
 
 
 def show_finetuning_plan(targets: str, plan: "FinetunePlan") -> None:
-    """Print what a dry run of fine-tuning comes to."""
+    """Print the result of a dry run of fine-tuning."""
     first = plan.beginning["file"]
     given = ", ".join(
         f"{name.replace('_', ' ')} {value}" for name, value in plan.parameters.items() if value is not None
     )
-    cubes = f"{plan.train_cubes} train, {plan.validation_cubes} validate, {plan.test_cubes} test"
+    cubes = f"{plan.train_cubes:,} train, {plan.validation_cubes:,} validate, {plan.test_cubes:,} test"
     rows = [
         ("run", f"{plan.run}: {plan.status}"),
         ("device", plan.device),
         ("task", plan.task),
         ("network", f"{plan.network}, width {plan.width}, {plan.weights:,} parameters"),
-        ("begun with", f"the weights of {first}" if first else "nothing: from scratch"),
+        ("initial weights", first or "random (from scratch)"),
         ("cubes", cubes),
         ("parameters", given),
-        ("steps", f"{plan.steps:,} an epoch"),
+        ("steps", f"{plan.steps:,} per epoch"),
         *_memory_rows(plan.model_bytes, plan.batch_bytes),
         ("files", ", ".join(plan.files)),
     ]
     output.show_plan(Path(targets), asdict(plan), rows)
 
 
+def _cubes(train: int, validate: int, split: str) -> str:
+    return f"{train:,} train, {validate:,} validate ({split})"
+
+
 def _memory_rows(model: int, batch: int) -> list[tuple[str, str]]:
-    """What training takes of the device's memory, as far as it is known."""
+    """Return the rows on the device memory that training needs, as far as it is known."""
     return [
         ("memory, model", f"{output.size_of(model)} with gradients and optimiser"),
-        ("memory, a batch", f"about {output.size_of(batch)} in float32, and what kernels need"),
+        ("memory, batch", f"about {output.size_of(batch)} in float32, plus what kernels need"),
     ]

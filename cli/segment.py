@@ -1,4 +1,4 @@
-"""`genesis-train segment`: a whole scan, segmented by the network of a fine-tuning run."""
+"""`genesis-train segment`: segment a whole scan with the network of a fine-tuning run."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -43,4 +43,4 @@ def segment(run: Path, scan: Path, out: Path, device: str, overwrite: bool) -> N
         ("sha256", segmented.sha256),
     ]
     output.show_table(("segment", ""), rows)
-    output.say(f"Lay {segmented.mask} over the scan in a viewer, such as 3D Slicer.", err=True)
+    output.say(f"To check {segmented.mask}, overlay it on the scan in a viewer such as 3D Slicer.", err=True)

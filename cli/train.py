@@ -1,4 +1,4 @@
-"""`genesis-train`: from a finished store to a network, and to evidence for it."""
+"""`genesis-train`: from a finished store to a network, and to evidence for its value."""
 
 import os
 
@@ -28,8 +28,8 @@ def main(context: click.Context) -> None:
       genesis-train pretrain pairs.zarr --out pretrained
       genesis-train finetune nodules.zarr --out finetuned --weights pretrained
     """
-    # torch's threads wait by spinning, and where others work on the same cores every wait becomes a long one:
-    # epochs took ten times as long beside two busy processes. Must be set before torch is loaded.
+    # torch's threads spin while waiting, which slows everything down on shared cores: epochs took ten times
+    # as long with two other busy processes. Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     context.with_resource(process_may_end())
 

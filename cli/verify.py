@@ -1,4 +1,4 @@
-"""`genesis-prep verify`: whether a store is what it was when it was made."""
+"""`genesis-prep verify`: check that a store is unchanged since it was made."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +50,7 @@ def verify(store: Path | str, cubes: int | None, replay: int, **given: Any) -> N
     from genesis_toolkit.pipeline.cubes.repair import write_note
 
     if given["source"] is None and (cubes is not None or given["anonymize"] is not None):
-        raise click.UsageError("--cubes and --anonymize go with --source DIR, the scans to compare with.")
+        raise click.UsageError("--cubes and --anonymize need --source DIR, the scans to compare with.")
     given |= {} if cubes is None else {"cubes": cubes}
     found = gt.verify_store(store, **given, pairs=replay, progress=True)
     mended = isinstance(store, Path) and store.is_dir() and found.maker != "extract-targets"
@@ -77,7 +77,7 @@ def _show(found: "gt.Verification", note: Path | None) -> None:
         for one in found.findings
     ]
     if rows:
-        output.show_table(["what", "with", "is wrong"], rows)
+        output.show_table(["file or table", "rows", "problem"], rows)
     counts = [(found.cubes, "cube"), (found.pairs, "pair")]
     held = [counted(number, what) for number, what in counts if number]
     read = [counted(found.files, "file"), output.size_of(found.bytes), *held]
@@ -85,23 +85,21 @@ def _show(found: "gt.Verification", note: Path | None) -> None:
     output.say(f"{found.place} is {verdict} ({', '.join(read)}).")
     if found.scans:
         again = counted(found.cut_again, "cube")
-        output.say(f"Compared with the sha256 of {counted(found.scans, 'scan')}; cut again: {again}.")
+        output.say(f"Compared with the sha256 of {counted(found.scans, 'scan')}; {again} cut again.")
     if found.replayed:
-        output.say(f"Derived again: {counted(found.replayed, 'pair')}.")
+        output.say(f"Degraded again and compared: {counted(found.replayed, 'pair')}.")
     for what in found.left_out:
-        output.say(f"Not looked at: {what}.")
+        output.say(f"Not checked: {what}.")
     if found.damaged and found.maker in ("import-npy", "extract-targets"):
-        output.say(
-            f"Way out: repeat the genesis-prep {found.maker} that made it, with --overwrite.", err=True
-        )
+        output.say(f"To repair it, run genesis-prep {found.maker} again with --overwrite.", err=True)
     elif note:
         output.say(
-            f"Way out: repeat the genesis-prep {found.maker} that made it. It makes the damaged files again, "
-            f"which {note.name} beside the store names, and leaves the others.",
+            f"To repair it, run the same genesis-prep {found.maker} command again: it rewrites only the "
+            f"damaged files, which are listed in {note.name} next to the store.",
             err=True,
         )
     elif found.damaged and Path(found.place).is_dir():
         output.say(
-            "No note could be written beside the store. Once the damaged files are deleted, the command that "
-            "made it sees without one that they are missing, and makes them again."
+            "The list of damaged files could not be written next to the store. Delete the damaged files, and "
+            "the command that made the store will rewrite them."
         )

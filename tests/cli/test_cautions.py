@@ -37,11 +37,11 @@ def test_a_size_is_warned_of_where_no_network_takes_it(size: tuple[int, ...]) ->
 def test_the_nearest_sizes_are_one_step_away() -> None:
     (said,) = cautions_of_size((30, 30, 10))
     assert "--size 30,30,10" in said
-    assert said.endswith("The nearest sizes that fit: 24,24,16 and 32,32,16.")
+    assert said.endswith("Nearest valid sizes: 24,24,16 and 32,32,16.")
     assert cautions_of_size((224, 224)) == []
 
 
-@pytest.mark.parametrize(("scans", "said"), [(1, "All cubes are of one scan"), (3, "")])
+@pytest.mark.parametrize(("scans", "said"), [(1, "All cubes are from one scan"), (3, "")])
 def test_one_scan_is_warned_of(tmp_path: Path, scans: int, said: str) -> None:
     for number in range(scans):
         write_scan(tmp_path / "scans" / f"{number}.mhd", lungs(number))

@@ -228,10 +228,10 @@ def test_failed_scans_come_first_and_skipped_ones_by_reason(capsys: pytest.Captu
         "31",  # not listed: 28 and 3 skipped
     ]
     whole = " ".join(rows)
-    assert "30 scans, such as skipped 11..40 slices," in whole
-    assert "5 scans, such as skipped the same scan as" in whole
+    assert "30 scans, 2 shown: skipped 11..40 slices," in whole
+    assert "5 scans, 2 shown: skipped the same scan as" in whole
     assert "another" in whole
-    last = "31 scans not listed here: genesis-prep info 'my store.zarr' --csv scans.csv writes all."
+    last = "31 scans not shown: list them with genesis-prep info 'my store.zarr' --csv scans.csv."
     assert rows[-1] == last
 
 

@@ -41,10 +41,10 @@ def test_the_journey(luna16: Path, tmp_path: Path) -> None:
     done = call("extract-cubes", luna16, cubes, *SMALL)
     assert done.exit_code == 0, done.output
     assert "20 slices, 24 needed" in " ".join(done.stdout.split())
-    assert "12 cubes of 2 of 3 scans (1 skipped)." in done.stdout
+    assert "12 cubes from 2 of 3 scans (1 skipped)." in done.stdout
     assert done.stderr == f"Next: genesis-prep degrade {cubes} pairs.zarr\n"
     assert max(map(len, done.stdout.splitlines()[:-2])) <= 80  # the table
-    assert "it was finished before" in call("extract-cubes", luna16, cubes, *SMALL).stdout
+    assert "already finished, nothing done" in call("extract-cubes", luna16, cubes, *SMALL).stdout
     done = call("degrade", cubes, pairs, "--variants", 2)
     assert done.exit_code == 0, done.output
     assert "24 pairs, 2 for each of 12 cubes" in done.stdout
@@ -74,7 +74,7 @@ def test_commands_that_compile_nothing_do_without_numba(luna16: Path, tmp_path: 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "LOADED []"
-    assert done.stdout.count("it was finished before") == 2
+    assert done.stdout.count("already finished, nothing done") == 2
 
 
 def test_json_is_one_object(luna16: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_json_is_one_object(luna16: Path, tmp_path: Path) -> None:
 def test_held_out_subsets_are_mentioned_once(luna16: Path, tmp_path: Path) -> None:
     write_scan(luna16 / "subset8" / "1.2.8.mhd", lungs(8))
     done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
-    assert done.stderr.count("Subset 8 not taken") == 1
+    assert done.stderr.count("Subset 8 not used") == 1
     assert "1.2.8" not in done.stdout
     again = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
     assert again.stderr == f"Next: genesis-prep degrade {tmp_path / 'c.zarr'} pairs.zarr\n"
@@ -101,7 +101,7 @@ def test_a_failed_scan_is_named_and_the_exit_code_is_1(luna16: Path, tmp_path: P
     done = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
     assert done.exit_code == 1
     assert "cut short: 99 bytes" in " ".join(done.stdout.split())
-    assert "6 cubes of 1 of 3 scans (1 skipped, 1 could not be read)." in done.stdout
+    assert "6 cubes from 1 of 3 scans (1 skipped, 1 could not be read)." in done.stdout
     assert call("degrade", tmp_path / "c.zarr", tmp_path / "p.zarr").exit_code == 0
 
 
@@ -163,7 +163,7 @@ def test_an_interruption_that_an_import_swallows_is_one_all_the_same(
     monkeypatch.setattr("genesis_toolkit.describe_store", half_imported)
     before = signal.getsignal(signal.SIGINT)
     done = call("info", cube_store)
-    assert (done.exit_code, done.stderr) == (130, "Interrupted. The same command begins again.\n")
+    assert (done.exit_code, done.stderr) == (130, "Interrupted. The same command starts again.\n")
     assert signal.getsignal(signal.SIGINT) == before
     monkeypatch.setattr("genesis_toolkit.describe_store", lambda _: 1 / 0)
     assert isinstance(call("info", cube_store).exception, ZeroDivisionError)
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_is_one_sentence(
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         result = call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL)
-        assert_refused(result, 1, "No space left on device", "the same command goes on")
+        assert_refused(result, 1, "No space left on device", "the same command continues")
     assert call("extract-cubes", luna16, tmp_path / "c.zarr", *SMALL).exit_code == 0
 
 
@@ -272,7 +272,7 @@ def test_cubes_of_air_are_told_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "scans" / "lungs.mhd").unlink()
     dry = call("extract-cubes", tmp_path / "scans", tmp_path / "d.zarr", *SMALL, "--dry-run")
     told = " ".join(dry.stdout.split())
-    assert "cubes without tissue 6 of the 6 of air.mhd, only air; --min-tissue 0.001 leaves such out" in told
+    assert "cubes without tissue 6 of 6 in air.mhd (air only); --min-tissue 0.001 excludes them" in told
     none = call("extract-cubes", tmp_path / "scans", tmp_path / "d.zarr", *SMALL, "--min-tissue", "0.001")
     assert none.exit_code == 1
 
@@ -308,7 +308,7 @@ def test_a_size_that_no_network_takes_is_a_warning(luna16: Path, tmp_path: Path)
     done = call("extract-cubes", luna16, tmp_path / "c.zarr", *words)
     assert done.exit_code == 0
     assert done.stderr.startswith("Warning: no network can be pre-trained on cubes of --size 14,14,14")
-    assert "fit: 16,16,16." in done.stderr
+    assert "valid sizes: 16,16,16." in done.stderr
 
 
 def test_nothing_typed_asks_for_help() -> None:

@@ -71,7 +71,7 @@ def test_a_run_that_has_no_epoch_yet(outcome: PretrainOutcome, tmp_path: Path) -
     described = (Path(outcome.run) / "run.json").read_bytes()
     (tmp_path / "run.json").write_bytes(described)
     shown = " ".join(info(tmp_path).stdout.split())
-    assert "stopped, 0 epochs finished of at most 2; the same command goes on" in shown
+    assert "stopped, 0 epochs finished of at most 2; the same command resumes it" in shown
     assert json.loads(info(tmp_path, "--json").stdout)["validation_loss"] is None
 
 
@@ -82,13 +82,13 @@ def test_runs_of_earlier_versions(tmp_path: Path) -> None:
     assert "(the lowest" in shown
     shown = info(GOLDEN / "finetuned").stdout
     told = json.loads(info(GOLDEN / "finetuned", "--json").stdout)
-    assert "the weights of best.pt" in shown
+    assert "best.pt" in shown
     assert f"{told['result']['metrics']['iou']:.4f}" in shown
     assert (told["status"], told["stopped_by"]) == ("finished", "epochs")
     for name in ("run.json", "losses.jsonl"):
         (tmp_path / name).write_bytes((GOLDEN / "finetuned" / name).read_bytes())
     shown = " ".join(info(tmp_path).stdout.split())
-    assert "stopped, 1 epoch finished of at most 1; the same command goes on" in shown
+    assert "stopped, 1 epoch finished of at most 1; the same command resumes it" in shown
 
 
 def test_no_run_leaves_with_2_and_torch_is_not_needed(outcome: PretrainOutcome, tmp_path: Path) -> None:

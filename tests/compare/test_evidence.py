@@ -90,7 +90,7 @@ def test_the_tables_fit_a_terminal_and_the_same_command_changes_nothing(
     assert first.stdout == again.stdout
     assert "0.0560 n.s." in first.stdout
     assert "(default)" in first.stdout
-    assert "Nothing was left to do" in again.stderr
+    assert "nothing left to do" in again.stderr
     assert contents(tmp_path / "a") == before
     compare("--from-csv", table, "--out", tmp_path / "b")
     assert contents(tmp_path / "b") == before
@@ -105,7 +105,7 @@ def test_wide_names_and_effects_keep_to_the_width_of_a_terminal(
     done = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
     assert f"{long}:b" in done.stdout  # whole, where no terminal limits it
-    assert "read them with care" in done.stderr
+    assert "interpret them with care" in done.stderr
     monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
     again = compare("--from-csv", tmp_path / "t.csv", "--out", tmp_path / "a")
     assert max(map(len, again.stdout.splitlines())) <= 80
@@ -171,10 +171,10 @@ def test_pairs_and_reference_choose(table: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--pairs", "imagenet"), "no list of pairs"),
-        (("--pairs", "imagenet:a:b"), "no list of pairs"),
-        (("--pairs", "imagenet:scratch"), "no arm of the table; allowed: scratch-2d"),
-        (("--reference", "x"), "no arm of the table; allowed: scratch-2d"),
+        (("--pairs", "imagenet"), "not a list of pairs"),
+        (("--pairs", "imagenet:a:b"), "not a list of pairs"),
+        (("--pairs", "imagenet:scratch"), "not an arm here; allowed: scratch-2d"),
+        (("--reference", "x"), "not an arm here; allowed: scratch-2d"),
         (("--reference", "imagenet", "--pairs", "imagenet:scratch-2d"), "exclude each other"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_wrong_table_leaves_with_1_and_nothing_written(tmp_path: Path) -> None
 
 def test_too_many_arms_are_refused() -> None:
     arms = [ArmSummary("t", f"arm {number}", 1.0, 1.0, 3) for number in range(17)]
-    with pytest.raises(DataError, match="17 arms, and the chart has room for 16"):
+    with pytest.raises(DataError, match="17 arms, but a chart fits at most 16"):
         weigh(arms)
 
 

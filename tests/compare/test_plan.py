@@ -32,12 +32,12 @@ SCRATCH = [Arm("scratch-3d"), Arm("scratch-2d")]
         ("scratch-4d", "unknown without weights; allowed: scratch-3d and scratch-2d"),
         ("genesis-ct-3d", "needs weights"),
         ("imagenet", "needs weights"),
-        ("scratch-3d=run", "begins from nothing"),
-        ("mine=", "no weights behind the '='"),
-        ("=run", "no name of an arm"),
-        ("a/b=run", "no name of an arm"),
-        ("..=run", "no name of an arm"),
-        ("a" * 41 + "=run", "no name of an arm"),
+        ("scratch-3d=run", "starts from scratch"),
+        ("mine=", "no weights after the '='"),
+        ("=run", "not a valid name"),
+        ("a/b=run", "not a valid name"),
+        ("..=run", "not a valid name"),
+        ("a" * 41 + "=run", "not a valid name"),
     ],
 )
 def test_a_wrong_arm_is_told_in_a_sentence(text: str, said: str) -> None:
@@ -64,7 +64,7 @@ def test_a_task_is_named_as_its_store() -> None:
     for place in ("data/nodules.zarr", "nodules.zarr.zip", "s3://bucket/nodules.zarr/", Path("x/nodules")):
         assert task_name(place) == "nodules"
     for place in ("/", "a" * 41 + ".zarr", ".zarr"):
-        with pytest.raises(CallError, match="call the store by 1 to 40"):
+        with pytest.raises(CallError, match="rename the store to 1 to 40"):
             task_name(place)
 
 
@@ -101,13 +101,13 @@ def test_a_difference_is_named_and_what_is_added_is_none() -> None:
     for change, said in (
         (
             {"parameters": {"lr": 0.1, "batch_size": 4}},
-            "--batch-size 8, and this call asks for --batch-size 4",
+            "--batch-size 8, but this call has --batch-size 4",
         ),
         ({"tasks": {"a": {"manifest": "2"}}}, "another store a"),
         ({"arms": {"x": {"network": "unet3d", "width": 2, "weights": None}}}, "width 8 of the arm x"),
         (
             {"arms": {"x": {"network": "unet3d", "width": 8, "weights": "ab" * 32}}},
-            "this call asks for abababababab",
+            "this call has abababababab",
         ),
     ):
         assert said in str(difference(before, {**before, **change}))
@@ -130,5 +130,5 @@ def test_scratch_is_as_wide_as_the_weights_it_is_held_against(tmp_path: Path) ->
     assert widths(SCRATCH[0], narrow, wide) == [(3, 32), (3, 2), (3, 4)]  # no width would suit both
     assert widths(SCRATCH[0], narrow, wide, width=4) == [(3, 4), (3, 2), (3, 4)]
     for name, path in (("genesis-ct-3d", "unet2d"), ("genesis-xray-2d", "unet3d"), ("imagenet", "unet2d")):
-        with pytest.raises(CallError, match="stands for weights of"):
+        with pytest.raises(CallError, match="needs weights of"):
             read_arms([Arm(name, paths[path, 2])])

@@ -372,7 +372,7 @@ def test_pairs_are_chosen_in_the_order_of_the_arms() -> None:
         ("genesys", None, "--reference names 'genesys'"),
         ("b", [("a", "b")], "exclude each other"),
         (None, [("a", "x")], "--pairs names 'x'"),
-        (None, [("a", "a")], "against itself"),
+        (None, [("a", "a")], "with itself"),
         (None, [("a", "b"), ("b", "a")], "twice"),
     ],
 )

@@ -75,7 +75,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def fake(targets: Path, out: Path, parameters: FinetuneParameters, **given: Any) -> SimpleNamespace:
         called.append("/".join(out.parts[-3:]))
         if parameters.lr == 0.5 and parameters.seed == 1 and "again" not in called:
-            raise DataError("The loss is no number any more.")
+            raise DataError("The loss is no longer finite.")
         score = 0.5 + parameters.seed / 100 + 0.1 * ("3d" in str(out)) + given["beginning"].width / 1000
         out.mkdir(parents=True)
         (out / "last.pt").write_bytes(b"large")
@@ -202,9 +202,9 @@ def test_another_comparison_is_refused_and_says_what_differs(
     moved = tmp_path / "nodules.zarr"
     extract_targets(stores / "LUNA16", moved, NoduleParameters(size=(32, 32, 8), negatives=1), workers=1)
     for change, said in (
-        ({"arms": arms}, "weights .* of the arm genesis-ct-3d, and this call asks for"),
-        ({"parameters": replace(QUICK, lr=0.01)}, "--lr 0.001, and this call asks for --lr 0.01"),
-        ({"width": 4}, "width 2 of the arm scratch-3d, and this call asks for 4"),
+        ({"arms": arms}, "weights .* of the arm genesis-ct-3d, but this call has"),
+        ({"parameters": replace(QUICK, lr=0.01)}, "--lr 0.001, but this call has --lr 0.01"),
+        ({"width": 4}, "width 2 of the arm scratch-3d, but this call has 4"),
     ):
         with pytest.raises(CallError, match=said):
             run(stores, out, **change)
@@ -220,10 +220,12 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(
     stores: Path, tmp_path: Path, faked: list[str]
 ) -> None:
     out, said = tmp_path / "out", list[str]()
-    with pytest.raises(DataError, match=r"2 of 6 trials failed.*nodules/scratch-3d/1: The loss is no number"):
+    with pytest.raises(
+        DataError, match=r"2 of 6 trials failed.*nodules/scratch-3d/1: The loss is no longer finite"
+    ):
         run(stores, out, trials=3, parameters=replace(QUICK, lr=0.5), say=said.append)
     assert len(faked) == 6
-    assert "nodules/scratch-2d/1: failed. The loss is no number any more." in said
+    assert "nodules/scratch-2d/1: failed. The loss is no longer finite." in said
     assert not {"scores.csv", *FILES} & {path.name for path in out.iterdir()}
     faked.append("again")
     run(stores, out, trials=3, parameters=replace(QUICK, lr=0.5))
@@ -240,7 +242,7 @@ def test_other_things_in_the_folder_stay(stores: Path, tmp_path: Path, faked: li
         run(stores, out)
     run(stores, out, overwrite=True)
     refused = call("--from-csv", table, "--out", out, "--overwrite")
-    assert (refused.exit_code, "lock, which is no file of a comparison" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "lock, which is not a file of a comparison" in refused.stderr) == (2, True)
     (out / "trials.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="damaged or of another version: give --overwrite"):
         run(stores, out)
@@ -305,7 +307,7 @@ def test_a_curve_over_labels_is_a_comparison_at_each_number(
     assert [n for _, n, _ in asked[done:]] == [2] * 4
     table = (out / "scores.csv").read_text(encoding="utf-8")
     assert '"nodules, 2 labels",scratch-2d,1,' in table
-    with pytest.raises(CallError, match="--labels of a curve, and this call asks for --labels 100%"):
+    with pytest.raises(CallError, match="--labels of a curve, but this call has --labels 100%"):
         run(stores, out)
 
 
@@ -321,15 +323,15 @@ def test_a_curve_over_steps_is_read_from_the_same_trials(
     assert found.points["nodules, 5 steps"] == Point("nodules", "steps", 5)
     result = tmp_path / "out/trials/nodules/scratch-3d/0/result.json"
     result.write_text('{"score": 0.5}', encoding="utf-8")
-    with pytest.raises(DataError, match="has no score after every step"):
+    with pytest.raises(DataError, match="lacks scores after some steps"):
         run(stores, tmp_path / "out", parameters=given)
 
 
 @pytest.mark.parametrize(
     ("labels", "at_steps", "said"),
     [
-        ([1, 0.5], (), "makes no curve"),
-        ([2, 2], (), "makes no curve"),
+        ([1, 0.5], (), "is not a curve"),
+        ([2, 2], (), "is not a curve"),
         ([1, 2], (5,), "two curves at once"),
         ([1, 9], (), "only 3 scans"),
     ],
@@ -372,10 +374,10 @@ def test_what_decides_is_registered_before_any_trial(
     assert other.registration.primary == primary  # a later call cannot choose another
     text = (out / "registration.json").read_text(encoding="utf-8")
     (out / "registration.json").write_text(text.replace("3 labels", "1 labels"))
-    with pytest.raises(DataError, match=r"registration\.json was changed since the comparison began"):
+    with pytest.raises(DataError, match=r"registration\.json was changed since the comparison started"):
         run(stores, out, labels=[1, 3])
     (out / "registration.json").unlink()
-    with pytest.raises(DataError, match=r"registration\.json is gone since"):
+    with pytest.raises(DataError, match=r"registration\.json is missing since"):
         run(stores, out, labels=[1, 3])
 
 
@@ -383,12 +385,10 @@ def test_a_single_outcome_is_the_primary_one(stores: Path, tmp_path: Path, faked
     alone = run(stores, tmp_path / "a").evidence
     assert alone.primary is not None
     assert run(stores, tmp_path / "b", names=["nodules", "blobs"]).evidence.primary is None
-    with pytest.raises(
-        CallError, match="is no outcome of this comparison; allowed: nodules,scratch-3d:scratch"
-    ):
+    with pytest.raises(CallError, match="is not an outcome here; allowed: nodules,scratch-3d:scratch"):
         run(stores, tmp_path / "c", primary=Primary("nodules", "scratch-2d", "scratch-3d"))
     for text in ("nodules", "nodules,a", "a:b", ",a:b"):
-        with pytest.raises(CallError, match="names no outcome"):
+        with pytest.raises(CallError, match="is not an outcome"):
             parse_primary(text)
     assert parse_primary("t, 20 labels, a:b") == Primary("t, 20 labels", "a", "b")
 
@@ -411,12 +411,12 @@ def call(*words: object) -> Result:
         (("a.zarr", "--arm", "scratch-3d", "--arm", "genesis-ct-3d"), "needs weights"),
         (
             ("a.zarr", "b/a.zarr.zip", "--arm", "scratch-3d", "--arm", "scratch-2d"),
-            "would both be the task a",
+            "would both give the task a",
         ),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--trials", "1"), "--trials 1 is out of"),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--labels", "ten"), "neither a share"),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--labels", "5,x"), "neither a share"),
-        (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--primary", "a"), "names no outcome"),
+        (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--primary", "a"), "is not an outcome"),
     ],
 )
 def test_a_wrong_call_is_told_in_a_sentence(
@@ -439,7 +439,7 @@ def test_what_does_not_fit_is_said_before_any_trial(stores: Path, tmp_path: Path
     for store, more, said in (
         (small, (), "scratch-2d cannot take"),
         (stores / "nodules.zarr", ("--labels", 4), "only 3 scans"),
-        (stores / "nodules.zarr", ("--pairs", "scratch-2d:scratch"), "no arm of the table"),
+        (stores / "nodules.zarr", ("--pairs", "scratch-2d:scratch"), "not an arm here"),
         (stores / "nodules.zarr", ("--workers", 0), "--workers 0 is out of range"),
     ):
         done = call(store, *arms, *more)
@@ -504,7 +504,7 @@ def test_interrupted_killed_and_resumed_it_ends_with_the_same_bytes(stores: Path
     # Ctrl-C, which a terminal sends to all of them, in the middle of the first trials.
     code, said = until(lambda: any(out.rglob("last.pt")), lambda work: os.killpg(work.pid, signal.SIGINT))
     assert code == 130
-    assert said.endswith("the same command goes on from there.\n")
+    assert said.endswith("the same command continues from there.\n")
     # SIGKILL, which its processes are not told of, with some trials done and others begun.
     results = len(list(out.rglob("result.json")))
     code, _ = until(

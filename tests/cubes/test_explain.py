@@ -112,7 +112,7 @@ def test_the_command_explains(tmp_path: Path) -> None:
     done = call(scan, *SMALL, "--png", png)
     assert done.exit_code == 0, done.output
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert "This scan has places enough" in done.stdout
+    assert "This scan has enough positions" in done.stdout
     assert "40 x 38 x 36, 28 x 27 x 54 mm" in done.stdout
     assert f"Next: genesis-prep extract-cubes {scan} cubes.zarr --size 16,16,16 --border 2,2,2" in done.stderr
     lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
@@ -132,7 +132,9 @@ def test_the_command_explains_patches(tmp_path: Path) -> None:
     assert facts["candidates"] == 36 * 19 * 11
     done = call(scan, *"--size 16,20 --plane sagittal --border 2,2,3".split())
     assert done.stderr.endswith("cubes.zarr --size 16,20 --plane sagittal --border 2,2,3\n")
-    assert "from -150 HU on (soft tissue, bone), and below -950 HU (air)" in " ".join(done.stdout.split())
+    assert "from -150 HU up (soft tissue, bone), plus those below -950 HU (air)" in " ".join(
+        done.stdout.split()
+    )
     assert json.loads(call(scan, *SMALL, "--json").stdout)["plane"] is None
 
 
@@ -143,8 +145,8 @@ def test_the_command_says_what_to_do_where_nothing_passes(tmp_path: Path) -> Non
     assert done.stderr.endswith("--size 16,16,16 --max-tissue 0.4 --border 2,2,1\n")
     scan = write_scan(tmp_path / "dense.mhd", np.full((24, 24, 26), 40, np.int16))
     done = call(scan, *SMALL)
-    assert "no place inside the border has a tissue score from 0 to 0.4" in done.stdout
-    assert "the scores run from 1.000 to 1.000" in done.stdout
+    assert "no position inside the border has a tissue score between 0 and 0.4" in done.stdout
+    assert "the scores range from 1.000 to 1.000" in done.stdout
     assert done.stderr.endswith("--size 16,16,16 --border 2,2,2 --max-tissue 1\n")
     scan = write_scan(tmp_path / "tiny.mhd", np.full((12, 24, 26), -800, np.int16))
     said = call(scan, *SMALL).stderr
@@ -318,8 +320,8 @@ def test_places_of_air_are_counted_and_the_way_out_leaves_them_out(tmp_path: Pat
     assert facts["candidates"] == boxes.size
     assert facts["without_tissue"] == int((boxes == 0).sum()) > 0
     done = call(scan, *words)
-    assert f"{100 * (boxes == 0).mean():.1f} % of the places that pass hold no tissue" in done.stdout
-    assert "--min-tissue 0.001 leaves such cubes out" in " ".join(done.stdout.split())
+    assert f"{100 * (boxes == 0).mean():.1f} % of the passing positions hold no tissue" in done.stdout
+    assert "--min-tissue 0.001 excludes such cubes" in " ".join(done.stdout.split())
     assert json.loads(call(scan, *words, "--min-tissue", "0.001", "--json").stdout)["without_tissue"] == 0
 
 

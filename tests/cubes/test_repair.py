@@ -390,7 +390,7 @@ def test_where_no_note_can_be_written_there_is_another_way(
     done = call("verify", stores / "cubes.zarr")
     assert done.exit_code == 1
     assert not note_path(stores / "cubes.zarr").exists()
-    assert "No note could be written beside the store" in done.stdout
+    assert "could not be written next to the store" in done.stdout
 
 
 def test_what_is_no_store_of_this_kind_is_left_to_its_own_errors(stores: Path) -> None:
@@ -418,7 +418,7 @@ def test_the_commands_say_what_they_repaired(stores: Path) -> None:
         assert note_path(stores / name).exists()
     done = call("extract-cubes", stores / "scans", stores / "cubes.zarr", *small)
     assert done.exit_code == 0, done.output
-    assert "(1 skipped); 1 damaged file made again." in done.stdout
+    assert "(1 skipped); 1 damaged file rewritten." in done.stdout
     done = call("degrade", stores / "cubes.zarr", stores / "pairs.zarr", "--variants", 2, "--json")
     assert json.loads(done.stdout)["repaired"] == 1
     for name in ("cubes.zarr", "pairs.zarr"):

@@ -145,7 +145,7 @@ def test_what_the_tables_hold_and_what_is_not_known(tmp_path: Path, four_a_shard
     np.testing.assert_allclose(table.tissue, expected)
     assert store.attributes["parameters"] == {"hu": [-1000, 1000], "imported": "npy", "size": [16, 16, 16]}
     shown = call("info", tmp_path / "c.zarr")
-    assert "not known" in shown.stdout
+    assert "unknown" in shown.stdout
     checked = subprocess.run(
         ["sha256sum", "--check", "--quiet", "manifest-sha256.txt"], cwd=store.path, check=False
     )

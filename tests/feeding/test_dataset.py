@@ -196,7 +196,7 @@ def test_batches_that_are_kept_stay_what_they_are(pairs: Path) -> None:
 def test_what_makes_no_sense_is_refused(cubes: Path, pairs: Path) -> None:
     with pytest.raises(CallError, match="split 'test' is unknown; allowed: train, validation, all"):
         PairDataset(pairs, split="test")  # type: ignore[arg-type]
-    with pytest.raises(CallError, match="--recipe paper is for degrading on the fly"):
+    with pytest.raises(CallError, match="--recipe paper applies to degrading on the fly"):
         PairLoader(pairs, recipe="paper")
     with pytest.raises(CallError, match="batch size 0 is out of range"):
         PairLoader(pairs, 0)
@@ -205,5 +205,5 @@ def test_what_makes_no_sense_is_refused(cubes: Path, pairs: Path) -> None:
             each.set_epoch(-1)
     state = PairLoader(pairs, 5, seed=3).state_dict()
     for other in (PairLoader(pairs, 6, seed=3), PairLoader(pairs, 5), PairLoader(cubes, 5, seed=3)):
-        with pytest.raises(CallError, match=r"The state is of a loader with .* the same arguments"):
+        with pytest.raises(CallError, match=r"The state belongs to a loader with .* the same arguments"):
             other.load_state_dict(state)

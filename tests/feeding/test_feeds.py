@@ -82,7 +82,7 @@ def test_a_recipe_is_for_degrading_on_the_fly(cubes: CubeStore, pairs: PairStore
     with pytest.raises(CallError, match="There is no recipe 'nature'"):
         feed_of(cubes, "nature", 0)
     with pytest.raises(
-        CallError, match=r"--recipe paper is for degrading on the fly.*degraded by recipe genesis"
+        CallError, match=r"--recipe paper applies to degrading on the fly.*degraded by recipe genesis"
     ):
         feed_of(pairs, "paper", 0)
 

@@ -52,7 +52,7 @@ def test_images_of_a_patient_are_on_one_side() -> None:
 
     single = split_cubes(scan_table([-1, -1], [1, 2]), cube_table([0, 1]), _first(images, 2))
     assert single.validation.tolist() == [0]
-    assert "All images are of one patient" in str(single.warning)
+    assert "All images are from one patient" in str(single.warning)
 
 
 def _first(images: ImageTable, count: int) -> ImageTable:

@@ -82,5 +82,5 @@ def test_one_note_tells_of_all_classes_that_cannot_be_judged() -> None:
     found, notes = evaluate_labels(scores, labels, ("a", "b", "c", "d"))
     assert found == {"mean_auc": 1.0, "auc_a": 1.0, "auc_b": None, "auc_c": None, "auc_d": 1.0}
     assert len(notes) == 1
-    assert "2 of 4 AUCs are not determined" in notes[0]
+    assert "2 of 4 AUCs are undefined" in notes[0]
     assert "b, c" in notes[0]

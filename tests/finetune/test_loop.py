@@ -154,7 +154,7 @@ def test_findings_have_a_mean_auc_and_one_each(
     undetermined = (
         "1 of 3 AUCs are not determined, because the test fold has no positive or no negative case: "
     )
-    assert outcome.notes == [LOTTERY, undetermined + "Hernia. The mean is that of the others."]
+    assert outcome.notes == [LOTTERY, undetermined + "Hernia. The mean is over the others."]
     weights = target_data(store, SMALL).positive_weights()
     assert weights.tolist() == [1.0, 1.0, 24.0]  # 24 cubes, half of them positive, or none
 
@@ -265,13 +265,13 @@ def test_another_call_is_refused(
     torch.save(UNet3D(2).state_dict(), other)
     for words, call in (
         (
-            "begun with --labels 100%, this call asks for --labels 1:",
+            "started with --labels 100%, but this call has --labels 1:",
             {"parameters": replace(SMALL, labels=1)},
         ),
-        ("begun with --epochs 4, this call asks for --epochs 5", {"parameters": replace(SMALL, epochs=5)}),
-        ("begun with --augment False", {"parameters": replace(SMALL, augment=True)}),
-        ("begun with --width 2, this call asks for --width 4", {"width": 4}),
-        ("begun with no --weights, this call asks for --weights other.pt", {"weights": other}),
+        ("started with --epochs 4, but this call has --epochs 5", {"parameters": replace(SMALL, epochs=5)}),
+        ("started with --augment False", {"parameters": replace(SMALL, augment=True)}),
+        ("started with --width 2, but this call has --width 4", {"width": 4}),
+        ("started with no --weights, but this call has --weights other.pt", {"weights": other}),
         ("holds other data", {"store": stores["segment"]}),
     ):
         call = {"store": stores["ncc"], **call}
@@ -318,7 +318,7 @@ def test_weights_that_were_read_before_give_the_same(stores: dict[str, Path], tm
     said: list[str] = []
     outcome = tuned(stores["ncc"], tmp_path / "second", one, beginning=seen, say=said.append)
     assert_equal_weights(tmp_path / "first" / "best.pt", tmp_path / "second" / "best.pt")
-    assert "trained on values from 0 to 255, and the store's run from -1000 to 1000" in said[0]
+    assert "trained on values from 0 to 255, but the store's range from -1000 to 1000" in said[0]
     assert outcome.notes == [said[0].removeprefix("Warning: "), LOTTERY]
 
 
@@ -442,7 +442,7 @@ def ones(*cubes: int) -> np.ndarray:
             CallError,
             "--labels 7 .* only 6 scans of the train",
         ),
-        ("ncc", {"folds": (0, 0, 0, 1)}, {}, DataError, "No cube of .* is in the fold test"),
+        ("ncc", {"folds": (0, 0, 0, 1)}, {}, DataError, "has no cubes in the fold test"),
         ("ncc", {"labels": ones(33, 38)}, {}, DataError, "The 24 cubes to train on are all negative"),
         (
             "ncc",
@@ -461,8 +461,8 @@ def ones(*cubes: int) -> np.ndarray:
             CallError,
             "batch norm needs two",
         ),
-        ("dxc", {"size": (32, 32)}, {"network": "unet3d"}, CallError, "takes cubes, and the store holds 2D"),
-        ("ncc", {}, {"parameters": replace(SMALL, lr=1e30)}, DataError, "no number any more in epoch 1"),
+        ("dxc", {"size": (32, 32)}, {"network": "unet3d"}, CallError, "takes cubes, but the store holds 2D"),
+        ("ncc", {}, {"parameters": replace(SMALL, lr=1e30)}, DataError, "no longer finite in epoch 1"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(
@@ -498,14 +498,14 @@ def test_damaged_files_of_a_run_are_named_with_the_way_out(
 def test_runs_of_another_kind_are_told_apart(
     stores: dict[str, Path], runs: dict[str, FinetuneOutcome], tmp_path: Path
 ) -> None:
-    with pytest.raises(CallError, match="holds the network of a target task, and pre-trained weights"):
+    with pytest.raises(CallError, match="holds a fine-tuned network, but pre-trained weights"):
         read_beginning(Path(runs["ncc"].run))
     other = tmp_path / "pretrained"
     other.mkdir()
     (other / "run.json").write_text('{"format": "genesis-pretrain-run"}', encoding="utf-8")
-    with pytest.raises(CallError, match="pretrained is no run of genesis-train finetune: name another"):
+    with pytest.raises(CallError, match="pretrained is not a run of genesis-train finetune: name another"):
         read_finetuned(other)
-    with pytest.raises(CallError, match=r"is no run of genesis-train finetune .* left alone"):
+    with pytest.raises(CallError, match=r"is not a run of genesis-train finetune .* left unchanged"):
         tuned(stores["ncc"], other, overwrite=True)
 
 
@@ -541,7 +541,7 @@ def test_the_command(stores: dict[str, Path], tmp_path: Path) -> None:
     assert "epoch 1: train" in first.stderr
     again = CliRunner().invoke(command, [*words, "--labels", "50%"])
     assert f"{told['score']:.4f}" in again.stdout
-    assert "Nothing was left to do" in again.stderr
+    assert "nothing left to do" in again.stderr
     assert "from scratch" in again.stdout
     wrong = CliRunner().invoke(command, [*words, "--labels", "0"])
     assert isinstance(wrong.exception, CallError)

@@ -32,7 +32,7 @@ def test_labels_are_read_as_they_are_written(labels: float | int) -> None:
         ({"labels": 1.5}, "--labels 150% is out of range"),
         ({"labels": float("nan")}, "--labels nan is out of range"),
         ({"epochs": 0}, "--epochs 0 is out of range"),
-        ({"batch_size": 5000}, "--batch-size 5000 is out of range: at most 4096"),
+        ({"batch_size": 5000}, "--batch-size 5000 is out of range: it must be at most 4096"),
         ({"lr": -1.0}, "--lr -1 is out of range"),
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"steps": 0}, "--steps 0 is out of range"),
@@ -44,7 +44,7 @@ def test_labels_are_read_as_they_are_written(labels: float | int) -> None:
         ({"precision": "fp8"}, "--precision fp8 is unknown; allowed: float32, tf32, bf16, fp16"),
         ({"head": "none"}, "--head none is unknown; allowed: deepest, all"),
         ({"keep": "half"}, "--keep half is unknown; allowed: encoder, all-but-last, all"),
-        ({"steps": 10, "at_steps": (5, 11)}, "--at-steps 11 is out of range: the run has the steps 1 to 10"),
+        ({"steps": 10, "at_steps": (5, 11)}, "--at-steps 11 is out of range: the run has steps 1 to 10"),
         ({"at_steps": (0,)}, "--at-steps 0 is out of range"),
     ],
 )

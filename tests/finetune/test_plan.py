@@ -39,7 +39,7 @@ def test_the_plan_is_what_the_run_becomes(targets: Path, tmp_path: Path) -> None
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert plan_finetuning(targets, out, ONE, width=2, device="cpu").status == "already finished"
     assert plan_finetuning(targets, out, ONE, width=2, device="cpu", overwrite=True).status == "new"
-    with pytest.raises(CallError, match=r"begun with --batch-size 6, this call asks for --batch-size 5"):
+    with pytest.raises(CallError, match=r"started with --batch-size 6, but this call has --batch-size 5"):
         plan_finetuning(targets, out, FinetuneParameters(epochs=1, batch_size=5), width=2, device="cpu")
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / "result.json").unlink()
@@ -50,7 +50,7 @@ def test_the_command_says_so_and_writes_nothing(targets: Path, tmp_path: Path) -
     words = ["finetune", str(targets), "--out", str(tmp_path / "run"), "--width", "2", "--dry-run"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
-    assert "a dry run: nothing was written" in done.stdout
+    assert "dry run: nothing was written" in done.stdout
     assert "unet3d, width 2" in done.stdout
     assert "lr 0.001" in done.stdout
     command = f"genesis-train finetune {targets} --out {tmp_path / 'run'} --width 2"

@@ -239,7 +239,7 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(
     (tmp_path / "broken.mha").write_bytes(b"ObjectType = Image\n")
     before = sorted(path.name for path in tmp_path.iterdir())
     for arguments, code, words in (
-        ((run, scan, tmp_path / "mask.png"), 2, "no format that masks are written in"),
+        ((run, scan, tmp_path / "mask.png"), 2, "must end in one of .nii.gz"),
         ((run, scan, tmp_path / "there.mha"), 2, "exists"),
         ((run, scan, scan, "--overwrite"), 2, "is the scan itself"),
         ((run, scan, run / "mask.mha"), 2, "inside the run"),
@@ -253,5 +253,5 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(
         assert ended.stderr.startswith("Error: ")
     assert (tmp_path / "there.mha").read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    with pytest.raises(CallError, match="marks no voxels"):
+    with pytest.raises(CallError, match="has no masks"):
         segment_scan(runs["ncc"], scan, tmp_path / "mask.mha")

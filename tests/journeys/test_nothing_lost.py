@@ -68,7 +68,7 @@ def go_on_after(
     """What must hold after a run that the disk stopped: one sentence, no store, and the same bytes later."""
     assert error.returncode == 1, error.stderr
     assert error.stderr.count("\n") == 1
-    assert "the same command goes on from there" in error.stderr
+    assert "the same command continues from there" in error.stderr
     assert not target.exists()
     extract_cubes(source, target, SMALL, workers=1)
     assert read_manifest(target) == whole
@@ -134,7 +134,7 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     words = first.split()
     assert [words[0], words[2], words[4]] == ["scans:", "of", "done"]
     assert int(words[3]) == 72
-    assert second == "Interrupted. What is done is kept: the same command goes on from there."
+    assert second == "Interrupted. Finished work is kept: the same command continues from there."
     kept = len(list(done.glob("[!.]*.json")))
     assert int(words[1]) <= kept
     gone(run.pid)

@@ -135,7 +135,7 @@ def test_a_store_of_a_single_folder_verifies_and_repairs(tmp_path: Path) -> None
     (shard,) = (path for path in (tmp_path / "c.zarr" / "cubes" / "c").rglob("*") if path.is_file())
     shard.write_bytes(shard.read_bytes()[:-5])
     done = CliRunner().invoke(main, call)
-    assert "1 damaged file made again" in done.stdout
+    assert "1 damaged file rewritten" in done.stdout
     assert look(tmp_path / "c.zarr", source=tmp_path / "case7").findings == ()
 
 

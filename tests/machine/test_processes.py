@@ -160,7 +160,7 @@ def test_a_process_that_cannot_begin_ends_the_run_before_it_waits(
     here_only = types.ModuleType("here_only")
     exec("def take_part(): pass", vars(here_only))
     monkeypatch.setitem(sys.modules, "here_only", here_only)
-    with pytest.raises(DataError, match="could not begin"), launched(2, here_only.take_part):
+    with pytest.raises(DataError, match="could not start"), launched(2, here_only.take_part):
         pytest.fail("it went on, and would wait for the other one")
     assert "No module named 'here_only'" in capfd.readouterr().err
     assert not multiprocessing.active_children()
@@ -179,7 +179,7 @@ def test_a_program_without_a_main_guard_ends_and_says_why(pairs: Path, tmp_path:
     )
     assert done.returncode == 1
     assert "if __name__ == '__main__':" in done.stderr  # Python's own words, from the other process
-    assert "could not begin" in done.stderr
+    assert "could not start" in done.stderr
 
 
 @pytest.mark.full
@@ -226,7 +226,7 @@ def test_devices_are_started_where_the_environment_names_one_process(pairs: Path
 def test_devices_are_refused_where_processes_have_been_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
-    words = r"--devices 2 .*WORLD_SIZE says that 4 have been started"
+    words = r"--devices 2 .*according to WORLD_SIZE 4 are already running"
     with pytest.raises(CallError, match=words), launched(2, pytest.fail):
         pass
 
@@ -280,7 +280,7 @@ def test_the_same_bits_unless_speed_or_tf32_is_asked_for() -> None:
 def test_every_process_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(CallError, match="2 processes were asked for, but this machine has 1 GPUs"):
+    with pytest.raises(CallError, match="2 processes need a GPU each, but this machine has 1 GPUs"):
         choose_device("auto", 2)
     assert choose_device("cpu", 2) == torch.device("cpu")
 

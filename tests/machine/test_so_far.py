@@ -81,12 +81,12 @@ def test_of_fine_tuning_the_network_that_was_kept_counts(tmp_path: Path) -> None
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"There is no run at .*nothing: name the folder"):
         read_so_far(tmp_path / "nothing")
-    with pytest.raises(CallError, match=r"is no run's folder; .*genesis-prep info is for stores"):
+    with pytest.raises(CallError, match=r"is not a run folder; .*genesis-prep info is for stores"):
         read_so_far(tmp_path)
-    with hold_run(tmp_path / "new", Run), pytest.raises(CallError, match="has not begun its first epoch yet"):
+    with hold_run(tmp_path / "new", Run), pytest.raises(CallError, match="has not started its first epoch"):
         read_so_far(tmp_path / "new")
     (tmp_path / "run.json").write_text('{"format": "genesis-comparison"}')
-    with pytest.raises(CallError, match="is no run of genesis-train pretrain or finetune"):
+    with pytest.raises(CallError, match="is not a run of genesis-train pretrain or finetune"):
         read_so_far(tmp_path)
     (tmp_path / "run.json").write_text('{"format"')
     with pytest.raises(DataError, match=r"run\.json is damaged"):

@@ -74,7 +74,7 @@ def test_cubes_that_a_network_cannot_take_are_refused(name: str) -> None:
     check_cubes(name, (64, 64, 32))
     with pytest.raises(CallError, match=rf"48 voxels along y; {name} .* multiple of 32, such as 64"):
         check_cubes(name, (64, 48, 32))
-    with pytest.raises(CallError, match=r"32 x 32 x 32 voxels are one voxel .* such as 32,32,64"):
+    with pytest.raises(CallError, match=r"32 x 32 x 32 voxels shrink to one voxel .* such as 32,32,64"):
         check_cubes(name, (32, 32, 32))
     pytest.importorskip("dynamic_network_architectures")
     build_network(name, 2)(torch.rand(1, 1, 32, 32, 64))
@@ -91,7 +91,7 @@ def test_networks_that_cannot_be_built_are_refused(monkeypatch: pytest.MonkeyPat
     ):
         build_network("resnet")
     for width in (0, 513):
-        with pytest.raises(CallError, match=f"width {width} is out of range: it must be from 1 to 512"):
+        with pytest.raises(CallError, match=f"width {width} is out of range: it must be between 1 and 512"):
             build_network("plainconv", width)
     for module in [key for key in sys.modules if key.split(".")[0] == architectures.PACKAGE]:
         monkeypatch.delitem(sys.modules, module)

@@ -181,9 +181,9 @@ def test_a_file_under_torchvisions_names_is_loaded_and_its_last_layer_left_aside
         ({"layer1.0.conv1.weight": None}, r"has no layer1\.0\.conv1\.weight"),
         ({"conv1.weight": None}, r"has no conv1\.weight"),
         ({"layer1.2.conv1.weight": torch.zeros(1)}, r"has layer1\.2\.conv1\.weight, which the network does"),
-        ({"bn1.bias": torch.zeros(5)}, r"bn1\.bias of shape \(5,\), the network needs \(4,\)"),
-        ({"conv1.weight": torch.zeros(4, 2, 7, 7)}, r"\(4, 2, 7, 7\), the network needs \(4, 1, 7, 7\)"),
-        ({"bn1.bias": "text"}, "is no state dict"),
+        ({"bn1.bias": torch.zeros(5)}, r"bn1\.bias of shape \(5,\), but the network needs \(4,\)"),
+        ({"conv1.weight": torch.zeros(4, 2, 7, 7)}, r"\(4, 2, 7, 7\), but the network needs \(4, 1, 7, 7\)"),
+        ({"bn1.bias": "text"}, "is not a state dict"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(
@@ -289,10 +289,10 @@ def test_a_run_begins_with_the_weights_of_a_file_and_says_which(images: Path, tm
         assert torch.equal(kernel, published(4)["layer3.0.conv2.weight"])
     again = pretrain(images, tmp_path / "run", still, **call)
     assert again.status == "already finished"
-    with pytest.raises(CallError, match=r"begun with --initial-encoder resnet18-test\.pth, this call asks"):
+    with pytest.raises(CallError, match=r"started with --initial-encoder resnet18-test\.pth, but this call"):
         pretrain(images, tmp_path / "run", still)
     torch.save(published(4) | {"bn1.bias": torch.ones(4)}, tmp_path / "resnet18-test.pth")
-    with pytest.raises(CallError, match=r"another content.*or --overwrite"):
+    with pytest.raises(CallError, match=r"with other content.*or --overwrite"):
         pretrain(images, tmp_path / "run", still, **call)
 
     card = Path(export_weights(tmp_path / "run", tmp_path / "out.pt", "state-dict").card).read_text(
@@ -309,11 +309,11 @@ def test_what_cannot_begin_is_refused_and_leaves_no_run(images: Path, tmp_path: 
     begin = ["--initial-encoder", str(tmp_path / "resnet18-test.pth")]
     for store, options, words in (
         (odd, [], "48 pixels along x; the 2D U-Net halves every edge 5 times"),
-        (images, ["--network", "unet3d"], "unet3d takes 3D cubes, and those of the store are 2D, 32 x 32"),
-        (cubes, ["--network", "unet2d"], "unet2d takes 2D cubes, and those of the store are 3D"),
-        (cubes, begin, "for the ResNet-18 in --network unet2d, and another network"),
+        (images, ["--network", "unet3d"], "unet3d takes 3D cubes, but those in the store are 2D, 32 x 32"),
+        (cubes, ["--network", "unet2d"], "unet2d takes 2D cubes, but those in the store are 3D"),
+        (cubes, begin, "for the ResNet-18 in --network unet2d, but this run trains another network"),
         (images, [*begin, "--width", "8"], "give --width 4"),
-        (images, ["--initial-encoder", str(tmp_path / "no.pth")], "no.pth: --initial-encoder wants"),
+        (images, ["--initial-encoder", str(tmp_path / "no.pth")], "no.pth: --initial-encoder must name"),
     ):
         call = ["pretrain", str(store), "--out", str(tmp_path / "run"), "--epochs", "1", "--device", "cpu"]
         result = CliRunner().invoke(main, [*call, *options])

@@ -216,7 +216,7 @@ def test_a_signal_stops_the_command_in_a_sentence(pairs: Path, tmp_path: Path, s
     os.kill(process.pid, sent)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "the same command goes on" in errors.splitlines()[-1]
+    assert "the same command continues" in errors.splitlines()[-1]
     again = "; Ctrl-C again ends now" if sent == signal.SIGINT else ""
     assert errors.splitlines().count(f"Stopping after this step{again}.") == 1
     assert "Traceback" not in errors
@@ -229,10 +229,10 @@ def test_a_signal_stops_the_command_in_a_sentence(pairs: Path, tmp_path: Path, s
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"lr": 0.1}, "begun with --lr 0.5, this call asks for --lr 0.1"),
-        ({"batch_size": 5}, "begun with --batch-size 4, this call asks for --batch-size 5"),
-        ({"seed": 1}, "begun with --seed 0, this call asks for --seed 1"),
-        ({"width": 2, "epochs": 9}, "begun with --width 4, this call asks for --width 2"),
+        ({"lr": 0.1}, "started with --lr 0.5, but this call has --lr 0.1"),
+        ({"batch_size": 5}, "started with --batch-size 4, but this call has --batch-size 5"),
+        ({"seed": 1}, "started with --seed 0, but this call has --seed 1"),
+        ({"width": 2, "epochs": 9}, "started with --width 4, but this call has --width 2"),
     ],
 )
 def test_another_parameter_is_refused(
@@ -261,7 +261,7 @@ def test_another_store_is_refused_and_overwrite_begins_again(
 
 def test_a_folder_of_something_else_is_left_alone(pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CallError, match=r"is no run of genesis-train pretrain \(it holds notes.txt\)"):
+    with pytest.raises(CallError, match=r"is not a run of genesis-train pretrain \(it holds notes.txt\)"):
         pretrain(pairs, tmp_path, SMALL, overwrite=True)
     with pytest.raises(CallError, match="is a file"):
         pretrain(pairs, tmp_path / "notes.txt", SMALL)
@@ -475,7 +475,7 @@ def test_a_lost_checkpoint_does_not_begin_the_run_again(pairs: Path, tmp_path: P
     pretrain(pairs, out, PretrainParameters(epochs=2, batch_size=4, lr=0.5, width=4))
     (out / "last.pt").unlink()
     losses = (out / "losses.jsonl").read_bytes()
-    with pytest.raises(DataError, match=r"last\.pt, from which the run would go on, is gone"):
+    with pytest.raises(DataError, match=r"last\.pt, the checkpoint to resume from, is missing"):
         pretrain(pairs, out, PretrainParameters(epochs=3, batch_size=4, lr=0.5, width=4))
     assert (out / "losses.jsonl").read_bytes() == losses
 
@@ -505,8 +505,8 @@ def no_baselines(path: Path) -> None:
     [
         ("best.pt", nothing_of, r"The network of epoch \d, the best so far, is lost: .*No such file"),
         ("best.pt", noise_in, r"The network of epoch \d, the best so far, is lost: .*damaged"),
-        ("losses.jsonl", noise_in, r"losses\.jsonl has lost epochs|losses\.jsonl is damaged in line \d"),
-        ("run.json", other_degradations, r"run\.json and .*losses\.jsonl tell of other degradations"),
+        ("losses.jsonl", noise_in, r"losses\.jsonl lacks epochs|losses\.jsonl is damaged in line \d"),
+        ("run.json", other_degradations, r"run\.json and .*losses\.jsonl list different degradations"),
         ("run.json", no_baselines, r"The baselines in run\.json are damaged"),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_network_decides_what_was_left_out_and_nothing_else(
         ({"warmup": -1}, "--warmup -1"),
         ({"clip_norm": 0.0}, "--clip-norm 0"),
         ({"ema": 1.0}, "--ema 1 is"),
-        ({"drop_skips": 1.5}, "--drop-skips 1.5 is out of range: it must be from 0 to 1, such as 0.5"),
+        ({"drop_skips": 1.5}, "--drop-skips 1.5 is out of range: it must be between 0 and 1, such as 0.5"),
         ({"drop_skips": math.nan}, "--drop-skips nan is"),
         ({"max_steps": 0}, "--max-steps 0"),
         ({"overfit": 0}, "--overfit 0"),

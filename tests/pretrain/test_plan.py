@@ -51,10 +51,10 @@ def test_the_plan_is_what_the_run_becomes(pairs: Path, tmp_path: Path) -> None:
 
 def test_it_refuses_what_the_run_would(pairs: Path, tmp_path: Path) -> None:
     pretrain(pairs, tmp_path / "run", replace(SMALL, epochs=1))
-    with pytest.raises(CallError, match=r"begun with --lr 0\.5, this call asks for --lr 0\.1"):
+    with pytest.raises(CallError, match=r"started with --lr 0\.5, but this call has --lr 0\.1"):
         planned(pairs, tmp_path / "run", lr=0.1)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CallError, match="is no run of genesis-train pretrain"):
+    with pytest.raises(CallError, match="is not a run of genesis-train pretrain"):
         planned(pairs, tmp_path)
     with pytest.raises(CallError, match="There is no store"):
         planned(tmp_path / "no.zarr", tmp_path / "other")
@@ -75,7 +75,7 @@ def call(*words: object) -> Result:
 
 def test_the_command_says_so_and_writes_nothing(pairs: Path, tmp_path: Path) -> None:
     done = call(pairs, "--out", tmp_path / "run", "--width", 4)
-    assert "a dry run: nothing was written" in done.stdout
+    assert "dry run: nothing was written" in done.stdout
     assert "unet3d, width 4, 298,993 parameters" in done.stdout
     assert "sgd, learning rate 1, batches of 6" in done.stdout
     command = f"genesis-train pretrain {pairs} --out {tmp_path / 'run'} --width 4"

@@ -258,13 +258,13 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*call, "--dry-run"])
     assert "images to cut" in done.stdout
     done = CliRunner().invoke(main, [*call, "--dry-run", "--split", "all"])
-    assert "NIH's test list is not kept apart" in done.stderr
+    assert "The images of NIH's test list are included" in done.stderr
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0, done.output
-    assert "c.zarr: 3 cubes of 3 of 3 images." in done.stdout
-    assert "1 image of the test list not taken: pre-training on a test set leaks." in done.stderr
+    assert "c.zarr: 3 cubes from 3 of 3 images." in done.stdout
+    assert "1 image of the test list not used: pre-training on a test set leaks." in done.stderr
     assert "1 image of the train-val list not there" in done.stderr
-    assert "is not kept apart" not in done.stderr
+    assert "test list are included" not in done.stderr
     facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)
     assert (facts["done_before"], facts["other_list"], facts["absent"]) == (True, 1, 1)
 
@@ -293,7 +293,7 @@ def test_split_is_refused_for_ct(luna16: Path, tmp_path: Path) -> None:
     call = ["extract-cubes", str(luna16), str(tmp_path / "c.zarr"), "--split", "test"]
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 2
-    assert "--split chooses among the lists of NIH ChestX-ray14" in done.stderr
+    assert "--split selects among the lists of NIH ChestX-ray14" in done.stderr
     with pytest.raises(CallError, match="--layout luna16"):
         ImageParameters(layout="luna16")  # type: ignore[arg-type]
     with pytest.raises(CallError, match="--split val"):

@@ -127,7 +127,7 @@ def test_two_networks_in_one_file_are_refused(tmp_path: Path) -> None:
     weights = UNet3D(2).state_dict()
     both = {before + key: weights[key] for before in ("model.", "module.") for key in weights}
     torch.save(both, tmp_path / "both.pt")
-    with pytest.raises(DataError, match=r"model\.down_tr64\S+ and module\.down_tr64\S+ are one name"):
+    with pytest.raises(DataError, match=r"model\.down_tr64\S+ and module\.down_tr64\S+ become the same name"):
         load_network(tmp_path / "both.pt")
 
 
@@ -147,7 +147,7 @@ def test_the_encoder_goes_out_alone_and_comes_back(
     for ours, theirs in zip(encoder(cubes), load_encoder(run)(cubes), strict=True):
         assert torch.equal(ours, theirs)
     assert "The encoder of a" in (tmp_path / "encoder.md").read_text()
-    with pytest.raises(DataError, match=r"has no \S+, which the network needs|weights of no network"):
+    with pytest.raises(DataError, match=r"has no \S+, which the network needs|weights of an unknown network"):
         load_network(tmp_path / "encoder")
 
 
@@ -201,7 +201,7 @@ def test_a_fine_tuned_network_goes_out_whole_and_its_encoder(
 
 def test_what_a_fine_tuned_run_cannot_give_is_refused(tuned: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
-        CallError, match=r"official is for pre-trained networks, and .*ncc holds a fine-tuned"
+        CallError, match=r"official is for pre-trained networks, but .*ncc holds a fine-tuned"
     ):
         export_weights(tuned["ncc"], tmp_path / "out.pt", "official")
     run = Path(shutil.copytree(tuned["ncc"], tmp_path / "run"))
@@ -209,7 +209,7 @@ def test_what_a_fine_tuned_run_cannot_give_is_refused(tuned: dict[str, Path], tm
     with pytest.raises(DataError, match=r"result\.json is damaged"):
         export_weights(run, tmp_path / "out.pt", "state-dict")
     (run / "result.json").unlink()
-    with pytest.raises(CallError, match="run is not finished: repeat"):
+    with pytest.raises(CallError, match="run is not finished: run the command"):
         export_weights(run, tmp_path / "out.pt", "state-dict")
     assert not (tmp_path / "out.pt").exists()
 
@@ -276,8 +276,8 @@ def changed(weights: dict[str, Any], **by_name: Any) -> dict[str, Any]:
             r"up_tr64\.ops\.0\.conv1\.weight of shape \(4, 13, 3, 3, 3\).*needs \(4, 12, 3, 3, 3\)",
         ),
         ({"out_tr__final_conv__bias": None}, r"has no out_tr\.final_conv\.bias"),
-        ({"out_tr__extra": torch.zeros(1)}, r"has out_tr\.extra, which the network does not know"),
-        ({"down_tr64__ops__0__conv1__weight": None}, r"weights of no network .*down_tr64\.ops\.0"),
+        ({"out_tr__extra": torch.zeros(1)}, r"has out_tr\.extra, which the network does not have"),
+        ({"down_tr64__ops__0__conv1__weight": None}, r"weights of an unknown network: .*down_tr64\.ops\.0"),
         (
             {"down_tr64__ops__0__conv1__weight": torch.zeros(1).expand(9999, 1, 3, 3, 3)},
             r"of shape \(9999, 1, 3, 3, 3\), .*\(width, 1, 3, 3, 3\), width at least 1 and at most 512",
@@ -315,7 +315,7 @@ def test_a_hostile_file_is_not_run(tmp_path: Path) -> None:
     for name, words in (
         ("zip.pt", r"holds objects of builtins\.getattr, pathlib\.Path, pathlib\.PosixPath besides"),
         ("old.pt", "holds objects of getattr besides"),
-        ("plain.pt", "is cut short, damaged, or no checkpoint of plain"),
+        ("plain.pt", "is cut short, damaged, or not a checkpoint of plain"),
     ):
         with pytest.raises(DataError, match=rf"{name} {words}"):
             load_network(tmp_path / name)
@@ -341,7 +341,7 @@ def test_what_is_no_weights_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"no best\.pt in"):
         load_network(tmp_path)
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    with pytest.raises(DataError, match="weights of no network"):
+    with pytest.raises(DataError, match="weights of an unknown network"):
         load_network(tmp_path / "tensor.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(DataError, match="holds no weights"):
@@ -364,7 +364,7 @@ def test_the_command_writes_weights_and_card_and_says_so(run: Path, tmp_path: Pa
     result = CliRunner().invoke(main, call)
     assert result.exit_code == 0, result.output
     assert "unet3d, width 2" in result.stdout
-    assert f"{tmp_path / 'out.pt.md'} says how to load them." in result.stderr
+    assert f"{tmp_path / 'out.pt.md'} describes how to load them." in result.stderr
     assert result.stderr.endswith("Next: genesis-prep extract-targets --help\n")
     assert files(tmp_path) >= {"out.pt", "out.pt.md"}
 
@@ -389,27 +389,32 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
         (run, "mine.pt", "official", "mine.pt exists: choose another name, or give --overwrite"),
         (run, "noted.pt", "official", "noted.pt.md exists"),
         (run, "foreign", "official", "foreign is a folder"),
-        (run, "run/out.pt", "official", "lies inside the run"),
+        (run, "run/out.pt", "official", "is inside the run"),
         (run, "lungs.zarr/out.pt", "official", "is inside the store"),
         (run, "out.pt", "nnssl", "nnU-Net has no 3D U-Net of Models Genesis"),
         (run, "out.pt", "onnx", "'official', 'nnssl', 'state-dict', 'safetensors'"),
-        (run, "out.pt", "official --part encoder", "holds whole networks, and --part encoder was given"),
-        (run, "out.pt", "official --folder", "--folder goes with --format nnssl"),
-        (run, "mine.pt", "nnssl --folder", "mine.pt is a file, and a folder is to be written"),
+        (
+            run,
+            "out.pt",
+            "official --part encoder",
+            "holds whole networks, so it does not allow --part encoder",
+        ),
+        (run, "out.pt", "official --folder", "--folder needs --format nnssl"),
+        (run, "mine.pt", "nnssl --folder", "mine.pt is a file, but --folder writes a folder"),
         (tmp_path / "nothing", "out.pt", "official", "There is no run in"),
         (
             tmp_path / "mine.pt",
             "out.pt",
             "official",
-            "holds no run of genesis-train pretrain that this version",
+            "not a genesis-train pretrain run that this version",
         ),
         (
             tmp_path / "foreign",
             "out.pt",
             "official",
-            "holds no run of genesis-train pretrain that this version",
+            "not a genesis-train pretrain run that this version",
         ),
-        (tmp_path / "begun", "out.pt", "official", "no epoch is finished yet"),
+        (tmp_path / "begun", "out.pt", "official", "no epoch has finished yet"),
     ):
         result = CliRunner().invoke(
             main, ["export", str(source), str(tmp_path / out), "--format", *kind.split()]

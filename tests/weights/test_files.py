@@ -192,13 +192,13 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_checkpoint(path)
     path.write_text("hello")
-    with pytest.raises(DataError, match="no checkpoint"):
+    with pytest.raises(DataError, match="not a checkpoint"):
         read_checkpoint(path)
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(DataError, match="no checkpoint of genesis-train"):
+    with pytest.raises(DataError, match="not a checkpoint of genesis-train"):
         read_checkpoint(path)
     torch.save({"format": PRETRAINED.format, "version": 3}, path)
-    with pytest.raises(DataError, match="version 3, this program reads version 2"):
+    with pytest.raises(DataError, match="version 3, but this program reads version 2"):
         read_checkpoint(path)
 
 

@@ -197,7 +197,7 @@ def test_nnunets_networks_come_back_from_a_state_dict_but_not_in_the_official_fo
     nnunet_run: tuple[Path, str, nn.Module], tmp_path: Path
 ) -> None:
     run, name, network = nnunet_run
-    with pytest.raises(CallError, match=f"holds the 3D U-Net only, and this run trained {name}"):
+    with pytest.raises(CallError, match=f"holds the 3D U-Net only, but this run trained {name}"):
         export_weights(run, tmp_path / "out.pt", "official")
     written = export_weights(run, tmp_path / "out.pt", "state-dict")
     assert (written.network, written.width) == (name, 2)
@@ -224,7 +224,7 @@ def test_a_run_that_does_not_know_its_spacing_is_refused(
     described = json.loads((run / "run.json").read_bytes())
     del described["store"]["spacing_mm"], described["store"]["manifest"]
     (run / "run.json").write_text(json.dumps(described))
-    with pytest.raises(CallError, match="does not know the spacing"):
+    with pytest.raises(CallError, match="does not record the spacing"):
         export_weights(run, tmp_path / "out.pth", "nnssl")
     export_weights(run, tmp_path / "out.pt", "state-dict")
 

@@ -1,4 +1,4 @@
-"""Curves over the number of labelled cases or of steps, that axis logarithmic: a line an arm."""
+"""Draw curves over the number of labelled cases or of steps, on a logarithmic axis: one line per arm."""
 
 import math
 import textwrap
@@ -14,13 +14,13 @@ from genesis_toolkit.training.compare.scores import ArmSummary, arms_of
 from genesis_toolkit.training.compare.statistics import Comparison, stars
 
 _WIDTH, _HEIGHT, _COLUMNS = 3.4, 2.7, 3
-_LINE, _LETTER = 0.16, 0.06  # of the notes, inches
+_LINE, _LETTER = 0.16, 0.06  # size of the notes, in inches
 _MARKS = "os^Dv<>P"
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a task stands on a curve: of which task, on which axis, at which number."""
+    """The position of a task on a curve: the task, the axis, and the number on it."""
 
     task: str
     axis: str
@@ -34,13 +34,13 @@ def draw_curves(
     metrics: Mapping[str, str],
     notes: Sequence[str],
 ) -> dict[str, bytes]:
-    """Draw the curves with notes below them, and return their files by their format, `png` and `svg`.
+    """Draw the curves with notes below them, and return the files by format, `png` and `svg`.
 
     Args:
-        summaries: every arm at every point, whose task is a key of `points`.
-        comparisons: of these; with two arms each point has the stars of the default test above it.
-        points: by the name of a point where it stands.
-        metrics: by the name of a point what its scores are called.
+        summaries: every arm at every point; their tasks are keys of `points`.
+        comparisons: of these; with two arms each point shows the stars of the default test.
+        points: position on a curve by name of the point.
+        metrics: name of the scores by name of the point.
         notes: sentences.
     """
     return render(lambda: _draw(summaries, comparisons, points, metrics, notes))

@@ -1,7 +1,7 @@
-"""Evidence: scores of arms in; the table of comparisons and the slides' chart out, as files.
+"""Evidence: from the scores of arms to files with the table of comparisons and the slides' chart.
 
-A folder of evidence holds results.json and results.csv (every pair of arms that was compared), figure.png and
-figure.svg. It holds no time and no path, so equal scores and an equal choice of pairs give equal bytes.
+A folder of evidence holds results.json and results.csv (every pair of arms compared), figure.png and
+figure.svg. They contain no times and no paths, so the same scores and pairs give the same bytes.
 """
 
 import csv
@@ -27,22 +27,22 @@ FORMAT = "genesis-evidence"
 VERSION = 1
 #: The files of a folder of evidence.
 FILES = ("results.json", "results.csv", "figure.png", "figure.svg")
-#: How the chart calls the metrics of `loop`.
+#: Names of the metrics of `loop` in the chart.
 METRICS = {"auc": "AUC", "mean_auc": "mean AUC", "iou": "IoU"}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What arms on tasks came to, and how they compare.
+    """Summaries of arms on tasks, and their comparisons.
 
     Attributes:
         summaries: every arm of every task.
         comparisons: of these, task by task.
-        chosen: whether the pairs were asked for; otherwise they are all there are, and where those are many
-            the chart has brackets for some.
-        metrics: by task what its scores are, `auc`, `mean_auc` or `iou`; empty where a table does not tell.
-        points: of curves, where each "task" stands on which.
-        registration: what was fixed before any test fold was read; None of a table.
+        chosen: whether the pairs were requested; otherwise all are compared, and if there are many, the chart
+            has brackets for some.
+        metrics: name of the scores by task, `auc`, `mean_auc` or `iou`; empty if a table does not give it.
+        points: for curves, the position of each "task" on its curve.
+        registration: what was fixed before any test fold was read; None for a table.
     """
 
     summaries: tuple[ArmSummary, ...]
@@ -62,7 +62,7 @@ class Evidence:
         return None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what could not be computed is None."""
+        """Return plain JSON values; None for what could not be computed."""
         percent = 100 * statistics.CONFIDENCE
         return {
             "format": FORMAT,
@@ -85,9 +85,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Written:
-    """What `compare_table` or `trials.compare_trials` came to.
+    """The result of `compare_table` or `trials.compare_trials`.
 
-    Where the files lie, whether they were `written` or `already there` as they would be, and what they tell.
+    The folder, the evidence, and whether the files were `written` or `already there` with the same content.
     """
 
     folder: Path
@@ -106,19 +106,19 @@ def compare_table(
     """Compare the arms of a CSV table, and write table and chart.
 
     Args:
-        table: a row a trial or a row an arm, see `scores.parse_table`.
-        out: the folder to make.
-        reference: compare only with this arm.
+        table: one row per trial or one row per arm, see `scores.parse_table`.
+        out: the folder to create.
+        reference: compare with this arm only.
         pairs: compare only these arms, (first, second).
-        overwrite: replace other evidence that lies in `out`.
+        overwrite: replace other evidence in `out`.
 
     Raises:
         CallError: there is no such table or arm, or something is in the way of `out`; nothing is written.
-        DataError: the table is wrong; the sentence names the line.
+        DataError: the table is invalid; the error names the line.
     """
     check_folder(out)
     if not table.exists() or table.is_dir():
-        raise CallError(f"There is no file {table}: name a CSV table with a row a trial, or a row an arm.")
+        raise CallError(f"There is no file {table}: name a CSV table with one row per trial or per arm.")
     evidence = weigh(parse_table(table.read_bytes(), table.name), reference, pairs)
     return Written(out, write_folder(out, files_of(evidence), overwrite=overwrite), evidence)
 
@@ -134,32 +134,32 @@ def weigh(
     """Compare the arms of every task.
 
     Args:
-        summaries: every arm of every task once, arms in an order in which later ones are expected to be
-            higher; one-tailed tests go by it.
-        reference: compare only with this arm.
+        summaries: every arm of every task once, with arms expected to score higher later in the order, which
+            sets the direction of one-tailed tests.
+        reference: compare with this arm only.
         pairs: compare only these arms, (first, second).
-        metrics: by task what its scores are, where that is known.
-        points: of curves, where each "task" stands on which.
+        metrics: name of the scores by task, if known.
+        points: for curves, the position of each "task" on its curve.
         registration: what was fixed beforehand.
 
     Raises:
-        CallError: an arm or a pair makes no sense.
-        DataError: there are more arms or tasks than a chart has room for.
+        CallError: an arm or a pair is unknown or makes no sense.
+        DataError: there are more arms or tasks than fit into a chart.
     """
     arms = arms_of(summaries)
     tasks = len({one.task for one in summaries})
     for count, most, what in ((len(arms), MOST_ARMS, "arms"), (tasks, MOST_TASKS, "tasks")):
         if count > most:
-            raise DataError(f"There are {count} {what}, and the chart has room for {most}: split the table.")
+            raise DataError(f"There are {count} {what}, but a chart fits at most {most}: split the table.")
     curves = {name: point.task for name, point in (points or {}).items()}
     compared = statistics.compare_arms(summaries, statistics.choose_pairs(arms, reference, pairs), curves)
     chosen = reference is not None or pairs is not None
-    told = dict(metrics or {}), dict(points or {}), registration
-    return Evidence(tuple(summaries), tuple(compared), chosen, *told)
+    more = dict(metrics or {}), dict(points or {}), registration
+    return Evidence(tuple(summaries), tuple(compared), chosen, *more)
 
 
 def files_of(evidence: Evidence) -> dict[str, bytes]:
-    """The files of a folder of evidence by name, `FILES`."""
+    """Return the files of a folder of evidence by name, `FILES`."""
     names = {task: METRICS.get(metric, metric) for task, metric in evidence.metrics.items()}
     shown = evidence.summaries, evidence.comparisons
     if evidence.points:
@@ -177,7 +177,7 @@ def files_of(evidence: Evidence) -> dict[str, bytes]:
 
 
 def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> str:
-    """Write evidence so that the folder is there whole or as it was, and return the status of `Written`."""
+    """Write a folder of evidence atomically, and return the status of `Written`."""
     out = out.resolve()
     if _is_there(out, files):
         return "already there"
@@ -205,9 +205,9 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> s
 
 
 def write_beside(out: Path, files: Mapping[str, bytes]) -> str:
-    """Write evidence into a folder that holds what it was made from, and return the status of `Written`.
+    """Write evidence into the folder of its trials, and return the status of `Written`.
 
-    results.json comes last and the older one goes first: where it is, all the others belong to it.
+    The old results.json is deleted first and the new one written last: if it exists, all files match it.
     """
     if _is_there(out, files):
         return "already there"
@@ -223,23 +223,23 @@ def _is_there(out: Path, files: Mapping[str, bytes]) -> bool:
 
 
 def check_folder(out: Path, beside: Collection[str] = ()) -> None:
-    """Refuse a place in a store, a file, and a folder with other things than evidence and what is beside."""
+    """Refuse a place in a store, a file, and a folder with files other than evidence and `beside`."""
     check_place(out)
     if out.exists() and not out.is_dir():
-        raise CallError(f"{out} is a file, and a folder is to be made there: choose another name.")
+        raise CallError(f"{out} is a file, but a folder is created there: choose another name.")
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if beside:  # a killed process may have left one that it wrote there
+    if beside:  # a killed process may have left a partial file
         found -= {name for name in found if name.startswith(".") and name.endswith(".part")}
     strange = found.difference(FILES, beside)
     if strange:
         raise CallError(
-            f"{out} holds {min(strange)}, which is no file of a comparison, so the folder is left alone: "
-            "choose another one."
+            f"{out} holds {min(strange)}, which is not a file of a comparison, so the folder is left "
+            "unchanged: choose another one."
         )
 
 
 def _pair(one: statistics.Comparison) -> dict[str, Any]:
-    """A comparison as plain JSON values."""
+    """Return a comparison as plain JSON values."""
     effect, values = one.effect, one.p_values()
     return {
         "task": one.task,
@@ -264,25 +264,30 @@ def _pair(one: statistics.Comparison) -> dict[str, Any]:
 
 
 def _row(one: statistics.Comparison) -> dict[str, Any]:
-    """A comparison as a row; `p` is that of the default test, None where there was nothing to test."""
-    told = _pair(one)
-    del told["tests"]
-    row = {"task": told.pop("task")}
+    """Return a comparison as a row; `p` is that of the default test, None if nothing could be tested."""
+    cells = _pair(one)
+    del cells["tests"]
+    row = {"task": cells.pop("task")}
     for place, arm in (("first", one.first), ("second", one.second)):
-        row |= {place: told.pop(place), f"{place}_mean": arm.mean, f"{place}_sd": arm.sd, f"{place}_n": arm.n}
-    row |= {"difference": told.pop("difference"), "default_test": statistics.DEFAULT_TEST, "p": one.p}
-    return row | {f"p_{name}": p for name, p in one.p_values().items()} | told
+        row |= {
+            place: cells.pop(place),
+            f"{place}_mean": arm.mean,
+            f"{place}_sd": arm.sd,
+            f"{place}_n": arm.n,
+        }
+    row |= {"difference": cells.pop("difference"), "default_test": statistics.DEFAULT_TEST, "p": one.p}
+    return row | {f"p_{name}": p for name, p in one.p_values().items()} | cells
 
 
 def csv_of(rows: Iterable[Iterable[Any]]) -> bytes:
-    """A file of CSV."""
+    """Return a CSV file."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode()
 
 
 def _curve_notes(evidence: Evidence) -> list[str]:
-    """What the curves say below."""
+    """Return the notes below the curves."""
     notes = ["Lines: mean. Error bars: standard deviation of the trials."]
     if len(arms_of(evidence.summaries)) == 2:
         notes.append(f"Above each point: Welch's t-test, two-sided, not corrected: {_steps()}.")
@@ -297,11 +302,11 @@ def _steps() -> str:
 def _few(evidence: Evidence) -> list[str]:
     if all(one.n >= PUBLISHED_TRIALS for one in evidence.summaries):
         return []
-    return [f"Some arms have fewer than {PUBLISHED_TRIALS} trials: read them with care."]
+    return [f"Some arms have fewer than {PUBLISHED_TRIALS} trials: interpret them with care."]
 
 
 def _notes(evidence: Evidence, brackets: int) -> list[str]:
-    """What the chart says below: what is drawn, what the stars mean, and what they leave out."""
+    """Return the notes below the chart: what it shows, what the stars mean, and what they leave out."""
     notes = [
         "Bars: mean. Error bars: standard deviation of the trials.",
         f"Brackets: Welch's t-test, two-sided: {_steps()}.",

@@ -1,8 +1,8 @@
-"""The slides' bar chart: a panel a task, a bar an arm, error bars, and brackets with stars.
+"""The slides' bar chart: one panel per task, one bar per arm, error bars, and brackets with stars.
 
-Every panel has an axis of its own, for tasks lie far apart. Where that axis does not begin at 0 the panel
-says so in words and with a break through it: bars that are cut off exaggerate. One chart gives always the
-same bytes with one version of matplotlib.
+Every panel has its own axis, since scores differ widely between tasks. If that axis does not start at 0, the
+panel says so in words and with a break in the axis: truncated bars exaggerate differences. With one version
+of matplotlib, the same chart always gives the same bytes.
 """
 
 import io
@@ -22,15 +22,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from genesis_toolkit.training.compare.scores import PUBLISHED_TRIALS, ArmSummary, arms_of
 from genesis_toolkit.training.compare.statistics import Comparison, stars
 
-#: The palette of Okabe and Ito, which eyes of every kind tell apart; hatched when it comes round again.
+#: The palette of Okabe and Ito, safe for colour-blind readers; hatched when it repeats.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 _HATCHES = ("", "///")
 MOST_ARMS = len(COLOURS) * len(_HATCHES)
 MOST_TASKS = 48
-#: With more pairs on one task only those with its last arm get brackets, unless pairs were asked for.
+#: With more pairs on one task, only those with its last arm get brackets, unless pairs were requested.
 MOST_BRACKETS = 6
 
-# Inches.
+# In inches.
 _BAR, _LEAST_PANEL, _LEFT, _RIGHT = 0.46, 1.9, 0.62, 0.18
 _BARS_HIGH, _LEVEL, _ROOF, _TITLE, _FOOT = 1.9, 0.27, 0.12, 0.52, 0.22
 _LINE, _NOTE_LETTER, _KEY_LETTER, _TITLE_LETTER = 0.16, 0.06, 0.07, 0.1
@@ -43,7 +43,7 @@ _SAVED = {"png": {"Software": "genesis-toolkit"}, "svg": {"Creator": "genesis-to
 
 @dataclass(frozen=True)
 class Panel:
-    """One task of the chart: bars from left to right, brackets over pairs of them with a text, the metric."""
+    """One task of the chart: its bars from left to right, brackets over pairs with their texts, metric."""
 
     task: str
     bars: tuple[ArmSummary, ...]
@@ -58,10 +58,10 @@ def panels_of(
     *,
     all_brackets: bool,
 ) -> list[Panel]:
-    """What the chart shows of every task, the arms in their order; by task what its scores are called.
+    """Return the panel of every task, with the arms in order; `metrics` names the scores by task.
 
-    Where a task has more comparisons than `MOST_BRACKETS`, only those with its last arm get brackets, unless
-    all of them are to.
+    If a task has more comparisons than `MOST_BRACKETS`, only those with its last arm get brackets, unless all
+    of them are requested.
     """
     order = arms_of(summaries)
     panels = []
@@ -78,17 +78,17 @@ def panels_of(
 
 
 def draw_bars(panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
-    """Draw the chart with notes below it, and return its files by their format, `png` and `svg`."""
+    """Draw the chart with notes below it, and return the files by format, `png` and `svg`."""
     arms = arms_of(bar for panel in panels for bar in panel.bars)
     return render(lambda: _draw(panels, arms, notes))
 
 
 def render(draw: Callable[[], Figure]) -> dict[str, bytes]:
-    """Draw a figure, always alike, and return its files by their format, `png` and `svg`."""
+    """Draw a figure reproducibly, and return the files by format, `png` and `svg`."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # whatever this user's settings are
+        matplotlib.rcdefaults()  # independent of the user's settings
         matplotlib.rcParams.update(_SETTINGS)
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it draws a box for the letter
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
         figure = draw()
         files = {kind: io.BytesIO() for kind in _SAVED}
         for kind, metadata in _SAVED.items():
@@ -97,9 +97,9 @@ def render(draw: Callable[[], Figure]) -> dict[str, bytes]:
 
 
 def axis_low(bars: Sequence[ArmSummary]) -> float:
-    """Where the axis of a panel begins: 0 unless the bars would differ by less than a third of their height.
+    """Return the start of a panel's axis: 0 unless the bars differ by less than a third of their height.
 
-    Then it begins well below every error bar; and below 0 where an error bar reaches there.
+    Then it starts well below every error bar; if an error bar goes below 0, so does the axis.
     """
     low, high = min(one.mean - one.sd for one in bars), max(one.mean + one.sd for one in bars)
     if low < 0:
@@ -112,7 +112,7 @@ def axis_low(bars: Sequence[ArmSummary]) -> float:
 
 
 def levels_of(brackets: Sequence[tuple[int, int, str]]) -> list[int]:
-    """How high each bracket lies, so that none touches another: the short ones low."""
+    """Return the level of each bracket, so that none touches another; short ones come lowest."""
     order = sorted(range(len(brackets)), key=lambda one: (brackets[one][1] - brackets[one][0], brackets[one]))
     levels, highest = [0] * len(brackets), [0] * (1 + max((right for _, right, _ in brackets), default=0))
     for one in order:
@@ -123,7 +123,7 @@ def levels_of(brackets: Sequence[tuple[int, int, str]]) -> list[int]:
 
 
 def _draw(panels: Sequence[Panel], arms: Sequence[str], notes: Sequence[str]) -> Figure:
-    """Place everything by hand, in inches: what lies where must not hang on what is measured."""
+    """Place everything by hand, in inches, so that the layout does not depend on the data."""
     rows = math.ceil(len(panels) / _COLUMNS)
     columns = math.ceil(len(panels) / rows)
     width = max(_LEAST_PANEL, _BAR * max(len(panel.bars) for panel in panels))
@@ -173,7 +173,7 @@ def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, hei
     high = low + 1 if high <= low else high
     foot = max(low, 0.0)
 
-    def at(inches: float) -> float:  # the value so far above the highest end of a bar
+    def at(inches: float) -> float:  # the value this far above the highest end of a bar
         return high + inches * ((high - low) / _BARS_HIGH)
 
     for place, bar in enumerate(panel.bars):
@@ -182,7 +182,7 @@ def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, hei
     for (left, right, text), level in zip(panel.brackets, levels_of(panel.brackets), strict=True):
         base, roof = at(_LEVEL * level + 0.09), at(_LEVEL * level + 0.14)
         axes.plot((left, left, right, right), (base, roof, roof, base), color="#222222", linewidth=0.8)
-        # Asterisks hang at the top of their line, so theirs begins lower.
+        # Asterisks sit at the top of their line, so their text starts lower.
         size, raised = (10, -0.01) if "*" in text else (7.5, 0.025)
         height_of = at(_LEVEL * level + 0.14 + raised)
         axes.text((left + right) / 2, height_of, text, ha="center", fontsize=size)
@@ -202,23 +202,23 @@ def _draw_panel(axes: Axes, panel: Panel, arms: Sequence[str], width: float, hei
     size = 9.5 * min(1.0, (width + _LEFT) / (_TITLE_LETTER * len(panel.task)))
     axes.set_title(f"{panel.task}\n", fontsize=size, fontweight="bold", pad=4)
     beside: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
-    axes.annotate(_told(panel), (0.5, 1), (0, 5), fontsize=7.5, **beside)
+    axes.annotate(_caption(panel), (0.5, 1), (0, 5), fontsize=7.5, **beside)
     if low > 0:
         _break(axes, width, height)
-        told = f"axis from {low:.6g}, not from 0"
-        axes.annotate(told, (0.5, 0), (0, -10), fontsize=7, color="#444444", **beside)
+        note = f"axis from {low:.6g}, not from 0"
+        axes.annotate(note, (0.5, 0), (0, -10), fontsize=7, color="#444444", **beside)
 
 
 def _break(axes: Axes, width: float, height: float) -> None:
-    """Two strokes through the foot of the axis."""
+    """Draw two strokes through the foot of the axis."""
     look: Any = {"transform": axes.transAxes, "color": "#222222", "linewidth": 0.9, "clip_on": False}
     for inches in (0.06, 0.11):
         upright = ((inches - 0.03) / height, (inches + 0.03) / height)
         axes.plot((-0.05 / width, 0.05 / width), upright, **look)
 
 
-def _told(panel: Panel) -> str:
-    """What the bars of a panel are, how many trials stand behind them, and whether those are few."""
+def _caption(panel: Panel) -> str:
+    """Return the metric of a panel, its number of trials, and a warning if those are few."""
     least, most = min(one.n for one in panel.bars), max(one.n for one in panel.bars)
     metric = f"{panel.metric}, " if panel.metric else ""
     few = f", fewer than {PUBLISHED_TRIALS} trials" if least < PUBLISHED_TRIALS else ""
@@ -226,6 +226,6 @@ def _told(panel: Panel) -> str:
 
 
 def _look(arm: str, arms: Sequence[str]) -> dict[str, Any]:
-    """Colour and hatch of an arm, the same in every panel."""
+    """Return the colour and hatch of an arm, the same in every panel."""
     again, colour = divmod(arms.index(arm), len(COLOURS))
     return {"facecolor": COLOURS[colour], "hatch": _HATCHES[again], "edgecolor": "#222222"}

@@ -1,9 +1,8 @@
-"""What a comparison of arms on tasks is made of: which trials, and of what (METHOD.md section 6).
+"""The plan of a comparison of arms on tasks: its trials, stores and weights (METHOD.md section 6).
 
-An arm is a way to begin a network, `NAME` or `NAME=WEIGHTS`. Six names are those of the published
-comparisons, and each says whether there are weights and of how many axes the network is; any other stands
-for whatever weights it is given. The stores and the weights are opened here once, to see that every trial can
-be carried out.
+An arm is a way to initialise a network, `NAME` or `NAME=WEIGHTS`. Six names are those of the published
+comparisons, and each determines whether there are weights and the number of axes of the network; any other
+name accepts any weights. The stores and the weights are opened here once, to check that every trial can run.
 """
 
 import re
@@ -26,7 +25,7 @@ from genesis_toolkit.training.machine.options import option
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, architecture
 from genesis_toolkit.training.weights.load import Beginning, read_beginning
 
-#: The names of the published comparisons: axes of the network, 3 or 2, and which part of it has weights,
+#: The names of the published comparisons: axes of the network, 3 or 2, and the part with pre-trained weights,
 #: `network` or `encoder` (ImageNet's), or None from scratch.
 KNOWN: dict[str, tuple[int, str | None]] = {
     "scratch-3d": (3, None),
@@ -36,23 +35,22 @@ KNOWN: dict[str, tuple[int, str | None]] = {
     "genesis-ct-2d": (2, "network"),
     "genesis-xray-2d": (2, "network"),
 }
-_PARTS = {"network": "a whole network", "encoder": "an encoder, as ImageNet's"}
+_PARTS = {"network": "a whole network", "encoder": "an encoder, such as ImageNet's"}
 _MOST_TRIALS = 1000
-_SHOWN = 12  # digits of a sha256, which tell two files apart
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # of a folder as well, and of a bar in the chart
+_SHOWN = 12  # digits of a sha256, enough to distinguish two files
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # also names a folder and a bar in the chart
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to begin a network.
+    """One way to initialise a network.
 
     Attributes:
         name: 1 to 40 letters, digits and `.`, `_`, `+`, `-`, the first a letter or a digit.
-        weights: a file or the folder of a run, as `load.read_beginning` takes them; None from
-            scratch.
+        weights: a file or the folder of a run, as `load.read_beginning` accepts them; None from scratch.
 
     Raises:
-        CallError: the name is not allowed, or wants weights that are not given or must not be.
+        CallError: the name is not allowed, or weights are missing or not allowed for it.
     """
 
     name: str
@@ -61,65 +59,65 @@ class Arm:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise CallError(
-                f"--arm {self.name!r} is no name of an arm: give it 1 to 40 letters, digits and any of "
+                f"--arm {self.name!r} is not a valid name: give it 1 to 40 letters, digits and any of "
                 "._+-, the first a letter or a digit."
             )
         known, (_, pretrained) = self.name in KNOWN, KNOWN.get(self.name, (0, None))
         if not known and self.weights is None:
             raise CallError(
                 f"--arm {self.name} is unknown without weights; allowed: scratch-3d and scratch-2d as they "
-                f"are, any other name with weights, as in --arm {self.name}=run."
+                f"are, any other name with weights, such as --arm {self.name}=run."
             )
         if pretrained and self.weights is None:
             raise CallError(
-                f"--arm {self.name} needs weights: name a run or a file, as in --arm {self.name}=run; they "
+                f"--arm {self.name} needs weights: name a run or a file, such as --arm {self.name}=run; they "
                 "are never downloaded."
             )
         if known and not pretrained and self.weights is not None:
             raise CallError(
-                f"--arm {self.name}={self.weights}: this arm begins from nothing; leave the weights out, or "
+                f"--arm {self.name}={self.weights}: this arm starts from scratch; leave the weights out, or "
                 "give the arm another name."
             )
 
 
 def parse_arm(text: str) -> Arm:
-    """An arm as it is written on the command line, `NAME` or `NAME=WEIGHTS`.
+    """Read an arm as written on the command line, `NAME` or `NAME=WEIGHTS`.
 
     Raises:
-        CallError: it is neither, or see `Arm`.
+        CallError: it is neither; or as `Arm`.
     """
     name, equals, weights = text.partition("=")
     if equals and not weights:
-        raise CallError(f"--arm {text} has no weights behind the '=': name them, or leave the '=' out.")
+        raise CallError(f"--arm {text} has no weights after the '=': name them, or leave the '=' out.")
     return Arm(name, Path(weights) if equals else None)
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
-    """Refuse arms that cannot be held against each other: fewer than two, or two of one name."""
+    """Check that arms can be compared: that there are at least two, with different names."""
     if len(arms) < 2:
         given = f"only {arms[0].name} was given" if arms else "none was given"
         raise CallError(
-            f"A comparison needs two arms or more, and {given}: add one, as in --arm scratch-3d "
+            f"A comparison needs two arms or more, but {given}: add one, such as --arm scratch-3d "
             "--arm genesis-ct-3d=run."
         )
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
-            raise CallError(f"Two arms are named {name}: name them apart, as in --arm {name}-2=WEIGHTS.")
+            raise CallError(f"Two arms are named {name}: rename one of them, such as --arm {name}-2=WEIGHTS.")
 
 
 def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
-    """What the networks of the arms begin with, in their order.
+    """Return the initial weights of the arms, in their order.
 
-    Arms from scratch are to differ from the others in their first weights alone: where all weights of as many
-    axes are of one network and one width, scratch takes these.
+    Arms from scratch should differ from the others only in their initial weights: if all weights with the
+    same number of axes are of one network and one width, scratch uses these.
 
     Args:
         arms: see `check_arms`.
-        width: of the arms from scratch; when left out that of the others, or the published one.
+        width: width of the arms from scratch; by default that of the others, or the published one.
 
     Raises:
-        CallError, DataError: as `read_beginning`; or the weights are not what the arm's name says.
+        CallError, DataError: as `read_beginning`; or the weights do not match the arm's name.
     """
     read = {arm.name: _read(arm) for arm in arms if arm.weights is not None}
 
@@ -132,17 +130,17 @@ def read_arms(arms: Sequence[Arm], width: int | None = None) -> list[Beginning]:
 
 
 def axes_of(beginning: Beginning) -> int:
-    """Of the network: 3, or 2."""
+    """Return the number of axes of the network: 3 or 2."""
     return architecture(beginning.network).axes
 
 
 def _read(arm: Arm) -> Beginning:
-    """Read the weights of an arm; refuse those that are not what a known name stands for."""
+    """Read the weights of an arm, and check that they match a published name."""
     beginning, (axes, pretrained) = read_beginning(arm.weights), KNOWN.get(arm.name, (0, None))
     part = str(beginning.describe()["pretrained"])
     if pretrained and (axes_of(beginning), part) != (axes, pretrained):
         raise CallError(
-            f"--arm {arm.name} stands for weights of {_PARTS[pretrained]} in {axes}D, and "
+            f"--arm {arm.name} needs weights of {_PARTS[pretrained]} in {axes}D, but "
             f"{arm.weights} holds those of {_PARTS[part]} in {axes_of(beginning)}D ({beginning.network}): "
             "name other weights, or give the arm another name."
         )
@@ -151,9 +149,9 @@ def _read(arm: Arm) -> Beginning:
 
 @dataclass(frozen=True)
 class Task:
-    """One target task: the store as it was given, its name without suffixes, code, and size of its cubes.
+    """One target task: the store as given, its name without suffixes, task code, and cube size.
 
-    The fingerprint is the sha256 of the store's manifest, and so of all its files.
+    The fingerprint is the sha256 of the store's manifest, which covers all its files.
     """
 
     name: str
@@ -165,7 +163,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ReadyArm:
-    """An arm whose weights were read and fit: its network, of 3 or 2 axes, and the sha256 of its weights."""
+    """An arm with its weights checked: network, number of axes (3 or 2), and sha256 of the weights."""
 
     arm: Arm
     network: str
@@ -175,11 +173,11 @@ class ReadyArm:
 
     @property
     def name(self) -> str:
-        """The arm's."""
+        """The name of the arm."""
         return self.arm.name
 
     def taken(self, task: Task) -> str:
-        """How the network takes the task's cubes: `3D`, `2D`, `slice by slice`, or `not` at all."""
+        """Return how the network takes the task's cubes: `3D`, `2D`, `slice by slice`, or `not` at all."""
         if self.axes > len(task.size):
             return "not"
         return f"{self.axes}D" if self.axes == len(task.size) else "slice by slice"
@@ -187,14 +185,14 @@ class ReadyArm:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning of one arm on one task, or one point of it.
+    """One fine-tuning run of one arm on one task, or one point on its curve.
 
     Attributes:
-        task: its name.
-        arm: likewise.
-        seed: of this trial.
-        labels: of a curve over them, how many labelled cases, as `parse_labels` reads it.
-        steps: of a curve over them, after how many steps; the others of these points are in the same folder.
+        task: name of the task.
+        arm: name of the arm.
+        seed: seed of this trial.
+        labels: on a curve over labels, the labelled cases, as `parse_labels` reads them.
+        steps: on a curve over steps, the number of steps; all points of such a trial share its folder.
     """
 
     task: str
@@ -204,19 +202,19 @@ class Trial:
     steps: int = 0
 
     def __str__(self) -> str:
-        """Its folder below `trials`, with `/`."""
+        """Return its folder below `trials`, with `/`."""
         labels = f"labels-{self.labels}/" if self.labels else ""
         return f"{self.task}/{self.arm}/{labels}{self.seed}"
 
     @property
     def outcome(self) -> str:
-        """The name of the task with the point of the curve, as it stands in tables."""
+        """The name of the task with the point on the curve, as in tables."""
         point = f", {self.labels} labels" if self.labels else ""
         return f"{self.task}{point}" + (f", {counted(self.steps, 'step')}" if self.steps else "")
 
     @property
     def point(self) -> Point | None:
-        """Where it stands on a curve; None where there is none."""
+        """The position on a curve; None without one."""
         if self.labels.endswith("%"):
             return Point(self.task, "labelled cases, %", float(self.labels.removesuffix("%")))
         if self.labels:
@@ -226,7 +224,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison, ready to be carried out: tasks in the order of the panels, arms in that of the bars."""
+    """A comparison, ready to run: tasks in the order of the panels, arms in the order of the bars."""
 
     tasks: tuple[Task, ...]
     arms: tuple[ReadyArm, ...]
@@ -236,9 +234,9 @@ class Plan:
     labels: tuple[str, ...] = ()
 
     def record(self) -> dict[str, dict[str, Any]]:
-        """What may not change from call to call, as plain JSON values: `parameters`, `tasks`, `arms`."""
+        """Return what must stay the same between calls, as plain JSON: `parameters`, `tasks`, `arms`."""
         parameters = self.parameters.as_dict()
-        parameters.pop("seed")  # it stands in the folders' names, and more trials may come
+        parameters.pop("seed")  # it is in the folders' names, and trials may be added
         if self.labels:  # likewise
             parameters["labels"] = "of a curve"
         return {
@@ -254,7 +252,7 @@ class Plan:
 def trials_of(
     tasks: Mapping[str, Sequence[str]], seeds: Sequence[int], labels: Sequence[str] = ()
 ) -> list[Trial]:
-    """All trials of tasks with their arms, as they are begun: seed by seed, so that what is there is even."""
+    """Return all trials of tasks and arms seed by seed, so that partial results are balanced."""
     return [
         Trial(task, arm, seed, point)
         for seed in seeds
@@ -265,13 +263,13 @@ def trials_of(
 
 
 def arms_by_task(tasks: Sequence[Task], arms: Sequence[ReadyArm]) -> dict[str, list[str]]:
-    """The names of the arms, two or more, that can do each task, by its name: of images those in 2D alone."""
+    """Return by task the arms that can do it, two or more; for images only those in 2D."""
     taking = {task.name: [one.name for one in arms if one.taken(task) != "not"] for task in tasks}
     for task in tasks:
         if len(taking[task.name]) < 2:
             raise CallError(
-                f"{task.targets} holds images, and {len(taking[task.name])} of the arms are in 2D: give two "
-                "such arms or more, as in --arm scratch-2d --arm imagenet=FILE, or leave this store out."
+                f"{task.targets} holds images, but only {len(taking[task.name])} of the arms are in 2D: "
+                "give at least two, such as --arm scratch-2d --arm imagenet=FILE, or leave this store out."
             )
     return taking
 
@@ -284,25 +282,26 @@ def make_plan(
     width: int | None = None,
     labels: Sequence[float | int] = (),
 ) -> Plan:
-    """Open every store, read all weights, and see that each network takes each task's cubes.
+    """Open every store, read all weights, and check that each network accepts each task's cubes.
 
-    An arm of a 3D network is left out where a task has images. For the arguments see `trials.compare_trials`.
+    3D networks are left out for tasks with images. For the arguments see `trials.compare_trials`.
 
     Raises:
-        CallError: a store, an arm or a number does not fit; the sentence says what to change.
+        CallError: a store, an arm or a number is not suitable; the error says what to change.
         DataError: a store or a file of weights is damaged.
     """
     if not 2 <= trials <= _MOST_TRIALS:
         raise CallError(
-            f"--trials {trials} is out of range: from 2 on, for one trial has no spread, to {_MOST_TRIALS:,}."
+            f"--trials {trials} is out of range: it must be between 2 (one trial has no spread) and "
+            f"{_MOST_TRIALS:,}."
         )
-    replace(parameters, seed=parameters.seed + trials - 1)  # which says what is wrong
+    replace(parameters, seed=parameters.seed + trials - 1)  # raises an error if out of range
     check_arms(arms)
     seeds = range(parameters.seed, parameters.seed + trials)
     check_curve(parameters, labels)
     shared = [replace(parameters, labels=one) for one in labels] or [parameters]
     tasks = open_tasks(targets, [replace(one, seed=seed) for seed in seeds for one in shared])
-    # Cubes first: all arms take them, so the arms come in the order of the call.
+    # Cubes first: all arms accept them, so the arms keep the order of the call.
     tasks.sort(key=lambda task: -len(task.size))
     beginnings = read_arms(arms, width)
     ready = [
@@ -324,37 +323,37 @@ def make_plan(
 
 
 def check_curve(parameters: FinetuneParameters, labels: Sequence[float | int]) -> None:
-    """Refuse labels that make no curve: shares among numbers, one twice, or steps to score after as well."""
+    """Check that labels make a curve: only shares or only numbers, each once, and not along with steps."""
     words = list(map(labels_words, labels))
     if len({one.endswith("%") for one in words}) > 1 or len(set(words)) < len(words):
         raise CallError(
-            f"--labels {','.join(words)} makes no curve: give numbers of cases, or shares in %, each once."
+            f"--labels {','.join(words)} is not a curve: give numbers of cases, or shares in %, each once."
         )
     if words and parameters.at_steps:
         raise CallError(
-            f"--labels {','.join(words)} and --at-steps ask for two curves at once: give one of them."
+            f"--labels {','.join(words)} and --at-steps request two curves at once: give one of them."
         )
 
 
 def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParameters]) -> list[Task]:
-    """The tasks of target stores, each named as its store is; every trial must find enough labels in it."""
+    """Return the tasks of target stores, named like them, after checking the labels for every trial."""
     if not targets:
         raise CallError(
-            "No target store was given: name one or more, as genesis-prep extract-targets makes them, or a "
+            "No target store was given: name one or more from genesis-prep extract-targets, or a "
             "table with --from-csv."
         )
     names = [task_name(place) for place in targets]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise CallError(
-                f"{targets[names.index(name)]} and {targets[number]} would both be the task {name}: give "
-                "each store once, and a name of its own."
+                f"{targets[names.index(name)]} and {targets[number]} would both give the task {name}: name "
+                "each store once, and give it a name of its own."
             )
     tasks = []
     for name, place in zip(names, targets, strict=True):
         store = open_targets(place)
         for one in parameters:
-            try:  # before hours of other trials have gone by
+            try:  # before other trials spend hours
                 target_data(store, one)
             except (CallError, DataError) as error:
                 raise type(error)(f"The trial with seed {one.seed} on {name}: {error}") from None
@@ -363,28 +362,28 @@ def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParam
 
 
 def task_name(place: str | Path) -> str:
-    """What a store's task is called: `nodules` of `data/nodules.zarr` and of `nodules.zarr.zip`."""
+    """Return the name of a store's task: `nodules` for `data/nodules.zarr` and for `nodules.zarr.zip`."""
     name = PurePosixPath(str(place).rstrip("/")).name
     name = Path(str(place)).resolve().name if name in ("", ".", "..") else name
     for suffix in (".zip", ".zarr"):
         name = name.removesuffix(suffix)
     if not name.strip() or name.startswith(".") or len(name) > MOST_LETTERS or not name.isprintable():
         raise CallError(
-            f"{place} names its task {name[: MOST_LETTERS + 1]!r}: call the store by 1 to {MOST_LETTERS} "
-            "printable letters, of which the first is no point."
+            f"{place} names its task {name[: MOST_LETTERS + 1]!r}: rename the store to 1 to {MOST_LETTERS} "
+            "printable letters that do not start with a dot."
         )
     return name
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """How two records (`Plan.record`) disagree, in words; None where the later may go on with the earlier.
+    """Return how two records (`Plan.record`) differ, in words; None if the later call may add to the earlier.
 
-    Tasks and arms that only one of them has are no disagreement.
+    Tasks and arms in only one of them do not count as a difference.
     """
     for name, asked in now["parameters"].items():
         was = before["parameters"].get(name)
         if was != asked:
-            return f"{option(name)} {was}, and this call asks for {option(name)} {asked}"
+            return f"{option(name)} {was}, but this call has {option(name)} {asked}"
     for name in before["tasks"].keys() & now["tasks"].keys():
         if before["tasks"][name] != now["tasks"][name]:
             return f"another store {name}"
@@ -393,5 +392,5 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         for part in arm:
             if was.get(part) != arm[part]:
                 old, new = (str(one.get(part))[:_SHOWN] for one in (was, arm))
-                return f"{part} {old} of the arm {name}, and this call asks for {new}"
+                return f"{part} {old} of the arm {name}, but this call has {new}"
     return None

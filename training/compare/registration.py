@@ -1,8 +1,8 @@
 """A pre-registration: what is compared and which outcome counts, fixed before any test fold is read.
 
-OUT/registration.json is written once, before the first trial, and its sha256 is noted in OUT/trials.json and
-in the results. A later call may add trials, arms or tasks; the results then say what the registration did not
-foresee. A file that was changed or removed is refused.
+OUT/registration.json is written once, before the first trial, and its sha256 is recorded in OUT/trials.json
+and in the results. A later call may add trials, arms or tasks; the results then list what was not registered.
+A changed or missing file is an error.
 """
 
 import json
@@ -22,7 +22,7 @@ FILE = "registration.json"
 
 @dataclass(frozen=True)
 class Primary:
-    """The one outcome that was to decide: two arms on one task, or on one point of its curve."""
+    """The outcome registered as primary: two arms on one task, or on one point of its curve."""
 
     task: str
     first: str
@@ -31,12 +31,12 @@ class Primary:
 
 @dataclass(frozen=True)
 class Registration:
-    """What was registered.
+    """The registration of a comparison.
 
     Attributes:
-        sha256: of the file.
-        primary: the outcome that was to decide; None where none was named.
-        differs: what of this call the file did not foresee, in words.
+        sha256: hash of the file.
+        primary: the primary outcome; None if none was named.
+        differs: what this call does beyond the file, in words.
     """
 
     sha256: str
@@ -45,24 +45,24 @@ class Registration:
 
 
 def parse_primary(text: str) -> Primary:
-    """Read `TASK,FIRST:SECOND`, where the task of a curve has a point behind it: `nodules, 20 labels,a:b`."""
+    """Read `TASK,FIRST:SECOND`, where the task may be followed by a point: `nodules, 20 labels,a:b`."""
     task, comma, pair = text.rpartition(",")
     first, colon, second = pair.partition(":")
     if not (comma and colon and task.strip() and first.strip() and second.strip()):
         raise CallError(
-            f"--primary {text} names no outcome: write the task and two arms, as in "
-            '--primary "nodules,scratch-3d:genesis-ct-3d", and of a curve the point as well, as in '
+            f"--primary {text} is not an outcome: give the task and two arms, such as "
+            '--primary "nodules,scratch-3d:genesis-ct-3d", and for a curve the point as well, such as '
             '--primary "nodules, 20 labels,scratch-3d:genesis-ct-3d".'
         )
     return Primary(task.strip(), first.strip(), second.strip())
 
 
 def check_primary(primary: Primary, outcomes: Sequence[Primary]) -> None:
-    """Refuse a primary outcome that the comparison does not have."""
+    """Check that the comparison includes the primary outcome."""
     if primary not in outcomes:
         known = "; ".join(f"{one.task},{one.first}:{one.second}" for one in outcomes[:4])
         raise CallError(
-            f"--primary {primary.task},{primary.first}:{primary.second} is no outcome of this comparison; "
+            f"--primary {primary.task},{primary.first}:{primary.second} is not an outcome here; "
             f"allowed: {known}{' ..' if len(outcomes) > 4 else ''}."
         )
 
@@ -70,9 +70,9 @@ def check_primary(primary: Primary, outcomes: Sequence[Primary]) -> None:
 def content_of(
     settings: Mapping[str, Any], outcomes: Sequence[Primary], primary: Primary | None
 ) -> dict[str, Any]:
-    """What a registration holds, as plain JSON values: no time and no path.
+    """Return the content of a registration as plain JSON values: no time and no path.
 
-    A comparison that has one outcome alone needs no choice of the primary one.
+    If a comparison has a single outcome, it is the primary one.
     """
     chosen = primary or (outcomes[0] if len(outcomes) == 1 else None)
     return {
@@ -87,24 +87,24 @@ def content_of(
 
 
 def bytes_of(content: Mapping[str, Any]) -> bytes:
-    """The file."""
+    """Return the file."""
     return f"{json.dumps(content, indent=1)}\n".encode()
 
 
 def read(out: Path, noted: str, now: Mapping[str, Any]) -> Registration:
-    """Read the registration of the comparison in `out`, whose sha256 was `noted`, and hold a call against it.
+    """Read the registration of the comparison in `out`, whose sha256 was `noted`, and compare it with a call.
 
     Raises:
-        DataError: the file is gone, or not the one that was written.
+        DataError: the file is missing or was changed.
     """
     path = out / FILE
     data = path.read_bytes() if path.exists() else b""
     found = sha256_of(data)
     if found != noted:
-        what = "was changed" if data else "is gone"
+        what = "was changed" if data else "is missing"
         raise DataError(
-            f"{path} {what} since the comparison began (its sha256 was {noted[:12]}..): put the first one "
-            "back, or give --overwrite to begin again."
+            f"{path} {what} since the comparison started (its sha256 was {noted[:12]}..): restore the "
+            "original, or give --overwrite to start again."
         )
     before = json.loads(data)
     differs = tuple(

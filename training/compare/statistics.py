@@ -1,8 +1,9 @@
-"""Is one arm better than another? t-tests, their correction for several pairs, and the size of the effect.
+"""Test whether one arm is better than another: t-tests, correction for several pairs, and effect sizes.
 
-Pure: numbers in, numbers out. Default is Welch's t-test, two-sided (METHOD.md section 6), which takes arms
-for independent samples of different spreads; most published p-values fit the pooled test, one-tailed. Trials
-of one name in two arms share their labelled cases, which the paired test uses. scipy computes them.
+Pure: numbers in, numbers out. The default is Welch's t-test, two-sided (METHOD.md section 6), which treats
+arms as independent samples with different spreads; most published p-values match the pooled test, one-tailed.
+Trials with the same name in two arms share their labelled cases, which the paired test uses. scipy computes
+all of them.
 """
 
 import math
@@ -22,24 +23,24 @@ TESTS = tuple(
     f"{test}_{tail}" for test in ("welch", "student", "paired") for tail in ("two_sided", "one_tailed")
 )
 DEFAULT_TEST = TESTS[0]
-#: Of the interval of the effect size.
+#: Confidence level of the interval of the effect size.
 CONFIDENCE = 0.95
-#: How often so many trials as are needed find a difference that is there, two-sided at 1 - `CONFIDENCE`.
+#: Power for `trials_needed`: share of comparisons that find a true difference, two-sided at 1 - `CONFIDENCE`.
 POWER = 0.8
-#: More trials than that are not counted.
+#: Larger numbers of trials are not computed.
 MOST_NEEDED = 1_000_000
 
 _STARS = ((0.0001, "****"), (0.001, "***"), (0.01, "**"), (0.05, "*"))
-_ROUNDING = 1e-12  # differences that vary by less than this part of the scores vary by rounding alone
+_ROUNDING = 1e-12  # differences that vary by less than this part of the scores are rounding errors
 _SURE = 30.0
-_LARGE_T = 1000.0  # up to which scipy's noncentral t holds in both tails
+_LARGE_T = 1000.0  # up to here scipy's noncentral t is accurate in both tails
 
 
 @dataclass(frozen=True)
 class TTest:
     """A t-test of two arms: the difference of the means, second minus first, in standard errors, and its df.
 
-    The one-tailed p-value is that of a higher second mean. Which arm that is has to be fixed before looking.
+    The one-tailed p-value is for a higher second mean. Fix which arm is second before looking at the scores.
     """
 
     t: float
@@ -50,9 +51,9 @@ class TTest:
 
 @dataclass(frozen=True)
 class Effect:
-    """How far two arms lie apart, in pooled standard deviations: Hedges' g, second minus first.
+    """The difference of two arms in pooled standard deviations: Hedges' g, second minus first.
 
-    The 95 % confidence interval of what it estimates goes from `low` to `high`.
+    The 95 % confidence interval of the true effect is `low` to `high`.
     """
 
     g: float
@@ -62,18 +63,18 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms on one task. What is None could not be tested: neither arm has any spread.
+    """Two arms on one task. None means that it could not be tested, since neither arm has any spread.
 
     Attributes:
-        first: the arm that the other is held against.
-        second: the arm that one-tailed tests ask to be higher.
-        welch: Welch's test, which lets spreads differ.
-        student: the pooled test, which takes them for equal.
-        effect: its size.
-        paired: the test of the differences of trials of one name; None too where the arms' trials differ.
-        needed: trials of each arm with which Welch's test finds a difference as large as this one, see
-            `trials_needed`; None too where the means are equal.
-        needed_paired: likewise, of the paired test.
+        first: the arm that the other is compared with.
+        second: the arm that one-tailed tests expect to be higher.
+        welch: Welch's test, which allows different spreads.
+        student: the pooled test, which assumes equal spreads.
+        effect: size of the difference.
+        paired: test of the differences between trials with the same name; also None if the trials differ.
+        needed: number of trials per arm with which Welch's test finds a difference this large, see
+            `trials_needed`; also None if the means are equal.
+        needed_paired: likewise, for the paired test.
         p_holm: the two-sided p-value of Welch's test after Holm's correction, see `compare_arms`.
     """
 
@@ -89,21 +90,21 @@ class Comparison:
 
     @property
     def task(self) -> str:
-        """The task's name."""
+        """Name of the task."""
         return self.first.task
 
     @property
     def difference(self) -> float:
-        """Of the means, second minus first, in the unit of the metric."""
+        """Difference of the means, second minus first, in the unit of the metric."""
         return self.second.mean - self.first.mean
 
     @property
     def p(self) -> float | None:
-        """The p-value of the default test, without correction."""
+        """p-value of the default test, without correction."""
         return self.welch.p_two_sided if self.welch else None
 
     def p_values(self) -> dict[str, float | None]:
-        """By name of the test, those of `TESTS`."""
+        """Return the p-values by name of the test, those in `TESTS`."""
         return {
             f"{name}_{tail}": getattr(test, f"p_{tail}") if test else None
             for name, test in (("welch", self.welch), ("student", self.student), ("paired", self.paired))
@@ -112,9 +113,9 @@ class Comparison:
 
 
 def stars(p: float | None) -> str:
-    """The stars of a p-value as the slides print them (METHOD.md section 6), `n.s.` from 0.05 on.
+    """Return the stars of a p-value as printed on the slides (METHOD.md section 6), `n.s.` from 0.05 on.
 
-    None, where there was nothing to test, gives `-`.
+    None, for a pair that could not be tested, gives `-`.
     """
     if p is None:
         return "-"
@@ -122,17 +123,18 @@ def stars(p: float | None) -> str:
 
 
 def t_test(first: ArmSummary, second: ArmSummary, *, pooled: bool) -> TTest | None:
-    """Student's t-test with pooled variance, or Welch's (Biometrika 34, 1947), with Satterthwaite's df.
+    """Compute Student's pooled t-test, or Welch's (Biometrika 34, 1947) with Satterthwaite's df.
 
-    None where both arms have sd 0.
+    Return None if both arms have sd 0.
     """
     largest = max(first.sd, second.sd)
     if not largest:
         return None
-    sds = first.sd / largest, second.sd / largest  # in this unit, so that no square overflows
+    sds = first.sd / largest, second.sd / largest  # scaled so that no square overflows
     given = ((second.mean - first.mean) / largest, sds[1], second.n, 0.0, sds[0], first.n, pooled)
     either, higher = (
-        stats.ttest_ind_from_stats(*given, alternative=asks) for asks in ("two-sided", "greater")
+        stats.ttest_ind_from_stats(*given, alternative=alternative)
+        for alternative in ("two-sided", "greater")
     )
     df: float = first.n + second.n - 2
     if not pooled:
@@ -142,36 +144,38 @@ def t_test(first: ArmSummary, second: ArmSummary, *, pooled: bool) -> TTest | No
 
 
 def differences_of(first: ArmSummary, second: ArmSummary) -> list[float]:
-    """The score of each trial of the second arm minus that of the first; none where their trials differ."""
+    """Return the score of each trial of the second arm minus the first's; empty if their trials differ."""
     if not first.scores or first.scores.keys() != second.scores.keys():
         return []
     return [second.scores[trial] - score for trial, score in first.scores.items()]
 
 
 def paired_test(first: ArmSummary, second: ArmSummary) -> TTest | None:
-    """The paired t-test; None where the arms have other trials, or all differences are equal."""
+    """Compute the paired t-test; None if the arms have different trials, or all differences are equal."""
     apart = differences_of(first, second)
     size = max(map(abs, (*first.scores.values(), *second.scores.values())), default=0.0)
     if not apart or stdev(apart) <= _ROUNDING * size:
         return None
     scores = [second.scores[trial] for trial in first.scores], list(first.scores.values())
-    either, higher = (stats.ttest_rel(*scores, alternative=asks) for asks in ("two-sided", "greater"))
+    either, higher = (
+        stats.ttest_rel(*scores, alternative=alternative) for alternative in ("two-sided", "greater")
+    )
     return TTest(float(either.statistic), len(apart) - 1, float(either.pvalue), float(higher.pvalue))
 
 
 def power_of(trials: int, difference: float, variances: Sequence[float]) -> float:
-    """How often a two-sided t-test at 0.05 finds a difference of means, by the noncentral t distribution.
+    """Return the power of a two-sided t-test at 0.05 for a difference of means (noncentral t distribution).
 
     Args:
-        trials: of each arm, 2 or more.
-        difference: of the means.
-        variances: of the scores of either arm, for Welch's test; or one, of the differences of pairs.
+        trials: number per arm, 2 or more.
+        difference: difference of the means.
+        variances: those of the scores of both arms, for Welch's test; or one, of the differences of pairs.
     """
     total = sum(variances)
     df = (trials - 1) * total**2 / sum(one**2 for one in variances)
     critical = special.stdtrit(df, (1 + CONFIDENCE) / 2)
     middle = abs(difference) / math.sqrt(total / trials)
-    if middle - critical > _SURE:  # where scipy's distribution ends
+    if middle - critical > _SURE:  # outside the range of scipy's distribution
         return 1.0
     below = special.nctdtr(df, middle, critical)
     other_side = np.nan_to_num(special.nctdtr(df, middle, -critical))
@@ -179,9 +183,9 @@ def power_of(trials: int, difference: float, variances: Sequence[float]) -> floa
 
 
 def trials_needed(difference: float, variances: Sequence[float]) -> int | None:
-    """The smallest number of trials of each arm with `POWER`, up to `MOST_NEEDED`; see `power_of`.
+    """Return the smallest number of trials per arm with power `POWER`, up to `MOST_NEEDED`; see `power_of`.
 
-    None where there is no difference to find, or no spread.
+    None if there is no difference to find, or no spread.
     """
     if not difference or not sum(variances):
         return None
@@ -199,16 +203,16 @@ def trials_needed(difference: float, variances: Sequence[float]) -> int | None:
 
 
 def hedges_effect(first: ArmSummary, second: ArmSummary) -> Effect | None:
-    """Hedges' g, with the confidence interval of the effect in the population; None where both sd are 0.
+    """Return Hedges' g with the confidence interval of the effect in the population; None if both sd are 0.
 
-    g is Cohen's d times the exact factor that takes its bias away (Hedges, J. Educ. Stat. 6, 1981). The
-    interval comes from the noncentral t distribution (Steiger and Fouladi, 1997) and is exact where scores
-    are normal and spreads equal; it holds 0 just where the pooled two-sided p-value is 0.05 or more.
+    g is Cohen's d times the exact factor that removes its bias (Hedges, J. Educ. Stat. 6, 1981). The interval
+    comes from the noncentral t distribution (Steiger and Fouladi, 1997) and is exact for normal scores with
+    equal spreads; it contains 0 exactly if the pooled two-sided p-value is 0.05 or more.
     """
     test, df = t_test(first, second, pooled=True), first.n + second.n - 2
     if test is None:
         return None
-    scale = math.sqrt(1 / first.n + 1 / second.n)  # from a noncentrality to standard deviations
+    scale = math.sqrt(1 / first.n + 1 / second.n)  # converts a noncentrality to standard deviations
     unbiased = special.poch((df - 1) / 2, 0.5) / math.sqrt(df / 2)
     tail = (1 - CONFIDENCE) / 2
     low, high = _noncentrality(test.t, df, 1 - tail), _noncentrality(test.t, df, tail)
@@ -216,7 +220,7 @@ def hedges_effect(first: ArmSummary, second: ArmSummary) -> Effect | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of one family of tests after Holm's correction (Scand. J. Statist. 6, 1979), in order."""
+    """Return the p-values of a family of tests after Holm's correction (Scand. J. Statist. 6, 1979)."""
     order = np.argsort(p_values, kind="stable")
     stepped = np.array(p_values)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -227,10 +231,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def choose_pairs(
     arms: Sequence[str], reference: str | None = None, named: Sequence[tuple[str, str]] | None = None
 ) -> list[tuple[str, str]]:
-    """Which arms to hold against which, (first, second): the second is the one expected to be higher.
+    """Choose the pairs of arms to compare, (first, second): the second is the one expected to be higher.
 
-    Of all arms, in an order in which later ones are expected to be higher, every pair; only those with the
-    reference; or the named ones and no others.
+    By default every pair, for arms in an order in which later ones are expected to be higher; or only those
+    with the reference; or only the named ones.
     """
     if named is None:
         if reference is not None:
@@ -244,7 +248,7 @@ def choose_pairs(
             _check_arm("--pairs", arm, arms)
         if pair[0] == pair[1] or frozenset(pair) in seen:
             raise CallError(
-                f"--pairs names {':'.join(pair)}, an arm against itself or a pair twice: name two arms, once."
+                f"--pairs names {':'.join(pair)}, an arm with itself or a pair twice: name two arms, once."
             )
         seen.add(frozenset(pair))
     return list(named)
@@ -255,24 +259,24 @@ def compare_arms(
     pairs: Sequence[tuple[str, str]] | None = None,
     families: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
-    """Compare arms, every one of every task once, task by task, by pairs as of `choose_pairs`.
+    """Compare arms, every one of every task once, task by task, in the pairs of `choose_pairs`.
 
-    Tasks that lack one of the two arms are passed over; a `CallError` where all do. Holm's correction is over
-    the pairs of one task that are compared here and could be tested; or over those of all tasks that have one
-    family's name in common.
+    Tasks that lack one of the two arms are skipped; a `CallError` if all do. Holm's correction covers the
+    pairs of one task that are compared here and could be tested, or those of all tasks with the same family
+    name.
     """
-    wanted = choose_pairs(arms_of(summaries)) if pairs is None else pairs
+    chosen = choose_pairs(arms_of(summaries)) if pairs is None else pairs
     by_task: dict[str, dict[str, ArmSummary]] = {}
     for summary in summaries:
         by_task.setdefault(summary.task, {})[summary.arm] = summary
     found = [
         _compare(arms[first], arms[second])
         for arms in by_task.values()
-        for first, second in wanted
+        for first, second in chosen
         if first in arms and second in arms
     ]
     if not found:
-        raise CallError("No task has both arms of a pair: name arms that stand in one task.")
+        raise CallError("No task has both arms of a pair: name arms that occur in the same task.")
     tested: dict[str, dict[int, float]] = {}
     for at, one in enumerate(found):
         if one.p is not None:
@@ -284,10 +288,10 @@ def compare_arms(
 
 
 def _compare(first: ArmSummary, second: ArmSummary) -> Comparison:
-    """Two arms, without Holm's correction."""
+    """Compare two arms, without Holm's correction."""
     apart, largest = differences_of(first, second), max(first.sd, second.sd)
     difference, needed, paired = second.mean - first.mean, None, paired_test(first, second)
-    if largest:  # in this unit no square overflows
+    if largest:  # scaled so that no square overflows
         needed = trials_needed(difference / largest, [(one.sd / largest) ** 2 for one in (first, second)])
     return Comparison(
         first,
@@ -302,18 +306,18 @@ def _compare(first: ArmSummary, second: ArmSummary) -> Comparison:
 
 
 def _noncentrality(t: float, df: int, p: float) -> float:
-    """The noncentrality with which a noncentral t variable stays below `t` with probability `p`."""
+    """Return the noncentrality with which a noncentral t variable stays below `t` with probability `p`."""
     if t < 0:
         return -_noncentrality(-t, df, 1 - p)
-    # Where t is large, the spread of the pooled sd rules, and that of the means adds to it as a square.
+    # For large t, the spread of the pooled sd dominates, and that of the means adds as a square.
     apart = math.sqrt(2 * special.gammaincinv(df / 2, 1 - p) / df) - 1
     found = t + math.copysign(math.hypot(t * apart, special.ndtri(p)), apart)
     if t > _LARGE_T:
         return found
-    # Below, that is wrong by 0.2 at most; scipy's own search, nctdtrinc, by up to 0.5.
+    # For smaller t this is wrong by at most 0.2; scipy's own search, nctdtrinc, by up to 0.5.
     return float(optimize.brentq(lambda middle: special.nctdtr(df, middle, t) - p, found - 1, found + 1))
 
 
 def _check_arm(option: str, arm: str, arms: Sequence[str]) -> None:
     if arm not in arms:
-        raise CallError(f"{option} names {arm!r}, which is no arm of the table; allowed: {', '.join(arms)}.")
+        raise CallError(f"{option} names {arm!r}, which is not an arm here; allowed: {', '.join(arms)}.")

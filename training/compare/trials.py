@@ -1,15 +1,15 @@
-"""Arms x trials: every arm fine-tuned on every task with several seeds, and what they came to as evidence.
+"""Arms x trials: fine-tune every arm on every task with several seeds, and compare the results as evidence.
 
-    OUT/registration.json      what was to be compared, before any test fold was read (`registration`)
-    OUT/trials.json            what is compared: parameters, tasks, arms; only the same may go on
-    OUT/trials/TASK/ARM/SEED   a trial, the folder of a run of `loop`; of a curve TASK/ARM/labels-N/SEED
-    OUT/scores.csv             a row a trial
+    OUT/registration.json      what is compared, fixed before any test fold is read (`registration`)
+    OUT/trials.json            what is compared: parameters, tasks, arms; later calls must match
+    OUT/trials/TASK/ARM/SEED   a trial, the folder of a `loop` run; for a curve TASK/ARM/labels-N/SEED
+    OUT/scores.csv             one row per trial
     OUT/results.json ..        the evidence (`evidence`)
     OUT/lock                   held by the process at work
 
-A trial whose result is there is never run again, and one that was begun goes on, so a comparison that was
-killed ends as one that was not. On the CPU a trial computes in one thread, several trials side by side in
-processes of their own: its numbers do not depend on how many there are.
+A finished trial is never run again, and an unfinished one is resumed, so a killed comparison ends like an
+uninterrupted one. On the CPU each trial computes in one thread, and several trials run in parallel processes:
+the numbers do not depend on how many.
 """
 
 import json
@@ -47,13 +47,13 @@ from genesis_toolkit.training.weights.load import read_beginning
 FORMAT = "genesis-trials"
 VERSION = 2
 RECORD, SCORES_FILE, FOLDER = "trials.json", "scores.csv", "trials"
-_MOST_TOLD = 3  # failed trials in one sentence
-_MOST_SHOWN = 2  # trials at work
+_MOST_LISTED = 3  # failed trials in one sentence
+_MOST_SHOWN = 2  # running trials
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a trial came to: its score on the test fold, or None and the reason why it failed; and notes."""
+    """The outcome of a trial: its score on the test fold, or None and the reason why it failed; and notes."""
 
     trial: Trial
     score: float | None
@@ -63,7 +63,7 @@ class Done:
 
 @dataclass(frozen=True)
 class _Work:
-    """All it takes to carry out a trial in another process; see `finetune`."""
+    """Everything needed to run a trial in another process; see `finetune`."""
 
     trial: Trial
     folder: Path
@@ -92,34 +92,34 @@ def compare_trials(
     progress: Progress | bool = False,
     say: Say = lambda _: None,
 ) -> evidence.Written:
-    """Fine-tune every arm on every task with several seeds, and write table and chart of what came out.
+    """Fine-tune every arm on every task with several seeds, and write table and chart of the results.
 
-    What an earlier call has done in `out` is kept: more trials, a further arm or a further task may be added
-    to it. The evidence is of the trials that this call names.
+    Results of earlier calls in `out` are kept: a call may add trials, arms or tasks. The evidence covers the
+    trials of this call.
 
     Args:
-        targets: target stores, one a task, which is named as its store.
+        targets: target stores, one per task, which is named after its store.
         arms: two or more, in an order in which later ones are expected to be higher.
-        out: the folder to make, or to go on with.
-        parameters: of every trial; the seeds of the trials count up from its seed.
-        trials: of every arm on every task.
-        width: of the arms from scratch, see `plan.read_arms`.
-        workers: trials at a time; when left out one a core on the CPU, and one on CUDA. More than one are
-            processes of their own, so a program that calls this needs `if __name__ == "__main__":`.
+        out: the folder to create, or to continue.
+        parameters: those of every trial; the seeds of the trials count up from its seed.
+        trials: number per arm and task.
+        width: width of the arms from scratch, see `plan.read_arms`.
+        workers: trials at a time; by default one per core on the CPU, and one on CUDA. More than one run in
+            their own processes, so a program that calls this needs `if __name__ == "__main__":`.
         device: `auto`, `cpu` or `cuda`.
-        reference: compare only with this arm.
+        reference: compare with this arm only.
         pairs: compare only these arms, (first, second).
-        labels: in place of the one of `parameters`, several: a curve over the number of labelled cases. For
-            a curve over steps see `FinetuneParameters.at_steps`.
-        primary: the outcome that is to decide, for the registration; a single one is it by itself.
-        overwrite: throw earlier results in `out` away and begin again.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
-        say: told a sentence about each trial that is done.
+        labels: several values instead of the one in `parameters`: a curve over the number of labelled cases.
+            For a curve over steps see `FinetuneParameters.at_steps`.
+        primary: the primary outcome, for the registration; a single outcome is primary by default.
+        overwrite: delete earlier results in `out` and start again.
+        progress: True shows bars on stderr; a callback is called as the work advances.
+        say: called with a sentence about each finished trial.
 
     Raises:
-        CallError: a store, an arm, a parameter or `out` does not fit; no trial has begun.
-        DataError: trials failed. All others are done, and kept; the evidence is left as it was.
-        KeyboardInterrupt: when interrupted; the same call goes on.
+        CallError: a store, an arm, a parameter or `out` is not suitable; no trial has started.
+        DataError: trials failed. All others are finished and kept; the evidence is unchanged.
+        KeyboardInterrupt: when interrupted; the same call continues.
     """
     report, out = callback(progress), Path(out)
     places = [os.fspath(place) for place in targets]
@@ -133,7 +133,7 @@ def compare_trials(
     check_out(out, plan, overwrite=overwrite)
     for task, arm in product(plan.tasks, plan.arms):
         if arm.taken(task) == "not":
-            say(f"{arm.name} is left out on {task.name}: its network takes cubes, and these are images.")
+            say(f"{arm.name} is left out on {task.name}: its network takes cubes, but these are images.")
     with locked(out, f"Another process is at work on {out}: wait for it, or give another --out."):
         registration = begin(out, plan, registered, overwrite=overwrite)
         say(f"Registered in {out / FILE}, sha256 {registration.sha256}.")
@@ -149,9 +149,9 @@ def check_choice(
     pairs: Sequence[tuple[str, str]] | None = None,
     primary: Primary | None = None,
 ) -> dict[str, Any]:
-    """Refuse, before any trial, pairs that cannot be compared, or more bars than the chart has room for.
+    """Check, before any trial, that the pairs can be compared and the chart has room for the bars.
 
-    Return what is to be registered.
+    Return the content of the registration.
     """
     steps = plan.parameters.at_steps or (0,)
     trials = [replace(trial, steps=step) for trial in plan.trials for step in steps]
@@ -164,7 +164,7 @@ def check_choice(
 
 
 def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but a comparison which this plan may go on with."""
+    """Check that a folder is empty, or holds a comparison that this plan may continue."""
     evidence.check_folder(out, (RECORD, FILE, SCORES_FILE, FOLDER, "lock"))
     if overwrite:
         return
@@ -178,13 +178,13 @@ def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
     differs = difference(before, plan.record()) if before is not None else None
     if differs:
         raise CallError(
-            f"{out} was begun with {differs}: repeat the first to continue, give another --out, or "
-            "--overwrite to begin again."
+            f"{out} was started with {differs}: use the first value to continue, give another --out, or "
+            "--overwrite to start again."
         )
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
-    """What an earlier call noted in `out`: `parameters`, `tasks` and `arms`; None where none was here."""
+    """Return the record of an earlier call in `out`: `parameters`, `tasks` and `arms`; None without one."""
     path = out / RECORD
     try:
         noted = json.loads(path.read_bytes())
@@ -193,20 +193,20 @@ def read_record(out: Path) -> dict[str, Any] | None:
     except ValueError:
         noted = None
     if not isinstance(noted, dict) or noted.get("format") != FORMAT or noted.get("version") != VERSION:
-        raise DataError(f"{path} is damaged or of another version: give --overwrite to begin again.")
-    told = {key: dict(noted.get(key) or {}) for key in ("parameters", "tasks", "arms")}
-    return {**told, "registration": str(noted.get("registration"))}
+        raise DataError(f"{path} is damaged or of another version: give --overwrite to start again.")
+    described = {key: dict(noted.get(key) or {}) for key in ("parameters", "tasks", "arms")}
+    return {**described, "registration": str(noted.get("registration"))}
 
 
 def begin(out: Path, plan: Plan, registered: Mapping[str, Any], *, overwrite: bool) -> Registration:
-    """Note what is compared, beside what earlier calls noted; with `overwrite` throw all of theirs away.
+    """Record what is compared, next to earlier records; with `overwrite` delete everything earlier.
 
-    The first call registers; of a later one the registration comes back with what it did not foresee.
+    The first call registers; a later one returns the registration with what it did not cover.
 
     Raises:
-        DataError: the registration was changed since.
+        DataError: the registration was changed.
     """
-    for left in out.glob(".*.part"):  # of a process that was killed while it wrote
+    for left in out.glob(".*.part"):  # from a process killed while writing
         left.unlink()
     if overwrite:
         if (out / FOLDER).exists():
@@ -216,7 +216,7 @@ def begin(out: Path, plan: Plan, registered: Mapping[str, Any], *, overwrite: bo
             SCORES_FILE,
             FILE,
             RECORD,
-        ):  # the record last: it tells of all that is left
+        ):  # the record last: it marks the folder as a comparison
             (out / name).unlink(missing_ok=True)
     check_out(out, plan, overwrite=False)  # another process may have been here since
     before, now = read_record(out), plan.record()
@@ -232,12 +232,12 @@ def begin(out: Path, plan: Plan, registered: Mapping[str, Any], *, overwrite: bo
 
 
 def folder_of(out: Path, trial: Trial) -> Path:
-    """Where a trial lies."""
+    """Return the folder of a trial."""
     return out / FOLDER / str(trial)
 
 
 def read_score(folder: Path) -> float | None:
-    """The score of a finished trial; None where it is not finished, or its result cannot be read."""
+    """Return the score of a finished trial; None if it is not finished, or its result cannot be read."""
     try:
         score = json.loads((folder / "result.json").read_bytes())["score"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -246,10 +246,10 @@ def read_score(folder: Path) -> float | None:
 
 
 def points_of(out: Path, plan: Plan, scores: Mapping[Trial, float]) -> dict[Trial, float]:
-    """The scores of all points of the curves: those of trials as they are, but for a curve over steps.
+    """Return the scores of all points of the curves: those of the trials, except for a curve over steps.
 
     Raises:
-        DataError: a result was damaged since.
+        DataError: a result was damaged.
     """
     if not plan.parameters.at_steps:
         return dict(scores)
@@ -262,7 +262,7 @@ def points_of(out: Path, plan: Plan, scores: Mapping[Trial, float]) -> dict[Tria
             found[replace(trial, steps=step)] = float(after[str(step)]["score"])
         except (OSError, ValueError, LookupError, TypeError):
             raise DataError(
-                f"{path} has no score after every step of --at-steps: remove its folder, and repeat the call."
+                f"{path} lacks scores after some steps of --at-steps: delete its folder, and run this again."
             ) from None
     return found
 
@@ -270,10 +270,10 @@ def points_of(out: Path, plan: Plan, scores: Mapping[Trial, float]) -> dict[Tria
 def carry_out(
     out: Path, plan: Plan, workers: int, device: str, report: Progress, say: Say
 ) -> dict[Trial, float]:
-    """Run the trials that are not finished, and return the score of all, in the order task, arm, seed.
+    """Run the unfinished trials, and return the score of all, in the order task, arm, seed.
 
     Raises:
-        DataError: some failed; the sentence names them and why.
+        DataError: some failed; the error names them and gives the reasons.
     """
     tasks, arms = {one.name: one for one in plan.tasks}, {one.name: one for one in plan.arms}
     scores = {trial: read_score(folder_of(out, trial)) for trial in plan.trials}
@@ -283,12 +283,12 @@ def carry_out(
     for trial in scores.keys() - waiting:
         _tidy(folder_of(out, trial))
     if waiting and len(waiting) < len(plan.trials):
-        say(f"{len(plan.trials) - len(waiting)} of {len(plan.trials)} trials are done.")
+        say(f"{len(plan.trials) - len(waiting):,} of {len(plan.trials):,} trials are done.")
 
-    def tell() -> None:
-        at_work = listed(waiting[:workers], _MOST_SHOWN)  # they are begun in order
+    def show() -> None:
+        at_work = listed(waiting[:workers], _MOST_SHOWN)  # they start in this order
         done = len(plan.trials) - len(waiting)
-        report(f"at work: {at_work}" if at_work else "done", done, len(plan.trials))
+        report(f"running: {at_work}" if at_work else "done", done, len(plan.trials))
 
     def finished(done: Done) -> None:
         waiting.remove(done.trial)
@@ -303,10 +303,10 @@ def carry_out(
                 noted.add(note)
         metric = evidence.METRICS[SCORES[tasks[done.trial.task].code]]
         say(f"{done.trial}: " + (f"failed. {done.reason}" if done.reason else f"{metric} {done.score:.4f}"))
-        tell()
+        show()
 
     if waiting:
-        tell()
+        show()
         works = [
             _Work(one, folder_of(out, one), tasks[one.task], arms[one.arm], plan.parameters, device)
             for one in waiting
@@ -314,7 +314,7 @@ def carry_out(
         crew = Workers(workers, processes=True, progress=report)
         run(_carry_out, works, finished=finished, workers=crew, lost=_lost)
     if failed:
-        raise DataError(_told(failed, len(plan.trials)))
+        raise DataError(_failures(failed, len(plan.trials)))
     every = product(plan.tasks, plan.labels or [""], plan.arms, plan.seeds)
     order = (Trial(task.name, arm.name, seed, labels) for task, labels, arm, seed in every)
     return {trial: score for trial in order if (score := scores.get(trial)) is not None}
@@ -327,14 +327,16 @@ def evidence_of(
     pairs: Sequence[tuple[str, str]] | None = None,
     registration: Registration | None = None,
 ) -> evidence.Evidence:
-    """Compare the arms of every task by the scores of all trials, in whose order tasks and arms are told.
+    """Compare the arms of every task by the scores of all trials, whose order sets that of tasks and arms.
 
     On a curve they are compared at every point.
     """
     by_arm: dict[tuple[str, str], dict[str, float]] = {}
     for trial, score in scores.items():
         by_arm.setdefault((trial.outcome, trial.arm), {})[str(trial.seed)] = score
-    summaries = [summarise(*names, list(told.values()), list(told)) for names, told in by_arm.items()]
+    summaries = [
+        summarise(*names, list(by_seed.values()), list(by_seed)) for names, by_seed in by_arm.items()
+    ]
     codes = {one.name: SCORES[one.code] for one in plan.tasks}
     metrics = {trial.outcome: codes[trial.task] for trial in scores}
     points = {trial.outcome: trial.point for trial in scores if trial.point is not None}
@@ -342,18 +344,18 @@ def evidence_of(
 
 
 def scores_table(scores: Mapping[Trial, float]) -> bytes:
-    """A row a trial, as `--from-csv` reads it; the trial's name is its seed."""
+    """Return one row per trial, as `--from-csv` reads it; a trial is named by its seed."""
     rows = ((one.outcome, one.arm, one.seed, repr(score)) for one, score in scores.items())
     return evidence.csv_of([TRIALS, *rows])
 
 
 def _carry_out(work: _Work) -> Done:
-    """Carry out a trial, here or in a process of its own; what is wrong with it is its reason."""
+    """Run a trial, in this process or its own; an error becomes its reason."""
     arm = work.arm
     try:
         beginning = read_beginning(arm.arm.weights, arm.network, arm.width)
         if beginning.sha256 != arm.sha256:
-            raise DataError(f"{arm.arm.weights} holds other weights than when the comparison began")
+            raise DataError(f"{arm.arm.weights} holds other weights than when the comparison started")
         outcome = finetune(
             work.task.targets,
             work.folder,
@@ -373,26 +375,26 @@ def _parameters_of(work: _Work) -> FinetuneParameters:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what a finished trial needs no more.
+    """Delete what a finished trial no longer needs.
 
-    That is the checkpoint that it would go on from, three times as large as its network, and files that a
-    killed process had only begun to write.
+    That is the checkpoint to resume from, three times as large as its network, and partial files of a killed
+    process.
     """
     for left in (folder / "last.pt", *folder.glob(".*.part")):
         left.unlink(missing_ok=True)
 
 
 def _lost(work: _Work) -> Done:
-    """What is said of a trial whose process has ended."""
+    """Return the outcome of a trial whose process has died."""
     reason = "its process ended, most likely because memory ran out: give fewer --workers."
     return Done(work.trial, None, reason)
 
 
-def _told(failed: Sequence[Done], total: int) -> str:
-    """The sentence about trials that failed."""
-    few = " ".join(f"{one.trial}: {one.reason}" for one in failed[:_MOST_TOLD])
-    more = f" And {len(failed) - _MOST_TOLD} more." if len(failed) > _MOST_TOLD else ""
+def _failures(failed: Sequence[Done], total: int) -> str:
+    """Return the sentence about trials that failed."""
+    few = " ".join(f"{one.trial}: {one.reason}" for one in failed[:_MOST_LISTED])
+    more = f" And {len(failed) - _MOST_LISTED} more." if len(failed) > _MOST_LISTED else ""
     return (
-        f"{len(failed)} of {total} trials failed, so there is no chart of them. {few}{more} The others are "
-        "kept: the same command runs only those that failed. To begin one anew, remove its folder first."
+        f"{len(failed)} of {total} trials failed, so no chart was drawn. {few}{more} The others are kept: "
+        "the same command runs only those that failed. To start one afresh, delete its folder first."
     )

@@ -1,11 +1,11 @@
 """Pairs for training code of your own: a dataset for any DataLoader, and the trainer's own loader.
 
-Both give (degraded, original): what the network sees and what it shall restore, float32 in [0, 1] with a
-channel axis, the same bits as `pretrain` trains on; the original is flipped as the degraded cube is. `split`
-chooses the cubes: those that `pretrain` trains on, those that it validates on, or all, which then include the
-test set of the nodule task (LUNA16 subsets 7-9). Epochs are counted from 0. Each takes one variant of every
-cube: epoch e takes e mod K from a pair store of K variants, and e from a cube store, degraded on the fly.
-Cubes that validate always come in variant 0.
+Both yield (degraded, original), the network's input and its target, float32 in [0, 1] with a channel axis and
+the same bits that `pretrain` trains on; the original is flipped like the degraded cube. `split` selects the
+cubes: those that `pretrain` trains on, those that it validates on, or all, which includes the test set of the
+nodule task (LUNA16 subsets 7-9). Epochs are counted from 0. Each takes one variant of every cube: epoch e
+takes variant e mod K from a pair store of K variants, and variant e from a cube store, degraded on the fly.
+Validation cubes always have variant 0.
 """
 
 import os
@@ -32,7 +32,7 @@ _PARTS = ("train", "validation", "all")
 
 
 class _Pairs:
-    """Some cubes of a store, and the feed that makes pairs of them."""
+    """Some cubes of a store, and the feed that turns them into pairs."""
 
     def __init__(self, store: AnyStore, split: str, recipe: str | None, seed: int) -> None:
         if split not in _PARTS:
@@ -49,15 +49,15 @@ class _Pairs:
         self.scan = store.table.scan[self.cubes]
 
     def variant(self, epoch: int) -> int:
-        """Return the variant of every cube in an epoch."""
+        """Return the variant that an epoch takes of every cube."""
         return 0 if self.fixed else self.feed.variant(epoch)
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """The pairs of a store as a map-style dataset, for any DataLoader, with workers or without.
 
-    `dataset[i]` is (degraded, original), both float32 `[1, x, y, z]`, of images `[1, x, y]`. It can be
-    pickled: a worker process opens the store anew. `set_epoch` reaches workers that persist, from their next
+    `dataset[i]` is (degraded, original), both float32 `[1, x, y, z]`, or `[1, x, y]` for images. It can be
+    pickled: a worker process reopens the store. `set_epoch` also reaches persistent workers, from their next
     pass on::
 
         dataset = PairDataset("pairs.zarr")
@@ -68,11 +68,11 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
                 ...
 
     Args:
-        store: a pair store, or a cube store, which is degraded on the fly: opened, or where it lies, be it a
-            folder, an archive or a URL.
+        store: a pair store, or a cube store, which is degraded on the fly: an open store, or the path of a
+            folder or archive, or a URL.
         split: `train`, `validation` or `all`.
-        recipe: by name, of degradations on the fly; `genesis` when left out. None for a pair store.
-        seed: of degradations on the fly, 0 .. 2^63 - 1.
+        recipe: name of the recipe for degradations on the fly, `genesis` by default. None for a pair store.
+        seed: seed of degradations on the fly, 0 .. 2^63 - 1.
 
     Raises:
         CallError: there is no such store, recipe or split.
@@ -84,7 +84,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self._pairs = _Pairs(store, split, recipe, seed)
         self._again = (self._pairs.place, split, recipe, seed)
-        # In memory that worker processes share: those that persist are never sent the dataset again.
+        # In shared memory, since persistent workers are never sent the dataset again.
         self._epoch = torch.zeros(1, dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it so
 
@@ -95,7 +95,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return several pairs, read together; a DataLoader asks for a batch in this way.
+        """Return several pairs, read together; a DataLoader fetches batches this way.
 
         Raises:
             DataError: a cube cannot be read.
@@ -108,7 +108,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         return list(zip(*both, strict=True))
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the pairs from here on be those of an epoch, counted from 0."""
+        """Switch to the pairs of an epoch, counted from 0."""
         self._epoch[0] = _checked(epoch)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,15 +120,15 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class PairLoader:
-    """The batches of `pretrain`, filled by threads while the network works: a fast feed for your own loop.
+    """The batches of `pretrain`, which threads fill while the network works: a fast feed for your own loop.
 
-    Iterating gives (degraded, original), both float32 `[cube, 1, x, y, z]` in [0, 1], of images
-    `[cube, 1, x, y]`, on `device`. Cubes are shuffled by (seed, epoch) such that every batch mixes scans, and
-    dealt into batches whose sizes differ by one at most; those that validate come in one order always. A pass
-    that ends moves on to the next epoch::
+    Iterating yields (degraded, original), both float32 `[cube, 1, x, y, z]` in [0, 1], or `[cube, 1, x, y]`
+    for images, on `device`. Cubes are shuffled by (seed, epoch) so that every batch mixes scans, and split
+    into batches whose sizes differ by at most one; validation cubes have a fixed order. A finished pass moves
+    on to the next epoch::
 
         loader = PairLoader("pairs.zarr", batch_size=6, device="cuda")
-        loader.load_state_dict(torch.load("loader.pt"))  # to go on in the middle of an epoch
+        loader.load_state_dict(torch.load("loader.pt"))  # resume in the middle of an epoch
         for epoch in range(loader.epoch, 100):
             loader.set_epoch(epoch)
             for degraded, original in loader:
@@ -137,17 +137,17 @@ class PairLoader:
 
     Args:
         store: see `PairDataset`.
-        batch_size: cubes a batch, at most.
+        batch_size: cubes per batch, at most.
         split: `train`, `validation` or `all`.
         recipe: see `PairDataset`.
-        seed: of the order and of degradations on the fly, 0 .. 2^63 - 1.
-        device: where the batches are wanted.
+        seed: seed of the order and of degradations on the fly, 0 .. 2^63 - 1.
+        device: device of the batches.
 
     Attributes:
-        epoch: of the pass at work, or of the next one.
+        epoch: epoch of the current pass, or of the next one.
 
     Raises:
-        CallError: there is no such store, recipe or split, or a number is out of range.
+        CallError: the store, recipe or split does not exist, or a number is out of range.
         DataError: the store is damaged, or holds fewer than two cubes to split.
     """
 
@@ -167,21 +167,21 @@ class PairLoader:
         self._seed, self._batch_size, self._device = seed, batch_size, torch.device(device)
         self._same = {"store": self._pairs.manifest, "split": split, "batch_size": batch_size, "seed": seed}
         self.epoch = 0
-        self._given = 0  # batches of the epoch that were handed out
-        self._left_out = 0  # batches that the next pass begins after
+        self._given = 0  # batches of the epoch that were yielded
+        self._left_out = 0  # batches that the next pass skips
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in a whole epoch."""
         return -(-len(self._pairs.cubes) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the batches of `epoch`, or what is left of them after `load_state_dict`.
+        """Yield the batches of `epoch`, or the rest of them after `load_state_dict`.
 
         Raises:
             DataError: a cube cannot be read.
         """
         self._given, self._left_out = self._left_out, 0
-        # Of each pass its own: two at once would fill each other's.
+        # Each pass has its own buffers: two at once would overwrite each other's.
         batches = Batches(self._pairs.feed, self._batch_size, device=self._device)
         with closing(batches.stream(self._works()[self._given :])) as stream:
             for batch in stream:
@@ -202,29 +202,29 @@ class PairLoader:
         return epoch_works(self._seed, self.epoch, pairs.cubes, pairs.scan, self._batch_size, variant)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be that of an epoch, counted from 0.
+        """Make the next pass that of an epoch, counted from 0.
 
-        Where `load_state_dict` left off in the middle of just this epoch, it still goes on from there.
+        If `load_state_dict` restored a position in the middle of this epoch, the pass continues from there.
         """
         if _checked(epoch) != self.epoch:
             self.epoch, self._given, self._left_out = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is: after the batch that was handed out last. Plain values by name."""
+        """Return the position after the last batch yielded, as plain values by name."""
         over = self._given == len(self)
         return {"epoch": self.epoch + over, "batch": 0 if over else self._given, **self._same}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next pass go on where another loader was, as if it had never stopped.
+        """Continue from the position of another loader in the next pass.
 
         Raises:
-            CallError: that loader had other cubes, batches or another seed.
+            CallError: that loader had other cubes, another batch size or another seed.
         """
         for name, own in self._same.items():
             if state.get(name) != own:
                 raise CallError(
-                    f"The state is of a loader with {name} {state.get(name)}, and this one has {own}: make "
-                    "the loader with the same arguments on the same store."
+                    f"The state belongs to a loader with {name} {state.get(name)}, but this one has {own}: "
+                    "create the loader with the same arguments on the same store."
                 )
         self.epoch, self._given = int(state["epoch"]), int(state["batch"])
         self._left_out = self._given

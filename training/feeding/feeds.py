@@ -1,4 +1,4 @@
-"""Where pairs come from: a pair store as it lies there, or a cube store degraded on the fly.
+"""Sources of pairs: a pair store as it is, or a cube store degraded on the fly.
 
 Both give the same bits for the same recipe and seed: what is drawn for a cube depends only on (seed, the
 scan's stream key, cube number, variant, operation), and an epoch is one variant of every cube.
@@ -17,13 +17,13 @@ from genesis_toolkit.pipeline.errors import CallError
 from genesis_toolkit.pipeline.store.open import CubeStore, PairStore
 from genesis_toolkit.pipeline.store.reading import read_cubes
 
-#: The recipe for cube stores where none is given; a pair store carries its own.
+#: Default recipe for cube stores; a pair store has its own.
 RECIPE = "genesis"
 
 
 @dataclass(frozen=True)
 class PairBuffer:
-    """Room for one batch of pairs, filled again and again; the arrays are those of `ring.Batch`.
+    """Memory for one batch of pairs, reused for every batch; the arrays are those of `ring.Batch`.
 
     `original` and `degraded` are C-contiguous; `scratch` is one cube.
     """
@@ -36,18 +36,18 @@ class PairBuffer:
 
     @classmethod
     def around(cls, original: NDArray[Any], degraded: NDArray[Any]) -> "PairBuffer":
-        """Return a buffer around these arrays, both `[cube, x, y, z]`."""
+        """Return a buffer that wraps these arrays, both `[cube, x, y, z]`."""
         flip, applied = (np.zeros(len(original), np.uint8) for _ in range(2))
         return cls(original, degraded, flip, applied, np.zeros_like(original[0]))
 
 
 class PairFeed:
-    """Pairs of a pair store: epoch e takes variant e mod K of its K variants.
+    """Pairs from a pair store: epoch e takes variant e mod K of its K variants.
 
     Attributes:
-        window: the whole numbers that stand for 0 and 1.
+        window: the voxel values that become 0 and 1.
         size: edges of a cube in voxels, (x, y, z), or of an image in pixels, (x, y).
-        dtype: of the voxels.
+        dtype: dtype of the voxels.
     """
 
     def __init__(self, store: PairStore) -> None:
@@ -55,13 +55,13 @@ class PairFeed:
         self.window, self.size, self.dtype = store.window, store.size, store.original.dtype
 
     def variant(self, epoch: int) -> int:
-        """Return the variant of every cube that epoch number `epoch`, counted from 0, takes."""
+        """Return the variant of every cube in epoch `epoch`, counted from 0."""
         return epoch % self.store.variants
 
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
-        """Write the pairs of `cubes` into the first rows of `room`; in several threads at once.
+        """Write the pairs of `cubes` into the first rows of `room`; several threads may call this at once.
 
-        The store keeps the original once, so it is flipped here.
+        The store keeps each original once and unflipped, so it is flipped here.
 
         Raises:
             DataError: a cube cannot be read.
@@ -76,9 +76,9 @@ class PairFeed:
 
 
 class CubeFeed:
-    """Pairs made on the fly from a cube store, with the attributes of `PairFeed`: epoch e takes variant e.
+    """Pairs degraded on the fly from a cube store. Same attributes as `PairFeed`; epoch e takes variant e.
 
-    With the recipe and the seed of a pair store the pairs are the same bits.
+    The recipe and the seed of a pair store give the same bits as that store.
     """
 
     def __init__(self, store: CubeStore, recipe: Recipe, seed: int) -> None:
@@ -92,7 +92,7 @@ class CubeFeed:
         return epoch
 
     def fill(self, cubes: NDArray[np.int64], variant: int, room: PairBuffer) -> None:
-        """See `PairFeed`. The degradation flips its output, so the original is flipped after it."""
+        """See `PairFeed`. The degradation flips its output, so the original is flipped to match."""
         n = len(cubes)
         read_cubes(self.store.cubes, cubes, room.original[:n])
         out = room.degraded[:n], room.flip[:n], room.applied[:n]
@@ -100,19 +100,19 @@ class CubeFeed:
         _flip_originals(room, n)
 
 
-#: What fills batches.
+#: A source of batches.
 Feed: TypeAlias = PairFeed | CubeFeed
 
 
 def _flip_originals(room: PairBuffer, count: int) -> None:
-    """Turn the first `count` originals, by way of the scratch cube, as their degraded cubes are turned."""
+    """Flip the first `count` originals like their degraded cubes, through the scratch cube."""
     for row in np.flatnonzero(room.flip[:count]).tolist():
         room.scratch[...] = room.original[row]
         flip_into(room.scratch, int(room.flip[row]), room.original[row])
 
 
 def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed:
-    """The feed for either kind of store; recipe, by name, and seed are of degradations made on the fly.
+    """Return the feed for a store; `recipe` (a name) and `seed` apply to degradations on the fly.
 
     Raises:
         CallError: the recipe is unknown, or given for a pair store.
@@ -122,7 +122,7 @@ def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed
     if recipe is not None:
         its_own = store.attributes["parameters"]["recipe"]["name"]
         raise CallError(
-            f"--recipe {recipe} is for degrading on the fly, but {store.storage.place} is a pair store, "
-            f"degraded by recipe {its_own}: leave --recipe out, or give the cube store."
+            f"--recipe {recipe} applies to degrading on the fly, but {store.storage.place} is a pair store, "
+            f"degraded by recipe {its_own}: leave --recipe out, or name the cube store."
         )
     return PairFeed(store)

@@ -1,4 +1,4 @@
-"""From whole numbers to [0, 1], once, on the device that trains (METHOD.md section 2)."""
+"""Convert whole numbers to [0, 1], once, on the device that trains (METHOD.md section 2)."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from genesis_toolkit.pipeline.jit import kernel
 
 
 def normalise(cubes: Tensor, window: Window, out: Tensor | None = None) -> Tensor:
-    """Make [0, 1] of whole numbers, on the device they are on (METHOD.md section 2).
+    """Scale whole numbers to [0, 1] on their device (METHOD.md section 2).
 
     Args:
         cubes: integers in the window, `[cube, x, y, z]`, contiguous.
         window: `low` becomes 0, `high` becomes 1.
-        out: float32 `[cube, 1, x, y, z]` on the same device, to be written and returned: on the CPU memory
-            that is new to the process costs as much as the work. Made when left out.
+        out: float32 `[cube, 1, x, y, z]` on the same device, to write to and return: on the CPU, freshly
+            allocated memory costs as much as the work. Allocated by default.
 
     Returns:
         float32 `[cube, 1, x, y, z]`: the float32 nearest to (x - low) / span.
@@ -33,10 +33,10 @@ def normalise(cubes: Tensor, window: Window, out: Tensor | None = None) -> Tenso
 
 
 def normalise_by_torch(cubes: Tensor, window: Window, out: Tensor) -> Tensor:
-    """As `normalise`, by torch's operations on any device, without a wait for it."""
+    """Do the same as `normalise` with torch operations, on any device and without waiting for it."""
     # Divided by a tensor on the device: dividing a CUDA tensor by a number multiplies by its float32
     # reciprocal, which is off by one bit for 1,181 of the 2,001 codes of the HU window. `torch.full` fills it
-    # there; `torch.tensor` would copy it from here, and wait for all that the device has still to do.
+    # on the device; `torch.tensor` would copy it from the host and wait for all pending work.
     span = torch.full((), window.span, dtype=torch.float32, device=cubes.device)
     return out.copy_(cubes.unsqueeze(1)).sub_(window.low).div_(span)
 
@@ -51,6 +51,6 @@ def compile_normalise() -> None:
 def _normalise(
     cubes: NDArray[np.integer[Any]], out: NDArray[np.float32], low: np.float32, span: np.float32
 ) -> None:
-    """One pass over the voxels, in a quarter of the time of torch's three."""
+    """Normalise in one pass over the voxels, in a quarter of the time of torch's three."""
     for voxel in range(cubes.size):
         out[voxel] = (np.float32(cubes[voxel]) - low) / span

@@ -1,7 +1,7 @@
-"""Batches that threads fill while the network works: a small ring of buffers, used again and again.
+"""Batches that threads fill while the network works: a small ring of buffers that are reused.
 
-`Ring` fills rooms of any kind, for both trainers. `Batches` fills them with pairs. Whole numbers travel;
-`normalise` makes [0, 1] of them on the device that trains.
+`Ring` fills buffers of any kind, for both trainers. `Batches` fills them with pairs. Voxels stay whole
+numbers here; `normalise` maps them to [0, 1] on the device that trains.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ from torch import Tensor
 from genesis_toolkit.training.feeding.feeds import Feed, PairBuffer
 from genesis_toolkit.training.feeding.order import Work
 
-#: Threads that fill batches: each reads or degrades thousands of cubes a second, more than any device takes.
+#: Threads that fill batches: each reads or degrades thousands of cubes per second, more than any device uses.
 THREADS = 2
 
 _CPU = torch.device("cpu")
@@ -30,37 +30,36 @@ Filled = TypeVar("Filled")
 
 
 class Read(Protocol):
-    """What tells that a room has been read, such as an event of CUDA."""
+    """Signals that a buffer has been read, like a CUDA event."""
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Wait for the signal."""
 
 
 @dataclass
 class _Slot(Generic[Room]):
-    """A room, and what tells that whoever had it last has read it."""
+    """A buffer, and the signal that its last reader is done."""
 
     room: Room
     read: Read | None = None
 
 
 class Ring(Generic[Item, Room, Filled]):
-    """A few rooms and the threads that fill them in turn; memory stays what it is at the start.
+    """A few buffers, and the threads that fill them in turn; memory use stays constant.
 
-    A CUDA device reads page-locked rooms when it comes to it, which may be long after the next room was
-    asked for. So an event is put behind what it has been told by then, and a room is filled anew only after
-    its own.
+    A CUDA device reads page-locked buffers asynchronously, possibly long after the next buffer was requested.
+    So an event is recorded after the work queued so far, and a buffer is refilled only after its event.
 
     Args:
-        make: makes one room.
-        fill: writes what an item asks for into a room and returns what of it is to be handed out; runs in
-            several threads at once, on different rooms.
-        threads: that fill.
-        waiting: filled rooms that may wait, beside the one in use and those being filled.
-        device: that reads the rooms.
+        make: makes one buffer.
+        fill: writes an item into a buffer and returns what `stream` yields; runs in several threads at once,
+            on different buffers.
+        threads: number of filling threads.
+        waiting: filled buffers that may wait, besides the one in use and those being filled.
+        device: device that reads the buffers.
 
     Attributes:
-        waited: seconds that whoever takes the rooms has waited for them, all together.
+        waited: total seconds that the consumer has waited for buffers.
     """
 
     waited = 0.0
@@ -77,12 +76,12 @@ class Ring(Generic[Item, Room, Filled]):
         self._slots = [_Slot(make()) for _ in range(threads + 1 + waiting)]
 
     def stream(self, items: Iterable[Item]) -> Generator[Filled, None, None]:
-        """Fill a room for each item, in the order of the items.
+        """Fill a buffer for each item, in the order of the items.
 
-        What is yielded is good until the next one is asked for; copies from it to the device that were begun
-        until then on its current stream are good as well. Close the generator, or exhaust it, before
-        streaming anew. An error while filling is raised here, in its item's turn. When the generator ends, is
-        closed or is dropped, its threads end with it.
+        A yielded value stays valid until the next one is requested; so do copies to the device queued by then
+        on its current stream. Close the generator, or exhaust it, before streaming again. An error while
+        filling is raised here, at its item's turn. When the generator ends, is closed or is dropped, its
+        threads end too.
 
         Raises:
             DataError: a cube cannot be read.
@@ -118,7 +117,7 @@ class Ring(Generic[Item, Room, Filled]):
         return self._fill(item, slot.room)
 
     def _mark(self) -> Read | None:
-        """Put an event behind all that the device was told to do until now."""
+        """Record an event after all work queued on the device so far."""
         if self._device.type != "cuda":
             return None
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch leaves it so
@@ -128,13 +127,13 @@ class Ring(Generic[Item, Room, Filled]):
 
 @dataclass(frozen=True)
 class Batch:
-    """One filled batch. Its arrays are reused: they are good until the next batch is asked for.
+    """One filled batch. Its arrays are reused: they stay valid until the next batch is requested.
 
     Attributes:
-        original: the store's dtype (int16 HU), `[cube, x, y, z]`: what shall be restored, flipped already.
-        degraded: likewise: what the network sees.
+        original: the store's dtype (int16 HU), `[cube, x, y, z]`: the target, already flipped.
+        degraded: likewise: the network's input.
         cubes: int64 [cube], indices into the store.
-        variant: of every pair in the batch.
+        variant: variant of every pair in the batch.
         flip: uint8 [cube], bit 0 = x, bit 1 = y, bit 2 = z.
         applied: uint8 [cube], bits of `recipes.Applied`.
     """
@@ -155,7 +154,7 @@ _PairRoom = tuple[Tensor, Tensor, PairBuffer]
 
 
 class Batches(Ring[Work, _PairRoom, Batch]):
-    """Batches of pairs from a ring, `batch_size` at most; in page-locked memory for a CUDA device."""
+    """Batches of at most `batch_size` pairs from a ring, in page-locked memory for a CUDA device."""
 
     def __init__(
         self, feed: Feed, batch_size: int, *, device: torch.device = _CPU, threads: int = THREADS

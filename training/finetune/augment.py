@@ -1,11 +1,10 @@
-"""Random changes of training cubes: flips, shifts, small turns, grey values; pure functions.
+"""Random changes of training cubes: flips, shifts, small rotations, grey values; pure functions.
 
-What is drawn for a cube depends on the seed, the epoch and the cube alone, so it is the same for every
-network that learns from it, in whatever batch and on whatever device. Masks follow voxel by voxel; labels
-stay.
+The changes of a cube depend on the seed, the epoch and the cube only, so they are the same for every network,
+batch and device. Masks follow voxel by voxel; labels stay.
 
-Cubes turn about the z axis only, because voxels are rarely as long along z as along x and y. Shifts are whole
-voxels, so a cube that is not turned is not blurred either. What comes in at a border repeats the border.
+Cubes rotate about the z axis only, because voxels are rarely as long along z as along x and y. Shifts are in
+whole voxels, so a cube that is not rotated is not blurred either. Voxels from beyond a border repeat it.
 """
 
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from torch.nn import functional
 
 from genesis_toolkit.pipeline.rng import Operation, draw_words
 
-#: Shifts reach up to an edge divided by this, turns so many degrees, in this share of the cubes.
+#: Shifts up to an edge divided by this, rotations up to this many degrees, in this share of the cubes.
 SHIFT, TURN, TURNED = 8, 10.0, 0.5
-#: Grey values are spread about their mean by 1 -+ this, and moved by up to this part of the window.
+#: Contrast is scaled about the mean by 1 -+ this, brightness moved by at most this part of the window.
 CONTRAST, BRIGHTNESS = 0.2, 0.1
 
 _AXES = 3
@@ -29,10 +28,10 @@ _WORDS = 2 * _AXES + 4
 
 
 class Changes(NamedTuple):
-    """What is done to each cube of a batch, or image, whose axes are x, y and perhaps z.
+    """The changes of each cube of a batch, or image, whose axes are x, y and, for cubes, z.
 
     Attributes:
-        flip: bool `[cube, axis]`: an image is flipped along x alone, from left to right.
+        flip: bool `[cube, axis]`: an image is flipped along x only, from left to right.
         shift: int64 `[cube, axis]`, in voxels towards the far end.
         turn: float64 `[cube]`, in radians, from x to y.
         contrast: float32 `[cube]`, a factor.
@@ -56,11 +55,11 @@ def draw_changes(
     """Draw the changes of one epoch for cubes of these edges in voxels.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         epoch: counted from 0.
         streams: `[cube]`, the stream key of each cube's scan.
-        numbers: `[cube]`, of each cube within its scan.
-        size: (x, y, z), or (x, y) of images.
+        numbers: `[cube]`, number of each cube within its scan.
+        size: (x, y, z), or (x, y) for images.
     """
     drawn = [
         draw_words(seed, stream, int(number), epoch, Operation.AUGMENT, _WORDS)
@@ -84,12 +83,12 @@ def draw_changes(
 
 
 def move(voxels: Tensor, changes: Changes, *, nearest: bool = False) -> Tensor:
-    """Return voxels flipped, then shifted, then turned about the middle.
+    """Return voxels flipped, then shifted, then rotated about the centre.
 
     Args:
         voxels: float32 `[cube, 1, x, y, z]`, or `[cube, 1, x, y]`.
-        changes: of as many cubes.
-        nearest: take the nearest voxel, for masks, and not the mean of those around.
+        changes: changes of the same cubes.
+        nearest: use the nearest voxel, for masks, instead of interpolating.
     """
     along_z = voxels.ndim == 2 + _AXES
     planes = voxels[:, 0].permute(0, 3, 1, 2) if along_z else voxels
@@ -106,7 +105,7 @@ def move(voxels: Tensor, changes: Changes, *, nearest: bool = False) -> Tensor:
 
 
 def _places(changes: Changes, edges: tuple[int, int]) -> NDArray[np.float32]:
-    """Where each pixel of a moved plane is taken from: float32 `[cube, x, y, 2]`, y before x, in [-1, 1]."""
+    """Return the source of each pixel of a moved plane: float32 `[cube, x, y, 2]`, y before x, in [-1, 1]."""
     x, y = (np.arange(edge) - (edge - 1) / 2 for edge in edges)
     cos, sin = (part(changes.turn)[:, None, None] for part in (np.cos, np.sin))
     from_x = cos * x[:, None] + sin * y - changes.shift[:, 0, None, None]
@@ -118,7 +117,7 @@ def _places(changes: Changes, edges: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def tint(voxels: Tensor, changes: Changes) -> Tensor:
-    """Return voxels, float32 `[cube, 1, ..]` in [0, 1], spread about the mean of each cube, and moved."""
+    """Return voxels, float32 `[cube, 1, ..]` in [0, 1], with contrast and brightness changed."""
     shape = (-1, *[1] * (voxels.ndim - 1))
     contrast, brightness = (
         torch.from_numpy(one).to(voxels.device).view(shape) for one in (changes.contrast, changes.brightness)

@@ -1,7 +1,7 @@
-"""What one fine-tuning run learns from: an opened target store, its labelled scans, ready to be streamed.
+"""The data of a fine-tuning run: an opened target store and its labelled scans, ready to stream.
 
-Whole numbers travel, as in pre-training (`ring`). All that is read in every epoch is kept in
-memory where it fits, as whole numbers too; else it is read from the store anew.
+Voxels travel as whole numbers, as in pre-training (`ring`). Everything read in every epoch is kept in memory
+if it fits, also as whole numbers; otherwise it is read from the store each time.
 """
 
 import math
@@ -27,26 +27,26 @@ from genesis_toolkit.training.finetune.augment import Changes, draw_changes
 from genesis_toolkit.training.finetune.heads import Kind
 from genesis_toolkit.training.finetune.parameters import FinetuneParameters, labels_words
 
-#: What may be kept in memory, of training and validation together.
+#: Largest number of bytes kept in memory, training and validation together.
 MOST_HELD = 2 * 1024**3
 
 _CPU = torch.device("cpu")
 
-#: Bounds of the weight of a positive label, in negatives a positive one.
+#: Limits of the weight of a positive label, in negatives per positive.
 _WEIGHTS = (1.0, 100.0)
 
-#: Validation and test have batches that never change: those of this seed.
+#: Seed of the validation and test batches, which never change.
 _FIXED_SEED = 0
 
-#: Statistics of batch norm are taken over so many batches at most.
+#: Largest number of batches for the statistics of batch norm.
 _MOST_REFRESHING = 32
 
-#: Which parts of pre-trained weights are handed over where nothing is said: why, `heads` tells.
+#: Default for the parts of pre-trained weights to keep; `heads` gives the reason.
 _KEEP = {"classify": "encoder", "segment": "all-but-last"}
 
 
 class TargetBatch(NamedTuple):
-    """One filled batch, good until the next one is asked for: its arrays are reused.
+    """One filled batch, valid until the next one is requested: its arrays are reused.
 
     Attributes:
         cubes: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`.
@@ -60,9 +60,9 @@ class TargetBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetData:
-    """The labelled cubes of a store, as one run takes them: int64 [cube], indices into the store.
+    """The labelled cubes of a store, as one run uses them: int64 [cube], indices into the store.
 
-    Those of the train fold, ascending, and the batches of the others, the same every epoch.
+    Those of the train fold, ascending, and the batches of the other folds, the same in every epoch.
     """
 
     store: TargetStore
@@ -73,7 +73,7 @@ class TargetData:
 
     @property
     def kind(self) -> Kind:
-        """`segment` where the store has masks, else `classify`."""
+        """`segment` if the store has masks, else `classify`."""
         return "classify" if self.store.masks is None else "segment"
 
     @property
@@ -83,41 +83,41 @@ class TargetData:
 
     @property
     def train_scans(self) -> int:
-        """How many scans the labelled cubes are of."""
+        """Number of scans with labelled training cubes."""
         return len(np.unique(self.store.table.scan[self.train]))
 
     @property
     def steps(self) -> int:
-        """How many steps the run has."""
+        """Number of steps of the run."""
         return self.parameters.steps_of(len(self.training(0)))
 
     def training(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The batches of one epoch, counted from 0: every labelled cube once, ordered by seed and epoch."""
+        """Return the batches of an epoch, counted from 0: every labelled cube once, in seeded order."""
         scan = self.store.table.scan[self.train]
         order = epoch_order(self.parameters.seed, epoch, self.train, scan)
         return deal(order, self.parameters.batch_size)
 
     def augmentation(self, cubes: NDArray[np.int64], epoch: int) -> Changes:
-        """What is done to training cubes in an epoch, counted from 0."""
+        """Return the changes of training cubes in an epoch, counted from 0."""
         table, size = self.store.table, self.store.size
         streams = self.store.scans.stream[table.scan[cubes]]
         return draw_changes(self.parameters.seed, epoch, streams, table.number[cubes], size)
 
     def refreshing(self) -> list[NDArray[np.int64]]:
-        """Batches of training cubes, the same every time, over which statistics of batch norm are taken."""
+        """Return the training batches, always the same, that the statistics of batch norm are computed on."""
         order = epoch_order(_FIXED_SEED, 0, self.train, self.store.table.scan[self.train])
         return deal(order, self.parameters.batch_size)[:_MOST_REFRESHING]
 
     @property
     def sizes(self) -> list[int]:
-        """Of all batches of an epoch and of the test, in cubes."""
+        """Return the sizes, in cubes, of all batches of an epoch and of the test."""
         return [len(work) for work in (*self.training(0), *self.validation, *self.test)]
 
     def positive_weights(self) -> NDArray[np.float32]:
-        """How much a positive label counts beside a negative one: float32 [class], within 1 .. 100.
+        """Return the weight of a positive label relative to a negative one: float32 [class], in 1 .. 100.
 
-        It is the number of negative labels a positive one, so both kinds count alike in all. A class
-        without any positive has the largest weight, which then weighs nothing.
+        It is the number of negative labels per positive one, so both kinds have the same total weight. A
+        class without positives has the largest weight, which then has no effect.
         """
         assert self.store.labels is not None
         labels = self.store.labels[self.train]
@@ -126,7 +126,7 @@ class TargetData:
         return np.asarray(weights, np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """What a run keeps of its data, as plain JSON values."""
+        """Return the record of the data in `run.json`, as plain JSON values."""
         store = self.store
         return {
             "store": {
@@ -155,26 +155,27 @@ def choose_scans(
     seed: int,
     kinds: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.integer[Any]]:
-    """Draw the scans that are labelled, stratified by kind; a smaller draw is part of every larger one.
+    """Choose the scans to label, stratified by kind; a smaller choice is part of every larger one.
 
-    Drawn without strata, 20 X-rays of which 88 % are positive hold no negative in one draw of thirteen.
+    Without strata, 20 X-rays drawn where 88 % are positive contain no negative in one draw of thirteen.
 
     Args:
         scans: distinct rows of scans.
-        streams: uint64, the stream key of each, by which it gets a random rank.
+        streams: uint64, the stream key of each, which gives it a random rank.
         labels: a share in (0, 1] as a float, rounded to the nearest number of scans and at least one, or a
             number of scans as an int.
-        seed: of the draw.
-        kinds: which labels each scan has, as a number; scans of each kind are spread evenly over the order
-            of the draw, from a random start. None: all are alike.
+        seed: seed of the draw.
+        kinds: a number for the combination of labels of each scan; scans of each kind are spread evenly over
+            the order of the draw, from a random start. None: all are alike.
 
     Returns:
+        Some of `scans`, ascending.
         Some of `scans`, ascending.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
     if count > len(scans):
         raise CallError(
-            f"--labels {labels_words(labels)} is out of range: only {len(scans)} scans of the train fold "
+            f"--labels {labels_words(labels)} is out of range: only {len(scans):,} scans of the train fold "
             "have cubes."
         )
     words = np.array([draw_words(seed, stream, 0, 0, Operation.LABELS, 2) for stream in streams], np.uint64)
@@ -188,7 +189,7 @@ def choose_scans(
 
 
 def _kinds(store: TargetStore, scans: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]] | None:
-    """A number for the classes of which each scan has a positive cube; None of masks."""
+    """Return a number per scan for the classes of its positive cubes; None for masks."""
     if store.labels is None:
         return None
     positive = np.zeros((len(store.scans), len(store.classes)), bool)
@@ -198,16 +199,16 @@ def _kinds(store: TargetStore, scans: NDArray[np.integer[Any]]) -> NDArray[np.in
 
 
 def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetData:
-    """Take the labelled part of a store, and see whether anything can be learnt and evaluated.
+    """Select the labelled part of a store, and check that training and evaluation are possible.
 
     Raises:
-        CallError: more labelled scans are asked for than there are, or the task is segmentation and MONAI is
-            not installed.
-        DataError: a fold has no cube, or there is one kind of label only among those that train or test.
+        CallError: `labels` exceeds the number of scans, or the task is segmentation and MONAI is not
+            installed.
+        DataError: a fold has no cubes, or the labels to train or test on are all of one kind.
     """
     if store.masks is not None and find_spec("monai") is None:
         raise CallError(
-            "Learning segmentation needs MONAI, for its Dice loss: install it with "
+            "Segmentation needs MONAI, for its Dice loss: install it with "
             'pip install "genesis-toolkit[finetune]".'
         )
     table = store.table
@@ -215,7 +216,7 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
     for name, cubes in zip(FOLDS, folds, strict=True):
         if not cubes.size:
             raise DataError(
-                f"No cube of {store.storage.place} is in the fold {name}, and fine-tuning trains, validates "
+                f"{store.storage.place} has no cubes in the fold {name}, but fine-tuning trains, validates "
                 "and tests: extract targets from more scans."
             )
     scans = np.unique(table.scan[folds[TRAIN]])
@@ -232,9 +233,9 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
     kind: Kind = "classify" if store.masks is None else "segment"
     if kind == "segment" and parameters.head != "deepest":
         raise CallError(
-            f"--head {parameters.head} is for classification, and the task is {store.task}: leave it out."
+            f"--head {parameters.head} applies to classification, but the task is {store.task}: leave it out."
         )
-    # A classifier has nothing but an encoder to begin with.
+    # A classifier only has an encoder to initialise.
     keep = parameters.keep if kind == "segment" and parameters.keep else _KEEP[kind]
     if kind == "classify" and parameters.freeze_encoder:
         parameters = parameters.of_probe()
@@ -244,19 +245,19 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
 
 
 def _check_labels(labels: NDArray[np.uint8], what: str, way_out: str) -> None:
-    """Refuse labels [cube, class] of which no class has both kinds."""
+    """Check that at least one class of the labels [cube, class] has both kinds."""
     positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
     if ((positive == 0) | (negative == 0)).all():
         raise DataError(
-            f"The {len(labels)} cubes to {what} are all {'positive' if positive.any() else 'negative'}, and "
-            f"both kinds are needed: {way_out}."
+            f"The {len(labels):,} cubes to {what} are all {'positive' if positive.any() else 'negative'}, "
+            f"but both kinds are needed: {way_out}."
         )
 
 
 class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
-    """Batches of cubes from a ring of two rooms; and those of every epoch in memory, where they fit.
+    """Batches of cubes from a ring of two buffers, and those of every epoch in memory, if they fit.
 
-    As many bytes as `most_held` may be kept there beside the rooms, which are page-locked for a CUDA device.
+    Memory is limited to `most_held` bytes besides the buffers, which are page-locked for a CUDA device.
     """
 
     def __init__(self, data: TargetData, device: torch.device = _CPU, *, most_held: int = MOST_HELD) -> None:
@@ -287,7 +288,7 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
         voxels, targets = (tensor.numpy() for tensor in batch)
         if self._labels is not None:
             targets[...] = self._labels[cubes]
-        # Labels have no reader: where there are any, cubes alone are read.
+        # Labels are in memory already, so only cubes are read.
         if self._held and np.isin(cubes, self._often).all():
             rows = np.searchsorted(self._often, cubes)
             for held, out in zip(self._held, (voxels, targets), strict=False):
@@ -298,7 +299,7 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
         return batch
 
     def check_foreground(self) -> None:
-        """Check that masks have some foreground to learn from and to evaluate; read no further than that."""
+        """Check that masks have some foreground to train and evaluate on; stop reading at the first."""
         if self.data.kind != "segment":
             return
         more_scans = "extract targets from more scans"
@@ -310,6 +311,6 @@ class TargetBatches(Ring[NDArray[np.int64], TargetBatch, TargetBatch]):
             with closing(self.stream(works)) as stream:
                 if not any(bool(batch.targets.any()) for batch in stream):
                     raise DataError(
-                        f"The masks of the {sum(map(len, works))} cubes to {what} are all empty, and some "
+                        f"The masks of the {sum(map(len, works)):,} cubes to {what} are all empty, but some "
                         f"foreground is needed: {way_out}."
                     )

@@ -1,12 +1,12 @@
-"""The networks of target tasks: a pre-trained or new network with a head of its own (METHOD.md section 6).
+"""The networks of target tasks: a pre-trained or new network with its own head (METHOD.md section 6).
 
 Classification is encoder -> global average pool of the deepest level -> linear 1024 -> ReLU -> linear; the
-head may see all levels instead, and on a frozen encoder it is a linear probe. Segmentation is the whole
-network with a new last convolution. Both give logits.
+head may also see all levels, and on a frozen encoder it is a linear probe. Segmentation is the whole network
+with a new last convolution. Both return logits.
 
-A 2D network does a 3D task slice by slice: the slices of a cube along z are its images. Classification pools
-the features over x, y and all slices, then one head classifies the cube. Segmentation takes each slice by
-itself.
+A 2D network processes a 3D task slice by slice: the slices of a cube along z are its images. Classification
+pools the features over x, y and all slices, then one head classifies the cube. Segmentation treats each slice
+separately.
 """
 
 import re
@@ -25,23 +25,23 @@ from genesis_toolkit.training.networks.unet2d import UNet2D, check_image
 from genesis_toolkit.training.networks.unet3d import UNet3D
 from genesis_toolkit.training.weights.load import Beginning, encoder_of
 
-#: Of what a target network tells: labels of a cube, or of each of its voxels.
+#: The kind of output: labels of a cube, or of each of its voxels.
 Kind = Literal["classify", "segment"]
 
-# Of a decoder's weights: in which level they are. The last is called 64 in the 3D U-Net; others count from 0.
+# The level of a decoder's weights. The last is called 64 in the 3D U-Net; other networks count from 0.
 _DECODER = re.compile(r"(?:up_tr|decoder\.(?:(?:stages|transpconvs|seg_layers)\.)?)(\d+)\.")
 _LAST = ("64", "4")
 _HIDDEN = 1024  # features of the published head
-_LEAST_VARIANCE = 1e-6  # of a pooled feature; those of a trained encoder vary by 1e-3 and more
+_LEAST_VARIANCE = 1e-6  # of a pooled feature; features of a trained encoder have 1e-3 and more
 
 
 class TargetNetwork(nn.Module, ABC):
-    """What both kinds have in common. Made by `build_target_network`.
+    """The common part of both kinds. Made by `build_target_network`.
 
     Attributes:
-        axes: of what is fed, 3 or 2.
-        by_slice: a 2D network, fed with cubes.
-        memory_format: the order in memory that torch calls channels last, for `.to(memory_format=...)`.
+        axes: axes of the input, 3 or 2.
+        by_slice: whether it is a 2D network for cubes.
+        memory_format: the channels-last memory order, for `.to(memory_format=...)`.
     """
 
     kind: Kind
@@ -56,12 +56,12 @@ class TargetNetwork(nn.Module, ABC):
 
     @abstractmethod
     def encoder(self) -> nn.Module:
-        """The part that pre-training has given to every kind of task; its weights are shared."""
+        """The part that every kind of task takes from pre-training; its weights are shared."""
 
     def freeze_encoder(self) -> None:
-        """Keep the encoder as it is, without gradients: it stays in evaluation, by running statistics.
+        """Freeze the encoder: without gradients, always in evaluation mode, with running statistics.
 
-        So the features of a cube are its own, whatever is beside it. `settle` makes those statistics.
+        So the features of a cube do not depend on the other cubes. `settle` computes those statistics.
         """
         self._frozen = True
         self.encoder().requires_grad_(False)
@@ -69,48 +69,48 @@ class TargetNetwork(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As torch does, but a frozen encoder stays in evaluation."""
+        """Set the mode as torch does, but keep a frozen encoder in evaluation mode."""
         super().train(mode)
         if self._frozen:
             self.encoder().eval()
         return self
 
     def settle(self, batches: Sequence[Tensor]) -> None:
-        """Fit what a frozen encoder must have before the first step to the training cubes.
+        """Fit what a frozen encoder needs before the first step to the training cubes.
 
-        Those are the statistics of its norms, which weights from scratch do not have at all, and pre-trained
-        ones of other data.
+        These are the running statistics of its norms: weights from scratch have none, and pre-trained ones
+        have those of other data.
         """
         encoder = self.encoder().train()
         refresh_statistics(encoder, lambda cubes: encoder(self._images(cubes)), batches)
         encoder.eval()
 
     def refresh(self, batches: Iterable[Tensor]) -> None:
-        """Make the running statistics of all norms that learn those of the weights as they are."""
+        """Update the running statistics of all trainable norms to the current weights."""
         self.train()
         refresh_statistics(self, self, batches)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Refuse cubes of these edges in voxels, (x, y, z), or images, that the network cannot take.
+        """Check that the network accepts cubes of these edges in voxels, (x, y, z), or images.
 
         Raises:
             CallError: another number of axes, or an edge that cannot be halved as often as the network does.
         """
         if len(size) != self.axes:
             given = " x ".join(map(str, size))
-            raise CallError(f"The network was made for {self.axes}D input, and {given} was given.")
+            raise CallError(f"The network takes {self.axes}D input, but {given} was given.")
         if self.by_slice:
             check_image(size[:2], "slices of the cubes")
         else:
             check_cubes(self._plan.name, size)
 
     def _images(self, cubes: Tensor) -> Tensor:
-        """What the network takes; for a 2D one the slices of cubes, `[batch * z, 1, x, y]`."""
+        """Return the network's input; for a 2D network the slices of cubes, `[batch * z, 1, x, y]`."""
         return cubes.permute(0, 4, 1, 2, 3).flatten(0, 1) if self.by_slice else cubes
 
 
 class Standardise(nn.Module):
-    """Features, each with mean 0 and standard deviation 1 over the cubes that it was fitted to."""
+    """Standardises features to mean 0 and standard deviation 1 over the cubes it was fitted to."""
 
     mean: Tensor
     sd: Tensor
@@ -121,7 +121,7 @@ class Standardise(nn.Module):
         self.register_buffer("sd", torch.ones(features))
 
     def fit(self, features: Tensor) -> None:
-        """Take mean and spread from features `[cube, feature]`; what hardly varies is not blown up."""
+        """Compute mean and spread of features `[cube, feature]`; near-constant ones are not scaled up."""
         variance, mean = torch.var_mean(features, 0, correction=0)
         self.mean.copy_(mean)
         self.sd.copy_((variance + _LEAST_VARIANCE).sqrt())
@@ -132,7 +132,7 @@ class Standardise(nn.Module):
 
 
 class Classifier(TargetNetwork):
-    """An encoder and a head on its pooled features, those of the deepest level or of `all_levels`."""
+    """An encoder with a head on its pooled features, from the deepest level or from `all_levels`."""
 
     kind = "classify"
 
@@ -149,7 +149,7 @@ class Classifier(TargetNetwork):
         return self.way_down
 
     def settle(self, batches: Sequence[Tensor]) -> None:
-        """Fit the encoder's norms, and then the probe, to the training cubes."""
+        """Fit the encoder's norms, then the standardisation of a probe, to the training cubes."""
         super().settle(batches)
         assert isinstance(self.head, nn.Sequential)
         if isinstance(self.head[0], Standardise):
@@ -157,18 +157,18 @@ class Classifier(TargetNetwork):
                 self.head[0].fit(torch.cat([self.features(cubes).float() for cubes in batches]))
 
     def standardised(self, cubes: Tensor) -> Tensor:
-        """Return what the linear layer of a probe sees, `[batch, feature]`."""
+        """Return the input of a probe's linear layer, `[batch, feature]`."""
         assert isinstance(self.head, nn.Sequential)
         seen: Tensor = self.head[0](self.features(cubes).float())
         return seen
 
     def set_probe(self, weight: Tensor, bias: Tensor) -> None:
-        """Make these the linear layer of a probe: `[class, feature]` and `[class]`."""
+        """Set the linear layer of a probe: `[class, feature]` and `[class]`."""
         assert isinstance(self.head, nn.Sequential)
         self.head[-1].load_state_dict({"weight": weight, "bias": bias})
 
     def features(self, cubes: Tensor) -> Tensor:
-        """Return what the head sees, `[batch, feature]`: means over space, from the first level down."""
+        """Return the input of the head, `[batch, feature]`: means over space, from the first level down."""
         levels = self.way_down(self._images(cubes))
         pooled = torch.cat(
             [level.flatten(2).mean(2) for level in (levels if self._all_levels else levels[-1:])], dim=1
@@ -182,7 +182,7 @@ class Classifier(TargetNetwork):
 
 
 class Segmenter(TargetNetwork):
-    """A whole network whose last convolution is new."""
+    """A whole network with a new last convolution."""
 
     kind = "segment"
 
@@ -213,24 +213,23 @@ def build_target_network(
     probe: bool = False,
     keep: str = "all",
 ) -> TargetNetwork:
-    """The network of a target task as it is before its first step: on the CPU, in training mode.
+    """Return the network of a target task before its first step, on the CPU and in training mode.
 
-    The first weights of the head, and from scratch of everything, depend on the seed, the network and its
-    width; weights that were read change nothing in those of the head. torch's random generator is left as it
-    was.
+    The initial weights of the head, and from scratch of everything, depend on the seed, the network and its
+    width; pre-trained weights do not change those of the head. torch's random generator is left unchanged.
 
-    It is a `Classifier` or a `Segmenter`, gives logits of so many classes, and is fed with cubes of 3 axes or
-    images of 2. For `keep` see `FinetuneParameters`; of a classifier the head may see all levels, and be a
-    linear probe in place of the published one.
+    The result is a `Classifier` or a `Segmenter` that returns logits of `classes` classes for cubes with 3
+    `axes` or images with 2. For `keep` see `FinetuneParameters`; a classifier's head may see all levels, or
+    be a linear probe instead of the published head.
 
     Raises:
         CallError: a 3D network for images, or nnU-Net's package is needed and not installed.
-        DataError: the weights do not fit.
+        DataError: the weights do not match the network.
     """
     plan = architecture(beginning.network)
     if axes < plan.axes:
         raise CallError(
-            f"The network {plan.name} takes cubes, and the store holds 2D images: "
+            f"The network {plan.name} takes cubes, but the store holds 2D images: "
             + ("give --network unet2d." if beginning.file is None else "name weights of unet2d.")
         )
     with torch.random.fork_rng(devices=[]):
@@ -253,25 +252,25 @@ def build_target_network(
 
 
 def _kept(name: str, keep: str) -> bool:
-    """Whether a tensor of that name is handed over to a segmenter.
+    """Whether a segmenter keeps the pre-trained tensor of that name.
 
-    By default the last level of the decoder is not: it has learnt to restore voxels, which a mask is not made
-    of. Two labelled scans with vessels in 3D gave Dice 0.51 from scratch, 0.36 with the whole network
-    handed over, 0.47 without the last level, and 0.475 with the encoder alone.
+    By default it drops the last level of the decoder, which has learnt to restore voxels, not masks. For
+    vessels in 3D with two labelled scans, Dice was 0.51 from scratch, 0.36 with the whole network kept, 0.47
+    without the last level, and 0.475 with the encoder only.
     """
     level = _DECODER.match(name)
     return keep == "all" or level is None or (keep == "all-but-last" and level[1] not in _LAST)
 
 
 def _head(features: int, classes: int, probe: bool) -> nn.Module:
-    """Linear 1024, ReLU, linear (METHOD.md section 6), or a linear probe: to a logit a class."""
+    """Return the published head, linear 1024, ReLU, linear (METHOD.md section 6), or a linear probe."""
     if probe:
         return nn.Sequential(Standardise(features), nn.Linear(features, classes))
     return nn.Sequential(nn.Linear(features, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, classes))
 
 
 def _last(network: nn.Module, classes: int) -> nn.Module:
-    """A new last convolution in the place of the one that restores."""
+    """Replace the last convolution, which restores voxels, with a new one, and return it."""
     if isinstance(network, UNet3D | UNet2D):
         old = network.out_tr.final_conv
         return nn.Sequential(OrderedDict(final_conv=type(old)(old.in_channels, classes, kernel_size=1)))
@@ -281,7 +280,7 @@ def _last(network: nn.Module, classes: int) -> nn.Module:
 
 
 def _seg_layers(network: nn.Module) -> nn.ModuleList:
-    """The last convolutions of one of nnU-Net's networks; only the last of them is used here."""
+    """Return the last convolutions of one of nnU-Net's networks; only the last of them is used here."""
     layers = network.get_submodule("decoder.seg_layers")
     assert isinstance(layers, nn.ModuleList)
     return layers

@@ -1,6 +1,6 @@
-"""A network on the validation and the test fold: its loss, and the metrics of its task.
+"""Evaluate a network on the validation and the test fold: its loss, and the metrics of its task.
 
-Before it is judged the statistics of its batch norm are refreshed (`norms.refresh_statistics`).
+The statistics of its batch norm are refreshed first (`norms.refresh_statistics`).
 """
 
 import math
@@ -26,7 +26,7 @@ from genesis_toolkit.training.finetune.probe import fit_probe
 from genesis_toolkit.training.machine.devices import autocast
 from genesis_toolkit.training.machine.steps import Tick
 
-#: Metrics by name; None where the data do not determine one.
+#: Metrics by name; None if the data do not determine one.
 Metrics = dict[str, float | None]
 
 _NAMED = 6  # classes in one sentence
@@ -34,7 +34,7 @@ _NAMED = 6  # classes in one sentence
 
 @dataclass
 class Judge:
-    """A network, and the batches by which it is judged, on the device that trains."""
+    """A network, and the batches to evaluate it on, on the device that trains."""
 
     network: TargetNetwork
     data: TargetData
@@ -47,8 +47,8 @@ class Judge:
         self.room = torch.empty(shape, device=self.device)
 
     def settle(self) -> None:
-        """Fit what a frozen encoder must have before the first step."""
-        # All at once, for they are looked at twice.
+        """Fit what a frozen encoder needs before the first step."""
+        # A list, since the batches are used twice.
         self.network.to(self.device).settle([cubes.clone() for cubes in self._training_cubes()])
 
     def fit_probe(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> float:
@@ -65,19 +65,19 @@ class Judge:
         return loss
 
     def refresh(self) -> None:
-        """Refresh the statistics of batch norm over training cubes as they are, without augmentation."""
+        """Refresh the statistics of batch norm on training cubes without augmentation."""
         with autocast(self.device, self.data.parameters.precision):
             self.network.refresh(self._training_cubes())
 
     def validate(self, tick: Tick) -> float:
-        """Return the mean loss of the validation cubes; not finite where the loss of a batch is not."""
+        """Return the mean loss of the validation cubes; not finite if the loss of a batch is not."""
         total, works = 0.0, self.data.validation
         for logits, truth in self.predict(works, tick, "validation"):
             total += self.loss(logits, truth).item() * len(truth)
         return total / sum(map(len, works))
 
     def evaluate(self, tick: Tick) -> tuple[Metrics, list[str]]:
-        """Evaluate the network on the test fold: metrics by name, and what is to be said of them."""
+        """Evaluate the network on the test fold: metrics by name, and notes on them."""
         predictions = self.predict(self.data.test, tick, "evaluating")
         if self.data.kind == "segment":
             counted = [
@@ -86,15 +86,15 @@ class Judge:
             ]
             overlaps = reduce(operator.add, counted)
             return {"dice": overlaps.dice, "iou": overlaps.iou, "iou_paper": overlaps.iou_paper}, []
-        told = [(logits.cpu().numpy(), truth.cpu().numpy()) for logits, truth in predictions]
-        scores, labels = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        outputs = [(logits.cpu().numpy(), truth.cpu().numpy()) for logits, truth in predictions]
+        scores, labels = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         store = self.data.store
         return evaluate_labels(scores, labels, store.classes, SCORES[store.task])
 
     def predict(
         self, works: Sequence[NDArray[np.int64]], tick: Tick, what: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The logits of every batch, float32, with its labels or masks, on the device that trains."""
+        """Yield the logits of every batch, float32, with its labels or masks, on the device that trains."""
         for logits, truth in self._run(works, self.network):
             yield logits, truth
             tick(what)
@@ -102,7 +102,7 @@ class Judge:
     def _run(
         self, works: Sequence[NDArray[np.int64]], part: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What a part of the network gives for every batch in evaluation, float32, with labels or masks."""
+        """Yield the output of a part of the network for every batch, float32, with labels or masks."""
         self.network.eval()
         with torch.no_grad(), closing(self.batches.stream(works)) as stream:
             for batch in stream:
@@ -112,9 +112,9 @@ class Judge:
                 yield given.float(), truth
 
     def on_device(self, batch: TargetBatch) -> tuple[Tensor, Tensor]:
-        """Cubes, float32 `[cube, 1, x, y, z]` in [0, 1], and labels `[cube, class]` or masks as the cubes.
+        """Return cubes, float32 `[cube, 1, x, y, z]` in [0, 1], and labels `[cube, class]` or masks.
 
-        The cubes are good until the next batch comes.
+        The cubes stay valid until the next batch.
         """
         whole = batch.cubes.to(self.device, non_blocking=True)
         cubes = normalise(whole, self.data.store.window, self.room[: len(whole)])
@@ -122,7 +122,7 @@ class Judge:
         return cubes, truth if self.data.kind == "classify" else truth.unsqueeze(1)
 
     def _training_cubes(self) -> Iterable[Tensor]:
-        """Training cubes as they are, batch by batch."""
+        """Yield training cubes without augmentation, batch by batch."""
         with closing(self.batches.stream(self.data.refreshing())) as stream:
             for batch in stream:
                 yield self.on_device(batch)[0]
@@ -131,7 +131,7 @@ class Judge:
 def evaluate_labels(
     scores: NDArray[np.float32], labels: NDArray[np.float32], classes: Sequence[str], called: str = "auc"
 ) -> tuple[Metrics, list[str]]:
-    """Return AUCs of scores `[cube, class]`: of one class as it is called, of several their mean and each."""
+    """Return AUCs of scores `[cube, class]`: for several classes their mean and each AUC."""
     each = {name: known_auc(scores[:, at], labels[:, at]).value for at, name in enumerate(classes)}
     named: dict[str, float] = {f"auc_{name}": value for name, value in each.items()}
     named = (
@@ -143,7 +143,7 @@ def evaluate_labels(
     notes = []
     if without and len(classes) > 1:
         notes.append(
-            f"{len(without)} of {len(classes)} AUCs are not determined, because the test fold has no "
-            f"positive or no negative case: {listed(without, _NAMED)}. The mean is that of the others."
+            f"{len(without)} of {len(classes)} AUCs are undefined, because the test fold has no "
+            f"positive or no negative case: {listed(without, _NAMED)}. The mean is over the others."
         )
     return {name: None if math.isnan(value) else value for name, value in named.items()}, notes

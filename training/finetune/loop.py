@@ -1,10 +1,9 @@
-"""The loop: a pre-trained or new network learns a target task, and the test fold evaluates it.
+"""The fine-tuning loop: a pre-trained or new network learns a target task, and is evaluated on the test fold.
 
-METHOD.md section 6, but for a fixed number of steps: the network of the last one is evaluated, unless the
-best epoch is asked for. It is `FineTuner.train` with `_train_steps`; `finetune` makes everything that it
-works with. Nothing in a run is random: the labelled scans and the first weights depend on the seed, order and
-augmentation on (seed, epoch). So a run that was killed goes on from its last checkpoint as if nothing had
-happened.
+It follows METHOD.md section 6, but with a fixed number of steps: the network after the last one is evaluated,
+unless the best epoch is requested. See `FineTuner.train` and `_train_steps`; `finetune` sets up everything.
+Nothing in a run is left to chance: the labelled scans and the initial weights depend on the seed, order and
+augmentation on (seed, epoch). So a killed run resumes from its last checkpoint as if nothing had happened.
 """
 
 import math
@@ -39,16 +38,16 @@ from genesis_toolkit.training.networks.registry import OF_THE_PAPERS, check_batc
 from genesis_toolkit.training.weights.files import FINETUNED, TrainingState, load_weights, read_checkpoint
 from genesis_toolkit.training.weights.load import Beginning, read_beginning
 
-#: Where the last step is evaluated, validation and a checkpoint come after about so many steps.
+#: If the last step is evaluated, validation and a checkpoint follow after about this many steps.
 STRIDE = 100
 
 _SAVE_SECONDS = 60.0
-_LOTTERY = 200  # validation cubes: with fewer, which epoch is the best is mostly chance
+_LOTTERY = 200  # validation cubes: with fewer, chance mostly decides which epoch is the best
 
 
 @dataclass
 class FineTuner:
-    """The loop, and what it works with."""
+    """The loop, and the objects it works with."""
 
     run: FinetuneRun
     state: TrainingState
@@ -66,22 +65,22 @@ class FineTuner:
 
     @property
     def step(self) -> int:
-        """How many steps are done, in all finished epochs."""
+        """Number of finished steps, in all finished epochs."""
         return min(self.state.epoch * self.per_epoch, self.data.steps)
 
     @property
     def stopped_by(self) -> str:
-        """The rule by which the run stops where it is; empty while it goes on."""
+        """The rule that stops the run at its current position; empty if it continues."""
         given, state = self.data.parameters, self.state
         if self.step == self.data.steps:
             return "epochs" if given.epochs else "steps"
         return "patience" if given.patience and state.stale >= given.patience else ""
 
     def train(self) -> None:
-        """Epoch after epoch until a rule of stopping holds; now and then, all to go on from is on the disk.
+        """Train epoch by epoch until a stopping rule applies; sometimes save all that resuming needs.
 
         Raises:
-            DataError: the loss is no number any more, or a cube cannot be read.
+            DataError: the loss is no longer finite, or a cube cannot be read.
             KeyboardInterrupt: the run was asked to stop.
         """
         state, saving = self.state, Saving(None, _SAVE_SECONDS)
@@ -108,7 +107,7 @@ class FineTuner:
             self.say(str(record))
 
     def _due(self) -> bool:
-        """Whether the epoch that comes is validated: the last one is, and every one that may be the best."""
+        """Whether to validate after the coming epoch: after the last one, and any that may be the best."""
         steps = self.step + self.per_epoch
         stride = max(1, STRIDE // self.per_epoch)
         return (
@@ -123,22 +122,22 @@ class FineTuner:
         return {}
 
     def _train_epoch(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> dict[str, Metrics]:
-        """Train on these batches of the epoch at hand; return the metrics after the steps of `at_steps`."""
+        """Train on these batches of the current epoch; return the metrics after the steps of `at_steps`."""
         begun, scores = self.step, {}
         marks = [at - begun for at in self.data.parameters.at_steps if begun < at < begun + len(works)]
         ends = [*marks, len(works)]
         for first, end in zip([0, *marks], ends, strict=True):
             self._train_steps(works[first:end], begun + first, tick)
-            # After the last step of all the network is evaluated anyway, unless the best one is.
+            # After the very last step the network is evaluated anyway, unless the best one is selected.
             more = begun + end < self.data.steps or self.data.parameters.select == "best"
             if more and begun + end in self.data.parameters.at_steps:
                 self.judge.refresh()
-                told = self._counting(f"step {begun + end}: ", len(self.data.test))
-                scores[str(begun + end)], _ = self.judge.evaluate(told)
+                tick_test = self._counting(f"step {begun + end}: ", len(self.data.test))
+                scores[str(begun + end)], _ = self.judge.evaluate(tick_test)
         return scores
 
     def _train_steps(self, works: Sequence[NDArray[np.int64]], first: int, tick: Tick) -> None:
-        """One step a batch, the first of them the run's step `first`, counted from 0."""
+        """Train one step per batch; the first is the run's step `first`, counted from 0."""
         state, given, model = self.state, self.data.parameters, self.judge.network
         model.train()
         with closing(self.batches.stream(works)) as stream:
@@ -162,13 +161,13 @@ class FineTuner:
                 tick(f"training, loss {state.loss:.4f}")
 
     def evaluate(self) -> tuple[Metrics, list[str]]:
-        """Evaluate the network that was kept on the test fold: metrics by name, and what to say of them."""
+        """Evaluate the network that was kept on the test fold: metrics by name, and notes on them."""
         kept = self.run.best
         load_weights(self.state.model, read_checkpoint(kept, FINETUNED)["state_dict"], kept)
         return self.judge.evaluate(self._counting("test: ", len(self.data.test)))
 
     def _counting(self, prefix: str, total: int) -> Tick:
-        """Return what tells of one more step, and ends the run where it was asked to stop."""
+        """Return a function that reports one more step, and stops the run if it was asked to stop."""
         count = counting(self.report, prefix, total)
 
         def tick(what: str) -> None:
@@ -200,28 +199,28 @@ def finetune(
     progress: Progress | bool = False,
     say: Say = lambda _: None,
 ) -> FinetuneOutcome:
-    """Fine-tune a network on a target task and evaluate it on the test fold, or go on with what was begun.
+    """Fine-tune a network on a target task and evaluate it on the test fold, or resume an earlier run.
 
     Args:
-        targets: a target store, of cubes or images; it tells the task.
-        out: the folder of the run. A run that is there goes on; one that is finished is left as it is.
-        parameters: of the run; the defaults when left out.
-        weights: to begin with, as `load.read_beginning` takes them; None: from scratch.
-        network: of scratch: `unet3d` for cubes and `unet2d` for images when left out.
-        width: of scratch: channels of the first convolution, the published ones when left out.
-        beginning: in place of these three, what was read before.
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
-        threads: of torch on the CPU; None takes as many as there are cores. Another number, other rounding.
-        overwrite: begin again where a run is.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
-        say: told one sentence an epoch, and warnings.
+        targets: a target store, of cubes or images; it also determines the task.
+        out: the run folder. An existing run is resumed; a finished one is left unchanged.
+        parameters: parameters of the run; the defaults if omitted.
+        weights: initial weights, as `load.read_beginning` accepts them; None: from scratch.
+        network: network from scratch; by default `unet3d` for cubes and `unet2d` for images.
+        width: channels of its first convolution from scratch; by default the published number.
+        beginning: initial weights read before, instead of these three.
+        device: `auto` (CUDA if available), `cpu` or `cuda`.
+        threads: torch's threads on the CPU; None for one per core. Another number rounds differently.
+        overwrite: start again if `out` holds a run.
+        progress: True shows bars on stderr; a callback is called as the work advances.
+        say: called with one sentence per epoch, and with warnings.
 
     Raises:
-        CallError: the store, the run folder, the weights or a parameter does not fit; the sentence says what
+        CallError: the store, the run folder, the weights or a parameter is not suitable; the error says what
             to change.
         DataError: a fold lacks cubes or one kind of label, a cube or a checkpoint cannot be read, or the loss
-            is no number any more.
-        KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are on the disk.
+            is no longer finite.
+        KeyboardInterrupt: when interrupted, by Ctrl-C or SIGTERM. All finished epochs are saved.
     """
     report, out = callback(progress), Path(out)
     weights = Path(weights) if weights is not None else None
@@ -230,7 +229,7 @@ def finetune(
         scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None
         beginning = read_beginning(weights, network or scratch, width)
     elif (weights, network, width) != (None, None, None):
-        raise CallError("A beginning was given, and weights, network or width beside it: give one of both.")
+        raise CallError("Give either a beginning, or weights, network and width, but not both.")
     data = target_data(store, parameters or FinetuneParameters())
     with ExitStack() as stack:
         stack.enter_context(steady(threads=threads, tf32=data.parameters.precision == "tf32"))
@@ -243,7 +242,7 @@ def finetune(
             check_same(run, earlier, described, (), "weights")
         done = run.outcome("already finished")
         if done is not None:
-            read_checkpoint(run.best, FINETUNED)  # what a finished run is for
+            read_checkpoint(run.best, FINETUNED)  # the purpose of a finished run
             return done
         state = new_state(beginning, data, choose_device(device))
         batches = TargetBatches(data, state.device)
@@ -267,7 +266,7 @@ def finetune(
 
 
 def describe_run(data: TargetData, beginning: Beginning) -> dict[str, Any]:
-    """Return what the description of a run says of it."""
+    """Return the content of `run.json`."""
     network = {"network": beginning.network, "width": beginning.width}
     return {
         "genesis_toolkit": __version__,
@@ -279,29 +278,29 @@ def describe_run(data: TargetData, beginning: Beginning) -> dict[str, Any]:
 
 
 def _warnings(data: TargetData, beginning: Beginning) -> list[str]:
-    """Return a sentence where the weights know other values than the store, or chance chooses the epoch."""
+    """Return warnings: the weights are from other values than the store's, or chance selects the epoch."""
     window, known, warnings = data.store.window, beginning.window, []
     if known not in (None, (window.low, window.high)):
         warnings.append(
-            f"the weights were trained on values from {known[0]} to {known[1]}, and the store's run from "
-            f"{window.low} to {window.high}: both become [0, 1], so one and the same value looks different "
+            f"the weights were trained on values from {known[0]} to {known[1]}, but the store's range from "
+            f"{window.low} to {window.high}: both are mapped to [0, 1], so the same value looks different "
             "to the network."
         )
     cubes = sum(map(len, data.validation))
     if data.parameters.select == "best" and cubes < _LOTTERY:
         warnings.append(
-            f"--select best chooses the epoch by {cubes} validation cubes, and with fewer than {_LOTTERY} "
-            "that is mostly chance: --select last is the safer choice."
+            f"--select best chooses the epoch on {cubes} validation cubes; with fewer than {_LOTTERY} "
+            "that is mostly chance. --select last is safer."
         )
     return warnings
 
 
 def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> TrainingState:
-    """Return the network with its first weights, which depend on the seed and not on the device, and Adam.
+    """Return Adam and the network with its initial weights, which depend on the seed, not on the device.
 
     Raises:
-        CallError: the network cannot take the store's cubes.
-        DataError: the weights do not fit.
+        CallError: the network does not accept the store's cubes.
+        DataError: the weights do not match the network.
     """
     store, given = data.store, data.parameters
     classes, axes = len(store.classes), len(store.size)
@@ -319,7 +318,7 @@ def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> T
     check_batch(beginning.network, store.size, min(data.sizes))
     if given.freeze_encoder:
         network.freeze_encoder()
-    if device.type == "cpu":  # there a step takes 0.7 of the time (`pretrain.call.new_state`)
+    if device.type == "cpu":  # cuts a step to 0.7 of the time (`pretrain.call.new_state`)
         network.to(memory_format=network.memory_format)  # type: ignore[call-overload] # torch leaves it out
     network.to(device)
     learnt = [one for one in network.parameters() if one.requires_grad]
@@ -330,11 +329,11 @@ def new_state(beginning: Beginning, data: TargetData, device: torch.device) -> T
 def _outcome(
     tuner: FineTuner, beginning: Beginning, metrics: dict[str, float | None], notes: list[str]
 ) -> FinetuneOutcome:
-    """Return what a finished run came to."""
+    """Return the outcome of a finished run."""
     state, data = tuner.state, tuner.data
     name = SCORES[data.store.task]
     score = metrics[name]
-    assert score is not None  # `target_data` and `check_foreground` have seen to it
+    assert score is not None  # ensured by `target_data` and `check_foreground`
     described = data.describe()
     same = ("task", "kind", "train_scans", "train_cubes", "validation_cubes", "test_cubes")
     records = tuner.run.records(range(1, state.epoch + 1))
@@ -355,7 +354,7 @@ def _outcome(
         select=data.parameters.select,
         kept_epoch=kept,
         validation_loss=records[kept - 1]["validation_loss"],
-        at_steps={step: {"score": told[name], "metrics": told} for step, told in after.items()},
+        at_steps={step: {"score": scored[name], "metrics": scored} for step, scored in after.items()},
         network=beginning.network,
         width=beginning.width,
         weights=sum(weights.numel() for weights in state.model.parameters()),

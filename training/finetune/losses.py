@@ -11,14 +11,14 @@ from torch.nn import functional
 from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.training.finetune.data import TargetData
 
-#: Logits and labels or masks -> the mean loss of a batch.
+#: Maps logits and labels or masks to the mean loss of a batch.
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss_of(data: TargetData, device: torch.device) -> Loss:
-    """Binary cross entropy, positives weighted; Dice where there are masks (METHOD.md section 6).
+    """Return the loss: binary cross entropy, positives weighted; Dice for masks (METHOD.md section 6).
 
-    Dice is that of the whole batch: a cube without foreground has none of its own.
+    Dice is computed over the whole batch, since it is undefined for a cube without foreground.
     """
     if data.kind == "segment":
         from monai.losses import DiceLoss  # MONAI takes seconds to load
@@ -32,10 +32,10 @@ def loss_of(data: TargetData, device: torch.device) -> Loss:
 
 
 def known_loss(weight: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the binary cross entropy of the labels that are known, positives weighted; 0 where none is.
+    """Return the binary cross entropy of the known labels, positives weighted; 0 if none is known.
 
     Args:
-        weight: float32 [class], of positives.
+        weight: float32 [class], weight of positives.
         logits: float32 [cube, class].
         truth: float32 [cube, class]: 0, 1 or `UNKNOWN`.
     """

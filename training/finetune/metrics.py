@@ -1,7 +1,7 @@
-"""How a network is evaluated on a target task: AUC, Dice, IoU, the published "IoU" (METHOD.md section 6).
+"""The metrics of target tasks: AUC, Dice, IoU, the published "IoU" (METHOD.md section 6).
 
-Overlaps are pooled over the test set: count every case with `count_overlaps`, add the counts up, and read the
-metrics from the sum. A metric that the data do not determine is nan, and says why; it is never 0 or 1 by
+Overlaps are pooled over the test set: count every case with `count_overlaps`, add the counts, and compute the
+metrics from the sum. A metric that the data do not determine is nan, with its reason; it is never 0 or 1 by
 accident.
 """
 
@@ -16,7 +16,7 @@ from scipy import stats
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.store.schema import UNKNOWN
 
-#: Of the published "IoU"; foreground is what is predicted above. The first is that of Dice and IoU.
+#: Thresholds of the published "IoU"; predictions above are foreground. Dice and IoU use the first.
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 
@@ -25,8 +25,8 @@ class Metric:
     """A metric on a test set.
 
     Attributes:
-        value: in 0 .. 1; nan where the data do not determine it.
-        reason: why it is nan, or what was left out of it; None where there is nothing to say.
+        value: in 0 .. 1; nan if the data do not determine it.
+        reason: why it is nan, or what it leaves out; None if neither.
     """
 
     value: float
@@ -35,12 +35,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """How predicted and true masks overlap, counted in voxels at every one of `THRESHOLDS`. They add up.
+    """The overlap of predicted and true masks, in voxels at each of `THRESHOLDS`; counts can be added.
 
     Attributes:
         both: foreground in both.
-        predicted: foreground in the prediction alone.
-        missed: foreground in the truth alone.
+        predicted: foreground in the prediction only.
+        missed: foreground in the truth only.
         neither: background in both.
     """
 
@@ -55,19 +55,20 @@ class Overlaps:
 
     @property
     def dice(self) -> float:
-        """Dice of the foreground at 0.5, in 0 .. 1; 1 where both masks are empty, 0 where one of them is."""
+        """Dice of the foreground at 0.5, in 0 .. 1; 1 if both masks are empty, 0 if only one is."""
         return _share(2 * self.both[0], self.predicted[0] + self.missed[0])
 
     @property
     def iou(self) -> float:
-        """Intersection over union of the foreground at 0.5; 1 where both masks are empty."""
+        """Intersection over union of the foreground at 0.5; 1 if both masks are empty."""
         return _share(self.both[0], self.predicted[0] + self.missed[0])
 
     @property
     def iou_paper(self) -> float:
-        """The published "IoU": of foreground and background the mean, averaged over `THRESHOLDS`.
+        """The published "IoU": the mean of foreground and background, averaged over `THRESHOLDS`.
 
-        For one model the authors' notebook prints an IoU of 59.22 and 77.14 of these: do not compare the two.
+        For one model the authors' notebook prints an IoU of 59.22 and one of these of 77.14: do not compare
+        the two.
         """
         wrong = list(map(operator.add, self.predicted, self.missed))
         shares = [*map(_share, self.both, wrong), *map(_share, self.neither, wrong)]
@@ -88,12 +89,12 @@ def count_overlaps(prediction: NDArray[np.floating], truth: NDArray[np.generic])
     """
     mask = _checked_labels(truth, prediction.shape)
     values = np.asarray(prediction, np.float64).reshape(-1)
-    if values.size and not (values.min() >= 0 and values.max() <= 1):  # a nan fails both
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # nan fails both
         raise DataError(
-            f"Predictions run from {values.min():g} to {values.max():g}, and probabilities in [0, 1] are "
-            "wanted: take the sigmoid or the softmax first."
+            f"Predictions range from {values.min():g} to {values.max():g}, but must be probabilities in "
+            "[0, 1]: apply the sigmoid or the softmax first."
         )
-    above = np.searchsorted(np.array(THRESHOLDS), values, side="left")  # how many thresholds lie below it
+    above = np.searchsorted(np.array(THRESHOLDS), values, side="left")  # number of thresholds below it
     steps = len(THRESHOLDS) + 1
     counts = np.bincount(2 * above + mask.reshape(-1), minlength=2 * steps).reshape(steps, 2)
     above_each = counts[::-1].cumsum(axis=0)[::-1][1:]  # [threshold, label], in voxels
@@ -103,50 +104,50 @@ def count_overlaps(prediction: NDArray[np.floating], truth: NDArray[np.generic])
 
 
 def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
-    """The area under the ROC curve: how often a positive case scores higher than a negative one, ties half.
+    """Return the area under the ROC curve: how often a positive case outscores a negative one, ties half.
 
     Args:
         scores: float `[case]`, any finite numbers.
         labels: bool or integer `[case]` of 0 and 1.
 
     Returns:
-        nan where there is no positive or no negative case.
+        nan without positive or without negative cases.
 
     Raises:
-        CallError: the shapes differ, or are no `[case]`.
+        CallError: the shapes differ, or are not `[case]`.
         DataError: a score is not finite, or a label is neither 0 nor 1.
     """
     positive = _checked_labels(labels, scores.shape)
     if scores.ndim != 1:
-        raise CallError(f"Scores of shape {scores.shape} are no [case]: give one label's at a time.")
+        raise CallError(f"Scores have shape {scores.shape}, but must be [case]: give one label at a time.")
     if not np.isfinite(scores).all():
         raise DataError("A score is nan or infinite: the network diverged, or its input was wrong.")
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return Metric(math.nan, f"there are {positives} positive and {negatives} negative cases")
-    values = scores.astype(np.float64)  # the pairs won would be counted in the dtype of the scores
+    values = scores.astype(np.float64)  # a narrower dtype could not count the pairs won
     won = stats.mannwhitneyu(values[positive], values[~positive], method="asymptotic").statistic
     return Metric(float(won) / (positives * negatives))
 
 
 def known_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
-    """As `auc`, of the cases whose label is known, and not `UNKNOWN`."""
+    """Return the `auc` of the cases with a known label, not `UNKNOWN`."""
     known = labels != UNKNOWN if labels.shape == scores.shape else slice(None)
     return auc(scores[known], labels[known])
 
 
 def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
-    """The mean of the AUCs of several labels, as DXC is evaluated.
+    """Return the mean of the AUCs of several labels, the score of DXC.
 
     Args:
         scores: float `[case, label]`.
-        labels: bool or integer `[case, label]` of 0 and 1, and `UNKNOWN`, which does not count.
+        labels: bool or integer `[case, label]` of 0 and 1; `UNKNOWN` is ignored.
 
     Returns:
         The mean over the labels that have both positive and negative cases; `reason` counts the others.
 
     Raises:
-        CallError: the shapes differ, or are no `[case, label]`.
+        CallError: the shapes differ, or are not `[case, label]`.
         DataError: as `auc`.
     """
     if scores.ndim != 2 or scores.shape != labels.shape:
@@ -158,7 +159,7 @@ def mean_auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metri
     lacking = len(values) - len(known)
     reason = f"{lacking} of {len(values)} labels lack positive or negative cases" if lacking else None
     if not known:
-        return Metric(math.nan, reason or "there is no label")
+        return Metric(math.nan, reason or "there are no labels")
     return Metric(math.fsum(known) / len(known), reason)
 
 
@@ -167,7 +168,7 @@ def _share(right: int, wrong: int) -> float:
 
 
 def _checked_labels(labels: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Labels of 0 and 1 as bool, of this shape."""
+    """Return labels of 0 and 1 as bool, after checking their shape."""
     if labels.shape != shape:
         raise CallError(f"Predictions have shape {shape} and labels {labels.shape}: they must be the same.")
     positive = labels == 1

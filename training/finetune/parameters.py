@@ -1,4 +1,4 @@
-"""What a fine-tuning run is made of (METHOD.md section 6), and how shares of labels are written."""
+"""The parameters of a fine-tuning run (METHOD.md section 6), and the notation for shares of labels."""
 
 import math
 import re
@@ -18,14 +18,14 @@ PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 HEADS = ("deepest", "all")
 KEEPS = ("encoder", "all-but-last", "all")
 
-#: Of a run that names neither steps nor epochs.
+#: Default if neither steps nor epochs are given.
 DEFAULT_STEPS = 500
 
-# How a network is trained step by step; a linear probe is not.
+# Parameters of training step by step, which a linear probe does not use.
 _OF_STEPS = ("steps", "epochs", "select", "patience", "lr", "schedule", "warmup", "at_steps")
 
 _MOST_STEPS = 10**8
-_MOST_WARMUP = 50  # steps, where none are named
+_MOST_WARMUP = 50  # default limit, in steps
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -34,35 +34,34 @@ class FinetuneParameters:
     """The parameters of one fine-tuning run: Adam for a fixed number of steps (METHOD.md section 6).
 
     Attributes:
-        steps: how many; 500 when both this and `epochs` are left out.
-        epochs: in place of `steps`, how many passes over the labelled training cubes.
+        steps: number of steps; 500 if both this and `epochs` are omitted.
+        epochs: instead of `steps`, number of passes over the labelled training cubes.
         select: `last` evaluates the network after the last step, `best` that of the epoch with the lowest
             validation loss, as published. With few validation cubes the best epoch is a lottery.
-        patience: with `best` only: stop after so many epochs without a better validation loss; None never
+        patience: only with `best`: stop after this many epochs without a better validation loss; None never
             stops early.
-        batch_size: cubes a batch, at most.
+        batch_size: cubes per batch, at most.
         lr: Adam's highest learning rate.
-        schedule: `cosine`, which falls to 0 behind the last step, or `constant`, as published.
-        warmup: over so many steps the learning rate rises to `lr`; None takes a tenth of the steps, at most
-            50.
-        augment: flip, shift, turn and tint the training cubes at random (`augment`).
-        precision: of the network's products: `float32`; `tf32`, float32 with products of 10 bits on GPUs that
-            have it; or `bf16` or `fp16` where torch's autocast takes it.
-        labels: how many scans of the train fold are labelled: a share in (0, 1] where it is a float, a number
-            of scans where it is an int. Validation and test stay whole.
-        head: what a classifier sees, pooled: the `deepest` level of the encoder, as published, or `all`
+        schedule: `cosine`, which falls to 0 after the last step, or `constant`, as published.
+        warmup: number of steps in which the learning rate rises to `lr`; None for a tenth of the steps, at
+            most 50.
+        augment: flip, shift, rotate and tint the training cubes at random (`augment`).
+        precision: precision of the network's products: `float32`; `tf32`, with 10-bit mantissas on GPUs that
+            support it; or `bf16` or `fp16` where torch's autocast uses them.
+        labels: labelled scans in the train fold: a share in (0, 1] as a float, or a number of scans as an
+            int. Validation and test are unaffected.
+        head: input of a classifier's head, pooled: the `deepest` level of the encoder, as published, or `all`
             levels.
-        keep: which parts of pre-trained weights a segmenter begins with: `encoder`, `all-but-last`, all but
-            the last level of the decoder, or `all`. None takes `all-but-last`. A classifier has an encoder
-            only.
-        freeze_encoder: keep the encoder as it is. A classifier is then a linear probe: logistic regression on
-            standardised features, fitted to convergence (`probe`); of a segmenter the decoder learns.
-        at_steps: evaluate the network on the test fold after these steps as well.
-        seed: of the labelled scans, of the first weights of the head (from scratch, of all), of the order
-            of the cubes, and of the augmentation.
+        keep: the pre-trained parts a segmenter starts from: `encoder`, `all-but-last` (all except the last
+            level of the decoder) or `all`. None means `all-but-last`. A classifier has only an encoder.
+        freeze_encoder: freeze the encoder. A classifier is then a linear probe: logistic regression on
+            standardised features, fitted to convergence (`probe`); a segmenter trains its decoder only.
+        at_steps: also evaluate the network on the test fold after these steps.
+        seed: seed of the choice of labelled scans, the initial weights of the head (from scratch, of all),
+            the order of the cubes, and the augmentation.
 
     Raises:
-        CallError: a value is out of range; the sentence names it.
+        CallError: a value is out of range; the error names it.
     """
 
     steps: int | None = None
@@ -100,15 +99,14 @@ class FinetuneParameters:
                 )
         if self.steps is not None and self.epochs is not None:
             raise CallError(
-                f"--steps {self.steps} and --epochs {self.epochs} both say how long to train: give one of "
-                "them."
+                f"--steps {self.steps} and --epochs {self.epochs} both set the run length: give one of them."
             )
         if (self.steps or 0) > _MOST_STEPS:
-            raise CallError(f"--steps {self.steps} is out of range: at most {_MOST_STEPS:,}.")
+            raise CallError(f"--steps {self.steps} is out of range: it must be at most {_MOST_STEPS:,}.")
         if self.patience is not None and self.select != "best":
             raise CallError(
-                f"--patience {self.patience} needs --select best: without it the last step is evaluated, and "
-                "all steps are taken."
+                f"--patience {self.patience} needs --select best: without it, all steps are taken and the "
+                "last one is evaluated."
             )
         if self.patience is not None and self.at_steps:
             raise CallError(
@@ -117,8 +115,8 @@ class FinetuneParameters:
         most = math.inf if isinstance(self.labels, int) else 1.0
         if isinstance(self.labels, bool) or not 0 < self.labels <= most:
             raise CallError(
-                f"--labels {labels_words(self.labels)} is out of range: a share above 0 % and up to 100 %, "
-                "or a number of scans from 1 on, as in --labels 10% or --labels 25."
+                f"--labels {labels_words(self.labels)} is out of range: it must be a share above 0 % and up "
+                "to 100 %, or a number of scans from 1, such as --labels 10% or --labels 25."
             )
         check_seed(self.seed)
         object.__setattr__(self, "at_steps", tuple(sorted(set(self.at_steps))))
@@ -126,21 +124,21 @@ class FinetuneParameters:
             self.check_at_steps(self.steps_of(0))
 
     def steps_of(self, per_epoch: int) -> int:
-        """Return how many steps the run has, where an epoch has so many."""
+        """Return the number of steps of the run, given those per epoch."""
         return self.steps or (DEFAULT_STEPS if self.epochs is None else self.epochs * per_epoch)
 
     def warmup_of(self, steps: int) -> int:
-        """Return how many of all steps the learning rate rises over."""
+        """Return the number of warm-up steps of the learning rate, out of `steps`."""
         return min(_MOST_WARMUP, steps // 10) if self.warmup is None else self.warmup
 
     def check_at_steps(self, steps: int) -> None:
-        """Refuse steps to evaluate after that a run of so many steps does not have."""
+        """Check that a run of `steps` steps has all steps of `at_steps`."""
         for step in self.at_steps:
             if not 1 <= step <= steps:
-                raise CallError(f"--at-steps {step} is out of range: the run has the steps 1 to {steps}.")
+                raise CallError(f"--at-steps {step} is out of range: the run has steps 1 to {steps}.")
 
     def of_probe(self) -> "FinetuneParameters":
-        """Return those of a linear probe: one pass over the labelled cubes, without augmentation.
+        """Return the parameters of a linear probe: one pass over the labelled cubes, without augmentation.
 
         Raises:
             CallError: an option of training by steps was given.
@@ -154,24 +152,27 @@ class FinetuneParameters:
         return replace(self, epochs=1, augment=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name; `labels` in words, since in JSON and in Python 1 equals 1.0."""
+        """Return plain values by name; `labels` in words, since in JSON and in Python 1 equals 1.0."""
         steps = self.steps_of(0) if self.epochs is None else None
         named = {"steps": steps, "labels": labels_words(self.labels), "at_steps": list(self.at_steps)}
         return {**asdict(self), **named}
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> "FinetuneParameters":
-        """What `as_dict` gave."""
-        named = {"labels": parse_labels(told["labels"]), "at_steps": tuple(told.get("at_steps") or ())}
-        return cls(**{**told, **named})
+    def from_dict(cls, described: dict[str, Any]) -> "FinetuneParameters":
+        """Return the parameters that `as_dict` gave."""
+        named = {
+            "labels": parse_labels(described["labels"]),
+            "at_steps": tuple(described.get("at_steps") or ()),
+        }
+        return cls(**{**described, **named})
 
 
-#: What runs of the first version did that had no options for it.
+#: What runs of the first version did before there were options for it.
 FIRST_VERSION = {"select": "best", "schedule": "constant", "warmup": 0, "augment": False, "keep": "all"}
 
 
 def learning_rate(parameters: FinetuneParameters, step: int, steps: int) -> float:
-    """Return the learning rate of a step, counted from 0, in a run of so many steps."""
+    """Return the learning rate of a step, counted from 0, in a run of `steps` steps."""
     warmup = parameters.warmup_of(steps)
     if step < warmup:
         return parameters.lr * (step + 1) / warmup
@@ -181,7 +182,7 @@ def learning_rate(parameters: FinetuneParameters, step: int, steps: int) -> floa
 
 
 def parse_labels(text: str) -> float | int:
-    """A share of labelled scans as people write it, `10%`, as a float, or their number, `25`, as an int."""
+    """Return a share of labelled scans, written `10%`, as a float, or their number, `25`, as an int."""
     share = _SHARE.fullmatch(text.strip())
     if share:
         return float(Decimal(share[1]) / 100)
@@ -194,7 +195,7 @@ def parse_labels(text: str) -> float | int:
 
 
 def labels_words(labels: float | int) -> str:
-    """What `parse_labels` reads: `10%` of the share 0.1, `25` of 25 scans."""
+    """Return the text that `parse_labels` reads: `10%` for the share 0.1, `25` for 25 scans."""
     if isinstance(labels, int) or not math.isfinite(labels):
         return str(labels)
     return f"{(Decimal(repr(labels)) * 100).normalize():f}%"

@@ -1,4 +1,4 @@
-"""What a fine-tuning run would be, without beginning it: a dry run."""
+"""A dry run: describe a fine-tuning run without starting it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +18,26 @@ from genesis_toolkit.training.machine.run_folder import check_folder, check_same
 from genesis_toolkit.training.networks.registry import OF_THE_PAPERS
 from genesis_toolkit.training.weights.load import read_beginning
 
-_KEPT = 4  # numbers for each weight: itself, its gradient and the two of Adam
+_KEPT = 4  # numbers per weight: itself, its gradient and the two of Adam
 
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """What a call of `finetune` would do.
+    """Description of what a call of `finetune` would do.
 
     Attributes:
-        run: the folder.
+        run: the run folder.
         status: `new`, `continues after epoch 3` or `already finished`.
-        device: in words.
-        task, kind: of the store.
-        network, width, weights: its name, the channels of its first convolution, its parameters, counted.
-        beginning: what it begins with (`Beginning.describe`).
-        parameters: of the run, by name.
-        steps: of an epoch.
-        train_scans, train_cubes, validation_cubes, test_cubes: as `FinetuneOutcome` has them.
-        model_bytes: weights, gradients and Adam's two averages in memory, at most: frozen ones need none.
-        batch_bytes: what is kept of the largest batch until its backward pass, in float32.
-        files: that the run would write.
+        device: the device in words.
+        task, kind: those of the store.
+        network, width, weights: its name, channels of the first convolution, number of parameters.
+        beginning: initial weights (`Beginning.describe`).
+        parameters: those of the run, by name.
+        steps: steps per epoch.
+        train_scans, train_cubes, validation_cubes, test_cubes: as in `FinetuneOutcome`.
+        model_bytes: memory for weights, gradients and Adam's two averages, at most: frozen ones need none.
+        batch_bytes: memory kept from the largest batch until its backward pass, in float32.
+        files: files that the run would write.
     """
 
     run: str
@@ -71,10 +71,10 @@ def plan_finetuning(
     device: str = "auto",
     overwrite: bool = False,
 ) -> FinetunePlan:
-    """Say what `finetune` would do with the same arguments, and write nothing.
+    """Describe what `finetune` would do with the same arguments, without writing anything.
 
     Raises:
-        CallError, DataError: what `finetune` would raise before its first step.
+        CallError, DataError: the errors `finetune` would raise before its first step.
     """
     run = FinetuneRun(Path(out))
     check_folder(run)
@@ -86,7 +86,7 @@ def plan_finetuning(
     if earlier is not None:
         check_same(run, earlier, describe_run(data, beginning), (), "weights")
         done = run.outcome("already finished")
-        status = done.status if done else f"continues after epoch {len(run.told())}"
+        status = done.status if done else f"continues after epoch {len(run.lines())}"
     with steady():
         where = device_words(choose_device(device))
     state, described = new_state(beginning, data, torch.device("cpu")), data.describe()

@@ -1,8 +1,8 @@
 """The linear probe: L2-regularised logistic regression on standardised features, fitted to convergence.
 
-Adam does not get there in a few hundred steps: with 200 labelled chest X-rays and 500 steps, the AUC of one
+Adam does not converge in a few hundred steps: with 200 labelled chest X-rays and 500 steps, the AUC of one
 set of weights was 0.72 at a learning rate of 0.001, and 0.90 at 0.01 without augmentation. Such a probe ranks
-weights by how fast it learns.
+weights by how fast they learn.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from genesis_toolkit.pipeline.store.schema import UNKNOWN
 from genesis_toolkit.training.finetune.losses import known_loss
 
-#: Prior variance of a logit: it shares out among the features, so that wide networks are not penalised less.
+#: Prior variance of a logit, divided among the features, so that wide networks are not penalised less.
 LOGIT_VARIANCE = 10.0
 
 _MOST_ITERATIONS = 1000
@@ -23,7 +23,7 @@ def fit_probe(features: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor,
 
     The objective is the sum over cubes of the weighted cross-entropy plus |w|^2 / (2 C), with
     C = LOGIT_VARIANCE / (number of features). The bias is not penalised. The objective is strictly convex in
-    the weights, so the result does not depend on where the search begins.
+    the weights, so the result does not depend on where the search starts.
 
     Args:
         features: float32 [cube, feature], standardised.

@@ -1,14 +1,14 @@
-"""The folder of a fine-tuning run: what lies in it, what it came to, and its network, ready to be used.
+"""The folder of a fine-tuning run: its files, its outcome, and its network, ready to use.
 
-run.json       what the run is made of: parameters, store, beginning, cubes
-losses.jsonl   the same as its first line, then one object a finished epoch
-last.pt        the checkpoint to go on from, now and then
-best.pt        the network that is evaluated: of the last step, or of the epoch that validated best
-result.json    what that network scored on the test fold; with it the run is finished
-lock           held by the process at work
+run.json       the description of the run: parameters, store, beginning, cubes
+losses.jsonl   the description as first line, then one object per finished epoch
+last.pt        the checkpoint to resume from, written now and then
+best.pt        the network that is evaluated: after the last step, or of the epoch that validated best
+result.json    the scores of that network on the test fold; its presence means the run is finished
+lock           held by the process that trains
 
 A checkpoint is a dict that `torch.load(..., weights_only=True)` reads: `format`, `version`, the position, the
-network's `state_dict` and, of last.pt, the optimiser's.
+network's `state_dict` and, in last.pt, the optimiser's.
 """
 
 import json
@@ -36,18 +36,18 @@ from genesis_toolkit.training.weights.load import Beginning
 
 RESULT, VERSION = "genesis-finetune-result", 2
 
-_CALLED = ("run", "status")  # of an outcome, what the call tells and not the result
-_OF_NETWORK = ("network", "width")  # beside the `FinetuneParameters` among a run's parameters
+_CALLED = ("run", "status")  # parts of an outcome that belong to the call, not to the result
+_OF_NETWORK = ("network", "width")  # a run's parameters besides `FinetuneParameters`
 
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """One finished epoch, counted from 1, as it stands in `losses.jsonl`.
+    """One finished epoch, counted from 1, as in `losses.jsonl`.
 
-    The training loss is the mean over the labelled cubes, each as it was when its batch came; None for the
-    validation loss means that this epoch was not validated. `kept` says whether its network is the one to
-    evaluate, the last such epoch being the final word. The seconds are those of training and validation.
-    `scores` has the metrics on the test fold after the steps of `at_steps` that fell into it.
+    The training loss is the mean over the labelled cubes, each taken at its own step; a validation loss of
+    None means that this epoch was not validated. `kept` says whether its network is the one to evaluate; the
+    last such epoch decides. `seconds` covers training and validation. `scores` has the metrics on the test
+    fold after the steps of `at_steps` in this epoch.
     """
 
     epoch: int
@@ -66,33 +66,33 @@ class FinetuneRecord:
 
 @dataclass(frozen=True)
 class FinetuneOutcome:
-    """What a call of `finetune` came to. All but `run` and `status` stands in `result.json`.
+    """The outcome of a `finetune` call. `result.json` holds all but `run` and `status`.
 
     Attributes:
-        run: the folder.
-        status: `finished`, or `already finished` when there was nothing left to do.
-        task: of the store: `ncc`, `segment` or `dxc`.
+        run: the run folder.
+        status: `finished`, or `already finished` if there was nothing left to do.
+        task: task of the store: `ncc`, `segment` or `dxc`.
         kind: `classify` or `segment`.
-        metric: the score of the task: `auc`, `mean_auc` or `iou`.
-        score: that metric on the test fold, of the network that was kept, in 0 .. 1.
-        metrics: all metrics on the test fold, in 0 .. 1; None where the cubes do not determine one.
-        notes: why a metric is None, and what else to keep in mind; a sentence each.
+        metric: name of the task's main metric: `auc`, `mean_auc` or `iou`.
+        score: that metric on the test fold for the network that was kept, in 0 .. 1.
+        metrics: all metrics on the test fold, in 0 .. 1; None if the cubes do not determine one.
+        notes: why a metric is None, and other cautions, one sentence each.
         stopped_by: `steps`, `epochs` or `patience`.
-        steps: finished ones.
-        epochs: finished ones, the last perhaps cut short.
+        steps: number of finished steps.
+        epochs: number of finished epochs, the last possibly cut short.
         select: `last` or `best`.
-        kept_epoch: the one whose network was evaluated, counted from 1: the last, or that with the lowest
+        kept_epoch: epoch of the network that was evaluated, counted from 1: the last, or that with the lowest
             validation loss.
-        validation_loss: of that epoch.
-        at_steps: by the number of steps, `score` and `metrics` after them, where that was asked for.
-        train_scans: how many labelled scans trained.
-        train_cubes: how many cubes they have.
-        validation_cubes: how many validated.
-        test_cubes: how many were evaluated.
-        network: its name.
+        validation_loss: loss of that epoch.
+        at_steps: by number of steps, `score` and `metrics` after them, if requested.
+        train_scans: number of labelled training scans.
+        train_cubes: number of their cubes.
+        validation_cubes: number of validation cubes.
+        test_cubes: number of test cubes.
+        network: name of the network.
         width: channels of its first convolution.
-        weights: its parameters, counted.
-        beginning: what it began with (`Beginning.describe`).
+        weights: number of its parameters.
+        beginning: initial weights (`Beginning.describe`).
     """
 
     run: str
@@ -122,17 +122,17 @@ class FinetuneOutcome:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run, to be used: its network on the CPU, in evaluation, and what it was trained on.
+    """A finished run, ready to use: its network on the CPU, in evaluation mode, and its training data.
 
     Attributes:
-        network: the one that was evaluated.
+        network: the network that was evaluated.
         kind: `classify` or `segment`.
         task: `ncc`, `segment` or `dxc`.
-        classes: what its outputs tell.
+        classes: meaning of its outputs.
         size: edges of the cubes in voxels, (x, y, z), or of the images in pixels, (x, y).
-        window: of the values, which become [0, 1].
-        ends: what of a scan's own values was mapped to that window (`scans.mapping`); None: they were HU.
-        parameters: of the run.
+        window: range of voxel values that is mapped to [0, 1].
+        ends: the scan's own values that were mapped to that window (`scans.mapping`); None for HU.
+        parameters: parameters of the run.
     """
 
     network: TargetNetwork
@@ -146,7 +146,7 @@ class Finetuned:
 
 
 class FinetuneRun(Run):
-    """The folder of one fine-tuning run, held by this process. Made by `run_folder.hold_run`."""
+    """The folder of one fine-tuning run, locked by this process. Made by `run_folder.hold_run`."""
 
     maker: ClassVar[str] = "genesis-train finetune"
     format: ClassVar[str] = "genesis-finetune-run"
@@ -160,33 +160,33 @@ class FinetuneRun(Run):
         self.result = folder / "result.json"
 
     def files(self) -> list[Path]:
-        """All that a run may leave in its folder."""
+        """Return all paths that a run may leave in its folder."""
         return [self.result, *super().files()]
 
     def outcome(self, status: str) -> FinetuneOutcome | None:
-        """What `result.json` says; None where the run is not finished, a `DataError` where it is damaged."""
+        """Return the outcome in `result.json`; None before the run has finished, `DataError` if damaged."""
         names = {field.name for field in fields(FinetuneOutcome)}.difference(_CALLED)
         try:
-            told = json.loads(self.result.read_bytes())
+            result = json.loads(self.result.read_bytes())
         except FileNotFoundError:
             return None
         except (ValueError, OSError):
-            raise DataError(f"{self.result} is damaged: give --overwrite to begin the run again.") from None
-        ours = isinstance(told, dict) and (told.get("format"), told.get("version")) == (RESULT, VERSION)
-        if not ours or not told.keys() >= names:
+            raise DataError(f"{self.result} is damaged: give --overwrite to start the run again.") from None
+        ours = isinstance(result, dict) and (result.get("format"), result.get("version")) == (RESULT, VERSION)
+        if not ours or not result.keys() >= names:
             raise DataError(
-                f"{self.result} is of another version: use the one that wrote it, or --overwrite."
+                f"{self.result} is of another version: use the version that wrote it, or --overwrite."
             )
-        return FinetuneOutcome(str(self.folder), status, **{name: told[name] for name in names})
+        return FinetuneOutcome(str(self.folder), status, **{name: result[name] for name in names})
 
     def finish(self, outcome: FinetuneOutcome) -> None:
-        """Write what the run came to. The same run gives the same bytes, wherever it lies."""
-        told = {name: value for name, value in asdict(outcome).items() if name not in _CALLED}
-        text = json.dumps({"format": RESULT, "version": VERSION, **told}, indent=1, allow_nan=False)
+        """Write the outcome of the run. The same run gives the same bytes, whatever its folder."""
+        result = {name: value for name, value in asdict(outcome).items() if name not in _CALLED}
+        text = json.dumps({"format": RESULT, "version": VERSION, **result}, indent=1, allow_nan=False)
         write_whole(self.result, f"{text}\n".encode())
 
     def save(self, state: TrainingState, *, kept: bool) -> None:
-        """Write where the run is, a network that is kept before what it goes on from."""
+        """Save the state of the run; a network that is kept is written before the checkpoint."""
         content = state.content({})
         file = {name: content[name] for name in (*POSITION, "state_dict")}
         if kept:
@@ -196,13 +196,13 @@ class FinetuneRun(Run):
 
 
 class _FirstRun(FinetuneRun):
-    """The folder of a run of the first version, which is read, and never gone on with."""
+    """The folder of a run of the first version, which can be read but not resumed."""
 
     version: ClassVar[int] = 1
 
 
 def read_finetuned(run: Path) -> Finetuned:
-    """The network of a finished fine-tuning run.
+    """Read the network of a finished fine-tuning run.
 
     Raises:
         CallError: there is no run at `run`, or it is not finished, or a package is not installed.
@@ -216,9 +216,9 @@ def read_finetuned(run: Path) -> Finetuned:
     if described is None:
         raise no_finetuned(run)
     if not folder.result.is_file():
-        raise CallError(f"{run} is not finished: repeat the command that makes it, and it goes on.")
-    told = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
-    parameters = FinetuneParameters.from_dict({**told, **older})
+        raise CallError(f"{run} is not finished: run the command that started it again to finish it.")
+    trained = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
+    parameters = FinetuneParameters.from_dict({**trained, **older})
     kind, classes, size = described["kind"], tuple(described["classes"]), tuple(described["size"])
     first = described["beginning"]
     network = build_target_network(

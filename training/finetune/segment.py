@@ -1,16 +1,16 @@
-"""Segmenting a whole scan by a sliding window, on the scan's own grid (METHOD.md section 6).
+"""Segment a whole scan with a sliding window, on the scan's own grid (METHOD.md section 6).
 
-Windows of the size that trained overlap by half in x, y and z. Their probabilities are averaged with weights
-that fall from a window's middle like a Gaussian, as MONAI does it, and a voxel above 0.5 is foreground. A
-scan smaller than a window lies in the middle of the window's lowest value. Nothing is resampled: a network
-learns voxels, not millimetres, so give it scans of about the spacing that trained.
+Windows of the training size overlap by half in x, y and z. Their probabilities are averaged with Gaussian
+weights that fall off from the centre of a window, as in MONAI, and a voxel above 0.5 is foreground. A scan
+smaller than a window is padded with the lowest value, centred. Nothing is resampled: a network learns voxels,
+not millimetres, so give it scans with about the spacing of the training data.
 
-The 3D U-Net is trained and evaluated by the statistics of its batches (METHOD.md section 4). Here it goes by
-those of its training cubes: most windows of a whole scan have no foreground, unlike the cubes of a
-target store, and by their own statistics they come out as if a share of them were. A network of width 4 found
-a phantom's lungs with Dice 0.97 this way; by the statistics of batches of 1, 8 or 64 neighbouring windows
-with 0.37, 0.41, 0.48; of 8 or 64 windows from all over the scan with 0.54, 0.58. So windows do not change
-one another either.
+The 3D U-Net is trained and evaluated with the statistics of its batches (METHOD.md section 4). Here it uses
+those of its training cubes: unlike the cubes of a target store, most windows of a whole scan have no
+foreground, but with their own statistics they are segmented as if part of them were. A network of width 4
+segmented a phantom's lungs with Dice 0.97 this way; with the statistics of batches of 1, 8 or 64 neighbouring
+windows Dice was 0.37, 0.41, 0.48; of 8 or 64 windows from all over the scan 0.54, 0.58. This also makes the
+result of a window independent of the others.
 """
 
 import tempfile
@@ -39,27 +39,27 @@ from genesis_toolkit.training.machine.devices import choose_device, steady
 from genesis_toolkit.training.machine.run_folder import check_file
 from genesis_toolkit.training.networks.norms import go_by_running
 
-#: What a mask may be called.
+#: Allowed suffixes of a mask.
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 #: A voxel is foreground above this probability.
 THRESHOLD = 0.5
 
-_BATCH = 8  # windows; that many at once change nothing in one another
+_BATCH = 8  # windows; the batch size does not affect the result
 _OVERLAP = 0.5  # of neighbouring windows, as a share of their edges
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """What `segment_scan` wrote: the file of the mask, of which scan and by which run.
+    """The result of `segment_scan`: the mask file, its scan and the run used.
 
     Attributes:
         shape: voxels of mask and scan in x, y, z.
         spacing: mm between voxel centres in x, y, z.
-        windows: how many the network took.
+        windows: number of windows.
         foreground: voxels with value 1.
         millilitres: their volume.
-        sha256: of the file, in hexadecimal.
+        sha256: hash of the file, in hexadecimal.
     """
 
     mask: str
@@ -74,7 +74,7 @@ class Segmented:
 
     @property
     def voxels(self) -> int:
-        """How many the scan has."""
+        """Number of voxels in the scan."""
         return prod(self.shape)
 
 
@@ -93,17 +93,17 @@ def segment_scan(
     The same call on the same machine gives the same bytes.
 
     Args:
-        run: the folder of a finished run of `finetune` on a segmentation task.
+        run: folder of a finished `finetune` run on a segmentation task.
         scan: a file, the folder of a DICOM series, or `folder#label` as tables show it.
         out: the mask to write: `.nii.gz`, `.nii`, `.mha` or `.nrrd`; uint8, 0 or 1, on the scan's grid.
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
-        overwrite: replace what is there.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
+        device: `auto` (CUDA if available), `cpu` or `cuda`.
+        overwrite: replace an existing file.
+        progress: True shows bars on stderr; a callback is called as the work advances.
 
     Raises:
-        CallError: there is no such run or scan, the run is of another kind of task, or `out` is of an
-            unknown format or in the way; nothing is written.
-        DataError: the scan or the run is damaged, or the format cannot hold the scan's grid.
+        CallError: there is no such run or scan, the run is for another kind of task, or `out` exists or has
+            an unknown format; nothing is written.
+        DataError: the scan or the run is damaged, or the format cannot store the scan's grid.
     """
     report, run, out = callback(progress), Path(run), Path(out)
     path = scan_path(str(scan))
@@ -111,7 +111,7 @@ def segment_scan(
     finetuned = read_finetuned(run)
     if finetuned.kind != "segment" or len(finetuned.size) != 3:
         raise CallError(
-            f"{run} was trained on the task {finetuned.task}, which marks no voxels: name a run of "
+            f"{run} was trained on the task {finetuned.task}, which has no masks: name a run of "
             "genesis-train finetune on a store of the task segment."
         )
     chosen = choose_device(device)
@@ -146,11 +146,12 @@ def segment_voxels(
     device: torch.device,
     report: Progress = silent,
 ) -> NDArray[np.uint8]:
-    """Segment the voxels of a scan, [x, y, z] in HU, of any edges; the scan stays in memory.
+    """Segment the voxels of a scan, [x, y, z] in HU, of any size; the scan stays in memory.
 
-    The network is moved to the device and into evaluation, and made to go by the statistics of its training.
-    Voxels are clipped to `window`, which becomes [0, 1]; `size` is that of the sliding window in voxels,
-    (x, y, z): of the cubes that trained. Returns uint8 [x, y, z]: 1 where the mean probability is above 0.5.
+    The network is moved to the device, set to evaluation mode, and switched to its training statistics.
+    Voxels are clipped to `window`, which is mapped to [0, 1]; `size` is that of the sliding window in voxels,
+    (x, y, z), the size of the training cubes. Returns uint8 [x, y, z]: 1 where the mean probability is above
+    0.5.
     """
     from monai.inferers import sliding_window_inference  # takes seconds to import
 
@@ -169,7 +170,7 @@ def segment_voxels(
     network.to(device).eval()
     with steady(), torch.inference_mode():
         where: Any = {"sw_device": device, "device": torch.device("cpu")}
-        # Padded by 0, the window's lowest value.
+        # Padded with 0, the window's lowest value.
         mean = sliding_window_inference(
             image, size, _BATCH, predict, overlap=_OVERLAP, mode="gaussian", **where
         )
@@ -178,26 +179,26 @@ def segment_voxels(
 
 
 def count_windows(shape: Sequence[int], size: Sequence[int]) -> int:
-    """How many windows a scan has: half a window apart along x, y and z, the last one flush with its end."""
+    """Return the number of windows: half a window apart along x, y and z, the last one flush with the end."""
     steps = (max(1, int(length * (1 - _OVERLAP))) for length in size)
     rooms = (max(0, edge - length) for edge, length in zip(shape, size, strict=True))
     return prod(-(-room // step) + 1 for room, step in zip(rooms, steps, strict=True))
 
 
 def voxel_millilitres(geometry: Geometry) -> float:
-    """The volume of a voxel in ml, of oblique grids too."""
+    """Return the volume of a voxel in ml, also for oblique grids."""
     cosines = np.reshape(geometry.direction, (3, 3))
     return float(abs(np.linalg.det(cosines)) * prod(geometry.spacing) / 1000)
 
 
 def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
-    """Write a mask, uint8 [x, y, z], on a scan's grid, whole or not at all; packed where the format packs.
+    """Write a mask, uint8 [x, y, z], on a scan's grid, atomically; compressed if the format allows it.
 
     Returns:
         The sha256 of the file, in hexadecimal.
 
     Raises:
-        DataError: the format cannot hold the grid; nothing is written.
+        DataError: the format cannot store the grid; nothing is written.
     """
     import SimpleITK as sitk
 
@@ -209,11 +210,11 @@ def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
         written = Path(folder) / out.name
         try:
             sitk.WriteImage(image, str(written), useCompression=True)
-            lies = read_geometry(written)
+            grid = read_geometry(written)
         except (RuntimeError, DataError):
-            lies = None
-        # NIfTI holds single precision.
-        if lies is None or not same_grid(lies, geometry):
+            grid = None
+        # NIfTI stores the grid in single precision.
+        if grid is None or not same_grid(grid, geometry):
             raise DataError(
                 f"its grid ({grid_words(geometry)}) cannot be written as {out.name} without moving voxels: "
                 "give a name that ends in .mha or .nrrd"
@@ -222,9 +223,9 @@ def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
 
 
 def _check_out(run: Path, scan: Path, out: Path, *, overwrite: bool) -> None:
-    """Refuse to write what cannot be written there, or over anything that is not to be replaced."""
+    """Check that `out` may be written: the format, the place, and nothing there unless `overwrite`."""
     if not out.name.endswith(SUFFIXES):
-        raise CallError(f"{out} is of no format that masks are written in: end it in {', '.join(SUFFIXES)}.")
+        raise CallError(f"{out} must end in one of {', '.join(SUFFIXES)}, the formats of masks.")
     if out.is_file() and scan.exists() and out.samefile(scan):
         raise CallError(f"{out} is the scan itself, which is never replaced: choose another name.")
     check_file(out, run, overwrite=overwrite)

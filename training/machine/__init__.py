@@ -1,1 +1,1 @@
-"""Processes, devices, interruptions and the folder of a run."""
+"""Processes, devices, interrupts and the folder of a run."""

@@ -1,9 +1,9 @@
-"""How a run is asked to stop: what Ctrl-C and SIGTERM do while a step is at work, which may take a minute.
+"""Stop a run on Ctrl-C or SIGTERM, even while a step is running, which may take a minute.
 
-Python runs its handlers between two of its own instructions, and a backward pass of torch is one: on a
-laptop a Ctrl-C went unanswered for 44 s. But the byte that Python writes into a pipe for each signal
-(`signal.set_wakeup_fd`) comes at once, and torch lets other threads work meanwhile, so a thread that reads
-the pipe can answer.
+Python runs signal handlers between two of its own instructions, and a backward pass of torch is one
+instruction: on a laptop, Ctrl-C went unanswered for 44 s. But the byte that Python writes into a pipe for
+each signal (`signal.set_wakeup_fd`) arrives at once, and torch lets other threads run meanwhile, so a thread
+that reads the pipe can respond.
 """
 
 import os
@@ -19,23 +19,23 @@ from genesis_toolkit.training.machine.steps import Say
 
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_GRACE = 1.0  # seconds that the main thread has to end by itself, tidily
-_LEAVING = 2.0  # seconds that the process has for its last words after that
-_CURSOR = "\x1b[?25h"  # shows it again where bars have hidden it
+_GRACE = 1.0  # seconds for the main thread to end tidily
+_LEAVING = 2.0  # seconds for the process to exit after that
+_CURSOR = "\x1b[?25h"  # shows the cursor again, which progress bars hide
 _OVER = 0  # no signal has this number
 
 _may_end: ContextVar[bool] = ContextVar("may_end", default=False)
 
 
 class Stop:
-    """Whether somebody has asked the run to stop. It does so after the step at work."""
+    """Flag that the run has been asked to stop, which it does after the current step."""
 
     asked = False
 
 
 @contextmanager
 def process_may_end() -> Iterator[None]:
-    """Let a second signal end the whole process where nothing else would: of a command, not of a notebook."""
+    """Allow a second signal to end the whole process if nothing else does: for commands, not notebooks."""
     before = _may_end.set(True)
     try:
         yield
@@ -45,13 +45,13 @@ def process_may_end() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals(say: Say = lambda _: None) -> Iterator[Stop]:
-    """Take the first SIGTERM, as batch systems send it, or Ctrl-C for a wish that `Stop` holds.
+    """Turn the first SIGTERM (sent by batch systems) or Ctrl-C into a request to stop, held by `Stop`.
 
-    The second one interrupts at once, whatever is under way. Outside the main thread no signal can be taken,
-    and nothing changes.
+    The second one interrupts at once. Outside the main thread signals cannot be handled, and nothing
+    changes.
 
     Args:
-        say: told at once that the wish has come, from another thread.
+        say: called from another thread as soon as the request arrives.
     """
     stop = Stop()
 
@@ -74,7 +74,7 @@ def stop_on_signals(say: Say = lambda _: None) -> Iterator[Stop]:
 
 @contextmanager
 def _answering(say: Say) -> Iterator[None]:
-    """Answer signals from a thread of their own, however long the main thread is busy."""
+    """Respond to signals from a separate thread, however long the main thread is busy."""
     over = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -93,7 +93,7 @@ def _answering(say: Say) -> Iterator[None]:
 
 
 def _answer(reading: int, over: threading.Event, say: Say, may_end: bool) -> None:
-    """Read the numbers of signals until it is over; the second one that asks to stop ends what goes on."""
+    """Read signal numbers until `over`; the second request to stop ends the process."""
     came = 0
     while number := os.read(reading, 1)[0]:
         if number not in _SIGNALS:
@@ -105,15 +105,15 @@ def _answer(reading: int, over: threading.Event, say: Say, may_end: bool) -> Non
         elif may_end:
             if not over.wait(_GRACE):
                 _end(say)
-            # Python waits for threads before it ends, and one may be in a call that takes as long as a step.
+            # Python waits for its threads before it exits, and one may be in a call as long as a step.
             leaving = threading.Timer(_LEAVING, os._exit, (INTERRUPTED,))
             leaving.daemon = True
             leaving.start()
 
 
 def _end(say: Say) -> None:
-    """End the process as it is. Files are written under other names and renamed, so none is cut short."""
-    say("Ended within the step: the same command goes on from the last checkpoint.")
+    """End the process immediately. Files are written under other names and renamed, so none is cut short."""
+    say("Ended within the step: the same command continues from the last checkpoint.")
     if sys.stderr.isatty():
         sys.stderr.write(_CURSOR)
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What a run says before its first step and after its second: where it works, and how long it will take."""
+"""What a run prints before its first step and after its second: its device, and how long it will take."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -6,32 +6,32 @@ from time import perf_counter
 from genesis_toolkit.pipeline.wording import counted, duration
 from genesis_toolkit.training.machine.steps import Say
 
-_VALIDATING = 1 / 3  # a batch without its backward pass, of the time of a step
-_LONG = 600.0  # seconds of an epoch, beyond which nobody waits for the first picture
-_LEAST_WIDTH = 8  # below it a network hardly learns
+_VALIDATING = 1 / 3  # time of a validation batch, which has no backward pass, relative to a training step
+_LONG = 600.0  # seconds per epoch above which few users wait for the first picture
+_LEAST_WIDTH = 8  # narrower networks hardly learn
 _TIMED = 2  # steps
 
-# How many times faster a network of half the width is. Measured on one core, batches of 6: 50.1, 15.0 and
+# Speed-up when the width is halved. Measured on one core, batches of 6: 50.1, 15.0 and
 # 4.2 s a step for widths 32, 16 and 8 of unet3d; 1.72, 0.49, 0.21 and 0.15 s for 64, 32, 16 and 8 of unet2d.
 _HALF_WIDTH = {3: 3.4, 2: 2.2}
 
 
 def network_words(name: str, width: int, weights: int) -> str:
-    """`unet3d of width 32 (19,073,665 parameters, 73 MiB)`."""
+    """Return the network in words: `unet3d of width 32 (19,073,665 parameters, 73 MiB)`."""
     return f"{name} of width {width} ({weights:,} parameters, {4 * weights / 2**20:,.1f} MiB)"
 
 
 def narrower(width: int, axes: int, seconds: float = 0.0) -> tuple[int, float]:
-    """Return the widest of half the width, a quarter and so on with which an epoch takes ten minutes at most.
+    """Return the largest of half the width, a quarter and so on whose epochs take at most ten minutes.
 
     Args:
         width: channels of the first convolution.
-        axes: of a cube, 2 or 3.
-        seconds: that an epoch takes with that width; 0 where nobody knows.
+        axes: axes of a cube, 2 or 3.
+        seconds: duration of an epoch with that width; 0 if unknown.
 
     Returns:
-        The width, 8 at least where that is less, and also where nobody knows; and how many times faster a
-        step is. The same width and 1 where an epoch is short enough.
+        The width and the speed-up of a step. The width is 8 if even that takes longer, or if the duration is
+        unknown. The same width and 1 if an epoch is short enough.
     """
     factor = 1.0
     while width >= 2 * _LEAST_WIDTH and not 0 < seconds <= factor * _LONG:
@@ -40,14 +40,14 @@ def narrower(width: int, axes: int, seconds: float = 0.0) -> tuple[int, float]:
 
 
 class Pace:
-    """Tells after two steps how long an epoch and the whole run will take.
+    """Announces after two steps how long an epoch and the whole run will take.
 
     Args:
-        say: is told.
-        steps: of an epoch.
-        validation: batches that this process takes after every epoch.
-        epochs: that are left at most.
-        advise: of the seconds that an epoch takes, what else to say; empty for nothing.
+        say: called with the announcement.
+        steps: steps per epoch.
+        validation: batches that this process validates after every epoch.
+        epochs: epochs left at most.
+        advise: returns further advice for the seconds per epoch; empty for none.
     """
 
     def __init__(
@@ -58,15 +58,13 @@ class Pace:
         self._ends: list[float] = []
 
     def step(self) -> None:
-        """One step has come to its end."""
+        """Count a finished step."""
         if len(self._ends) == _TIMED:
             return
         self._ends.append(perf_counter())
         if len(self._ends) < _TIMED:
             return
-        step = (
-            self._ends[1] - self._ends[0]
-        )  # the first may have compiled and tried kernels, and tells nothing
+        step = self._ends[1] - self._ends[0]  # the first step may include compilation and kernel selection
         epoch = step * self._batches
         took = f"{step:.2g} s" if step < 10 else duration(step)
         left = f"{counted(self._epochs, 'epoch')} {duration(epoch * self._epochs)}"

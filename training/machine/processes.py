@@ -1,25 +1,24 @@
-"""One run in several processes: who takes part, and the few things they tell one another.
+"""One run in several processes: the group they form, and what they exchange.
 
-torchrun, or `launched` for `--devices`, starts the processes and names them in the environment (RANK,
-WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). The process of rank 0 leads: it alone holds the folder of
-the run, writes and speaks.
+torchrun, or `launched` for `--devices`, starts the processes and identifies them in the environment (RANK,
+WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). The process of rank 0 leads: only it holds the run folder,
+writes files and prints.
 
-Plain torch.distributed. DistributedDataParallel would do as well: with `find_unused_parameters=True`, three
-gloo processes went on to the bit, and it adds gradients up while others are still being computed. But it
-takes the mean over processes where parts of unequal size must be summed, and with the few lines of
-`add_gradients` the loss and the wish to stop travel with the gradients, so a step talks once. Lightning
-Fabric 2.6 would save these lines at the price of ten packages, an HTTP client among them, and 1.8 s at every
-start.
+This is plain torch.distributed. DistributedDataParallel would work too: with `find_unused_parameters=True`,
+three gloo processes gave the same bits, and it sums gradients while others are still being computed. But it
+averages over processes where parts of unequal size must be summed, and with the few lines of `add_gradients`
+the loss and the request to stop travel with the gradients, so a step needs one exchange. Lightning Fabric 2.6
+would save these lines but adds ten packages, an HTTP client among them, and 1.8 s to every start.
 
-A process that ends before its time must end the others. gloo tells them at once. NCCL lets them wait for ten
-minutes, in a place that no exception reaches, so those started here watch one another (`_watching`); those of
-torchrun are watched by its agent, those of srun by `--kill-on-bad-exit`.
+A process that dies must end the others. gloo notices at once. NCCL makes them wait for ten minutes where no
+exception reaches them, so processes started here watch one another (`_watching`); torchrun's agent watches
+those it started, and srun those started with `--kill-on-bad-exit`.
 
-Python's own multiprocessing starts the others, also for two reasons. torch.distributed.launcher makes the
-first process a child too: two processes took 10.2 s of processor time to meet in place of 6.8 s, every word
-of progress would have to travel, and a Ctrl-C, which a terminal sends to all and the launcher sends on, would
-count twice and lose the steps since the last checkpoint. torch.multiprocessing writes the traceback of an
-error into a file that it leaves behind, in place of stderr.
+Python's multiprocessing starts the others, for two reasons. torch.distributed.launcher makes the first
+process a child too: two processes took 10.2 s of processor time to connect instead of 6.8 s, all progress
+output would have to be forwarded, and a Ctrl-C, which a terminal sends to all processes and the launcher
+sends again, would count twice and lose the steps since the last checkpoint. torch.multiprocessing writes the
+traceback of an error into a file that it leaves on disk, not to stderr.
 """
 
 import multiprocessing
@@ -46,9 +45,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one run, as one of them sees it. A run of one process is a group of one.
+    """The processes of one run, as seen by one of them. A run of one process is a group of one.
 
-    That of rank 0 leads. There are `world` of them, `local` on this machine.
+    Rank 0 leads. There are `world` processes, `local` of them on this machine.
     """
 
     rank: int = 0
@@ -57,11 +56,11 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
-        """Do the same work in every process, first in the leading one: what fails there is said once."""
+        """Run `work` in every process, first in the leading one, so that a failure is reported only once."""
         if not self.leads:
             self.from_lead(work)
             return work()
@@ -70,9 +69,9 @@ class Group:
         return result
 
     def from_lead(self, work: Callable[[], Result]) -> Result:
-        """Do work in the leading process only and give everyone its result, which must be picklable.
+        """Run `work` in the leading process only and return its result, which must be picklable, everywhere.
 
-        Where it failed, the leading one raises what it raised, and the others end.
+        If it fails, the leading process raises its error, and the others end.
         """
         if not self.leads:
             good, result = self._broadcast(None)
@@ -96,7 +95,7 @@ class Group:
         return box[0]
 
     def gather(self, piece: Result) -> list[Result]:
-        """The pieces of all processes, by rank, in every process; picklable."""
+        """Return the pieces of all processes, which must be picklable, by rank, in every process."""
         if self.world == 1:
             return [piece]
         pieces: list[Any] = [None] * self.world
@@ -111,37 +110,37 @@ class Group:
                 dist.all_reduce(numbers)
         return numbers
 
-    def add_gradients(self, model: nn.Module, told: Tensor) -> Tensor:
-        """Sum every gradient over the processes, in place, and what is told with them, which comes back.
+    def add_gradients(self, model: nn.Module, extra: Tensor) -> Tensor:
+        """Sum every gradient over the processes, in place, and return the sum of `extra`.
 
-        All of it as one vector, so always in the same order.
+        All travels as one vector, so the order of summation is fixed.
         """
         if self.world == 1:
-            return told
-        parts = [weights.grad for weights in model.parameters() if weights.grad is not None] + [told]
+            return extra
+        parts = [weights.grad for weights in model.parameters() if weights.grad is not None] + [extra]
         together = self.add_up(torch.cat([part.flatten() for part in parts]))
         sizes = [part.numel() for part in parts]
         for part, summed in zip(parts, torch.split(together, sizes), strict=True):
             part.copy_(summed.view_as(part))
-        return told
+        return extra
 
 
 class OtherEndedError(DataError):
-    """Another process of this run has ended before its time."""
+    """Another process of this run has died."""
 
     def __init__(self) -> None:
         super().__init__(
-            "Another process of this run has ended; if it said why, it did so above. The same command goes "
-            "on from the last checkpoint."
+            "Another process of this run has ended; its error, if it gave one, is shown above. The same "
+            "command continues from the last checkpoint."
         )
 
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """Raise `OtherEndedError` where another process has ended while this one talked to it."""
+    """Raise `OtherEndedError` if another process ends during an exchange."""
     try:
         yield
-    except RuntimeError as error:  # torch's own kinds of it, by backend
+    except RuntimeError as error:  # torch raises subclasses of it, depending on the backend
         if isinstance(error, DataError):
             raise
         raise OtherEndedError from None
@@ -149,9 +148,9 @@ def _talking() -> Iterator[None]:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
-    """Take part in the run that the environment names; a group of one where it names none.
+    """Join the run that the environment describes; yield a group of one if it describes none.
 
-    gloo carries what is on the CPU, NCCL what is on CUDA.
+    gloo exchanges CPU tensors, NCCL CUDA tensors.
 
     Raises:
         CallError: the environment is incomplete.
@@ -163,8 +162,8 @@ def joined(device: torch.device) -> Iterator[Group]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise CallError(
-            f"WORLD_SIZE is {world}, but {missing[0]} is not set: start the processes with torchrun, or take "
-            "WORLD_SIZE out of the environment."
+            f"WORLD_SIZE is {world}, but {missing[0]} is not set: start the processes with torchrun, or "
+            "remove WORLD_SIZE from the environment."
         )
     on_cpu = device.type == "cpu"
     dist.init_process_group("gloo" if on_cpu else "nccl", device_id=None if on_cpu else device)
@@ -174,19 +173,19 @@ def joined(device: torch.device) -> Iterator[Group]:
         yield Group(dist.get_rank(), world, local)
         done = True
     finally:
-        if done or on_cpu:  # NCCL would wait here for what the others will never answer
+        if done or on_cpu:  # after an error, NCCL would wait here for the others forever
             dist.destroy_process_group()
 
 
 @contextmanager
 def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator[None]:
-    """Be the first of `count` processes on this machine, and start the others; 1 starts none.
+    """Make this the first of `count` processes on this machine, and start the others; 1 starts none.
 
-    These call `take_part`, which is importable by name, with `call`, which is picklable.
+    The others call `take_part`, which must be importable by name, with `call`, which must be picklable.
 
     Raises:
-        CallError: the environment tells that they have been started already.
-        DataError: one of the others could not begin.
+        CallError: according to the environment, the processes have already been started.
+        DataError: one of the others could not start.
     """
     if count == 1:
         yield
@@ -194,16 +193,16 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and "RANK" in os.environ:
         raise CallError(
-            f"--devices {count} starts processes, and WORLD_SIZE says that {started} have been started, as "
-            "torchrun does: leave --devices out, or take WORLD_SIZE out of the environment."
+            f"--devices {count} starts processes, but according to WORLD_SIZE {started} are already running, "
+            "for example by torchrun: leave --devices out, or remove WORLD_SIZE from the environment."
         )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     names = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    names["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # that of a torchrun which has started this one alone
-    if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look this machine's name up instead
+    names["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # the store of a torchrun that started only this process
+    if os.path.exists("/sys/class/net/lo"):  # noqa: PTH110 # gloo would look up this machine's name instead
         names["GLOO_SOCKET_IFNAME"] = "lo"
     spawn = multiprocessing.get_context("spawn")
     begun, begin = spawn.Pipe(duplex=False)
@@ -213,10 +212,10 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
         for other in others:
             other.start()
         try:
-            for _ in others:  # torch would wait half an hour for one that never comes
+            for _ in others:  # torch would wait half an hour for a missing process
                 wait([begun, *(other.sentinel for other in others)])
                 if not begun.poll():
-                    raise DataError("A further process of this run could not begin; it said why above.")
+                    raise DataError("Another process of this run could not start; its error is shown above.")
                 begun.recv()
             with _environment({"RANK": "0", "LOCAL_RANK": "0"}), _watching(others):
                 yield
@@ -229,9 +228,9 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
 
 @contextmanager
 def _watching(others: Sequence[BaseProcess], speaks: bool = True) -> Iterator[None]:
-    """End this process when one of the others has died and it does not notice by itself.
+    """End this process if another one has died and this one does not notice.
 
-    Ends of the agreed kind, with an interruption or none, are left alone.
+    A normal end or an interruption of another process does not count.
     """
     over = threading.Event()
 
@@ -241,7 +240,7 @@ def _watching(others: Sequence[BaseProcess], speaks: bool = True) -> Iterator[No
             for gone in wait([one.sentinel for one in left], 0.2):
                 one = next(one for one in left if one.sentinel == gone)
                 left.remove(one)
-                # Of a parent no code is known, and it ends after all others unless it has died.
+                # The exit code of a parent is unknown, but unless it dies it ends after all others.
                 if one.exitcode not in (0, _INTERRUPTED) and not over.wait(_NOTICE):
                     for other in left:
                         other.kill()
@@ -260,10 +259,9 @@ def _watching(others: Sequence[BaseProcess], speaks: bool = True) -> Iterator[No
 
 
 def _begin(rank: int, begin: Connection, take_part: Callable[..., None], call: tuple[Any, ...]) -> None:
-    """In one of the others: everything could be imported, so say so and take part.
+    """Report to the leading process that everything could be imported, then take part; runs in the others.
 
-    Of what they say by themselves, the end of the others is known to whoever leads. Where it has died, the
-    next one says so.
+    They stay silent, since the leading process reports for them. If it has died, rank 1 reports.
     """
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     lead = multiprocessing.parent_process()
@@ -280,7 +278,7 @@ def _begin(rank: int, begin: Connection, take_part: Callable[..., None], call: t
         raise SystemExit(_INTERRUPTED) from None
 
 
-_GRACE = 5.0  # seconds that the others have to end by themselves when the first one has
+_GRACE = 5.0  # seconds for the others to end by themselves after the first one has
 _NOTICE = 4.0  # seconds in which a process notices by itself that another has died
 _INTERRUPTED = 130
 

@@ -1,14 +1,14 @@
-"""The folder of a training run: what lies in it, who holds it, and whether a call may go on with it.
+"""The folder of a training run: its files, the lock on it, and the check that a call may resume it.
 
-run.json       what the run is made of: parameters, store, split, baselines
-losses.jsonl   the same as its first line, then one object a finished epoch
-last.pt        the checkpoint to go on from: after every epoch, and now and then within one
+run.json       the description of the run: parameters, store, split, baselines
+losses.jsonl   the description as first line, then one object per finished epoch
+last.pt        the checkpoint to resume from: after every epoch, and sometimes within one
 best.pt        the checkpoint of the epoch with the lowest validation loss
-losses.png     those losses and the baselines, drawn
-restored.png   what that network makes of some validation cubes
-tensorboard/   with --tensorboard: events, the same figures, and the loss of every few steps
-profile.txt    with --profile: where the time of some steps went; profile.json is the trace of it
-lock           held by the process at work
+losses.png     plot of these losses and the baselines
+restored.png   some validation cubes, restored by the best network
+tensorboard/   with --tensorboard: events with the same figures, and the loss every few steps
+profile.txt    with --profile: time spent in each operation during some steps; profile.json is the trace
+lock           held by the process that trains
 """
 
 import json
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """The folder of one run, held by this process; its files stand in the docstring above. See `hold_run`.
+    """The folder of one run, locked by this process; the module docstring lists its files. See `hold_run`.
 
-    `maker` is the command that makes such runs. By its `format` their `run.json` is known, which has at least
-    these keys.
+    `maker` is the command that makes such runs; their `run.json` has this `format` and at least these `keys`.
     """
 
     maker: ClassVar[str] = "genesis-train pretrain"
@@ -49,46 +48,46 @@ class Run:
         self.events = folder / "tensorboard"
 
     def described(self) -> dict[str, Any] | None:
-        """What `run.json` says; None where the run has not begun, a `DataError` where it is damaged."""
+        """Return the content of `run.json`, or None before the run starts; raises DataError if damaged."""
         try:
             described = json.loads(self.description.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError:
             raise DataError(
-                f"{self.description} is damaged: give --overwrite to begin the run again."
+                f"{self.description} is damaged: give --overwrite to start the run again."
             ) from None
         if not isinstance(described, dict) or described.get("format") != self.format:
-            raise CallError(f"{self.folder} is no run of {self.maker}: name another folder.")
+            raise CallError(f"{self.folder} is not a run of {self.maker}: name another folder.")
         if described.get("version") != self.version or not described.keys() >= self.keys:
             raise DataError(
-                f"{self.description} is of another version: use the one that wrote it, or --overwrite."
+                f"{self.description} is of another version: use the version that wrote it, or --overwrite."
             )
         return described
 
     def begin(self, description: Mapping[str, Any], finished: int) -> None:
-        """Write what the run is made of, plain JSON values, as what `described` gives back.
+        """Write the description of the run, plain JSON values as `described` returns them.
 
-        Of the losses only the finished epochs are left, those that the last checkpoint has.
+        Only the losses of `finished` epochs are kept, those covered by the last checkpoint.
         """
         header = {"format": self.format, "version": self.version, **description}
         self.records(range(1, finished + 1))
-        lines = self.told()[:finished]
-        # The description first: it is what says that the folder is a run's.
+        lines = self.lines()[:finished]
+        # The description first: it marks the folder as a run.
         write_whole(self.description, f"{json.dumps(header, indent=1)}\n".encode())
         write_whole(self.losses, "".join(f"{line}\n" for line in [json.dumps(header), *lines]).encode())
 
     def records(self, epochs: Iterable[int]) -> list[dict[str, Any]]:
-        """What the losses say of finished epochs, counted from 1.
+        """Return the records of finished epochs, counted from 1.
 
         Raises:
-            DataError: a line is gone or damaged.
+            DataError: a line is missing or damaged.
         """
-        lines, records = self.told(), []
+        lines, records = self.lines(), []
         for epoch in epochs:
             if epoch > len(lines):
                 raise DataError(
-                    f"{self.losses} has lost epochs that {self.last} has: give --overwrite to begin again."
+                    f"{self.losses} lacks epochs that {self.last} has: give --overwrite to start again."
                 )
             try:
                 record = json.loads(lines[epoch - 1])
@@ -96,26 +95,26 @@ class Run:
                 record = None
             if not isinstance(record, dict) or record.get("epoch") != epoch:
                 raise DataError(
-                    f"{self.losses} is damaged in line {epoch + 1}, which should tell of epoch {epoch}: put "
-                    "a copy of it back, or give --overwrite to begin again."
+                    f"{self.losses} is damaged in line {epoch + 1}, which should hold epoch {epoch}: restore "
+                    "it from a copy, or give --overwrite to start again."
                 )
             records.append(record)
         return records
 
-    def told(self) -> list[str]:
-        """The lines of all epochs that stand in the losses; the last may have no checkpoint yet."""
+    def lines(self) -> list[str]:
+        """Return the lines of all epochs in the losses; the last may have no checkpoint yet."""
         text = self.losses.read_text(encoding="utf-8", errors="replace") if self.losses.exists() else ""
         return text.splitlines()[1:]
 
     def append(self, record: "DataclassInstance") -> None:
-        """Add one finished epoch to the losses, before its checkpoint is written."""
+        """Append a finished epoch to the losses, before its checkpoint is written."""
         with self.losses.open("a") as file:
             file.write(f"{json.dumps(asdict(record))}\n")
             file.flush()
             os.fsync(file.fileno())
 
     def files(self) -> Sequence[Path]:
-        """All that a run may leave in its folder."""
+        """Return all paths that a run may leave in its folder."""
         files = (self.description, self.last, self.best, self.losses, self.curves, self.picture)
         return (
             *files,
@@ -125,8 +124,8 @@ class Run:
         )
 
     def clear(self) -> None:
-        """Throw away what an earlier run left; nothing else in the folder is touched."""
-        # The description last: without it the rest would be nobody's.
+        """Delete the files of an earlier run and nothing else."""
+        # The description last: without it the folder would not be recognised as a run.
         for path in sorted(self.files(), key=lambda path: path == self.description):
             path.unlink(missing_ok=True)
 
@@ -136,16 +135,16 @@ AnyRun = TypeVar("AnyRun", bound=Run)
 
 @contextmanager
 def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
-    """Take hold of the folder of a run of that kind, new or begun.
+    """Lock the folder of a new or existing run of that kind.
 
     Raises:
-        CallError: another process holds it, it is something else, or it cannot be written.
+        CallError: another process holds it, it is not a run, or it is not writable.
     """
     run = kind(folder)
     check_folder(run)
     fresh = not folder.exists()
     with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
-        for left in folder.glob(".*.part"):  # of a run that was killed while it wrote
+        for left in folder.glob(".*.part"):  # of a run that was killed while writing
             if any(left.name.startswith(f".{path.name}.") for path in run.files()):
                 left.unlink(missing_ok=True)
         try:
@@ -158,10 +157,10 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
 
 
 def check_folder(run: Run) -> None:
-    """Check that the folder is such a run's, or may become it.
+    """Check that the folder is a run of that kind, or may become one.
 
     Raises:
-        CallError: it is something else, or cannot be written.
+        CallError: it is something else, or not writable.
     """
     folder = run.folder
     if folder.exists():
@@ -170,23 +169,23 @@ def check_folder(run: Run) -> None:
         foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
         if foreign and not _is_run(run):
             raise CallError(
-                f"{folder} exists and is no run of {run.maker} (it holds {min(foreign)}), so it is left "
-                "alone: give another --out."
+                f"{folder} exists and is not a run of {run.maker} (it holds {min(foreign)}), so it is left "
+                "unchanged: give another --out."
             )
     check_place(folder)
 
 
 def check_file(out: Path, run: Path, *, overwrite: bool) -> None:
-    """Check that `out`, made from the run in the folder `run`, may be written.
+    """Check that `out`, an output of the run in the folder `run`, may be written.
 
     Raises:
-        CallError: something is in the way, or `out` lies in the run or in a store.
+        CallError: a file or folder is in the way, or `out` is inside the run or a store.
     """
     check_place(out)
     if run.resolve() in (out.resolve(), *out.resolve().parents):
-        raise CallError(f"{out} lies inside the run {run}, which keeps its own files: choose another place.")
+        raise CallError(f"{out} is inside the run {run}, which holds its own files: choose another place.")
     if out.is_dir():
-        raise CallError(f"{out} is a folder, and a file is to be written there: choose another name.")
+        raise CallError(f"{out} is a folder, but a file is written here: choose another name.")
     if out.exists() and not overwrite:
         raise CallError(f"{out} exists: choose another name, or give --overwrite to replace it.")
 
@@ -198,34 +197,34 @@ def check_same(
     stopping_rules: Sequence[str],
     weights_key: str = "initial_encoder",
 ) -> None:
-    """Check that a call may go on with a run that was begun earlier; both are described as in `run.json`.
+    """Check that a call may resume an earlier run; both are described as in `run.json`.
 
-    The rules of stopping may differ. The file of first weights stands under `weights_key`, its option's name.
+    The stopping rules may differ. `weights_key` is the key, and option, of the file of initial weights.
 
     Raises:
-        CallError: another parameter differs, or the store or the file of first weights holds other data.
+        CallError: another parameter differs, or the store or the file of initial weights holds other data.
     """
-    again = "to continue, give another --out, or --overwrite to begin again."
+    again = "to continue, give another --out, or --overwrite to start again."
     store, given = earlier["store"], described["store"]
     if store["fingerprint"] != given["fingerprint"]:
         raise CallError(
-            f"{run.folder} was begun with the store {store['path']}, and {given['path']} holds other data: "
-            f"name the first {again}"
+            f"{run.folder} was started with the store {store['path']}, but {given['path']} holds other data: "
+            f"name the first store {again}"
         )
     for name, now in described["parameters"].items():
         before = earlier["parameters"].get(name)
-        # A run that was begun before there was such a parameter had it off, which is 0 or None.
+        # A run started before this parameter existed had it off, which is 0 or None.
         if name not in stopping_rules and (before or None) != (now or None):
             raise CallError(
-                f"{run.folder} was begun with {_words(name, before)}, this call asks for "
-                f"{_words(name, now)}: repeat the first {again}"
+                f"{run.folder} was started with {_words(name, before)}, but this call has "
+                f"{_words(name, now)}: use the first value {again}"
             )
     first, asked = earlier.get(weights_key), described[weights_key]
     if first != asked:
         before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))
-        other = " (another content)" if before == now else ""
+        other = " (with other content)" if before == now else ""
         raise CallError(
-            f"{run.folder} was begun with {before}, this call asks for {now}{other}: repeat the first {again}"
+            f"{run.folder} was started with {before}, but this call has {now}{other}: use the first {again}"
         )
 
 
@@ -234,9 +233,9 @@ def _words(name: str, value: Any) -> str:
 
 
 def _is_run(run: Run) -> bool:
-    """Whether such a run lies there, be it of another version.
+    """Whether the folder holds such a run, of any version.
 
-    Its `run.json` tells, and where that is damaged the first line of its losses, which is the same.
+    The format in `run.json` decides or, if that is damaged, in the first line of the losses, its copy.
     """
     for path, lines in ((run.description, None), (run.losses, 1)):
         with suppress(OSError, ValueError):

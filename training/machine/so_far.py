@@ -1,4 +1,4 @@
-"""What a run, at work or not, has come to so far: read from its folder, of which nothing is changed."""
+"""Read the progress of a run, training or not, from its folder, without changing anything there."""
 
 import json
 from collections.abc import Mapping
@@ -10,22 +10,22 @@ from typing import Any
 from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.ledger import is_held
 
-#: The formats of `run.json`, and what made such a run.
+#: The formats of `run.json`, and the command that writes each.
 KINDS = {"genesis-pretrain-run": "pretrain", "genesis-finetune-run": "finetune"}
 
 
 @dataclass(frozen=True)
 class SoFar:
-    """A run so far.
+    """The progress of a run.
 
     Attributes:
-        folder: of the run.
+        folder: the run folder.
         kind: `pretrain` or `finetune`.
-        status: `running`, `finished`, or `stopped`: nobody works on it, and the same command goes on.
-        stopped_by: the rule that ended a finished one, `epochs`, `patience` or `max_steps`.
-        described: what `run.json` says.
-        records: of the finished epochs, what `losses.jsonl` says of each.
-        result: what a finished fine-tuning run scored, of `result.json`.
+        status: `running`, `finished`, or `stopped`: no process is working on it; the same command resumes.
+        stopped_by: the rule that ended a finished run: `epochs`, `patience` or `max_steps`.
+        described: content of `run.json`.
+        records: lines of `losses.jsonl`, one per finished epoch.
+        result: scores of a finished fine-tuning run, the content of `result.json`.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class SoFar:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the lowest validation loss, the first of several; in fine-tuning the one kept."""
+        """The epoch with the lowest validation loss, the first if tied; in fine-tuning the one kept."""
         kept = [record for record in self.records if record.get("kept")]
         if kept:
             return kept[-1]
@@ -47,30 +47,28 @@ class SoFar:
 
 
 def read_so_far(folder: Path) -> SoFar:
-    """Read what a run of `genesis-train pretrain` or `finetune` has come to.
+    """Read the progress of a run of `genesis-train pretrain` or `finetune`.
 
     Raises:
         CallError: there is no run.
-        DataError: what the run is made of cannot be read.
+        DataError: the description of the run cannot be read.
     """
     if not folder.is_dir():
         raise CallError(f"There is no run at {folder}: name the folder that was given as --out.")
     try:
         described = json.loads((folder / "run.json").read_bytes())
     except FileNotFoundError:
-        held = (
-            "has not begun its first epoch yet: ask again soon" if is_held(folder) else "is no run's folder"
-        )
+        held = "has not started its first epoch: try again soon" if is_held(folder) else "is not a run folder"
         raise CallError(
             f"{folder} {held}; genesis-train pretrain and finetune make runs, and genesis-prep info is for "
             "stores."
         ) from None
     except ValueError:
-        raise DataError(f"{folder / 'run.json'} is damaged: put a copy of it back.") from None
+        raise DataError(f"{folder / 'run.json'} is damaged: restore it from a copy.") from None
     kind = KINDS.get(str(described.get("format"))) if isinstance(described, dict) else None
     if kind is None:
-        raise CallError(f"{folder} is no run of genesis-train pretrain or finetune: name another folder.")
-    running = is_held(folder)  # before its losses are read, so that a finished one has all of them
+        raise CallError(f"{folder} is not a run of genesis-train pretrain or finetune: name another folder.")
+    running = is_held(folder)  # checked before reading the losses, so that a finished run has all of them
     records, result = list(_records(folder)), None
     if kind == "finetune":
         with suppress(OSError, ValueError):
@@ -83,7 +81,7 @@ def read_so_far(folder: Path) -> SoFar:
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of finished epochs; the last one may be half written."""
+    """Return the lines of finished epochs; skip a last one that is half written."""
     records: list[dict[str, Any]] = []
     with suppress(OSError, ValueError):
         for line in (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()[1:]:
@@ -92,7 +90,7 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _stopped_by(parameters: Mapping[str, Any], records: list[dict[str, Any]]) -> str | None:
-    """The rule of stopping that holds after these epochs (`pretrain.loop.stopped_by`)."""
+    """Return the stopping rule that applies after these epochs (`pretrain.loop.stopped_by`)."""
     if not records:
         return None
     limit, losses = parameters["max_steps"], [record["validation_loss"] for record in records]

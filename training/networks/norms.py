@@ -1,7 +1,7 @@
-"""Batch norm by the statistics of a batch that several processes may share.
+"""Batch norm with the statistics of a batch that several processes may share.
 
-Such a batch is one batch, so its statistics are taken over all of it (METHOD.md section 4); torch's
-SyncBatchNorm would do that on CUDA only.
+A shared batch is one batch, so its statistics cover all of it (METHOD.md section 4); torch's SyncBatchNorm
+would do that on CUDA only.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,12 +15,12 @@ from genesis_toolkit.training.machine.processes import Group
 
 
 class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """What both norms here do in training, where a group of processes shares every batch."""
+    """The training mode of both norms here, when a group of processes shares every batch."""
 
     group = Group()
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise over batch and space, as torch does for a process by itself."""
+        """Normalise over batch and space, as torch does for a single process."""
         if not self.training or self.group.world == 1:
             return super().forward(input)
         result: tuple[Tensor, Tensor, Tensor, Tensor] = _SharedNorm.apply(  # type: ignore[no-untyped-call]
@@ -32,7 +32,7 @@ class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Move the running statistics as torch does: with the unbiased variance."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             raise RuntimeError("this norm keeps running statistics")
         self.num_batches_tracked.add_(1)
@@ -42,13 +42,14 @@ class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class BatchStatisticsNorm3d(_SharedBatchNorm, nn.BatchNorm3d):
-    """Batch norm that normalises by the statistics of the batch, in evaluation too (METHOD.md section 4).
+    """Batch norm that uses the statistics of the batch, in evaluation too (METHOD.md section 4).
 
-    The published network was trained and evaluated this way, so what comes out for one cube depends on the
-    cubes beside it. Running statistics are kept because the file format has them; only training changes them.
+    The published network was trained and evaluated this way, so the output for one cube depends on the other
+    cubes in the batch. Running statistics are kept because the file format has them; only training updates
+    them.
 
     Attributes:
-        by_running: evaluate by the running statistics after all, where each cube must count by itself.
+        by_running: evaluate with the running statistics instead, for tasks that score each cube by itself.
     """
 
     by_running = False
@@ -61,35 +62,35 @@ class BatchStatisticsNorm3d(_SharedBatchNorm, nn.BatchNorm3d):
 
 
 class SharedBatchNorm2d(_SharedBatchNorm, nn.BatchNorm2d):
-    """Batch norm of the 2D U-Net: by the batch in training, by running statistics in evaluation.
+    """Batch norm of the 2D U-Net: batch statistics in training, running statistics in evaluation.
 
-    Unlike the published 3D network's, for three reasons. That rule is one of the released 3D program, and no
-    2D program was released. Weights of ResNet-18, ImageNet's or those trained here, are used with their
-    running statistics everywhere else: a frozen encoder gives an image the same features whatever lies beside
-    it, and the same in torchvision's network as here. And a single image of 32 x 32 pixels, one value at the
-    deepest level, can be evaluated. On 240 crops of chest X-rays, width 8, both ways of evaluating the same
-    weights gave losses within 1 % after six epochs of Adam; at SGD's 1.0 running statistics once lagged
-    behind.
+    It differs from the published 3D network's, for three reasons. That rule comes from the released 3D
+    program, and no 2D program was released. Everyone else uses ResNet-18 weights, ImageNet's or those trained
+    here, with their running statistics: a frozen encoder then gives an image the same features whatever else
+    is in the batch, in torchvision's network and here. And a single image of 32 x 32 pixels, one value at the
+    deepest level, can be evaluated. On 240 crops of chest X-rays, width 8, the two ways of evaluating the
+    same weights gave losses within 1 % after six epochs of Adam; with SGD at 1.0, running statistics once
+    lagged behind.
     """
 
 
 def refresh_statistics(part: nn.Module, feed: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
-    """Make the running statistics those of the weights as they are: the mean over the batches that are fed.
+    """Set the running statistics to the mean over the batches fed, for the current weights.
 
-    Followed as torch does it, a tenth a step, they still hold a share of their first values after few steps,
-    and of weights that are gone: a classifier from scratch whose AUC was 0.93 by the statistics of the test
-    batches came out with 0.58 by its running statistics after 20 steps.
+    Updated as torch does it, by a tenth per step, they still contain a share of their initial values after a
+    few steps, and of earlier weights: a classifier from scratch whose AUC was 0.93 with the statistics of the
+    test batches got 0.58 with its running statistics after 20 steps.
 
     Args:
-        part: of its norms that are in training the statistics are renewed; of others they stay.
+        part: only its norms in training mode are updated.
         feed: runs the network, or as much of it as those norms need.
-        batches: what to feed.
+        batches: the inputs to feed.
     """
     norms = [one for one in part.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     following = [(one, one.momentum) for one in norms if one.training and one.track_running_stats]
     for norm, _ in following:
         norm.reset_running_stats()
-        norm.momentum = None  # all batches weigh the same
+        norm.momentum = None  # all batches have equal weight
     try:
         if following:
             with torch.no_grad():
@@ -101,24 +102,24 @@ def refresh_statistics(part: nn.Module, feed: Callable[[Tensor], object], batche
 
 
 def go_by_running(part: nn.Module) -> None:
-    """Let norms of the 3D U-Net evaluate by their running statistics, as all others do."""
+    """Make the norms of the 3D U-Net evaluate with their running statistics, like all other norms."""
     for norm in part.modules():
         if isinstance(norm, BatchStatisticsNorm3d):
             norm.by_running = True
 
 
 def share_batches(model: nn.Module, group: Group) -> None:
-    """Let every norm of a network take its statistics over the batch that a group of processes shares."""
+    """Make every norm of a network use the statistics of the batch that a group of processes shares."""
     for part in model.modules():
         if isinstance(part, _SharedBatchNorm):
             part.group = group
 
 
 class _SharedNorm(torch.autograd.Function):
-    """Batch norm over a batch of which every process of a group has a part, of any size.
+    """Batch norm over a batch that is spread over a group of processes, in parts of any size.
 
-    Like torch's own it keeps one copy of the input for the backward pass. The gradients of weight and bias
-    are those of this process's part: they are added up with all the others.
+    Like torch's own, it keeps one copy of the input for the backward pass. The gradients of weight and bias
+    cover this process's part; they are summed over the processes with all the others.
     """
 
     @staticmethod
@@ -126,8 +127,8 @@ class _SharedNorm(torch.autograd.Function):
         features = input.float()
         axes = _other_axes(input)
         channels = features.shape[1]
-        # Of each part its size, mean and variance, a row a process, and then those of all parts together: one
-        # talk. Plain squares, which would need no more either, would cancel in float32.
+        # One row per process with the size, mean and variance of its part, then those of all parts together:
+        # one exchange. Plain squares would need no more, but cancel in float32.
         parts = features.new_zeros(group.world, 1 + 2 * channels)
         variance, mean = torch.var_mean(features, axes, correction=0)
         size = mean.new_full((1,), features.numel() / channels)
@@ -156,10 +157,10 @@ class _SharedNorm(torch.autograd.Function):
 
 
 def _other_axes(input: Tensor) -> tuple[int, ...]:
-    """All axes but the channels'."""
+    """Return all axes but the channel axis."""
     return (0, *range(2, input.ndim))
 
 
 def _wide(channel: Tensor, input: Tensor) -> Tensor:
-    """One number a channel, to be spread over all voxels of `input`."""
+    """Reshape one number per channel so that it broadcasts over all voxels of `input`."""
     return channel.view(1, -1, *(1 for _ in input.shape[2:]))

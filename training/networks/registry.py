@@ -1,7 +1,7 @@
-"""The networks that can be trained, by name: the U-Nets of the papers, 3D and 2D, and two of nnU-Net's.
+"""The networks by name: the U-Nets of the papers, 3D and 2D, and two of nnU-Net's.
 
-All take one channel with values in [0, 1] and give one, through a sigmoid. The two of nnU-Net are classes of
-the package dynamic-network-architectures, which only they need; their weights keep the names of that package.
+All take one channel with values in [0, 1] and return one, through a sigmoid. Those of nnU-Net are classes of
+the package dynamic-network-architectures, which only they need; their weights keep that package's names.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from genesis_toolkit.training.networks.unet3d import EDGE_MULTIPLE, UNet3D, chec
 
 PACKAGE = "dynamic_network_architectures"
 
-#: Most channels of a first convolution.
+#: Largest number of channels of a first convolution.
 MOST_WIDTH = 512
 
-#: Arguments of nnU-Net's classes that are classes themselves, given by their dotted names.
+#: Arguments of nnU-Net's classes that are themselves classes, given by their dotted names.
 CLASS_ARGUMENTS = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 _STAGES = 6
@@ -33,14 +33,14 @@ class Architecture:
     """A kind of network.
 
     Attributes:
-        name: on the command line.
-        words: for people.
+        name: name on the command line.
+        words: description for people.
         first_weight: the key of the first convolution's weight; the length of its first axis is the width.
         edge_multiple: every edge of a cube must be divisible by this, in voxels.
-        published_width: of the papers, or of nnU-Net.
-        first_kernel: edges of the first convolution's kernel, as many as a cube has axes.
-        class_name: the class of dynamic-network-architectures; empty for the networks of the papers.
-        depth: how many convolutions or residual blocks a stage has, as an argument of that class.
+        published_width: width in the papers, or in nnU-Net.
+        first_kernel: edges of the first convolution's kernel, one per axis of a cube.
+        class_name: class in dynamic-network-architectures; empty for the networks of the papers.
+        depth: convolutions or residual blocks per stage, as an argument of that class.
     """
 
     name: str
@@ -54,20 +54,20 @@ class Architecture:
 
     @property
     def axes(self) -> int:
-        """How many axes a cube has: 3, or 2 for images."""
+        """Number of axes of a cube: 3, or 2 for images."""
         return len(self.first_kernel)
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The order in memory that torch calls channels last."""
+        """The memory order that torch calls channels last."""
         return torch.channels_last if self.axes == 2 else torch.channels_last_3d
 
     def arguments(self, width: int) -> dict[str, Any]:
-        """The arguments of nnU-Net's class but the numbers of channels in and out, as plain JSON values.
+        """Return the arguments of nnU-Net's class except the channels in and out, as plain JSON values.
 
-        Classes are dotted names, as nnU-Net writes them into its plans. Features double from `width` on, to
-        ten times `width` at most: 32, 64, 128, 256, 320, 320, which are nnU-Net's own. Six stages, kernels of
-        3 voxels, halved at every stage but the first, instance norm, leaky ReLU (EXCHANGE.md).
+        Classes are dotted names, as nnU-Net writes them into its plans. Features double from `width` to at
+        most ten times `width`: 32, 64, 128, 256, 320, 320 are nnU-Net's own. Six stages, kernels of 3 voxels,
+        halved at every stage but the first, instance norm, leaky ReLU (EXCHANGE.md).
         """
         return {
             "n_stages": _STAGES,
@@ -120,19 +120,19 @@ ARCHITECTURES = {
 
 
 class RestorationConvolution(nn.Conv3d):
-    """A last convolution with the sigmoid after it, under its own names; a plain one gives logits."""
+    """A last convolution followed by a sigmoid, with the same names; a plain convolution gives logits."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[batch, 1, x, y, z]` in [0, 1] for features `[batch, channel, x, y, z]`."""
         return torch.sigmoid(super().forward(input))
 
 
-#: What is trained where no network is named, by the number of axes that a cube has.
+#: Default network by the number of axes of a cube.
 OF_THE_PAPERS = {3: "unet3d", 2: "unet2d"}
 
 
 def architecture(name: str | None) -> Architecture:
-    """The architecture of that name, or a `CallError`; None means the 3D U-Net of the papers."""
+    """Return the architecture of that name, or the 3D U-Net for None; raise `CallError` for other names."""
     name = name or OF_THE_PAPERS[3]
     if name not in ARCHITECTURES:
         raise CallError(f"--network {name} is unknown; allowed: {', '.join(ARCHITECTURES)}.")
@@ -140,15 +140,15 @@ def architecture(name: str | None) -> Architecture:
 
 
 def build_network(name: str | None = None, width: int | None = None) -> nn.Module:
-    """A network with first weights from torch's random generator.
+    """Return a network with initial weights from torch's random generator.
 
     Args:
-        name: `unet3d`, `unet2d`, `resenc-l` or `plainconv`; the first of them when left out.
-        width: channels of the first convolution; when left out 32, which gives the published 3D U-Net and
+        name: `unet3d` (the default), `unet2d`, `resenc-l` or `plainconv`.
+        width: channels of the first convolution; by default 32, which gives the published 3D U-Net and
             nnU-Net's own numbers, or 64 for `unet2d`, which gives ResNet-18.
 
     Returns:
-        A module from float32 `[batch, 1, x, y, z]` in [0, 1], for `unet2d` `[batch, 1, x, y]`, to the same
+        A module from float32 `[batch, 1, x, y, z]` in [0, 1], or `[batch, 1, x, y]` for `unet2d`, to the same
         shape and range.
 
     Raises:
@@ -157,14 +157,14 @@ def build_network(name: str | None = None, width: int | None = None) -> nn.Modul
     kind = architecture(name)
     width = kind.published_width if width is None else width
     if not 1 <= width <= MOST_WIDTH:
-        raise CallError(f"The width {width} is out of range: it must be from 1 to {MOST_WIDTH} channels.")
+        raise CallError(f"The width {width} is out of range: it must be between 1 and {MOST_WIDTH} channels.")
     if kind.class_name:
         return _build_nnunet(kind, width)
     return UNet2D(width) if kind.name == "unet2d" else UNet3D(width)
 
 
 def begin_at(network: nn.Module, constant: float) -> None:
-    """Let an untrained network give about one value in [0, 1]; see `RestorationHead.begin_at`."""
+    """Make an untrained network return roughly one value in [0, 1]; see `RestorationHead.begin_at`."""
     if isinstance(network, UNet3D | UNet2D):
         network.out_tr.begin_at(constant)
     else:
@@ -173,17 +173,17 @@ def begin_at(network: nn.Module, constant: float) -> None:
 
 
 def check_cubes(name: str, size: tuple[int, ...]) -> None:
-    """Refuse cubes of these edges in voxels, (x, y, z), or images in pixels, that a network cannot take.
+    """Check that a network accepts cubes of these edges in voxels, (x, y, z), or images in pixels.
 
     Raises:
-        CallError: the network is for another number of axes, an edge is no multiple of 8 or 32, or the
+        CallError: the network needs another number of axes, an edge is not a multiple of 8 or 32, or the
             deepest level would be a single voxel.
     """
     kind = architecture(name)
     if len(size) != kind.axes:
         raise CallError(
-            f"--network {name} takes {kind.axes}D cubes, and those of the store are {len(size)}D, "
-            f"{' x '.join(map(str, size))}: leave --network out, and {OF_THE_PAPERS[len(size)]} is taken."
+            f"--network {name} takes {kind.axes}D cubes, but those in the store are {len(size)}D, "
+            f"{' x '.join(map(str, size))}: leave --network out to train {OF_THE_PAPERS[len(size)]}."
         )
     if not kind.class_name:
         (check_image if kind.name == "unet2d" else check_size)(size)
@@ -192,29 +192,29 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
     check_edges(size, multiple, name, "The cubes have {} voxels")
     if prod(edge // multiple for edge in size) < _NORM_LEAST:
         raise CallError(
-            f"Cubes of {' x '.join(map(str, size))} voxels are one voxel at the deepest level of {name}, and "
-            f"its instance norm needs two: extract cubes with a larger --size, such as {multiple},{multiple},"
-            f"{2 * multiple}."
+            f"Cubes of {' x '.join(map(str, size))} voxels shrink to one voxel at the deepest level of "
+            f"{name}, but its instance norm needs two: extract cubes with a larger --size, such as "
+            f"{multiple},{multiple},{2 * multiple}."
         )
 
 
 def check_batch(name: str, size: tuple[int, ...], cubes: int) -> None:
-    """Refuse batches whose deepest level is a single value, of which batch norm can tell nothing.
+    """Check that the deepest level of a batch has more than the single value that batch norm cannot use.
 
-    The size is that of a cube, also for a 2D network, which takes it slice by slice, or of an image; and
-    `cubes` how many the smallest batch has.
+    `size` is the edges of a cube, also for a 2D network, which takes it slice by slice, or of an image;
+    `cubes` is the size of the smallest batch.
     """
     kind = architecture(name)
     deepest = prod(edge // kind.edge_multiple for edge in size[: kind.axes])
     if deepest * prod(size[kind.axes :]) * cubes < _NORM_LEAST:
         raise CallError(
-            f"A batch of a single cube of {' x '.join(map(str, size))} voxels is one value at the deepest "
-            "level, and batch norm needs two: extract larger cubes, or more and give a larger --batch-size."
+            f"A batch with a single cube of {' x '.join(map(str, size))} voxels has one value at the deepest "
+            "level, but batch norm needs two: extract larger cubes, or more and give a larger --batch-size."
         )
 
 
 def _build_nnunet(kind: Architecture, width: int) -> nn.Module:
-    """One of nnU-Net's networks, begun as nnU-Net begins it, with our last convolution."""
+    """Return one of nnU-Net's networks, initialised as in nnU-Net, with our last convolution."""
     try:
         from dynamic_network_architectures.architectures import unet
     except ModuleNotFoundError as error:
@@ -233,8 +233,8 @@ def _build_nnunet(kind: Architecture, width: int) -> nn.Module:
     heads = network.get_submodule("decoder.seg_layers")
     assert isinstance(heads, nn.ModuleList)
     heads[-1] = RestorationConvolution(width, 1, kernel_size=1)
-    network.apply(network.initialize)  # type: ignore[arg-type] # a function of the package, which has no types
-    # The other heads are of deep supervision. Nothing here uses them, and distributed training would wait for
+    network.apply(network.initialize)  # type: ignore[arg-type] # the package has no types
+    # The other heads serve deep supervision. Nothing here uses them, and distributed training would wait for
     # their gradients.
     heads[:-1].requires_grad_(False)
     return network

@@ -1,7 +1,7 @@
-"""Skip connections that are dropped while a network trains: each is zero for a step, or as it is.
+"""Skip connections that are dropped at random in training: in each step, each is either zeroed or kept.
 
-What is restored then has to come through the deepest level now and then, which otherwise idles: the finer
-levels can restore what is in a neighbourhood by themselves (docs/explanation/evidence.md).
+The restored cube must then sometimes come from the deepest level, which otherwise idles, since the finer
+levels can restore local content on their own (docs/explanation/evidence.md).
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from genesis_toolkit.training.networks.unet3d import UNet3D
 
 
 def draw_dropped(seed: int, epoch: int, step: int, count: int, rate: float) -> NDArray[np.bool_]:
-    """Draw which skip connections one step drops: each with probability `rate`, whatever the others do.
+    """Draw the skip connections that one step drops: each with probability `rate`, independently.
 
     Args:
-        seed: of the run, 0 .. 2^63 - 1.
+        seed: seed of the run, 0 .. 2^63 - 1.
         epoch: counted from 0.
-        step: of the epoch, counted from 0.
-        count: how many skip connections the network has.
+        step: step in the epoch, counted from 0.
+        count: number of skip connections of the network.
         rate: in [0, 1].
 
     Returns:
@@ -36,16 +36,16 @@ def draw_dropped(seed: int, epoch: int, step: int, count: int, rate: float) -> N
 
 
 class SkipDropper:
-    """Drops skip connections of a network, in training mode only; the names of its weights stay as they are.
+    """Drops skip connections of a network, in training mode only, without renaming its weights.
 
     Every skip connection is multiplied by a number on the network's device, 0 or 1, which `draw` sets: a
-    compiled network is then compiled once, and not once for every combination.
+    compiled network is then compiled once, not once per combination.
 
     Args:
-        network: one that `registry.build_network` made. Copies made before, such as a moving average, are
-            left alone; with a rate of 0 the network is as well.
-        rate: the probability with which each skip connection is dropped in a step, in [0, 1].
-        seed: of the run.
+        network: a network from `registry.build_network`. Copies made before, such as a moving average, are
+            unaffected; with a rate of 0 so is the network.
+        rate: probability of dropping each skip connection in a step, in [0, 1].
+        seed: seed of the run.
     """
 
     def __init__(self, network: nn.Module, rate: float, seed: int) -> None:
@@ -62,21 +62,21 @@ class SkipDropper:
             network.get_submodule("decoder").register_forward_pre_hook(_scaling_all(self._kept))
 
     def draw(self, epoch: int, step: int) -> None:
-        """Set which skip connections the next step drops, both counted from 0: see `draw_dropped`."""
+        """Set the skip connections that the next step drops, both counted from 0: see `draw_dropped`."""
         if self.rate:
             dropped = draw_dropped(self.seed, epoch, step, len(self._kept), self.rate)
             self._kept.copy_(torch.from_numpy(~dropped), non_blocking=True)
 
 
 def _joins(network: nn.Module) -> list[nn.Module]:
-    """The parts that take features from below and a skip connection, finest first; none in nnU-Net's."""
+    """Return the modules that join a skip connection to the level below, finest first; none for nnU-Net's."""
     if isinstance(network, UNet3D):
         return [network.up_tr64, network.up_tr128, network.up_tr256]
-    return list(network.decoder)[-2::-1] if isinstance(network, UNet2D) else []  # its last level takes none
+    return list(network.decoder)[-2::-1] if isinstance(network, UNet2D) else []  # its last level has none
 
 
 def _scaling(kept: Tensor, level: int) -> Callable[[nn.Module, Any], Any]:
-    """What multiplies the skip connection that a level of our decoders takes."""
+    """Return the hook that scales the skip connection into a level of our decoders."""
 
     def scale(join: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
         below, skip = inputs
@@ -86,7 +86,7 @@ def _scaling(kept: Tensor, level: int) -> Callable[[nn.Module, Any], Any]:
 
 
 def _scaling_all(kept: Tensor) -> Callable[[nn.Module, Any], Any]:
-    """What multiplies all that nnU-Net's decoder takes, finest first, but the last: the deepest level."""
+    """Return the hook that scales all inputs of nnU-Net's decoder, finest first, except the deepest level."""
 
     def scale(decoder: nn.Module, inputs: tuple[list[Tensor]]) -> tuple[list[Tensor]] | None:
         *skips, deepest = inputs[0]

@@ -1,9 +1,9 @@
 """The 2D U-Net: a ResNet-18 encoder under torchvision's names, and a decoder (METHOD.md section 5).
 
-Nobody released the 2D networks of the papers, of which "U-Net with a ResNet-18 encoder" is all that is known.
-The encoder here is the ResNet-18 of He et al. (2016) to the letter, so that weights of others fit it. The
-decoder is the usual one for such encoders: double the edges, put the encoder's features beside, convolve
-twice; 4, 2, 1, 1/2 and 1/4 times the width in channels, from the deepest level on.
+The 2D networks of the papers were never released, and "U-Net with a ResNet-18 encoder" is all that is known
+about them. The encoder here is exactly the ResNet-18 of He et al. (2016), so that published weights fit. The
+decoder is the usual one for such encoders: double the edges, concatenate the encoder's features, convolve
+twice; 4, 2, 1, 1/2 and 1/4 times the width in channels, starting at the deepest level.
 """
 
 import torch
@@ -18,19 +18,19 @@ from genesis_toolkit.training.networks.unet3d import ConvolutionUnit, Restoratio
 EDGE_MULTIPLE_2D = 32
 
 _HALVINGS = 5
-_LEAST = 8  # channels of a level of the decoder: with two or one, a ReLU cuts off what should be restored
+_LEAST = 8  # channels per decoder level: with one or two, a ReLU cuts off parts of the image
 
 
 def check_image(size: tuple[int, ...], what: str = "images") -> None:
-    """Check that the 2D U-Net can take images, or what else they are; see `check_edges`."""
+    """Check that the 2D U-Net accepts images, or what `what` names; see `check_edges`."""
     check_edges(size, EDGE_MULTIPLE_2D, "the 2D U-Net", f"The {what} have {{}} pixels")
 
 
 class Projection(nn.Conv2d):
-    """A 1x1 convolution with a stride: the points that it looks at are taken first, and convolved then.
+    """A 1x1 convolution with a stride that selects its points first and then convolves.
 
-    The same numbers as from torch's own. But on the CPU, channels last and with few channels, that one gave
-    other bits in 14 of 30 calls on equal input, and crashed (torch 2.13, oneDNN).
+    It gives the same values as torch's own. But on the CPU, channels last and with few channels, that one
+    gave different bits in 14 of 30 calls on equal input, and crashed (torch 2.13, oneDNN).
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -45,7 +45,7 @@ class Projection(nn.Conv2d):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, and a shortcut around them: float `[batch, channel, x, y]`.
 
-    Where the edges are halved or the channels change, a 1x1 convolution lets the shortcut follow.
+    Where edges are halved or channels change, a 1x1 convolution adapts the shortcut.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -88,11 +88,11 @@ class ResNet18Encoder(nn.Module):
             self.add_module(f"layer{level + 1}", blocks)
         self.output_channels = [width, *(width * 2**level for level in range(4))]
         for part in self.modules():
-            if isinstance(part, nn.Conv2d):  # as He et al. begin it
+            if isinstance(part, nn.Conv2d):  # initialised as in He et al.
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The features of every level.
+        """Return the features of every level.
 
         Args:
             images: float32 `[batch, 1, x, y]` in [0, 1].
@@ -114,7 +114,7 @@ class ResNet18Encoder(nn.Module):
 
 
 class UpLevel2D(nn.Module):
-    """One level of the decoder: double the edges, put the skipped features beside, convolve twice."""
+    """One level of the decoder: double the edges, concatenate the skipped features, convolve twice."""
 
     def __init__(self, channels_below: int, channels_skip: int, channels_out: int) -> None:
         super().__init__()
@@ -131,11 +131,11 @@ class UpLevel2D(nn.Module):
 
 
 class UNet2D(nn.Module):
-    """The encoder-decoder for images: a degraded image in, its restoration out (METHOD.md section 5).
+    """The encoder-decoder for images: maps a degraded image to its restoration (METHOD.md section 5).
 
     Args:
         width: channels of the first convolution. 64 gives ResNet-18 and 14,321,809 parameters in all; other
-            widths scale every level, those of the decoder down to 8 channels, and keep the names.
+            widths scale every level, with at least 8 channels in the decoder, and keep the names.
 
     Raises:
         CallError: `width` is below 1.
@@ -143,12 +143,12 @@ class UNet2D(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         if width < 1:
-            raise CallError(f"The width {width} is no number of channels: it must be at least 1.")
+            raise CallError(f"The width {width} is out of range: it must be at least 1 channel.")
         super().__init__()
         self.encoder = ResNet18Encoder(width)
         *skips, below = self.encoder.output_channels
         levels = []
-        # No features have the edges of the image itself; as is usual, the last level goes without.
+        # The encoder has no features at full resolution; as is usual, the last level works without.
         for level, skip in enumerate([*reversed(skips), 0]):
             after = max(_LEAST, 4 * width >> level)
             levels.append(UpLevel2D(below, skip, after))

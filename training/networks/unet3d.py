@@ -17,8 +17,8 @@ EDGE_MULTIPLE = 8
 def check_edges(size: tuple[int, ...], multiple: int, network: str, what: str) -> None:
     """Check that a network can halve every edge, (x, y, z), or (x, y) of an image, as often as it does.
 
-    They must be divisible by `multiple`, a power of two. The sentence takes the network's name, and what is
-    fed and what that is made of, `The cubes have {} voxels`.
+    They must be divisible by `multiple`, a power of two. The error names `network` and the input, with `what`
+    as a template such as `The cubes have {} voxels`.
     """
     for axis, edge in zip("xyz", size, strict=False):
         if edge < multiple or edge % multiple:
@@ -29,12 +29,12 @@ def check_edges(size: tuple[int, ...], multiple: int, network: str, what: str) -
 
 
 def check_size(size: tuple[int, ...]) -> None:
-    """Check that the 3D U-Net can take cubes; see `check_edges`."""
+    """Check that the 3D U-Net accepts cubes; see `check_edges`."""
     check_edges(size, EDGE_MULTIPLE, "the 3D U-Net", "The cubes have {} voxels")
 
 
 class ConvolutionUnit(nn.Module):
-    """One convolution of 3 voxels along every axis with padding 1, batch norm, ReLU; a bias in 3D alone."""
+    """One convolution of 3 voxels along every axis with padding 1, batch norm, ReLU; bias only in 3D."""
 
     def __init__(self, channels_in: int, channels_out: int, axes: int = 3) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ConvolutionUnit(nn.Module):
 
 
 def _down_level(channels_in: int, channels_middle: int, channels_out: int) -> nn.Module:
-    """One level of the encoder: two convolutions; the pooling comes after it."""
+    """Return one level of the encoder: two convolutions; the pooling follows it."""
     first = ConvolutionUnit(channels_in, channels_middle)
     return nn.Sequential(
         OrderedDict(ops=nn.Sequential(first, ConvolutionUnit(channels_middle, channels_out)))
@@ -59,7 +59,7 @@ def _down_level(channels_in: int, channels_middle: int, channels_out: int) -> nn
 
 
 class UpLevel(nn.Module):
-    """One level of the decoder: double the edges, put the skipped features beside, convolve twice."""
+    """One level of the decoder: double the edges, concatenate the skipped features, convolve twice."""
 
     def __init__(self, channels_below: int, channels_skip: int) -> None:
         super().__init__()
@@ -83,11 +83,12 @@ class RestorationHead(nn.Module):
         self.final_conv = convolution(channels_in, 1, kernel_size=1)
 
     def begin_at(self, constant: float) -> None:
-        """Let the untrained head give about one value: the bias becomes the logit of `constant`.
+        """Make the untrained head return roughly one value: set the bias to the logit of `constant`.
 
-        From torch's first weights the output is near 0.5, while a cube of lung is near 0.07. At the published
-        learning rate of 1.0 the first steps then overshoot, and the sigmoid saturates at 0: on a real scan
-        the validation loss was above the best constant for 14 epochs; with this start, below it after 6.
+        With torch's initial weights the output is near 0.5, while lung cubes average about 0.07. At the
+        published learning rate of 1.0 the first steps then overshoot, and the sigmoid saturates at 0: on a
+        real scan the validation loss stayed above the best constant for 14 epochs; with this start, it was
+        below after 6.
 
         Args:
             constant: in [0, 1]; kept a thousandth away from both ends.
@@ -117,7 +118,7 @@ class Encoder(nn.Module):
         self.output_channels = [width * 2**level for level in range(len(self.LEVELS))]
 
     def forward(self, cubes: Tensor) -> list[Tensor]:
-        """The features of every level, before pooling.
+        """Return the features of every level, before pooling.
 
         Args:
             cubes: float32 `[batch, 1, x, y, z]` in [0, 1].
@@ -132,7 +133,7 @@ class Encoder(nn.Module):
 
 
 class UNet3D(nn.Module):
-    """The encoder-decoder of Models Genesis: a degraded cube in, its restoration out (METHOD.md section 4).
+    """The encoder-decoder of Models Genesis: maps a degraded cube to its restoration (METHOD.md section 4).
 
     Args:
         width: channels of the first convolution. 32 is the published network, with 19,073,665 parameters;
@@ -144,7 +145,7 @@ class UNet3D(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         if width < 1:
-            raise CallError(f"The width {width} is no number of channels: it must be at least 1.")
+            raise CallError(f"The width {width} is out of range: it must be at least 1 channel.")
         super().__init__()
         self.down_tr64 = _down_level(1, width, 2 * width)
         self.down_tr128 = _down_level(2 * width, 2 * width, 4 * width)
@@ -156,7 +157,7 @@ class UNet3D(nn.Module):
         self.out_tr = RestorationHead(2 * width)
 
     def features(self, cubes: Tensor) -> list[Tensor]:
-        """The encoder's features by level, see `Encoder.forward`."""
+        """Return the encoder's features by level, see `Encoder.forward`."""
         return _features(self, cubes)
 
     def forward(self, cubes: Tensor) -> Tensor:

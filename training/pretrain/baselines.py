@@ -1,6 +1,6 @@
-"""What needs no network and must be beaten: three baselines, and how a loss compares with them.
+"""The three baselines that a network must beat, and how a loss compares with them.
 
-No torch here: a command that only reads a run needs the words, too.
+No torch here, so that commands that only read a run start fast.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from genesis_toolkit.pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class GroupBaselines:
-    """How many validation pairs were degraded in one way, and their baselines, see `Baselines`."""
+    """Validation pairs with one combination of degradations: number and baselines, see `Baselines`."""
 
     pairs: int
     copy: float
@@ -20,14 +20,14 @@ class GroupBaselines:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Mean squared errors on the validation pairs that a network must beat; values in [0, 1], squared.
+    """Mean squared errors on the validation pairs that a network must beat, for values in [0, 1].
 
     Attributes:
-        copy: of the degraded cube itself, taken for its restoration.
-        mean_image: of the mean of training originals, voxel by voxel, given for every cube.
-        constant: of the best single value for all voxels, the mean of the originals: their variance. A
-            network that has collapsed is known by it. On real CT it can be lower than `mean_image`.
-        by_degradation: the first two of every combination of degradations that there is, by
+        copy: error of the degraded cube itself, taken as the restoration.
+        mean_image: error of the mean of training originals, voxel by voxel, returned for every cube.
+        constant: error of the best single value for all voxels, the mean of the originals: their variance. A
+            collapsed network has this loss. On real CT it can be lower than `mean_image`.
+        by_degradation: the first two for every combination of degradations that occurs, by
             `degradation_name`.
     """
 
@@ -38,28 +38,28 @@ class Baselines:
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> "Baselines":
-        """What `dataclasses.asdict` gave; a `DataError` of anything else."""
+        """Restore what `dataclasses.asdict` gave; raise `DataError` for anything else."""
         try:
             groups = {name: GroupBaselines(**group) for name, group in described["by_degradation"].items()}
             return cls(**{**described, "by_degradation": groups})
         except (AttributeError, KeyError, TypeError):
             raise DataError(
-                "The baselines in run.json are damaged: put a copy of it back, or give --overwrite to begin "
+                "The baselines in run.json are damaged: restore it from a copy, or give --overwrite to start "
                 "again."
             ) from None
 
     def named(self) -> dict[str, float]:
-        """The three by their names for people, the lowest first."""
+        """Return the three by name, the lowest first."""
         each = {"copying": self.copy, "mean image": self.mean_image, "best constant": self.constant}
         return dict(sorted(each.items(), key=lambda one: one[1]))
 
     def compare(self, loss: float) -> str:
-        """Say how a validation loss stands to the lowest baseline.
+        """Compare a validation loss with the lowest baseline, in words.
 
         `13 % below the lowest baseline (mean image 0.0136)`.
         """
         name, best = next(iter(self.named().items()))
         side = "below" if loss < best else "above" if loss > best else "equal to"
-        percent = 100 * abs(loss / best - 1) if best else 0.0  # it is 0 where all cubes are alike
+        percent = 100 * abs(loss / best - 1) if best else 0.0  # 0 if all cubes are equal
         share = f"{percent:.0f} % " if percent >= 0.5 else "slightly " if percent else ""
         return f"{share}{side} the lowest baseline ({name} {best:.4f})"

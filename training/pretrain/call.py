@@ -1,8 +1,8 @@
-"""From the call to the loop: processes, store, network, what an earlier call left; and what came of it.
+"""From the call to the loop: set up processes, store, network and earlier state; return the outcome.
 
-Nothing in a run is random: the first weights depend on the seed, the order and the degradations on
-(seed, epoch), the learning rate on the position. So a run that was killed goes on from its last checkpoint,
-be it within an epoch, as if nothing had happened.
+Nothing in a run is left to chance: the initial weights depend on the seed, the order and the degradations on
+(seed, epoch), the learning rate on the position. So a killed run resumes from its last checkpoint, even in
+the middle of an epoch, as if nothing had happened.
 """
 
 import copy
@@ -52,34 +52,34 @@ from genesis_toolkit.training.weights.load import Beginning, read_encoder
 
 @dataclass(frozen=True)
 class PretrainOutcome:
-    """What a call of `pretrain` came to. Losses are mean squared errors of values in [0, 1].
+    """The outcome of a `pretrain` call. Losses are mean squared errors of values in [0, 1].
 
     Attributes:
-        run: the folder.
-        status: `finished`, or `already finished` when there was nothing left to do.
+        run: the run folder.
+        status: `finished`, or `already finished` if there was nothing left to do.
         stopped_by: `epochs`, `patience` or `max_steps`.
-        epochs: finished ones.
+        epochs: number of finished epochs.
         best_epoch: counted from 1.
-        validation_loss: of the best epoch.
-        copy_loss: of taking the degraded cube for its restoration.
-        mean_image_loss: of the mean of training originals, voxel by voxel.
-        constant_loss: of the best single value for all voxels.
-        lowest_baseline: which of these three a useful network must beat: `copying`, `mean image` or
-            `best constant`.
-        by_degradation: of every combination of degradations that occurs: `pairs`, and the `loss` of the best
-            epoch beside `copy` and `mean_image`.
-        train_cubes: how many cubes trained.
-        validation_cubes: how many validated.
-        split: the rule that told them apart.
-        effective_rank: of every level's pooled features, with the weights of the best epoch beside the first
-            ones (`ranks.level_ranks`); empty where a single cube validates.
-        warning: what to keep in mind about the figures; None where there is nothing.
-        network: its name.
-        weights: its parameters, counted.
-        checkpoint: the best one.
-        losses: the file with every epoch's losses.
-        curves: the losses of all epochs as a picture.
-        picture: restored validation cubes.
+        validation_loss: loss of the best epoch.
+        copy_loss: loss of the degraded cube taken as its restoration.
+        mean_image_loss: loss of the mean of training originals, voxel by voxel.
+        constant_loss: loss of the best single value for all voxels.
+        lowest_baseline: the lowest of these three, which a useful network must beat: `copying`, `mean image`
+            or `best constant`.
+        by_degradation: for every combination of degradations that occurs, `pairs`, the `loss` of the best
+            epoch, `copy` and `mean_image`.
+        train_cubes: number of training cubes.
+        validation_cubes: number of validation cubes.
+        split: the rule that split them.
+        effective_rank: rank of every level's pooled features, with the weights of the best epoch and with
+            the initial ones (`ranks.level_ranks`); empty if a single cube validates.
+        warning: a caution about the figures; None without one.
+        network: name of the network.
+        weights: number of its parameters.
+        checkpoint: the best checkpoint.
+        losses: the file with the losses of every epoch.
+        curves: plot of the losses of all epochs.
+        picture: picture of restored validation cubes.
     """
 
     run: str
@@ -118,25 +118,25 @@ def pretrain(
     progress: Progress | bool = False,
     say: Say = lambda _: None,
 ) -> PretrainOutcome:
-    """Train a U-Net to restore degraded cubes, 3D or 2D, or go on with a run that was begun.
+    """Train a U-Net to restore degraded cubes, 3D or 2D, or resume an earlier run.
 
     Args:
         store: a pair store, or a cube store, whose cubes are then degraded on the fly.
-        out: the folder of the run. A run that is there goes on; one that is finished is left as it is, unless
-            `epochs` or `patience` ask for more.
-        parameters: of the run; the published ones when left out.
-        execution: how it is carried out.
-        initial_encoder: a file of weights for the encoder of the 2D U-Net to begin with
+        out: the run folder. An existing run is resumed; a finished one is left unchanged, unless `epochs` or
+            `patience` allow more.
+        parameters: parameters of the run; the published ones by default.
+        execution: how to carry it out.
+        initial_encoder: a file with initial weights for the encoder of the 2D U-Net
             (`load.read_encoder`).
-        overwrite: begin again where a run is.
-        progress: True shows bars on stderr; a callback is told as the work goes on.
-        say: told one sentence an epoch, and warnings.
+        overwrite: start again if `out` holds a run.
+        progress: True shows bars on stderr; a callback is called as the work advances.
+        say: called with one sentence per epoch, and with warnings.
 
     Raises:
-        CallError: the store, the run folder or a parameter does not fit; the sentence says what to change.
-        DataError: a cube or a checkpoint cannot be read, or the loss is no number any more.
-        KeyboardInterrupt: when interrupted. Where SIGTERM or Ctrl-C asked for it, the position is on the disk
-            to the step, otherwise the last checkpoint.
+        CallError: the store, the run folder or a parameter is not suitable; the error says what to change.
+        DataError: a cube or a checkpoint cannot be read, or the loss is no longer finite.
+        KeyboardInterrupt: when interrupted. After SIGTERM or Ctrl-C the position is saved to the step,
+            otherwise the last checkpoint holds.
     """
     report = callback(progress)
     parameters, execution = parameters or PretrainParameters(), execution or Execution()
@@ -150,7 +150,7 @@ def pretrain(
 
 @dataclass(frozen=True)
 class Call:
-    """What every process of a run is called with; see `pretrain`."""
+    """The arguments that every process of a run is called with; see `pretrain`."""
 
     store: str | Path
     out: Path
@@ -161,13 +161,13 @@ class Call:
 
 
 def _join_in(call: Call) -> None:
-    """Be one of the further processes, without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C the first process tells the others
+    """Take part as one of the further processes, silently."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process passes a Ctrl-C on
     _take_part(call, silent, lambda _: None)
 
 
 def _take_part(call: Call, report: Progress, say: Say) -> PretrainOutcome:
-    """Carry out a call in one of its processes; the leading one writes and speaks."""
+    """Carry out a call in one of its processes; only the leading one writes and prints."""
     device = choose_device(call.execution.device, call.execution.devices)
     with ExitStack() as stack:
         group = stack.enter_context(joined(device))
@@ -183,11 +183,11 @@ def _take_part(call: Call, report: Progress, say: Say) -> PretrainOutcome:
         if data.split.warning:
             say(f"Warning: {data.split.warning}")
         if device.type == "cpu" and data.parameters.precision == "fp16":
-            say("Warning: on a processor --precision fp16 takes many times as long as float32.")
+            say("Warning: on a CPU, --precision fp16 is many times slower than float32.")
         if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(_threads(data))  # `steady` takes it back
+            torch.set_num_threads(_threads(data))  # `steady` restores the number
         batches = data.batches(device)
-        ranks = earlier[1] if earlier is not None else None  # of the first weights
+        ranks = earlier[1] if earlier is not None else None  # with the initial weights
         if ranks is None:
             ranked = works_to_rank(data.validation, data.parameters.batch_size)
             ranks = level_ranks(state.model, batches, ranked, group)
@@ -223,7 +223,7 @@ def _take_part(call: Call, report: Progress, say: Say) -> PretrainOutcome:
 def open_call(
     call: Call, device: torch.device, processes: int
 ) -> tuple[PretrainData, TrainingState, Beginning | None]:
-    """Open the store, and make the network with its first weights."""
+    """Open the store, and build the network with its initial weights."""
     data = open_data(call.store, call.parameters, processes)
     state = new_state(data.parameters, device, call.execution.channels_last)
     if call.initial_encoder is None:
@@ -235,21 +235,21 @@ def open_call(
 
 
 def _threads(data: PretrainData) -> int:
-    """Return with how many of the threads that there are now a network is the fastest."""
+    """Return the fastest number of threads for the network, out of those available now."""
     given, kind = data.parameters, architecture(data.parameters.network)
     width, available = given.width or kind.published_width, torch.get_num_threads()
     return computing_threads(kind.name, width, data.feed.size, given.batch_size, available)
 
 
 def describe(data: PretrainData, beginning: Beginning | None) -> dict[str, Any]:
-    """Return what `run.json` says of a run, but for its baselines, as plain JSON values."""
+    """Return the content of `run.json` except the baselines, as plain JSON values."""
     first = beginning.source() if beginning else None
-    told = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
-    return {"genesis_toolkit": __version__, **told, **data.describe()}
+    own = {"parameters": data.parameters.as_dict(), "initial_encoder": first}
+    return {"genesis_toolkit": __version__, **own, **data.describe()}
 
 
 def make_optimiser(weights: Iterable[nn.Parameter], parameters: PretrainParameters) -> Optimizer:
-    """Return the optimiser that the parameters name, over `weights`."""
+    """Return the optimiser that the parameters name, for `weights`."""
     if parameters.optimiser == "sgd":
         return SGD(weights, lr=parameters.lr, momentum=parameters.momentum)
     return (Adam if parameters.optimiser == "adam" else AdamW)(weights, lr=parameters.lr)
@@ -258,10 +258,10 @@ def make_optimiser(weights: Iterable[nn.Parameter], parameters: PretrainParamete
 def new_state(
     parameters: PretrainParameters, device: torch.device, channels_last: bool | None = None
 ) -> TrainingState:
-    """Return a network on a device with its first weights, which depend on the seed only.
+    """Return a network on a device with its initial weights, which depend on the seed only.
 
-    Its voxels lie channels last in memory; where that is None on the CPU only, where a step takes 0.7 of the
-    time: convolutions backward are most of it.
+    Its memory order is channels last; with None, only on the CPU, where it cuts a step to 0.7 of the time,
+    mostly in the backward convolutions.
     """
     kind = architecture(parameters.network)
     parameters = parameters.of_network(kind.name, parameters.width or kind.published_width)
@@ -284,47 +284,47 @@ def new_state(
 def read_earlier(
     run: Run, described: Mapping[str, Any], data: PretrainData, overwrite: bool
 ) -> tuple[Baselines, list[float] | None, dict[str, Any]] | None:
-    """Read what an earlier call measured, and its checkpoint, and check that this one may go on from there.
+    """Read the measurements and the checkpoint of an earlier call, and check that this one may resume it.
 
-    What it measured are the baselines and the effective ranks of the first weights, which a run that was
-    begun before there were such has not. Where it is to be overwritten it is thrown away.
+    The measurements are the baselines and the effective ranks of the initial weights, which older runs lack.
+    With `overwrite` the earlier run is deleted.
 
     Raises:
-        CallError: the run was begun with other parameters, weights or data.
-        DataError: a file of it is gone or damaged.
+        CallError: the run was started with other parameters, weights or data.
+        DataError: one of its files is missing or damaged.
     """
     if overwrite:
         run.clear()
-    told = run.described()
-    if told is None:
+    earlier = run.described()
+    if earlier is None:
         return None
-    check_same(run, told, described, data.parameters.stopping_rules)
+    check_same(run, earlier, described, data.parameters.stopping_rules)
     if not run.last.exists():
-        if len(run.told()) > 1:  # the first may be told and its checkpoint not yet written
+        if len(run.lines()) > 1:  # the first epoch may be recorded before its checkpoint is written
             raise DataError(
-                f"{run.last}, from which the run would go on, is gone: give --overwrite to begin again."
+                f"{run.last}, the checkpoint to resume from, is missing: give --overwrite to start again."
             )
         return None
-    baselines, checkpoint = Baselines.from_json(told["baselines"]), read_checkpoint(run.last)
+    baselines, checkpoint = Baselines.from_json(earlier["baselines"]), read_checkpoint(run.last)
     if checkpoint["best_epoch"]:
         _check_best(run, baselines, checkpoint["best_epoch"])
-    return baselines, told.get("effective_rank"), checkpoint
+    return baselines, earlier.get("effective_rank"), checkpoint
 
 
 def _check_best(run: Run, baselines: Baselines, epoch: int) -> None:
-    """Check that what a run has of its best epoch is there, before more is built on it."""
+    """Check that the checkpoint and the record of the best epoch are intact, before training continues."""
     try:
         read_checkpoint(run.best)
     except DataError as error:
         raise DataError(
-            f"The network of epoch {epoch}, the best so far, is lost: {error} Put a copy of it back, or give "
-            "--overwrite to begin again."
+            f"The network of epoch {epoch}, the best so far, is lost: {error} Restore it from a copy, or "
+            "give --overwrite to start again."
         ) from None
-    told = run.records([epoch])[0].get("by_degradation")
-    if not isinstance(told, dict) or not told.keys() <= baselines.by_degradation.keys():
+    recorded = run.records([epoch])[0].get("by_degradation")
+    if not isinstance(recorded, dict) or not recorded.keys() <= baselines.by_degradation.keys():
         raise DataError(
-            f"{run.description} and {run.losses} tell of other degradations, so one of them is damaged: put "
-            "a copy of it back, or give --overwrite to begin again."
+            f"{run.description} and {run.losses} list different degradations, so one of them is damaged: "
+            "restore it from a copy, or give --overwrite to start again."
         )
 
 
@@ -336,7 +336,7 @@ def _outcome(
     first: Sequence[float],
     status: str,
 ) -> PretrainOutcome:
-    """Return what a run has come to, from its state, its losses, and the ranks of its `first` weights."""
+    """Return the outcome of a run, from its state, its losses, and the `first` ranks, of initial weights."""
     record = run.records([state.best_epoch])[0] if state.best_epoch else {}
     losses = record.get("by_degradation", {})
     return PretrainOutcome(

@@ -1,4 +1,4 @@
-"""What one pre-training run learns from: an opened store, split, checked, and ready to be streamed."""
+"""The data of a pre-training run: an opened store, split, checked, and ready to stream."""
 
 import hashlib
 import json
@@ -23,15 +23,15 @@ from genesis_toolkit.training.pretrain.parameters import PretrainParameters
 
 @dataclass(frozen=True)
 class PretrainData:
-    """The pairs of a store, as one run takes them.
+    """The pairs of a store, as a run uses them.
 
     Attributes:
-        feed: where they come from.
-        split: which cubes train and which validate.
+        feed: the source of the pairs.
+        split: the training and validation cubes.
         scan: [cube], the scan of every training cube.
-        validation: the validation batches, the same every epoch.
+        validation: the validation batches, the same in every epoch.
         store: see `store_facts`.
-        parameters: of the run; the network and its width are known.
+        parameters: parameters of the run, with network and width set.
         names: [cube], the path of its scan.
     """
 
@@ -45,13 +45,13 @@ class PretrainData:
 
     @property
     def steps(self) -> int:
-        """Of every whole epoch."""
+        """Number of steps in a whole epoch."""
         return -(-len(self.split.train) // self.parameters.batch_size)
 
     def training(self, epoch: int) -> list[Work]:
-        """The training batches of one epoch, counted from 0: every cube once, shuffled, in its variant.
+        """Return the training batches of an epoch, counted from 0: every cube once, shuffled, in its variant.
 
-        The epoch in which `max_steps` are reached is cut short, and those after it are empty.
+        The epoch that reaches `max_steps` is cut short, and later ones are empty.
         """
         given = self.parameters
         variant = 0 if given.overfit else self.feed.variant(epoch)
@@ -61,11 +61,11 @@ class PretrainData:
         return works
 
     def batches(self, device: torch.device) -> Batches:
-        """Buffers and threads for both kinds of batches, for a network on that device."""
+        """Return the ring that fills both kinds of batches, for a network on that device."""
         return Batches(self.feed, self.parameters.batch_size, device=device)
 
     def describe(self) -> dict[str, Any]:
-        """What a run keeps of its data, as plain JSON values."""
+        """Return the record of the data in `run.json`, as plain JSON values."""
         return {
             "store": self.store,
             "size": list(self.feed.size),
@@ -77,12 +77,12 @@ class PretrainData:
 
 
 def open_data(path: str | Path, parameters: PretrainParameters, processes: int = 1) -> PretrainData:
-    """Open a store and see whether the network can learn from it in so many processes.
+    """Open a store and check that the network can learn from it in that many processes.
 
-    Where no network or no width is given, the store's number of axes decides.
+    The store's number of axes determines the default network and width.
 
     Raises:
-        CallError: there is no finished store, or its cubes do not fit the network.
+        CallError: there is no finished store, or the network does not accept its cubes.
         DataError: the store is damaged, or holds fewer than two cubes.
     """
     store = open_store(path, CubeStore, PairStore)
@@ -108,7 +108,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
 
 
 def _few(split: Split, count: int) -> Split:
-    """The same few cubes, spread over those that train, for both sides."""
+    """Use the same few cubes, spread over the training cubes, for both sides."""
     most = len(split.train)
     if count > most:
         raise CallError(f"--overfit {count} is out of range: only {most} cubes train.")
@@ -118,12 +118,12 @@ def _few(split: Split, count: int) -> Split:
 
 
 def store_facts(store: CubeStore | PairStore, recipe: str) -> dict[str, Any]:
-    """Return what a run keeps of its store, for the model card and for programs that go on with its weights.
+    """Return the record of a store in `run.json`, for the model card and for programs that use the weights.
 
-    Plain JSON values: `path`, `format` and `recipe`, the one given where degradations are made on the fly;
+    Plain JSON values: `path`, `format` and `recipe`, the given one for degradations on the fly;
     `fingerprint`, the sha256 of its tables and parameters; `manifest`, the sha256 of its manifest, which
-    covers every file of it; `scans`, how many gave cubes; `spacing_mm`, the median of their spacing in x, y,
-    z, 0 where it is not known; and of a pair store `variants` and `seed`.
+    covers every file; `scans`, the number of scans with cubes; `spacing_mm`, the median of their spacing in
+    x, y, z, 0 if unknown; and for a pair store `variants` and `seed`.
     """
     digest = hashlib.sha256(json.dumps(store.attributes, sort_keys=True).encode())
     for column in (store.streams(), store.table.number, store.table.corner):

@@ -1,4 +1,4 @@
-"""The validation pairs that a network restores best, to be looked at."""
+"""Select the validation pairs that a network restores best, to look at them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +14,24 @@ from genesis_toolkit.training.feeding.split import split_cubes
 from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
 from genesis_toolkit.training.weights.load import load_network
 
-_TINY = 1e-9  # keeps a slice of one value from a division by zero
+_TINY = 1e-9  # avoids division by zero for a constant slice
 
 
 @torch.inference_mode()
 def best_restored(run: AnyPath, place: AnyPath, count: int) -> tuple[Sequence[RestoredSlice], int]:
-    """Restore the validation pairs of a pair store, those of variant 0, and take the best.
+    """Restore the validation pairs of a pair store, those with variant 0, and return the best.
 
-    Best is the share of an original's variance that the network explains, in the slice across z where that
-    is largest, among the half of the slices that vary most, and that the degradation changed more than the
-    network's error. So neither air, which is easy, nor what was hardly degraded comes first.
+    The score is the share of an original's variance that the network explains, in the slice across z where it
+    is largest, among the more varied half of the slices whose degradation is larger than the network's error.
+    So neither air, which is easy, nor barely degraded slices come first.
 
     Args:
-        run: the folder of a pre-training run on cubes.
+        run: folder of a pre-training run on cubes.
         place: the pair store that it was trained on.
-        count: how many to take.
+        count: number of pairs to return.
 
     Returns:
-        Of each that slice, the best first; and of how many pairs they are the best.
+        That slice of each pair, the best first; and the number of pairs they were selected from.
 
     Raises:
         CallError, DataError: as `load_network` and `open_store`.
@@ -55,11 +55,11 @@ def best_restored(run: AnyPath, place: AnyPath, count: int) -> tuple[Sequence[Re
 
 
 def _scaled(voxels: NDArray[Any], store: PairStore) -> NDArray[np.float32]:
-    """Voxels in [0, 1] of the store's window."""
+    """Scale voxels from the store's window to [0, 1]."""
     scaled = (voxels.astype(np.float32) - store.window.low) / store.window.span
     return scaled.astype(np.float32, copy=False)
 
 
 def _variances(original: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each slice across z: float32 [z]."""
+    """Return the variance of each slice across z: float32 [z]."""
     return np.asarray(original.var(axis=(0, 1)), np.float32)

@@ -1,6 +1,6 @@
-"""The loop: degraded cubes in, restored cubes out, mean squared error (METHOD.md section 4).
+"""The training loop: degraded cubes in, restored cubes out, mean squared error (METHOD.md section 4).
 
-It is `Trainer.train` with `_train_epoch`; `call` has made everything that it works with.
+See `Trainer.train` and `_train_epoch`; `call` sets up everything that they use.
 """
 
 import math
@@ -41,7 +41,7 @@ from genesis_toolkit.training.weights.files import PRETRAINED, TrainingState, ch
 
 @dataclass
 class Trainer:
-    """The loop, and what it works with."""
+    """The loop, and the objects it works with."""
 
     run: Run
     state: TrainingState
@@ -70,11 +70,11 @@ class Trainer:
             self.network = cast(nn.Module, torch.compile(self.network))
 
     def train(self) -> None:
-        """Epoch after epoch until a rule of stopping holds; after each, all it takes to go on is on the disk.
+        """Train epoch by epoch until a stopping rule applies; after each, save all that resuming needs.
 
         Raises:
-            DataError: the loss is no number any more, or a cube cannot be read.
-            KeyboardInterrupt: the run was asked to stop; it has written where it is.
+            DataError: the loss is no longer finite, or a cube cannot be read.
+            KeyboardInterrupt: the run was asked to stop; it has saved its position.
         """
         state = self.state
         while not stopped_by(state, self.data):
@@ -112,7 +112,7 @@ class Trainer:
         self._draw_losses()
 
     def _train_epoch(self, works: list[Work], tick: Tick) -> None:
-        """The steps of one epoch that are left; one whose loss is no number does not touch the weights."""
+        """Run the remaining steps of an epoch; a step with a non-finite loss leaves the weights unchanged."""
         state, given = self.state, self.data.parameters
         left, started, waited, seen = works[state.step :], perf_counter(), self.batches.waited, 0
         self.network.train()
@@ -124,11 +124,11 @@ class Trainer:
                 original, degraded = self._on_device(batch)
                 with autocast(state.device, given.precision):
                     restored = self.network(degraded)
-                # The mean over the whole batch, of which this process may have a part only.
+                # The mean over the whole batch, of which this process may hold only a part.
                 loss = functional.mse_loss(restored.float(), original) * (len(batch) / len(work.cubes))
                 state.optimiser.zero_grad()
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call] # torch leaves it so
-                # Here alone the step waits for the device, which has all of it to do by then but its end.
+                # The only point where the step waits for the device, when nearly all its work is queued.
                 value, stopping = self._agree(loss)
                 self._check_finite(value, f"in step {state.step + 1}")
                 state.scaler.unscale_(state.optimiser)
@@ -139,8 +139,8 @@ class Trainer:
                 state.decay = ema_decay(given, state.epoch * self.data.steps + state.step)
                 state.finish_step(value, len(work.cubes))
                 self.events.tell_step(state.epoch * self.data.steps + state.step, value, lr)
-                for told in self.after_step:
-                    told()
+                for call in self.after_step:
+                    call()
                 seen, seconds = seen + len(work.cubes), perf_counter() - started
                 waiting = 100 * (self.batches.waited - waited) / seconds
                 tick(
@@ -152,7 +152,7 @@ class Trainer:
                     self._save()
 
     def _on_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Original and degraded cubes, float32 `[cube, 1, x, y, z]` in [0, 1], good until the next batch."""
+        """Return original and degraded cubes, float32 `[cube, 1, x, y, z]` in [0, 1]; see `Ring.stream`."""
         window, n = self.batches.feed.window, len(batch)
         whole = [cubes.to(self.state.device, non_blocking=True) for cubes in (batch.original, batch.degraded)]
         original, degraded = (
@@ -164,21 +164,21 @@ class Trainer:
         network = self.state.ema or self.network
         data, batches = self.data, self.batches
 
-        def told(what: str) -> None:
+        def step(what: str) -> None:
             tick(what)
-            # Several processes are not in step here, so they go on to the end.
+            # Several processes are not in step here, so they finish validating.
             if self.stop.asked and self.group.world == 1:
                 self._leave()
 
-        return validate(network, batches, data.validation, told, data.parameters.precision, self.group)
+        return validate(network, batches, data.validation, step, data.parameters.precision, self.group)
 
     def _learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.data.parameters, epoch * self.data.steps + step, self.data.steps)
 
     def _agree(self, loss: torch.Tensor) -> tuple[float, bool]:
-        """Sum the gradients over the processes; of no part of the batch any more, but of the whole.
+        """Sum the gradients over the processes, so that they cover the whole batch.
 
-        Return its loss, and whether anyone was asked to stop: the same in every process.
+        Return its loss, and whether any process was asked to stop: the same in every process.
         """
         asked = torch.full_like(loss, float(self.stop.asked), requires_grad=False)
         value, asked_by = self.group.add_gradients(
@@ -187,7 +187,7 @@ class Trainer:
         return value, asked_by > 0
 
     def _leave(self) -> None:
-        """Write where the run is, to the step, and end it."""
+        """Save the position of the run, to the step, and stop."""
         self._save()
         self._draw_losses()
         raise KeyboardInterrupt
@@ -199,7 +199,7 @@ class Trainer:
         self.saved = position_words(self.state)
 
     def _keep(self, record: EpochRecord, validation: Validation) -> None:
-        """Write and tell a finished epoch, the checkpoint to go on from last of all."""
+        """Write and report a finished epoch; the checkpoint to resume from comes last."""
         self.run.append(record)
         if record.best:
             write_whole(self.run.best, pack(self.state, self.data.parameters, best=True))
@@ -216,7 +216,7 @@ class Trainer:
             self.say(validation.collapse_words(record.lr))
 
     def _draw_losses(self) -> None:
-        """Draw the losses of all epochs, and not again before 20 times as long as that took has gone by."""
+        """Draw the losses of all epochs, unless less than 20 times the drawing time has passed since."""
         epoch, started = self.state.epoch, perf_counter()
         if self.group.leads and epoch != self.drawn:
             draw_losses(self.run.curves, self.run.records(range(1, epoch + 1)), self.baselines)
@@ -231,17 +231,17 @@ class Trainer:
 
 
 def pack(state: TrainingState, parameters: PretrainParameters, *, best: bool = False) -> bytes:
-    """Return a checkpoint file; the `best` is to be used, not to go on from (`TrainingState.content`)."""
+    """Return the bytes of a checkpoint; the `best` is not for resuming (`TrainingState.content`)."""
     return checkpoint_bytes(PRETRAINED, state.content(parameters.as_dict(), best=best))
 
 
 def position_words(state: TrainingState) -> str:
-    """Return how far a run came: `step 7 of epoch 2`, or `epoch 1` where that is finished."""
+    """Return the position of a run: `step 7 of epoch 2`, or `epoch 1` after a finished epoch."""
     return f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"epoch {state.epoch}"
 
 
 def stopped_by(state: TrainingState, data: PretrainData) -> str | None:
-    """Return the rule that ends a run here: `epochs`, `patience`, `max_steps`; None while it goes on."""
+    """Return the rule that stops a run here: `epochs`, `patience`, `max_steps`; None if it continues."""
     given = data.parameters
     if state.step:
         return None

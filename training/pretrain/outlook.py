@@ -1,4 +1,4 @@
-"""What people hear of a pre-training run before its first step is done, and after its second."""
+"""What pre-training prints before its first step and after its second."""
 
 import torch
 
@@ -16,9 +16,9 @@ from genesis_toolkit.training.weights.files import TrainingState
 def look_ahead(
     state: TrainingState, data: PretrainData, device: torch.device, group: Group, say: Say
 ) -> Pace:
-    """Say where which network trains and for how long, and return what tells its pace after two steps.
+    """Print network, device and number of steps, and return the `Pace` that estimates the time.
 
-    On the CPU the published width is warned of: it takes weeks there, and people wait for a first picture.
+    On the CPU, warn about the published width: it takes weeks there, and users wait for a first picture.
     """
     given, epochs = data.parameters, epochs_left(state, data)
     kind, given_width = architecture(given.network), given.width or 0
@@ -34,20 +34,20 @@ def look_ahead(
         )
 
     def advise(seconds: float) -> str:
-        """What to do about an epoch that takes so long."""
+        """Return advice if an epoch takes that long."""
         width, factor = narrower(given_width, kind.axes, seconds)
         if not slow or factor == 1:
             return ""
         return (
             f"Warning: with --width {width} an epoch would take about {duration(seconds / factor)}. For "
-            f"that, stop with Ctrl-C and repeat the command with --width {width} --overwrite."
+            f"that, stop with Ctrl-C and run the command again with --width {width} --overwrite."
         )
 
     return Pace(say, data.steps, -(-len(data.validation) // group.world), epochs, advise)
 
 
 def epochs_left(state: TrainingState, data: PretrainData) -> int:
-    """Return how many epochs are left at most, the begun one among them."""
+    """Return the largest number of epochs left, the current one included."""
     given = data.parameters
     last = given.epochs
     if given.max_steps is not None:

@@ -1,4 +1,4 @@
-"""What a pre-training run is made of, with the published values as defaults (METHOD.md section 4)."""
+"""The parameters of a pre-training run, with the published values as defaults (METHOD.md section 4)."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -9,11 +9,11 @@ from genesis_toolkit.training.machine.options import check_counts, check_lr, che
 
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine")
-NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # those of `registry`, without torch
+NETWORKS = ("unet3d", "unet2d", "resenc-l", "plainconv")  # the names in `registry`, without torch
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 
 _LR = {"sgd": 1.0, "adam": 1e-3, "adamw": 1e-3}
-_OPTIMISER = {"unet2d": "adam"}  # of other networks the published `sgd`
+_OPTIMISER = {"unet2d": "adam"}  # other networks use the published `sgd`
 
 
 @dataclass(frozen=True)
@@ -21,38 +21,39 @@ class PretrainParameters:
     """The parameters of one pre-training run (METHOD.md section 4).
 
     Attributes:
-        epochs: at most so many passes over the training cubes.
-        patience: stop after so many epochs without a better validation loss.
-        max_steps: at most so many steps, the last epoch cut short; None for no such limit.
-        overfit: train and validate on so many fixed cubes, to see that the loss goes down; None for all.
-        batch_size: cubes a batch, at most, all processes together.
-        optimiser: `sgd`, `adam` or `adamw` (weight decay 0.01). When left out, None until the network is
-            known, then `sgd` as published, or `adam` for `unet2d`, for which nothing was published.
-        lr: learning rate of the first epochs; when left out 1.0 for `sgd`, 0.001 for the others. With SGD at
-            1.0 the output can collapse to one value.
-        momentum: of SGD.
-        schedule: `step`, after every `lr_step` epochs times `lr_factor`, or `cosine`, which is 0 at the last
-            step that `epochs` and `max_steps` allow.
+        epochs: largest number of passes over the training cubes.
+        patience: stop after this many epochs without a better validation loss.
+        max_steps: largest number of steps, cutting the last epoch short; None for no limit.
+        overfit: train and validate on this many fixed cubes, to check that the loss falls; None for all.
+        batch_size: cubes per batch, at most, over all processes.
+        optimiser: `sgd`, `adam` or `adamw` (weight decay 0.01). By default `sgd` as published, or `adam` for
+            `unet2d`, for which nothing was published; None until the network is known.
+        lr: learning rate of the first epochs; by default 1.0 for `sgd`, 0.001 for the others. With SGD at 1.0
+            the output can collapse to one value.
+        momentum: momentum of SGD.
+        schedule: `step`, multiplied by `lr_factor` after every `lr_step` epochs, or `cosine`, which reaches 0
+            at the last step that `epochs` and `max_steps` allow.
         lr_step: see `schedule`.
         lr_factor: see `schedule`.
-        warmup: over so many steps the learning rate rises to its first value.
-        clip_norm: the gradient, all weights together, is scaled down to this length; None leaves it.
-        ema: the decay of a moving average of the weights, which then is what validates and is kept as the
-            best; None for none. It warms up, see `ema_decay`.
-        drop_skips: the probability with which a training step zeroes each skip connection, in [0, 1]
-            (`networks.skips`). 0 as published; 0.5 where data are few.
-        precision: of the network's products: `float32`; `tf32`, float32 with products of 10 bits on GPUs that
-            have it; or `bf16` or `fp16` where torch's autocast takes it.
-        network: `unet3d` or `unet2d` of the papers, or one of nnU-Net's (`registry`). None
-            until the store is open, whose number of axes then decides between the first two.
-        width: channels of the first convolution. None until the store is open, then the published one: 32,
+        warmup: number of steps in which the learning rate rises to its first value.
+        clip_norm: largest norm of the gradient of all weights together, in L2; None for no limit.
+        ema: decay of a moving average of the weights, which then is validated and kept as the best; None for
+            none. It warms up, see `ema_decay`.
+        drop_skips: probability that a training step zeroes a skip connection, in [0, 1] (`networks.skips`).
+            0 as published; 0.5 if data are scarce.
+        precision: precision of the network's products: `float32`; `tf32`, with 10-bit mantissas on GPUs that
+            support it; or `bf16` or `fp16` where torch's autocast uses them.
+        network: `unet3d` or `unet2d` of the papers, or one of nnU-Net's (`registry`). None until the store
+            is open, whose number of axes then selects one of the first two.
+        width: channels of the first convolution. None until the store is open, then the published width: 32,
             or 64 for `unet2d`.
-        seed: of the first weights and of the order of the cubes; from a cube store also of the degradations.
-        recipe: of the degradations that are made on the fly from a cube store, `genesis` when left out. A
-            pair store has its own.
+        seed: seed of the initial weights and of the order of the cubes; for a cube store also of the
+            degradations.
+        recipe: recipe of the degradations on the fly for a cube store, `genesis` by default. A pair store has
+            its own.
 
     Raises:
-        CallError: a value is out of range; the sentence names it.
+        CallError: a value is out of range; the error names it.
     """
 
     epochs: int = 10_000
@@ -60,8 +61,8 @@ class PretrainParameters:
     max_steps: int | None = None
     overfit: int | None = None
     batch_size: int = 6
-    optimiser: str = None  # type: ignore[assignment] # a word once the network is known
-    lr: float = None  # type: ignore[assignment] # a number once the optimiser is known
+    optimiser: str = None  # type: ignore[assignment] # set once the network is known
+    lr: float = None  # type: ignore[assignment] # set once the optimiser is known
     momentum: float = 0.9
     schedule: str = "step"
     lr_step: int = 40
@@ -98,9 +99,9 @@ class PretrainParameters:
             check_lr(self.lr, "1.0")
         ema, norm = self.ema, self.clip_norm
         for fits, what, value, must_be in (
-            (norm is None or 0 < norm < math.inf, "--clip-norm", norm, "above 0, as in --clip-norm 1.0"),
+            (norm is None or 0 < norm < math.inf, "--clip-norm", norm, "above 0, such as 1.0"),
             (ema is None or 0 < ema < 1, "--ema", ema, "between 0 and 1, such as 0.999"),
-            (0 <= self.drop_skips <= 1, "--drop-skips", self.drop_skips, "from 0 to 1, such as 0.5"),
+            (0 <= self.drop_skips <= 1, "--drop-skips", self.drop_skips, "between 0 and 1, such as 0.5"),
             (0 <= self.momentum < 1, "The momentum", self.momentum, "in [0, 1), such as 0.9"),
             (0 < self.lr_factor <= 1, "The lr factor", self.lr_factor, "in (0, 1], such as 0.5"),
         ):
@@ -110,37 +111,37 @@ class PretrainParameters:
 
     @property
     def stopping_rules(self) -> tuple[str, ...]:
-        """The parameters with which a run may go on when they differ: they change no step that was taken."""
+        """The parameters that may differ when a run is resumed: they change no step already taken."""
         return ("patience",) if self.schedule == "cosine" else ("epochs", "patience")
 
     def of_network(self, network: str, width: int) -> "PretrainParameters":
-        """The same for a network and a width, with what was left out until they are known."""
+        """Return the parameters for a network and a width, with the defaults that depend on them."""
         return replace(self, network=network, width=width)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name."""
+        """Return plain values by name."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out: nothing here changes what is learnt by more than rounding.
+    """How to carry out a run: affects the result by rounding errors at most.
 
     Without `fast` and `compile` the same call gives the same bits.
 
     Attributes:
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
-        devices: so many processes on this machine, one a GPU; 1 where `torchrun` has started them.
-        compile: let torch compile the network, which takes a minute or two at the start.
-        fast: let cuDNN choose its kernels by their speed of the moment, be their sums in any order.
-        channels_last: the order of the voxels in memory; None takes it on the CPU only.
-        save_steps: write the checkpoint after every so many steps, beside every epoch; None for never.
-        save_seconds: likewise, whenever so many seconds have gone by.
-        tensorboard: write events for TensorBoard into the run's folder as well.
-        profile: write where the time of some early steps goes into the run's folder.
+        device: `auto` (CUDA if available), `cpu` or `cuda`.
+        devices: number of processes on this machine, one per GPU; 1 if `torchrun` starts them.
+        compile: compile the network with torch, which takes a minute or two at the start.
+        fast: let cuDNN pick the fastest kernels, in whatever order they sum.
+        channels_last: use the channels-last memory order; None uses it on the CPU only.
+        save_steps: write a checkpoint every so many steps, besides after every epoch; None for never.
+        save_seconds: likewise, every so many seconds.
+        tensorboard: also write events for TensorBoard into the run folder.
+        profile: write the time spent in each operation during some early steps into the run folder.
 
     Raises:
-        CallError: a value is out of range; the sentence names it.
+        CallError: a value is out of range; the error names it.
     """
 
     device: str = "auto"
@@ -162,9 +163,9 @@ class Execution:
 
 
 def learning_rate(parameters: PretrainParameters, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 since the first epoch.
+    """Return the learning rate of a step, counted from 0 since the first epoch.
 
-    It depends on nothing but the position, so a schedule has no state that a checkpoint could lose.
+    It depends on the position only, so a schedule has no state that a checkpoint could lose.
     """
     if step < parameters.warmup:
         return parameters.lr * (step + 1) / parameters.warmup
@@ -177,9 +178,9 @@ def learning_rate(parameters: PretrainParameters, step: int, steps_per_epoch: in
 
 
 def ema_decay(parameters: PretrainParameters, step: int) -> float:
-    """The decay of the moving average after a step, counted from 0 since the first epoch.
+    """Return the decay of the moving average after a step, counted from 0 since the first epoch.
 
-    It rises to `ema`: at 0.999 from the start, a tenth of the first, random weights would still be in the
+    It rises to `ema`: with 0.999 from the start, a tenth of the initial, random weights would still be in the
     average after 2,300 steps. So the first step weighs nine tenths, and one after 890 steps 1 %.
     """
     return min(parameters.ema or 0.0, (1 + step) / (10 + step))

@@ -1,4 +1,4 @@
-"""What a pre-training run would be, without beginning it: a dry run."""
+"""A dry run: describe a pre-training run without starting it."""
 
 import os
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from genesis_toolkit.training.pretrain.loop import position_words, stopped_by
 from genesis_toolkit.training.pretrain.outlook import epochs_left
 from genesis_toolkit.training.pretrain.parameters import Execution, PretrainParameters
 
-_STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # numbers that an optimiser keeps for each weight
+_STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # numbers that an optimiser stores per weight
 
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """What a call of `pretrain` would do.
+    """Description of what a call of `pretrain` would do.
 
     Attributes:
-        run: the folder.
+        run: the run folder.
         status: `new`, `continues after epoch 3` or `already finished`.
-        device: in words.
-        processes: that share each batch.
-        network, width, weights: its name, the channels of its first convolution, its parameters, counted.
-        optimiser, lr, batch_size: of the run.
-        steps: of an epoch.
-        epochs: that are left at most.
-        train_cubes, validation_cubes, split, warning: as `PretrainOutcome` has them.
-        model_bytes: weights, gradients, what the optimiser keeps, and the moving average, in memory.
-        batch_bytes: what one process keeps of a batch until its backward pass, in float32. Mixed precision
-            takes less; kernels need more while they work.
-        checkpoint_bytes: of `last.pt`.
-        files: that the run would write.
+        device: the device in words.
+        processes: number of processes that share each batch.
+        network, width, weights: its name, channels of the first convolution, number of parameters.
+        optimiser, lr, batch_size: those of the run.
+        steps: steps per epoch.
+        epochs: largest number of epochs left.
+        train_cubes, validation_cubes, split, warning: as in `PretrainOutcome`.
+        model_bytes: memory for weights, gradients, optimiser state and the moving average.
+        batch_bytes: memory that one process keeps from a batch until its backward pass, in float32. Mixed
+            precision needs less; running kernels need more.
+        checkpoint_bytes: size of `last.pt`.
+        files: files that the run would write.
     """
 
     run: str
@@ -70,10 +70,10 @@ def plan_pretraining(
     initial_encoder: AnyPath | None = None,
     overwrite: bool = False,
 ) -> PretrainPlan:
-    """Say what `pretrain` would do with the same arguments, and write nothing.
+    """Describe what `pretrain` would do with the same arguments, without writing anything.
 
     Raises:
-        CallError, DataError: what `pretrain` would raise before its first step.
+        CallError, DataError: the errors `pretrain` would raise before its first step.
     """
     device = choose_device(execution.device, execution.devices)
     encoder = Path(initial_encoder) if initial_encoder is not None else None

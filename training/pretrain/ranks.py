@@ -1,4 +1,4 @@
-"""In how many directions the features of each level vary: where that falls, a frozen encoder tells little."""
+"""Effective rank of each level's features: if it drops, a frozen encoder carries little information."""
 
 import copy
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from genesis_toolkit.training.feeding.ring import Batches
 from genesis_toolkit.training.machine.processes import Group
 from genesis_toolkit.training.weights.load import encoder_of
 
-#: Validation cubes that are looked at, at most.
+#: Largest number of validation cubes used.
 RANKED = 256
 
-#: Below this share of the first weights' rank a level is warned of.
+#: A level is warned about if its rank falls below this share of the rank with the initial weights.
 LEAST_SHARE = 0.25
 
 _ALONE = Group()
@@ -30,10 +30,10 @@ class LevelRank:
     """The effective rank of one level's pooled features, see `effective_rank`.
 
     Attributes:
-        level: of the encoder, counted from 1, the finest.
-        channels: of it; no rank is above it, nor above the number of validation cubes less one.
-        first: with the weights that the run began with.
-        best: with those of the best epoch.
+        level: level of the encoder, counted from 1, the finest.
+        channels: its channels; no rank exceeds them, nor the number of validation cubes less one.
+        first: rank with the initial weights.
+        best: rank with the weights of the best epoch.
     """
 
     level: int
@@ -43,18 +43,19 @@ class LevelRank:
 
 
 def effective_rank(features: NDArray[np.floating]) -> float:
-    """Return in how many directions features vary, weighed by how far (Roy and Vetterli, 2007).
+    """Return the number of directions in which features vary, weighted by extent (Roy and Vetterli, 2007).
 
-    The mean of every channel is taken away first. Of the singular values s of what is left,
-    p = s / (s_1 + s_2 + ...), and the rank is exp(-(p_1 log p_1 + p_2 log p_2 + ...)): k where the features
+    The mean of every channel is subtracted first. For the singular values s of the rest,
+    p = s / (s_1 + s_2 + ...), and the rank is exp(-(p_1 log p_1 + p_2 log p_2 + ...)): k if the features
+    vary equally in k directions, 1 along a single one.
     vary equally far in k directions, 1 along a single one.
 
     Args:
         features: float `[cube, channel]`.
 
     Returns:
-        A number from 1 to the lesser of channels and cubes less one; 0 where the features do not vary beyond
-        the rounding of float32.
+        A number from 1 to the lesser of channels and cubes less one; 0 if the features vary by no more than
+        float32 rounding.
     """
     wide = np.asarray(features, np.float64)
     values = np.linalg.svd(wide - wide.mean(axis=0), compute_uv=False)
@@ -66,9 +67,9 @@ def effective_rank(features: NDArray[np.floating]) -> float:
 
 
 def works_to_rank(validation: Sequence[Work], batch_size: int) -> list[Work]:
-    """Return batches of at most `RANKED` validation cubes, evenly spread; none where there is but one."""
+    """Return batches of at most `RANKED` validation cubes, evenly spread; none for a single cube."""
     cubes = np.concatenate([work.cubes for work in validation])
-    if len(cubes) == 1:  # of which nothing varies
+    if len(cubes) == 1:  # nothing varies
         return []
     some = np.linspace(0, len(cubes) - 1, min(len(cubes), RANKED)).astype(np.int64)
     return validation_works(cubes[some], batch_size)
@@ -80,13 +81,13 @@ def level_ranks(
 ) -> list[float]:
     """Measure the effective rank of every level's features, each averaged over its voxels.
 
-    The cubes are whole ones, as a target task sees them. Batch norm goes by the batch, in 2D as well: the
-    running statistics of first weights are of nothing, and their ranks could not be compared. The network
-    is left as it is. The processes of a group take whole batches in turn, so the result is the same to the
-    bit however many there are.
+    The cubes are undegraded, as in a target task. Batch norm uses batch statistics, in 2D as well: the
+    initial weights have no meaningful running statistics, so their ranks could not be compared. The network
+    stays unchanged. The processes of a group take whole batches in turn, so the result is the same to the bit
+    for any number of processes.
 
     Returns:
-        A rank a level, the finest first; none at all where there are no batches.
+        One rank per level, the finest first; none without batches.
     """
     encoder = copy.deepcopy(encoder_of(network)).eval()
     for part in encoder.modules():
@@ -104,19 +105,19 @@ def level_ranks(
 
 
 def compare_ranks(network: nn.Module, first: Sequence[float], best: Sequence[float]) -> list[LevelRank]:
-    """Return the ranks of all levels beside those of the first weights; none where either is unknown."""
+    """Return the ranks of all levels with those of the initial weights; none if either is unknown."""
     channels: list[int] = encoder_of(network).output_channels  # type: ignore[assignment] # whole numbers
     known = zip(channels, first, best, strict=True) if first and best else ()
     return [LevelRank(number, *each) for number, each in enumerate(known, 1)]
 
 
 def collapse_words(ranks: Sequence[LevelRank]) -> str | None:
-    """Return the warning of levels that vary in less than a quarter of the first directions, or None."""
+    """Return the warning about levels below a quarter of their initial rank, or None."""
     fallen = [rank for rank in ranks if rank.best < LEAST_SHARE * rank.first]
     if not fallen:
         return None
-    told = ", ".join(f"level {rank.level} from {rank.first:.1f} to {rank.best:.1f}" for rank in fallen)
+    listed = ", ".join(f"level {rank.level} from {rank.first:.1f} to {rank.best:.1f}" for rank in fallen)
     return (
-        "Warning: pre-training has left the features few of the directions in which they varied (effective "
-        f"rank: {told}). A frozen encoder tells little by them; --drop-skips 0.5 keeps deep levels at work."
+        "Warning: pre-training has reduced the number of directions in which the features vary (effective "
+        f"rank: {listed}). A frozen encoder will work poorly; --drop-skips 0.5 keeps deep levels in use."
     )

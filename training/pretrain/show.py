@@ -1,4 +1,4 @@
-"""What people see of a run: each epoch's figures, restored cubes, TensorBoard's events, a profile."""
+"""Output of a run: the figures of each epoch, restored cubes, TensorBoard events, a profile."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,40 +20,40 @@ from genesis_toolkit.pipeline.ledger import write_whole
 from genesis_toolkit.training.machine.run_folder import Run
 from genesis_toolkit.training.pretrain.baselines import Baselines
 
-#: The loss of every so many steps is an event.
+#: An event is written every this many steps.
 EVERY = 20
 
-# Inches of the picture of restored cubes: one image, the labels left of it, the titles above.
+# Inches in the picture of restored cubes: one image, the labels left of it, the titles above.
 _EDGE, _LABEL, _MARGIN = 2.0, 1.1, 0.75
-_LETTERS = 18  # that the labels have room for
+_LETTERS = 18  # that fit in a label
 
-# Of the picture of losses: name, key in `losses.jsonl` and colour of each curve, and the baselines' dashes.
+# The plot of losses: name, key in `losses.jsonl` and colour of each curve, and the dashes of the baselines.
 _CURVES = (("train", "train_loss", "#56b4e9"), ("validation", "validation_loss", "#0072b2"))
 _DASHES = ("-", "--", ":")
-_DOTTED = 40  # epochs, from which on each no longer has a dot of its own
+_DOTTED = 40  # epochs up to which each has its own dot
 
-# Steps that a profile leaves out, for what is done once, and steps that it is of.
+# Steps that a profile skips, for one-off work, and steps that it covers.
 _BEFORE, _PROFILED = 2, 5
 _ROWS = 15
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One finished epoch, as it stands in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
+    """One finished epoch, as in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
 
     Attributes:
-        epoch: counted from 1, of so many steps, all in one variant.
-        lr: the learning rate of its last step.
-        train_loss: mean over the training cubes, each as it was when its batch came.
-        validation_loss: mean over the validation pairs, after the epoch. `by_degradation` is that of every
+        epoch: counted from 1; `steps` steps, all with one variant.
+        lr: learning rate of its last step.
+        train_loss: mean over the training cubes, each taken at its own step.
+        validation_loss: mean over the validation pairs, after the epoch. `by_degradation` is that for every
             combination; `copy_loss`, `mean_image_loss` and `constant_loss` are those of the baselines
             (`Baselines`).
-        best: whether no earlier epoch validated as well.
-        seconds: the epoch took, or what of it came after the run went on in its middle, with validation.
+        best: whether the validation loss is lower than in all earlier epochs.
+        seconds: duration of the epoch, or of the part after the run was resumed, with validation.
         cubes_per_second: in training.
         waiting: the share of the training time spent waiting for batches, in 0 .. 1.
-        effective_rank: of every level's pooled features, the finest first (`ranks.level_ranks`); none where a
-            single cube validates.
+        effective_rank: rank of every level's pooled features, the finest first (`ranks.level_ranks`); empty
+            if a single cube validates.
     """
 
     epoch: int
@@ -83,19 +83,19 @@ class EpochRecord:
 
 
 class Events:
-    """Writes the figures of a run by torch's SummaryWriter, where there is one, for TensorBoard."""
+    """Writes the figures of a run for TensorBoard, with torch's SummaryWriter; without `writer`, nothing."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
 
     def tell_step(self, step: int, loss: float, lr: float) -> None:
-        """The loss and the learning rate of a step, counted from 1 over all epochs, now and then."""
+        """Write loss and learning rate of a step, counted from 1 over all epochs, every so many steps."""
         if self._writer is not None and step % EVERY == 0:
             self._writer.add_scalar("step/loss", loss, step)
             self._writer.add_scalar("step/lr", lr, step)
 
     def tell_epoch(self, record: EpochRecord) -> None:
-        """The figures of a finished epoch."""
+        """Write the figures of a finished epoch."""
         if self._writer is None:
             return
         figures = {
@@ -116,7 +116,7 @@ class Events:
 
 
 def check_tensorboard() -> None:
-    """See that TensorBoard is installed, before anything is begun."""
+    """Check that TensorBoard is installed, before anything starts."""
     if find_spec("tensorboard") is None:
         raise CallError(
             "--tensorboard needs the package tensorboard: install it with pip install "
@@ -125,9 +125,9 @@ def check_tensorboard() -> None:
 
 
 @contextmanager
-def writing_events(run: Run, wanted: bool) -> Iterator[Events]:
-    """Events in the run's folder, where they are wanted. Only then is TensorBoard imported."""
-    if not wanted:
+def writing_events(run: Run, enabled: bool) -> Iterator[Events]:
+    """Yield the events of the run folder; TensorBoard is imported only if they are enabled."""
+    if not enabled:
         yield Events()
         return
     from torch.utils.tensorboard import SummaryWriter
@@ -137,12 +137,12 @@ def writing_events(run: Run, wanted: bool) -> Iterator[Events]:
 
 
 @contextmanager
-def profiling(run: Run, wanted: bool, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Profile a few early steps, where that is wanted; yields what is to be called after every step.
+def profiling(run: Run, enabled: bool, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Profile a few early steps, if enabled; yield a function to call after every step.
 
-    The run's `profile` gets the table, and the file beside it the trace that trace viewers open.
+    The table goes to the run's `profile`, and the trace, for trace viewers, to a file next to it.
     """
-    if not wanted:
+    if not enabled:
         yield lambda: None
         return
     cuda = torch.cuda.is_available()
@@ -162,7 +162,7 @@ def profiling(run: Run, wanted: bool, say: Callable[[str], None]) -> Iterator[Ca
 
 @dataclass(frozen=True)
 class RestoredSlice:
-    """The middle slice of a cube, or a whole image, float32 `[x, y]` in [0, 1], and what was done to it."""
+    """The middle slice of a cube, or a whole image, float32 `[x, y]` in [0, 1], with its degradations."""
 
     original: NDArray[Any]
     degraded: NDArray[Any]
@@ -171,13 +171,13 @@ class RestoredSlice:
     cube: int
 
     def named(self, scan: str) -> "RestoredSlice":
-        """The same, its label with the scan's name, of a long one the end."""
+        """Return the slice with the scan's name in its label; of a long name, the end."""
         name = scan if len(scan) <= _LETTERS else f"\u2026{scan[1 - _LETTERS :]}"
         return replace(self, label=f"{name}\ncube {self.cube}\n{self.label}")
 
 
 def describe_pair(flip: int, applied: int) -> str:
-    """What was done to a pair, in words, a line each, in the order in which it was done.
+    """Describe the degradations of a pair in words, one per line, in the order of application.
 
     Of `flip` bit 0 is x, bit 1 y, bit 2 z; `applied` has bits of `Applied`.
     """
@@ -186,20 +186,18 @@ def describe_pair(flip: int, applied: int) -> str:
 
 
 def draw_losses(path: Path, records: Sequence[Mapping[str, Any]], baselines: Baselines) -> None:
-    """Draw a PNG of the losses of all epochs so far, on a logarithmic scale, beside the three baselines.
+    """Draw a PNG of the losses of all epochs so far, on a logarithmic scale, with the three baselines.
 
     Args:
-        path: of the picture.
-        records: of the finished epochs, as they stand in `losses.jsonl`; at least one.
-        baselines: drawn as level lines.
+        path: path of the picture.
+        records: the finished epochs, as in `losses.jsonl`; at least one.
+        baselines: drawn as horizontal lines.
     """
     epochs = [record["epoch"] for record in records]
     best = min(records, key=lambda record: record["validation_loss"])
     figure = Figure(figsize=(7.2, 4.2), dpi=100)
     axes = figure.subplots()
-    figure.subplots_adjust(
-        0.1, 0.12, 0.7, 0.86
-    )  # by hand, as below; the names of the lines stand at the right
+    figure.subplots_adjust(0.1, 0.12, 0.7, 0.86)  # by hand, as below; the names of the lines are on the right
     for (name, loss), dashes in zip(baselines.named().items(), _DASHES, strict=True):
         axes.axhline(loss, color="0.45", linewidth=1, linestyle=dashes, label=f"{name} {loss:.4f}")
     for name, key, colour in _CURVES:
@@ -220,12 +218,12 @@ def draw_losses(path: Path, records: Sequence[Mapping[str, Any]], baselines: Bas
 
 
 def draw_restored(path: Path, slices: Sequence[RestoredSlice], title: str) -> None:
-    """Draw a PNG: one row a cube, x to the right and y down, black 0 and white 1 of the window."""
+    """Draw a PNG: one row per cube, x to the right and y down, black 0 and white 1 of the window."""
     across, down = slices[0].original.shape
     height = _MARGIN + _EDGE * down / across * len(slices)
     figure = Figure(figsize=(_LABEL + 3 * _EDGE, height), dpi=100)
     figure.suptitle(title, fontsize=10, y=1 - 0.15 / height, va="top")
-    # Placed by hand: finding a layout takes longer than drawing, and a short epoch should not wait for it.
+    # Placed by hand: an automatic layout takes longer than drawing, and would delay short epochs.
     figure.subplots_adjust(_LABEL / (_LABEL + 3 * _EDGE), 0.02, 0.99, 1 - _MARGIN / height, 0.04, 0.04)
     axes = figure.subplots(len(slices), 3, squeeze=False)
     for row, piece in zip(axes, slices, strict=True):

@@ -1,4 +1,4 @@
-"""How good a network is: its loss on pairs that never change, beside what needs no network at all."""
+"""Validation: the loss on a fixed set of pairs, and the baselines that need no network."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,10 +25,10 @@ from genesis_toolkit.training.pretrain.show import RestoredSlice, describe_pair
 #: Rows in the picture of restored cubes.
 SHOWN = 6
 
-#: Training originals that the mean image is of, at most. So many raise its error by a thousandth.
+#: Largest number of training originals in the mean image; this many raise its error by a thousandth.
 AVERAGED = 1024
 
-# A network that gives one value is no better than the best constant, and what it gives hardly varies.
+# A collapsed network is no better than the best constant, and its output hardly varies.
 _CONSTANT_LOSS = 0.99
 _CONSTANT_SPREAD = 0.05
 
@@ -44,10 +44,10 @@ class Validation:
     """One pass over the validation pairs.
 
     Attributes:
-        loss: mean squared error over all voxels; values in [0, 1], squared.
-        by_degradation: the same of every combination of degradations, by `degradation_name`.
-        spread: standard deviation of what the network gives, the mean over batches; in [0, 1].
-        slices: some of the cubes, to be drawn.
+        loss: mean squared error over all voxels, for values in [0, 1].
+        by_degradation: the same for every combination of degradations, by `degradation_name`.
+        spread: standard deviation of the network's output, averaged over batches; in [0, 1].
+        slices: some of the cubes, to draw.
     """
 
     loss: float
@@ -56,35 +56,35 @@ class Validation:
     slices: list[RestoredSlice]
 
     def collapsed(self, baselines: Baselines) -> bool:
-        """Whether the network gives one value whatever it sees: a known trap of learning rate 1.0."""
+        """Whether the output is one value for any input: a known trap of learning rate 1.0."""
         flat = self.spread <= _CONSTANT_SPREAD * float(np.sqrt(baselines.constant))
         return flat and self.loss >= _CONSTANT_LOSS * baselines.constant
 
     def collapse_words(self, lr: float) -> str:
-        """Return the warning of such a network, trained at learning rate `lr`."""
+        """Return the warning about a collapsed network, trained at learning rate `lr`."""
         return (
-            "Warning: the network gives nearly one value whatever it sees (standard deviation "
+            "Warning: the network's output is nearly the same value for any input (standard deviation "
             f"{self.spread:.4f}), no better than the best constant. If the next epochs do not change that, "
-            f"begin again with a lower learning rate, such as --lr {lr / 10:g}."
+            f"start again with a lower learning rate, such as --lr {lr / 10:g}."
         )
 
 
 def degradation_name(applied: int) -> str:
-    """A combination of degradations, bits of `recipes.Applied`, in words, in the order of their doing."""
+    """Return a combination of degradations, bits of `recipes.Applied`, in words, in order of application."""
     return ", ".join(applied_words(applied)) or "unchanged"
 
 
 def works_to_average(cubes: NDArray[np.int64], batch_size: int) -> list[Work]:
-    """Batches of at most `AVERAGED` training cubes, evenly spread over the store and so over its scans."""
+    """Return batches of at most `AVERAGED` training cubes, evenly spread over the scans."""
     return validation_works(_evenly(cubes, AVERAGED), batch_size)
 
 
 def mean_image(
     batches: Batches, works: Sequence[Work], tick: Tick, group: Group = _ALONE
 ) -> NDArray[np.float64]:
-    """The mean of originals, voxel by voxel, flipped as the network shall restore them.
+    """Return the mean of originals, voxel by voxel, flipped like the targets of the network.
 
-    Added up in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit. The
+    Summed in whole numbers, so without rounding: float64 `[x, y, z]`, or `[x, y]`, in the store's unit. The
     processes of a group take whole batches in turn.
     """
     total = np.zeros(batches.feed.size, np.int64)
@@ -99,13 +99,13 @@ def mean_image(
 def measure_baselines(
     batches: Batches, works: Sequence[Work], mean: NDArray[np.float64], tick: Tick, group: Group = _ALONE
 ) -> Baselines:
-    """The errors on the validation pairs of what needs no network; `mean` is that of `mean_image`.
+    """Measure the baselines on the validation pairs; `mean` is the result of `mean_image`.
 
-    The processes of a group take whole batches in turn: one alone would let the others wait, on a large store
-    longer than they do, and the figures are the same to the bit.
+    The processes of a group take whole batches in turn: if one did it all, a large store would make the
+    others wait longer than they may, and the figures are the same to the bit.
     """
-    # Of each batch, how its pairs were degraded, and sums over the voxels of each in the store's unit, whole
-    # numbers but the last.
+    # For each batch: the degradations of its pairs, and sums over the voxels of each in the store's unit, all
+    # whole numbers but the last.
     mine: list[list[tuple[int, int, int, int, float]]] = []
     with closing(batches.stream(works[group.rank :: group.world])) as stream:
         for batch in stream:
@@ -117,7 +117,7 @@ def measure_baselines(
                 mine[-1].append((applied, int(whole.sum()), int(squares), int(copy), float(apart)))
             tick("baselines")
     measured = [one for batch in _in_order(group.gather(mine)) for one in batch]
-    # Of one voxel, in [0, 1] squared.
+    # Per voxel, in [0, 1] squared.
     scale = batches.feed.window.span**2 * mean.size
 
     def of(kind: int | None = None) -> GroupBaselines:
@@ -135,7 +135,7 @@ def measure_baselines(
 def look_first(
     batches: Batches, data: PretrainData, report: Progress, group: Group
 ) -> tuple[Baselines, float]:
-    """Return the baselines, and the mean voxel of training originals, in [0, 1], to begin at."""
+    """Return the baselines, and the mean voxel of training originals, in [0, 1], to start from."""
     works = works_to_average(data.split.train, data.parameters.batch_size)
     parts = sum(-(-len(some) // group.world) for some in (works, data.validation))
     tick = counting(report, "before epoch 1: ", parts)
@@ -146,7 +146,7 @@ def look_first(
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """What came of one validation batch: float32 and uint8 `[cube]`, and its share of the slices."""
+    """The results of one validation batch: float32 and uint8 `[cube]`, and its share of the slices."""
 
     errors: NDArray[np.float32]
     applied: NDArray[np.uint8]
@@ -163,10 +163,10 @@ def validate(
     precision: str = "float32",
     group: Group = _ALONE,
 ) -> Validation:
-    """Restore every validation pair once, in batches that never change (METHOD.md section 4).
+    """Restore every validation pair once, in fixed batches (METHOD.md section 4).
 
-    The network is left in evaluation mode. The processes of a group take whole batches in turn, so that the
-    result is the same to the bit however many there are.
+    The network is left in evaluation mode. The processes of a group take whole batches in turn, so the
+    result is the same to the bit for any number of processes.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -196,7 +196,7 @@ def _evaluate(
 
 
 def _summary(parts: list[list[_Evaluated]]) -> Validation:
-    """Put the batches of all processes back into their order, and add up in it."""
+    """Put the batches of all processes back into order, and sum in that order."""
     ordered = _in_order(parts)
     errors = np.concatenate([one.errors for one in ordered]).astype(np.float64)
     applied = np.concatenate([one.applied for one in ordered])
@@ -208,7 +208,7 @@ def _summary(parts: list[list[_Evaluated]]) -> Validation:
 
 
 def _in_order(parts: Sequence[Sequence[Item]]) -> list[Item]:
-    """Put what processes have made of works that they took in turn back into the order of these."""
+    """Merge the results of processes that took works in turn, in the order of the works."""
     return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
 
 

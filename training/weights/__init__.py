@@ -1,1 +1,1 @@
-"""Checkpoints and weights: read, written, handed to others."""
+"""Checkpoints and weights: read them, write them, export them."""

@@ -346,8 +346,8 @@ def _data(run: Mapping[str, Any]) -> str:
         f"{_cubes(run)} of {_times(run['size'])} voxels: {run['train_cubes']} for training, "
         f"{run['validation_cubes']} for validation ({run['split']})",
     ]
-    told = "".join(f"- {line}\n" for line in lines)
-    return f"## Data\n\n{told}\n## Degradations\n\n{_listed(store['recipe'])}"
+    listed = "".join(f"- {line}\n" for line in lines)
+    return f"## Data\n\n{listed}\n## Degradations\n\n{_listed(store['recipe'])}"
 
 
 def _losses(result: WeightsResult, baselines: Mapping[str, Any], by_degradation: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Trained weights on their way to others: write them in a format of theirs, with a model card beside.
+"""Export trained weights in other formats, with a model card next to them.
 
 The weights are those of the best epoch, of pre-training or of fine-tuning: the whole network, or its encoder.
 """
@@ -31,10 +31,10 @@ from genesis_toolkit.training.weights.nnssl import folder_files, nnssl_checkpoin
 FORMATS = ("official", "nnssl", "state-dict", "safetensors")
 PARTS = ("network", "encoder")
 
-_OF_ANY = ("state-dict", "safetensors")  # tensors by name, of whatever network or part
-_BEFORE_ENCODER = ("", "encoder.", "way_down.", "network.", "network.encoder.")  # in front of its names
+_OF_ANY = ("state-dict", "safetensors")  # tensors by name, for any network or part
+_BEFORE_ENCODER = ("", "encoder.", "way_down.", "network.", "network.encoder.")  # prefixes of its names
 _CHECKPOINT, _CARD = "checkpoint_final.pth", "README.md"  # in a folder
-_TUNED = "genesis-finetune-run"  # the format of such a run's description, of whatever version
+_TUNED = "genesis-finetune-run"  # format named in the `run.json` of fine-tuning, any version
 _OF_TUNED = {"parameters", "store", "beginning", "kind", "task", "classes", "size", "window", "version"}
 _FOLDER = (_CHECKPOINT, "adaptation_plan.json", "config.json", _CARD)
 
@@ -43,8 +43,8 @@ _FOLDER = (_CHECKPOINT, "adaptation_plan.json", "config.json", _CARD)
 class _Best:
     """The best weights of a run.
 
-    `run` is what `run.json` says, `epochs` what `losses.jsonl` says of pre-training up to the best, `result`
-    what `result.json` says of fine-tuning, else None. `network` is the module, empty for fine-tuning.
+    `run` is the content of `run.json`; `epochs` the `losses.jsonl` lines up to the best epoch (pre-training);
+    `result` the content of `result.json` (fine-tuning), else None. `network` is empty for fine-tuning.
     """
 
     run: Mapping[str, Any]
@@ -68,28 +68,28 @@ def export_weights(
     as_folder: bool = False,
     overwrite: bool = False,
 ) -> WeightsResult:
-    """Write the best weights of a run in a format of others, and a model card beside them.
+    """Write the best weights of a run in another format, with a model card next to them.
 
     Args:
-        folder: of a run of pre-training, or of a finished run of fine-tuning.
-        out: the file to write; the card gets its name with `.md` after it.
+        folder: folder of a pre-training run, or of a finished fine-tuning run.
+        out: the file to write; the card has the same name with `.md` appended.
         kind: `official` (METHOD.md section 4), `nnssl` (EXCHANGE.md), or tensors by name: `state-dict` as
-            torch saves them, `safetensors` as that library does. Runs of fine-tuning take the last two.
-        part: `network`, or `encoder`: its encoder alone, by the names that the module of `load_encoder` has,
-            in one of the last two formats.
-        as_folder: of format `nnssl`: make `out` a folder of `checkpoint_final.pth`, `adaptation_plan.json`,
+            torch saves them, `safetensors` as that library does. Fine-tuning runs allow the last two.
+        part: `network`, or `encoder` for the encoder only, under the names used by the module that
+            `load_encoder` returns; needs one of the last two formats.
+        as_folder: with format `nnssl`, make `out` a folder of `checkpoint_final.pth`, `adaptation_plan.json`,
             `config.json` and the card, `README.md`.
-        overwrite: replace what is there.
+        overwrite: replace an existing `out`.
 
     Raises:
-        CallError: there is no run or no finished epoch, something is in the way, the format does not know
+        CallError: there is no run or no finished epoch, `out` is in the way, the format does not support
             the network, or a package is not installed; nothing is written.
         DataError: the checkpoint is damaged, or holds NaN or infinity.
     """
     _check_call(kind, part, as_folder=as_folder)
     folder, out = Path(folder), Path(out)
     if as_folder and out.is_file():
-        raise CallError(f"{out} is a file, and a folder is to be written there: choose another name.")
+        raise CallError(f"{out} is a file, but --folder writes a folder there: choose another name.")
     paths = [out / name for name in _FOLDER] if as_folder else [out, out.with_name(f"{out.name}.md")]
     for path in paths:
         check_file(path, folder, overwrite=overwrite)
@@ -127,10 +127,10 @@ def _check_call(kind: str, part: str, *, as_folder: bool) -> None:
         if value not in allowed:
             raise CallError(f"--{option} {value} is unknown; allowed: {', '.join(allowed)}.")
     if as_folder and kind != "nnssl":
-        raise CallError(f"--folder goes with --format nnssl, and --format {kind} was given: leave it out.")
+        raise CallError(f"--folder needs --format nnssl, not --format {kind}: leave it out.")
     if part == "encoder" and kind not in _OF_ANY:
         raise CallError(
-            f"--format {kind} holds whole networks, and --part encoder was given: give --format "
+            f"--format {kind} holds whole networks, so it does not allow --part encoder: give --format "
             f"{' or --format '.join(_OF_ANY)}."
         )
 
@@ -147,7 +147,7 @@ def _pretrained(folder: Path) -> _Best:
     except (DataError, OSError):
         epochs = []
     if not epochs:
-        raise DataError(f"{losses} is damaged: it does not tell of the {last} epochs that the weights had.")
+        raise DataError(f"{losses} is damaged: it must list the {last} epochs of the checkpoint.")
     return _Best(
         run=run,
         kind=kind,
@@ -165,19 +165,19 @@ def _finetuned(folder: Path, run: Mapping[str, Any], kind: str) -> _Best:
     """Read the network of a finished run of fine-tuning; see `export_weights` for errors."""
     if kind not in _OF_ANY:
         raise CallError(
-            f"--format {kind} is for pre-trained networks, and {folder} holds a fine-tuned one: give "
+            f"--format {kind} is for pre-trained networks, but {folder} holds a fine-tuned one: give "
             f"--format {' or --format '.join(_OF_ANY)}."
         )
     path = folder / "result.json"
     if not path.is_file():
-        raise CallError(f"{folder} is not finished: repeat the command that makes it, and it goes on.")
+        raise CallError(f"{folder} is not finished: run the command that started it again to finish it.")
     result = _json(path) or {}
     for file, content, needed in (
         (folder / "run.json", run, _OF_TUNED),
         (path, result, {"weights", "validation_loss", "metrics", "notes"}),
     ):
         if not content.keys() >= needed:
-            raise DataError(f"{file} is damaged: repeat genesis-train finetune with --overwrite.")
+            raise DataError(f"{file} is damaged: run genesis-train finetune again with --overwrite.")
     best = file_of(folder)
     checkpoint = files.read_checkpoint(best, files.FINETUNED)
     files.check_finite(checkpoint["state_dict"], best)
@@ -195,7 +195,7 @@ def _finetuned(folder: Path, run: Mapping[str, Any], kind: str) -> _Best:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is none."""
+    """Return the JSON object in a file, or None without the file."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -204,13 +204,13 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What `run.json` says of a run of pre-training."""
+    """Return the content of `run.json` of a pre-training run."""
     try:
         described = Run(folder).described()
     except (CallError, DataError, NotADirectoryError):
         raise CallError(
-            f"{folder} holds no run of genesis-train pretrain that this version of genesis-toolkit can read, "
-            "going by its run.json: name the folder of one."
+            f"According to its run.json, {folder} is not a genesis-train pretrain run that this version of "
+            "genesis-toolkit can read: name the folder of one."
         ) from None
     if described is None:
         raise no_run(folder)
@@ -218,8 +218,8 @@ def _described(folder: Path) -> dict[str, Any]:
 
 
 def _encoder_alone(best: _Best, path: Path) -> _Best:
-    """Leave only the encoder of a network, under the names that it has by itself."""
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away at once
+    """Return the encoder of a network, with the names it has on its own."""
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten below
         encoder = encoder_of(build_network(best.kind.name, best.width))
     own = encoder.state_dict()
     before = next((text for text in _BEFORE_ENCODER if text + next(iter(own)) in best.weights), "")
@@ -230,18 +230,18 @@ def _encoder_alone(best: _Best, path: Path) -> _Best:
 
 
 def _content(best: _Best, kind: str) -> dict[str, Any]:
-    """What a file of that format holds."""
+    """Return the content of a file in that format."""
     if kind == "nnssl":
         return nnssl_checkpoint(best.kind, best.width, best.network, best.checkpoint, best.run, best.epochs)
     return _official(best.kind, best.checkpoint) if kind == "official" else dict(best.weights)
 
 
 def _official(kind: Architecture, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The dict of the authors' file, or a `CallError` where it is no network of theirs."""
+    """Return the dict of the authors' format, or raise `CallError` for a network that is not theirs."""
     if kind.name != OF_THE_PAPERS[3]:
         others = "--format nnssl or --format state-dict" if kind.class_name else "--format state-dict"
         raise CallError(
-            f"The official format holds the 3D U-Net only, and this run trained {kind.name}: give {others}."
+            f"The official format holds the 3D U-Net only, but this run trained {kind.name}: give {others}."
         )
     weights = {PREFIX + key: tensor for key, tensor in checkpoint["state_dict"].items()}
     kept = {key: checkpoint[key] for key in ("epoch", "state_dict", "optimizer_state_dict")}

@@ -1,22 +1,22 @@
-"""What both trainers carry from step to step, and their checkpoint files: plain tensors and numbers.
+"""Training state and its checkpoint files, shared by both trainers: plain tensors and numbers.
 
-A file is a dict that `torch.load(..., weights_only=True)` reads. Of pre-training:
+A file is a dict that `torch.load(..., weights_only=True)` reads. For pre-training:
 
     format, version
-    epoch, step             the position: finished epochs, and finished steps of the one begun
-    loss_sum, loss_cubes    of those steps: the loss of every cube added up, and how many cubes
+    epoch, step             the position: finished epochs, and finished steps of the current one
+    loss_sum, loss_cubes    for those steps: the sum of the losses of all cubes, and the number of cubes
     best_epoch, best_loss   the epoch with the lowest validation loss so far, counted from 1
     stale                   epochs since then
-    parameters              of the run
+    parameters              parameters of the run
     state_dict              the weights, under the published names (METHOD.md section 4)
     ema_state_dict          their moving average; None without one
-    optimizer_state_dict    of the optimiser
-    scaler_state_dict       of the loss scaling that fp16 needs; empty otherwise
+    optimizer_state_dict    state of the optimiser
+    scaler_state_dict       state of the loss scaling for fp16; empty otherwise
 
-In `best.pt` the `state_dict` is what was validated: the moving average where there is one. Files of
-fine-tuning have no parameters and no average, and their `best.pt` no optimiser. The learning rate is a pure
-function of the position, and there is no state of a random generator, because the order and the degradations
-are pure functions of seed and epoch.
+In `best.pt` the `state_dict` holds the validated weights: the moving average if there is one. Fine-tuning
+files have no parameters and no average, and their `best.pt` no optimiser. No learning rate and no random
+generator state is stored: the rate is a pure function of the position, the order and the degradations are
+pure functions of seed and epoch.
 """
 
 import io
@@ -36,19 +36,19 @@ from torch.optim import Optimizer
 
 from genesis_toolkit.pipeline.errors import CallError, DataError
 
-_FOREIGN = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")  # torch's message, of one class
+_FOREIGN = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")  # torch's message names one class
 _NAMES_SHOWN = 5
-_LENGTH = 8  # bytes at the beginning of a safetensors file: the length of its header, which is JSON
+_LENGTH = 8  # bytes at the start of a safetensors file: the length of its JSON header
 
-#: The numbers that tell how far a run came, by their names in the file and in `TrainingState`.
+#: The numbers that give the position of a run, by their names in the file and in `TrainingState`.
 POSITION = ("epoch", "step", "loss_sum", "loss_cubes", "best_epoch", "best_loss", "stale")
 
 
 class CheckpointKind(NamedTuple):
-    """What a command, the `maker`, writes, in which format and version.
+    """The format and version of the checkpoints that a command, `maker`, writes.
 
-    Such a file holds at least these keys, beside the position and the weights; `way_out` is said of one that
-    cannot be read.
+    `keys` must be present, besides the position and the weights; `way_out` ends the error message about a
+    file that cannot be read.
     """
 
     maker: str
@@ -68,7 +68,7 @@ FINETUNED = CheckpointKind(
     "genesis-train finetune",
     "genesis-finetune-checkpoint",
     1,
-    way_out=" Repeat the genesis-train finetune that made it, with --overwrite.",
+    way_out=" Run the genesis-train finetune command that made it again, with --overwrite.",
 )
 
 
@@ -78,7 +78,7 @@ def checkpoint_bytes(kind: CheckpointKind, content: Mapping[str, Any]) -> bytes:
 
 
 def saved_bytes(content: Mapping[str, Any]) -> bytes:
-    """Return the file that torch makes of tensors and numbers."""
+    """Return tensors and numbers as the bytes of a torch file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -87,8 +87,8 @@ def saved_bytes(content: Mapping[str, Any]) -> bytes:
 def safetensors_bytes(weights: Mapping[str, Tensor]) -> bytes:
     """Return a safetensors file of tensors by name.
 
-    The format knows no tensor of two names, and nnU-Net's decoders name their encoder's again: the first name
-    is kept, and `load_weights` knows the others from the network.
+    The format cannot give one tensor two names, as nnU-Net's decoders do with their encoder's: the first name
+    is kept, and `load_weights` finds the others from the network.
 
     Raises:
         CallError: the package safetensors is not installed.
@@ -96,7 +96,7 @@ def safetensors_bytes(weights: Mapping[str, Tensor]) -> bytes:
     kept: dict[int, str] = {}
     for key, tensor in weights.items():
         kept.setdefault(tensor.data_ptr(), key)
-    # Of several entries of metadata the format's own writer shuffles the order, and the bytes with it.
+    # The format's own writer shuffles several entries of metadata, which would change the bytes.
     data: bytes = _safetensors().save(
         {key: weights[key].contiguous() for key in kept.values()}, {"format": "pt"}
     )
@@ -108,19 +108,19 @@ def _safetensors() -> Any:
         from safetensors import torch as package
     except ModuleNotFoundError:
         raise CallError(
-            "Files of format safetensors need the package safetensors: install it with pip install "
+            "Files in format safetensors need the package safetensors: install it with pip install "
             '"genesis-toolkit[train]".'
         ) from None
     return package
 
 
 def read_plain(path: Path) -> Any:
-    """Return what a file of torch or safetensors holds, on the CPU, without running anything in it.
+    """Return the content of a torch or safetensors file, on the CPU, without running any code in it.
 
     Raises:
         CallError: it is a safetensors file, and that package is not installed.
-        DataError: the file is missing, cut short, damaged, or holds more than plain tensors and numbers; the
-            classes of what else it holds are named.
+        DataError: the file is missing, cut short, damaged, or holds anything besides plain tensors and
+            numbers; the error names those classes.
     """
     try:
         data = path.read_bytes()
@@ -129,7 +129,7 @@ def read_plain(path: Path) -> Any:
     package = _safetensors() if data[_LENGTH : _LENGTH + 1] == b"{" else None
     try:
         return package.load(data) if package else _unpickled(io.BytesIO(data))
-    except Exception as error:  # a torn or foreign file raises almost anything: pickle, zip and key errors
+    except Exception as error:  # damaged or foreign files raise almost anything: pickle, zip, key errors
         foreign = [] if package else _foreign_classes(data, error)
     if foreign:
         more = f" and {len(foreign) - _NAMES_SHOWN} more" if len(foreign) > _NAMES_SHOWN else ""
@@ -139,77 +139,77 @@ def read_plain(path: Path) -> Any:
             "alone."
         )
     raise DataError(
-        f"{path} is cut short, damaged, or no checkpoint of plain tensors and numbers; nothing else is ever "
-        "loaded."
+        f"{path} is cut short, damaged, or not a checkpoint of plain tensors and numbers; nothing else is "
+        "ever loaded."
     )
 
 
 def _unpickled(file: io.BytesIO) -> Any:
-    if zipfile.is_zipfile(file):  # the checksums of its members, which torch writes and never reads
+    if zipfile.is_zipfile(file):  # check its members' checksums, which torch writes but never reads
         with zipfile.ZipFile(file) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
     file.seek(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch has to say about a foreign file, `read_plain` says
+        warnings.simplefilter("ignore")  # `read_plain` reports foreign files itself
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _foreign_classes(data: bytes, error: Exception) -> list[str]:
-    """Return the classes in a file of torch that it refused to load, by dotted name."""
+    """Return the dotted names of the classes that torch refused to load from a file."""
     first = _FOREIGN.search(str(error))
     if first is None:
         return []
-    try:  # this knows them all, in torch's newer file format only
+    try:  # lists all of them, but only for torch's newer file format
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))) or [first[1]]
     except Exception:
         return [first[1]]
 
 
 def read_checkpoint(path: Path, kind: CheckpointKind = PRETRAINED) -> dict[str, Any]:
-    """Read a checkpoint of that kind onto the CPU: the dict of the module's docstring.
+    """Read a checkpoint of that kind onto the CPU, as the dict in the module docstring.
 
     Raises:
-        DataError: the file is missing, cut short, of another version, or no checkpoint of this kind.
+        DataError: the file is missing, cut short, of another version, or not a checkpoint of this kind.
     """
     try:
         checkpoint = read_plain(path)
     except DataError as error:
         raise DataError(f"{error}{kind.way_out}") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != kind.format:
-        raise DataError(f"{path} is no checkpoint of {kind.maker}.{kind.way_out}")
+        raise DataError(f"{path} is not a checkpoint of {kind.maker}.{kind.way_out}")
     needed = {*POSITION, "state_dict", *kind.keys}
     if checkpoint.get("version") != kind.version or not checkpoint.keys() >= needed:
         raise DataError(
-            f"{path} is a checkpoint of format version {checkpoint.get('version')}, this program reads "
+            f"{path} has checkpoint format version {checkpoint.get('version')}, but this program reads "
             f"version {kind.version}: use the version of genesis-toolkit that wrote it.{kind.way_out}"
         )
     return checkpoint
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Check that no tensor that was read from `path` holds NaN or infinity, also as float32.
+    """Check that no tensor read from `path` holds NaN or infinity, even as float32.
 
     Raises:
-        DataError: one does; the first is named.
+        DataError: a tensor does; the error names the first.
     """
     for key, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             count = int((~torch.isfinite(tensor.float())).sum())
             raise DataError(
                 f"{path} has NaN or infinity in {key} ({count:,} of its {tensor.numel():,} values): the "
-                "training that made it broke down, so take an earlier checkpoint."
+                "training that wrote it diverged, so use an earlier checkpoint."
             )
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict, read from `path`, that must fit exactly.
+    """Load a state dict, read from `path`, that must match exactly.
 
-    Where the model has several names for one tensor, one of them is enough.
+    If the model has several names for one tensor, the file needs only one of them.
 
     Raises:
-        DataError: a key is missing or left over, a shape differs, or a tensor holds NaN or infinity: the key
-            is named, and both shapes.
+        DataError: a key is missing or left over, a shape differs, or a tensor holds NaN or infinity; the
+            error names the key and both shapes.
     """
     own = model.state_dict()
     known = {own[key].data_ptr(): tensor for key, tensor in weights.items() if key in own}
@@ -219,28 +219,28 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
             raise DataError(f"{path} has no {key}, which the network needs.")
         there, needed = tuple(weights[key].shape), tuple(tensor.shape)
         if there != needed:
-            raise DataError(f"{path} has {key} of shape {there}, the network needs {needed}.")
+            raise DataError(f"{path} has {key} of shape {there}, but the network needs {needed}.")
     for key in weights:
         if key not in own:
-            raise DataError(f"{path} has {key}, which the network does not know.")
+            raise DataError(f"{path} has {key}, which the network does not have.")
     check_finite(weights, path)
     model.load_state_dict(weights)
 
 
 @dataclass
 class TrainingState:
-    """A network in training and how far it came.
+    """A network in training, with its position in the run.
 
     Attributes:
         model: the network, on the device that trains.
         optimiser: its optimiser.
-        scaler: of the loss; does nothing but in fp16.
+        scaler: loss scaling; does nothing except in fp16.
         ema: the moving average of the weights, as a network; None without one.
-        decay: of the moving average.
-        epoch: how many epochs are finished.
-        step: how many steps of the next epoch are finished.
-        loss_sum: the loss of every cube in those steps, added up.
-        loss_cubes: how many cubes that were.
+        decay: decay of the moving average.
+        epoch: number of finished epochs.
+        step: number of finished steps of the next epoch.
+        loss_sum: sum of the losses of all cubes in those steps.
+        loss_cubes: number of those cubes.
         best_epoch: the epoch, counted from 1, with the lowest validation loss so far; 0 before the first.
         best_loss: that loss; infinite before the first.
         stale: finished epochs since the best.
@@ -261,31 +261,31 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return next(self.model.parameters()).device
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The network, and its average where there is one."""
+        """The network, and its moving average if there is one."""
         return [self.model] if self.ema is None else [self.model, self.ema]
 
     @property
     def loss(self) -> float:
-        """The mean loss of the epoch's cubes so far, each as it was when its batch came."""
+        """Mean loss of the epoch's cubes so far, each taken at its own step."""
         return self.loss_sum / self.loss_cubes
 
     def set_learning_rate(self, lr: float) -> None:
-        """For the steps to come."""
+        """Set the learning rate of the next steps."""
         for group in self.optimiser.param_groups:
             group["lr"] = lr
 
     def finish_step(self, loss: float, cubes: int) -> None:
-        """Count one more finished step, of so many cubes with this mean loss; the average follows."""
+        """Count a finished step on `cubes` cubes with mean loss `loss`, and update the moving average."""
         self.step += 1
         self.loss_sum += loss * cubes
         self.loss_cubes += cubes
         if self.ema is not None:
-            # Not by the state dict, which names one tensor several times in nnU-Net's networks.
+            # Not through the state dict, which names some tensors of nnU-Net's networks several times.
             both = ([*network.parameters(), *network.buffers()] for network in (self.ema, self.model))
             with torch.no_grad():
                 for ours, theirs in zip(*both, strict=True):
@@ -295,7 +295,7 @@ class TrainingState:
                         ours.copy_(theirs)
 
     def finish_epoch(self, validation_loss: float) -> bool:
-        """Count one more finished epoch; True when its validation loss is the best so far."""
+        """Count a finished epoch; return True if its validation loss is the best so far."""
         self.epoch += 1
         self.step, self.loss_sum, self.loss_cubes = 0, 0.0, 0
         self.stale += 1
@@ -304,9 +304,9 @@ class TrainingState:
         return self.stale == 0
 
     def content(self, parameters: Mapping[str, Any], *, best: bool = False) -> dict[str, Any]:
-        """Return what a checkpoint file keeps of a run with these parameters.
+        """Return the content of a checkpoint file for a run with these parameters.
 
-        The `best` is to be used, not to go on from: its weights are those that were validated.
+        With `best`, the validated weights only: such a file is for use, not for resuming.
         """
         return {
             **{name: getattr(self, name) for name in POSITION},
@@ -318,10 +318,10 @@ class TrainingState:
         }
 
     def restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        """Take over what `read_checkpoint` gave, so that training goes on from there.
+        """Restore the state from a checkpoint returned by `read_checkpoint`, so that training resumes there.
 
         Raises:
-            DataError: a tensor is missing, left over or of another shape; the sentence names it.
+            DataError: a tensor is missing, left over or of another shape; the error names it.
         """
         load_weights(self.model, checkpoint["state_dict"], path)
         if self.ema is not None:

@@ -1,9 +1,9 @@
-"""Weights for nnU-Net v2: the checkpoint with an adaptation plan that its pre-trained training reads.
+"""Weights for nnU-Net v2: a checkpoint with the adaptation plan that its fine-tuning commands read.
 
 EXCHANGE.md describes it; nnU-Net's own training takes the same file as `-pretrained_weights`. Its arrays have
-the axes z, y, x where ours have x, y, z. So every kernel is turned, and so are spacing and patch size; the
-plan then asks for no transposition of its own, and whoever reads it, with regard for `transpose_forward` or
-without, feeds the network as it was trained.
+the axes z, y, x where ours have x, y, z, so kernels, spacing and patch size are reversed here. The plan then
+requests no transposition, so any reader, whether or not it respects `transpose_forward`, feeds the network
+as it was trained.
 """
 
 import copy
@@ -31,21 +31,21 @@ def nnssl_checkpoint(
     run: Mapping[str, Any],
     epochs: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What a file of format nnssl holds: plain tensors, numbers and text. The network is left as it is.
+    """Return the content of an nnssl file: plain tensors, numbers and text. `network` stays unchanged.
 
-    The checkpoint is the one that its weights are from, `run` what `run.json` says of the run, `epochs` what
-    `losses.jsonl` says up to that epoch.
+    `checkpoint` is the source of the weights, `run` the content of `run.json`, `epochs` the lines of
+    `losses.jsonl` up to that epoch.
 
     Raises:
-        CallError: nnU-Net has no such network, or the run does not know the spacing of its scans.
+        CallError: nnU-Net has no such network, or the run does not record the spacing of its scans.
     """
     if not kind.class_name:
         raise CallError(
-            f"nnU-Net has no {kind.words}, which this run trained ({kind.name}): give "
+            f"nnU-Net has no {kind.words}, the network of this run ({kind.name}): give "
             f"{'--format official or ' if kind.name == OF_THE_PAPERS[3] else ''}--format state-dict."
         )
     turned = copy.deepcopy(network)
-    for weights in turned.parameters():  # every tensor once, also where it has several names
+    for weights in turned.parameters():  # each tensor once, even if it has several names
         weights.data = _turn(weights.data)
     return {
         "network_weights": dict(turned.state_dict()),
@@ -75,11 +75,11 @@ def nnssl_checkpoint(
 
 
 def folder_files(checkpoint: Mapping[str, Any], kind: Architecture, width: int) -> dict[str, bytes]:
-    """Return what lies beside `checkpoint_final.pth` in a folder of format nnssl, by file name.
+    """Return the other files of an nnssl folder, next to `checkpoint_final.pth`, by file name.
 
-    `adaptation_plan.json` is the checkpoint's plan, with the network as nnU-Net's own plans name it besides.
-    `config.json` says how the network is fed, and holds a configuration that a plan of nnU-Net takes as it
-    is, so that the plan's network has the shapes of the weights.
+    `adaptation_plan.json` holds the checkpoint's plan and also the network as nnU-Net's plans name it.
+    `config.json` describes the network's input, and holds a configuration that can be pasted into an nnU-Net
+    plan to give its network the shapes of the weights.
     """
     plan = checkpoint["nnssl_adaptation_plan"]
     (pretrained,) = plan["pretrain_plan"]["configurations"].values()
@@ -113,8 +113,8 @@ def _pretrain_plan(run: Mapping[str, Any]) -> dict[str, Any]:
     store = run["store"]
     if not all(store.get("spacing_mm", [0.0])):
         raise CallError(
-            "The run does not know the spacing of its scans, which format nnssl has to tell: its cubes were "
-            "imported, or it was begun with an earlier version. Give --format state-dict, or train again."
+            "The run does not record the spacing of its scans, which format nnssl needs: its cubes were "
+            "imported, or an earlier version started it. Give --format state-dict, or train again."
         )
     spacing = list(reversed(store["spacing_mm"]))
     name = "onemmiso" if spacing == [1.0, 1.0, 1.0] else "noresample"
@@ -131,8 +131,8 @@ def _pretrain_plan(run: Mapping[str, Any]) -> dict[str, Any]:
                 "data_identifier": f"{_PLANS}_{name}",
                 "preprocessor_name": "DefaultPreprocessor",
                 "spacing_style": name,
-                # nnU-Net standardises what it feeds, and has no scheme that maps a window to [0, 1]. The
-                # first instance norm takes the scale away; the shift is felt from the cube's border on.
+                # nnU-Net standardises its input and has no scheme that maps a window to [0, 1]. The first
+                # instance norm removes the scale; only near the cube's border does the shift have an effect.
                 "normalization_schemes": ["ZScoreNormalization"],
                 "use_mask_for_norm": [False],
                 "resampling_fn_data": "resample_data_or_seg_to_shape",
@@ -151,7 +151,7 @@ def _resampling(*, is_seg: bool, order: int) -> dict[str, Any]:
 
 
 def _turn(tree: Any) -> Any:
-    """Kernels `[out, in, x, y, z]` as `[out, in, z, y, x]`, in whatever dicts and lists they lie."""
+    """Return a tree with kernels `[out, in, x, y, z]` turned into `[out, in, z, y, x]`, at any depth."""
     if isinstance(tree, Tensor):
         return tree.permute(0, 1, 4, 3, 2).contiguous() if tree.ndim == _VOLUME else tree
     if isinstance(tree, Mapping):
