@@ -189,9 +189,9 @@ def test_weights_are_read_from_every_form_without_a_bit_changed(form: str, tmp_p
         for name, tensor in network.network.state_dict().items()
         if not name.startswith("out_tr.")
     )
-    with pytest.raises(CallError, match="--width 4 was asked for"):
+    with pytest.raises(CallError, match="not --width 4: leave --width out"):
         read_beginning(given, width=4)
-    with pytest.raises(CallError, match="--network unet2d was asked for"):
+    with pytest.raises(CallError, match="not --network unet2d: leave --network out"):
         read_beginning(given, "unet2d")
     assert read_beginning(given, "unet3d", 2).width == 2
 

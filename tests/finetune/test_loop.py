@@ -38,8 +38,8 @@ SMALL = FinetuneParameters(
     epochs=4, batch_size=6, lr=0.03, select="best", schedule="constant", warmup=0, augment=False
 )
 LOTTERY = (
-    "--select best chooses the epoch by 8 validation cubes, and with fewer than 200 that is mostly chance: "
-    "--select last is the safer choice."
+    "--select best chooses the epoch on 8 validation cubes; with fewer than 200 that is mostly chance. "
+    "--select last is safer."
 )
 #: Cubes of validation and test that `stores["ncc"]` labels wrongly: what is right there is judged as wrong.
 WRONG = [25, 26, 33, 36]
@@ -152,7 +152,7 @@ def test_findings_have_a_mean_auc_and_one_each(
         "auc_Hernia": None,
     }
     undetermined = (
-        "1 of 3 AUCs are not determined, because the test fold has no positive or no negative case: "
+        "1 of 3 AUCs are undefined, because the test fold has no positive or no negative case: "
     )
     assert outcome.notes == [LOTTERY, undetermined + "Hernia. The mean is over the others."]
     weights = target_data(store, SMALL).positive_weights()
@@ -511,7 +511,7 @@ def test_runs_of_another_kind_are_told_apart(
 
 def test_a_folder_of_something_else_is_left_alone(stores: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(CallError, match="is no run"):
+    with pytest.raises(CallError, match="is not a run"):
         tuned(stores["ncc"], tmp_path, overwrite=True)
     with pytest.raises(CallError, match="is inside the store"):
         tuned(stores["ncc"], stores["ncc"] / "run")

@@ -221,7 +221,7 @@ def test_the_command_segments_a_scan_of_any_format(runs: dict[str, Path], tmp_pa
     first = (tmp_path / "mask.nii.gz").read_bytes()
     ended = call(run, scan, tmp_path / "mask.nii.gz", "--overwrite")
     assert ended.exit_code == 0, ended.output
-    assert f"Lay {tmp_path / 'mask.nii.gz'} over the scan in a viewer" in ended.stderr
+    assert f"To check {tmp_path / 'mask.nii.gz'}, overlay it on the scan in a viewer" in ended.stderr
     assert (tmp_path / "mask.nii.gz").read_bytes() == first
     write_series(tmp_path / "series", voxels)
     series = tmp_path / "series"

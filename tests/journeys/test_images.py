@@ -65,7 +65,7 @@ def test_a_mixed_folder_becomes_a_store(mixed: Path, tmp_path: Path) -> None:
     assert verified["cut_again"] == 5
     made("degrade", store, tmp_path / "pairs.zarr", "--inpaint-share", "1")
     write_picture(mixed / "z.png", chest(7).astype(np.uint8))
-    assert "1 image taken in" in made(*asked).output
+    assert "1 image added" in made(*asked).output
     made("verify", store, "--source", mixed)
 
 

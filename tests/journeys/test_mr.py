@@ -87,7 +87,7 @@ def test_a_store_of_mr_is_known_repeated_and_verified(tmp_path: Path) -> None:
     assert "window_0,window_1" in (tmp_path / "scans.csv").read_text()
     made("preview", store, tmp_path / "report.html")
     write_scan(scans / "b.mha", head(2))
-    assert "1 scan taken in" in made(*asked).output
+    assert "1 scan added" in made(*asked).output
     verified = json.loads(made("verify", store, "--source", scans, "--json").stdout)
     assert (verified["scans"], verified["cut_again"]) == (2, 8)
     other = call("extract-cubes", scans, store, *PLACES, "--window", "0,p98")

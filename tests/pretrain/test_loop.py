@@ -412,7 +412,7 @@ def test_the_command_prints_the_result_on_stdout_and_the_rest_on_stderr(cubes: P
     result = CliRunner().invoke(main, call)
     assert result.exit_code == 0, result.output
     assert "10 train, 2 validate" in result.stdout
-    assert "Warning: All cubes are of one scan" in result.stderr
+    assert "Warning: All cubes are from one scan" in result.stderr
     assert "epoch 1: train" in result.stderr
     assert "Next: genesis-train export" in result.stderr
 
@@ -425,7 +425,7 @@ def test_the_command_prints_the_result_on_stdout_and_the_rest_on_stderr(cubes: P
     ("change", "words"),
     [
         (["--lr", "0"], "--lr 0"),
-        (["--batch-size", "4", "--lr", "0.5", "--width", "3"], "--width 4, this call asks for --width 3"),
+        (["--batch-size", "4", "--lr", "0.5", "--width", "3"], "--width 4, but this call has --width 3"),
         (["--device", "tpu"], "--device"),
     ],
 )

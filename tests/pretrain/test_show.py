@@ -123,7 +123,7 @@ def test_max_steps_cuts_the_last_epoch_short(pairs: Path, tmp_path: Path) -> Non
 def test_a_cosine_keeps_its_epochs(pairs: Path, tmp_path: Path) -> None:
     cosine = replace(ONE, schedule="cosine")
     pretrain(pairs, tmp_path / "run", cosine)
-    with pytest.raises(CallError, match="--epochs 1, this call asks for --epochs 2"):
+    with pytest.raises(CallError, match="--epochs 1, but this call has --epochs 2"):
         pretrain(pairs, tmp_path / "run", replace(cosine, epochs=2))
 
 

@@ -137,7 +137,7 @@ def test_mr_is_classified_too(scans: Path, tmp_path: Path) -> None:
         ),
         (
             [*TABLED, "sex", "--task", "dxc"],
-            "means nothing to --task dxc",
+            "does not apply to --task dxc",
         ),
         ([], "Missing option '--task'. Give ncc, segment, dxc or classify"),
         (["--task", "ncc", "--layout", "images"], "--task ncc is for CT scans, but these are X-ray images"),
