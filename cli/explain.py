@@ -155,10 +155,7 @@ def _verdict(found: "gt.Explanation") -> str:
         )
     if found.passing < _CUBES:
         return f"This scan gives at most {found.passing} {several}: no other positions pass."
-    return (
-        f"This scan has enough positions: {_CUBES} {several} are drawn from {found.passing:,}, all equally "
-        "likely."
-    )
+    return f"Enough positions pass: {_CUBES} {several} are drawn from {found.passing:,}, all equally likely."
 
 
 def _say_next(source: Path, found: "gt.Explanation", asked: "gt.ExtractParameters", layout: str) -> None:

@@ -112,7 +112,7 @@ def test_the_command_explains(tmp_path: Path) -> None:
     done = call(scan, *SMALL, "--png", png)
     assert done.exit_code == 0, done.output
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert "This scan has enough positions" in done.stdout
+    assert "Enough positions pass" in done.stdout
     assert "40 x 38 x 36, 28 x 27 x 54 mm" in done.stdout
     assert f"Next: genesis-prep extract-cubes {scan} cubes.zarr --size 16,16,16 --border 2,2,2" in done.stderr
     lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]

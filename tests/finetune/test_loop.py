@@ -151,9 +151,7 @@ def test_findings_have_a_mean_auc_and_one_each(
         "auc_Nodule": pytest.approx(each[1]),
         "auc_Hernia": None,
     }
-    undetermined = (
-        "1 of 3 AUCs are undefined, because the test fold has no positive or no negative case: "
-    )
+    undetermined = "1 of 3 AUCs are undefined, because the test fold has no positive or no negative case: "
     assert outcome.notes == [LOTTERY, undetermined + "Hernia. The mean is over the others."]
     weights = target_data(store, SMALL).positive_weights()
     assert weights.tolist() == [1.0, 1.0, 24.0]  # 24 cubes, half of them positive, or none

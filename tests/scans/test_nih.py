@@ -263,7 +263,7 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "c.zarr: 3 cubes from 3 of 3 images." in done.stdout
     assert "1 image of the test list not used: pre-training on a test set leaks." in done.stderr
-    assert "1 image of the train-val list not there" in done.stderr
+    assert "1 image of the train-val list not found" in done.stderr
     assert "test list are included" not in done.stderr
     facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)
     assert (facts["done_before"], facts["other_list"], facts["absent"]) == (True, 1, 1)
@@ -278,8 +278,8 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
         ),
         ("--subsets 0-6", "--subsets is for CT scans; X-ray images have no subsets: leave it out."),
         ("--plane axial", "--plane is for CT scans"),
-        ("--size 6,5,4", "--size 6,5,4: an image needs two edges"),
-        ("--cubes-per-scan 0", "--cubes-per-scan 0: a number of crops from 1"),
+        ("--size 6,5,4", "--size 6,5,4: for images it must be two edges"),
+        ("--cubes-per-scan 0", "--cubes-per-scan 0: must be between 1 and 10000 crops"),
     ],
 )
 def test_options_of_ct_are_refused(nih: Path, tmp_path: Path, words: str, said: str) -> None:

@@ -133,7 +133,7 @@ def test_mr_is_classified_too(scans: Path, tmp_path: Path) -> None:
         ),
         (
             [*TABLED, "sex", "--negatives", "3"],
-            "--negatives means nothing",
+            "--negatives does not apply",
         ),
         (
             [*TABLED, "sex", "--task", "dxc"],
