@@ -195,13 +195,13 @@ def arms_of(cubes: Path, out: Path, parameters: gt.PretrainParameters) -> list[A
 
 def compare(
     targets: Sequence[Path], arms: Sequence[Arm], out: Path, parameters: gt.FinetuneParameters,
-    labels: Sequence[int], trials: int,
+    labels: Sequence[int], trials: int, device: str = "cpu",
 ) -> Evidence:  # fmt: skip
     """All arms on these tasks; the primary outcome is dropped skips against scratch at the middle point."""
     task, middle = targets[0].name.removesuffix(".zarr"), sorted(labels)[len(labels) // 2]
     primary = Primary(f"{task}, {middle} labels", arms[0].name, arms[-1].name)
     written = gt.compare_trials(
-        targets, arms, out, parameters, trials=trials, labels=labels, primary=primary, device="cpu", say=say
+        targets, arms, out, parameters, trials=trials, labels=labels, primary=primary, device=device, say=say
     )
     show(out.name, written.evidence)
     return written.evidence
