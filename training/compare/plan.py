@@ -208,7 +208,7 @@ class Trial:
 
     @property
     def outcome(self) -> str:
-        """The name of the task with the point on the curve, as in tables."""
+        """The name of the task with the point on the curve, for tables."""
         point = f", {self.labels} labels" if self.labels else ""
         return f"{self.task}{point}" + (f", {counted(self.steps, 'step')}" if self.steps else "")
 

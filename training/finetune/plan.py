@@ -34,7 +34,7 @@ class FinetunePlan:
         beginning: initial weights (`Beginning.describe`).
         parameters: those of the run, by name.
         steps: steps per epoch.
-        train_scans, train_cubes, validation_cubes, test_cubes: as in `FinetuneOutcome`.
+        train_scans, train_cubes, validation_cubes, test_cubes: see `FinetuneOutcome`.
         model_bytes: memory for weights, gradients and Adam's two averages, at most: frozen ones need none.
         batch_bytes: memory kept from the largest batch until its backward pass, in float32.
         files: files that the run would write.

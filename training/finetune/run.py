@@ -42,7 +42,7 @@ _OF_NETWORK = ("network", "width")  # a run's parameters besides `FinetuneParame
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """One finished epoch, counted from 1, as in `losses.jsonl`.
+    """One finished epoch, counted from 1: one line of `losses.jsonl`.
 
     The training loss is the mean over the labelled cubes, each taken at its own step; a validation loss of
     None means that this epoch was not validated. `kept` says whether its network is the one to evaluate; the

@@ -214,7 +214,7 @@ def check_batch(name: str, size: tuple[int, ...], cubes: int) -> None:
 
 
 def _build_nnunet(kind: Architecture, width: int) -> nn.Module:
-    """Return one of nnU-Net's networks, initialised as in nnU-Net, with our last convolution."""
+    """Return one of nnU-Net's networks, initialised by its own rule, with our last convolution."""
     try:
         from dynamic_network_architectures.architectures import unet
     except ModuleNotFoundError as error:

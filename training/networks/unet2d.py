@@ -88,7 +88,7 @@ class ResNet18Encoder(nn.Module):
             self.add_module(f"layer{level + 1}", blocks)
         self.output_channels = [width, *(width * 2**level for level in range(4))]
         for part in self.modules():
-            if isinstance(part, nn.Conv2d):  # initialised as in He et al.
+            if isinstance(part, nn.Conv2d):  # initialised by the rule of He et al.
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:

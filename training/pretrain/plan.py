@@ -31,7 +31,7 @@ class PretrainPlan:
         optimiser, lr, batch_size: those of the run.
         steps: steps per epoch.
         epochs: largest number of epochs left.
-        train_cubes, validation_cubes, split, warning: as in `PretrainOutcome`.
+        train_cubes, validation_cubes, split, warning: see `PretrainOutcome`.
         model_bytes: memory for weights, gradients, optimiser state and the moving average.
         batch_bytes: memory that one process keeps from a batch until its backward pass, in float32. Mixed
             precision needs less; running kernels need more.

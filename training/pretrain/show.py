@@ -39,7 +39,7 @@ _ROWS = 15
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One finished epoch, as in `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
+    """One finished epoch: a line of `losses.jsonl`. Losses are mean squared errors of values in [0, 1].
 
     Attributes:
         epoch: counted from 1; `steps` steps, all with one variant.
@@ -190,7 +190,7 @@ def draw_losses(path: Path, records: Sequence[Mapping[str, Any]], baselines: Bas
 
     Args:
         path: path of the picture.
-        records: the finished epochs, as in `losses.jsonl`; at least one.
+        records: the finished epochs, lines of `losses.jsonl`; at least one.
         baselines: drawn as horizontal lines.
     """
     epochs = [record["epoch"] for record in records]

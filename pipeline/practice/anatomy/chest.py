@@ -160,7 +160,7 @@ def _scanned(hu: Floats, noise: float, padding: int | None, draw: np.random.Gene
 
 
 def _turned(chest: Chest) -> Chest:
-    """Return the patient with both in-plane axes reversed, as in a few LUNA16 scans."""
+    """Return the patient with both in-plane axes reversed, which a few LUNA16 scans have."""
     last = np.array([chest.hu.shape[0] - 1, chest.hu.shape[1] - 1, 0], dtype=np.float64)
     x, y, z = chest.to_world(last).tolist()
 
