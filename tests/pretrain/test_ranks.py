@@ -155,9 +155,12 @@ def test_two_processes_measure_the_same_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_a_level_below_a_quarter_is_warned_of() -> None:
-    assert collapse_words([LevelRank(1, 8, 4.0, 1.0), LevelRank(2, 16, 9.0, 12.0)]) is None
-    words = collapse_words([LevelRank(1, 8, 4.0, 3.0), LevelRank(2, 16, 9.96, 2.4)])
+    assert collapse_words([LevelRank(1, 8, 4.0, 1.0), LevelRank(2, 16, 9.0, 12.0)], 0.0) is None
+    ranks = [LevelRank(1, 8, 4.0, 3.0), LevelRank(2, 16, 9.96, 2.4)]
+    words, dropping = collapse_words(ranks, 0.0), collapse_words(ranks, 0.5)
     assert words is not None
     assert "(effective rank: level 2 from 10.0 to 2.4)" in words
     assert "level 1" not in words
     assert "--drop-skips 0.5" in words
+    assert dropping is not None
+    assert "--drop-skips" not in dropping

@@ -215,7 +215,7 @@ def _take_part(call: Call, report: Progress, say: Say) -> PretrainOutcome:
             )
             trainer.train()
         outcome = group.from_lead(lambda: _outcome(run, state, data, baselines, ranks, status))
-        if warning := collapse_words(outcome.effective_rank):
+        if warning := collapse_words(outcome.effective_rank, call.parameters.drop_skips):
             say(warning)
         return outcome
 

@@ -111,13 +111,21 @@ def compare_ranks(network: nn.Module, first: Sequence[float], best: Sequence[flo
     return [LevelRank(number, *each) for number, each in enumerate(known, 1)]
 
 
-def collapse_words(ranks: Sequence[LevelRank]) -> str | None:
-    """Return the warning about levels below a quarter of their initial rank, or None."""
+def collapse_words(ranks: Sequence[LevelRank], drop_skips: float) -> str | None:
+    """Return the warning about levels below a quarter of their initial rank, or None.
+
+    `drop_skips` is that of the run: what it already does is not recommended.
+    """
     fallen = [rank for rank in ranks if rank.best < LEAST_SHARE * rank.first]
     if not fallen:
         return None
     listed = ", ".join(f"level {rank.level} from {rank.first:.1f} to {rank.best:.1f}" for rank in fallen)
+    advice = (
+        "compare it with random weights before you use it."
+        if drop_skips
+        else "--drop-skips 0.5 keeps deep levels in use."
+    )
     return (
         "Warning: pre-training has reduced the number of directions in which the features vary (effective "
-        f"rank: {listed}). A frozen encoder will work poorly; --drop-skips 0.5 keeps deep levels in use."
+        f"rank: {listed}). A frozen encoder may work poorly; {advice}"
     )
