@@ -49,7 +49,7 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
     ),
     options.option(
         "--width",
-        "Width of networks from scratch.  [default: that of weights with as many axes, or the published]",
+        "Width of networks from scratch.  [default: that of the given weights, or the published one]",
         int,
     ),
 )
