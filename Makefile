@@ -1,7 +1,7 @@
-# make demo: the whole journey on practice scans      make test: every check and test
+# make demo: every step on practice scans      make test: every check and test
 # make quick: the tests to run all day                make bench [JSON=bench.json], make docs
-# make lowest: a small journey with the oldest dependencies that pyproject.toml allows; takes the package index
-# A machine without a GPU wants the CPU build of torch; see "CPU and CUDA" in the README.
+# make lowest: a small journey with the oldest dependencies that pyproject.toml allows; needs the package index
+# Without a GPU, install the CPU build of torch; see "CPU and CUDA" in the README.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +14,7 @@ SOURCES := $(shell find face pipeline cli training -name '*.py')
 
 .PHONY: demo test quick lint bench docs lowest clean
 
-# The package is installed, not linked, so that what runs is what a user gets.
+# The package is installed, not linked, so that the tests run what users get.
 $(VENV)/run: pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) '.[train]'
@@ -28,7 +28,7 @@ demo: $(VENV)/run
 	rm -rf $(DEMO)
 	$(BIN)/genesis-prep demo $(DEMO)
 
-# In two processes, which wait for one another's commands, kills and servers no longer.
+# In two processes, so that one works while the other waits for commands, kills and servers.
 test: lint docs
 	$(BIN)/pytest -n 2 --dist worksteal
 
