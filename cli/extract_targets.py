@@ -21,7 +21,7 @@ _COMMON = {"task", "workers", "scheduler", "dry_run", "overwrite", "source", "ta
 
 
 def _columns(text: str) -> tuple[str, ...]:
-    """Split a list at its commas; a column name with a comma must be in double quotes, as in CSV files."""
+    """Split a list at its commas; a column name with a comma must be in double quotes (CSV rules)."""
     return tuple(column.strip() for column in next(csv.reader([text]), []))
 
 

@@ -480,12 +480,12 @@ def test_damaged_files_of_a_run_are_named_with_the_way_out(
     run = tmp_path / "run"
     shutil.copytree(runs["ncc"].run, run)
     (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:500])
-    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*Run the genesis-train finetune.*--overwrite"):
+    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*again, with --overwrite"):
         read_finetuned(run)
-    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*Run the genesis-train finetune.*--overwrite"):
+    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*again, with --overwrite"):
         tuned(stores["ncc"], run)
     (run / "result.json").unlink()  # as if the run had still been at work
-    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*Run the genesis-train finetune.*--overwrite"):
+    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*again, with --overwrite"):
         tuned(stores["ncc"], run)
     (run / "run.json").write_text('{"format": "gen', encoding="utf-8")
     with pytest.raises(DataError, match=r"run\.json is damaged: give --overwrite"):

@@ -1,7 +1,7 @@
 """The data of a fine-tuning run: an opened target store and its labelled scans, ready to stream.
 
-Voxels travel as whole numbers, as in pre-training (`ring`). Everything read in every epoch is kept in memory
-if it fits, also as whole numbers; otherwise it is read from the store each time.
+Voxels travel as whole numbers, like those of pre-training (`ring`). Everything read in every epoch is kept
+in memory if it fits, also as whole numbers; otherwise it is read from the store each time.
 """
 
 import math

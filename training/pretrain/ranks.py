@@ -81,7 +81,7 @@ def level_ranks(
 ) -> list[float]:
     """Measure the effective rank of every level's features, each averaged over its voxels.
 
-    The cubes are undegraded, as in a target task. Batch norm uses batch statistics, in 2D as well: the
+    The cubes are undegraded, as a target task uses them. Batch norm uses batch statistics, in 2D as well: the
     initial weights have no meaningful running statistics, so their ranks could not be compared. The network
     stays unchanged. The processes of a group take whole batches in turn, so the result is the same to the bit
     for any number of processes.
