@@ -39,6 +39,7 @@ PROGRAMS = {"genesis-prep": genesis_toolkit.cli.prep.main, "genesis-train": gene
 OTHERS = {"--help", "--version", "--check", "--quiet"}
 OTHERS |= {"--host", "--port", "--no-dashboard", "--scheduler-file", "--nthreads", "--memory-limit"}  # dask
 OTHERS |= {"--job-name", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--time", "--signal"}  # SLURM
+OTHERS |= {"--pneumonia", "--nih"}  # studies/evidence.py
 OTHERS |= {"--array", "--mem", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--kill-on-bad-exit"}
 OTHERS |= {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"}  # torchrun
 MOST_NOT_RUN = 11

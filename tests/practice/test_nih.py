@@ -153,7 +153,7 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(tmp_path):
     call = ["phantom", str(tmp_path / "x"), "--layout", "nih", "--scans", "1", "--shape", "64,64"]
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0
-    assert "1 image of 64 x 64 pixels, of 1 patient, is in" in done.stdout
+    assert "1 image of 64 x 64 pixels, of 1 patient, to" in done.stdout
     assert f"Next: genesis-prep extract-cubes {tmp_path / 'x'} cubes.zarr --layout nih" in done.stderr
     again = CliRunner().invoke(main, call)
     assert again.exit_code == 2

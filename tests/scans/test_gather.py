@@ -152,7 +152,7 @@ def test_slices_that_cannot_be_read_are_one_row(tmp_path: Path, damage: bytes) -
         path.write_bytes(damage)
     (source,) = find_scans(tmp_path).sources
     assert source.path == "p/001.dcm"
-    assert "so do 5 more files" in source.problem
+    assert "(and 5 more files in its folder)" in source.problem
 
 
 @pytest.mark.parametrize("name", ["._{}", ".DS_Store", "Thumbs.db"])
