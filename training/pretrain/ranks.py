@@ -48,7 +48,6 @@ def effective_rank(features: NDArray[np.floating]) -> float:
     The mean of every channel is subtracted first. For the singular values s of the rest,
     p = s / (s_1 + s_2 + ...), and the rank is exp(-(p_1 log p_1 + p_2 log p_2 + ...)): k if the features
     vary equally in k directions, 1 along a single one.
-    vary equally far in k directions, 1 along a single one.
 
     Args:
         features: float `[cube, channel]`.
