@@ -1,7 +1,7 @@
 """`genesis-prep extract-cubes`: cut a cube store from a folder of scans."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,6 @@ _OF_SCANS = {
     "spacing": "X-ray images are resized to --size",
     "orient": "an X-ray image has no axes to reorder",
 }
-#: Options whose texts go into the card of the finished store.
-_OF_CARD = ("title", "licence", "citation", "contact")
 
 
 def _subsets(text: str) -> tuple[int, ...]:
@@ -131,7 +129,8 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
     from genesis_toolkit.cli.cautions import cautions_of_size
     from genesis_toolkit.pipeline.describe.publish import Publication, publish
 
-    said = {name: text for name in _OF_CARD if (text := given.pop(name)) is not None}
+    facts = [field.name for field in fields(Publication)]
+    said = {name: text for name in facts if (text := given.pop(name)) is not None}
     publication = Publication(**said)  # a text that is too long is refused before anything is cut
     parameters = _parameters(source, options.given_options())
     output.say(*cautions_of_size(parameters.size), err=True)

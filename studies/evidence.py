@@ -28,6 +28,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as genesis-train does, before torch is loaded
 
 import numpy as np
+import torch
 from PIL import Image
 
 import genesis_toolkit as gt
@@ -172,17 +173,16 @@ def xray_stores(setting: Xrays, source: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _pretrain(work: tuple[Path, Path, gt.PretrainParameters]) -> None:
-    """Pre-train in this process with one thread, which is the fastest for networks so small."""
+    """Pre-train in this process."""
     store, run, parameters = work
-    os.environ["OMP_NUM_THREADS"] = "1"
     gt.pretrain(
         store, run, parameters, gt.Execution(device="cpu"), say=lambda line: say(f"{run.name}: {line}")
     )
 
 
-def pretrain(runs: Iterable[tuple[Path, Path, gt.PretrainParameters]], workers: int = 2) -> None:
-    """Pre-train several networks, two side by side."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+def pretrain(runs: Iterable[tuple[Path, Path, gt.PretrainParameters]]) -> None:
+    """Pre-train several networks, two side by side, each in one thread: small networks train fastest so."""
+    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         list(pool.map(_pretrain, runs))
 
 

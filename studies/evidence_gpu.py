@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import evidence
-from evidence import DROP_SKIPS, NODULES, SCANS, SCRATCH_NAMES, say, seed_of
+from evidence import DROP_SKIPS, NODULES, SCANS, SCANS_LABELLED, SCRATCH_NAMES, say, seed_of
 
 import genesis_toolkit as gt
 from genesis_toolkit.pipeline.practice.luna16 import write_luna16
@@ -39,7 +39,6 @@ PRETRAINING = gt.PretrainParameters(
 TARGETS = replace(NODULES, size=SIZE)
 WHOLE = gt.FinetuneParameters(steps=1000, batch_size=16, precision="bf16")
 PROBE = gt.FinetuneParameters(freeze_encoder=True, batch_size=32)
-SCANS_LABELLED = (2, 5, 20)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

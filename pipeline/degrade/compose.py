@@ -238,6 +238,11 @@ class Degrader:
         how = (self._plan, self._scratch(cubes.dtype))
         _degrade_all(with_layer, streams, numbers, variants, *how, degraded, flip, applied)
 
+    def compile(self, dtype: Any) -> None:
+        """Compile the kernels for cubes of a dtype, unless they are cached: degrade one cube of zeros."""
+        cube, bits = np.zeros((1, *self.size), dtype), np.zeros(1, np.uint8)
+        self(cube, np.zeros(1, np.uint64), bits, 0, cube.copy(), bits.copy(), bits.copy())
+
     def _check(self, cubes: NDArray[Any], out: NDArray[Any], rows: dict[str, NDArray[Any]]) -> None:
         """Refuse arrays that would lead kernels out of bounds or overflow."""
         axes = ", ".join("xyz"[: len(self.size)])

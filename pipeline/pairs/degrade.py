@@ -161,9 +161,7 @@ def compile_kernels(store: CubeStore, parameters: DegradeParameters, report: Pro
     """Compile the kernels before the first shard needs them: some 20 s once, then under 1 s."""
     report("compiling", 0, 1)
     compile_reading()
-    degrader = Degrader(parameters.recipe, store.size, store.window, parameters.seed)
-    cube, bits = np.zeros((1, *store.size), store.cubes.dtype), np.zeros(1, np.uint8)
-    degrader(cube, np.zeros(1, np.uint64), np.zeros(1, np.int32), 0, cube.copy(), bits, bits.copy())
+    Degrader(parameters.recipe, store.size, store.window, parameters.seed).compile(store.cubes.dtype)
     report("compiling", 1, 1)
 
 

@@ -88,7 +88,5 @@ def _find_corners(dtype: Any) -> None:
 
 
 def _degrade(dtype: Any) -> None:
-    cube, bits = np.zeros((1, *_EDGES), dtype), np.zeros(1, np.uint8)
-    degrader = Degrader(Recipe(), _EDGES, Window(0, 100), 0)
-    degrader(cube, np.zeros(1, np.uint64), bits, 0, cube.copy(), bits.copy(), bits.copy())
-    flip_into(cube[0], 0, cube[0].copy())
+    Degrader(Recipe(), _EDGES, Window(0, 100), 0).compile(dtype)
+    flip_into(np.zeros(_EDGES, dtype), 0, np.zeros(_EDGES, dtype))

@@ -21,6 +21,7 @@ from genesis_toolkit.pipeline.targets.plan import (
     fold_of_patient,
     fold_of_source,
 )
+from genesis_toolkit.pipeline.wording import counted
 
 _NOTHING = "No Finding"
 
@@ -64,7 +65,7 @@ def deal_images(source: Path, split: SplitFile | None) -> Plan:
     if not pieces:
         raise CallError(f"None of the images in {found.root} is on NIH's lists next to them.")
     others = len(images) - len(pieces)
-    said = f"{others:,} images that are on neither of NIH's lists are skipped."
+    said = f"Skipped {counted(others, 'image')} on neither of NIH's lists."
     return Plan(found.root, tuple(pieces), (said,) if others else ())
 
 

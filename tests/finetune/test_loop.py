@@ -372,17 +372,22 @@ def test_all_arms_are_fed_the_same_changed_cubes(
     monkeypatch.setattr(torch.Tensor, "backward", spy)
     plain = FinetuneParameters(steps=3, batch_size=6, augment=False)
     came = {}
-    for name, given, more in (
-        ("scratch", replace(plain, augment=True), {}),
-        ("weights", replace(plain, augment=True), {"weights": tmp_path / "given.pt"}),
-        ("2D", replace(plain, augment=True), {"network": "unet2d"}),
-        ("none", plain, {}),
+    augmented = replace(plain, augment=True)
+    weights = {"weights": tmp_path / "given.pt"}
+    for name, task, given, more in (
+        ("scratch", "ncc", augmented, {}),
+        ("weights", "ncc", augmented, weights),
+        ("2D", "wide", augmented, {"network": "unet2d"}),
+        ("none", "ncc", plain, {}),
+        # A classifier with a frozen encoder is fitted, without steps.
+        ("whole", "segment", augmented, weights),
+        ("frozen", "segment", replace(augmented, freeze_encoder=True), weights),
     ):
         del last[:], seen[:]
-        task = "wide" if name == "2D" else "ncc"
         tuned(stores[task], tmp_path / name, given, **more)
         came[name] = torch.cat(last)
     assert torch.equal(came["scratch"], came["weights"])
+    assert torch.equal(came["whole"], came["frozen"])
     data = target_data(open_targets(stores["ncc"]), plain)
     raw = np.concatenate([read(data.store.cubes, work) for work in data.training(0)[:3]])
     np.testing.assert_allclose(came["none"][:, 0].numpy(), (raw + 1000) / 2000, atol=1e-6)

@@ -346,7 +346,7 @@ def test_findings_are_those_of_the_table(tmp_path: Path) -> None:
     assert folds[2] == 2
     assert folds[0] == folds[1] in (0, 1)
     assert store.images.patient.tolist() == ["1", "1", "3"]
-    assert result.said == ("1 images that are on neither of NIH's lists are skipped.",)
+    assert result.said == ("Skipped 1 image on neither of NIH's lists.",)
 
 
 @pytest.mark.parametrize("labels", ["Covid", "", "No Finding|Mass"])

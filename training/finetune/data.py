@@ -170,7 +170,6 @@ def choose_scans(
 
     Returns:
         Some of `scans`, ascending.
-        Some of `scans`, ascending.
     """
     count = labels if isinstance(labels, int) else max(1, math.floor(labels * len(scans) + 0.5))
     if count > len(scans):
@@ -181,8 +180,9 @@ def choose_scans(
     words = np.array([draw_words(seed, stream, 0, 0, Operation.LABELS, 2) for stream in streams], np.uint64)
     rank = words[:, 0] << np.uint64(32) | words[:, 1]
     place = np.empty(len(scans))
-    for kind in np.unique(kinds) if kinds is not None else [None]:
-        among = np.flatnonzero(kinds == kind) if kinds is not None else np.arange(len(scans))
+    kinds = np.zeros(len(scans), np.int64) if kinds is None else kinds
+    for kind in np.unique(kinds):
+        among = np.flatnonzero(kinds == kind)
         among = among[np.argsort(rank[among], kind="stable")]
         place[among] = (np.arange(len(among)) + words[among[0], 1] / 2**32) / len(among)
     return np.sort(scans[np.lexsort((rank, place))[:count]])

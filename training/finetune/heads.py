@@ -12,7 +12,7 @@ separately.
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, Self
 
 import torch
@@ -75,11 +75,10 @@ class TargetNetwork(nn.Module, ABC):
             self.encoder().eval()
         return self
 
-    def settle(self, batches: Sequence[Tensor]) -> None:
-        """Fit what a frozen encoder needs before the first step to the training cubes.
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Set the running statistics of a frozen encoder's norms to those of the training cubes.
 
-        These are the running statistics of its norms: weights from scratch have none, and pre-trained ones
-        have those of other data.
+        Weights from scratch have none, and pre-trained ones have those of other data.
         """
         encoder = self.encoder().train()
         refresh_statistics(encoder, lambda cubes: encoder(self._images(cubes)), batches)
@@ -148,24 +147,14 @@ class Classifier(TargetNetwork):
         """The encoder."""
         return self.way_down
 
-    def settle(self, batches: Sequence[Tensor]) -> None:
-        """Fit the encoder's norms, then the standardisation of a probe, to the training cubes."""
-        super().settle(batches)
+    @property
+    def probe(self) -> tuple[Standardise, nn.Linear]:
+        """The two layers of a linear probe, which are fitted, not trained."""
         assert isinstance(self.head, nn.Sequential)
-        if isinstance(self.head[0], Standardise):
-            with torch.no_grad():
-                self.head[0].fit(torch.cat([self.features(cubes).float() for cubes in batches]))
-
-    def standardised(self, cubes: Tensor) -> Tensor:
-        """Return the input of a probe's linear layer, `[batch, feature]`."""
-        assert isinstance(self.head, nn.Sequential)
-        seen: Tensor = self.head[0](self.features(cubes).float())
-        return seen
-
-    def set_probe(self, weight: Tensor, bias: Tensor) -> None:
-        """Set the linear layer of a probe: `[class, feature]` and `[class]`."""
-        assert isinstance(self.head, nn.Sequential)
-        self.head[-1].load_state_dict({"weight": weight, "bias": bias})
+        standardise, linear = self.head
+        assert isinstance(standardise, Standardise)
+        assert isinstance(linear, nn.Linear)
+        return standardise, linear
 
     def features(self, cubes: Tensor) -> Tensor:
         """Return the input of the head, `[batch, feature]`: means over space, from the first level down."""

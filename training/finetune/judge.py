@@ -48,20 +48,22 @@ class Judge:
 
     def settle(self) -> None:
         """Fit what a frozen encoder needs before the first step."""
-        # A list, since the batches are used twice.
-        self.network.to(self.device).settle([cubes.clone() for cubes in self._training_cubes()])
+        self.network.to(self.device).settle(self._training_cubes())
 
     def fit_probe(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> float:
-        """Fit the linear probe to the features of these batches; return its mean loss on them."""
+        """Fit the linear probe to the cubes of these batches; return its mean loss on them."""
         assert isinstance(self.network, Classifier)
-        features, labels = [], []
-        for seen, truth in self._run(works, self.network.standardised):
-            features.append(seen)
+        standardise, linear = self.network.probe
+        seen, labels = [], []
+        for pooled, truth in self._run(works, self.network.features):
+            seen.append(pooled)
             labels.append(truth)
             tick("computing features")
-        weight = torch.from_numpy(self.data.positive_weights())
-        *linear, loss = fit_probe(torch.cat(features), torch.cat(labels), weight)
-        self.network.set_probe(*linear)
+        features = torch.cat(seen)
+        standardise.fit(features)
+        weighting = torch.from_numpy(self.data.positive_weights())
+        weight, bias, loss = fit_probe(standardise(features), torch.cat(labels), weighting)
+        linear.load_state_dict({"weight": weight, "bias": bias})
         return loss
 
     def refresh(self) -> None:

@@ -12,7 +12,6 @@ def computing_threads(
     Threads wait passively (`cli.train`), so each operation, about 400 per step of `unet2d`, wakes them again.
     Images per second while other threads read batches, best of 3 to 6 interleaved rounds on two cores
     that also had other work:
-    that others used as well:
 
         unet2d, width 8, 32 of 64 x 64      262,144 values   one thread 243   two 146   two that spin 56
         unet2d, width 16, 16 of 96 x 96     589,824          29               51
