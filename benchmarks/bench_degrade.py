@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
+from gates import Gates  # noqa: E402
 from run import processor  # noqa: E402
 from support import oracle  # noqa: E402
 
@@ -186,8 +187,8 @@ def first_calls() -> tuple[list[float], list[float]]:
     return runs[0], runs[1]
 
 
-def report(case: Case, found: dict[str, float]) -> int:
-    """Print what was measured of one size; how many gates were missed."""
+def report(case: Case, found: dict[str, float], gates: Gates) -> None:
+    """Print what was measured of one size."""
     limit = found["memcpy"]
     size = " x ".join(map(str, case.size))
     windows = shuffle_windows(get_recipe(case.recipe), case.size)
@@ -195,31 +196,28 @@ def report(case: Case, found: dict[str, float]) -> int:
     print(f"{head:54}{'ms a pair':>12}{'x memcpy':>10}{'pairs/s':>10}")
     for name, words in NAMES.items():
         print(f"{words:54}{found[name] * 1e3:12.3f}{found[name] / limit:10.2f}{1 / found[name]:10.0f}")
-    times = found["straight"] / found["full"]
-    missed = times < case.faster
-    word = "MISS" if missed else "ok  "
-    print(f"{word} {size}: times the straightforward program: {times:.2f} (at least {case.faster:g})")
+    gates.at_least(
+        f"{size}: times the straightforward program", found["straight"] / found["full"], case.faster
+    )
     for name, most in case.limits.items():
-        over = found[name] / limit > most
-        missed += over
-        word = "MISS" if over else "ok  "
-        print(f"{word} {size}: {NAMES[name]}, times memcpy: {found[name] / limit:.2f} (at most {most:g})")
+        gates.at_most(f"{size}: {NAMES[name]}, times memcpy", found[name] / limit, most)
     print(f"     two threads, times one: {found['full'] / found['two']:.2f} (no gate)")
     print(f"     buffers a thread: {found['scratch'] / 1024:.0f} KiB\n")
-    return missed
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     print(f"{processor()}, {os.cpu_count()} cores\n")
-    missed = sum(report(case, measure(case, rounds)) for case in CASES)
+    gates = Gates()
+    for case in CASES:
+        report(case, measure(case, rounds), gates)
     cold, cached = first_calls()
     print(f"first call: {cold[1]:.1f} s with a cold compile cache, {cached[1]:.2f} s with a warm one")
     print(f"import: {cached[0]:.2f} s")
-    return 1 if missed else 0
+    gates.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

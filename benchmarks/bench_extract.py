@@ -44,6 +44,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from bench_degrade import seconds
+from gates import Gates
 from numpy.typing import NDArray
 
 from genesis_toolkit.pipeline.cubes.cut import cut_cubes, uniform
@@ -156,7 +157,7 @@ def memory(file: str, key: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
-def measure_placing(folder: Path, rounds: int) -> list[bool]:
+def measure_placing(folder: Path, rounds: int, gates: Gates) -> None:
     path = chest(folder / "chest")
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T
     scan, parameters, draw = scan_of(voxels), ExtractParameters(), uniform("chest", 0)
@@ -198,21 +199,13 @@ def measure_placing(folder: Path, rounds: int) -> list[bool]:
         hours = sum(times[name]) / sum(judged[name]) * candidates / 3600
         print(f"  {name} over all {candidates:,} corners: {hours:.1f} h, EXTRAPOLATED from the cubes judged")
     print(f"  of the extra memory numpy's arrays are {arrays / 1e6:.1f} MB")
-    return [
-        gate("placing and cutting, times reading", median["cut"] / median["read"], 0.4),
-        gate("placing and cutting, times faster than loops", median["loops"] / median["cut"], 300, True),
-        gate("placing and cutting, extra memory in MB", grown / 1e6, 32),
-    ]
+    gates.at_most("placing and cutting, times reading", median["cut"] / median["read"], 0.4)
+    gates.at_least("placing and cutting, times faster than loops", median["loops"] / median["cut"], 300)
+    gates.at_most("placing and cutting, extra memory in MB", grown / 1e6, 32)
 
 
 def judged_in_words(counts: list[int]) -> str:
     return f"{statistics.median(counts):.0f} ({min(counts)} to {max(counts)})"
-
-
-def gate(words: str, value: float, bound: float, at_least: bool = False) -> bool:
-    kept = value >= bound if at_least else value <= bound
-    print(f"{'ok  ' if kept else 'MISS'} {words}: {value:.2f} (at {'least' if at_least else 'most'} {bound})")
-    return kept
 
 
 def phantom_scans(folder: Path, count: int) -> Path:
@@ -273,7 +266,7 @@ def wait_for_all(number: int) -> int:
     return number
 
 
-def measure_command(folder: Path, rounds: int, count: int) -> list[bool]:
+def measure_command(folder: Path, rounds: int, count: int, gates: Gates) -> None:
     source, single = phantom_scans(folder, count), single_cubes(folder)
     target, small = folder / "cubes.zarr", folder / "small.zarr"
     paths = sorted((source / "subset0").glob("*.mhd"))
@@ -322,8 +315,8 @@ def measure_command(folder: Path, rounds: int, count: int) -> list[bool]:
     words = "the command after start-up, times reading and hashing"
     if count < SCANS:
         print(f"     {words}: {after:.2f} (no gate: under {SCANS} scans the start-up is too large a part)")
-        return []
-    return [gate(words, after, 1.5)]
+    else:
+        gates.at_most(words, after, 1.5)
 
 
 def ratio_after(whole: list[float], before: list[float], reading: list[float]) -> float:
@@ -368,8 +361,8 @@ def linked_scans(folder: Path, origin: Path, count: int) -> Path:
     return source
 
 
-def measure_workers(folder: Path, origin: Path, counts: list[int], rounds: int) -> list[bool]:
-    options, target, kept = ("--border", "0,0,0", "--size", "64,64,8"), folder / "cubes.zarr", list[bool]()
+def measure_workers(folder: Path, origin: Path, counts: list[int], rounds: int, gates: Gates) -> None:
+    options, target = ("--border", "0,0,0", "--size", "64,64,8"), folder / "cubes.zarr"
     print(f"{'scans':>6}{'one worker, s':>16}{'two':>8}{'ratio':>8}{'CPU, s':>10}{'two':>8}")
     for count in counts:
         source = linked_scans(folder, origin, count)
@@ -387,8 +380,7 @@ def measure_workers(folder: Path, origin: Path, counts: list[int], rounds: int) 
         one, two = (statistics.median(wall[workers]) for workers in (1, 2))
         cpu_one, cpu_two = (min(work[workers]) for workers in (1, 2))
         print(f"{count:>6}{one:>16.2f}{two:>8.2f}{one / two:>8.2f}{cpu_one:>10.2f}{cpu_two:>8.2f}")
-        kept.append(gate(f"two workers on {count} scans, times one", two / one, 1.05))
-    return kept
+        gates.at_most(f"two workers on {count} scans, times one", two / one, 1.05)
 
 
 def session(leader: int) -> Iterator[int]:
@@ -403,18 +395,19 @@ def session(leader: int) -> Iterator[int]:
                 yield int(folder.name)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scans", type=int, default=SCANS, help="for the whole command; 84 MB each")
     parser.add_argument("--folder", type=Path, help="keep the scans here for the next run")
     parser.add_argument("--workers-on", type=Path, metavar="DIR", help="two workers beside one, on its scans")
     parser.add_argument("--counts", default="2,9,40,400", help="for --workers-on")
-    options = parser.parse_args()
+    options, gates = parser.parse_args(), Gates()
     if options.workers_on:
         with tempfile.TemporaryDirectory(dir=options.folder) as made:
             counts = [int(count) for count in options.counts.split(",")]
-            return 0 if all(measure_workers(Path(made), options.workers_on, counts, options.rounds)) else 1
+            measure_workers(Path(made), options.workers_on, counts, options.rounds, gates)
+        gates.end()
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
@@ -422,12 +415,11 @@ def main() -> int:
         if not options.folder and free < needed:
             parser.error(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} needed: fewer --scans.")
         begin = os.getloadavg()[0]
-        kept = measure_placing(folder, options.rounds) + measure_command(
-            folder, options.rounds, options.scans
-        )
+        measure_placing(folder, options.rounds, gates)
+        measure_command(folder, options.rounds, options.scans, gates)
         print(f"     load of the machine: {begin:.1f} at the beginning, {os.getloadavg()[0]:.1f} at the end")
-    return 0 if all(kept) else 1
+    gates.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,6 @@ medians over the rounds. Exit 1 when a gate is missed.
 import argparse
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import zarr
 from bench_pipeline import small_scans
+from gates import Gates
 from torch.utils.data import DataLoader, Dataset
 
 from genesis_toolkit.pipeline.cubes.extract import extract_cubes
@@ -36,11 +36,6 @@ from genesis_toolkit.training.feeding.ring import Batches
 
 BATCH, SMALL_BATCH, STEP = 32, 6, 0.020
 EPOCHS = 4  # that one turn of ours takes
-GATES = {
-    "pair store / RAM": 0.4,
-    "pair store / DataLoader": 8.0,
-    "on the fly / pair store": 0.5,
-}
 
 
 class ItemByItem(Dataset):
@@ -190,24 +185,16 @@ def show(medians: dict[str, float], before: float, grown: float) -> None:
     print("\nfloat32 pairs of 64 x 64 x 32 a second, batches of 32")
     for name, rate in rates:
         print(f"  {name:<42} {rate:8.0f}   {rate / limit:5.2f} of the limit")
-    ratios = {
-        "pair store / RAM": ours / limit,
-        "pair store / DataLoader": ours / straight,
-        "on the fly / pair store": made / ours,
-    }
-    missed = []
-    for name, ratio in ratios.items():
-        print(f"  {name:<42} {ratio:8.2f}   at least {GATES[name]}")
-        missed += [name] if ratio < GATES[name] else []
+    gates = Gates()
+    gates.at_least("pairs from a pair store, times slicing arrays in RAM", ours / limit, 0.4)
+    gates.at_least("pairs from a pair store, times a DataLoader over zarr", ours / straight, 8)
+    gates.at_least("pairs degraded on the fly, times those from a pair store", made / ours, 0.5)
     for name, share in list(medians.items())[4:6]:
-        print(f"  {name + ', 20 ms a step of 6':<42} {100 * share:8.2f} % under 2 %")
-        missed += [name] if share >= 0.02 else []
+        gates.at_most(f"{name}, in % of steps of 6 pairs and 20 ms", 100 * share, 2)
     for name, count in list(medians.items())[6:]:
-        print(f"  {name + ', in later ones':<42} {count:8.1f}   at most 20")
-        missed += [name] if count > 20 else []
-    print(f"  peak memory {before:.0f} MiB, grown by {grown:.0f} MiB over {2 * EPOCHS} epochs")
-    if missed:
-        sys.exit(f"missed: {', '.join(missed)}")
+        gates.at_most(f"{name}, in times of a later batch", count, 20)
+    print(f"     peak memory {before:.0f} MiB, grown by {grown:.0f} MiB over {2 * EPOCHS} epochs")
+    gates.end()
 
 
 if __name__ == "__main__":

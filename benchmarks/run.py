@@ -9,18 +9,17 @@ import argparse
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gates import LINE
+
 HERE = Path(__file__).resolve().parent
 NAMES = ("degrade", "pipeline", "train", "extract", "verify", "images")
-
-#: A gate, as a benchmark prints it: "ok   WHAT: VALUE (at most BOUND)".
-GATE = re.compile(r"^(ok|MISS) +(.+): ([\d.]+) \((at (?:least|most) [\d.]+)\)$")
+MORE = ("peers",)  # on request: it needs packages that the toolkit does not
 
 
 def processor() -> str:
@@ -41,7 +40,7 @@ def run(name: str) -> dict[str, object]:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             lines.append(line.rstrip())
-    gates = [match.groups() for match in map(GATE.match, lines) if match]
+    gates = [match.groups() for match in map(LINE.match, lines) if match]
     return {
         "name": name,
         "seconds": round(time.perf_counter() - begun),
@@ -57,7 +56,7 @@ def run(name: str) -> dict[str, object]:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--json", type=Path, help="write what was measured to this file")
-    options.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    options.add_argument("--only", nargs="+", choices=NAMES + MORE, default=NAMES)
     asked = options.parse_args()
     facts: dict[str, object] = {
         "processor": processor(),
