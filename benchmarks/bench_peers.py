@@ -118,9 +118,8 @@ def read_webdataset(folder: Path) -> Iterable[Pair]:
 def write_datasets(pairs: Pairs, folder: Path) -> None:
     from datasets import Dataset, Features, Value
 
-    rows = ({"pair": pair.tobytes()} for pair in pairs)
-    features = Features({"pair": Value("binary")})
-    Dataset.from_generator(lambda: rows, features=features, cache_dir=f"{folder}.cache").save_to_disk(folder)
+    rows = {"pair": [pair.tobytes() for pair in pairs]}
+    Dataset.from_dict(rows, features=Features({"pair": Value("binary")})).save_to_disk(folder)
 
 
 def _bytes(rows: list[dict[str, bytes]]) -> Pair:
