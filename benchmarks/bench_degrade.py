@@ -1,10 +1,10 @@
-"""How fast cubes are degraded, beside the limit and beside the straightforward program, in one run.
+"""Measure how fast cubes are degraded, relative to memcpy and to a straightforward program.
 
     python benchmarks/bench_degrade.py [--rounds 30]
 
 Three sizes: cubes of the published size with recipe genesis, and slices with the 10,000 windows of
-official-2020, which lie 26 layers deep there. All contestants take turns, so that whatever else the machine
-does meets them alike; figures are medians over the rounds. The limit is memcpy of the pair in float32,
+official-2020, which cover each pixel 26 times. All programs take turns, so that other work on the machine
+affects them equally; figures are medians over the rounds. The limit is memcpy of the pair in float32,
 walking through the same number of pairs. Exit 1 when a gate is missed.
 """
 
@@ -129,7 +129,7 @@ def in_two_threads(batches: list[Batch], degrader: Degrader, variant: int) -> No
 
 
 def measure(case: Case, rounds: int) -> dict[str, float]:
-    """Seconds a pair, medians over the rounds; and the bytes of a thread's buffers."""
+    """Return seconds per pair, as medians over the rounds, and the bytes of a thread's buffers."""
     recipe = get_recipe(case.recipe)
     full = Degrader(recipe, case.size, Window(), 0)
     plain = Degrader(replace(recipe, shuffle_rate=0.0), case.size, Window(), 0)
@@ -188,21 +188,23 @@ def first_calls() -> tuple[list[float], list[float]]:
 
 
 def report(case: Case, found: dict[str, float], gates: Gates) -> None:
-    """Print what was measured of one size."""
+    """Print the figures for one size."""
     limit = found["memcpy"]
     size = " x ".join(map(str, case.size))
     windows = shuffle_windows(get_recipe(case.recipe), case.size)
     head = f"{size}, int16, {case.recipe}, {windows:,} windows"
-    print(f"{head:54}{'ms a pair':>12}{'x memcpy':>10}{'pairs/s':>10}")
+    print(f"{head:54}{'ms per pair':>12}{'x memcpy':>10}{'pairs/s':>10}")
     for name, words in NAMES.items():
         print(f"{words:54}{found[name] * 1e3:12.3f}{found[name] / limit:10.2f}{1 / found[name]:10.0f}")
     gates.at_least(
-        f"{size}: times the straightforward program", found["straight"] / found["full"], case.faster
+        f"{size}: speed relative to the straightforward program",
+        found["straight"] / found["full"],
+        case.faster,
     )
     for name, most in case.limits.items():
-        gates.at_most(f"{size}: {NAMES[name]}, times memcpy", found[name] / limit, most)
-    print(f"     two threads, times one: {found['full'] / found['two']:.2f} (no gate)")
-    print(f"     buffers a thread: {found['scratch'] / 1024:.0f} KiB\n")
+        gates.at_most(f"{size}: time of {NAMES[name]}, relative to memcpy", found[name] / limit, most)
+    print(f"     speed of two threads relative to one: {found['full'] / found['two']:.2f} (no gate)")
+    print(f"     buffers per thread: {found['scratch'] / 1024:.0f} KiB\n")
 
 
 def main() -> None:
@@ -214,7 +216,7 @@ def main() -> None:
     for case in CASES:
         report(case, measure(case, rounds), gates)
     cold, cached = first_calls()
-    print(f"first call: {cold[1]:.1f} s with a cold compile cache, {cached[1]:.2f} s with a warm one")
+    print(f"first call: {cold[1]:.1f} s if it compiles, {cached[1]:.2f} s if the compiled code is cached")
     print(f"import: {cached[0]:.2f} s")
     gates.end()
 

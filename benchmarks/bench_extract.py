@@ -1,4 +1,4 @@
-"""How fast scans become cubes, beside reading them and beside the rule written as loops. Linux only.
+"""Measure how fast cubes are cut, relative to reading the scans and to plain loops. Linux only.
 
     python benchmarks/bench_extract.py [--rounds 5] [--scans 40] [--folder DIR]
 
@@ -188,7 +188,7 @@ def measure_placing(folder: Path, rounds: int, gates: Gates) -> None:
     candidates = math.prod(high - low + 1 for low, high in corner_ends(voxels.shape))
     print(f"32 cubes of 512 x 512 x 250 in memory{'ms':>20}{'turns':>7}   cubes judged")
     rows = [
-        ("placing and cutting", "cut", f"all {candidates:,}"),
+        ("cubes are placed and cut", "cut", f"all {candidates:,}"),
         ("SimpleITK reads the scan from .raw", "read", "-"),
         ("drawn and judged with numpy slices", "slices", f"{judged_in_words(judged['slices'])}"),
         ("drawn and judged with loops", "loops", f"{judged_in_words(judged['loops'])}"),
@@ -198,10 +198,10 @@ def measure_placing(folder: Path, rounds: int, gates: Gates) -> None:
     for name in ("slices", "loops"):
         hours = sum(times[name]) / sum(judged[name]) * candidates / 3600
         print(f"  {name} over all {candidates:,} corners: {hours:.1f} h, EXTRAPOLATED from the cubes judged")
-    print(f"  of the extra memory numpy's arrays are {arrays / 1e6:.1f} MB")
-    gates.at_most("placing and cutting, times reading", median["cut"] / median["read"], 0.4)
-    gates.at_least("placing and cutting, times faster than loops", median["loops"] / median["cut"], 300)
-    gates.at_most("placing and cutting, extra memory in MB", grown / 1e6, 32)
+    print(f"  numpy's arrays take {arrays / 1e6:.1f} MB of the extra memory")
+    gates.at_most("time to place and cut, relative to reading", median["cut"] / median["read"], 0.4)
+    gates.at_least("speed of placing and cutting, relative to loops", median["loops"] / median["cut"], 300)
+    gates.at_most("extra memory to place and cut, in MB", grown / 1e6, 32)
 
 
 def judged_in_words(counts: list[int]) -> str:
@@ -302,19 +302,19 @@ def measure_command(folder: Path, rounds: int, count: int, gates: Gates) -> None
     print(f"\nextract-cubes on {count} scans of 512 x 512 x 160, {gigabytes:.1f} GB, {WORKERS} workers")
     rows = [
         ("the whole command", "command"),
-        ("its start-up: the command on one cube a worker", "start-up"),
-        ("nothing to do: the command on the finished store", "finished"),
-        ("reading with SimpleITK, and hashing", "reading"),
+        ("its start-up: the command on one cube per worker", "start-up"),
+        ("the command on the finished store, with nothing to do", "finished"),
+        ("reading with SimpleITK and hashing", "reading"),
     ]
     for words, name in rows:
-        print(f"  {words:<50}{median[name]:9.2f} s{median[name] / count * 1e3:9.1f} ms a scan")
+        print(f"  {words:<50}{median[name]:9.2f} s{median[name] / count * 1e3:9.1f} ms per scan")
     show_peak(source, target)
     harder = ratio_after(times["command"], times["finished"], times["reading"])
-    print(f"     the command less what it takes with nothing to do, times reading and hashing: {harder:.2f}")
+    print(f"     time of the command minus idle time, relative to reading and hashing: {harder:.2f}")
     after = ratio_after(times["command"], times["start-up"], times["reading"])
-    words = "the command after start-up, times reading and hashing"
+    words = "time of the command after start-up, relative to reading and hashing"
     if count < SCANS:
-        print(f"     {words}: {after:.2f} (no gate: under {SCANS} scans the start-up is too large a part)")
+        print(f"     {words}: {after:.2f} (no gate below {SCANS} scans)")
     else:
         gates.at_most(words, after, 1.5)
 
@@ -380,7 +380,7 @@ def measure_workers(folder: Path, origin: Path, counts: list[int], rounds: int, 
         one, two = (statistics.median(wall[workers]) for workers in (1, 2))
         cpu_one, cpu_two = (min(work[workers]) for workers in (1, 2))
         print(f"{count:>6}{one:>16.2f}{two:>8.2f}{one / two:>8.2f}{cpu_one:>10.2f}{cpu_two:>8.2f}")
-        gates.at_most(f"two workers on {count} scans, times one", two / one, 1.05)
+        gates.at_most(f"time of two workers on {count} scans, relative to one", two / one, 1.05)
 
 
 def session(leader: int) -> Iterator[int]:
@@ -398,10 +398,10 @@ def session(leader: int) -> Iterator[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scans", type=int, default=SCANS, help="for the whole command; 84 MB each")
-    parser.add_argument("--folder", type=Path, help="keep the scans here for the next run")
-    parser.add_argument("--workers-on", type=Path, metavar="DIR", help="two workers beside one, on its scans")
-    parser.add_argument("--counts", default="2,9,40,400", help="for --workers-on")
+    parser.add_argument("--scans", type=int, default=SCANS, help="number of scans, 84 MB each")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the scans")
+    parser.add_argument("--workers-on", type=Path, metavar="DIR", help="compare two workers with one")
+    parser.add_argument("--counts", default="2,9,40,400", help="numbers of scans for --workers-on")
     options, gates = parser.parse_args(), Gates()
     if options.workers_on:
         with tempfile.TemporaryDirectory(dir=options.folder) as made:
@@ -413,7 +413,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         needed, free = (options.scans + PATIENTS + 4) * math.prod(LARGE) * 2, shutil.disk_usage(folder).free
         if not options.folder and free < needed:
-            parser.error(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} needed: fewer --scans.")
+            space = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed"
+            parser.error(f"{folder} has {space}: use fewer --scans.")
         begin = os.getloadavg()[0]
         measure_placing(folder, options.rounds, gates)
         measure_command(folder, options.rounds, options.scans, gates)

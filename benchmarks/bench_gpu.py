@@ -1,4 +1,4 @@
-"""Steps of the published network on a GPU, fed by the trainer's ring and by the straightforward generator.
+"""Measure training steps on a GPU, fed by the trainer's reader and by a straightforward generator.
 
     python benchmarks/bench_gpu.py [--seconds 240] [--batches 6,16,64] [--precisions float32,tf32,bf16]
 
@@ -146,7 +146,7 @@ def main() -> None:
     options.add_argument("--batches", default="6,16,64")
     options.add_argument("--precisions", default="float32,tf32,bf16")
     options.add_argument("--width", type=int, default=32)
-    options.add_argument("--each", type=float, default=3.0, help="seconds that a setting is measured for")
+    options.add_argument("--each", type=float, default=3.0, help="seconds for which each setting is measured")
     options.add_argument("--no-compile", action="store_true")
     asked = options.parse_args()
     begin, device = time.perf_counter(), choose_device("auto")
@@ -160,7 +160,7 @@ def main() -> None:
         edges = " x ".join(map(str, store.size))
         print(f"width {asked.width}, cubes of {edges}, torch {torch.__version__}, {name}")
         print(
-            "feed       batch  precision  switches                 steps/s   cubes/s  MiB at most  % waiting"
+            "feed       batch  precision  switches                 steps/s   cubes/s     peak MiB  % waiting"
         )
         for one in settings(batches, precisions):
             if time.perf_counter() - begin > asked.seconds or (one.compiled and asked.no_compile):

@@ -1,4 +1,4 @@
-"""How fast X-ray images are read and resized, beside Pillow that decodes them and does nothing else.
+"""Measure how fast X-ray images are read and resized, relative to Pillow, which only decodes them.
 
     python benchmarks/bench_images.py [--rounds 7] [--images FOLDER]
 
@@ -80,7 +80,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=Path, help="a folder of PNGs to take instead")
+    parser.add_argument("--images", type=Path, help="folder of PNGs to use instead of generated images")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
         folder = Path(name)
@@ -97,7 +97,7 @@ def main() -> int:
         for name, values in times.items():
             beside = statistics.median(a / b for a, b in zip(times["Pillow decodes"], values, strict=True))
             each = statistics.median(values) / len(paths) * 1e3
-            print(f"  {name:<18} {each:6.2f} ms an image   {beside:5.2f} of the speed of Pillow alone")
+            print(f"  {name:<18} {each:6.2f} ms per image   {beside:5.2f} of the speed of Pillow")
         command = partial(extract_cubes, parameters=ImageParameters(), workers=cores(), overwrite=True)
         few, all_of_them = lay_out(folder / "few", made[:FEW]), lay_out(folder / "all", made)
         ratios = []
@@ -106,7 +106,7 @@ def main() -> int:
             start = seconds(lambda: command(few, folder / "few.zarr"))
             whole = seconds(lambda: command(all_of_them, folder / "all.zarr")) - start
             ratios.append(alone / len(made) / (whole / (len(made) - FEW)))
-        print(f"  the whole command, after its start: {statistics.median(ratios):5.2f} of that speed")
+        print(f"  the whole command, without its start: {statistics.median(ratios):5.2f} of that speed")
     return 0
 
 

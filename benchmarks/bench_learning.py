@@ -1,4 +1,4 @@
-"""Whether a small network learns to undo each degradation alone, in minutes on two cores.
+"""Test whether a small network learns to undo each degradation alone, in minutes on two cores.
 
     python benchmarks/bench_learning.py [--epochs 4] [--picture restored.png]
 

@@ -1,8 +1,8 @@
-"""How fast whole steps are beside their parts, in one interleaved run.
+"""Measure how fast whole steps are, relative to their parts, in one interleaved run.
 
     python benchmarks/bench_pipeline.py [--rounds 5]
 
-Degrading a store: the command's library call, with one worker and with one a core, beside each of its parts
+Degrading a store: the command's library call, with one worker and with one per core, and each of its parts
 alone on one core (read, degrade, encode, write). Figures are medians over the rounds.
 """
 
@@ -83,9 +83,11 @@ def measure_degrading(folder: Path, rounds: int) -> None:
             times[name].append(whole(workers) / (count * VARIANTS))
     medians = {name: statistics.median(values) for name, values in times.items()}
     slowest = max(names[:4], key=lambda name: medians[name])
-    print(f"\ndegrading {count * VARIANTS} pairs of 64 x 64 x 32; the slowest part alone: {slowest}")
+    print(
+        f"\ndegrading {count * VARIANTS} pairs of 64 x 64 x 32; speed relative to the slowest part, {slowest}"
+    )
     for name, value in medians.items():
-        print(f"  {name:<16} {value * 1e3:7.3f} ms a pair   {medians[slowest] / value:5.2f} of its speed")
+        print(f"  {name:<16} {value * 1e3:7.3f} ms per pair   speed {medians[slowest] / value:5.2f}")
 
 
 def main() -> None:

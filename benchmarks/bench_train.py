@@ -1,8 +1,8 @@
-"""How fast batches come, beside the limit and beside the straightforward way, in one interleaved run.
+"""Measure how fast batches are read, relative to slicing arrays and to a plain DataLoader.
 
     python benchmarks/bench_train.py [--rounds 5]
 
-Float32 pairs of 64 x 64 x 32 a second in batches of 32, checksums, flips and normalisation included. The
+Float32 pairs of 64 x 64 x 32 per second in batches of 32, checksums, flips and normalisation included. The
 limit is `torch.from_numpy(a[idx])` of two float32 arrays in RAM; the straightforward way is a DataLoader with
 two workers that reads a zarr.Array item by item. Then the share of time spent waiting for data where a step
 takes as long as on a large GPU: 20 ms for a batch of 6, slept. All contestants take turns; figures are
@@ -182,7 +182,7 @@ def measure(cubes: CubeStore, pairs: PairStore, rounds: int) -> None:
 def show(medians: dict[str, float], before: float, grown: float) -> None:
     rates = list(medians.items())[:4]
     limit, ours, made, straight = (rate for _, rate in rates)
-    print("\nfloat32 pairs of 64 x 64 x 32 a second, batches of 32")
+    print("\nfloat32 pairs of 64 x 64 x 32 per second, batches of 32")
     for name, rate in rates:
         print(f"  {name:<42} {rate:8.0f}   {rate / limit:5.2f} of the limit")
     gates = Gates()

@@ -1,4 +1,4 @@
-"""How fast `verify` reads a store, beside others that read and hash the same bytes with as many cores.
+"""Measure how fast `verify` reads a store, relative to programs that only read and hash it.
 
     python benchmarks/bench_verify.py [--rounds 5] [--folder FOLDER]
 
@@ -110,8 +110,8 @@ def main() -> int:
         for name, values in times.items():
             beside = statistics.median(a / b for a, b in zip(values, times["verify"], strict=True))
             speed = size / statistics.median(values) / 1e9
-            print(f"  {name:<28} {speed:6.2f} GB/s   verify reaches {beside:5.2f} of it")
-        print("  of one encoded cube, microseconds on one core:")
+            print(f"  {name:<28} {speed:6.2f} GB/s   verify reaches {beside:5.2f} of this")
+        print("  microseconds on one core for one encoded cube:")
         print("   ", ", ".join(f"{name} {value:.0f}" for name, value in parts(store).items()))
     return 0
 

@@ -2,7 +2,7 @@
 
     python benchmarks/page.py bench.json
 
-Prints the table of gates; it replaces what stands between the page's two comments.
+Prints the table of gates and puts it between the two comments of the page.
 """
 
 import json
@@ -16,10 +16,10 @@ BETWEEN = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOT
 
 
 def table(found: dict[str, Any]) -> str:
-    """The gates of every benchmark, one a row, in Markdown."""
+    """Return the gates of every benchmark as a Markdown table, one per row."""
     day, loaded = found["begun"][:10], found["load_before"]
     lines = [f"{found['processor']}, {found['cores']} cores, load {loaded} before the run, {day}.", ""]
-    lines += ["| benchmark | what | measured | gate |", "| --- | --- | --- | --- |"]
+    lines += ["| benchmark | quantity | measured | gate |", "| --- | --- | --- | --- |"]
     for bench in found["benchmarks"]:
         for gate in bench["gates"]:
             missed = "" if gate["kept"] else ", missed"
