@@ -85,7 +85,8 @@ def _waiting_told() -> Iterator[None]:
     def report(what: str) -> None:
         if what not in said and not as_json:  # called from another thread, which has no context
             said.add(what)
-            click.echo(f"{what} ...", err=True)
+            # Not click.echo, which writes past the stderr that puts lines above the bars.
+            sys.stderr.write(f"{what} ...\n")
 
     def report_kernel(name: str) -> None:
         if name in _COMPILING:

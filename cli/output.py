@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import genesis_toolkit as gt
-from genesis_toolkit.pipeline.wording import counted, duration
+from genesis_toolkit.pipeline.wording import counted, duration, wrapped
 from genesis_toolkit.training.machine.options import option
 
 if TYPE_CHECKING:
@@ -152,8 +151,7 @@ def _wrapped(sentence: str, err: bool) -> str:
     """Wrap a sentence to the width of the terminal, if there is one, which would break within words."""
     if not (sys.stderr if err else sys.stdout).isatty():
         return sentence
-    width = shutil.get_terminal_size().columns
-    return textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
+    return wrapped(sentence, shutil.get_terminal_size().columns)
 
 
 def show_plan(store: Path, facts: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,8 @@ from threading import Timer
 from time import monotonic
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+from genesis_toolkit.pipeline.wording import wrapped
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
     from rich.progress import TaskID
@@ -143,8 +145,11 @@ class Bars:
             self._counts[what] = done, total
 
     def say(self, sentence: str) -> None:
-        """Print a line above the bar, or plainly if there is none."""
-        self._bars.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        """Print a line above the bar, wrapped at words, or plainly if there is no bar."""
+        console = self._bars.console
+        if console.is_terminal:  # rich itself would break a path that is longer than a line
+            sentence = wrapped(sentence, console.width)
+        console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class TrainingBars(Bars):

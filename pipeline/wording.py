@@ -1,6 +1,7 @@
 """Formats numbers, names and values for use in sentences."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 _MOST_NAMED = 5
@@ -29,6 +30,16 @@ def listed(names: Sequence[object], most: int = _MOST_NAMED, between: str = ", "
     """Return the first few names and the number of the others: `a, b and 3 more`."""
     more = f"{between.rstrip(', ')} and {len(names) - most:,} more" if len(names) > most else ""
     return between.join(map(str, names[:most])) + more
+
+
+def wrapped(text: str, width: int) -> str:
+    """Wrap text at words, line by line; a word longer than a line, such as a path, stays whole."""
+
+    def one(line: str) -> str:
+        indent = line[: len(line) - len(line.lstrip())]
+        return fill(line, width, subsequent_indent=2 * indent, break_long_words=False, break_on_hyphens=False)
+
+    return "\n".join(map(one, text.split("\n")))
 
 
 def size_words(size: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from genesis_toolkit.pipeline.wording import counted, listed, reason_of, value_words, words_of
+from genesis_toolkit.pipeline.wording import counted, listed, reason_of, value_words, words_of, wrapped
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ from genesis_toolkit.pipeline.wording import counted, listed, reason_of, value_w
         (words_of(ValueError), "<class 'ValueError'>"),
         (reason_of(OSError(errno.EIO, os.strerror(errno.EIO))), "Input/output error"),
         (reason_of(ValueError("no")), "no"),
+        (
+            wrapped("No scan.\n  a.nii: too few slices\nLower it.", 16),
+            "No scan.\n  a.nii: too few\n    slices\nLower it.",
+        ),
+        (wrapped("Kept in /a-long/path.", 10), "Kept in\n/a-long/path."),
     ],
 )
 def test_words(told: str, words: str) -> None:

@@ -1,5 +1,6 @@
 """What commands print: where it goes, how wide it is, and that a Next line can be pasted."""
 
+import io
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import genesis_toolkit.cli.output
 import genesis_toolkit.cli.prep
 import genesis_toolkit.cli.train
 import genesis_toolkit.pipeline.cubes.parameters
-from genesis_toolkit.cli.errors import check_installed
+from genesis_toolkit.cli.errors import _waiting_told, check_installed
 from genesis_toolkit.cli.options import given_options
 from genesis_toolkit.cli.output import (
     AS_JSON,
@@ -30,6 +31,7 @@ from genesis_toolkit.cli.output import (
     show_table,
 )
 from genesis_toolkit.pipeline.errors import CallError
+from genesis_toolkit.pipeline.progress import TrainingBars, told_of_compiling
 
 PROGRAMS: dict[str, click.Group] = {
     "genesis-prep": genesis_toolkit.cli.prep.main,
@@ -278,3 +280,26 @@ def test_a_long_search_for_scans_says_what_it_is(luna16: Path, monkeypatch: pyte
     monkeypatch.setattr(genesis_toolkit.pipeline.cubes.parameters, "find_scans", slow)
     done = CliRunner().invoke(genesis_toolkit.cli.prep.main, words)
     assert done.stderr.count(f"finding scans in {luna16} ...") == 1
+
+
+class _Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_said_beside_a_bar_stands_above_it_and_wraps_at_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "40", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", screen := _Terminal())
+    with _waiting_told(), TrainingBars() as bars:
+        bars("scans", 0, 4)
+        told_of_compiling[-1]("_degrade_all")
+        bars.say("epoch 1: train 0.0273, validation 0.0224, best")
+    drawn = screen.getvalue()
+    # The bar's line is erased before the text is written.
+    assert "\x1b[2KCompiling the kernels, about 10 s, once" in drawn
+    assert "\x1b[2Kepoch 1: train 0.0273, validation\n0.0224, best" in drawn

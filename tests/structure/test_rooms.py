@@ -18,7 +18,8 @@ from support.folders import TESTS
 from support.house import HOUSE, PACKAGE, SOURCES, TREES, imported
 
 ROWS = (
-    ("pipeline.version", "pipeline.errors", "pipeline.wording", "pipeline.progress"),
+    ("pipeline.version", "pipeline.errors", "pipeline.wording"),
+    ("pipeline.progress",),
     ("pipeline.local_cluster", "pipeline.jit"),
     ("pipeline.hounsfield", "pipeline.rng", "pipeline.ledger", "pipeline.engine"),
     ("pipeline.job", "pipeline.absent"),
