@@ -177,7 +177,8 @@ def remaining(report: Progress, clock: Callable[[], float] = monotonic) -> Progr
         now = clock()
         first, since = began = began or (done, now)
         if first < done < total:
-            what += f", about {duration((now - since) / (done - first) * (total - done))} left"
+            # First, because long text is cut at its end.
+            what = f"{duration((now - since) / (done - first) * (total - done))} left, {what}"
         report(what, done, total)
 
     return with_time_left

@@ -5,6 +5,7 @@ The sentence goes to stderr, or, with --json, as one object to stdout: `{"error"
 
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -26,6 +27,8 @@ INTERRUPTED = 130
 #: Kernels that take over a second to compile, and their times.
 _COMPILING = {"_evaluate_corners": "about 3 s", "_degrade_all": "about 10 s"}
 
+#: The name under which a file is written until it is complete (`ledger.whole_file`).
+_PART = re.compile(r"\.([^/]+)\.[0-9a-f]{12}\.part$")
 READER_LEFT = 128 + signal.SIGPIPE  # the exit code a shell reports for a program that SIGPIPE ends
 
 
@@ -67,7 +70,8 @@ class GenesisGroup(click.Group):
                 # A reader such as head has read enough. The rest of the buffer is discarded.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(READER_LEFT) from None
-            place = f" ({error.filename})" if error.filename else ""
+            name = _PART.sub(r"\1", str(error.filename or ""))
+            place = f" ({name})" if name else ""
             again = _again(ctx, "once that is fixed, ")
             _leave(f"{error.strerror or error}{place}. {again}", BAD_DATA)
         except (KeyboardInterrupt, Exception) as error:

@@ -74,7 +74,7 @@ def _show(
     outcome: "gt.FinetuneOutcome", parameters: FinetuneParameters, targets: str, weights: Path | None
 ) -> None:
     """Print the result on stdout, and next steps on stderr."""
-    one = "image" if outcome.task == "dxc" else "cube"
+    one = "image" if len(gt.open_store(targets).size) == 2 else "cube"
     trained = counted(outcome.train_cubes, one)
     if one == "cube":
         trained += f" of {counted(outcome.train_scans, 'scan')}"

@@ -17,7 +17,21 @@ Line = tuple[str, *tuple[object, ...]]
 #: read from the networks, which import torch, since --help must not wait for it.
 _OF_NETWORK, _OF_NNUNET = {"unet3d": 8, "unet2d": 32}, 32
 #: Options shared by `finetune` and `compare`, and by `extract-cubes` and `explain`.
-_OF_TRAINING = ("labels", "freeze_encoder", "epochs", "patience", "batch_size", "lr", "seed", "device")
+_OF_TRAINING = (
+    *(
+        "labels",
+        "steps",
+        "epochs",
+        "select",
+        "patience",
+        "at_steps",
+        "batch_size",
+        "lr",
+        "schedule",
+        "warmup",
+    ),
+    *("augment", "head", "keep", "freeze_encoder", "precision", "seed", "device"),
+)
 _OF_RULE = ("size", "plane", "hu", "border", "max_tissue", "min_tissue")
 
 
@@ -108,8 +122,8 @@ def _typed(given: Mapping[str, Any], names: Sequence[str]) -> str:
     for name in names:
         if name in given:
             value = given[name]
-            words.append(f" --{name.replace('_', '-')}")
-            if value is not True:
+            words.append(f" --{'no-' if value is False else ''}{name.replace('_', '-')}")
+            if not isinstance(value, bool):
                 words.append(f" {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return "".join(words)
 

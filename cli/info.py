@@ -104,7 +104,7 @@ def _scan_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     subsets = ", ".join(f"{subset}: {count:,}" for subset, count in facts["cubes_by_subset"].items())
     return [
         ("scans", _statuses(facts)),
-        ("cubes by subset", subsets),
+        *([] if list(facts["cubes_by_subset"]) == ["none"] else [("cubes by subset", subsets)]),
         ("spacing x, y, z", f"{', '.join(spacing)} mm" if any(most) else "unknown"),
         ("tissue score", "{least:.3f} .. {most:.3f}, median {median:.3f}".format(**facts["tissue"])),
     ]

@@ -87,7 +87,11 @@ def _giving_way(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> li
     longest = [max(map(len, map(str, column))) for column in zip(headings, *rows, strict=True)]
     gaps = 3 * (len(headings) - 1)
     room = min(WIDTH, shutil.get_terminal_size().columns) - sum(longest[1:-1]) - gaps
-    name = max(_SHORTEST_NAME, room - min(longest[-1], _LONG_REASON))
+    least = max(_SHORTEST_NAME, room - min(longest[-1], _LONG_REASON))
+    names = [str(row[0]) for row in rows]
+    widths = range(least, max(least, _NAME) + 1)
+    # A little wider where different names would look alike.
+    name = next((one for one in widths if len({shortened(n, one) for n in names}) == len(set(names))), least)
     return [[shortened(str(row[0]), name), *row[1:]] for row in rows]
 
 

@@ -110,6 +110,7 @@ class Bars:
             progress.BarColumn(_BAR),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
+            speed_estimate_period=600.0,  # seconds; no time left is shown if a piece takes longer
             console=console,
             transient=True,
             disable=not console.is_terminal,

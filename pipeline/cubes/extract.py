@@ -185,12 +185,12 @@ def extract_cubes(
 
 #: Hints if no scan or image gives a cube, by words in the reason of a skipped one.
 _EXPLAIN = "genesis-prep explain SCAN shows which settings help."
-_ADVICE = {
+_ADVICE: dict[str, dict[str, tuple[str, ...]]] = {
     "scan": {
-        "needed": f"A smaller --border or --size accepts smaller scans; {_EXPLAIN}",
-        "tissue score": f"A larger --max-tissue accepts denser scans; {_EXPLAIN}",
+        "needed": ("A smaller --border or --size accepts smaller scans.", _EXPLAIN),
+        "tissue score": ("A larger --max-tissue accepts denser scans.", _EXPLAIN),
     },
-    "image": {"needed": "A smaller --size accepts smaller images."},
+    "image": {"needed": ("A smaller --size accepts smaller images.",)},
 }
 
 

@@ -6,6 +6,7 @@ Cubes and targets share this, so resuming, assembling and adding new scans work 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from zlib import crc32
@@ -180,12 +181,12 @@ def nothing_given(
     tasks: Sequence[CutTask[Any]],
     noun: str,
     changes: Mapping[str, Facts],
-    advice: Mapping[str, str] | None = None,
+    advice: Mapping[str, Sequence[str]] | None = None,
 ) -> DataError | None:
     """Return an error that explains why no scan gave a cube, failed scans first; None if one did.
 
-    `changes` override recorded entries. `advice` maps words in the reason of a skipped scan to a hint, which
-    is only given if they occur; no setting helps if no file can be read.
+    `changes` override recorded entries. `advice` maps words in the reason of a skipped scan to hints, which
+    are only given if they occur, each once; no setting helps if no file can be read.
     """
     outcomes, names = [], [task.name for task in tasks]
     for task, record in zip(tasks, ledger.records(names), strict=True):
@@ -197,8 +198,13 @@ def nothing_given(
     reasons = [f"  {one.path}: {one.status}, {one.reason}" for one in outcomes[:_MOST_REASONS]]
     more = f"  and {len(tasks) - _MOST_REASONS} more" if len(tasks) > _MOST_REASONS else ""
     skipped = [one.reason for one in outcomes if one.status == "skipped"]
-    helps = {way for words, way in (advice or {}).items() if any(words in reason for reason in skipped)}
-    said = (f"No {noun} gave a cube, so no store was made.", *reasons, more, " ".join(sorted(helps)))
+    ways = [way for words, way in (advice or {}).items() if any(words in reason for reason in skipped)]
+    said = (
+        f"No {noun} gave a cube, so no store was made.",
+        *reasons,
+        more,
+        " ".join(sorted(set(chain(*ways)))),
+    )
     return DataError("\n".join(filter(None, said)))
 
 

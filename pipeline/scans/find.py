@@ -304,7 +304,7 @@ def _what_is_there(files: dict[str, list[str]]) -> str:
     if images := sorted(name for name in names if _NIH_IMAGE.fullmatch(name)):
         return (
             f" It holds images named like those of NIH ChestX-ray14, such as {images[0]}: add the download's "
-            "table Data_Entry_2017*.csv and its lists of images."
+            "table Data_Entry_2017*.csv and its lists of images, or give --layout images to use them without."
         )
     if pictures := sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES)):
         return f" It holds pictures such as {pictures[0]}: if they are X-ray images, give --layout images."

@@ -289,6 +289,19 @@ class _Terminal(io.StringIO):
         return True
 
 
+def test_names_that_would_look_alike_are_shortened_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(genesis_toolkit.cli.output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    reason = "it is damaged: its compressed voxels are cut short, and more words than one line holds"
+    names = [f"Patient B/{one}.nii.gz" for one in ("head scan", "body plan", "c")]
+    rows = [[name, "122 x 101 x 112", "failed", "0", reason] for name in names]
+    show_table(["scan", "shape", "status", "cubes", "reason"], rows)
+    shown = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "122 x" in line]
+    assert len({tuple(words) for words in shown}) == len(names)
+
+
 def test_what_is_said_beside_a_bar_stands_above_it_and_wraps_at_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

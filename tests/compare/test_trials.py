@@ -119,7 +119,7 @@ def test_the_time_left_is_that_of_the_work_of_this_call() -> None:
     report = remaining(lambda what, done, total: told.append(what), lambda: next(times))
     for done in (6, 6, 8, 10):
         report("work", done, 10)
-    assert told == ["work", "work", "work, about 2 min left", "work"]
+    assert told == ["work", "work", "2 min left, work", "work"]
 
 
 def test_the_table_of_scores_reads_back_as_the_same_evidence() -> None:

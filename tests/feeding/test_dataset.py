@@ -93,6 +93,12 @@ def test_the_splits_are_those_of_pretrain(pairs: Path) -> None:
         assert_same(list(validation), [read(pairs, cube, 0) for cube in split.validation.tolist()])
 
 
+def test_both_say_in_one_line_what_they_hold(pairs: Path) -> None:
+    dataset, loader = PairDataset(pairs), PairLoader(pairs, split="validation", batch_size=2)
+    assert repr(dataset) == f"<PairDataset {pairs}: train, {len(dataset)} pairs an epoch>"
+    assert repr(loader) == f"<PairLoader {pairs}: validation, {len(loader)} batches of 2 an epoch>"
+
+
 def test_a_cube_store_gives_the_pairs_of_its_pair_store(cubes: Path, pairs: Path) -> None:
     flying, stored = PairDataset(str(cubes), seed=3), PairDataset(pairs)
     for epoch in (0, 1):

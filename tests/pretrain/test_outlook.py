@@ -46,9 +46,9 @@ def test_device_network_and_size_are_said_before_the_first_step(pairs: Path, tmp
 
 
 def looked_ahead(
-    pairs: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, **change: int
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, end: float = 0.0, **change: int
 ) -> tuple[list[str], Callable[[], None]]:
-    clock, said = iter((0.0, seconds)), list[str]()
+    clock, said = iter((0.0, seconds, end)), list[str]()
     monkeypatch.setattr(pace, "perf_counter", lambda: next(clock))
     data = open_data(pairs, replace(PretrainParameters(), **change))
     state = new_state(data.parameters, CPU)
@@ -85,6 +85,18 @@ def test_a_short_epoch_and_a_small_network_are_not_warned_of(
     step()
     step()
     assert [line.split()[0] for line in said] == ["Training", "Warning:", "A"]
+
+
+@pytest.mark.parametrize(("end", "corrected"), [(24.0, True), (8.0, False), (4.5, False), (1.5, True)])
+def test_an_announcement_far_off_is_corrected_after_an_epoch(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, end: float, corrected: bool
+) -> None:
+    said, step = looked_ahead(pairs, monkeypatch, 2.0, end, width=8, batch_size=6)
+    for _ in range(8):  # two epochs of 4 steps
+        step()
+    told = [line for line in said if line.startswith("Over the first epoch, a step took")]
+    assert len(told) == corrected
+    assert not corrected or f"took {end / 3:.2g} s, an epoch with validation about" in told[0]
 
 
 @pytest.mark.parametrize(("steps", "left"), [(None, 7), (1, 0), (18, 2), (19, 3), (999, 7)])

@@ -88,6 +88,10 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         self._epoch = torch.zeros(1, dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it so
 
+    def __repr__(self) -> str:
+        place, split, *_ = self._again
+        return f"<PairDataset {place}: {split}, {len(self):,} pairs an epoch>"
+
     def __len__(self) -> int:
         return len(self._pairs.cubes)
 
@@ -169,6 +173,10 @@ class PairLoader:
         self.epoch = 0
         self._given = 0  # batches of the epoch that were yielded
         self._left_out = 0  # batches that the next pass skips
+
+    def __repr__(self) -> str:
+        batches = f"{len(self):,} batches of {self._batch_size} an epoch"
+        return f"<PairLoader {self._pairs.place}: {self._same['split']}, {batches}>"
 
     def __len__(self) -> int:
         """Number of batches in a whole epoch."""

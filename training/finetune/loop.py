@@ -89,8 +89,7 @@ class FineTuner:
         while not self.stopped_by:
             started, due = perf_counter(), self._due()
             works = self.data.training(state.epoch)[: self.data.steps - self.step]
-            waiting = len(self.data.validation) if due else 0
-            tick = self._counting(f"epoch {state.epoch + 1}: ", len(works) + waiting)
+            tick = self._counting_run(f"epoch {state.epoch + 1}: ")
             scores = self._fit_probe(works, tick) if self.data.probe else self._train_epoch(works, tick)
             train_loss = state.loss
             if due:
@@ -106,14 +105,14 @@ class FineTuner:
                 saving.saved()
             self.say(str(record))
 
-    def _due(self) -> bool:
-        """Whether to validate after the coming epoch: after the last one, and any that may be the best."""
-        steps = self.step + self.per_epoch
+    def _due(self, epoch: int | None = None) -> bool:
+        """Whether to validate after an epoch, by default the coming one: the last, any that may be best."""
+        epoch = self.state.epoch if epoch is None else epoch
         stride = max(1, STRIDE // self.per_epoch)
         return (
             self.data.parameters.select == "best"
-            or steps >= self.data.steps
-            or (self.state.epoch + 1) % stride == 0
+            or (epoch + 1) * self.per_epoch >= self.data.steps
+            or (epoch + 1) % stride == 0
         )
 
     def _fit_probe(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> dict[str, Metrics]:
@@ -166,9 +165,17 @@ class FineTuner:
         load_weights(self.state.model, read_checkpoint(kept, FINETUNED)["state_dict"], kept)
         return self.judge.evaluate(self._counting("test: ", len(self.data.test)))
 
-    def _counting(self, prefix: str, total: int) -> Tick:
+    def _counting_run(self, prefix: str) -> Tick:
+        """Return a function that counts steps and validation batches of the whole run, so of its time."""
+        epochs = math.ceil(self.data.steps / self.per_epoch)
+        due = [self._due(epoch) for epoch in range(epochs)]
+        batches = len(self.data.validation)
+        done = self.step + batches * sum(due[: self.state.epoch])
+        return self._counting(prefix, self.data.steps + batches * sum(due), done)
+
+    def _counting(self, prefix: str, total: int, done: int = 0) -> Tick:
         """Return a function that reports one more step, and stops the run if it was asked to stop."""
-        count = counting(self.report, prefix, total)
+        count = counting(self.report, prefix, total, done)
 
         def tick(what: str) -> None:
             count(what)

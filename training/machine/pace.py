@@ -10,6 +10,7 @@ _VALIDATING = 1 / 3  # time of a validation batch, which has no backward pass, r
 _LONG = 600.0  # seconds per epoch above which few users wait for the first picture
 _LEAST_WIDTH = 8  # narrower networks hardly learn
 _TIMED = 2  # steps
+_FAR_OFF = 1.5  # by this factor; then the announcement is corrected after an epoch
 
 # Speed-up when the width is halved. Measured on one core, batches of 6: 50.1, 15.0 and
 # 4.2 s a step for widths 32, 16 and 8 of unet3d; 1.72, 0.49, 0.21 and 0.15 s for 64, 32, 16 and 8 of unet2d.
@@ -40,7 +41,7 @@ def narrower(width: int, axes: int, seconds: float = 0.0) -> tuple[int, float]:
 
 
 class Pace:
-    """Announces after two steps how long an epoch and the whole run will take.
+    """Announces after two steps how long an epoch and the whole run will take; corrects it after an epoch.
 
     Args:
         say: called with the announcement.
@@ -56,18 +57,26 @@ class Pace:
         self._say, self._steps, self._epochs, self._advise = say, steps, epochs, advise
         self._batches = steps + validation * _VALIDATING
         self._ends: list[float] = []
+        self._count = 0
 
     def step(self) -> None:
         """Count a finished step."""
-        if len(self._ends) == _TIMED:
-            return
-        self._ends.append(perf_counter())
-        if len(self._ends) < _TIMED:
-            return
-        step = self._ends[1] - self._ends[0]  # the first step may include compilation and kernel selection
+        self._count += 1
+        if self._count <= _TIMED:
+            self._ends.append(perf_counter())
+        if self._count == _TIMED:
+            step = self._ends[1] - self._ends[0]  # the first may include compilation and kernel selection
+            self._announce("A step takes", step)
+            if advice := self._advise(step * self._batches):
+                self._say(advice)
+        elif self._count == self._steps and self._epochs > 1:
+            announced = self._ends[1] - self._ends[0]
+            mean = (perf_counter() - self._ends[0]) / (self._steps - 1)
+            if not announced / _FAR_OFF <= mean <= announced * _FAR_OFF:
+                self._announce("Over the first epoch, a step took", mean)
+
+    def _announce(self, begin: str, step: float) -> None:
         epoch = step * self._batches
         took = f"{step:.2g} s" if step < 10 else duration(step)
         left = f"{counted(self._epochs, 'epoch')} {duration(epoch * self._epochs)}"
-        self._say(f"A step takes {took}, an epoch with validation about {duration(epoch)}, {left} at most.")
-        if advice := self._advise(epoch):
-            self._say(advice)
+        self._say(f"{begin} {took}, an epoch with validation about {duration(epoch)}, {left} at most.")
