@@ -217,8 +217,12 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     _say_what_would_fit(result.store, rows)
     air = [one | {"scan": name_of(one["path"])} for one in air]
     output.say(*filter(None, [without_tissue_words(air, len(result.store))]))
-    output.say(*cautions_of_cubes(result.store), err=True)
-    output.say_next(*after_store(cubes, result.store))
+    if part := result.store.attributes["parameters"].get("part"):
+        output.say(f"This is part {part}: join the stores of all parts with genesis-prep merge.", err=True)
+        output.say_next("genesis-prep merge --help")
+    else:
+        output.say(*cautions_of_cubes(result.store), err=True)
+        output.say_next(*after_store(cubes, result.store))
     if failed:
         raise SystemExit(BAD_DATA)
 

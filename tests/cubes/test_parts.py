@@ -48,6 +48,14 @@ def test_a_moved_file_stays_in_its_part_and_what_cannot_be_parted_is_refused(
         main, ["extract-cubes", str(luna16), str(tmp_path / "c.zarr"), *words, "--part", "5/2"]
     )
     assert (done.exit_code, "for example 1/8" in done.stderr) == (2, True)
+    (first,) = (path.stem for path in (luna16 / "subset0").glob("*.mhd"))
+    mine = f"{part_of(first, 2)}/2"
+    done = CliRunner().invoke(
+        main, ["extract-cubes", str(luna16), str(tmp_path / "p.zarr"), *words, "--part", mine]
+    )
+    assert f"This is part {mine}: join the stores of all parts" in done.stderr
+    assert done.stderr.endswith("Next: genesis-prep merge --help\n")
+    assert "held out" not in done.stderr  # a single part may well hold few scans
     official = dataclasses.replace(SMALL, sampler="official")
     with pytest.raises(CallError, match="--sampler official continue through a whole subset"):
         extract_cubes(luna16, tmp_path / "c.zarr", official, part="1/2")
