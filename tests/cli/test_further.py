@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 import genesis_toolkit.cli.prep
 import genesis_toolkit.cli.train
+from genesis_toolkit.cli.further import after_finetuning
 
 PROGRAMS = {
     "genesis-prep": genesis_toolkit.cli.prep.main,
@@ -160,3 +161,14 @@ def test_stores_by_other_ways_go_on_too(here: Path) -> None:
     assert commands(follow("genesis-prep merge 0.zarr 1.zarr all.zarr", 2)) == ["merge", "degrade"]
     line = follow(f"genesis-prep import-npy {file} imported.zarr", 2)[1]
     assert line == "genesis-prep degrade imported.zarr pairs-2.zarr"
+
+
+def test_the_comparison_keeps_every_option_of_the_fine_tuning(here: Path) -> None:
+    given = {"steps": 60, "at_steps": (20, 40), "augment": False, "freeze_encoder": True, "head": "all"}
+    line, *_ = after_finetuning("t.zarr", "unet2d", Path("pretrained"), {**given, "out": Path("tuned")})
+    assert line.endswith(" --steps 60 --at-steps 20,40 --no-augment --head all --freeze-encoder")
+    commands = PROGRAMS["genesis-train"].commands
+    finetune, compare = ({one.name for one in commands[name].params} for name in ("finetune", "compare"))
+    for name in (finetune & compare) - {"targets", "out", "width", "dry_run", "overwrite", "json"}:
+        line, *_ = after_finetuning("t.zarr", "unet2d", Path("pretrained"), {name: "given"})
+        assert line.endswith(f" --{str(name).replace('_', '-')} given")

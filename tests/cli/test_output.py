@@ -17,7 +17,7 @@ import genesis_toolkit.cli.output
 import genesis_toolkit.cli.prep
 import genesis_toolkit.cli.train
 import genesis_toolkit.pipeline.cubes.parameters
-from genesis_toolkit.cli.errors import _waiting_told, check_installed
+from genesis_toolkit.cli.errors import GenesisGroup, _waiting_told, check_installed
 from genesis_toolkit.cli.options import given_options
 from genesis_toolkit.cli.output import (
     AS_JSON,
@@ -316,3 +316,15 @@ def test_what_is_said_beside_a_bar_stands_above_it_and_wraps_at_words(
     # The bar's line is erased before the text is written.
     assert "\x1b[2KCompiling the kernels, about 10 s, once" in drawn
     assert "\x1b[2Kepoch 1: train 0.0273, validation\n0.0224, best" in drawn
+
+
+def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error() -> None:
+    group = GenesisGroup("genesis-prep")
+
+    @group.command()
+    def draw() -> None:
+        raise PermissionError(13, "Permission denied", "out/.sheet.png.b4afecd7a9df.part")
+
+    done = CliRunner().invoke(group, ["draw"])
+    assert done.exit_code == 1
+    assert "Permission denied (out/sheet.png)." in done.stderr

@@ -327,6 +327,29 @@ def test_weights_that_were_read_before_give_the_same(stores: dict[str, Path], tm
 # ------------------------------------------------------------------- fixed steps, and scores on the way there
 
 
+def test_progress_counts_the_whole_run_and_goes_on_where_a_stopped_one_was(
+    stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "STRIDE", 1)
+    counts: list[tuple[int, int]] = []
+
+    def report(what: str, done: int, total: int) -> None:
+        if what.startswith("epoch"):
+            counts.append((done, total))
+
+    parameters = replace(STEPS, at_steps=())
+    with pytest.raises(KeyboardInterrupt):
+        tuned(stores["dxc"], tmp_path / "run", parameters, progress=interrupted_at(2, 1))
+    tuned(stores["dxc"], tmp_path / "run", parameters, progress=report)
+    tuned(stores["dxc"], tmp_path / "whole", parameters, progress=report)
+    (total,) = {total for _, total in counts}
+    whole = [done for done, _ in counts][-total:]
+    assert whole == list(range(1, total + 1))
+    resumed = [done for done, _ in counts][:-total]
+    assert resumed == whole[-len(resumed) :]
+    assert 0 < len(resumed) < total
+
+
 STEPS = FinetuneParameters(steps=9, batch_size=6, lr=0.03, at_steps=(2, 4, 9))
 
 
