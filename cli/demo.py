@@ -1,6 +1,7 @@
 """`genesis-prep demo`: the whole journey on practice scans, and a page with its results."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -115,7 +116,7 @@ def _journey(folder: Path, plan: Journey, seed: int) -> dict[str, Any]:
         seed=seed,
     )
     with TrainingBars() as progress:
-        outcome = gt.pretrain(pairs, run, parameters, progress=progress, say=progress.say)
+        outcome = gt.pretrain(pairs, run, parameters, progress=progress, say=_of_interest(progress.say))
     of = _draw_restored(folder, plan.shown)
     bytes_ = sum(path.stat().st_size for one in (cubes, pairs) for path in one.rglob("*") if path.is_file())
     figures = (
@@ -132,6 +133,11 @@ def _journey(folder: Path, plan: Journey, seed: int) -> dict[str, Any]:
     }
     page = _write_page(folder, plan, figures, losses, of)
     return {"page": str(page), "figures": figures, "losses": losses, "run": str(run)}
+
+
+def _of_interest(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Leave out the warning about the rank of the features: nobody will use the encoder of a demo."""
+    return lambda sentence: None if "effective rank" in sentence else say(sentence)
 
 
 def _step(what: str) -> None:

@@ -117,6 +117,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._counts: dict[str, tuple[int, int]] = {}
+        self._done: dict[str, int] = {}
         self._notebook = _NotebookOutput() if console.is_jupyter else None
         self._bars.start()
         return self
@@ -138,6 +139,9 @@ class Bars:
         bar = self._only or what
         if bar not in self._tasks:
             self._tasks[bar] = self._bars.add_task(what, total=total)
+        elif done < self._done[bar]:  # the next epoch; a bar that was once full would show no time left
+            self._bars.reset(self._tasks[bar])
+        self._done[bar] = done
         self._bars.update(self._tasks[bar], description=what, completed=done, total=total)
         if self._notebook:
             self._notebook.draw(self._bars)

@@ -326,6 +326,9 @@ def test_a_bar_keeps_its_count_however_long_its_text_is(monkeypatch: pytest.Monk
     with TrainingBars() as bars:
         bars(text, 1234, 99_999)
         Console(file=paper, width=80).print(bars._bars.get_renderable())
+        for done in (99_999, 1, 2):
+            bars("epoch 2", done, 99_999)
+        assert not bars._bars.tasks[0].finished, "a full bar is not full in the next epoch"
     (line,) = paper.getvalue().splitlines()
     assert len(line) <= 80
     assert text[:20] in line
