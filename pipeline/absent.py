@@ -14,7 +14,7 @@ def check_scans(source: AnyPath) -> Path:
         CallError: the path is empty, does not exist, or cannot be accessed.
     """
     if source == "":  # which `Path` would read as the current folder
-        raise CallError("The path '' is empty: give the folder that holds the scans.")
+        raise CallError("The path of the scans is empty: give the folder that holds the scans.")
     if not _exists(Path(source)):
         raise CallError(f"There is no folder {source}: give the folder that holds the scans.")
     return Path(source)
@@ -79,17 +79,17 @@ def no_run(folder: Path) -> CallError:
 
 
 def check_finetuned(folder: Path) -> None:
-    """Refuse the folder of a fine-tuning run that is not there.
+    """Refuse a missing folder of a fine-tuning run.
 
     Raises:
-        CallError: it is not.
+        CallError: it does not exist.
     """
     if not _exists(folder):
         raise no_finetuned(folder)
 
 
 def no_finetuned(folder: Path) -> CallError:
-    """The refusal of a folder that is not of a fine-tuning run."""
+    """Return the error for a folder without a fine-tuning run."""
     return CallError(f"There is no fine-tuning run at {folder}: make one with genesis-train finetune.")
 
 

@@ -48,7 +48,7 @@ class Workers:
     Attributes:
         count: number of tasks at a time. One task at a time runs in this process.
         processes: whether each worker is a process of its own, for tasks that hold the GIL; else a thread.
-        client: of the cluster that `connect` found; None if workers are started for each `run`.
+        client: client of the cluster that `connect` found; None if workers are started for each `run`.
         progress: receives messages while workers start.
     """
 
@@ -153,7 +153,7 @@ class _Hands:
     """Running workers, and how tasks are handed to them.
 
     Attributes:
-        client: of their cluster.
+        client: client of their cluster.
         count: number of workers.
         ahead: number of dask tasks to hand out before the first one returns.
         threads: key under which threads of this process find their work; None for processes.
@@ -414,8 +414,8 @@ def _check_workers(client: Any, source: Path | None, folder: Path) -> int:
         if missing:
             place = folder if probe in missing else source
             raise CallError(
-                f"The dask worker on {host} does not see {place}: keep scans and store on a file system that "
-                "this machine and all workers share."
+                f"The dask worker on {host} cannot see {place}: keep scans and store on a "
+                "file system that this machine and all workers share."
             )
     return len(answers)
 

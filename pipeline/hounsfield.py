@@ -51,8 +51,8 @@ class Window:
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise CallError(
-                f"--hu {self.low},{self.high}: the first number must be below the second; the default is "
-                "-1000,1000."
+                f"--hu {self.low},{self.high} is an empty range: the lower limit must be less "
+                "than the upper limit; the default is -1000,1000."
             )
 
     def __iter__(self) -> Iterator[int]:
@@ -124,7 +124,9 @@ class HounsfieldValues:
         """
         if len(self.hu) != 2 or min(self.hu) <= -32768 or max(self.hu) > 32767:
             found = f"--hu {','.join(map(str, self.hu))}"
-            raise CallError(f"{found}: must be two numbers within -32767..32767, for example -1000,1000.")
+            raise CallError(
+                f"{found} is invalid: it must be two numbers from -32767 to 32767, for example -1000,1000."
+            )
         window = Window(*self.hu)
         if self.window is None:
             return

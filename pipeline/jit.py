@@ -121,7 +121,7 @@ class External:
     """A C function that kernels call by name.
 
     Args:
-        name: of its symbol in LLVM.
+        name: name of its symbol in LLVM.
         result: name of its numba type, such as "intc".
         arguments: names of the types of its arguments.
     """

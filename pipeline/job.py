@@ -104,7 +104,7 @@ _Chain = tuple[tuple[str, Item], ...]
 
 @dataclass(frozen=True)
 class _Piece(Generic[Item]):
-    """How any process runs a task and records it."""
+    """The way in which any process runs a task and records it."""
 
     ledger: Ledger
     make: Callable[[Item], Facts]

@@ -37,7 +37,7 @@ from genesis_toolkit.pipeline.wording import first_difference
 
 SUFFIX = ".unfinished"
 FORMAT = "genesis-unfinished"
-VERSION = 2  # of the records of finished pieces; version 1 recorded less
+VERSION = 2  # version of the records of finished pieces; version 1 recorded less
 MANIFEST = "manifest-sha256.txt"
 LOG = "log.json"  # facts of the run: times, versions, workers; not part of the manifest
 _UNHASHED = {MANIFEST, LOG}
@@ -97,7 +97,10 @@ class Ledger:
             DataError: another run holds the work now, or this machine does not see it.
         """
         if (_begun(self.work) or {}).get("run") != self.run:
-            raise DataError(f"{self.work} does not exist on this machine, or another run holds it now.")
+            raise DataError(
+                f"{self.work} does not exist on this machine, or another run is using "
+                "it now: wait until that run ends."
+            )
         return write_whole(path, parts, flush=flush, sha256=sha256)
 
     def record(self, name: str, facts: Mapping[str, Any]) -> None:
@@ -163,8 +166,8 @@ class Ledger:
         empty = self.target.is_dir() and not any(self.target.iterdir())
         if not empty and not (self.replace and (self.target / MANIFEST).is_file()):
             raise CallError(
-                f"{self.target} appeared while this run was at work, so it was left untouched: move it "
-                "away and run the same command again."
+                f"{self.target} was created by another program during this run, so it was "
+                "left untouched: move it away and run the same command again."
             )
         self.target.rename(self.work / _REPLACED)
 
@@ -231,8 +234,8 @@ def hold(target: Path, job: Mapping[str, Any], *, overwrite: bool, grow: bool = 
                 )
             if difference and not overwrite:
                 raise CallError(
-                    f"{work} holds work started with {difference}: repeat that call to continue it, or start "
-                    "again with --overwrite."
+                    f"{work} holds work started with {difference}: use the original values to "
+                    "continue it, or start again with --overwrite."
                 )
             if difference or other or not (work / "store").exists():
                 _empty(work)
@@ -355,7 +358,7 @@ def write_whole(
     40 MB, which takes ten times as long as writing it.
 
     Args:
-        sha256: of the content, where the caller has just taken it.
+        sha256: sha256 of the content, where the caller has just taken it.
 
     Returns:
         The sha256 of the content, in hexadecimal.

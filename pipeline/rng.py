@@ -215,7 +215,7 @@ def checked_seed(seed: int) -> np.uint64:
         CallError: the seed is not in 0 .. 2^63 - 1.
     """
     if not 0 <= seed < 2**63:
-        raise CallError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1.")
+        raise CallError(f"--seed {seed} is out of range: it must be a whole number from 0 to 2^63 - 1.")
     return np.uint64(seed)
 
 

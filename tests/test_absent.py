@@ -70,5 +70,5 @@ def test_a_store_that_is_being_made_is_not_said_to_be_missing(tmp_path: Path) ->
         absent.check_store(tmp_path / "c.zarr", "degrade")
     with pytest.raises(CallError, match=r"p\.zarr: make one with genesis-prep degrade\.$"):
         absent.check_store(tmp_path / "p.zarr", "degrade")
-    with pytest.raises(CallError, match="The path '' is empty"):
+    with pytest.raises(CallError, match="The path of the scans is empty"):
         absent.check_scans("")

@@ -21,5 +21,5 @@ def test_clipping_keeps_whole_numbers_and_rounds_halves_to_even() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1000, -1000), (5, 5)])
 def test_an_empty_window_is_refused(low: int, high: int) -> None:
-    with pytest.raises(CallError, match=f"{low},{high}: the first number must be below"):
+    with pytest.raises(CallError, match=f"{low},{high} is an empty range: the lower limit must be"):
         Window(low, high)

@@ -55,11 +55,11 @@ def assemble(
     Args:
         ledger: holds the record and the staged cubes of every scan.
         job: the parameters, as written to the store.
-        parameters: of the extraction.
-        names: of the records, in the order of the scans.
+        parameters: parameters of the extraction.
+        names: names of the records, in the order of the scans.
         changes: overriding entries of records, from `changes_of`.
         update: the store to be extended by these scans; None makes a new one.
-        key: of the pseudonyms in the store; None keeps names.
+        key: key of the pseudonyms in the store; None keeps names.
         report: called as shards are finished.
     """
     ledger.clear_store()  # repeating the copy is cheaper than checking what a killed run left
@@ -89,8 +89,8 @@ def write_shards(
     """Write the encoded cubes of an array to its shards; return each sha256 by path in the store.
 
     Args:
-        ledger: of the store.
-        name: of the array.
+        ledger: ledger of the store.
+        name: name of the array.
         size, itemsize: edges of a cube in voxels, and bytes per voxel.
         cubes: total number.
         chunks: those that are not in the first shards.
@@ -118,7 +118,7 @@ def compact(
 ) -> Iterator[Facts]:
     """Convert lists in records to arrays, as stored: records of 100,000 scans then take 150 MB, not 700."""
     for name, record in zip(names, ledger.records(names), strict=True):
-        record["stream"] = stream_key(record["identifier"])  # of the true name, so that no draw changes
+        record["stream"] = stream_key(record["identifier"])  # key of the true name, so no draw changes
         record |= changes.get(name, {})
         if key:
             record |= _pseudonymous(record, key)

@@ -30,7 +30,7 @@ class Twin:
     """Properties that show whether two scans are the same.
 
     Attributes:
-        name: of its record; empty for a scan of a finished store, which is left unchanged.
+        name: name of its record; empty for a scan of a finished store, which is left unchanged.
         path: its own, relative to the source.
         place: location of the file.
         identifier, sha256: as recorded in the store.
@@ -55,7 +55,7 @@ def changes_of(
     Args:
         ledger, tasks: hold the records, and name them.
         update: identifies the scans of the store to be extended.
-        key: of the pseudonyms in the store; None if it has the scans' own names.
+        key: key of the pseudonyms in the store; None if it has the scans' own names.
     """
     name, digest = (key.name, key.digest) if key else (str, str)
     twins = list(_held(update, key)) if update else []
@@ -95,7 +95,11 @@ def settle(twins: Iterable[Twin], same: Callable[[Path, Path], bool]) -> dict[st
             continue
         odd = [one for one in others if one.sha256 != leader.sha256 and not same(leader.place, one.place)]
         both = " and ".join(twin.path for twin in (leader, *odd))
-        both = f"{both} have one identifier but different voxels: rename or remove all but one" if odd else ""
+        both = (
+            f"{both} have the same identifier but different voxels: rename or remove all but one"
+            if odd
+            else ""
+        )
         for twin in filter(lambda twin: twin.name, group if odd else others):
             changes[twin.name] = ("failed", both) if both else ("skipped", SAME + leader.path)
     for twin in twins:

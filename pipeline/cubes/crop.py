@@ -77,7 +77,7 @@ def cube_at(
     (x, y), (across, down) = map(int, corner[:2]), parameters.size
     crop = pixels[x : x + across, y : y + down]
     if min(x, y) < 0 or crop.shape != parameters.size:
-        raise DataError(f"it has no crop of {across} x {down} pixels at {x}, {y}")
+        raise DataError(f"the image has no crop of {across} x {down} pixels at {x}, {y}")
     return np.ascontiguousarray(crop)
 
 

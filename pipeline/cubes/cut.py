@@ -79,7 +79,7 @@ def cubes_at(
     for corner in corners:
         box = voxels[tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))]
         if min(corner) < 0 or box.shape != edges:
-            raise DataError(f"it has no cube of {' x '.join(map(str, edges))} at {tuple(corner)}")
+            raise DataError(f"the scan has no cube of {' x '.join(map(str, edges))} at {tuple(corner)}")
         rows[...] = box.transpose(1, 2, 0)
         np.clip(rows, window.low, window.high, out=rows)
         if rows.dtype.kind == "f":
@@ -101,7 +101,7 @@ def mask_words(voxels: Voxels) -> str:
     if not 1 < len(values) <= _MOST_VALUES or (np.rint(values) != values).any():
         return ""
     *some, last = (f"{value:g}" for value in values)
-    return f"it looks like a mask, not a scan: its only values are {', '.join(some)} and {last}"
+    return f"the file looks like a mask, not a scan: the only values are {', '.join(some)} and {last}"
 
 
 def uniform(identifier: str, seed: int) -> Draw:

@@ -29,7 +29,7 @@ from genesis_toolkit.pipeline.store.shards import encode_cube, shard_length
 #: Most headers read to count scans that are too small; sampled evenly.
 _MOST_HEADERS = 1000
 _TRIED = 5  # most scans tried until one gives cubes
-_EDGES = 3  # of a cube; the tissue score of a patch or an image does not reveal air
+_EDGES = 3  # edges of a cube; the tissue score of a patch or an image does not reveal air
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Estimate:
         scans: number to be cut, as far as the search shows.
         set_aside: number found but skipped or unusable, as far as the search shows.
         cubes: upper limit.
-        bytes: of the scans' files.
-        store_bytes: of these cubes if they compress like the example's; None if no scan gave any.
+        bytes: size of the scans' files in bytes.
+        store_bytes: size of these cubes if they compress like the example's; None if no scan gave any.
         files: upper limit of the number of shards.
         example: the scan that was cut; empty if none gave a cube.
         example_seconds: how long that took.

@@ -62,14 +62,14 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How many cubes a scan gives and why; plain data, ready for JSON through `dataclasses.asdict`.
+    """The number of cubes that a scan gives, and the reasons; plain data, for `dataclasses.asdict` and JSON.
 
     A position is a corner: the first voxel of a cube. The border along x, y and z and the two limits of the
     tissue rule remove positions one after another, so places_whole is the sum of all these and passing.
 
     Attributes:
         shape, spacing: voxels, and mm between their centres, in x, y, z.
-        size, plane, border, max_tissue, min_tissue: of the rule, see `ExtractParameters`.
+        size, plane, border, max_tissue, min_tissue: settings of the rule, see `ExtractParameters`.
         box: edges of the box that is cut, in x, y, z: for a patch 1 across its plane.
         shortages: the axes along which the scan is too small, if it has no candidate for that reason.
         places_whole: positions at which a cube is inside the scan.
@@ -122,7 +122,7 @@ def find_scan(text: str, mr: bool = False) -> tuple[Path, bool]:
         DataError: `extract_cubes` would skip the scan or report it as failed, for this reason.
     """
     if not text:
-        raise CallError("The path '' is empty: give a scan.")
+        raise CallError("The path of the scan is empty: give a file, or a folder with one scan.")
     path = Path(text)
     home, label = folder_and_label(path)
     if home is None and not path.exists():

@@ -76,9 +76,9 @@ class Job:
 
     Attributes:
         found: the scans of the source.
-        parameters: of the extraction.
+        parameters: parameters of the extraction.
         description: the same in the form of the store, with automatic choices resolved.
-        key: of the pseudonyms in the store; None if it has none.
+        key: key of the pseudonyms in the store; None if it has none.
         update: what a finished store is extended by; None to make a new store.
     """
 
@@ -133,7 +133,7 @@ def extract_cubes(
         parameters: what to cut; `ExtractParameters` for CT scans, `ImageParameters` for X-ray images.
         workers: number of scans at a time on this machine; None means one per core. `readers` decides
             whether they are threads or processes.
-        scheduler: of a dask.distributed cluster that does the work, see `engine.connect`.
+        scheduler: address of a dask.distributed cluster that does the work, see `engine.connect`.
         anonymize: a file with a key, generated if missing: the store gets pseudonyms made with it instead of
             identifiers, paths and sha256; the voxels are the same.
         split_file: a CSV table with the columns `scan`, a path or an identifier, and `part`: `train`,
@@ -267,10 +267,10 @@ def _all_parts(source: Path, parameters: Parameters) -> Parameters:
         if parameters.layout != "nih":
             return parameters
         if parameters.split == "test":
-            raise CallError("--split-file replaces --split: omit one of them.")
+            raise CallError("--split-file replaces --split: omit one of the two options.")
         return replace(parameters, split="all")
     if parameters.subsets is not None:
-        raise CallError("--split-file replaces --subsets: omit one of them.")
+        raise CallError("--split-file replaces --subsets: omit one of the two options.")
     luna16 = parameters.layout == "luna16" or (parameters.layout == "auto" and layout_of(source) == "luna16")
     return replace(parameters, subsets=tuple(range(10))) if luna16 else parameters
 
@@ -279,8 +279,9 @@ def _strictly(record: Facts) -> None:
     """Stop after a scan that failed."""
     if record["status"] == "failed":
         raise DataError(
-            f"{record['path']}: {record['reason']}. This is the first scan that failed, and --strict stops "
-            "here; finished work is kept, and the same command continues it."
+            f"{record['path']}: {record['reason']}. With --strict the command stops at the "
+            "first scan that fails. Finished work is kept: run the same command again to "
+            "continue."
         )
 
 

@@ -37,7 +37,10 @@ class OfficialCorners:
         """
         checked_seed(seed)
         if used < 0:
-            raise CallError(f"{used} random words used: must be at least 0, the start of a subset.")
+            raise CallError(
+                f"The number of random words used is {used}, but it must be at least "
+                "0 (the start of a subset)."
+            )
         self._random = _Counted(seed)
         if used:
             self._random.getrandbits(32 * used)

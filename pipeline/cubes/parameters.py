@@ -30,11 +30,11 @@ class ExtractParameters(HounsfieldValues):
     """Extraction parameters for scans (METHOD.md section 2; the published values are the defaults).
 
     Attributes:
-        layout: of the source; `auto` detects it.
-        subsets: of LUNA16; None takes those for pre-training, 0-6.
+        layout: organisation of the source; `auto` detects it.
+        subsets: subsets of LUNA16; None takes those for pre-training, 0-6.
         cubes_per_scan: number of corners drawn per scan.
         size: edges of a cube in voxels, x, y, z; or the two of a patch of a slice.
-        plane: of the slices; None takes axial if `size` has two edges. Cubes have none.
+        plane: plane of the slices; None takes axial if `size` has two edges. Cubes have none.
         hu: the HU window, lowest and highest value kept.
         window: for scans without HU, such as MR: two ends, numbers or percentiles of a scan's non-zero
             voxels such as `p99.5`, that are mapped to -1000 .. 1000; `hu` is then left alone.
@@ -45,7 +45,7 @@ class ExtractParameters(HounsfieldValues):
             limit, and patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for
             cubes only.
-        seed: of the corners; None takes 0, or 1 with the official sampler, like the authors.
+        seed: random seed for the corners; None takes 0, or 1 with the official sampler, like the authors.
         spacing: mm in x, y, z to resample every scan to; None keeps its own.
         orient: axes to turn every scan to, such as LPS; None keeps its own.
 
@@ -71,7 +71,9 @@ class ExtractParameters(HounsfieldValues):
     def __post_init__(self) -> None:
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             found = f"--cubes-per-scan {self.cubes_per_scan}"
-            raise CallError(f"{found}: must be between 1 and {_MOST_CUBES}; the published value is 32.")
+            raise CallError(
+                f"{found} is out of range: it must be between 1 and {_MOST_CUBES}; the published value is 32."
+            )
         object.__setattr__(self, "seed", self.first_seed)
         checked_seed(self.first_seed)
         if self.spacing is not None:
@@ -86,8 +88,9 @@ class ExtractParameters(HounsfieldValues):
         object.__setattr__(self, "max_tissue", rule.max_tissue)
         if rule.plane and self.sampler == "official":
             raise CallError(
-                "--sampler official replays the authors' draws of cubes; they released no program for "
-                "slices: omit --sampler, or give three edges, for example --size 64,64,32."
+                "--sampler official repeats the authors' own draws of cubes, and they "
+                "released no program for slices: omit --sampler, or give three edges, for "
+                "example --size 64,64,32."
             )
 
     @property
@@ -112,14 +115,14 @@ class ImageParameters(GreyLevels):
     """Extraction parameters for X-ray images.
 
     Attributes:
-        layout: of the source: `nih` for NIH ChestX-ray14, or `images` for any folder of PNG, JPEG and DICOM
-            of CR and DX.
+        layout: organisation of the source: `nih` for NIH ChestX-ray14, or `images` for any folder of PNG,
+            JPEG and DICOM of CR and DX.
         split: the official list of NIH to take, by default `train_val`; `all` ignores the lists. `images`
             has no lists.
         size: edges of a cube in pixels, x, y.
         cubes_per_scan: number of random crops of that size cut from the image at full resolution; None takes
             the whole image, resized by area averaging.
-        seed: of the crops; the whole image needs none.
+        seed: random seed for the crops; the whole image needs none.
 
     Raises:
         CallError: a value is out of range.
@@ -134,25 +137,27 @@ class ImageParameters(GreyLevels):
     def __post_init__(self) -> None:
         if self.layout not in IMAGE_LAYOUTS:
             raise CallError(
-                f"--layout {self.layout}: for X-ray images it must be {' or '.join(IMAGE_LAYOUTS)}."
+                f"--layout {self.layout} is invalid: for X-ray images it must be "
+                f"{' or '.join(IMAGE_LAYOUTS)}."
             )
         if self.layout == "nih":
             object.__setattr__(self, "split", self.split or "train_val")
             check_split(str(self.split))
         elif self.split is not None:
             raise CallError(
-                f"--split {self.split} selects a list of NIH ChestX-ray14, but --layout images has none: "
-                "omit it, or assign images to parts with --split-file."
+                f"--split {self.split} selects a list of NIH ChestX-ray14, but --layout "
+                "images has no such lists: omit --split, or assign images to parts with "
+                "--split-file."
             )
         if len(self.size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: for images it must be two edges x,y from 1 to "
-                f"{_MOST_EDGE}, for example --size 224,224."
+                f"--size {','.join(map(str, self.size))} is invalid: for images it must be "
+                f"two edges x,y from 1 to {_MOST_EDGE}, for example --size 224,224."
             )
         if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CROPS:
             raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: must be between 1 and {_MOST_CROPS} crops; omit it "
-                "to use the whole image."
+                f"--cubes-per-scan {self.cubes_per_scan} is out of range: it must be between "
+                f"1 and {_MOST_CROPS} crops; omit the option to use the whole image."
             )
         checked_seed(self.seed)
 

@@ -26,8 +26,8 @@ def parse_part(text: str) -> tuple[int, int]:
     if match and 1 <= int(match[1]) <= int(match[2]) <= MOST_PARTS:
         return int(match[1]), int(match[2])
     raise CallError(
-        f"--part {text}: must be the number of a part and the number of parts (at most {MOST_PARTS:,}), for "
-        "example 1/8."
+        f"--part {text} is invalid: it must be the number of a part, a slash and the number "
+        f"of parts (at most {MOST_PARTS:,}), for example 1/8."
     )
 
 
@@ -50,8 +50,9 @@ def taken(found: Found, part: str | None, sampler: str | None) -> Found:
     number, parts = parse_part(part)
     if sampler == "official":
         raise CallError(
-            "--part divides a source, but the draws of --sampler official continue through a whole subset: "
-            "omit one of them, or divide by --subsets."
+            "--part splits the scans of a subset, but --sampler official draws continuously "
+            "through a whole subset: omit one of the two options, or divide the work with "
+            "--subsets."
         )
     sources = tuple(one for one in found.sources if part_of(one.identifier, parts) == number)
     if not sources:

@@ -16,7 +16,7 @@ from genesis_toolkit.pipeline.scans.files import check_file
 from genesis_toolkit.pipeline.store.write import check_place
 
 _KEY_BYTES = 32
-_MOST_BYTES = 4096  # of a key; larger files were given by mistake
+_MOST_BYTES = 4096  # length of a key; a larger file was given by mistake
 _NAME_DIGITS = 32  # 128 bits, so collisions are ruled out
 _FINGERPRINT_DIGITS = 16
 
@@ -93,19 +93,25 @@ def read_key(path: Path) -> Key:
     if not path.exists():
         check_place(path)
         if not path.parent.is_dir():
-            raise CallError(f"--anonymize {path}: there is no folder {path.parent} for the key.")
+            raise CallError(
+                f"--anonymize {path} is in a folder that does not exist: create "
+                f"{path.parent}, or choose another location for the key."
+            )
         return Key(path, secrets.token_hex(_KEY_BYTES).encode(), drawn=True)
     try:
         check_file(path)
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except (DataError, OSError) as error:
-        raise CallError(f"--anonymize {path}: {error}: give a file that holds a key.") from None
+        raise CallError(
+            f"--anonymize {path} cannot be used: {error}. Give a file that holds a key."
+        ) from None
     secret = data.strip()
     if not _KEY_BYTES <= len(secret) <= _MOST_BYTES:
         found = f"more than {_MOST_BYTES}" if len(data) > _MOST_BYTES else len(secret)
         raise CallError(
-            f"--anonymize {path}: it holds {found} bytes, but a key has {_KEY_BYTES} to {_MOST_BYTES}: to "
-            "generate a key, give the name of a file that does not exist."
+            f"--anonymize {path} holds {found} bytes, but a key has {_KEY_BYTES} to "
+            f"{_MOST_BYTES}: to generate a key, give the name of a file that does not exist "
+            "yet."
         )
     return Key(path, secret, drawn=False)

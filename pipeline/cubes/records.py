@@ -42,7 +42,10 @@ NOTHING_KNOWN: Facts = {
 }
 
 _MOST_REASONS = 20
-_DIED = "reading it killed its process, also when run alone: the file is broken, or memory is too small"
+_DIED = (
+    "reading the scan killed the process, even without other scans at the same time: the "
+    "file is broken, or memory ran out"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Cut:
     """The cubes of one scan.
 
     Attributes:
-        sha256: of its files; empty if they were not read.
+        sha256: sha256 of its files; empty if they were not read.
         facts: further entries of its record: geometry, status and reason.
         corners: int32 [cube, 3].
         cubes: the store's dtype each, C-contiguous.
@@ -102,7 +105,7 @@ class Outcome:
 
 def why(error: Exception) -> str:
     """Return why a scan, or its mask, cannot be read, in words that follow its name."""
-    return str(error) if isinstance(error, DataError) else f"it cannot be read: {error}"
+    return str(error) if isinstance(error, DataError) else f"the file cannot be read: {error}"
 
 
 def file_state(path: Path, *, came: bool = False, mr: bool = False) -> tuple[int, int]:

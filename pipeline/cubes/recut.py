@@ -112,10 +112,10 @@ def places_of(
     """Locate the scans of a store in its source, by row, for those that were read when it was made.
 
     Args:
-        remains: of the store.
+        remains: what is left of the store.
         source: the folder of the scans, or a single file.
-        parameters: of the extraction; needed with `key` only.
-        key: of the pseudonyms in the store; None if it has the scans' own names.
+        parameters: parameters of the extraction; needed with `key` only.
+        key: key of the pseudonyms in the store; None if it has the scans' own names.
 
     Returns:
         The paths found, and the scans without one.
@@ -210,7 +210,7 @@ def compare_again(
         wrong.extend((task.name, words) for words in found if words)
 
     def lost(task: Any) -> tuple[Any, str, None]:
-        return task, "reading it killed the process: its file is broken", None
+        return task, "reading the scan killed the process: the file is broken", None
 
     run_all(workers, "scans cut again", partial(_try, cut), tasks, finished, lost)
     return compared, wrong

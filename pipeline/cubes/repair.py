@@ -135,7 +135,7 @@ def repair(damage: Damage, job: Mapping[str, Any], make_again: Callable[[Ledger]
     """Rebuild the damaged files of a finished store, and put them back; return their number.
 
     Args:
-        damage: of the store.
+        damage: damage of the store.
         job: the parameters of the call, in the form of a store made with them; 0 is returned if they differ.
         make_again: rebuilds the files, which stay in the ledger's store until all are verified.
 
@@ -169,9 +169,9 @@ def make_cubes_again(
     """Rebuild the damaged files of a cube store, shards from the scans whose cubes they hold.
 
     Args:
-        damage, source: of the store, and the scans.
-        parameters, job: of the extraction, and their form in the store.
-        key: of the pseudonyms in the store; None if it has the scans' own names.
+        damage, source: damage of the store, and folder of the scans.
+        parameters, job: parameters of the extraction, and their form in the store.
+        key: key of the pseudonyms in the store; None if it has the scans' own names.
         workers, ledger: the workers, and the ledger that receives the files.
 
     Raises:

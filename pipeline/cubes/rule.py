@@ -67,11 +67,14 @@ class CubeRule:
         size, border = (",".join(map(str, numbers)) for numbers in (self.size, self.border))
         if len(self.size) not in (2, 3) or min(self.size) < 1:
             raise CallError(
-                f"--size {size}: must be three edges x,y,z of 1 or more for a cube, for example 64,64,32, or "
-                "two for a patch of a slice, for example 224,224."
+                f"--size {size} is invalid: it must be three edges x,y,z of at least 1 for a "
+                "cube, for example 64,64,32, or two for a patch of a slice, for example "
+                "224,224."
             )
         if self.plane is not None and self.plane not in get_args(Plane):
-            raise CallError(f"--plane {self.plane}: must be one of {', '.join(get_args(Plane))}.")
+            raise CallError(
+                f"--plane {self.plane} is unknown: it must be one of {', '.join(get_args(Plane))}."
+            )
         if len(self.size) == 2:
             object.__setattr__(self, "plane", self.plane or "axial")
         elif self.plane is not None:
@@ -81,20 +84,24 @@ class CubeRule:
             )
         if len(self.border) != 3 or min(self.border) < 0:
             raise CallError(
-                f"--border {border}: must be three numbers x,y,z of at least 0, such as 100,100,30."
+                f"--border {border} is invalid: it must be three numbers x,y,z of at least 0, "
+                "such as 100,100,30."
             )
         object.__setattr__(self, "max_tissue", self.most_tissue)
         if not 0 <= self.most_tissue <= 1:
-            raise CallError(f"--max-tissue {self.most_tissue}: must be between 0 and 1, such as 0.15.")
+            raise CallError(
+                f"--max-tissue {self.most_tissue} is out of range: it must be between 0 and 1, such as 0.15."
+            )
         if self.plane and self.min_tissue:
             raise CallError(
-                f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air counts like tissue, "
-                "so --max-tissue also refuses those full of air. Omit --min-tissue."
+                f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air "
+                "counts like tissue, so --max-tissue already excludes patches full of air. "
+                "Omit --min-tissue."
             )
         if not 0 <= self.min_tissue <= self.most_tissue:
             raise CallError(
-                f"--min-tissue {self.min_tissue}: must be between 0 (no tissue required) and --max-tissue, "
-                f"which is {self.most_tissue}."
+                f"--min-tissue {self.min_tissue} is out of range: it must be between 0 (no "
+                f"tissue required) and --max-tissue, which is {self.most_tissue}."
             )
 
     @property
@@ -190,7 +197,7 @@ def tissue_from(dtype: np.dtype[Any], window: Window) -> Any:
     same as for whole numbers.
 
     Args:
-        dtype: of the scan's voxels: a signed integer, float32 or float64.
+        dtype: dtype of the scan's voxels: a signed integer, float32 or float64.
         window: scales real numbers.
     """
     least = dtype.type(TISSUE_HU)

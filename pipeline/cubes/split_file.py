@@ -50,7 +50,7 @@ class SplitFile:
             if not found and not one.skip and self.otherwise is None:
                 missing.append(one.path)
             part = found.pop() if found else EXCLUDE if self.otherwise is None else self.otherwise
-            skip = one.skip or ("left out by the split file" if part == EXCLUDE else "")
+            skip = one.skip or ("excluded by the split file" if part == EXCLUDE else "")
             dealt.append(replace(one, part=part, skip=skip))
         if missing:
             raise CallError(
@@ -82,7 +82,7 @@ def read_split_file(path: Path) -> SplitFile:
         ) from None
     header = [name.strip() for name in lines[0]] if lines else []
     if not set(_COLUMNS) <= set(header):
-        raise CallError(f"{given} has the columns {','.join(header) or 'none'}, but scan,part are needed.")
+        raise CallError(f"{given} has the columns {','.join(header) or 'none'}, but it needs scan,part.")
     scan, part = map(header.index, _COLUMNS)
     parts: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -91,8 +91,8 @@ def read_split_file(path: Path) -> SplitFile:
         name, word = (line[at].strip() if at < len(line) else "" for at in (scan, part))
         if not name or word not in PARTS:
             raise CallError(
-                f"{given}, row {number}: {','.join(line)!r} must be a scan and {', '.join(PARTS[:-1])} or "
-                f"{PARTS[-1]}."
+                f"{given}, row {number}: {','.join(line)!r} is invalid: a row must be a scan "
+                f"and {', '.join(PARTS[:-1])} or {PARTS[-1]}."
             )
         if parts.setdefault(name, PARTS.index(word)) != PARTS.index(word):
             raise CallError(f"{given}, row {number}: {name} is in two parts: keep one row.")

@@ -87,8 +87,9 @@ def compare(store: CubeStore, found: Found, key: Key | None = None) -> Update:
         drawn = set(scans.subset.tolist())
         _refuse(
             (source.path for source in update.sources if source.subset in drawn),
-            "new in a subset that is already drawn, where official draws continue from scan to scan: choose "
-            "another name, or draw the subset again with --overwrite.",
+            "new in a subset whose cubes are already drawn, and the official draws continue "
+            "from scan to scan: choose another name, or draw the subset again with "
+            "--overwrite.",
         )
     return update
 

@@ -44,7 +44,7 @@ def degrade_arrays(
     Args:
         cubes: int16, uint8 or uint16, [cube, x, y, z] or [cube, x, y], whole numbers in the window.
         recipe: kinds, rates and sizes of degradations; or the name of a recipe.
-        seed: of all random draws, 0 .. 2^63 - 1.
+        seed: seed of all random draws, 0 .. 2^63 - 1.
         variant: selects one of many degraded variants of each cube, 0 .. 2^32 - 1.
         window: lowest and highest value; None takes -1000 .. 1000 HU, or 0 .. 255 grey levels for uint8.
         streams: uint64 [cube], the stream key of each cube's scan (`CubeStore.streams`); or one for all.

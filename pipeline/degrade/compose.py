@@ -197,7 +197,10 @@ class Degrader:
 
     def __init__(self, recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> None:
         if len(size) not in (2, 3):
-            raise CallError(f"The size {size} has {len(size)} edges, but cubes have x, y, z or x, y.")
+            raise CallError(
+                f"The size {size} has {len(size)} edges, but a cube has three (x, y, "
+                "z) and a patch two (x, y)."
+            )
         recipes.check_size(recipe, size)
         self.recipe, self.size, self.window, self.seed = recipe, size, window, seed
         self._shape = (1,) * (3 - len(size)) + size
@@ -248,8 +251,9 @@ class Degrader:
         axes = ", ".join("xyz"[: len(self.size)])
         if cubes.shape[1:] != self.size or out.shape != cubes.shape or out.dtype != cubes.dtype:
             raise CallError(
-                f"The cubes are {cubes.dtype} {cubes.shape} and the output buffer is {out.dtype} {out.shape}"
-                f", but both must be [n, {axes}] of one dtype with {axes} = {self.size}."
+                f"The cubes are {cubes.dtype} {cubes.shape} and the output buffer is "
+                f"{out.dtype} {out.shape}, but both must have the shape [n, {axes}] and the "
+                f"same dtype, with {axes} = {self.size}."
             )
         if not (cubes.flags.c_contiguous and out.flags.c_contiguous):
             strided = "The cubes or the output buffer are strided"
@@ -259,7 +263,7 @@ class Degrader:
                 raise CallError(f"{name} has shape {row.shape}, but {len(cubes)} cubes need ({len(cubes)},).")
         dtype = cubes.dtype
         if dtype not in (np.int16, np.uint8, np.uint16):
-            raise CallError(f"The cubes are {dtype}, but must be int16, uint8 or uint16.")
+            raise CallError(f"The cubes are {dtype}, but they must be int16, uint8 or uint16.")
         holds = np.iinfo(dtype)
         if not holds.min <= self.window.low < self.window.high <= holds.max:
             raise CallError(

@@ -19,7 +19,7 @@ _CONSTANT = np.uint64(Operation.CONSTANT)
 
 
 class Painting(NamedTuple):
-    """How windows of in- or out-painting are drawn and filled.
+    """The rules by which windows of in- or out-painting are drawn and filled.
 
     Attributes:
         sure: number of windows that are always drawn: 0 in in-painting, 1 in out-painting.

@@ -100,7 +100,7 @@ class Recipe:
         """
         known = {field.name for field in fields(cls)}
         for key in sorted(known ^ set(mapping)):
-            found = "lacks" if key in known else "has an unknown"
+            found = "lacks" if key in known else "has the unknown"
             raise DataError(
                 f"The recorded recipe {found} parameter {key!r}: the store was written by another version, "
                 "or is damaged."
@@ -136,11 +136,11 @@ def _check_value(key: str, value: Any) -> None:
     elif key.endswith(("_edges", "_margins")):
         good = isinstance(value, tuple) and len(value) == 2
         good = good and all(isinstance(v, str) and _RULE.fullmatch(v) for v in value)
-        allowed = "two rules such as 10, L//6 or 3L//7"
+        allowed = "two edge rules, for example L//6,L//3 or 3L//7,4L//7 (L: edge of the cube)"
     else:
         good, allowed = isinstance(value, str) and bool(value), "a name"
     if not good:
-        raise CallError(f"{_option(key)} is {value!r}, but must be {allowed}.")
+        raise CallError(f"{_option(key)} is {value!r}, but it must be {allowed}.")
 
 
 def _option(key: str) -> str:
@@ -218,7 +218,9 @@ def apply_rule(rule: str, length: int) -> int:
     """
     match = _RULE.fullmatch(rule)
     if match is None:
-        raise CallError(f"The edge rule is {rule!r}, but must look like 10, L//6 or 3L//7.")
+        raise CallError(
+            f"The edge rule {rule!r} is invalid: it must look like 10, L//6 or 3L//7 (L: edge of the cube)."
+        )
     times, divisor, voxels = match.groups()
     return int(voxels) if voxels else int(times or 1) * length // int(divisor)
 
@@ -247,8 +249,9 @@ def smallest_edges(recipe: Recipe) -> dict[Applied, int]:
         if failing == _LONGEST:
             found, usual = (",".join(getattr(one, rules)) for one in (recipe, RECIPES["genesis"]))
             raise CallError(
-                f"{_option(rules)} {found} fits no cube: the smaller edge must come first, and a window "
-                f"needs at least one voxel and a free border. Try {_option(rules)} {usual}."
+                f"{_option(rules)} {found} fits no cube: give the smaller edge first; a "
+                "window must be at least one voxel wide and leave a margin inside the cube. "
+                f"Try {_option(rules)} {usual}."
             )
         smallest[degradation] = failing + 1
     return smallest
@@ -311,9 +314,9 @@ def check_size(recipe: Recipe, size: tuple[int, ...]) -> None:
         for axis, edge in zip("xyz", size, strict=False):
             if edge < smallest and shares(recipe)[degradation]:
                 raise CallError(
-                    f"The cubes have {edge} {voxels} along {axis}, but {_LABELS[degradation]} needs at least "
-                    f"{smallest}: extract cubes with a larger --size, or turn it off with "
-                    f"{_WAYS_OUT[degradation]}"
+                    f"The cubes have {edge} {voxels} along {axis}, but {_LABELS[degradation]} "
+                    f"needs at least {smallest}: extract cubes with a larger --size, or turn "
+                    f"{_LABELS[degradation]} off with {_WAYS_OUT[degradation]}"
                 )
 
 

@@ -32,7 +32,7 @@ EXTRACT_OPTIONS = tuple(
 #: Those of a store of X-ray images.
 _MAY_LACK = ("plane", "hu", "window", "split")
 IMAGE_OPTIONS = ("layout", "split", "size", "cubes_per_scan", "seed")
-_MERGED = {"layout": "mixed", KEY: "several keys"}  # of parts that one command could not have made
+_MERGED = {"layout": "mixed", KEY: "several keys"}  # values of parts that one command could not have made
 _LONGEST_LINE = 96
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+")
 

@@ -253,7 +253,7 @@ def count_folds(
     """Count the cubes in each fold, their scans, and how many of them show each class, by fold.
 
     Args:
-        fold, scan: of each cube, 0 train, 1 validation, 2 test, and the row of its scan.
+        fold, scan: fold of each cube (0 train, 1 validation, 2 test), and row of its scan.
         labels: [cube, class], 0, 1 or `UNKNOWN`; None for segmentation, where classes are not counted.
         classes: the names of the columns of `labels`.
     """

@@ -25,7 +25,7 @@ class Publication:
     """Facts that the publisher of a store adds to its card; an empty one keeps the software's text.
 
     Attributes:
-        title: of the data set.
+        title: title of the data set.
         licence: an SPDX name, such as CC-BY-4.0, or a sentence or an address.
         citation: the reference to cite.
         contact: the person or organisation to ask.

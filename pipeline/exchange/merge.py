@@ -103,7 +103,7 @@ def merge_stores(
 
 def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
     if len(places) < 2:
-        raise CallError("Merging needs two or more stores, followed by the name of the new one.")
+        raise CallError("Merging needs two or more stores, followed by the name of the new store.")
     for place in places:
         if isinstance(place, Path) and place.resolve() == target.resolve():
             raise CallError(f"{target} is one of the stores to merge: choose another name for the new one.")
@@ -112,7 +112,9 @@ def _opened(places: Sequence[str | Path], target: Path) -> list[CubeStore]:
     for store in stores:
         other = first.setdefault(store.manifest_sha256, store.storage.place)
         if other is not store.storage.place:
-            raise CallError(f"{other} and {store.storage.place} are the same store: give it once.")
+            raise CallError(
+                f"{other} and {store.storage.place} are the same store: give the store only once."
+            )
     return stores
 
 
@@ -123,8 +125,9 @@ def _attributes(stores: Sequence[CubeStore]) -> dict[str, Any]:
         name, one, own = difference(_fixed(other), _fixed(first))
         if name:
             raise CallError(
-                f"{other.storage.place} cannot be merged with {first.storage.place}: {name} is {one} in the "
-                f"former and {own} in the latter. Parameters must be equal: extract one of them again."
+                f"{other.storage.place} cannot be merged with {first.storage.place}: {name} "
+                f"is {one} in the former and {own} in the latter. Their parameters must be "
+                "equal: extract one of the stores again."
             )
     parameters = {}
     for name, value in first.attributes["parameters"].items():
@@ -183,13 +186,15 @@ def _check_scans(stores: Sequence[CubeStore]) -> None:
                 other_place = drawn.setdefault(subset, place)
                 if other_place is not place:
                     raise CallError(
-                        f"{other_place} and {place} both hold cubes of subset {subset}, but the official "
-                        "draws continue through a whole subset: extract it at once."
+                        f"{other_place} and {place} both hold cubes of subset {subset}, but "
+                        "the official draws continue through a whole subset: extract the "
+                        "whole subset in one run."
                     )
     if twice:
         raise CallError(
-            f"Stores must not share a scan: {listed(twice, between='; ')}. Leave it out of one of the "
-            "stores; if different scans merely have the same name, rename one and extract it again."
+            f"Stores must not share a scan: {listed(twice, between='; ')}. Leave the scan out "
+            "of one of the stores; if different scans merely have the same name, rename one "
+            "and extract it again."
         )
 
 

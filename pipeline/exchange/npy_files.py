@@ -42,7 +42,7 @@ TOLERANCE = 0.001
 # bat_32_s_64x64x32_0.npy is the downloaded name, bat_32_64x64x32_0.npy that of the generator.
 _NAME = re.compile(r"bat_\d+_(?:s_)?\d+x\d+x\d+_(\d)\.npy")
 _PIECE = 1 << 18  # values read at a time: 2 MiB of float64
-_MOST_VOXELS = 1 << 28  # of a cube: 512 MiB of int16
+_MOST_VOXELS = 1 << 28  # voxels of a cube: 512 MiB of int16
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BLOCK_VOXELS = 1 << 22  # decoded at a time
 _CUBES_PER_SCAN = 32  # in the authors' names, if the store does not record it
@@ -58,7 +58,7 @@ class NpyFile:
     Attributes:
         subset: the LUNA16 subset in its name, -1 if there is none.
         count, size: number of cubes, and the edges of one in voxels, x, y, z.
-        dtype: of its values, float64 or float32 in either byte order.
+        dtype: dtype of its values, float64 or float32 in either byte order.
         offset: start of its values, in bytes.
         modified: modification time, in ns.
     """
@@ -125,24 +125,28 @@ def _parse(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[
             warnings.simplefilter("ignore")  # numpy warns of headers written by Python 2, but reads them
             shape, in_fortran_order, dtype = _HEADS[version](file)
     except _BROKEN_HEAD:
-        raise DataError(f"{path} has an unreadable header: it is damaged, or malicious.") from None
+        raise DataError(f"{path} has an unreadable header: the file is damaged or malicious.") from None
     return shape, in_fortran_order, dtype
 
 
 def _check_array(path: Path, shape: tuple[int, ...], in_fortran_order: bool, dtype: np.dtype[Any]) -> None:
     edges = " x ".join(map(str, shape))
     if dtype.hasobject:
-        raise DataError(f"{path} holds Python objects, which could run any code: only numbers are read.")
+        raise DataError(
+            f"{path} holds Python objects, which could run arbitrary code: only numbers are read."
+        )
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
-        raise DataError(f"{path} holds {dtype} values; must be float64 or float32 in [0, 1].")
+        raise DataError(f"{path} holds {dtype} values, but it must hold float64 or float32 values in [0, 1].")
     if len(shape) != 4:
-        raise DataError(f"{path} has the shape {edges or '()'}; must be four numbers, cubes x X x Y x Z.")
+        raise DataError(
+            f"{path} has the shape {edges or '()'}, but it must have four dimensions, cubes x X x Y x Z."
+        )
     if min(shape) < 1:
         raise DataError(f"{path} holds no values: its shape is {edges}.")
     if in_fortran_order and sum(edge > 1 for edge in shape) > 1:
         raise DataError(
-            f"{path} is in Fortran order, so its cubes are scattered over the file: load it and save "
-            "numpy.ascontiguousarray of it."
+            f"{path} is in Fortran order, so its cubes are scattered over the file: load the "
+            "array and save numpy.ascontiguousarray of it."
         )
     if int(np.prod(shape[1:], dtype=object)) > _MOST_VOXELS:
         cube = edges.partition(" x ")[2]
@@ -154,7 +158,7 @@ def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Itera
 
     Args:
         source: the file.
-        numbers: of the cubes.
+        numbers: numbers of the cubes.
         out: [x, y, z], C-contiguous.
 
     Raises:
@@ -167,7 +171,9 @@ def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Itera
             for start in range(0, out.size, len(room)):
                 values = room[: out.size - start]
                 if file.readinto(values.view(np.uint8)) != values.nbytes:  # type: ignore[arg-type]
-                    raise DataError(f"{source.path} ends within cube {number}: it was just truncated.")
+                    raise DataError(
+                        f"{source.path} ends within cube {number}: the file was truncated while it was read."
+                    )
                 hu, bad = hu_of(values)
                 if bad is not None:
                     place = tuple(int(edge) for edge in np.unravel_index(start + bad, source.size))
@@ -221,7 +227,7 @@ class ExportResult:
         path: the file.
         subset: the subset of its cubes, -1 for cubes without one.
         cubes: number of cubes.
-        sha256: of the file.
+        sha256: sha256 of the file.
         done_before: it already existed with this content.
     """
 
@@ -249,7 +255,7 @@ def export_npy(
     Args:
         cubes: the cube store, with the published HU window.
         folder: folder for the files, created if needed.
-        dtype: of the values, (HU + 1000) / 2000.
+        dtype: dtype of the values, (HU + 1000) / 2000.
         overwrite: replace files with other content.
         progress: True shows bars on stderr; a callback receives the progress.
 

@@ -28,7 +28,7 @@ _STORED: tuple[Any, ...] = (np.int16, np.uint8, np.uint16)
 #: Possible dtypes of scans: whole HU, and unrounded real numbers.
 _READ: tuple[Any, ...] = (np.int16, np.float32, np.float64)
 
-_EDGES = (16, 16, 16)  # of a cube large enough for every degradation
+_EDGES = (16, 16, 16)  # edges of a cube large enough for every degradation
 
 
 @dataclass(frozen=True)

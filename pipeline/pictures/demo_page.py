@@ -20,7 +20,7 @@ table { border-collapse: collapse; } th, td { text-align: left; padding: .2rem 1
 pre { overflow-x: auto; background: color-mix(in srgb, var(--faint) 30%, transparent); padding: .6rem; }
 text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 """
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _FOOT, _TOP = 760, 300, 60, 190, 40, 12  # of the chart, in its own units
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _FOOT, _TOP = 760, 300, 60, 190, 40, 12  # layout of the chart, in its units
 _ROOM = 0.08  # margin above and below, as a share of the range of losses
 _APART = 14  # least distance between the names of lines
 

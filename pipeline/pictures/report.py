@@ -36,8 +36,8 @@ _PLANES = ("x, y", "x, z", "y, z")
 _GRID = 48  # cells along each side of the map of corners
 _MOST_EDGE = 96  # pixels of a picture
 _MOST_PIXELS = 900_000  # in all pictures together: 1.2 MB if they are noise
-_MOST_ROWS = 200  # of a table
-_MOST_LETTERS = 300  # of a cell
+_MOST_ROWS = 200  # rows of a table
+_MOST_LETTERS = 300  # letters of a cell
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --faint: #c9ced4; --back: #ffffff; --fill: #3b78b5;
@@ -81,7 +81,9 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
     try:
         page = report(store, rows)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"The store {store.storage.place} is damaged: its data raise {error!r}.") from None
+        raise DataError(
+            f"The store {store.storage.place} is damaged: reading its data failed with {error!r}."
+        ) from None
     write_whole(html, page.encode(errors="replace"))  # a folder's name may not be UTF-8
 
 
@@ -122,7 +124,10 @@ def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> ND
     """
     limits = np.iinfo(reader.dtype)
     if window.low < limits.min or window.high > limits.max:
-        raise DataError(f"The window {window.low} .. {window.high} is wider than {reader.dtype} allows.")
+        raise DataError(
+            f"The window {window.low} .. {window.high} is wider than "
+            f"{reader.dtype} allows, so the store's zarr.json is damaged."
+        )
     counts = np.zeros(window.span + 1, np.int64)
     block = max(1, min(_BLOCK, _BLOCK_VOXELS // int(np.prod(reader.shape[1:]))))
     voxels = np.empty((block, *reader.shape[1:]), reader.dtype)
@@ -179,7 +184,7 @@ def _values(store: CubeStore | PairStore) -> str:
         f"of voxels in bins of {width}, on a logarithmic scale."
     )
     if marks:
-        caption += " Values outside the window were set to its ends."
+        caption += " Values outside the window were set to its limits."
     return _figure(chart, caption) + (_substances(counts[first], window) if marks else "")
 
 

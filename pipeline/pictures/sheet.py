@@ -25,7 +25,7 @@ _SHOWN = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}  # axes across
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CELL = 1.7  # inches per picture
 _MOST_ASPECT = 20.0  # limits implausible spacings in a store
-_COLUMNS = 3  # of patches or images
+_COLUMNS = 3  # columns of patches or images
 _MOST_LETTERS = 36  # per line under a picture
 _ALONE = {
     Applied.NONLINEAR: "non-linear",
@@ -42,7 +42,7 @@ class Picture(NamedTuple):
         voxels: a slice, integers [across, down] in the store's window.
         label: the lines under it.
         mask: 0 and 1 [across, down], whose edge is drawn over the picture; None if there is none.
-        aspect: of a voxel, its height divided by its width.
+        aspect: aspect of a voxel, its height divided by its width.
     """
 
     voxels: NDArray[Any]
@@ -104,7 +104,7 @@ def contact_rows(store: AnyStore, rows: int) -> tuple[list[str], list[list[Pictu
         rows: largest number of rows.
 
     Returns:
-        headings : of the columns.
+        headings : headings of the columns.
         pictures : by row and column.
     """
     if isinstance(store, PairStore):

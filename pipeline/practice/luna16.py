@@ -69,7 +69,7 @@ class PhantomParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        must_be = "cannot hold a chest: must be three numbers of voxels, x, y and z"
+        must_be = "cannot hold a chest: it must be three numbers of voxels, x, y and z"
         check_made(self, "scans", _SCANS_LIMIT, SHAPE_LIMITS, must_be)
 
 
@@ -143,7 +143,8 @@ def check_made(made: Any, noun: str, most: int, limits: tuple[int, int], must_be
     (low, high), usual = limits, type(made)
     if not 1 <= made.scans <= most:
         raise CallError(
-            f"--scans {made.scans}: must be between 1 and {most} {noun}, for example --scans {usual.scans}."
+            f"--scans {made.scans} is out of range: it must be between 1 and {most} {noun}, "
+            f"for example --scans {usual.scans}."
         )
     if len(made.shape) != len(usual.shape) or not all(low <= size <= high for size in made.shape):
         found, typed = (",".join(map(str, shape)) for shape in (made.shape, usual.shape))
@@ -158,8 +159,8 @@ def check_free(folder: Path) -> Path:
             raise CallError(f"{path} is a file: give a new or empty folder.")
     if folder.exists() and any(folder.iterdir()):
         raise CallError(
-            f"{folder} is not empty, and a phantom must not be mixed with other files: give a new folder, or "
-            "empty this one."
+            f"{folder} is not empty, and practice data must not be mixed with other files: "
+            "give a new folder, or empty this folder."
         )
     return folder
 

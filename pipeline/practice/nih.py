@@ -74,7 +74,7 @@ class RadiographParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        must_be = "does not suit a radiograph: must be two numbers of pixels, columns and rows"
+        must_be = "does not suit a radiograph: it must be two numbers of pixels, columns and rows"
         check_made(self, "images", _IMAGES_LIMIT, PICTURE_LIMITS, must_be)
 
 

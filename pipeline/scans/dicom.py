@@ -75,7 +75,7 @@ Place = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Pixels:
-    """How one DICOM file stores its pixels.
+    """Storage of the pixels in one DICOM file.
 
     Attributes:
         sop_class: UID of the kind of object.
@@ -189,7 +189,7 @@ def read_header(path: Path, mr: bool = False) -> Slice | None:
     except OSError as error:
         raise DataError(not_opened(error)) from None
     except ValueError:
-        raise DataError("its DICOM header cannot be read: it is damaged") from None
+        raise DataError("the DICOM header cannot be read: the file is damaged") from None
     spacing = numbers[_PIXEL_SPACING]
     return Slice(
         path=path,
@@ -224,7 +224,7 @@ def _skip_file(elements: dict[int, bytes], samples: int, mr: bool) -> str:
     if _is_index(elements):
         return "the index of a disc, not a volume"
     if modality != "CT" and not (mr and modality == _MR):
-        return f"its DICOM modality is {modality or 'not given'}; only CT is read"
+        return f"the DICOM modality is {modality or 'not given'}; only CT is read"
     if "LOCALIZER" in kinds or "SCOUT" in kinds:
         return "a localizer, not a volume"
     if samples > 1:
@@ -300,7 +300,7 @@ def _read_elements(file: BinaryIO) -> tuple[dict[int, bytes], Place]:
     except OSError as error:
         if error.errno:
             raise
-        raise ValueError("it ends within a sequence") from None
+        raise ValueError("the file ends within a sequence") from None
     except Exception as error:  # pydicom does not catch all effects of damaged bytes
         raise ValueError(str(error)) from None
 
@@ -374,7 +374,7 @@ def _read_groups(
             continue
         value = one.value or b""
         if not isinstance(one, RawDataElement) or len(value) != one.length:
-            raise ValueError("the file ends within a value, or has a sequence in place of one")
+            raise ValueError("the file ends within a value, or contains a sequence in place of a value")
         swapped = not little_endian and one.VR in _WHOLE_KINDS
         found[int(one.tag)] = value[::-1] if swapped else value
     return found, place

@@ -19,7 +19,7 @@ HERE = "."
 
 @dataclass(frozen=True)
 class Aside:
-    """Why something in a folder is not searched.
+    """Reason why something in a folder is not searched.
 
     Attributes:
         problem: the error; empty if it is merely skipped.
@@ -39,7 +39,7 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
 
     Args:
         root: the folder to start from.
-        suffixes: of scans, in lower case.
+        suffixes: suffixes of scans, in lower case.
 
     Returns:
         files: the names in each folder that holds any, by the folder's path relative to `root`, with `/`.
@@ -57,7 +57,7 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, list[str]], d
             links.sort()
             folder = links.pop(0)
             if Path(os.path.realpath(f"{base}/{folder}")) in (home, *home.parents):
-                aside[folder] = Aside(skip="a link to a folder above it, which would lead in a circle")
+                aside[folder] = Aside(skip="a link to one of its parent folders, which would create a loop")
                 continue
         try:
             status = Path(base, folder).stat()
@@ -145,9 +145,9 @@ def check_regular(path: Path) -> None:
     except OSError as error:
         raise DataError(not_opened(error)) from None
     if not stat.S_ISREG(status.st_mode):
-        raise DataError("it is not a regular file")
+        raise DataError("the path is not a regular file")
     if status.st_size == 0:
-        raise DataError("it is an empty file")
+        raise DataError("the file is empty")
 
 
 def check_file(path: Path) -> None:
@@ -165,13 +165,13 @@ def check_file(path: Path) -> None:
 
 def not_opened(error: OSError) -> str:
     """Return the sentence for a file that the system does not open."""
-    return f"it cannot be opened: {error.strerror}"
+    return f"the file cannot be opened: {error.strerror}"
 
 
 def bad_name(path: str) -> str:
     """Return why a path cannot be stored as text; empty if it can."""
     sound = os.fsencode(path).decode("utf-8", errors="replace") == path
-    return "" if sound else "its name is not valid UTF-8: rename it"
+    return "" if sound else "the file name is not valid UTF-8: rename the file"
 
 
 def shown(path: str) -> str:

@@ -57,7 +57,7 @@ class Source:
 
     Attributes:
         identifier: the SeriesInstanceUID in LUNA16 and DICOM, else the path without its suffix.
-        subset: of LUNA16; -1 if there is none.
+        subset: subset of LUNA16; -1 if there is none.
         path: relative to the folder searched, with `/`. For a DICOM series its folder, followed by `#` and
             the end of its SeriesInstanceUID if the folder holds several.
         problem: an error found during the search that keeps the scan from being read; else empty.
@@ -153,13 +153,15 @@ def find_scans(
     entries = listed(source)
     folders = _subset_folders(entries)
     if layout == "luna16" and not folders:
-        raise CallError(f"--layout luna16: {source} has no folder subset0 .. subset9; omit the option.")
+        raise CallError(
+            f"--layout luna16 does not fit {source}, which has no folder subset0 .. subset9: omit the option."
+        )
     if folders and layout != "files":
         return _found_luna16(source, folders, subsets)
     if layout == "auto" and any(NIH_TABLE.fullmatch(entry.name) for entry in entries):
         raise CallError(
             f"{source} has the layout of NIH ChestX-ray14, whose images are not CT scans: extract them with "
-            "ImageParameters, or give --layout files to use CT scans in it."
+            "ImageParameters, or use --layout files to use CT scans in it."
         )
     found = _found_files(source, *walk(source, SUFFIXES), subsets, mr)
     if layout == "auto":
@@ -209,7 +211,8 @@ def _found_luna16(
     missing = sorted(selected - folders.keys())
     if not selected & folders.keys():
         raise CallError(
-            f"--subsets: {source} has no subset {', '.join(map(str, missing))}; it has subsets "
+            f"--subsets does not fit {source}, which has no subset "
+            f"{', '.join(map(str, missing))}; it has subsets "
             f"{', '.join(map(str, sorted(folders)))}."
         )
     present = sorted(selected & folders.keys())
@@ -264,7 +267,7 @@ def _found_files(
     if not sources:  # without any volume, the other objects get a row each
         sources, beside = beside, []
     if not sources:
-        looked = f"searched for {', '.join(SUFFIXES)} and DICOM, subfolders included"
+        looked = f"searched for {', '.join(SUFFIXES)} and DICOM, including subfolders"
         raise CallError(f"There is no scan in {root}: {looked}.{_what_is_there(files)}")
     kinds = Counter(_KIND.sub("", one.skip) for one in beside)
     ordered = sorted(sources, key=lambda source: source.path.split("/"))
@@ -307,7 +310,7 @@ def _what_is_there(files: dict[str, list[str]]) -> str:
             "table Data_Entry_2017*.csv and its lists of images, or give --layout images to use them without."
         )
     if pictures := sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES)):
-        return f" It holds pictures such as {pictures[0]}: if they are X-ray images, give --layout images."
+        return f" It holds pictures such as {pictures[0]}: if they are X-ray images, use --layout images."
     return ""
 
 
@@ -316,5 +319,5 @@ def _without_suffix(path: str) -> str:
 
 
 #: Parts to strip from a series' reason to obtain its kind.
-_KIND = re.compile(r"^its DICOM | is(?= \w+; only)|; only CT is read$|, not a volume$")
+_KIND = re.compile(r"^the DICOM | is(?= \w+; only)|; only CT is read$|, not a volume$")
 NO_SUBSET = -1

@@ -42,7 +42,9 @@ def stored_at(path: Path) -> Stored:
         return read_nifti_header(path).stored
     if name.endswith(NRRD):
         return stored_nrrd(path)
-    raise unsupported(f"its suffix is none of {', '.join(SUFFIXES)}", "give the folder of a DICOM series")
+    raise unsupported(
+        f"the file's suffix is none of {', '.join(SUFFIXES)}", "give the folder of a DICOM series"
+    )
 
 
 def files_of(path: Path) -> list[Path]:

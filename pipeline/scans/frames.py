@@ -14,7 +14,7 @@ from genesis_toolkit.pipeline.scans.gate import damaged, unsupported
 #: The SOP classes of enhanced CT and of images converted to it.
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 
-_SINGLE = "export it as single slices"
+_SINGLE = "export the scan as single slices"
 
 
 def unfolded(slices: tuple[Slice, ...]) -> tuple[Slice, ...]:
@@ -29,14 +29,14 @@ def unfolded(slices: tuple[Slice, ...]) -> tuple[Slice, ...]:
     if len(found) > len(slices):
         places = {tuple(round(edge, 2) for edge in one.position) for one in found}
         if len(places) < len(found):
-            why = f"its {len(found)} frames have {len(places)} positions, so they do not form a single volume"
+            why = f"the {len(found)} frames have {len(places)} positions, so they do not form a single volume"
             raise unsupported(why, _SINGLE)
     return tuple(found)
 
 
 def _frames(one: Slice) -> list[Slice]:
     if one.pixels.length is None:
-        raise unsupported("it is a compressed multi-frame DICOM file", f"decompress it, or {_SINGLE}")
+        raise unsupported("the multi-frame DICOM file is compressed", f"decompress the file, or {_SINGLE}")
     try:
         said = _said_of_frames(one)
     except DataError:
@@ -67,7 +67,7 @@ def _said_of_frames(one: Slice) -> list[tuple[Any, ...]]:
             header.get("SharedFunctionalGroupsSequence"),
         )
         if not each:
-            raise unsupported("it is a multi-frame DICOM file whose frames have no position", _SINGLE)
+            raise unsupported("the frames of the multi-frame DICOM file have no position", _SINGLE)
 
         def of(frame: Any, group: str, name: str) -> Any:
             for holder in (frame, *(shared or ())):

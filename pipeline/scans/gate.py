@@ -21,28 +21,28 @@ MOST_SHEAR = 0.5
 OUTSIDE = -32768
 
 #: Reason given for a header without enough information for a more specific one.
-NO_HEADER = "its header cannot be read, or it is of another format"
+NO_HEADER = "the header cannot be read, or the file has another format"
 
 _INT16 = np.iinfo(np.int16)
 _AS_WRITTEN = 1e-4  # cosines are kept as written if they deviate by no more
 _SINGULAR = 1e-6
-_RESCALE = "export it with the slope and intercept that convert values to HU"
+_RESCALE = "export the scan with the slope and intercept that convert values to HU"
 _MOST_WHOLE = 2**14  # slopes and intercepts up to this leave 16-bit values within int32
 
 
 def damaged(why: str) -> DataError:
     """Return the error for a scan whose files have changed since they were written."""
-    return DataError(f"it is damaged: {why}; copy or export it again")
+    return DataError(f"the file is damaged: {why}; copy or export the scan again")
 
 
 def unsupported(why: str, way_out: str) -> DataError:
     """Return the error for a valid scan in an unsupported form."""
-    return DataError(f"it is not supported: {why}; {way_out}")
+    return DataError(f"the file is not supported: {why}; {way_out}")
 
 
 def no_scan(why: str) -> DataError:
     """Return the error for a valid file that is not a scan."""
-    return DataError(f"it is not a CT scan: {why}")
+    return DataError(f"the file is not a CT scan: {why}")
 
 
 def check_bytes(found: int, needed: int, what: str, exact: bool = False) -> None:
@@ -51,7 +51,7 @@ def check_bytes(found: int, needed: int, what: str, exact: bool = False) -> None
     Args:
         found: number of bytes of voxels.
         needed: number of bytes that the header requires.
-        what: noun for the data, for example "its data file s.raw".
+        what: noun for the data, for example "the data file s.raw".
         exact: whether surplus bytes are an error as well.
 
     Raises:
@@ -60,10 +60,10 @@ def check_bytes(found: int, needed: int, what: str, exact: bool = False) -> None
     if found < needed:
         raise DataError(f"{what} is cut short: {found} bytes, but {needed} are needed")
     if exact and found > needed:
-        raise damaged(f"{what} holds {found} bytes of voxels, but its header requires {needed}")
+        raise damaged(f"{what} holds {found} bytes of voxels, but the header requires {needed}")
 
 
-def check_rescale(slope: float | None, intercept: float | None, whose: str = "its header") -> None:
+def check_rescale(slope: float | None, intercept: float | None, whose: str = "the header") -> None:
     """Refuse a slope and intercept that do not convert values to HU.
 
     Raises:
@@ -75,7 +75,7 @@ def check_rescale(slope: float | None, intercept: float | None, whose: str = "it
             for name, value in (("slope", slope), ("intercept", intercept))
             if value is None or not math.isfinite(value)
         )
-        raise unsupported(f"{whose} has {said}, so its values cannot be converted to HU", _RESCALE)
+        raise unsupported(f"{whose} has {said}, so the values cannot be converted to HU", _RESCALE)
     if slope == 0:
         raise unsupported(
             f"{whose} has slope 0 and intercept {intercept:g}, which makes all values equal", _RESCALE
@@ -113,9 +113,9 @@ def clip(values: NDArray[Any]) -> np.dtype[Any]:
         np.clip(values, max(_INT16.min, limits.min), min(_INT16.max, limits.max), out=values)
         return np.dtype(np.int16)
     if values.dtype not in (np.float32, np.float64):
-        raise unsupported(f"its voxels are {values.dtype}", "write them as whole or real numbers")
+        raise unsupported(f"the voxels are {values.dtype}", "save the voxels as whole or real numbers")
     if not np.isfinite(values).all():
-        raise unsupported("it holds NaN or infinite values", "replace them by HU")
+        raise unsupported("some voxels are NaN or infinite", "replace them with values in HU")
     np.clip(values, _INT16.min, _INT16.max, out=values)
     if (np.rint(values) == values).all():
         return np.dtype(np.int16)
@@ -149,7 +149,8 @@ def data_file(header: Path, name: str) -> Path:
         home, place = header.parent.resolve(), path.parent.resolve()
         if place != home and home not in place.parents:
             raise unsupported(
-                f"its header points to {name}, outside its own folder", "move the data next to the header"
+                f"the header points to {name}, outside the header's folder",
+                "move the data file next to the header",
             )
     return path
 
@@ -176,17 +177,17 @@ def upright(
             are sheared too far.
     """
     if min(shape) < 1:
-        raise damaged(f"it has no voxels ({' x '.join(map(str, shape))})")
+        raise damaged(f"the scan has no voxels ({' x '.join(map(str, shape))})")
     if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
-        raise damaged(f"its spacing {spacing} is not positive")
+        raise damaged(f"the spacing {spacing} is not positive")
     lengths = np.linalg.norm(cosines, axis=0)
     units = cosines / np.where(lengths > 0, lengths, 1)
     if not np.isfinite(cosines).all() or lengths.min() <= 0 or abs(np.linalg.det(units)) < _SINGULAR:
-        raise damaged("its axes do not span space")
+        raise damaged("the axes lie in one plane")
     far = np.array(shape) - 1
     if (np.abs(lengths - 1) * far).max() > MOST_SHEAR:
         said = ", ".join(f"{length:g}" for length in lengths)
-        raise unsupported(f"its direction cosines have lengths {said}", "write them with length 1")
+        raise unsupported(f"the direction cosines have lengths {said}", "save them with length 1")
     straight, lean = np.linalg.qr(units * spacing)
     signs = np.sign(np.diag(lean))
     straight, lean = straight * signs, lean * signs[:, np.newaxis]
@@ -195,8 +196,8 @@ def upright(
     if moved > MOST_SHEAR:
         angle = math.degrees(math.asin(min(crossed, 1.0)))
         raise unsupported(
-            f"its axes are tilted by {angle:.2g} degrees, which moves voxels by up to {moved:.1f} voxels; "
-            f"at most {MOST_SHEAR} is allowed",
-            "resample it to an upright grid",
+            f"the axes are tilted by {angle:.2g} degrees, which moves voxels by up to "
+            f"{moved:.1f} voxels; at most {MOST_SHEAR} is allowed",
+            "resample the scan to an upright grid",
         )
     return cosines if crossed <= _AS_WRITTEN else straight

@@ -19,7 +19,7 @@ from genesis_toolkit.pipeline.scans.gate import no_scan
 SAME = "the same scan as "
 
 _NO_DICOM = (".raw", ".zraw")  # data files, often hundreds, that are never opened here
-_ANOTHER_FORMAT = str(no_scan("it has a DICOM file name but another format"))
+_ANOTHER_FORMAT = str(no_scan("the file has a DICOM file name but another format"))
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,10 @@ def _settle_problems(
         for name, reason in reasons.items():
             alike.setdefault(reason, []).append(name)
         for reason, names in alike.items():
-            more = f" (and {len(names) - 1:,} more files in its folder)" if len(names) > 1 else ""
+            more = f" (and {len(names) - 1:,} more files in the same folder)" if len(names) > 1 else ""
             keys = beside.get(folder, [])
             if len(keys) == 1 and reason != _ANOTHER_FORMAT:
-                broken.setdefault(keys[0], f"its slice {names[0]} cannot be read: {reason}{more}")
+                broken.setdefault(keys[0], f"slice {names[0]} cannot be read: {reason}{more}")
             else:
                 problems[within(folder, names[0])] = reason + more
     return problems, broken

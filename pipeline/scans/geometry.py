@@ -44,7 +44,7 @@ class Scan:
     Attributes:
         voxels: int16 [x, y, z], or float32 or float64 if some are not whole; HU, x fastest in memory; within
             the range of int16, not clipped to any window.
-        geometry: of the voxels.
+        geometry: geometry of the voxels.
         digest: the sha256 of its files, or the object that computes it.
     """
 
@@ -69,9 +69,14 @@ def check_orientation(code: str) -> str:
     """
     code = code.upper()
     if len(code) != 3 or any(letter not in _LETTERS for letter in code):
-        raise CallError(f"--orient {code}: must be three letters out of L/R, P/A and S/I, such as LPS.")
+        raise CallError(
+            f"--orient {code} is invalid: it must be three letters, one each from "
+            "L/R, P/A and S/I, such as LPS."
+        )
     if len({_LETTERS.index(letter) // 2 for letter in code}) != 3:
-        raise CallError(f"--orient {code}: must have one letter from each of L/R, P/A and S/I, such as LPS.")
+        raise CallError(
+            f"--orient {code} is invalid: it must have one letter from each of L/R, P/A and S/I, such as LPS."
+        )
     return code
 
 
@@ -83,7 +88,9 @@ def check_spacing(spacing: tuple[float, float, float]) -> tuple[float, float, fl
     """
     if not all(np.isfinite(edge) and edge > 0 for edge in spacing):
         found = ",".join(f"{edge:g}" for edge in spacing)
-        raise CallError(f"--spacing {found}: every edge must be above 0 mm, for example 1,1,1.")
+        raise CallError(
+            f"--spacing {found} is invalid: all three numbers must be above 0 mm, for example 1,1,1."
+        )
     return spacing
 
 
@@ -207,7 +214,7 @@ def _turn(geometry: Geometry, code: str) -> tuple[tuple[int, int, int], tuple[bo
     try:
         voxel.SetDirection(geometry.direction)
     except RuntimeError:
-        raise DataError("its axes do not span space, so it cannot be reoriented") from None
+        raise DataError("the axes lie in one plane, so the scan cannot be reoriented") from None
     turner = sitk.DICOMOrientImageFilter()
     turner.SetDesiredCoordinateOrientation(check_orientation(code))
     turner.Execute(voxel)

@@ -43,7 +43,7 @@ def find_image_folder(source: Path | str) -> Found:
             sources.append(_source(path, why.problem, why.skip))
     if not sources:
         kinds = f"{', '.join(IMAGE_SUFFIXES)} and DICOM of {' or '.join(MODALITIES)}"
-        raise CallError(f"There is no X-ray image in {root}: searched for {kinds}, subfolders included.")
+        raise CallError(f"There is no X-ray image in {root}: searched for {kinds}, including subfolders.")
     ordered = sorted(sources, key=lambda one: one.path.split("/"))
     return Found(root, "images", tuple(ordered))
 
@@ -61,13 +61,15 @@ def _image(root: Path, path: str, name: str) -> ImageSource | None:
     except DataError as error:
         return _source(path, problem or str(error)) if named else None
     if header is None:
-        return _source(path, problem or "it has a DICOM file name but another format") if named else None
+        return (
+            _source(path, problem or "the file has a DICOM file name but another format") if named else None
+        )
     if header.skip.startswith(_INDEX):
         return None
     skip = ""
     if header.modality not in MODALITIES:
         modality = header.modality or "not given"
-        skip = f"its DICOM modality is {modality}; only {' or '.join(MODALITIES)} is read"
+        skip = f"the DICOM modality is {modality}; only {' or '.join(MODALITIES)} is read"
     return _source(path, "" if skip else problem, skip, header.whose)
 
 

@@ -24,7 +24,7 @@ class Picture:
 
     Attributes:
         pixels: uint8 [x, y], x the column from the left and y the row from the top; grey levels 0..255.
-        sha256: of the file, in hexadecimal.
+        sha256: sha256 of the file, in hexadecimal.
         window: the values in the file that became 0 and 255.
         inverted: whether black and white were exchanged, as MONOCHROME1 requires.
     """
@@ -43,7 +43,7 @@ def read_image(path: Path) -> Picture:
     """
     data = first_bytes(path, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise DataError(f"its file has more than {MOST_BYTES:,} bytes")
+        raise DataError(f"the file has more than {MOST_BYTES:,} bytes")
     return Picture(decode_png(path, data).T, hashlib.sha256(data).hexdigest())
 
 

@@ -23,7 +23,7 @@ ERRORS: tuple[type[Exception], ...] = (zlib.error, *((_fast.error,) if _fast els
 GZIP = b"\x1f\x8b"
 
 _TO_TELL = 4  # first bytes needed to identify a stream, including gzip's flags
-_ODD_FLAGS = 0xE2  # of gzip: the reserved ones, and that of a header with its own checksum
+_ODD_FLAGS = 0xE2  # flags of gzip: the reserved ones, and that of a header with its own checksum
 _WITH_GZIP = 16  # added to the window bits
 
 

@@ -33,12 +33,14 @@ def checked_ends(ends: tuple[Any, ...]) -> Ends:
     """
     said = f"--window {','.join(map(str, ends))}"
     if len(ends) != 2:
-        raise CallError(f"{said} has {len(ends)} ends: {_WAYS}.")
+        raise CallError(f"{said} has {len(ends)} limits, but it needs two: {_WAYS}.")
     low, high = (_checked_end(end, said) for end in ends)
     ranks = [_share(end) if isinstance(end, str) else None for end in (low, high)]
     both = ranks if None not in ranks else [low, high] if ranks == [None, None] else [0, 1]
     if not both[0] < both[1]:  # type: ignore[operator] # both are numbers
-        raise CallError(f"{said} is empty: the first end must be below the second; {_WAYS}.")
+        raise CallError(
+            f"{said} is an empty range: the lower limit must be less than the upper limit; {_WAYS}."
+        )
     return low, high
 
 
@@ -58,8 +60,8 @@ def apply_window(scan: Scan, ends: Ends | None, window: Window) -> tuple[Scan, d
     voxels = mapped(scan.voxels.T, low, high, window).T
     if voxels.min() == voxels.max():
         raise DataError(
-            f"--window {_words(ends)} ({low:g} to {high:g} in its own values) maps all its voxels to "
-            f"{voxels.min()}: give other ends, or omit the option"
+            f"--window {_words(ends)} ({low:g} to {high:g} in the image's stored values) maps "
+            f"all voxels to {voxels.min()}: choose other limits, or omit the option"
         )
     return replace(scan, voxels=voxels), {"window": [low, high]}
 
@@ -75,11 +77,14 @@ def window_ends(voxels: Voxels, ends: Ends) -> tuple[float, float]:
     low, high = (float(next(found) if isinstance(end, str) else end) for end in ends)
     said = f"--window {_words(ends)}"
     if not low < high:
-        raise DataError(f"{said} is {low:g} to {high:g} of its values, an empty range: give other ends")
+        raise DataError(
+            f"{said} corresponds to stored values {low:g} to {high:g}, an empty range: choose other limits"
+        )
     if min(low, high) <= _INT16.min or max(low, high) >= _INT16.max:
         raise DataError(
-            f"{said} is {low:g} to {high:g} of its values, but values beyond {_INT16.min + 1} .. "
-            f"{_INT16.max - 1} are clipped: divide all values by a constant first"
+            f"{said} corresponds to stored values {low:g} to {high:g}, but values beyond "
+            f"{_INT16.min + 1} .. {_INT16.max - 1} are clipped: divide all values by a "
+            "constant first"
         )
     return low, high
 
@@ -131,19 +136,21 @@ def _percentiles(voxels: Voxels, shares: list[Fraction]) -> list[float]:
 def _rank(share: Fraction, count: int) -> int:
     """Return the rank of a percentile among `count` values, from 1."""
     if not count:
-        raise DataError("all its voxels are 0, so there are no percentiles to map it by")
+        raise DataError("all voxels are 0, so percentiles cannot be computed: give two numbers with --window")
     return max(1, -(-share.numerator * count // share.denominator))
 
 
 def _checked_end(end: Any, said: str) -> float | str:
     if isinstance(end, str) and (match := _PERCENTILE.fullmatch(end)):
         if Decimal(match[1]) > _HIGHEST:
-            raise CallError(f"{said}: {end} is not a percentile from p0 to p100; {_WAYS}.")
+            raise CallError(f"{said} is invalid: {end} is not a percentile from p0 to p100; {_WAYS}.")
         return f"p{Decimal(match[1]).normalize():f}"
     if isinstance(end, str | bool):
-        raise CallError(f"{said}: {end!r} is neither a number nor a percentile; {_WAYS}.")
+        raise CallError(f"{said} is invalid: {end!r} is neither a number nor a percentile; {_WAYS}.")
     if not _INT16.min < end < _INT16.max:
-        raise CallError(f"{said}: {end} must be within {_INT16.min + 1} .. {_INT16.max - 1}; {_WAYS}.")
+        raise CallError(
+            f"{said} is invalid: {end} must be from {_INT16.min + 1} to {_INT16.max - 1}; {_WAYS}."
+        )
     return int(end) if end == int(end) else float(end)
 
 

@@ -42,22 +42,26 @@ def stored_meta_image(path: Path) -> Stored:
     header, end = _header(path)
     name, kind = header.get(_DATA, ""), header.get("ElementType", "")
     if not name:
-        raise damaged(f"its header has no {_DATA}")
+        raise damaged(f"the header has no {_DATA}")
     if name.startswith("LIST") or "%" in name:
-        raise unsupported("its voxels are in a list of files", "write it as one file")
+        raise unsupported("the voxels are in a list of files", "save the scan as one file")
     if kind not in _TYPES:
-        raise unsupported(f"its ElementType is {kind or 'not given'}", f"write it as {', '.join(_TYPES)}")
+        raise unsupported(
+            f"the ElementType is {kind or 'not given'}", f"save the voxels as {', '.join(_TYPES)}"
+        )
     inside = name in _LOCAL
     said = header.get("HeaderSize", "0")
     if not re.fullmatch(r"-1|\d+", said):
-        raise damaged(f"its HeaderSize is {said}")
+        raise damaged(f"the HeaderSize is {said}")
     if inside and int(said) > 0:
-        raise unsupported(f"its HeaderSize is {said} with voxels in the same file", "write it without")
+        raise unsupported(
+            f"the HeaderSize is {said} with voxels in the same file", "save the scan without HeaderSize"
+        )
     order = header.get("BinaryDataByteOrderMSB") or header.get("ElementByteOrderMSB", "")
     offset = None if said == "-1" else end if inside else int(said)
     packed = _is_true(header.get("CompressedData", ""))
     if packed and said == "-1":
-        raise unsupported("its HeaderSize is -1 with compressed voxels", "write it without")
+        raise unsupported("the HeaderSize is -1 with compressed voxels", "save the scan without HeaderSize")
     return Stored(
         header=path,
         parts=((path if inside else data_file(path, name), offset),),

@@ -79,25 +79,27 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     """
     head = _head(path)
     if head[:4] in (struct.pack("<i", _NIFTI_2), struct.pack(">i", _NIFTI_2)):
-        raise unsupported("it is NIfTI-2", "write it as NIfTI-1")
+        raise unsupported("the file is NIfTI-2", "save the scan as NIfTI-1")
     order = next((order for order in "<>" if head[:4] == struct.pack(order + "i", _NIFTI_1)), "")
     if not order or len(head) < _NIFTI_1:
         raise damaged(NO_HEADER)
     if head[344:347] != b"n+1":
-        raise unsupported(f"its header's magic is {head[344:348]!r}", "write it as a single NIfTI-1 file")
+        raise unsupported(
+            f"the header's magic is {head[344:348]!r}", "save the scan as a single NIfTI-1 file"
+        )
     slope, intercept = struct.unpack_from(order + "2f", head, 112)
     spacing = tuple(float(f"{edge:g}") for edge in struct.unpack_from(order + "3f", head, 80))
     if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
-        raise damaged(f"its spacing {spacing} is not positive")
+        raise damaged(f"the spacing {spacing} is not positive")
     kind, bits = struct.unpack_from(order + "2h", head, 70)
     if kind not in _TYPES:
-        raise unsupported(f"its voxels are {_OTHER_TYPES.get(kind, f'of type {kind}')}", "write HU as int16")
+        raise unsupported(f"the voxels are {_OTHER_TYPES.get(kind, f'of type {kind}')}", "save HU as int16")
     dtype = np.dtype(order + _TYPES[kind])
     (offset,) = struct.unpack_from(order + "f", head, 108)
     if bits != 8 * dtype.itemsize:
-        raise damaged(f"its header gives {bits} bits per voxel, but the type {dtype.name}")
+        raise damaged(f"the header gives {bits} bits per voxel, but the voxel type {dtype.name}")
     if not (offset >= _FIRST_VOXEL and offset == int(offset)):
-        raise damaged(f"its vox_offset is {offset:g}, inside its header, which ends at {_FIRST_VOXEL}")
+        raise damaged(f"the vox_offset is {offset:g}, inside the header, which ends at {_FIRST_VOXEL}")
     packed = path.suffix.lower() == ".gz"
     if (slope == 0 or math.isnan(slope)) and (intercept == 0 or math.isnan(intercept)):
         slope, intercept = 1.0, 0.0  # the standard's rule for a header without scaling

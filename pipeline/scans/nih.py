@@ -119,7 +119,7 @@ def check_split(split: str) -> None:
         CallError: the split is unknown.
     """
     if split not in get_args(Split):
-        raise CallError(f"--split {split}: must be one of {', '.join(get_args(Split))}.")
+        raise CallError(f"--split {split} is unknown: it must be one of {', '.join(get_args(Split))}.")
 
 
 def parse_table(text: str, name: str) -> dict[str, Row]:
@@ -144,7 +144,7 @@ def parse_table(text: str, name: str) -> dict[str, Row]:
     if missing:
         there = ", ".join(header) or "none"
         raise DataError(
-            f"{name} has no column {', '.join(missing)}; it has {there}. Download NIH's table again."
+            f"{name} has no column {', '.join(missing)}; its columns are {there}. Download NIH's table again."
         )
     at, labels, patient, view = map(header.index, (_NAME, _LABELS, _PATIENT, _VIEW))
     least = max(at, labels, patient, view) + 1
@@ -205,8 +205,9 @@ def _names_on(path: Path) -> dict[str, None]:
     """Return the names on a list, each once, in order."""
     if not path.exists():
         raise CallError(
-            f"{path} is missing: copy it from the download, next to the images. It lists those that may be "
-            "used for training; --split all takes every image without it."
+            f"{path} is missing: copy it from the download, next to the images. The list "
+            "names the images that may be used for training; --split all takes every image "
+            "without a list."
         )
     return dict.fromkeys(name for line in _text(path).splitlines() if (name := line.strip()))
 
@@ -238,8 +239,8 @@ def _image_files(root: Path, entries: Iterable[os.DirEntry[str]]) -> list[tuple[
 def _source(root: Path, name: str, folder: str, row: Row | None, table: str, unlisted: bool) -> ImageSource:
     path = within(folder, name)
     place = shown(path)
-    skip = f"it is on neither {' nor '.join(_LISTS.values())}" if unlisted else ""
-    problem = "" if row or skip else f"{table} has no row for it"
+    skip = f"the image is on neither {' nor '.join(_LISTS.values())}" if unlisted else ""
+    problem = "" if row or skip else f"{table} has no row for the image"
     row = row or Row("", "", "")
     return ImageSource(
         identifier=place.rpartition("/")[2][: -len(SUFFIX)],

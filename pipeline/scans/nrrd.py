@@ -51,21 +51,23 @@ def stored_nrrd(path: Path) -> Stored:
     header, listed, end = _header(path)
     kind, encoding = header.get("type", ""), header.get("encoding", "").lower()
     if kind.lower() not in _TYPES:
-        raise unsupported(f"its type is {kind or 'not given'}", "write it as int16")
+        raise unsupported(f"the type is {kind or 'not given'}", "save the voxels as int16")
     if encoding not in _ENCODINGS:
-        raise unsupported(f"its encoding is {encoding or 'not given'}", "write it as raw or gzip")
+        raise unsupported(f"the encoding is {encoding or 'not given'}", "save the voxels as raw or gzip")
     order, dtype = header.get("endian", "").lower(), np.dtype(_TYPES[kind.lower()])
     packing = _ENCODINGS[encoding]
     if order not in ("little", "big"):
         if dtype.itemsize > 1 and packing != "text":
-            raise damaged(f"its endian is {order or 'not given'}")
+            raise damaged(f"the endian is {order or 'not given'}")
         order = "little"
     lines, skip = (_whole(header, name) for name in ("lineskip", "byteskip"))
     names = _data_names(header.get("datafile", ""), listed)
     files = [data_file(path, name) for name in names] if names else [path]
     starts = [_after_lines(file, 0 if names else end, lines) for file in files]
     if skip < 0 and packing != "plain":
-        raise unsupported(f"its byte skip is {skip} with {encoding} encoding", "write it without byte skip")
+        raise unsupported(
+            f"the byte skip is {skip} with {encoding} encoding", "save the scan without a byte skip"
+        )
     plain = packing == "plain"
     return Stored(
         header=path,
@@ -114,7 +116,7 @@ def _data_names(said: str, listed: list[str]) -> list[str]:
     """Return the data files: one, those of a list, or those of a pattern such as `s%03d.raw 1 12 1`."""
     if said.startswith("LIST"):
         if not listed:
-            raise damaged("its header lists no data files")
+            raise damaged("the header lists no data files")
         return listed
     pattern = _PATTERN.fullmatch(said)
     if pattern is None:
@@ -122,7 +124,7 @@ def _data_names(said: str, listed: list[str]) -> list[str]:
     form, first, last, step = pattern[1], *map(int, pattern.groups()[1:])
     numbers = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
     if not 0 < len(numbers) <= _MOST_FILES or form.count("%") != 1:
-        raise damaged(f"its data file field is {said}, which names no files")
+        raise damaged(f"the data file field is {said}, which names no files")
     return [form % number for number in numbers]
 
 
@@ -143,5 +145,5 @@ def _after_lines(path: Path, start: int, lines: int) -> int:
 def _whole(header: dict[str, str], name: str) -> int:
     said = header.get(name, "0")
     if not re.fullmatch(r"-1|\d+", said):
-        raise damaged(f"its {name.replace('skip', ' skip')} is {said}")
+        raise damaged(f"the {name.replace('skip', ' skip')} is {said}")
     return int(said)

@@ -39,8 +39,8 @@ _PACKED = tuple(
 )
 _OTHER_PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
 _WIDTHS = (8, 16, 32)
-_EXPORT = "export it as CT Image Storage with whole numbers, slope and intercept"
-_DECOMPRESS = "decompress it first"
+_EXPORT = "export the scan as CT Image Storage with whole numbers, slope and intercept"
+_DECOMPRESS = "decompress the file first"
 _AIR = Window().low  # padding up to this value is below the window anyway
 _COMPLAINT = re.compile(rb"Corrupt JPEG|Premature end|Inconsistent progress|Invalid SOS|\[(ERROR|WARNING)\]")
 _ONE_EAR = threading.Lock()  # decoders complain on the process's stderr, so only one may run at a time
@@ -54,27 +54,26 @@ def check_pixels(one: Slice) -> None:
     """
     name, pixels = one.path.name, one.pixels
     if not pixels.sop_class.startswith(_UIDS) and pixels.sop_class:
-        raise unsupported(f"its slice {name} is of the private SOP class {pixels.sop_class}", _EXPORT)
+        raise unsupported(f"slice {name} is of the private SOP class {pixels.sop_class}", _EXPORT)
     if pixels.element in _OTHER_PIXELS:
-        raise unsupported(f"its slice {name} holds {_OTHER_PIXELS[pixels.element]}", _EXPORT)
+        raise unsupported(f"slice {name} holds {_OTHER_PIXELS[pixels.element]}", _EXPORT)
     if pixels.element != _PIXELS:
-        raise damaged(f"its slice {name} holds no pixels")
+        raise damaged(f"slice {name} holds no pixels")
     if pixels.syntax not in (*_PLAIN, *_PACKED):
-        raise unsupported(f"its slice {name} is compressed as {_syntax_name(pixels.syntax)}", _DECOMPRESS)
+        raise unsupported(f"slice {name} is compressed as {_syntax_name(pixels.syntax)}", _DECOMPRESS)
     if pixels.photometric not in ("MONOCHROME2", "MONOCHROME1", ""):
-        raise unsupported(
-            f"its slice {name} has the photometric interpretation {pixels.photometric}", _EXPORT
-        )
+        raise unsupported(f"slice {name} has the photometric interpretation {pixels.photometric}", _EXPORT)
     if pixels.photometric == "MONOCHROME1" and pixels.syntax in _PACKED:
-        raise unsupported(f"its slice {name} is compressed and MONOCHROME1", _DECOMPRESS)
+        raise unsupported(f"slice {name} is compressed and MONOCHROME1", _DECOMPRESS)
     if pixels.allocated not in _WIDTHS or not 0 < pixels.stored <= pixels.high + 1 <= pixels.allocated:
         raise unsupported(
-            f"its slice {name} stores {pixels.stored} of {pixels.allocated} bits, the highest {pixels.high}",
+            f"slice {name} stores {pixels.stored} of {pixels.allocated} bits, with "
+            f"{pixels.high} as the highest bit",
             _EXPORT,
         )
     if pixels.lut:  # programs disagree on a LUT together with slope and intercept, which is forbidden
-        raise unsupported(f"its slice {name} has a Modality LUT", _EXPORT)
-    check_rescale(pixels.slope, pixels.intercept, f"its slice {name}")
+        raise unsupported(f"slice {name} has a Modality LUT", _EXPORT)
+    check_rescale(pixels.slope, pixels.intercept, f"slice {name}")
 
 
 def read_planes(slices: Iterable[Slice], digest: Any) -> Iterator[NDArray[Any]]:
@@ -148,7 +147,7 @@ def _scale(one: Slice) -> tuple[float, float]:
 
 
 def _named(one: Slice) -> str:
-    return f"its slice {one.path.name}"
+    return f"slice {one.path.name}"
 
 
 def _syntax_name(uid: str) -> str:

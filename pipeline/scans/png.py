@@ -31,7 +31,7 @@ _PIXELS, _END, _TIME = b"IDAT", b"IEND", b"tIME"
 _KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with transparency", 6: "colour with transparency"}
 _GREY, _GREY_AND_ALPHA = 0, 4
 _TAKEN, _TAKEN_DEEP, _DEEP = (_GREY, 2, _GREY_AND_ALPHA, 6), (_GREY, 2), 16
-_DAMAGED = "its pixels cannot be decoded: the file is damaged"
+_DAMAGED = "the pixels cannot be decoded: the file is damaged"
 
 
 def png_size(data: bytes, deep: bool = False) -> tuple[int, int]:
@@ -46,20 +46,22 @@ def png_size(data: bytes, deep: bool = False) -> tuple[int, int]:
         DataError: it cannot be read; the reason follows the image's name.
     """
     if not data.startswith(_SIGNATURE):
-        raise DataError("it is not a PNG")
+        raise DataError("the file is not a PNG")
     whole = len(data) >= HEADER_BYTES and data[8:16] == _FIRST_CHUNK
     if not whole or zlib.crc32(data[12:29]) != int.from_bytes(data[29:HEADER_BYTES], "big"):
         how = "damaged" if len(data) >= HEADER_BYTES else "cut short"
-        raise DataError(f"its header cannot be read: the file is {how}")
+        raise DataError(f"the header cannot be read: the file is {how}")
     columns, rows, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if not columns or not rows:
-        raise DataError(f"it has no pixels ({columns} x {rows})")
+        raise DataError(f"the image has no pixels ({columns} x {rows})")
     check_size(columns, rows)
     if not ((bits == 8 and kind in _TAKEN) or (deep and bits == _DEEP and kind in _TAKEN_DEEP)):
         found, allowed = _KINDS.get(kind, f"kind {kind}"), "8 or 16" if deep else "8"
-        raise DataError(f"it is a PNG of {bits} bits per channel, {found}; must be {allowed}, grey or colour")
+        raise DataError(
+            f"the PNG has {bits} bits per channel, {found}; it must have {allowed} bits, grey or colour"
+        )
     if interlaced:
-        raise DataError("it is interlaced, which is not supported: save it without interlacing")
+        raise DataError("the PNG is interlaced, which is not supported: save the image without interlacing")
     return columns, rows
 
 
@@ -71,7 +73,7 @@ def check_size(columns: int, rows: int) -> None:
     """
     if columns * rows > MOST_PIXELS or max(columns, rows) > MOST_EDGE:
         most = f"at most {MOST_PIXELS:,} pixels and {MOST_EDGE:,} per side are allowed"
-        raise DataError(f"it has {columns:,} x {rows:,} pixels, but {most}")
+        raise DataError(f"the image has {columns:,} x {rows:,} pixels, but {most}")
 
 
 def decode_png(path: Path, data: bytes, deep: bool = False) -> NDArray[Any]:
@@ -137,7 +139,7 @@ def _decode_copy(header: bytes, chunks: list[tuple[bytes, memoryview]]) -> NDArr
             file.write(b"".join(parts))
             return _decode(Path(file.name))
     except OSError as error:
-        raise DataError(f"it cannot be copied to {tempfile.gettempdir()}: {error.strerror}") from None
+        raise DataError(f"the file cannot be copied to {tempfile.gettempdir()}: {error.strerror}") from None
 
 
 def _header(columns: int, rows: int, bits: int, kind: int) -> bytes:
@@ -171,7 +173,7 @@ def _chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
         if name == _END and at <= len(data):
             break
     else:
-        raise DataError(f"it is cut short: the image does not end within its {len(data):,} bytes")
+        raise DataError(f"the file is cut short: the image does not end within {len(data):,} bytes")
     if all(name != _PIXELS for name, _ in chunks):
         raise DataError(_DAMAGED)
     return chunks

@@ -38,7 +38,7 @@ _JPEG = (".jpg", ".jpeg")
 _MODES = ("L", "RGB")
 _GREY = Window(0, 255)
 _TAGS = ["WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept"]
-_EXPORT = "export it as PNG"
+_EXPORT = "export the image as PNG"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_values(path: Path) -> NDArray[Any]:
 def _whole(path: Path) -> bytes:
     data = first_bytes(path, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise DataError(f"its file has more than {MOST_BYTES:,} bytes")
+        raise DataError(f"the file has more than {MOST_BYTES:,} bytes")
     return data
 
 
@@ -111,7 +111,7 @@ def _mapped(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
         grey: NDArray[np.uint8] = mapped(values, low, high, _GREY).astype(np.uint8)
         if grey.min() < grey.max():
             return grey
-    raise DataError(f"all its pixels have the same grey level, with {low:g} as black and {high:g} as white")
+    raise DataError(f"all pixels have the same grey level, with {low:g} as black and {high:g} as white")
 
 
 def _jpeg_size(path: Path) -> tuple[int, int]:
@@ -123,9 +123,9 @@ def _jpeg_size(path: Path) -> tuple[int, int]:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["JPEG"]) as image:
             (columns, rows), mode = image.size, image.mode
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
-        raise damaged("its JPEG header cannot be read") from None
+        raise damaged("the JPEG header cannot be read") from None
     if mode not in _MODES:
-        raise unsupported(f"it is a JPEG with colour mode {mode}", "save it as grey, or as PNG")
+        raise unsupported(f"the JPEG has colour mode {mode}", "save the image in grey, or as PNG")
     check_size(columns, rows)
     return columns, rows
 
@@ -145,7 +145,7 @@ def _decode_jpeg(path: Path) -> NDArray[np.uint8]:
             values = np.empty((0, 0), np.uint8)
     if complaints or values.shape[:2] != (rows, columns):
         why = f" ({complaints[0]})" if complaints else ""
-        raise damaged(f"decoding it gave an error{why}")
+        raise damaged(f"decoding the JPEG gave an error{why}")
     return luma(values)
 
 
@@ -153,13 +153,13 @@ def _dicom(path: Path) -> Slice:
     """Read the header of a DICOM file that is one X-ray image."""
     one = read_header(path)
     if one is None:
-        raise unsupported("it is neither PNG, JPEG nor DICOM", _EXPORT)
+        raise unsupported("the file is neither PNG, JPEG nor DICOM", _EXPORT)
     if one.modality not in MODALITIES:
         raise DataError(
-            f"its DICOM modality is {one.modality or 'not given'}; only {' or '.join(MODALITIES)} is read"
+            f"the DICOM modality is {one.modality or 'not given'}; only {' or '.join(MODALITIES)} is read"
         )
     if one.frames != 1:
-        raise unsupported(f"it has {one.frames} frames", "export each as a separate image")
+        raise unsupported(f"the image has {one.frames} frames", "export each frame as a separate image")
     check_size(*one.edges)
     return one
 
@@ -172,11 +172,11 @@ def _read_dicom(path: Path) -> Picture:
     digest = hashlib.sha256()
     (values,) = read_planes((one,), digest)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise damaged("it holds NaN or infinite values")
+        raise damaged("some pixels are NaN or infinite")
     padding = values == OUTSIDE
     own = values[~padding]
     if not own.size:
-        raise DataError("all its pixels are padding")
+        raise DataError("all pixels are padding")
     low, high = said.ends or (float(own.min()), float(own.max()))
     grey = _mapped(values, low, high)
     inverted = one.pixels.photometric == "MONOCHROME1"
@@ -196,7 +196,7 @@ def _told(path: Path) -> _Told:
             centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
             function = str(header.get("VOILUTFunction") or "LINEAR")
     except Exception:  # pydicom does not catch all effects of damaged bytes
-        raise damaged("its window cannot be read") from None
+        raise damaged("the DICOM window cannot be read") from None
     as_stored = "RescaleSlope" not in header and "RescaleIntercept" not in header
     ends = None
     if centre is not None and width is not None and function in ("LINEAR", "LINEAR_EXACT"):

@@ -40,7 +40,7 @@ def scan_path(text: str) -> Path:
         DataError: the folder cannot be opened.
     """
     if not text:
-        raise CallError("The path '' is empty: give a scan.")
+        raise CallError("The path of the scan is empty: give a file, or the folder of a DICOM series.")
     path = Path(text)
     folder, label = folder_and_label(path)
     if folder is None:
@@ -56,7 +56,11 @@ def scan_path(text: str) -> Path:
         ways = ", ".join(f"{folder}{other}" for other in series)
         raise CallError(
             f"{path} is not a DICOM series: "
-            + (f"give {ways}." if series else f"{folder} holds none; give a file, or a folder with a series.")
+            + (
+                f"give {ways}."
+                if series
+                else f"{folder} holds no series; give a file, or a folder with a series."
+            )
         )
     return path
 
@@ -226,7 +230,7 @@ def _of_simple_itk(path: Path) -> Geometry | None:
         return None
     dimensions, components = reader.GetDimension(), reader.GetNumberOfComponents()
     if components != 1:
-        raise no_scan(f"it has {components} numbers per voxel (colour?) instead of 1")
+        raise no_scan(f"each voxel has {components} numbers (colour?) instead of 1")
     spacing = tuple(float(edge) for edge in reader.GetSpacing()[:3])
     origin = tuple(float(edge) for edge in reader.GetOrigin()[:3])
     cosines = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
@@ -246,7 +250,7 @@ def _checked(
 ) -> Geometry:
     """Check that a geometry is a volume, and return it upright."""
     if len(shape) < 3 or any(edge != 1 for edge in shape[3:]):
-        raise no_scan(f"it has {len(shape)} dimensions ({' x '.join(map(str, shape))}) instead of 3")
+        raise no_scan(f"the scan has {len(shape)} dimensions ({' x '.join(map(str, shape))}) instead of 3")
     cosines = upright(cosines, spacing, shape[:3])
     return Geometry(_three(shape[:3]), _three(spacing), _three(origin), tuple(cosines.ravel().tolist()))
 

@@ -27,8 +27,8 @@ def readers(workers: Workers, paths: Iterable[Path], parameters: object = None) 
 
     Args:
         workers: the number requested.
-        paths: of the data to read, see `Source.path`; only as many are inspected as the decision needs.
-        parameters: of the extraction; SimpleITK resamples and reorients scans.
+        paths: paths of the data to read, see `Source.path`; only as many are inspected as the decision needs.
+        parameters: parameters of the extraction; SimpleITK resamples and reorients scans.
 
     Returns:
         The same number, of the suitable kind; or one worker, which is this process.

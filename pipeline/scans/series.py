@@ -25,7 +25,7 @@ from genesis_toolkit.pipeline.scans.pixels import check_pixels, same_pixels
 _SAME_COSINE = 1e-3  # scanners write cosines with three or more decimals
 _SAME_PLACE = 1e-2  # mm; positions have two decimals
 _SAME_SPACING = 1e-4  # relative
-_NEVER_EVEN = 0.4  # of the usual gap: any larger surplus is a missing slice, however positions are rounded
+_NEVER_EVEN = 0.4  # share of the usual gap: any larger surplus is a missing slice, whatever the rounding
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Stack:
 
     Attributes:
         slices: by position along z, in the direction of the normal.
-        geometry: of their voxels.
+        geometry: geometry of their voxels.
     """
 
     slices: tuple[Slice, ...]
@@ -59,7 +59,7 @@ def series_at(path: Path, mr: bool = False) -> Series | None:
         series = series_of(folder, mr)
     if label not in series:
         holds = ", ".join(folder.name + other for other in series) or "none"
-        raise DataError(f"there is no such DICOM series; the folder holds {holds}")
+        raise DataError(f"there is no DICOM series of this name; the folder holds {holds}")
     if series[label].skip:
         raise no_scan(series[label].skip)
     if series[label].problem:
@@ -148,7 +148,7 @@ def stack(slices: tuple[Slice, ...]) -> Stack:
     aside -= np.outer(aside @ normal, normal)
     farthest = float(np.linalg.norm(aside, axis=1).max())
     if farthest > MOST_SHEAR * min(first.spacing):
-        raise unsupported(f"its slices are shifted sideways by up to {farthest:.2f} mm", "resample it")
+        raise unsupported(f"the slices are shifted sideways by up to {farthest:.2f} mm", "resample the scan")
     x, y, z = (float(value) for value in positions[0])
     geometry = Geometry(
         shape=shape,
@@ -165,26 +165,27 @@ def _check_alike(slices: tuple[Slice, ...]) -> None:
     if odd:
         kind, count = odd.most_common(1)[0]
         raise unsupported(
-            f"its series mixes slices of a volume with {count} of another kind ({kind})", "separate them"
+            f"the series mixes slices of a volume with {count} of another kind ({kind})",
+            "put them into separate folders",
         )
     sizes = sorted({one.edges for one in slices})
     if len(sizes) > 1:
         said = ", ".join(f"{x} x {y}" for x, y in sizes)
-        raise unsupported(f"its slices have {len(sizes)} sizes ({said})", "separate them")
+        raise unsupported(f"the slices have {len(sizes)} sizes ({said})", "put them into separate folders")
     for one in slices:
         if (len(one.position), len(one.orientation), len(one.spacing)) != (3, 6, 2):
-            raise damaged(f"its slice {one.path.name} has no position")
+            raise damaged(f"slice {one.path.name} has no position")
         if min(one.spacing) <= 0:
-            raise damaged(f"its slice {one.path.name} has spacing {one.spacing}, which is not positive")
+            raise damaged(f"slice {one.path.name} has spacing {one.spacing}, which is not positive")
         if any(abs(a - b) > _SAME_COSINE for a, b in zip(one.orientation, first.orientation, strict=True)):
             raise unsupported(
-                f"its slices have several orientations: {one.path.name} is rotated against {first.path.name}",
-                "separate them",
+                f"the slices have several orientations: {one.path.name} is rotated against {first.path.name}",
+                "put them into separate folders",
             )
         if any(abs(a - b) > _SAME_SPACING * b for a, b in zip(one.spacing, first.spacing, strict=True)):
             raise unsupported(
-                f"its slices have several spacings: {one.path.name} and {first.path.name} differ",
-                "separate them",
+                f"the slices have several spacings: {one.path.name} and {first.path.name} differ",
+                "put them into separate folders",
             )
         check_pixels(one)
 
@@ -208,8 +209,9 @@ def _told_apart(slices: list[Slice], normal: NDArray[np.float64]) -> Iterator[Sl
     if twice:
         path, other = (pair.path for pair in twice[0])
         raise damaged(
-            f"{len(twice)} of its slices have the position of another slice but differ from it, for example "
-            f"{path.name} in {path.parent.name} and {other.name} in {other.parent.name}"
+            f"{len(twice)} of the slices have the position of another slice but differ from "
+            f"it, for example {path.name} in {path.parent.name} and {other.name} in "
+            f"{other.parent.name}"
         )
 
 
@@ -230,7 +232,8 @@ def _check_gaps(heights: NDArray[np.float64], resolution: float) -> None:
     even = heights[0] + (heights[-1] - heights[0]) / (heights.size - 1) * np.arange(heights.size)
     if abs(gaps[worst] - usual) > most or (resolution > _SAME_PLACE and np.abs(heights - even).max() > most):
         raise unsupported(
-            f"its slices at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm are {gaps[worst]:.2f} mm "
-            f"apart, but usually {usual:.2f} mm: slices are missing or irregular",
-            "add the missing ones or resample it",
+            f"the slices at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm are "
+            f"{gaps[worst]:.2f} mm apart, but usually {usual:.2f} mm: slices are missing or "
+            "irregular",
+            "add the missing slices or resample the scan",
         )

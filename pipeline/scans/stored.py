@@ -34,7 +34,7 @@ class Stored:
         header: the file that describes them.
         parts: the files that hold them, in order and in equal shares, each with the number of bytes before
             its voxels; None if the voxels are the last bytes of the file.
-        dtype: of a voxel, with its byte order.
+        dtype: dtype of a voxel, with its byte order.
         packing: plain, packed (zlib or gzip, recognised by their first bytes), or numbers as text or in hex.
         skip: bytes to leave out after unpacking a file.
         exact: whether surplus unpacked bytes are damage; not if header and voxels share one checksum.
@@ -60,7 +60,7 @@ def check_present(stored: Stored) -> None:
     """
     for path, _ in stored.parts:
         if not path.is_file():
-            raise damaged(f"its data file {path.relative_to(stored.header.parent)} is missing")
+            raise damaged(f"the data file {path.relative_to(stored.header.parent)} is missing")
 
 
 def check_sizes(stored: Stored, shape: tuple[int, int, int]) -> None:
@@ -123,12 +123,14 @@ def _share(stored: Stored, shape: tuple[int, int, int]) -> int:
     """Return the bytes of voxels in each file."""
     needed = int(np.prod(shape, dtype=object)) * stored.dtype.itemsize
     if needed % len(stored.parts):
-        raise damaged(f"its {len(stored.parts)} data files cannot hold equal shares of {needed:,} bytes")
+        raise damaged(
+            f"{needed:,} bytes of voxels cannot be divided equally among the {len(stored.parts)} data files"
+        )
     return needed // len(stored.parts)
 
 
 def _called(stored: Stored, path: Path) -> str:
-    return "it" if path == stored.header else f"its data file {path.name}"
+    return "the file" if path == stored.header else f"the data file {path.name}"
 
 
 def _scaled(voxels: NDArray[Any], stored: Stored) -> NDArray[Any]:
@@ -167,7 +169,7 @@ def _read_packed(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, store
             try:
                 piece = np.frombuffer(unpacker.decompress(block), np.uint8)
             except ERRORS:
-                raise damaged("its compressed voxels cannot be read, or their checksum is wrong") from None
+                raise damaged("the compressed voxels cannot be read, or their checksum is wrong") from None
             begin, done = done, done + piece.size
             if begin < room.size and done > 0:
                 first = max(-begin, 0)
@@ -175,7 +177,7 @@ def _read_packed(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, store
             ended, block = unpacker.eof, unpacker.unused_data
         block = block[:1]
     if not ended:
-        raise damaged(f"its compressed voxels are cut short after {max(done, 0)} bytes")
+        raise damaged(f"the compressed voxels are cut short after {max(done, 0)} bytes")
     return max(done, 0)
 
 
@@ -189,7 +191,7 @@ def _read_text(file: BinaryIO, room: NDArray[np.uint8], digest: Hashing, stored:
         else:
             data = np.array(text.replace(b",", b" ").split(), np.float64).astype(stored.dtype).tobytes()
     except ValueError:
-        raise damaged("its voxels should be numbers written as text, but are not") from None
+        raise damaged("the voxels should be numbers written as text, but they are not") from None
     room[: len(data)] = np.frombuffer(data, np.uint8)[: room.size]
     return len(data)
 

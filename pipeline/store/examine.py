@@ -118,9 +118,9 @@ def _read_shard(
         pieces = _pieces(index, place, size, step)
         absent = np.flatnonzero(index[: place.count, 0] == MISSING) + place.first
         if absent.size:
-            wrong["missing from it, although the store lists it"] = absent.tolist()
+            wrong["missing from the shard, although the store lists it"] = absent.tolist()
     except DataError as error:
-        broken, pieces = f"{error}, so its cubes cannot be located", _stretch(0, size, step)
+        broken, pieces = f"{error}, so the cubes of the shard cannot be located", _stretch(0, size, step)
     out = np.empty(place.array.shape[1:], place.array.dtype)
     for batch in _batches(pieces, step):
         for piece, data in zip(batch, _bytes_of(storage, path, batch), strict=True):
@@ -148,13 +148,13 @@ def _pieces(index: NDArray[np.uint64], place: ShardPlace, size: int, step: int) 
     there = [_Piece(int(offset), int(length), number) for number, (offset, length) in enumerate(index)]
     there = sorted(cube for cube in there if cube.start != int(MISSING))
     if any((cube.number or 0) >= place.count for cube in there):
-        raise DataError(f"it holds more than the {place.count} cubes that the store lists for it")
+        raise DataError(f"the shard holds more than the {place.count} cubes that the store lists for it")
     if any(cube.length > most for cube in there):
-        raise DataError(f"its index assigns more than {most:,} bytes to one cube")
+        raise DataError(f"the index assigns more than {most:,} bytes to one cube")
     pieces, end = list[_Piece](), 0
     for cube in there:
         if cube.start < end:
-            raise DataError("its index makes cubes overlap")
+            raise DataError("the index makes cubes overlap")
         pieces += [*_stretch(end, cube.start, step), cube]
         end = cube.start + cube.length
     return pieces + _stretch(end, size, step)
@@ -183,7 +183,7 @@ def _step(storage: Storage) -> int:
 def _bytes_of(storage: Storage, path: str, pieces: list[_Piece]) -> list[bytes]:
     found = list(storage.read_ranges(path, [(piece.start, piece.length) for piece in pieces]))
     if any(len(data) < piece.length for data, piece in zip(found, pieces, strict=True)):
-        raise OSError(5, "it became shorter while it was read")
+        raise OSError(5, "the file became shorter while it was read")
     return found
 
 

@@ -25,14 +25,14 @@ from genesis_toolkit.pipeline.wording import words_of
 MOST_METADATA = 2**24
 MOST_CHUNK = MOST_MANIFEST = 2**28
 
-_LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # of a manifest
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")  # line of a manifest
 _STRINGS = np.dtypes.StringDType()  # as zarr reads them
 _MOST_ROWS = 2**40
 _MOST_CHUNK_ROWS = 2**20
 _MOST_CUBE_BYTES = 2**31 - 17  # what blosc takes
 _MOST_TEXT = 2**28  # bytes of a chunk of strings
 _DEEPEST = 64
-_TOO_DEEP = "its JSON is nested too deeply"
+_TOO_DEEP = "the JSON is nested too deeply"
 _PACKED = ["blosc", "crc32c"]
 
 
@@ -115,7 +115,7 @@ def described(kind: str, name: str, metadata: Any) -> Array:
         dtype = None if expected.dtype == "string" else np.dtype(metadata["data_type"])
         fill = "" if dtype is None else dtype.type(metadata["fill_value"])
     except (LookupError, TypeError, AttributeError, OverflowError):
-        raise ValueError("its description violates the format") from None
+        raise ValueError("the description violates the format") from None
     voxels = int(np.prod(shape[1:], dtype=object)) if expected.dtype == "voxels" else 0
     if dtype and voxels > _MOST_CUBE_BYTES // dtype.itemsize:
         raise ValueError(f"a cube of {' x '.join(map(str, shape[1:]))} voxels is larger than a chunk can be")
@@ -147,7 +147,7 @@ def check_lengths(
                 continue
             wrong = _lacking(array, files) if name == "masks" else ""  # shards as well
             if len(array) != len(measure):
-                wrong = f"it has {len(array):,} rows, but {measure.name} has {len(measure):,}"
+                wrong = f"the array has {len(array):,} rows, but {measure.name} has {len(measure):,}"
             if wrong:
                 problems.append((name, wrong))
             else:
@@ -177,7 +177,7 @@ def strict_manifest(data: bytes) -> tuple[dict[str, str], list[str]]:
     found, problems = dict[str, str](), []
     *lines, rest = data.decode(errors="backslashreplace").split("\n")
     if rest:
-        problems.append("its last line is incomplete")
+        problems.append("the last line is incomplete")
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         match = _LINE.fullmatch(line)
         if match is None:
@@ -201,7 +201,7 @@ def _lacking(array: Array, files: Iterable[str]) -> str:
     there = sum(array.place(path) is not None for path in files)
     if there == array.chunks:
         return ""
-    return f"its {len(array):,} rows need {array.chunks:,} files, but there are {there:,}"
+    return f"the {len(array):,} rows need {array.chunks:,} files, but there are {there:,}"
 
 
 #: Arrays that determine the number of rows of each dimension.
@@ -216,14 +216,14 @@ def _check_shape(shape: Any, chunk: Any, expected: schema.Column) -> None:
     for found, what in ((shape, "shape"), (chunk, "chunk_shape")):
         whole = isinstance(found, list) and all(type(edge) is int and edge >= 0 for edge in found)
         if not whole or len(found) != 1 + len(expected.others):
-            raise ValueError(f"its {what} is {words_of(found)} instead of {1 + len(expected.others)} numbers")
+            raise ValueError(f"the {what} is {words_of(found)} instead of {1 + len(expected.others)} numbers")
     if expected.dtype != "voxels" and expected.others != ("class",):
         _among(shape[1:], ([schema.WIDTH[other] for other in expected.others],), "shape of a row")
     elif min(shape[1:]) < 1:
-        raise ValueError(f"its cubes are {words_of(shape[1:])}")
+        raise ValueError(f"the cubes have the shape {words_of(shape[1:])}")
     _among(chunk[1:], (shape[1:],), "chunk_shape of a row")
     if shape[0] > _MOST_ROWS or not 1 <= chunk[0] <= _MOST_CHUNK_ROWS:
-        raise ValueError(f"it has {shape[0]:,} rows in chunks of {chunk[0]:,}")
+        raise ValueError(f"the array has {shape[0]:,} rows in chunks of {chunk[0]:,}")
 
 
 def _check_codecs(codecs: Any, expected: schema.Column, shape: list[int], dtype: str) -> None:
@@ -242,7 +242,7 @@ def _check_codecs(codecs: Any, expected: schema.Column, shape: list[int], dtype:
 
 def _among(found: Any, expected: tuple[Any, ...], what: str) -> None:
     if found not in expected:
-        raise ValueError(f"its {what} is {words_of(found)} instead of {' or '.join(map(words_of, expected))}")
+        raise ValueError(f"the {what} is {words_of(found)} instead of {' or '.join(map(words_of, expected))}")
 
 
 def _numbers(data: bytes, array: Array) -> NDArray[Any]:
@@ -260,7 +260,7 @@ def _strings(data: bytes, rows: int) -> NDArray[Any]:
     decode_chunk(data, out)
     text = out.tobytes()
     if struct.unpack_from("<I", text)[0] != rows:  # prevents allocating as many as it claims
-        raise DataError(f"a chunk of strings does not hold {rows:,} of them")
+        raise DataError(f"a chunk of strings does not hold {rows:,} strings")
     try:
         return np.array(VLenUTF8().decode(text), _STRINGS)
     except ValueError:

@@ -52,7 +52,7 @@ class Store(Generic[Row]):
     Attributes:
         storage: access to its files.
         manifest: the sha256 of every file.
-        manifest_sha256: of the manifest itself.
+        manifest_sha256: sha256 of the manifest itself.
         attributes: its description and parameters.
         scans: one row per scan.
         images: one row per scan too, for X-ray images; else None.
@@ -133,7 +133,7 @@ class Store(Generic[Row]):
             CallError: it is in an archive or on a server.
         """
         if not isinstance(self.storage, Folder):
-            raise CallError(f"{self.storage.place} is not a folder: unpack or download it first.")
+            raise CallError(f"{self.storage.place} is not a folder: unpack or download the store first.")
         return Path(self.storage.place)
 
     def streams(self) -> NDArray[np.uint64]:
@@ -318,15 +318,16 @@ def finished_storage(place: AnyPath, kinds: Sequence[str] = tuple(schema.KINDS))
 
         if str(place).rstrip("/").lower().endswith(ARCHIVE):
             raise CallError(
-                f"{place} is an archive on a server, where only folders can be read: unpack it on the server "
-                "and give the folder's address, or download it and give the file."
+                f"{place} is an archive on a server, where only folders can be read: unpack "
+                "the archive on the server and give the folder's address, or download the "
+                "archive and give the file."
             )
         return Remote(str(place))
     path = Path(place)
     check_store(path, schema.KINDS[kinds[0]].maker)
     if path.is_file():
         if path.suffix.lower() != ARCHIVE:
-            raise CallError(f"{path} is not a store: must be a folder, a {ARCHIVE} archive or a URL.")
+            raise CallError(f"{path} is not a store: a store must be a folder, a {ARCHIVE} archive or a URL.")
         return Archive(path)
     return Folder(path)
 
@@ -355,7 +356,8 @@ def row_numbers(key: Any, count: int) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     if rows.ndim != 1 or rows.dtype.kind not in "biu":
         raise CallError(
-            f"store[{words_of(key)}]: a store has one axis, rows: use store[3], store[2:8] or store[[4, 1]]."
+            f"store[{words_of(key)}]: a store has one axis, its rows: use store[3], "
+            "store[2:8] or store[[4, 1]]."
         )
     if rows.dtype.kind == "b":
         if len(rows) != count:

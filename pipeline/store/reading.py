@@ -76,7 +76,7 @@ def read_cubes(
     google-crc32c export their C functions and the system has `pread`, which Windows lacks.
 
     Args:
-        reader: of an array of the store.
+        reader: reader of an array of the store.
         positions: [cube], 0 .. len - 1.
         out: the store's dtype, `[cube, x, y, z]` or `[cube, x, y]`, C-contiguous: filled.
 

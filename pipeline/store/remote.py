@@ -137,7 +137,8 @@ def _connect(place: str) -> Any:
         from obstore.store import from_url
     except ImportError:
         raise CallError(
-            f'{place}: to read stores of servers, install obstore: pip install "genesis-toolkit[remote]".'
+            f"Reading {place} from a server needs obstore: install it with pip install "
+            '"genesis-toolkit[remote]".'
         ) from None
     try:
         return from_url(place, client_options=_CLIENT, retry_config=_RETRIES)

@@ -51,12 +51,12 @@ class Remains:
     """The readable parts of a store.
 
     Attributes:
-        storage: of the store.
+        storage: storage of the store.
         manifest: the sha256 of its files by path.
         kind: `CUBES`, `PAIRS` or `TARGETS`; None if unknown.
-        attributes: of the store; None if its `zarr.json` is damaged.
+        attributes: attributes of the store; None if its `zarr.json` is damaged.
         arrays: by name, those with readable metadata.
-        columns: of the tables by name, those that could be read.
+        columns: columns of the tables by name, those that could be read.
     """
 
     storage: Storage
@@ -134,7 +134,8 @@ def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
                 f"There is no store at {place}: the server has no zarr.json there (404)."
             ) from None
         raise CallError(
-            f"{place} is not a store made by genesis-prep: its zarr.json does not describe one."
+            f"{place} is not a store made by genesis-prep: the zarr.json there does not "
+            "describe such a store."
         ) from None
     made = schema.KINDS.get(name) if isinstance(name, str) else None
     if made is None or name not in kinds or not isinstance(attributes, dict):
@@ -182,7 +183,7 @@ def read_remains(
     """Read everything in a store except its voxels, as far as possible.
 
     Args:
-        storage: of the store.
+        storage: storage of the store.
         manifest: the sha256 of its files by path.
         strangers: files in the store that the manifest does not list.
         sound: checks whether a file exists unchanged; other files are not read.
@@ -205,7 +206,7 @@ def read_remains(
     arrays, size = reading.arrays(kind, consolidated), (attributes or {}).get("size")
     for name, array in arrays.items():
         if schema.is_voxels(name) and size is not None and list(array.shape[1:]) != size:
-            problems.append((name, f"its cubes are {words_of(array.shape[1:])}, not {words_of(size)}"))
+            problems.append((name, f"the cubes are {words_of(array.shape[1:])}, not {words_of(size)}"))
     columns = reading.columns(arrays, [*manifest, *strangers])
     problems += _row_problems(columns, attributes or {})
     return Remains(storage, manifest, kind, attributes, arrays, columns), problems
@@ -231,7 +232,9 @@ class _Reading:
         for name in schema.array_names(kind, self.manifest):
             own, again = self.json_of(f"{name}/{ROOT}"), (consolidated or {}).get(name)
             if own is not None and consolidated is not None and own != again:
-                self.problems.append((name, f"its zarr.json contradicts the store's zarr.json on {name}"))
+                self.problems.append(
+                    (name, f"the array's zarr.json contradicts the store's zarr.json on {name}")
+                )
             if own is not None or again is not None:
                 chosen = again if own is None else own
                 found[name] = self._attempt(name, metadata.described, kind, name, chosen)
@@ -247,7 +250,7 @@ class _Reading:
         for name in sorted(believed):
             mine = [path for path in files if path.startswith(f"{name}/c/")]
             odd = [path for path in mine if path in self.manifest and arrays[name].place(path) is None]
-            self.problems.extend((path, "is not a chunk of its array") for path in odd)
+            self.problems.extend((path, "is not a chunk of the array") for path in odd)
             if not schema.is_voxels(name) and all(map(self.sound, mine)):
                 found[name] = self._attempt(name, metadata.read_column, arrays[name], self._chunk)
         return {name: column for name, column in found.items() if column is not None}
@@ -277,28 +280,28 @@ def attribute_problems(kind: str, attributes: Mapping[str, Any], files: Collecti
     made = schema.KINDS[kind]
     finalised, window, size, unit = map(said, ("finalised", "window", "size", "unit"))
     if finalised is not True:
-        yield "finalised", f"is {words_of(finalised)}, must be true"
+        yield "finalised", f"is {words_of(finalised)}, but must be true"
     if not _whole_numbers(window, 2) or window[0] >= window[1]:
-        yield "window", f"is {words_of(window)}, must be the lowest and the highest value"
+        yield "window", f"is {words_of(window)}, but must be the lowest and the highest value"
     if not any(_whole_numbers(size, edges) for edges in schema.EDGES) or min(size) < 1:
-        yield "size", f"is {words_of(size)}, must be two or three edges in voxels"
+        yield "size", f"is {words_of(size)}, but must be two or three edges in voxels"
     if not isinstance(unit, str):
-        yield "unit", f"is {words_of(unit)}, must be a name"
+        yield "unit", f"is {words_of(unit)}, but must be a name"
     for name in dict.fromkeys(("parameters", made.cutting)):
         if not isinstance(said(name), dict):
-            yield name, f"is {words_of(said(name))}, must be parameters by name"
+            yield name, f"is {words_of(said(name))}, but must be parameters by name"
             return
     for name, least in made.numbers.items():
         value = attributes["parameters"].get(name)
         if type(value) is not int or value < least:
-            yield f"parameters.{name}", f"is {words_of(value)}, must be a whole number"
+            yield f"parameters.{name}", f"is {words_of(value)}, but must be a whole number"
     if made.answers:
         task, classes = said("task"), said("classes")
         if not isinstance(task, str) or task not in made.answers:
-            yield "task", f"is {words_of(task)}, must be one of {', '.join(made.answers)}"
+            yield "task", f"is {words_of(task)}, but must be one of {', '.join(made.answers)}"
             return
         if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
-            yield "classes", f"are {words_of(classes)}, must be names"
+            yield "classes", f"are {words_of(classes)}, but must be names"
         for name in sorted({*made.answers.values()}):
             there = any(path.startswith(f"{name}/") for path in files)
             if there != (made.answers[task] == name):

@@ -199,7 +199,7 @@ class Kind:
         cutting: the attribute with the extraction parameters of the cubes.
         numbers: integer parameters, and the minimum of each.
         answers: the possible tasks, and the array that holds the answers of each.
-        version: of its format.
+        version: version of its format.
     """
 
     noun: str

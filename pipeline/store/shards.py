@@ -98,14 +98,14 @@ def decode_chunk(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
     """
     packed = memoryview(chunk)[:-CRC_BYTES]
     if not fits_checksum(chunk):
-        raise DataError("its checksum is wrong")
+        raise DataError("the checksum is wrong")
     # blosc trusts the lengths in a chunk, and would read past the end of one that is shorter.
     if len(packed) < BLOSC_HEADER or _BLOSC_LENGTHS.unpack_from(packed, 4) != (out.nbytes, len(packed)):
-        raise DataError("its size in bytes does not match its array")
+        raise DataError("the size in bytes does not match the array")
     try:
         numcodecs.blosc.decompress(packed, out)
     except (RuntimeError, ValueError):
-        raise DataError("it cannot be decoded") from None
+        raise DataError("the data cannot be decoded") from None
 
 
 def shard_parts(chunks: Sequence[bytes], length: int) -> list[bytes]:
@@ -128,9 +128,9 @@ class ShardReader:
     Each shard's index is read and checked once, then kept.
 
     Args:
-        storage: of the store.
+        storage: storage of the store.
         array: the array's path in the store; its shape has the cube axis first.
-        shape, dtype: of the array.
+        shape, dtype: shape and dtype of the array.
         length: number of cubes in a full shard.
     """
 
@@ -221,7 +221,7 @@ class ShardReader:
         shard = position // self.length
         (chunk,) = self._get(shard, [self.part(position)])
         if not fits_checksum(chunk):
-            raise self._damaged(position, "its checksum is wrong")
+            raise self._damaged(position, "the checksum is wrong")
         return chunk
 
     def part(self, position: int) -> tuple[int, int]:
@@ -281,12 +281,12 @@ def read_index(storage: Storage, path: str, length: int) -> NDArray[np.uint64]:
     end, count = storage.size(path), 16 * length + CRC_BYTES
     table = storage.read_range(path, max(0, end - count), count)
     if len(table) < count or not fits_checksum(table):
-        raise DataError("the checksum of its index is wrong")
+        raise DataError("the checksum of the index is wrong")
     index = np.frombuffer(table[:-CRC_BYTES], "<u8").reshape(length, 2)
     present = index[index[:, 0] != MISSING]
     # Compared separately, since the sum of untrusted numbers may overflow.
     if (present > end).any() or (present.sum(axis=1) > end).any():
-        raise DataError("its index points past its end")
+        raise DataError("the index points past the end of the file")
     return index
 
 

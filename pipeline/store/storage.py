@@ -90,7 +90,7 @@ class Folder(Storage):
         """Return the size of a file in bytes."""
         status = Path(self._prefix + path).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(2, "it is not a file", path)
+            raise FileNotFoundError(2, "not a regular file", path)
         return status.st_size
 
 
@@ -153,7 +153,7 @@ class Archive(Storage):
             offset = self._members[path].header_offset
             header = os.pread(self._file.fileno(), _LOCAL_HEADER, offset)
             if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-                raise OSError(5, "its header is damaged", f"{self.place}/{path}")
+                raise OSError(5, "the header in the archive is damaged", f"{self.place}/{path}")
             self._begins[path] = offset + _LOCAL_HEADER + sum(struct.unpack_from("<HH", header, 26))
         return self._begins[path]
 
@@ -167,7 +167,9 @@ def _check_member(place: Path, member: zipfile.ZipInfo) -> None:
             "create the archive again with genesis-prep pack."
         )
     if ".." in parts or "" in parts[:-1] or "\\" in member.filename or ":" in parts[0]:
-        raise DataError(f"{place} holds {member.filename!r}, a name outside of it, so it is not a store.")
+        raise DataError(
+            f"{place} holds {member.filename!r}, a path outside the archive, so it is not a store."
+        )
 
 
 def is_url(place: AnyPath) -> bool:

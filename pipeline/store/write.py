@@ -36,7 +36,7 @@ def write_store(
         folder: the store under construction.
         kind: `CUBES`, `PAIRS` or `TARGETS`.
         attributes: contents of `attrs["genesis"]`; must include `size` and `window`.
-        dtype: of the voxels.
+        dtype: dtype of the voxels.
         tables: those of its kind, in the order of `KINDS`.
         scans: one row per scan.
         images: also one row per scan, if the scans are X-ray images.

@@ -17,7 +17,7 @@ from genesis_toolkit.pipeline.rng import Operation, draw_words
 from genesis_toolkit.pipeline.scans.geometry import Geometry
 
 _TRIES = 64  # random corners drawn per cube until one is new
-_NEAR = 0.01  # of a voxel: the largest deviation of masks whose geometry was written as float32
+_NEAR = 0.01  # share of a voxel: the largest deviation of masks whose geometry was written as float32
 
 
 def corners_around(voxels: NDArray[np.integer[Any]], shape: Triple, size: Triple) -> NDArray[np.int32]:
@@ -88,7 +88,7 @@ def mask_corners(
         foreground: [x, y, z] of the scan.
         size: edges of a cube.
         count: number of cubes.
-        seed, stream: of the draws, and the scan's stream key.
+        seed, stream: seed of the draws, and stream key of the scan.
 
     Returns:
         int32 [cube, 3], distinct, in the order drawn; fewer if a small scan, or little foreground, has no
@@ -134,7 +134,7 @@ def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
     try:
         back = np.linalg.inv(_steps(geometry))
     except np.linalg.LinAlgError:
-        raise DataError(f"its directions {geometry.direction} are in one plane") from None
+        raise DataError(f"the axes of the scan {geometry.direction} are in one plane") from None
     return np.asarray((np.asarray(world, np.float64) - np.asarray(geometry.origin)) @ back.T)
 
 

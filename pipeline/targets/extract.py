@@ -97,7 +97,7 @@ class TargetJob:
 
 
 class _Ways(NamedTuple):
-    """How a source is planned for a task, how a scan is cut, and which labels its cubes will have."""
+    """The functions of a task: plan a source, cut a scan, and name the labels of its cubes."""
 
     plan: Callable[[Path, Any, SplitFile | None], Plan]
     cut: Callable[[Any], Cut]
@@ -145,7 +145,7 @@ def extract_targets(
         parameters: the task, and how to cut.
         workers: number of scans at a time on this machine; None means one per core. `readers` decides
             whether they are threads or processes.
-        scheduler: of a dask.distributed cluster that does the work, see `engine.connect`.
+        scheduler: address of a dask.distributed cluster that does the work, see `engine.connect`.
         split_file: a CSV table with the fold of every scan, see `extract_cubes`.
         overwrite: replace a finished store, and start again if other unfinished work exists.
         progress: True shows bars on stderr; a callback receives the progress.
@@ -232,7 +232,10 @@ def _no_foreground(ledger: Ledger, job: TargetJob) -> DataError | None:
         return None
     values = parameters.foreground
     asked = f"of --foreground {','.join(map(str, values))}" if values else "other than 0"
-    return DataError(f"No mask has a value {asked}, so there is nothing to learn, and no store was made.")
+    return DataError(
+        f"No mask has a value {asked}, so there is nothing to learn, and no "
+        "store was made. Choose other masks or other values for --foreground."
+    )
 
 
 def _assemble(
@@ -270,8 +273,8 @@ class TargetEstimate(Estimate):
     Attributes:
         finished: the store already exists, and nothing would be done.
         said: sentences on what is left out of the source.
-        folds: of the cubes, see `count_folds`. These are upper limits: unreadable scans give none, nor do
-            candidates outside their scans.
+        folds: numbers of the cubes, see `count_folds`. These are upper limits: unreadable scans give none,
+            nor do candidates outside their scans.
     """
 
     finished: bool

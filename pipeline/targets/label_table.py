@@ -68,11 +68,11 @@ def read_labels(path: Path, columns: Sequence[str]) -> Labels:
     header = tuple(name.strip() for name in lines[0]) if lines else ()
     rows = [tuple(cell.strip() for cell in line) for line in lines[1:] if any(line)]
     if not rows:
-        raise CallError(f"{given} has no rows below the column names.")
+        raise CallError(f"{given} has no rows below the column names: add one row per scan or image.")
     made = [_class_of(given, text, header, rows) for text in columns]
     classes = tuple(name for names, _ in made for name in names)
     if len(set(classes)) < len(classes):
-        raise CallError(f"--label-columns gives {', '.join(classes)}: request each class once.")
+        raise CallError(f"--label-columns lists {', '.join(classes)}: name each class once.")
     labels = tuple(tuple(number for _, known in made for number in known[at]) for at in range(len(rows)))
     return Labels(classes, header, tuple(rows), labels)
 
@@ -99,7 +99,7 @@ def labels_by_source(given: str, table: Labels, sources: Iterable[Source]) -> di
     if not labels:
         some = listed([path for path in dict.fromkeys(by_name.values()) if path], most=2)
         raise CallError(
-            f"{given} has no column that names a scan, for example {some}: use the scans' file names."
+            f"{given} has no column that identifies a scan, for example {some}: use the scans' file names."
         )
     return labels
 
@@ -142,8 +142,8 @@ def _class_of(
         )
     if not 1 < len(words) <= _MOST_WORDS:
         raise CallError(
-            f"{given}: {name!r} has {len(words)} different values, but classes need 2 to {_MOST_WORDS}: give "
-            f"one, for example --label-columns '{name}={example}'."
+            f"{given}: {name!r} has {len(words)} different values, but classes need 2 to "
+            f"{_MOST_WORDS}: give one value, for example --label-columns '{name}={example}'."
         )
     chosen = words[1:] if len(words) == _TWO else words
     labels_of = [[int(cell == word) if cell else UNKNOWN for word in chosen] for cell in cells]
@@ -158,7 +158,7 @@ def _question(given: str, name: str, sign: str, value: str) -> Callable[[str], b
     bound = _number(value)
     if bound is None:
         raise CallError(
-            f"--label-columns '{name}{sign}{value}': {value!r} is not a number; use for example "
+            f"--label-columns '{name}{sign}{value}' is invalid: {value!r} is not a number; use for example "
             f"'{name}{sign}60'."
         )
 
@@ -166,8 +166,8 @@ def _question(given: str, name: str, sign: str, value: str) -> Callable[[str], b
         number = _number(cell)
         if number is None:
             raise CallError(
-                f"{given}: {name!r} has {cell!r}, which is not a number and cannot be compared with {value}: "
-                "leave unknown cells empty."
+                f"{given}: {name!r} holds {cell!r}, which is not a number and cannot be compared with "
+                f"{value}: leave unknown cells empty."
             )
         return _COMPARED[sign](number, bound)
 

@@ -62,9 +62,12 @@ def plan_labels(source: Path, parameters: TableParameters, split: SplitFile | No
         if known is not None and set(known) != {UNKNOWN}:
             pieces.append(replace(piece, data=known))
     if not pieces:
-        raise CallError(f"{given} has only empty labels for the {noun} in {plan.root}.")
+        raise CallError(
+            f"{given} has only empty labels for the {noun} in {plan.root}: fill "
+            "in the labels, or choose other columns."
+        )
     said = [f"{without:,} {noun} without a row in the table are skipped."] if without else []
-    said += [f"{unknown:,} {noun} with empty labels only are skipped."] if unknown else []
+    said += [f"{unknown:,} {noun} whose labels are all empty are skipped."] if unknown else []
     return Plan(plan.root, tuple(pieces), (*plan.said, *said))
 
 

@@ -124,15 +124,15 @@ def cut_image_masks(task: TargetTask[ImageMaskParameters]) -> Cut:
     parameters, (mask, *others) = task.parameters, task.masks
     if others:
         names = ", ".join(mask.name for mask in task.masks)
-        raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
+        raise DataError(f"there are {len(task.masks)} masks, {names}: keep one")
     picture = picture_of(task.path, parameters.layout)
     try:
         values = read_values(mask)
     except DataError as error:
-        raise DataError(f"its mask {mask.name}: {error}") from None
+        raise DataError(f"mask {mask.name}: {error}") from None
     if values.shape != picture.pixels.shape:
         edges = (f"{x} x {y}" for x, y in (values.shape, picture.pixels.shape))
-        raise DataError("its mask {}: it has {} pixels, but the image has {}".format(mask.name, *edges))
+        raise DataError("mask {} has {} pixels, but the image has {}".format(mask.name, *edges))
     foreground = _foreground(values.astype(np.int32), parameters.foreground)
     shares = resize(foreground.astype(np.uint8) * np.uint8(255), parameters.size)
     cubes, corner = [resize(picture.pixels, parameters.size)], np.zeros((1, 3), np.int32)
@@ -154,7 +154,7 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
     parameters, (mask, *others) = task.parameters, task.masks
     if others:
         names = ", ".join(mask.name for mask in task.masks)
-        raise DataError(f"it has {len(task.masks)} masks, {names}: keep one")
+        raise DataError(f"there are {len(task.masks)} masks, {names}: keep one")
     opened = open_scan(task.path, parameters.mr)
     geometry = opened.geometry
     try:
@@ -162,12 +162,13 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
         grid = its.geometry
         if not same_grid(geometry, grid):
             raise DataError(
-                f"its grid ({grid_words(grid)}) differs from the scan's ({grid_words(geometry)}): resample "
-                "it to the scan's grid with nearest-neighbour interpolation"
+                f"the mask's grid ({grid_words(grid)}) differs from the scan's "
+                f"({grid_words(geometry)}): resample the mask to the scan's grid with "
+                "nearest-neighbour interpolation"
             )
         foreground = _foreground(its.read().voxels, parameters.foreground)
     except DataError as error:
-        raise DataError(f"its mask {mask.name}: {error}") from None
+        raise DataError(f"mask {mask.name}: {error}") from None
     scan, own = apply_window(opened.read(), parameters.window, parameters.store_window)
     stream = stream_key(task.source.identifier)
     asked = parameters.size, parameters.cubes_per_scan, parameters.seed
@@ -180,7 +181,7 @@ def cut_masks(task: TargetTask[MaskParameters]) -> Cut:
 
 def _foreground(voxels: NDArray[Any], values: tuple[int, ...] | None) -> NDArray[np.bool_]:
     if voxels.dtype.kind != "i":
-        raise DataError("it holds values that are not whole numbers")
+        raise DataError("some values are not whole numbers")
     return voxels != 0 if values is None else np.isin(voxels, values)
 
 

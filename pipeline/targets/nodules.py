@@ -79,7 +79,9 @@ def parse_candidates(text: str) -> Candidates:
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
         lacks = f"{TABLE} has no column {', '.join(missing)}"
-        raise DataError(f"{lacks}; it has {', '.join(header) or 'none'}. Download LUNA16's table again.")
+        raise DataError(
+            f"{lacks}; its columns are {', '.join(header) or 'none'}. Download LUNA16's table again."
+        )
     columns = [header.index(name) for name in _COLUMNS]
     found: dict[str, dict[tuple[float, float, float], Candidate]] = {}
     bad, again, torn, first = list[int](), list[int](), list[int](), ""
@@ -98,8 +100,9 @@ def parse_candidates(text: str) -> Candidates:
             found[scan][candidate.place] = max(other, candidate, key=lambda one: one.nodule)
     if bad:
         raise DataError(
-            f"{TABLE} has {len(bad):,} rows that are not candidates ({rows_words(bad)}: {first[:80]!r}). A "
-            "row must have a seriesuid, three positions in mm and a class 0 or 1: get LUNA16's table again."
+            f"{TABLE} has {len(bad):,} rows that are not candidates ({rows_words(bad)}: "
+            f"{first[:80]!r}). A row must have a seriesuid, three positions in mm and a class "
+            "0 or 1: download LUNA16's table again."
         )
     said = []
     if again:
@@ -124,7 +127,7 @@ def choose_candidates(
         by_scan: the candidates by seriesuid.
         folds: the fold of each scan; scans that are not in it are left out.
         negatives: number of others per nodule; None selects all.
-        seed: of the draw.
+        seed: random seed for the draw.
 
     Returns:
         The candidates by seriesuid, in the order of the table.
@@ -173,7 +176,8 @@ def plan_nodules(source: Path, parameters: NoduleParameters, split: SplitFile | 
         scans = sum(scan not in known for scan in table.by_scan)
         said.append(
             f"Skipped {len(rows):,} candidates in {TABLE} of {scans:,} scans that are missing "
-            f"({rows_words(sorted(rows))}), which is normal for a partial download."
+            f"({rows_words(sorted(rows))}), which is normal if LUNA16 was downloaded only in "
+            "part."
         )
     data = {scan: [[one.row, *one.place, int(one.nodule)] for one in ones] for scan, ones in chosen.items()}
     pieces = (Piece(one, fold_of_source(one), data.get(one.identifier, [])) for one in sources)
@@ -192,7 +196,7 @@ def cut_nodules(task: TargetTask[NoduleParameters]) -> Cut:
     """
     data, size, window = task.piece.data, task.parameters.size, task.parameters.store_window
     if not data:
-        return Cut("", {"status": "skipped", "reason": "none of its candidates was selected"})
+        return Cut("", {"status": "skipped", "reason": "none of the scan's candidates was selected"})
     opened = open_scan(task.path)
     geometry = opened.geometry
     voxels = nearest_voxels([row[1:4] for row in data], geometry)

@@ -25,7 +25,7 @@ class _CtParameters(HounsfieldValues):
     Attributes:
         size: edges of a cube in voxels, x, y, z.
         hu: the HU window, lowest and highest value kept.
-        seed: of all random draws.
+        seed: seed of all random draws.
         window: for scans without HU, see `ExtractParameters`; not for LUNA16's.
     """
 
@@ -37,8 +37,8 @@ class _CtParameters(HounsfieldValues):
     def __post_init__(self) -> None:
         if len(self.size) != 3 or not all(1 <= edge <= _MOST_EDGE for edge in self.size):
             raise CallError(
-                f"--size {','.join(map(str, self.size))}: must be three edges x,y,z from 1 to {_MOST_EDGE}, "
-                "for example --size 64,64,32."
+                f"--size {','.join(map(str, self.size))} is invalid: it must be three edges "
+                f"x,y,z from 1 to {_MOST_EDGE}, for example --size 64,64,32."
             )
         self.check_window(checked_ends)
         checked_seed(self.seed)
@@ -64,10 +64,12 @@ class NoduleParameters(_CtParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None:
-            raise CallError("--window is for scans without HU, such as MR, but LUNA16's are CT: omit it.")
+            raise CallError(
+                "--window is for scans without HU, such as MR, but LUNA16's scans are CT: omit the option."
+            )
         if self.negatives is not None and not 0 <= self.negatives <= _MOST_NEGATIVES:
-            allowed = f"must be a number per nodule from 0 to {_MOST_NEGATIVES:,}, or all"
-            raise CallError(f"--negatives {self.negatives}: {allowed}.")
+            allowed = f"it must be a number per nodule from 0 to {_MOST_NEGATIVES:,}, or all"
+            raise CallError(f"--negatives {self.negatives} is out of range: {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class MaskParameters(_CtParameters):
     """Segmentation: which voxels are foreground? From scans and their masks.
 
     Attributes:
-        layout: of the scans; `auto` detects it.
+        layout: organisation of the scans; `auto` detects it.
         masks: the folder of the masks; None takes LUNA16's lung masks, `seg-lungs-LUNA16`.
         foreground: values of a mask that are foreground; None takes all but 0.
         cubes_per_scan: number of cubes drawn per scan, half of them around foreground.
@@ -97,16 +99,16 @@ class MaskParameters(_CtParameters):
         if self.foreground is not None:
             object.__setattr__(self, "foreground", _checked_foreground(self.foreground))
         if not 1 <= self.cubes_per_scan <= _MOST_CUBES:
-            allowed = f"must be between 1 and {_MOST_CUBES}; the default is 32"
-            raise CallError(f"--cubes-per-scan {self.cubes_per_scan}: {allowed}.")
+            allowed = f"it must be between 1 and {_MOST_CUBES}; the default is 32"
+            raise CallError(f"--cubes-per-scan {self.cubes_per_scan} is out of range: {allowed}.")
 
 
 def _checked_foreground(values: tuple[int, ...]) -> tuple[int, ...]:
     """Return the foreground values of a mask, each once, in order."""
     if not all(1 <= value <= _MOST_LABEL for value in values):
         raise CallError(
-            f"--foreground {','.join(map(str, values))}: values of the mask must be from 1 to "
-            f"{_MOST_LABEL:,}, for example --foreground 1,2; 0 is background."
+            f"--foreground {','.join(map(str, values))} is invalid: values of the mask must "
+            f"be from 1 to {_MOST_LABEL:,}, for example --foreground 1,2; 0 is background."
         )
     return tuple(sorted(set(values)))
 
@@ -137,8 +139,8 @@ class FindingParameters(GreyLevels):
 def _check_image_size(size: tuple[int, ...]) -> None:
     if len(size) != 2 or not all(1 <= edge <= _MOST_EDGE for edge in size):
         raise CallError(
-            f"--size {','.join(map(str, size))}: for images it must be two edges x,y from 1 to {_MOST_EDGE}, "
-            "for example --size 224,224."
+            f"--size {','.join(map(str, size))} is invalid: for images it must be two edges "
+            f"x,y from 1 to {_MOST_EDGE}, for example --size 224,224."
         )
 
 
@@ -169,7 +171,7 @@ class ScanLabelParameters(_Table, _CtParameters):
     """Classification of scans by columns of a table.
 
     Attributes:
-        layout: of the scans; `auto` detects it.
+        layout: organisation of the scans; `auto` detects it.
         cubes_per_scan: number of cubes drawn per scan, each with its scan's labels; None takes the whole
             scan, clipped and averaged down to `size`.
 
@@ -187,8 +189,8 @@ class ScanLabelParameters(_Table, _CtParameters):
         self._check_table()
         if self.cubes_per_scan is not None and not 1 <= self.cubes_per_scan <= _MOST_CUBES:
             raise CallError(
-                f"--cubes-per-scan {self.cubes_per_scan}: must be between 1 and {_MOST_CUBES}; omit it to "
-                "use the whole scan."
+                f"--cubes-per-scan {self.cubes_per_scan} is out of range: it must be between "
+                f"1 and {_MOST_CUBES}; omit the option to use the whole scan."
             )
 
 
@@ -197,7 +199,7 @@ class ImageLabelParameters(_Table, GreyLevels):
     """Classification of X-ray images by columns of a table.
 
     Attributes:
-        layout: of the images.
+        layout: organisation of the images.
         size: edges in pixels, x, y, to which the whole image is resized by area averaging.
 
     Raises:
@@ -221,7 +223,7 @@ class ImageMaskParameters(GreyLevels):
     Attributes:
         masks: the folder of the masks.
         foreground: values of a mask that are foreground; None takes all but 0.
-        layout: of the images: any folder.
+        layout: organisation of the images: any folder.
         size: edges in pixels, x, y, to which image and mask are resized.
 
     Raises:
@@ -239,7 +241,9 @@ class ImageMaskParameters(GreyLevels):
     def __post_init__(self) -> None:
         _check_image_size(self.size)
         if self.layout != "images":
-            raise CallError(f"--layout {self.layout}: masks of X-ray images need --layout images.")
+            raise CallError(
+                f"--layout {self.layout} does not fit masks of X-ray images: use --layout images."
+            )
         if self.masks is None:
             raise CallError("Masks of X-ray images are needed: give their folder, for example --masks masks.")
         if self.foreground is not None:
@@ -280,7 +284,7 @@ def kind_of(task: str, images: bool) -> type[TargetParameters]:
     if task in others:
         what, allowed = ("X-ray images", "CT scans") if images else ("CT scans", "X-ray images")
         raise CallError(f"--task {task} is for {allowed}, but these are {what}: use {' or '.join(kinds)}.")
-    raise CallError(f"--task {task}: must be one of {', '.join(TASKS)}.")
+    raise CallError(f"--task {task} is unknown: it must be one of {', '.join(TASKS)}.")
 
 
 def described(parameters: TargetParameters, source_sha256: str) -> dict[str, Any]:

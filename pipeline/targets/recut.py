@@ -44,7 +44,7 @@ def compare_targets(
     If the contents of the source's names, tables or lists have changed, no cube is cut.
 
     Args:
-        remains: of the store.
+        remains: what is left of the store.
         source: as passed to `extract_targets`; a separate folder of masks is searched by name, in the source
             and next to it.
         places: paths of unchanged scans, by row.
@@ -139,7 +139,7 @@ def _cut_again(recut: _Recut) -> Cut:
     """Cut a scan again and return the cubes to compare. A DataError if it gives too few."""
     cut, places = cut_target(recut.task), recut.places
     if len(cut.cubes) <= max(places):
-        raise DataError(f"it gives {len(cut.cubes)} cubes, but the store has more from it")
+        raise DataError(f"the scan gives {len(cut.cubes)} cubes, but the store has more from it")
     return replace(
         cut,
         corners=cut.corners[list(places)],

@@ -40,7 +40,7 @@ _OF_EXTRACTION = {field.name for field in fields(ExtractParameters)} - {
     "size",
     "hu",
     "window",
-}  # of others too
+}  # parameters of other kinds of stores too
 _BOTH_PAINTED = Applied.INPAINT | Applied.OUTPAINT
 
 
@@ -90,7 +90,7 @@ def parameter_problems(kind: str, attributes: Mapping[str, Any]) -> Iterator[Pro
         if not isinstance(attributes.get(name), dict):
             return
         if not attributes[name]:
-            yield name, "is {}, must be parameters by name"
+            yield name, "is {}, but must be parameters by name"
             return
     made = attributes[schema.KINDS[kind].cutting]
     for name, kept in (("size", attributes.get("size")), ("hu", attributes.get("window"))):
@@ -188,7 +188,7 @@ def _scan_problems(columns: Columns) -> Iterator[Problem]:
         strange = columns["scans/part"] >= len(schema.PARTS)
         yield from where(strange, "scans/part", f"is none of {', '.join(schema.PARTS)}", "scan")
     if "scans/patient" in columns:
-        yield from where(columns["scans/patient"] == 0, "scans/patient", "is 0, must be a hash", "scan")
+        yield from where(columns["scans/patient"] == 0, "scans/patient", "is 0, but must be a hash", "scan")
     if "scans/sha256" in columns:
         wrong = np.array([bool(text) and not _is_sha256(text) for text in columns["scans/sha256"]], bool)
         yield from where(wrong, "scans/sha256", "is not a sha256", "scan")
@@ -216,7 +216,7 @@ def _count_problems(
 def _attribute_problems(remains: Remains) -> Iterator[Problem]:
     attributes = remains.attributes or {}
     if attributes.get("folds") != list(schema.FOLDS):
-        yield "folds", f"is {words_of(attributes.get('folds'))}, must be {words_of(list(schema.FOLDS))}"
+        yield "folds", f"is {words_of(attributes.get('folds'))}, but must be {words_of(list(schema.FOLDS))}"
     made = attributes.get("parameters")
     if not isinstance(made, dict):
         return
@@ -256,7 +256,7 @@ def _fold_problems(columns: Columns, scan: NDArray[np.int32]) -> Iterator[Proble
     ]
     dealt = dealt if part is None else part.tolist()
     wrong = (fold != np.array(dealt, np.uint8)[scan]) & (fold < len(schema.FOLDS))
-    yield from where(wrong, "fold", "is not that of its scan", "cube")
+    yield from where(wrong, "fold", "differs from the fold of its scan", "cube")
 
 
 def _image_problems(columns: Columns, scan: NDArray[np.int32], findings: bool) -> Iterator[Problem]:
@@ -278,7 +278,7 @@ def _image_problems(columns: Columns, scan: NDArray[np.int32], findings: bool) -
         dealt[fold[first] == TEST] = TEST
         part = columns.get("scans/part")
         wrong = (fold != (dealt[row] if part is None else part[scan])) & (fold < len(schema.FOLDS))
-        yield from where(wrong, "fold", "is not that of its patient", "cube")
+        yield from where(wrong, "fold", "differs from the fold of its patient", "cube")
 
 
 def _corner_problems(
@@ -289,7 +289,9 @@ def _corner_problems(
         return
     if whole or len(size) == 2:
         what = "image" if len(size) == 2 else "scan"
-        yield from where(np.any(corner != 0, axis=1), "corner", f"is not that of a whole {what}", "cube")
+        yield from where(
+            np.any(corner != 0, axis=1), "corner", f"differs from that of a whole {what}", "cube"
+        )
         return
     room = shape[scan].astype(np.int64) - size
     # A scan smaller than a cube is in the cube's middle.

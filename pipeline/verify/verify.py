@@ -58,7 +58,7 @@ class Verification:
     """Outcome of `verify_store`.
 
     Attributes:
-        place: of the store.
+        place: path of the store.
         kind: `genesis-cubes`, `genesis-pairs` or `genesis-targets`; None if even that is unreadable.
         maker: the command that makes such a store.
         files: number of files read.
@@ -177,8 +177,7 @@ def _check_call(
     key = read_key(anonymize) if anonymize and anonymize.exists() else None
     if key is None or key.fingerprint != fingerprint:
         raise CallError(
-            f"{place} has pseudonyms for its scans: give the file with the key it was made with, "
-            "--anonymize KEYFILE."
+            f"{place} has pseudonyms for its scans: give the file with its key, --anonymize KEYFILE."
         )
     return key
 
@@ -232,8 +231,8 @@ def _problems_of(examined: Examined, digest: str, paths: Mapping[str, str]) -> l
     if examined.sha256 in paths:
         return [f"is the file {paths[examined.sha256]}, in the wrong place"]
     if schema.is_shard(examined.path) and not examined.problems:
-        return ["has changed since it was written: its sha256 differs, though every cube in it is valid"]
-    return ["has changed since it was written: its sha256 differs", *examined.problems]
+        return ["has changed since it was written: the sha256 differs, though every cube in it is valid"]
+    return ["has changed since it was written: the sha256 differs", *examined.problems]
 
 
 def _log_problems(storage: Storage, result: Verification) -> list[salvage.Problem]:
@@ -245,7 +244,7 @@ def _log_problems(storage: Storage, result: Verification) -> list[salvage.Proble
     except OSError as error:
         return [(LOG, f"cannot be read: {reason_of(error)}")]
     result.damaged += (LOG,)
-    return [(LOG, "has changed since it was written: its checksum is wrong")]
+    return [(LOG, "has changed since it was written: the checksum is wrong")]
 
 
 def _recheck(
@@ -295,4 +294,4 @@ def _not_looked_at(remains: salvage.Remains) -> Iterator[str]:
         yield "the values of voxels and the parameters: zarr.json is damaged"
     for name in schema.array_names(remains.kind, remains.manifest):
         if name not in remains.arrays or (name not in remains.columns and not schema.is_voxels(name)):
-            yield f"{name}: it, or the array that determines its length, is damaged"
+            yield f"{name}: this array, or the array that determines its length, is damaged"

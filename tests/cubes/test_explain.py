@@ -201,7 +201,7 @@ def test_the_command_refuses(tmp_path: Path) -> None:
             tmp_path,
             f"There is no scan in {tmp_path}: searched for",
         ),
-        ("", "The path '' is empty: give a scan."),
+        ("", "The path of the scan is empty: give a file, or the folder of a DICOM series."),
     ):
         done = call(none)
         assert done.exit_code == 2
@@ -216,10 +216,10 @@ def test_the_command_refuses(tmp_path: Path) -> None:
     for words, said in (
         (["--min-tissue", "0.5"], "--min-tissue 0.5"),
         (["--size", "16,16", "--min-tissue", "0.1"], "--min-tissue 0.1 is for cubes"),
-        (["--size", "4"], "--size 4: must be three edges"),
+        (["--size", "4"], "--size 4 is invalid: it must be three edges"),
         (["--size", "4,4,4,4"], "--size 4,4,4,4"),
         (["--hu", "0"], "--hu 0"),
-        (["--hu", "0,0"], "--hu 0,0: the first number must be below the second"),
+        (["--hu", "0,0"], "--hu 0,0 is an empty range: the lower limit must be less than the upper limit"),
     ):
         done = call(scan, *words)
         assert done.exit_code == 2
@@ -293,7 +293,7 @@ def test_a_mask_is_named_as_one(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "mask.mhd", (lungs(0) > -500).astype(np.int16))
     done = call(scan, *SMALL)
     assert (
-        "This scan gives no cube: it looks like a mask, not a scan: its only values are 0 and 1."
+        "This scan gives no cube: the file looks like a mask, not a scan: the only values are 0 and 1."
         in done.stdout
     )
     assert "extract-cubes" not in done.stderr

@@ -163,7 +163,7 @@ def test_strict_stops_at_the_first_scan_that_fails_and_goes_on_without(luna16: P
     raw.write_bytes(raw.read_bytes()[:99])
     target = tmp_path / "c.zarr"
     for _ in range(2):  # what an earlier run found does not pass either
-        with pytest.raises(DataError, match=r"subset0/1\.2\.3\.mhd: .*cut short.*--strict stops here"):
+        with pytest.raises(DataError, match=r"subset0/1\.2\.3\.mhd: .*cut short.*--strict the command stops"):
             extract_cubes(luna16, target, SMALL, workers=1, strict=True)
         assert not target.exists()
     assert extract_cubes(luna16, target, SMALL, workers=1).store.scans.status.tolist()[0] == "failed"

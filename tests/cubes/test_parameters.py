@@ -7,7 +7,7 @@ from genesis_toolkit.pipeline.errors import CallError
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"hu": (1000, -1000)}, "1000,-1000: the first number must be below"),
+        ({"hu": (1000, -1000)}, "1000,-1000 is an empty range: the lower limit must be"),
         ({"hu": (0, 40000)}, "--hu 0,40000"),
         ({"cubes_per_scan": 0}, "--cubes-per-scan 0"),
         ({"size": (64,)}, "--size 64"),

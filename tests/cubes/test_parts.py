@@ -57,7 +57,7 @@ def test_a_moved_file_stays_in_its_part_and_what_cannot_be_parted_is_refused(
     assert done.stderr.endswith("Next: genesis-prep merge --help\n")
     assert "held out" not in done.stderr  # a single part may well hold few scans
     official = dataclasses.replace(SMALL, sampler="official")
-    with pytest.raises(CallError, match="--sampler official continue through a whole subset"):
+    with pytest.raises(CallError, match="--sampler official draws continuously through a whole subset"):
         extract_cubes(luna16, tmp_path / "c.zarr", official, part="1/2")
     (name,) = (path.stem for path in (luna16 / "subset0").glob("*.mhd"))
     number = part_of(name, 2)

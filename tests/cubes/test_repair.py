@@ -342,7 +342,7 @@ def test_a_pair_store_whose_cubes_are_damaged_or_others_is_left_as_it_is(stores:
     shard(store, "original", 0).unlink()
     harmed = bytes_of(store)
     flip(shard(stores / "cubes.zarr", "cubes", 0))
-    with pytest.raises(DataError, match="damaged: its sha256 differs from the one in the manifest"):
+    with pytest.raises(DataError, match="damaged: the sha256 differs from the one in the manifest"):
         degrade_cubes(stores / "cubes.zarr", store, TWICE, workers=1)
     with pytest.raises(CallError, match=r"variants 2 \(requested: 3\)"):
         degrade_cubes(stores / "cubes.zarr", store, DegradeParameters(variants=3), workers=1)
@@ -398,7 +398,7 @@ def test_what_is_no_store_of_this_kind_is_left_to_its_own_errors(stores: Path) -
     with pytest.raises(CallError, match="not a genesis-cubes store, so it is left untouched"):
         extract_cubes(stores / "scans", stores / "pairs.zarr", SMALL, workers=1)
     (stores / "cubes.zarr" / MANIFEST).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"is damaged: manifest-sha256\.txt: its last line is incomplete"):
+    with pytest.raises(DataError, match=r"is damaged: manifest-sha256\.txt: the last line is incomplete"):
         extract_again(stores)
 
 

@@ -39,7 +39,7 @@ def test_the_parts_are_recorded_and_decide(source: Path, tmp_path: Path) -> None
     assert store.scans.part is not None
     assert store.scans.part.tolist() == [2, 1, 3, 0]
     assert store.scans.status.tolist() == ["used", "used", "skipped", "used"]
-    assert store.scans.reason.tolist()[2] == "left out by the split file"
+    assert store.scans.reason.tolist()[2] == "excluded by the split file"
     split = split_cubes(store.scans, store.table)
     assert (split.validation.tolist(), split.train.tolist()) == ([3, 4, 5], [6, 7, 8])
     assert look(tmp_path / "c.zarr", source=source).findings == ()
@@ -80,7 +80,7 @@ def test_folds_of_targets_are_the_parts(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("scan;part\n", "has the columns scan;part, but scan,part are needed"),
+        ("scan;part\n", "has the columns scan;part, but it needs scan,part"),
         ("", "has the columns none"),
         ("scan,part\na,trian\n", "row 2: 'a,trian' must be a scan and train, validation, test or exclude"),
         ("scan,part\n,train\n", "row 2"),

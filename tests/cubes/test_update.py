@@ -144,8 +144,8 @@ def test_a_new_scan_with_the_identifier_of_one_in_the_store_is_refused_alone(
     store = extract_cubes(luna16, cube_store, SMALL, workers=1).store
     assert store.scans.status.tolist() == ["used", "skipped", "used", "failed", "used"]
     assert store.scans.reason.tolist()[3] == (
-        "subset0/1.2.3.mhd and subset2/1.2.3.mhd have one identifier but different voxels: rename or remove "
-        "all but one"
+        "subset0/1.2.3.mhd and subset2/1.2.3.mhd have the same identifier but different voxels: rename or "
+        "remove all but one"
     )
 
 
@@ -156,7 +156,9 @@ def test_the_official_draws_of_a_subset_are_not_disturbed(luna16: Path, tmp_path
     add(luna16, "subset3/1.3.1.mhd", 15)
     assert extract_cubes(luna16, path, official, workers=1).taken_in == 1
     add(luna16, "subset3/1.3.0.mhd", 16)
-    with pytest.raises(CallError, match=r"subset3/1\.3\.0\.mhd is new in a subset that is already drawn"):
+    with pytest.raises(
+        CallError, match=r"subset3/1\.3\.0\.mhd is new in a subset whose cubes are already drawn"
+    ):
         extract_cubes(luna16, path, official, workers=1)
 
 

@@ -79,7 +79,7 @@ def test_a_cube_does_not_depend_on_its_company_nor_on_the_order_in_memory() -> N
         ),
         (lungs(1).clip(-1000, 1000), {"recipe": "nothing"}, "no recipe 'nothing'"),
         (np.zeros((28, 28), np.int16), {}, r"shape \(28, 28\).*cube\[None\]"),
-        (np.zeros((1, 28, 28, 28), np.float32), {}, "float32, but must be int16"),
+        (np.zeros((1, 28, 28, 28), np.float32), {}, "float32, but they must be int16"),
         (np.zeros((1, 4, 4, 4), np.int16), {}, "needs at least"),
         (np.zeros((1, 28, 28, 28), np.uint8), {"window": Window()}, "does not fit into uint8"),
         (np.zeros((2, 28, 28, 28), np.int16), {"numbers": [0]}, "number has shape"),

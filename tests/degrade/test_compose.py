@@ -135,7 +135,7 @@ def test_arrays_that_do_not_fit_are_refused():
     rest = (np.zeros(2, np.uint64), np.zeros(2, np.int64), 0)
     for cubes, out, words in (
         (good, np.zeros_like(good[:1]), "the output buffer"),
-        (good, good.astype(np.uint16), "one dtype"),
+        (good, good.astype(np.uint16), "the same dtype"),
         (cubes_of(2, (28, 27, 31)), np.zeros((2, 28, 27, 31), np.int16), r"\(28, 27, 30\)"),
         (good.astype(np.int32), good.astype(np.int32), "int16, uint8 or uint16"),
         (good.astype(np.uint8), good.astype(np.uint8), "does not fit into uint8"),
@@ -147,7 +147,9 @@ def test_arrays_that_do_not_fit_are_refused():
         degrader(good, rest[0][:1], rest[1], 0, good.copy(), bits, bits.copy())
     with pytest.raises(CallError, match="applied"):
         degrader(good, *rest, good.copy(), bits, bits[:1])
-    with pytest.raises(CallError, match=r"must be \[n, x, y\] of one dtype with x, y = \(40, 150\)"):
+    with pytest.raises(
+        CallError, match=r"must have the shape \[n, x, y\] and the same dtype, with x, y = \(40, 150\)"
+    ):
         Degrader(RECIPES["genesis"], SLICE, Window(), 0)(good, *rest, good.copy(), bits, bits.copy())
     for size in ((64,), (64, 64, 32, 1)):
         with pytest.raises(CallError, match=f"has {len(size)} edges"):

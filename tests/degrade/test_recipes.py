@@ -188,8 +188,8 @@ def test_an_unknown_parameter_is_named(key):
         ("flip_axes", ("w",), "channel, x, y, z"),
         ("shuffle_keeps", "density", "coverage or number"),
         ("inpaint_fill", "zero", "noise or constant"),
-        ("inpaint_edges", ("L/6", "L//3"), "two rules"),
-        ("outpaint_margins", ("10",), "two rules"),
+        ("inpaint_edges", ("L/6", "L//3"), "two edge rules"),
+        ("outpaint_margins", ("10",), "two edge rules"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_value_and_range(key, value, allowed):

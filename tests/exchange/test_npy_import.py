@@ -332,7 +332,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "structured objects": (raw(head(header("|O"))), "holds Python objects"),
     "zip": (zipped, "is not a .npy file"),
     "text": (raw(b"bat"), "is not a .npy file"),
-    "empty": (raw(b""), "it is an empty file"),
+    "empty": (raw(b""), "the file is empty"),
     "no header": (raw(b"\x93NUMPY\x01\x00"), "an unreadable header"),
     "cut in the header": (raw(head(header())[:40]), "an unreadable header"),
     "no dict": (raw(head("[" * 4000)), "an unreadable header"),
@@ -340,10 +340,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "longer header": (raw(LONGEST + b" " * 99), "an unreadable header"),
     "code": (raw(head("__import__('os').mkdir('trapped')")), "an unreadable header"),
     "version": (raw(head(header(), b"\x03\x00")), "version 3.0; only 1.0 and 2.0 are supported"),
-    "int16": (saved(np.zeros((1, 2, 2, 2), np.int16)), "holds int16 values; must be float64 or float32"),
+    "int16": (
+        saved(np.zeros((1, 2, 2, 2), np.int16)),
+        "holds int16 values, but it must hold float64 or float32",
+    ),
     "float16": (saved(np.zeros((1, 2, 2, 2), np.float16)), "holds float16 values"),
     "complex": (saved(np.zeros((1, 2, 2, 2), complex)), "holds complex128 values"),
-    "3 axes": (saved(np.zeros((2, 2, 2))), "has the shape 2 x 2 x 2; must be four numbers"),
+    "3 axes": (saved(np.zeros((2, 2, 2))), "has the shape 2 x 2 x 2, but it must have four dimensions"),
     "5 axes": (saved(np.zeros((1, 2, 2, 2, 1))), "has the shape 1 x 2 x 2 x 2 x 1"),
     "0 axes": (saved(np.float64(0.5)), "has the shape ()"),  # type: ignore[arg-type]
     "no cube": (saved(np.zeros((0, 2, 2, 2))), "holds no values: its shape is 0 x 2 x 2 x 2"),
@@ -360,8 +363,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "above": (changed(1.001), "cube 4 has 1.001 at voxel 1,2,3, outside 0 .. 1"),
     "HU": (changed(-700.0), "cube 4 has -700.0 at voxel 1,2,3, outside 0 .. 1"),
     "between": (changed(0.50013), "which is 0.2600 HU, 0.2600 from a whole number"),
-    "a folder": (lambda path: path.mkdir(), "it is not a regular file"),
-    "a pipe": (os.mkfifo, "it is not a regular file"),
+    "a folder": (lambda path: path.mkdir(), "the path is not a regular file"),
+    "a pipe": (os.mkfifo, "the path is not a regular file"),
 }
 
 
@@ -490,7 +493,7 @@ def test_export_of_a_damaged_store_leaves_no_half_file(cube_store: Path, tmp_pat
     shard.write_bytes(data)
     result = call("export-npy", cube_store, tmp_path / "out")
     assert result.exit_code == 1
-    assert "is damaged: its checksum is wrong" in result.stderr
+    assert "is damaged: the checksum is wrong" in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -44,7 +44,7 @@ def python(folder: Path, code: str, *words: str) -> "subprocess.CompletedProcess
 def test_after_it_no_command_compiles(luna16: Path, tmp_path: Path) -> None:
     warmup = "from genesis_toolkit.cli.prep import main; main(['warmup'])"
     first = python(tmp_path, warmup)
-    assert f"They are kept below {tmp_path / 'kernels'}." in first.stdout
+    assert f"The compiled kernels are kept in {tmp_path / 'kernels'}." in first.stdout
     assert "compiled in" in first.stdout
     assert COMPILES in first.stderr
     kept = {file: file.read_bytes() for file in (tmp_path / "kernels").rglob("*.nb?")}

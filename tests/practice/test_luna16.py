@@ -207,7 +207,7 @@ def test_parameters_out_of_range_are_refused(wrong, found, way_out):
 def test_a_folder_in_use_is_refused(tmp_path):
     parameters = PhantomParameters(scans=1, shape=(32, 32, 32))
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(CallError, match=r"is not empty.*empty this one"):
+    with pytest.raises(CallError, match=r"is not empty.*empty this folder"):
         write_luna16(tmp_path, parameters)
     with pytest.raises(CallError, match="is a file"):
         write_luna16(tmp_path / "mine.txt", parameters)

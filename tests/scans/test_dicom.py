@@ -55,7 +55,7 @@ def test_every_way_to_write_a_header(tmp_path: Path, made: bytes) -> None:
             assert short is not None
             reason = short.skip
         assert reason in (
-            "its DICOM header cannot be read: it is damaged",
+            "the DICOM header cannot be read: the file is damaged",
             "a DICOM object without an image, not a volume",
         )
 
@@ -73,7 +73,7 @@ def test_no_damage_does_more_than_say_so(tmp_path: Path) -> None:
             reason = str(read_header(path) and "")
         except DataError as error:
             reason = str(error)
-        assert reason in ("", "its DICOM header cannot be read: it is damaged")
+        assert reason in ("", "the DICOM header cannot be read: the file is damaged")
 
 
 def test_what_pydicom_thinks_of_a_file_is_not_heard(
@@ -101,7 +101,7 @@ def test_what_pydicom_thinks_of_a_file_is_not_heard(
         read = [threads.submit(read_header, path) for path in paths * 20]
     assert {one.result().series for one in read[::2]} == {"1.2.345"}  # type: ignore[union-attr]
     for one in read[1::2]:
-        with pytest.raises(DataError, match="header cannot be read: it is damaged"):
+        with pytest.raises(DataError, match="header cannot be read: the file is damaged"):
             one.result()
     assert warnings.filters == before
     assert capfd.readouterr().err == ""

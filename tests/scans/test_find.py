@@ -43,7 +43,9 @@ def test_files_are_found_in_any_folders(tmp_path: Path) -> None:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="There is no folder"):
         find_scans(tmp_path / "absent")
-    with pytest.raises(CallError, match=r"^The path '' is empty: give the folder that holds the scans"):
+    with pytest.raises(
+        CallError, match=r"^The path of the scans is empty: give the folder that holds the scans"
+    ):
         find_scans("")
     with pytest.raises(
         CallError, match=r"There is no scan in .*searched for \.mhd, \.mha, \.nii, \.nii\.gz, \.nrrd"
@@ -52,7 +54,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="no folder subset0"):
         find_scans(tmp_path, "luna16")
     write_scan(tmp_path / "subset8" / "1.mhd", lungs(0))
-    with pytest.raises(CallError, match=r"--subsets: .* has no subset 0, 1, 2, 3, 4, 5, 6; it has subsets 8"):
+    with pytest.raises(
+        CallError, match=r"--subsets does not fit .* has no subset 0, 1, 2, 3, 4, 5, 6; it has subsets 8"
+    ):
         find_scans(tmp_path)
     with pytest.raises(CallError, match="--subsets"):
         find_scans(tmp_path, "files", (0,))
@@ -68,7 +72,7 @@ def test_folders_that_are_not_looked_into_are_named(tmp_path: Path) -> None:
         ("b.mhd", "", named),
         ("b.mhd/c.nii", "", ""),
         ("p/a.mhd", "", ""),
-        ("p/again", "", "a link to a folder above it, which would lead in a circle"),
+        ("p/again", "", "a link to one of its parent folders, which would create a loop"),
     ]
     (tmp_path / "subset0" / "d.mhd").mkdir(parents=True)
     write_scan(tmp_path / "subset0" / "e.mhd", lungs(0))
@@ -89,7 +93,7 @@ def test_links_to_folders_are_followed_once_and_never_in_a_circle(tmp_path: Path
     (away / "home").symlink_to(tmp_path)
     (away / "gone").symlink_to(tmp_path / "nowhere")
     found = {source.path: source.skip for source in find_scans(root).sources}
-    circle = "a link to a folder above it, which would lead in a circle"
+    circle = "a link to one of its parent folders, which would create a loop"
     assert found == {"p/a.mhd": "", "patients/q/b.mhd": "", "patients/home": circle}
 
 
@@ -126,7 +130,10 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     for layout, paths in (("luna16", ["subset0/a.mhd", r"subset0/m\xfc.mhd"]), ("files", None)):
         sources = find_scans(tmp_path, layout).sources  # type: ignore[arg-type]
         assert [source.path for source in sources] == (paths or ["subset0/a.mhd", r"subset0/m\xfc.mhd"])
-        assert [source.problem for source in sources] == ["", "its name is not valid UTF-8: rename it"]
+        assert [source.problem for source in sources] == [
+            "",
+            "the file name is not valid UTF-8: rename the file",
+        ]
 
 
 def test_what_may_not_be_read_says_so(tmp_path: Path) -> None:
@@ -139,16 +146,16 @@ def test_what_may_not_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir(mode=0)
     try:
         problems = {source.path: source.problem for source in find_scans(tmp_path).sources}
-        with pytest.raises(DataError, match=r"^it cannot be opened: Permission denied$"):
+        with pytest.raises(DataError, match=r"^the file cannot be opened: Permission denied$"):
             read_scan(tmp_path / "b.mhd")
-        with pytest.raises(DataError, match=r"^it cannot be opened: Permission denied$"):
+        with pytest.raises(DataError, match=r"^the file cannot be opened: Permission denied$"):
             read_scan(tmp_path / "d" / "e.mhd")
         for closed in (tmp_path / "d", tmp_path / "d" / "e"):
             with pytest.raises(CallError, match="cannot be opened: Permission denied"):
                 find_scans(closed)
     finally:
         (tmp_path / "d").chmod(0o700)
-    denied = "it cannot be opened: Permission denied"
+    denied = "the file cannot be opened: Permission denied"
     assert problems == {"a.mhd": "", "b.mhd": "", "c.dcm": denied, "d": denied}
 
 

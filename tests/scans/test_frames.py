@@ -112,9 +112,9 @@ def turned(data: Dataset) -> None:
     [
         (
             two_phases,
-            "it is not supported: its 6 frames have 3 positions, so they do not form a single volume",
+            "the file is not supported: the 6 frames have 3 positions, so they do not form a single volume",
         ),
-        (turned, "it is not supported: its slices have several orientations"),
+        (turned, "the file is not supported: the slices have several orientations"),
         (lambda data: delattr(frames_of(data)[1], "PlanePositionSequence"), "has no position"),
         (
             lambda data: delattr(frames_of(data)[1], "PixelValueTransformationSequence"),
@@ -157,6 +157,6 @@ def test_compressed_frames_are_refused_by_name(tmp_path: Path) -> None:
 
     enhanced(tmp_path / "one" / "ct.dcm", packed)
     with pytest.raises(
-        DataError, match="not supported: it is a compressed multi-frame DICOM file; decompress"
+        DataError, match="not supported: the multi-frame DICOM file is compressed; decompress"
     ):
         read_scan(tmp_path / "one")

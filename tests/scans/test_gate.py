@@ -83,7 +83,7 @@ def test_no_format_reads_a_value_that_is_no_number(
         sitk.WriteImage(sitk.GetImageFromArray(np.ascontiguousarray(voxels.T)), str(path), compressed)
         if number == 0.5:
             np.testing.assert_array_equal(read_scan(path).voxels, voxels)
-    with pytest.raises(DataError, match=r"^it is not supported: it holds NaN or infinite values"):
+    with pytest.raises(DataError, match=r"^the file is not supported: some voxels are NaN or infinite"):
         read_scan(path)
 
 
@@ -101,7 +101,7 @@ def test_shear_of_half_a_voxel_is_upright_and_more_is_tilted(
     if lean > 0.5:
         angle = np.degrees(np.arctan(axes[towards, axis] / spacing[axis]))
         with pytest.raises(
-            DataError, match=rf"^it is not supported: its axes are tilted by {angle:.2g} degrees"
+            DataError, match=rf"^the file is not supported: the axes are tilted by {angle:.2g} degrees"
         ):
             read_scan(path)
         return
@@ -118,7 +118,7 @@ def test_axes_that_span_no_space(tmp_path: Path, suffix: str, axis: list[float])
     axes = np.diag([0.7, 0.8, 2.5])
     axes[:, 2] = axis
     with pytest.raises(
-        DataError, match=r"^it is damaged: its (axes do not span space|spacing .* is not positive)"
+        DataError, match=r"^the file is damaged: the (axes lie in one plane|spacing .* is not positive)"
     ):
         read_scan(write_grid(tmp_path / f"s{suffix}", axes))
 
@@ -154,7 +154,7 @@ def test_the_rule_for_shear_against_moving_every_corner() -> None:
     ("slope", "intercept"), [(None, 0), (1, None), (NAN, 0), (1, INF), (0, -1024), (None, None)]
 )
 def test_values_that_do_not_become_hu(slope: float | None, intercept: float | None) -> None:
-    with pytest.raises(DataError, match=r"^it is not supported: its header has .*(slope|intercept)"):
+    with pytest.raises(DataError, match=r"^the file is not supported: the header has .*(slope|intercept)"):
         check_rescale(slope, intercept)
 
 
@@ -248,7 +248,9 @@ def test_the_first_voxel_of_nifti(tmp_path: Path, name: str, offset: float) -> N
     if offset in (352, 368):
         np.testing.assert_array_equal(read_scan(path).voxels, VOXELS)
         return
-    with pytest.raises(DataError, match=rf"^it is damaged: its vox_offset is {offset:g}, inside its header"):
+    with pytest.raises(
+        DataError, match=rf"^the file is damaged: the vox_offset is {offset:g}, inside the header"
+    ):
         read_scan(path)
 
 
@@ -258,7 +260,7 @@ def test_types_of_nifti_that_are_not_read_are_named(tmp_path: Path, kind: int) -
     whole = bytearray(path.read_bytes())
     struct.pack_into("<h", whole, 70, kind)
     path.write_bytes(whole)
-    with pytest.raises(DataError, match=r"^it is not supported: its voxels are .*; write HU as int16$"):
+    with pytest.raises(DataError, match=r"^the file is not supported: the voxels are .*; save HU as int16$"):
         read_scan(path)
 
 
@@ -350,7 +352,7 @@ def test_data_outside_the_folder_are_refused(tmp_path: Path, name: str, suffix: 
     path.write_text(path.read_text().replace("s.raw", name))
     for read in (read_scan, read_geometry, scan_files, scan_sha256):
         with pytest.raises(
-            DataError, match=f"^it is not supported: its header points to {name}, outside its own"
+            DataError, match=f"^the file is not supported: the header points to {name}, outside the"
         ):
             read(path)
 
@@ -370,45 +372,57 @@ def test_data_inside_the_folder_are_read_and_hashed(tmp_path: Path, name: str, s
 
 
 UNSUPPORTED: dict[str, tuple[str, dict[str, bytes], str]] = {
-    "bzip2": ("encoding: bzip2\n", {"inline": b"BZh9"}, "its encoding is bzip2; write it as raw or gzip"),
-    "zrl": ("encoding: zrl\n", {"inline": b""}, "its encoding is zrl; write it as raw or gzip"),
-    "block": ("encoding: raw\ntype: block\n", {"inline": PLAIN}, "its type is block; write it as int16"),
+    "bzip2": (
+        "encoding: bzip2\n",
+        {"inline": b"BZh9"},
+        "the encoding is bzip2; save the voxels as raw or gzip",
+    ),
+    "zrl": ("encoding: zrl\n", {"inline": b""}, "the encoding is zrl; save the voxels as raw or gzip"),
+    "block": (
+        "encoding: raw\ntype: block\n",
+        {"inline": PLAIN},
+        "the type is block; save the voxels as int16",
+    ),
 }
 DAMAGED: dict[str, tuple[str, dict[str, bytes], str]] = {
-    "missing": ("encoding: raw\ndata file: s.raw\n", {}, "its data file s.raw is missing"),
+    "missing": ("encoding: raw\ndata file: s.raw\n", {}, "the data file s.raw is missing"),
     "missing of a list": (
         "encoding: raw\ndata file: LIST\np0.raw\nq.raw\n",
         PARTS,
-        "its data file q.raw is missing",
+        "the data file q.raw is missing",
     ),
-    "short": ("encoding: raw\n", {"inline": PLAIN[:-1]}, "it is cut short: 863 bytes, but 864 are needed"),
+    "short": (
+        "encoding: raw\n",
+        {"inline": PLAIN[:-1]},
+        "the file is cut short: 863 bytes, but 864 are needed",
+    ),
     "short of a list": (
         "encoding: raw\ndata file: p%d.raw 0 5 1\n",
         PARTS | {"p3.raw": b"x" * 143},
-        "its data file p3.raw is cut short: 143 bytes, but 144 are needed",
+        "the data file p3.raw is cut short: 143 bytes, but 144 are needed",
     ),
     "short gzip": (
         "encoding: gzip\n",
         {"inline": gzip.compress(PLAIN)[:-1]},
-        "its compressed voxels are cut short",
+        "the compressed voxels are cut short",
     ),
     "few in gzip": (
         "encoding: gzip\n",
         {"inline": gzip.compress(PLAIN[:-2])},
-        "it is cut short: 862 bytes, but 864",
+        "the file is cut short: 862 bytes, but 864",
     ),
     "many in gzip": (
         "encoding: gzip\n",
         {"inline": gzip.compress(PLAIN + b"x")},
-        "it holds 865 bytes of voxels",
+        "the file holds 865 bytes of voxels",
     ),
-    "few as text": ("encoding: text\n", {"inline": TEXT.rsplit(b" ", 3)[0]}, "it is cut short"),
+    "few as text": ("encoding: text\n", {"inline": TEXT.rsplit(b" ", 3)[0]}, "the file is cut short"),
     "words as text": (
         "encoding: text\n",
         {"inline": b"one two"},
-        "its voxels should be numbers written as text",
+        "the voxels should be numbers written as text",
     ),
-    "no files": ("encoding: raw\ndata file: LIST\n", {}, "its header lists no data files"),
+    "no files": ("encoding: raw\ndata file: LIST\n", {}, "the header lists no data files"),
 }
 
 
@@ -420,7 +434,7 @@ def test_a_nrrd_that_is_refused_says_which_is_true(tmp_path: Path, kind: str) ->
         read_scan(path)
     said = str(refusal.value)
     assert reason in said
-    assert said.startswith("it is not supported: ") == (kind in UNSUPPORTED)
+    assert said.startswith("the file is not supported: ") == (kind in UNSUPPORTED)
     assert ("damaged" in said or "cut short" in said) == (kind in DAMAGED)
 
 
@@ -494,7 +508,7 @@ def test_one_fault_is_refused_in_one_sentence_whatever_the_format(tmp_path: Path
             read_scan(path)
         said[name] = str(refusal.value)
     shapes = {
-        re.sub(r"its (data file|slice) \S+|\bit\b(?= is cut)|[\d.]+|\S+raw", "#", text)
+        re.sub(r"(the data file|slice) \S+|the file(?= is cut)|[\d.]+|\S+raw", "#", text)
         for text in said.values()
     }
     assert len(shapes) == 1, said
@@ -522,7 +536,7 @@ def test_refusals_are_worded_by_the_gate() -> None:
         raised = {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "DataError"}
         by_itself |= dict.fromkeys(raised - {"not_opened(error)"}, module)
     assert by_itself == {
-        "'its DICOM header cannot be read: it is damaged'": "dicom",
-        "f'there is no such DICOM series; the folder holds {holds}'": "series",
+        "'the DICOM header cannot be read: the file is damaged'": "dicom",
+        "f'there is no DICOM series of this name; the folder holds {holds}'": "series",
         "series[label].problem": "series",  # which holds one of these
     }

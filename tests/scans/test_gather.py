@@ -108,7 +108,7 @@ def test_copies_that_are_not_the_same_stand_by_themselves(tmp_path: Path) -> Non
     sources = {source.path: source for source in find_scans(tmp_path).sources}
     assert sorted(sources) == ["a", "b", "c"]
     assert {source.identifier for source in sources.values()} == {"1.2.840.1"}
-    assert sources["b"].problem.startswith("its slice 004.dcm cannot be read")
+    assert sources["b"].problem.startswith("slice 004.dcm cannot be read")
     assert (sources["a"].problem, sources["c"].problem) == ("", "")
     np.testing.assert_array_equal(read_scan(tmp_path / "c").voxels, VOXELS)
     with pytest.raises(DataError, match="cut short"):
@@ -132,7 +132,8 @@ def test_a_slice_twice_in_two_folders(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
     write_slice(tmp_path / "b" / "other.dcm", VOXELS[:, :, 0] + 1, (-10, -20, 2.0))
     with pytest.raises(
-        DataError, match=r"^it is damaged: 1 of its slices have the position of another slice but differ"
+        DataError,
+        match=r"^the file is damaged: 1 of the slices have the position of another slice but differ",
     ):
         read_scan(tmp_path)
 
@@ -144,15 +145,15 @@ def test_slices_that_cannot_be_read_are_one_row(tmp_path: Path, damage: bytes) -
         path.write_bytes(damage)
     (source,) = find_scans(tmp_path).sources
     assert source.path == "p"
-    assert source.problem.startswith("its slice 005.dcm cannot be read: it")
-    assert "and 1 more files in its folder" in source.problem
-    with pytest.raises(DataError, match=r"^its slice 005\.dcm cannot be read"):
+    assert source.problem.startswith("slice 005.dcm cannot be read: the")
+    assert "and 1 more files in the same folder" in source.problem
+    with pytest.raises(DataError, match=r"^slice 005\.dcm cannot be read"):
         read_scan(tmp_path / "p")
     for path in files:  # none is left that says which series
         path.write_bytes(damage)
     (source,) = find_scans(tmp_path).sources
     assert source.path == "p/001.dcm"
-    assert "(and 5 more files in its folder)" in source.problem
+    assert "(and 5 more files in the same folder)" in source.problem
 
 
 @pytest.mark.parametrize("name", ["._{}", ".DS_Store", "Thumbs.db"])

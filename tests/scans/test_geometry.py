@@ -95,13 +95,13 @@ def test_turning_there_and_back_changes_nothing(direction: tuple[float, ...]) ->
 
 @pytest.mark.parametrize("code", ["", "LP", "LPSS", "LPX", "LRS", "LPL"])
 def test_codes_that_are_none(code: str) -> None:
-    with pytest.raises(CallError, match=f"--orient {code}: must .* L/R, P/A and S/I, such as LPS"):
+    with pytest.raises(CallError, match=f"--orient {code} is invalid: it must .* L/R, P/A and S/I"):
         reoriented(scan_of(IDENTITY).geometry, code)
 
 
 @pytest.mark.parametrize("direction", [(0.0,) * 9, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)])
 def test_axes_that_span_no_space_are_not_turned(direction: tuple[float, ...]) -> None:
-    with pytest.raises(DataError, match="its axes do not span space"):
+    with pytest.raises(DataError, match="the axes lie in one plane"):
         reorient(scan_of(direction), "RAI")
 
 
@@ -164,7 +164,9 @@ def test_a_spacing_that_it_has_already_changes_nothing() -> None:
 
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
 def test_spacings_that_are_none(spacing: tuple[float, float, float]) -> None:
-    with pytest.raises(CallError, match=r"--spacing .*: every edge must be above 0 mm, for example 1,1,1"):
+    with pytest.raises(
+        CallError, match=r"--spacing .*: all three numbers must be above 0 mm, for example 1,1,1"
+    ):
         resample(scan_of(IDENTITY), spacing)
 
 

@@ -169,17 +169,20 @@ def test_bytes_after_the_last_pixel_are_not_looked_at(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"GIF89a", "it is not a PNG"),
-        (b"", "it is an empty file"),
-        (png(2, 1, b"\0\x05\x07")[:20], "its header cannot be read"),
-        (png(2, 1, b"\0\x05\x07")[:-5], r"it is cut short: .* \d\d bytes"),
-        (png(2, 1, b"\0\x05\x07")[:-12], "it is cut short"),
-        (png(2, 1, b"\0\x05\x07").replace(b"IDATx", b"IDATy"), "its pixels cannot be decoded"),
-        (png(2, 2, b"\0\x05\x07"), "its pixels cannot be decoded"),  # which Pillow takes for black
-        (png(2, 1, b"\x05\x05\x07"), "its pixels cannot be decoded"),
-        (png(2, 1, b"\0\x05\x07", interlaced=1), "it is interlaced, which is not supported"),
-        (png(0, 4, b""), r"it has no pixels \(0 x 4\)"),
-        (png(2, 1, b"\0" + bytes(4), bits=16), "16 bits per channel, grey; must be 8, grey or colour"),
+        (b"GIF89a", "the file is not a PNG"),
+        (b"", "the file is empty"),
+        (png(2, 1, b"\0\x05\x07")[:20], "the header cannot be read"),
+        (png(2, 1, b"\0\x05\x07")[:-5], r"the file is cut short: .* \d\d bytes"),
+        (png(2, 1, b"\0\x05\x07")[:-12], "the file is cut short"),
+        (png(2, 1, b"\0\x05\x07").replace(b"IDATx", b"IDATy"), "the pixels cannot be decoded"),
+        (png(2, 2, b"\0\x05\x07"), "the pixels cannot be decoded"),  # which Pillow takes for black
+        (png(2, 1, b"\x05\x05\x07"), "the pixels cannot be decoded"),
+        (png(2, 1, b"\0\x05\x07", interlaced=1), "the PNG is interlaced, which is not supported"),
+        (png(0, 4, b""), r"the image has no pixels \(0 x 4\)"),
+        (
+            png(2, 1, b"\0" + bytes(4), bits=16),
+            "16 bits per channel, grey; it must have 8 bits, grey or colour",
+        ),
         (png(2, 1, b"\0\x05\x07", kind=3), "8 bits per channel, palette"),
         (png(2**15, 2**15, bytes(100)), r"32,768 x 32,768 pixels, but at most 67,108,864"),
         (png(2**17, 1, bytes(100)), r"131,072 x 1 pixels, .* 65,536 per side"),
@@ -244,7 +247,7 @@ def test_damage_that_checksums_do_not_show_ends_in_a_sentence(capfd: pytest.Capt
             assert decoded(whole[:HEADER_BYTES] + chunk(b"IDAT", stream) + whole[-12:]).shape == (9, 12)
         except DataError as error:
             reasons.append(str(error))
-    assert set(reasons) == {"its pixels cannot be decoded: the file is damaged"}
+    assert set(reasons) == {"the pixels cannot be decoded: the file is damaged"}
     assert len(reasons) > 100
     assert capfd.readouterr().err == ""
 

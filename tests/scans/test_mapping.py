@@ -63,7 +63,7 @@ def test_percentiles_are_values_of_the_scan_that_are_not_0(values: list[int], lo
     picked = [ordered[max(1, ceil(Fraction(p) / 100 * len(ordered))) - 1] for p in (low, high) if ordered]
     for dtype in (np.int16, np.float32):
         if not ordered or picked[0] == picked[1]:
-            with pytest.raises(DataError, match=r"all its voxels are 0|an empty range"):
+            with pytest.raises(DataError, match=r"all voxels are 0|an empty range"):
                 window_ends(voxels.astype(dtype), (f"p{low}", f"p{high}"))
         else:
             assert window_ends(voxels.astype(dtype), (f"p{low}", f"p{high}")) == tuple(picked)
@@ -83,10 +83,10 @@ def scan_of(voxels: NDArray[np.int16]) -> Scan:
 @pytest.mark.parametrize(
     ("value", "ends", "why"),
     [
-        (0, ("p0.5", "p99.5"), "all its voxels are 0"),
-        (7, ("p0.5", "p99.5"), "7 to 7 of its values"),
-        (7, (0, 100), "maps all its voxels to -860"),
-        (7, (10, 100), "maps all its voxels to -1000"),
+        (0, ("p0.5", "p99.5"), "all voxels are 0"),
+        (7, ("p0.5", "p99.5"), "stored values 7 to 7, an empty"),
+        (7, (0, 100), "maps all voxels to -860"),
+        (7, (10, 100), "maps all voxels to -1000"),
     ],
 )
 def test_a_constant_or_empty_scan_is_refused(
@@ -120,14 +120,14 @@ def test_ends_are_recorded_in_one_way(ends: tuple[float | str, ...], kept: tuple
 @pytest.mark.parametrize(
     ("ends", "why"),
     [
-        ((0,), "has 1 ends"),
-        ((5, 5), "is empty"),
-        (("p9", "p1"), "is empty"),
+        ((0,), "has 1 limits"),
+        ((5, 5), "is an empty range"),
+        (("p9", "p1"), "is an empty range"),
         (("p1", "p101"), "not a percentile"),
         (("a", 3), "neither a number nor a percentile"),
         (("p-1", "p3"), "neither"),
-        ((0, 40000), "must be within -32767 .. 32766"),
-        ((float("nan"), 3), "must be within"),
+        ((0, 40000), "must be from -32767 to 32766"),
+        ((float("nan"), 3), "must be from"),
     ],
 )
 def test_wrong_ends_are_refused_with_the_way_out(ends: tuple[float | str, ...], why: str) -> None:

@@ -128,11 +128,11 @@ def test_a_part_of_the_download_is_counted_and_strangers_are_named(nih: Path, tm
     strange = found.sources[-1]
     assert (strange.path, strange.skip) == (
         "00000099_000.png",
-        "it is on neither train_val_list.txt nor test_list.txt",
+        "the image is on neither train_val_list.txt nor test_list.txt",
     )
     store = extract_cubes(nih, tmp_path / "c.zarr", SMALL, workers=1).store
     assert store.scans.status.tolist() == ["used"] * 3 + ["skipped"]
-    assert find_images(nih, "all").sources[-1].problem == "Data_Entry_2017.csv has no row for it"
+    assert find_images(nih, "all").sources[-1].problem == "Data_Entry_2017.csv has no row for the image"
     for path in nih.rglob("*.png"):
         path.unlink()
     with pytest.raises(CallError, match=r"There is no image \(\.png\) in"):
@@ -143,7 +143,7 @@ def test_what_is_wrong_with_tables_and_lists_is_said(nih: Path) -> None:
     table, lists = nih / "Data_Entry_2017.csv", nih / "test_list.txt"
     write_tables(nih, HEADER.replace("Finding Labels", "Findings"))
     with pytest.raises(
-        DataError, match=r"Data_Entry_2017\.csv has no column Finding Labels; it has Image Index"
+        DataError, match=r"Data_Entry_2017\.csv has no column Finding Labels; its columns are Image Index"
     ):
         find_images(nih)
     write_tables(nih)
@@ -226,12 +226,12 @@ def test_a_broken_image_stops_no_other_and_is_taken_in_once_mended(nih: Path, tm
     broken.write_bytes(whole[:100])
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(deep)
     target = tmp_path / "c.zarr"
-    with pytest.raises(DataError, match=r"00000001_001\.png: it is cut short.*--strict"):
+    with pytest.raises(DataError, match=r"00000001_001\.png: the file is cut short.*--strict"):
         extract_cubes(nih, target, SMALL, workers=1, strict=True)
     assert len(list((unfinished(target) / "done").iterdir())) == 2
     store = extract_cubes(nih, target, SMALL, workers=1).store
     assert store.scans.status.tolist() == ["used", "failed", "used", "failed"]
-    assert store.scans.reason[3].startswith("it is a PNG of 16 bits per channel, grey")
+    assert store.scans.reason[3].startswith("the PNG has 16 bits per channel, grey")
     before = cubes_of(target)
     broken.write_bytes(whole)
     Image.fromarray(pixels_of(deep.stem)).save(deep)
@@ -262,7 +262,7 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0, done.output
     assert "c.zarr: 3 cubes from 3 of 3 images." in done.stdout
-    assert "1 image of the test list not used: pre-training on a test set leaks." in done.stderr
+    assert "1 image of the test list not used: pre-training on a test set leaks information." in done.stderr
     assert "1 image of the train-val list not found" in done.stderr
     assert "test list are included" not in done.stderr
     facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)

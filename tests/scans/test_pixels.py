@@ -60,7 +60,7 @@ def test_pixels_that_are_too_few(tmp_path: Path, syntax: UID, missing: int, whic
         short = (lambda one: setattr(one, "PixelData", one.PixelData[:-missing])) if number in which else None
         rewrite(path, short, syntax)
     first = min(files[number].name for number in which) if len(which) == 1 else files[0].name
-    said = f"its slice {first} is cut short: {PLANE_BYTES - missing} bytes, but {PLANE_BYTES} are needed"
+    said = f"slice {first} is cut short: {PLANE_BYTES - missing} bytes, but {PLANE_BYTES} are needed"
     assert refused(tmp_path) == said
 
 
@@ -146,7 +146,9 @@ def test_compressed_slices(tmp_path: Path, compressor: str) -> None:
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, voxels)
     rewrite(path, lambda one: setattr(one, "PhotometricInterpretation", "MONOCHROME1"))
-    assert refused(tmp_path).startswith("it is not supported: its slice 3.dcm is compressed and MONOCHROME1;")
+    assert refused(tmp_path).startswith(
+        "the file is not supported: slice 3.dcm is compressed and MONOCHROME1;"
+    )
 
 
 def compress_in_place(path: Path, compressor: str) -> None:
@@ -184,7 +186,7 @@ def test_what_a_decoder_complains_of_is_damage(tmp_path: Path, capfd: pytest.Cap
     path.write_bytes(whole[: end - 200] + b"\xff\xd9" * 101 + whole[end + 2 :])
     sitk.ReadImage(str(path))
     assert "Corrupt JPEG data" in capfd.readouterr().err
-    assert refused(tmp_path).startswith("it is damaged: decompressing its slice 1.dcm gave an error (Corru")
+    assert refused(tmp_path).startswith("the file is damaged: decompressing slice 1.dcm gave an error (Corru")
     assert capfd.readouterr().err == ""
     os.write(2, b"what others say is heard\n")
     assert capfd.readouterr().err == "what others say is heard\n"
@@ -210,34 +212,34 @@ def private(one: Dataset) -> None:
 
 
 REFUSED = {
-    "no slope": (drop("RescaleSlope"), "not supported: its slice 004.dcm has no valid slope"),
+    "no slope": (drop("RescaleSlope"), "not supported: slice 004.dcm has no valid slope"),
     "no intercept": (
         drop("RescaleIntercept"),
-        "not supported: its slice 004.dcm has no valid intercept",
+        "not supported: slice 004.dcm has no valid intercept",
     ),
     "neither": (
         drop("RescaleSlope", "RescaleIntercept"),
-        "not supported: its slice 004.dcm has no valid slope",
+        "not supported: slice 004.dcm has no valid slope",
     ),
     "empty": (
         lambda one: setattr(one, "RescaleSlope", None),
-        "not supported: its slice 004.dcm has no valid slope",
+        "not supported: slice 004.dcm has no valid slope",
     ),
     "slope 0": (
         lambda one: setattr(one, "RescaleSlope", 0),
-        "not supported: its slice 004.dcm has slope 0 and",
+        "not supported: slice 004.dcm has slope 0 and",
     ),
-    "table": (lut, "not supported: its slice 004.dcm has a Modality LUT;"),
-    "float": (as_float, "not supported: its slice 004.dcm holds FloatPixelData;"),
-    "private": (private, "not supported: its slice 004.dcm is of the private SOP class 1.3.12.2.1107.5.9.1;"),
-    "no pixels": (drop("PixelData"), "damaged: its slice 004.dcm holds no pixels;"),
+    "table": (lut, "not supported: slice 004.dcm has a Modality LUT;"),
+    "float": (as_float, "not supported: slice 004.dcm holds FloatPixelData;"),
+    "private": (private, "not supported: slice 004.dcm is of the private SOP class 1.3.12.2.1107.5.9.1;"),
+    "no pixels": (drop("PixelData"), "damaged: slice 004.dcm holds no pixels;"),
     "palette": (
         lambda one: setattr(one, "PhotometricInterpretation", "PALETTE COLOR"),
-        "not supported: its slice 004.dcm has the photometric interpretation PALETTE COLOR;",
+        "not supported: slice 004.dcm has the photometric interpretation PALETTE COLOR;",
     ),
     "1 bit": (
         lambda one: setattr(one, "BitsAllocated", 1),
-        "not supported: its slice 004.dcm stores 16 of 1 bits",
+        "not supported: slice 004.dcm stores 16 of 1 bits",
     ),
 }
 
@@ -248,9 +250,9 @@ def test_slices_that_are_refused_say_which_is_true(tmp_path: Path, kind: str) ->
     for number, path in enumerate(write_series(tmp_path)):
         rewrite(path, change if number == 2 else None)  # type: ignore[arg-type]
     said = refused(tmp_path)
-    assert said.startswith(f"it is {reason}")
+    assert said.startswith(f"the file is {reason}")
     assert ("damaged" in said) == reason.startswith("damaged")
-    with pytest.raises(DataError, match=r"^it is (damaged|not supported)"):
+    with pytest.raises(DataError, match=r"^the file is (damaged|not supported)"):
         read_geometry(tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_sixteen_bits_are_mapped_by_their_own_range(tmp_path: Path) -> None:
     assert found.window == (low, high)
     np.testing.assert_array_equal(read_values(path), pixels.T)
     assert picture_size(path, "images") == (20, 24)
-    with pytest.raises(DataError, match="16 bits per channel, grey; must be 8, grey"):
+    with pytest.raises(DataError, match="16 bits per channel, grey; it must have 8 bits, grey"):
         picture_of(path, "nih")
 
 
@@ -194,8 +194,8 @@ def test_a_folder_is_searched_to_the_bottom(tmp_path: Path) -> None:
         "a/b/two",
         "four",
     ]
-    assert found["five.dcm"].skip == "its DICOM modality is CT; only CR or DX is read"
-    assert found["six.dcm"].problem == "it has a DICOM file name but another format"
+    assert found["five.dcm"].skip == "the DICOM modality is CT; only CR or DX is read"
+    assert found["six.dcm"].problem == "the file has a DICOM file name but another format"
     assert found["three"].whose == found["four.dcm"].whose != 0
     assert found["a/one.PNG"].whose == 0
     alone = find_image_folder(tmp_path / "four.dcm")

@@ -148,7 +148,7 @@ def test_the_sha256_alone_is_that_of_reading(tmp_path: Path, name: str) -> None:
     files[-1].write_bytes(files[-1].read_bytes()[:-9])  # the voxels are not looked at
     assert scan_sha256(path) == hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     files[-1].unlink()
-    with pytest.raises(DataError, match=r"^it cannot be opened: No such file or directory$"):
+    with pytest.raises(DataError, match=r"^the file cannot be opened: No such file or directory$"):
         scan_sha256(path)
 
 
@@ -243,34 +243,61 @@ NIFTI_FIELDS: dict[str, dict[str, float]] = {
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("truncated", "its data file s.raw is cut short: 128 bytes, but 160 are needed"),
-        ("missing", "it is damaged: its data file gone.raw is missing; copy or export it again"),
-        ("absolute", "it is not supported: its header points to /etc/hostname, outside its own folder; .*"),
-        ("outside", r"it is not supported: its header points to \.\./s.raw, outside its own folder; move .*"),
-        ("header only", "it is damaged: its header has no ElementDataFile; copy or export it again"),
-        ("empty", "it is an empty file"),
-        ("no header", "it is not supported: its ElementType is not given; write it as MET_CHAR, .*"),
-        ("noise", "it is damaged: its header cannot be read, or it is of another format; copy .*"),
-        ("words", "it is damaged: its header cannot be read, or it is of another format; copy .*"),
-        ("unknown type", "it is not supported: its ElementType is MET_HALF; write it as MET_CHAR, .*"),
-        ("4D", r"it is not a CT scan: it has 4 dimensions \(8 x 8 x 8 x 2\) instead of 3"),
-        ("4D header", r"it is not a CT scan: it has 4 dimensions \(4 x 4 x 2 x 2\) instead of 3"),
-        ("2D", r"it is not a CT scan: it has 2 dimensions \(8 x 8\) instead of 3"),
-        ("no voxels", r"it is damaged: it has no voxels \(0 x 4 x 4\); copy or export it again"),
-        ("zero spacing", r"it is damaged: its spacing \(1.0, 0.0, 1.0\) is not positive; copy .*"),
-        ("negative spacing", r"it is damaged: its spacing \(1.0, 1.0, -1.0\) is not positive; copy .*"),
-        ("RGB", r"it is not a CT scan: it has 3 numbers per voxel \(colour\?\) instead of 1"),
-        ("NaN", r"it is not supported: it holds NaN or infinite values; replace .*"),
-        ("late NaN", r"it is not supported: it holds NaN or infinite values; .*"),
-        ("NIfTI-2", "it is not supported: it is NIfTI-2; write it as NIfTI-1"),
-        ("NIfTI zero spacing", r"it is damaged: its spacing \(1.0, 0.0, 3.0\) is not positive; copy .*"),
-        ("NIfTI NaN spacing", r"it is damaged: its spacing \(1.0, 2.0, nan\) is not positive; copy .*"),
-        ("NIfTI negative spacing", r"it is damaged: its spacing \(-1.0, 2.0, 3.0\) is not positive; copy .*"),
-        ("NIfTI slope 0", "it is not supported: its header has slope 0 and intercept -1024, which makes .*"),
-        ("NIfTI slope NaN", "it is not supported: its header has nan as slope, so its values .*"),
-        ("NIfTI intercept NaN", "it is not supported: its header has nan as intercept, so its .*"),
-        ("circle", "it cannot be opened: Too many levels of symbolic links"),
-        ("pipe", "it is not a regular file"),
+        ("truncated", "the data file s.raw is cut short: 128 bytes, but 160 are needed"),
+        ("missing", "the file is damaged: the data file gone.raw is missing; copy or export the scan again"),
+        (
+            "absolute",
+            "the file is not supported: the header points to /etc/hostname, outside the header's folder; .*",
+        ),
+        (
+            "outside",
+            r"the file is not supported: the header points to \.\./s.raw, outside the header's .*",
+        ),
+        (
+            "header only",
+            "the file is damaged: the header has no ElementDataFile; copy or export the scan again",
+        ),
+        ("empty", "the file is empty"),
+        (
+            "no header",
+            "the file is not supported: the ElementType is not given; save the voxels as MET_CHAR, .*",
+        ),
+        ("noise", "the file is damaged: the header cannot be read, or the file has another format; copy .*"),
+        ("words", "the file is damaged: the header cannot be read, or the file has another format; copy .*"),
+        (
+            "unknown type",
+            "the file is not supported: the ElementType is MET_HALF; save the voxels as MET_CHAR, .*",
+        ),
+        ("4D", r"the file is not a CT scan: the scan has 4 dimensions \(8 x 8 x 8 x 2\) instead of 3"),
+        ("4D header", r"the file is not a CT scan: the scan has 4 dimensions \(4 x 4 x 2 x 2\) instead of 3"),
+        ("2D", r"the file is not a CT scan: the scan has 2 dimensions \(8 x 8\) instead of 3"),
+        (
+            "no voxels",
+            r"the file is damaged: the scan has no voxels \(0 x 4 x 4\); copy or export the scan again",
+        ),
+        ("zero spacing", r"the file is damaged: the spacing \(1.0, 0.0, 1.0\) is not positive; copy .*"),
+        ("negative spacing", r"the file is damaged: the spacing \(1.0, 1.0, -1.0\) is not positive; copy .*"),
+        ("RGB", r"the file is not a CT scan: each voxel has 3 numbers \(colour\?\) instead of 1"),
+        ("NaN", r"the file is not supported: some voxels are NaN or infinite; replace .*"),
+        ("late NaN", r"the file is not supported: some voxels are NaN or infinite; .*"),
+        ("NIfTI-2", "the file is not supported: the file is NIfTI-2; save the scan as NIfTI-1"),
+        (
+            "NIfTI zero spacing",
+            r"the file is damaged: the spacing \(1.0, 0.0, 3.0\) is not positive; copy .*",
+        ),
+        ("NIfTI NaN spacing", r"the file is damaged: the spacing \(1.0, 2.0, nan\) is not positive; copy .*"),
+        (
+            "NIfTI negative spacing",
+            r"the file is damaged: the spacing \(-1.0, 2.0, 3.0\) is not positive; copy .*",
+        ),
+        (
+            "NIfTI slope 0",
+            "the file is not supported: the header has slope 0 and intercept -1024, which makes .*",
+        ),
+        ("NIfTI slope NaN", "the file is not supported: the header has nan as slope, so the values .*"),
+        ("NIfTI intercept NaN", "the file is not supported: the header has nan as intercept, so the .*"),
+        ("circle", "the file cannot be opened: Too many levels of symbolic links"),
+        ("pipe", "the path is not a regular file"),
     ],
 )
 def test_a_scan_that_cannot_be_read_says_why(tmp_path: Path, kind: str, reason: str) -> None:
@@ -310,7 +337,7 @@ def test_nifti_headers_that_say_nothing_of_scaling(tmp_path: Path, order: str) -
         path = nifti(tmp_path / f"{number}.nii", order, **fields)
         np.testing.assert_array_equal(read_scan(path).voxels, np.asarray(nibabel.load(path).dataobj))  # type: ignore[attr-defined]
         np.testing.assert_array_equal(read_scan(path).voxels, np.arange(64).reshape(4, 4, 4))
-    with pytest.raises(DataError, match="its spacing"):
+    with pytest.raises(DataError, match="the spacing"):
         read_geometry(nifti(tmp_path / "0.nii", order, pixdim_x=0))
 
 
@@ -366,7 +393,7 @@ def test_damaged_compression_is_noticed(tmp_path: Path, suffix: str) -> None:
     whole[len(whole) // 2] ^= 0xFF
     data.write_bytes(whole)
     with pytest.raises(
-        DataError, match=r"^it is damaged: its compressed voxels cannot be read, or their check"
+        DataError, match=r"^the file is damaged: the compressed voxels cannot be read, or their check"
     ):
         read_scan(path)
 
@@ -391,7 +418,7 @@ def test_compressed_voxels_of_another_number_than_the_header_says(tmp_path: Path
     whole = path.read_bytes()
     for edge, found in (
         (b"11", "is cut short: 2000 bytes, but 2200 are needed"),
-        (b"9 ", "holds 2000 bytes of voxels, but its header requires 1800; copy"),
+        (b"9 ", "holds 2000 bytes of voxels, but the header requires 1800; copy"),
         (b"99999999999", r"is cut short: 2000 bytes, but \d{12,} are needed"),
     ):
         path.write_bytes(whole.replace(b"DimSize = 10 10 10", b"DimSize = 10 10 " + edge))

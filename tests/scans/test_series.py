@@ -153,7 +153,7 @@ def test_several_series_in_one_folder_are_several_scans(tmp_path: Path) -> None:
     ]
     np.testing.assert_array_equal(read_scan(found.root / ".#22222222").voxels, VOXELS + 1)
     with pytest.raises(
-        DataError, match=r"no such DICOM series; the folder holds both#11111111, both#22222222$"
+        DataError, match=r"no DICOM series of this name; the folder holds both#11111111, both#22222222$"
     ):
         read_scan(both)
     assert find_scans(tmp_path).sources[1].path == "both#11111111"
@@ -221,13 +221,13 @@ def test_what_is_no_volume_is_passed_over_by_name(tmp_path: Path) -> None:
     sources = {source.path: source for source in found.sources}
     assert {path: source.skip for path, source in sources.items()} == {
         "ct": "",
-        "mr": "its DICOM modality is MR; only CT is read",
+        "mr": "the DICOM modality is MR; only CT is read",
         "one": "a single slice, not a volume",
     }
     kinds = ("a localizer", "the index of a disc", "a colour capture", "modality RTSTRUCT")
     assert dict(found.beside) == dict.fromkeys(kinds, 1)
     assert not any(source.problem for source in sources.values())
-    with pytest.raises(DataError, match=r"^it is not a CT scan: a localizer, not a volume$"):
+    with pytest.raises(DataError, match=r"^the file is not a CT scan: a localizer, not a volume$"):
         read_scan(tmp_path / "scout")
     np.testing.assert_array_equal(read_scan(tmp_path / "ct").voxels, VOXELS)
 
@@ -271,30 +271,39 @@ def odd_series(folder: Path, kind: str) -> None:
     [
         (
             "twice",
-            "it is damaged: 2 of its slices have the position of another slice but differ from it, for "
+            "the file is damaged: 2 of the slices have the position of another slice but differ from it, for "
             "example 004.dcm in odd .*",
         ),
         (
             "missing",
-            r"it is not supported: its slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, but usually "
+            r"the file is not supported: the slices at 4\.00 and 8\.00 mm are 4\.00 mm apart, but usually "
             r"2\.00 mm: .*",
         ),
         (
             "tilted",
-            "it is not supported: its axes are tilted by 15 degrees, which moves voxels by up to 3.6 .*",
+            "the file is not supported: the axes are tilted by 15 degrees, which moves voxels by .*",
         ),
-        ("aside", "it is not supported: its slices are shifted sideways by up to 2.00 mm; resample it"),
-        ("unreadable", r"its slice 004\.dcm is cut short: 104 bytes, but 144 are needed"),
-        ("size", r"it is not supported: its slices have 2 sizes \(5 x 8, 9 x 8\); separate them"),
+        (
+            "aside",
+            "the file is not supported: the slices are shifted sideways by up to 2.00 mm; resample the scan",
+        ),
+        ("unreadable", r"slice 004\.dcm is cut short: 104 bytes, but 144 are needed"),
+        (
+            "size",
+            r"the file is not supported: the slices have 2 sizes \(5 x 8, 9 x 8\); put them into separate .*",
+        ),
         (
             "orientation",
-            r"it is not supported: its slices have several orientations: extra\.dcm is rotated .*",
+            r"the file is not supported: the slices have several orientations: extra\.dcm is rotated .*",
         ),
-        ("spacing", r"it is not supported: its slices have several spacings: extra\.dcm and 001\.dcm .*"),
-        ("nowhere", r"it is damaged: its slice extra\.dcm has no position; copy .*"),
+        (
+            "spacing",
+            r"the file is not supported: the slices have several spacings: extra\.dcm and 001\.dcm .*",
+        ),
+        ("nowhere", r"the file is damaged: slice extra\.dcm has no position; copy .*"),
         (
             "localizer",
-            r"it is not supported: its series mixes slices of a volume with 1 of another kind \(a loc.*",
+            r"the file is not supported: the series mixes slices of a volume with 1 of another kind \(a.*",
         ),
     ],
 )
@@ -321,7 +330,9 @@ def test_half_a_voxel_of_lean_is_upright_and_more_is_tilted(tmp_path: Path, lean
         np.testing.assert_array_equal(read_scan(tmp_path).voxels, VOXELS)
         return
     angle = np.degrees(np.arctan(lean * 0.75 / 5 / 2.0))
-    with pytest.raises(DataError, match=f"^it is not supported: its axes are tilted by {angle:.2g} degrees"):
+    with pytest.raises(
+        DataError, match=f"^the file is not supported: the axes are tilted by {angle:.2g} degrees"
+    ):
         read_scan(tmp_path)
 
 
@@ -333,10 +344,10 @@ def test_files_that_should_be_dicom_are_named(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(whole[:300])
     (tmp_path / "notes").write_bytes(b"")
     assert {source.path: source.problem for source in find_scans(tmp_path).sources} == {
-        "empty.dcm": "it is an empty file",
+        "empty.dcm": "the file is empty",
         "ok": "",
-        "page.dcm": "it is not a CT scan: it has a DICOM file name but another format",
-        "short": "its DICOM header cannot be read: it is damaged",
+        "page.dcm": "the file is not a CT scan: the file has a DICOM file name but another format",
+        "short": "the DICOM header cannot be read: the file is damaged",
     }
 
 

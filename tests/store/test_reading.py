@@ -211,7 +211,7 @@ def test_any_flipped_bit_of_a_chunk_is_named(tmp_path: Path) -> None:
         damaged = bytearray(chunk)
         damaged[bit // 8] ^= 1 << bit % 8
         reader = shards_of(tmp_path, [bytes(damaged)], 1)
-        with pytest.raises(DataError, match="its checksum is wrong"):
+        with pytest.raises(DataError, match="the checksum is wrong"):
             read_cubes(reader, [0], out)
 
 

@@ -135,7 +135,7 @@ def test_hostile_archives_are_refused(cube_store: Path, tmp_path: Path) -> None:
     pack_store(cube_store, tmp_path / "c.zip")
     whole = (tmp_path / "c.zip").read_bytes()
     for name in ("../../evil", "/etc/passwd", "C:\\evil", "a//b"):
-        with pytest.raises(DataError, match="a name outside of it"):
+        with pytest.raises(DataError, match="a path outside the archive"):
             open_store(zipped(tmp_path / "evil.zip", {name: b"x"}))
     with pytest.raises(DataError, match=r"is compressed \(zarr\.json\).*genesis-prep pack"):
         open_store(zipped(tmp_path / "bomb.zip", {"zarr.json": bytes(10**7)}, zipfile.ZIP_DEFLATED))
@@ -334,7 +334,7 @@ def test_a_server_that_gives_no_store_is_refused_by_its_cause(
     monkeypatch.setattr("genesis_toolkit.pipeline.store.remote._RETRIES", {"max_retries": 0})
     with pytest.raises(CallError, match=r"There is no store at .*/none: .*\(404\)"):
         open_store(f"{server}/none")
-    with pytest.raises(CallError, match=r"is an archive on a server, .* download it"):
+    with pytest.raises(CallError, match=r"is an archive on a server, .* download the archive"):
         open_store(f"{server}/cubes.zip")
     with pytest.raises(DataError, match=r"cubes\.zarr cannot be read: no server responds there\."):
         open_store("http://127.0.0.1:1/cubes.zarr")

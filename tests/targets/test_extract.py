@@ -196,7 +196,7 @@ def test_a_scan_that_ends_its_process_fails_alone(
     monkeypatch.setattr("genesis_toolkit.pipeline.job.run", run)
     store = extract_targets(scans, tmp_path / "t.zarr", NODULES).store
     assert store.scans.status.tolist().count("used") == 5
-    assert "reading it killed its process" in store.scans.reason[1]
+    assert "reading the scan killed the process" in store.scans.reason[1]
     assert len(store) == 30
 
 
@@ -210,8 +210,8 @@ def test_rows_that_cannot_be_taken_are_told_of(scans: Path, tmp_path: Path) -> N
     assert result.said == (
         "candidates_V2.csv has positions that are a nodule in one row but not in another (row 5): each is "
         "used once, as a nodule.",
-        "Skipped 1 candidates in candidates_V2.csv of 1 scans that are missing (row 4), which is normal for "
-        "a partial download.",
+        "Skipped 1 candidates in candidates_V2.csv of 1 scans that are missing (row 4), which is normal if "
+        "LUNA16 was downloaded only in part.",
     )
     assert result.store.labels is not None
     assert result.store.labels.tolist() == [[1]]
@@ -285,8 +285,8 @@ def test_pairs_of_any_format_and_what_is_wrong_with_some(tmp_path: Path) -> None
     said = dict(zip(result.store.scans.path.tolist(), result.store.scans.reason.tolist(), strict=True))
     assert sorted(said) == [f"scans/{name}.nii.gz" for name in ("p/one", "three", "two")]
     assert said["scans/p/one.nii.gz"] == ""
-    assert "it has 2 masks" in said["scans/three.nii.gz"]
-    assert "its grid (22 x 20 x 18 voxels, spacing 0.7 0.9 2.6" in said["scans/two.nii.gz"]
+    assert "there are 2 masks" in said["scans/three.nii.gz"]
+    assert "the mask's grid (22 x 20 x 18 voxels, spacing 0.7 0.9 2.6" in said["scans/two.nii.gz"]
     assert "differs from the scan's (22 x 20 x 18 voxels, spacing 0.7 0.9 2.5" in said["scans/two.nii.gz"]
     assert result.said[0].startswith("1 scans without a mask in ")
     assert set(result.store.table.fold.tolist()) == {fold_of_name("scans/p/one")}
@@ -439,17 +439,22 @@ def scale_masks(store: Path) -> None:
     ("task", "edit", "name", "words"),
     [
         ("ncc", set_value("fold", 7, 3), "fold", "is none of train, validation, test: cube 7"),
-        ("ncc", set_value("fold", 7, 1), "fold", "is not that of its scan: cube 7"),
-        ("segment", set_value("fold", 17, 0), "fold", "is not that of its scan: cube 17"),
-        ("dxc", set_value("fold", 10, 0), "fold", "is not that of its patient: cube 10"),
+        ("ncc", set_value("fold", 7, 1), "fold", "differs from the fold of its scan: cube 7"),
+        ("segment", set_value("fold", 17, 0), "fold", "differs from the fold of its scan: cube 17"),
+        ("dxc", set_value("fold", 10, 0), "fold", "differs from the fold of its patient: cube 10"),
         ("ncc", set_value("scans/subset", 0, 10), "scans/subset", "neither in 0..9 nor -1: scan 0"),
         ("ncc", set_value("labels", (4, 0), 2), "labels", "is neither 0 nor 1: cube 4"),
         ("dxc", set_value("labels", (4, 0), 1), "labels", "contradicts images/labels: cube 4"),
         ("dxc", set_value("images/labels", 2, "Covid"), "images/labels", "not findings of NIH: cube 2"),
-        ("dxc", set_value("images/patient", 10, "1"), "fold", "is not that of its patient: cube 10"),
+        (
+            "dxc",
+            set_value("images/patient", 10, "1"),
+            "fold",
+            "differs from the fold of its patient: cube 10",
+        ),
         ("ncc", set_value("corner", 3, [15, 0, 0]), "corner", "is outside its scan: cube 3"),
         ("ncc", set_value("corner", 3, [-1, 0, 0]), "corner", "is outside its scan: cube 3"),
-        ("dxc", set_value("corner", 3, [1, 0, 0]), "corner", "not that of a whole image: cube 3"),
+        ("dxc", set_value("corner", 3, [1, 0, 0]), "corner", "differs from that of a whole image: cube 3"),
         ("ncc", set_value("number", 7, 5), "number", "does not count within its scan: cube 7"),
         ("ncc", set_value("scan", 3, 6), "scan", "is not one of the 6 rows of scans: cube 3"),
         ("segment", scale_masks, "masks/c/0/0/0/0", "cube 2: values outside the window 0..1"),
@@ -511,7 +516,7 @@ def test_a_source_that_says_something_else_is_told_of(copies: Path, scans: Path,
     mask = np.ones(SHAPE, np.uint8)
     write(source / "seg-lungs-LUNA16" / "b.1.mhd", mask)
     found = look(copies / "segment.zarr", source=source, cubes=999)
-    assert "its sha256 differs" in told(found)["subset4/a.2.mhd"]
+    assert "the sha256 differs" in told(found)["subset4/a.2.mhd"]
     assert found.findings[1].name == "subset5/b.1.mhd"
     assert {one.name for one in found.findings} == {"subset4/a.2.mhd", "subset5/b.1.mhd"}
     (source / "seg-lungs-LUNA16").rename(source / "lungs")
@@ -659,7 +664,7 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
 @pytest.mark.parametrize(
     ("kind", "given", "words"),
     [
-        (NoduleParameters, {"size": (8, 8)}, "--size 8,8: must be three edges"),
+        (NoduleParameters, {"size": (8, 8)}, "--size 8,8 is invalid: it must be three edges"),
         (NoduleParameters, {"negatives": -1}, "--negatives -1"),
         (NoduleParameters, {"hu": (0, 40_000)}, "--hu 0,40000"),
         (MaskParameters, {"foreground": (0, 1)}, "--foreground 0,1"),

@@ -63,7 +63,7 @@ def test_several_columns_stand_side_by_side(tmp_path: Path) -> None:
         (["uncertain"], "'uncertain' holds numbers"),
         (["age>old"], "'old' is not a number"),
         (["view>60"], "'view' has 'PA', which is not a number"),
-        (["mass", "mass"], "request each class once"),
+        (["mass", "mass"], "name each class once"),
     ],
 )
 def test_columns_that_give_no_classes_are_refused(tmp_path: Path, columns: list[str], why: str) -> None:
@@ -85,7 +85,7 @@ def test_tables_that_are_none_are_refused(tmp_path: Path, text: str, why: str) -
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match=r"--label-table .*none.csv: it cannot be opened"):
+    with pytest.raises(CallError, match=r"--label-table .*none.csv: the file cannot be opened"):
         read_labels(tmp_path / "none.csv", ["a"])
 
 
@@ -122,5 +122,5 @@ def test_two_rows_of_one_scan_must_say_the_same(tmp_path: Path) -> None:
 
 def test_a_table_of_other_scans_is_refused(tmp_path: Path) -> None:
     table = read_labels(written(tmp_path), ["mass"])
-    with pytest.raises(CallError, match=r"no column that names a scan, for example other\.png"):
+    with pytest.raises(CallError, match=r"no column that identifies a scan, for example other\.png"):
         labels_by_source("t", table, sources("other.png"))

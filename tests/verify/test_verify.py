@@ -174,7 +174,7 @@ def test_deleted_and_truncated_shards_are_named_with_their_cubes(stores: Path) -
     first, second = found.findings
     assert (second.name, second.what, second.rows) == ("original/c/1/0/0/0", "is missing", (4, 7))
     assert (first.name, first.rows, first.counted) == ("degraded/c/5/0/0/0", (20, 23), "pairs")
-    assert "the checksum of its index is wrong" in first.what
+    assert "the checksum of the index is wrong" in first.what
     assert set(found.damaged) == {first.name, second.name}
 
 
@@ -195,7 +195,7 @@ def test_one_cube_among_sound_ones_is_named(stores: Path) -> None:
     store = stores / "cubes.zarr"
     index = np.frombuffer((store / "cubes/c/1/0/0/0").read_bytes()[-68:-4], "<u8").reshape(4, 2)
     flip(store / "cubes/c/1/0/0/0", int(index[2, 0]) + 30)
-    assert told(look(store))["cubes/c/1/0/0/0"].endswith("cube 6: its checksum is wrong")
+    assert told(look(store))["cubes/c/1/0/0/0"].endswith("cube 6: the checksum is wrong")
 
 
 def test_what_no_line_of_the_manifest_knows_is_named(stores: Path) -> None:
@@ -333,7 +333,7 @@ def test_edits_with_a_manifest_that_fits_are_found(
 def test_a_table_that_was_edited_is_found_by_its_hash(stores: Path) -> None:
     set_value("tissue", 0, 0.25)(stores / "cubes.zarr")
     assert told(look(stores / "cubes.zarr")) == {
-        "tissue/c/0": "has changed since it was written: its sha256 differs"
+        "tissue/c/0": "has changed since it was written: the sha256 differs"
     }
 
 
@@ -364,7 +364,9 @@ def test_cubes_that_are_not_there_or_too_many_are_found(stores: Path) -> None:
     array = zarr.open_group(store, mode="r+", use_consolidated=False)["cubes"]
     array[5] = -32768  # the fill value, which zarr does not write
     forge(store)
-    assert "cube 5: missing from it, although the store lists it" in told(look(store))["cubes/c/1/0/0/0"]
+    assert (
+        "cube 5: missing from the shard, although the store lists it" in told(look(store))["cubes/c/1/0/0/0"]
+    )
     for name in ("cubes", "scan", "number", "corner", "tissue"):
         shape = [10, *json.loads((store / name / "zarr.json").read_bytes())["shape"][1:]]
         describe_anew(store, name, lambda metadata, shape=shape: metadata.update(shape=shape))
@@ -379,7 +381,7 @@ def test_scans_that_changed_or_are_gone_are_named(stores: Path, finished: Path) 
     flip(stores / "scans" / "subset0" / "1.2.3.raw", 1000)
     (stores / "scans" / "subset5" / "1.2.5.mhd").unlink()
     found = look(stores / "cubes.zarr", source=stores / "scans", cubes=12)
-    assert "its sha256 differs" in told(found)["subset0/1.2.3.mhd"]
+    assert "the sha256 differs" in told(found)["subset0/1.2.3.mhd"]
     assert "cannot be compared" in told(found)["subset5/1.2.5.mhd"]
     assert (found.scans, found.cut_again, found.damaged) == (2, 0, ())
 
@@ -586,8 +588,8 @@ def test_an_index_that_points_far_away_gets_a_sentence(stores: Path, offset: int
     table = index.tobytes()
     path.write_bytes(data[:-68] + table + google_crc32c.value(table).to_bytes(4, "little"))
     forge(stores / "cubes.zarr")
-    assert "points past its end" in told(look(stores / "cubes.zarr"))["cubes/c/0/0/0/0"]
-    with pytest.raises(DataError, match="points past its end"):
+    assert "points past the end of the file" in told(look(stores / "cubes.zarr"))["cubes/c/0/0/0/0"]
+    with pytest.raises(DataError, match="points past the end of the file"):
         open_store(stores / "cubes.zarr").cubes.read(0, np.empty((16, 16, 16), np.int16))  # type: ignore[union-attr]
 
 

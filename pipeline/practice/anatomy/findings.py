@@ -49,7 +49,7 @@ class Course:
         sides: for each of LABELS, -1 for the patient's right and 1 for the left.
         heart: scale of the heart.
         size: for each of LABELS, 0 to 1: from the smallest that is drawn to the largest.
-        seed: of the positions and shapes.
+        seed: random seed for the positions and shapes.
     """
 
     labels: frozenset[Label]

@@ -80,7 +80,7 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Exposure:
-    """How one picture was taken and displayed.
+    """Settings with which one picture was taken and displayed.
 
     Attributes:
         field: width and height of the picture, mm.
