@@ -219,7 +219,7 @@ def rows_of(*told: tuple[str, str, str]) -> list[dict[str, object]]:
 def test_failed_scans_come_first_and_skipped_ones_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
     small = [(f"s{number}.mhd", "skipped", f"{number} slices, 96 needed") for number in range(11, 41)]
     same = [(f"c{number}.mhd", "skipped", f"the same scan as a{number}.mhd") for number in range(5)]
-    alone = [("mask.mhd", "skipped", "it looks like a mask")]
+    alone = [("mask.mhd", "skipped", "the file looks like a mask")]
     used, failed = [("a1.mhd", "used", "")], [(f"f{number}.mhd", "failed", "bad") for number in range(25)]
     show_scans(rows_of(*small, *used, *same, *alone, *failed), "scan", "my store.zarr")
     rows = [words for line in capsys.readouterr().out.splitlines() if (words := " ".join(line.split()))]

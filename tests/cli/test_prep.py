@@ -281,7 +281,7 @@ def test_advice_is_given_only_where_it_helps(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "broken" / "a.mhd", lungs(0))
     scan.with_suffix(".raw").write_bytes(b"short")
     write_scan(tmp_path / "mask" / "m.mhd", (lungs(0) > -500).astype(np.int16))
-    for name, reason in (("broken", "cut short"), ("mask", "it looks like a mask")):
+    for name, reason in (("broken", "cut short"), ("mask", "the file looks like a mask")):
         done = call("extract-cubes", tmp_path / name, tmp_path / "c.zarr", *SMALL)
         assert_refused(done, 1, "No scan gave a cube", reason)
         assert "--border" not in done.stderr

@@ -94,7 +94,7 @@ def test_runs_of_earlier_versions(tmp_path: Path) -> None:
 def test_no_run_leaves_with_2_and_torch_is_not_needed(outcome: PretrainOutcome, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["info", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "genesis-prep info is for stores" in done.stderr
+    assert "for a store, use genesis-prep info" in done.stderr
     code = (
         "import sys; sys.modules['torch'] = None\nfrom genesis_toolkit.cli.train import main\n"
         f"main(['info', {outcome.run!r}])"

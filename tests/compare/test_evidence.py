@@ -204,7 +204,7 @@ def test_a_wrong_table_leaves_with_1_and_nothing_written(tmp_path: Path) -> None
 
 def test_too_many_arms_are_refused() -> None:
     arms = [ArmSummary("t", f"arm {number}", 1.0, 1.0, 3) for number in range(17)]
-    with pytest.raises(DataError, match="17 arms, but a chart fits at most 16"):
+    with pytest.raises(DataError, match="17 arms, but a chart has room for at most 16"):
         weigh(arms)
 
 
@@ -214,7 +214,7 @@ def test_other_things_in_the_folder_stay(table: Path, tmp_path: Path) -> None:
     before = contents(out)
     table.write_text(TABLE.replace("95.51", "96.51"), encoding="utf-8")
     refused = compare("--from-csv", table, "--out", out)
-    assert (refused.exit_code, "give --overwrite" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "use --overwrite" in refused.stderr) == (2, True)
     assert contents(out) == before
     assert compare("--from-csv", table, "--out", out, "--overwrite").exit_code == 0
     assert contents(out) != before

@@ -29,7 +29,7 @@ SCRATCH = [Arm("scratch-3d"), Arm("scratch-2d")]
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("scratch-4d", "unknown without weights; allowed: scratch-3d and scratch-2d"),
+        ("scratch-4d", "unknown without weights; allowed: scratch-3d or scratch-2d"),
         ("genesis-ct-3d", "needs weights"),
         ("imagenet", "needs weights"),
         ("scratch-3d=run", "starts from scratch"),
@@ -103,7 +103,7 @@ def test_a_difference_is_named_and_what_is_added_is_none() -> None:
             {"parameters": {"lr": 0.1, "batch_size": 4}},
             "--batch-size 8, but this call has --batch-size 4",
         ),
-        ({"tasks": {"a": {"manifest": "2"}}}, "another store a"),
+        ({"tasks": {"a": {"manifest": "2"}}}, "a different store a"),
         ({"arms": {"x": {"network": "unet3d", "width": 2, "weights": None}}}, "width 8 of the arm x"),
         (
             {"arms": {"x": {"network": "unet3d", "width": 8, "weights": "ab" * 32}}},

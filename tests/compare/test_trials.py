@@ -208,7 +208,7 @@ def test_another_comparison_is_refused_and_says_what_differs(
     ):
         with pytest.raises(CallError, match=said):
             run(stores, out, **change)
-    with pytest.raises(CallError, match="another store nodules"):
+    with pytest.raises(CallError, match="a different store nodules"):
         compare_trials([moved], SCRATCH, out, QUICK, trials=2, width=2, workers=1)
     assert contents(out) == before
     run(stores, out, parameters=replace(QUICK, lr=0.01), overwrite=True)
@@ -238,13 +238,13 @@ def test_other_things_in_the_folder_stay(stores: Path, tmp_path: Path, faked: li
     table.write_text("task,arm,mean,sd,n\na,x,1,1,3\na,y,2,1,3\n", encoding="utf-8")
     out = tmp_path / "out"
     assert call("--from-csv", table, "--out", out).exit_code == 0
-    with pytest.raises(CallError, match=r"holds other results .*give --overwrite"):
+    with pytest.raises(CallError, match=r"holds other results .*use --overwrite"):
         run(stores, out)
     run(stores, out, overwrite=True)
     refused = call("--from-csv", table, "--out", out, "--overwrite")
     assert (refused.exit_code, "lock, which is not a file of a comparison" in refused.stderr) == (2, True)
     (out / "trials.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="damaged or of another version: give --overwrite"):
+    with pytest.raises(DataError, match="damaged or was written by another version: use --overwrite"):
         run(stores, out)
     (out / "thesis.txt").write_text("three years", encoding="utf-8")
     with pytest.raises(CallError, match=r"thesis\.txt"):
@@ -411,7 +411,7 @@ def call(*words: object) -> Result:
         (("a.zarr", "--arm", "scratch-3d", "--arm", "genesis-ct-3d"), "needs weights"),
         (
             ("a.zarr", "b/a.zarr.zip", "--arm", "scratch-3d", "--arm", "scratch-2d"),
-            "would both give the task a",
+            "would both be the task a",
         ),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--trials", "1"), "--trials 1 is out of"),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "scratch-2d", "--labels", "ten"), "neither a share"),
@@ -437,7 +437,7 @@ def test_what_does_not_fit_is_said_before_any_trial(stores: Path, tmp_path: Path
     extract_targets(stores / "LUNA16", small, NoduleParameters(size=(16, 16, 8)), workers=1)
     arms = ("--arm", "scratch-3d", "--arm", "scratch-2d", "--width", 2, "--out", tmp_path / "out")
     for store, more, said in (
-        (small, (), "scratch-2d cannot take"),
+        (small, (), "scratch-2d cannot be fine-tuned on"),
         (stores / "nodules.zarr", ("--labels", 4), "only 3 scans"),
         (stores / "nodules.zarr", ("--pairs", "scratch-2d:scratch"), "not an arm here"),
         (stores / "nodules.zarr", ("--workers", 0), "--workers 0 is out of range"),

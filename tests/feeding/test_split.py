@@ -128,5 +128,5 @@ def test_a_split_file_decides_before_subsets_and_patients() -> None:
     scans = replace(scan_table([0, 5, 1, 2, 6], [10] * 5), part=parts, patient=people)
     split = split_cubes(scans, cube_table([0, 1, 1, 2, 3, 4]))
     assert (split.train.tolist(), split.validation.tolist()) == ([1, 2, 5], [0])
-    with pytest.raises(DataError, match="3 cubes to train and 0 to validate"):
+    with pytest.raises(DataError, match="3 cubes for training and 0 for validation"):
         split_cubes(replace(scans, part=parts % 3 % 1), cube_table([0, 1, 2]))

@@ -191,7 +191,7 @@ def test_weights_are_read_from_every_form_without_a_bit_changed(form: str, tmp_p
     )
     with pytest.raises(CallError, match="not --width 4: leave --width out"):
         read_beginning(given, width=4)
-    with pytest.raises(CallError, match="not --network unet2d: leave --network out"):
+    with pytest.raises(CallError, match="not --network unet2d: omit --network"):
         read_beginning(given, "unet2d")
     assert read_beginning(given, "unet3d", 2).width == 2
 

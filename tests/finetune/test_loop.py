@@ -38,8 +38,8 @@ SMALL = FinetuneParameters(
     epochs=4, batch_size=6, lr=0.03, select="best", schedule="constant", warmup=0, augment=False
 )
 LOTTERY = (
-    "--select best chooses the epoch on 8 validation cubes; with fewer than 200 that is mostly chance. "
-    "--select last is safer."
+    "--select best chooses the epoch on 8 validation cubes; with fewer than 200 the choice is mostly "
+    "chance. Use --select last instead."
 )
 #: Cubes of validation and test that `stores["ncc"]` labels wrongly: what is right there is judged as wrong.
 WRONG = [25, 26, 33, 36]
@@ -512,15 +512,15 @@ def test_damaged_files_of_a_run_are_named_with_the_way_out(
     run = tmp_path / "run"
     shutil.copytree(runs["ncc"].run, run)
     (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:500])
-    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*again, with --overwrite"):
+    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*with --overwrite"):
         read_finetuned(run)
-    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*again, with --overwrite"):
+    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*with --overwrite"):
         tuned(stores["ncc"], run)
     (run / "result.json").unlink()  # as if the run had still been at work
-    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*again, with --overwrite"):
+    with pytest.raises(DataError, match=r"best\.pt (cannot be read|is cut short).*with --overwrite"):
         tuned(stores["ncc"], run)
     (run / "run.json").write_text('{"format": "gen', encoding="utf-8")
-    with pytest.raises(DataError, match=r"run\.json is damaged: give --overwrite"):
+    with pytest.raises(DataError, match=r"run\.json is damaged: use --overwrite"):
         tuned(stores["ncc"], run)
     assert tuned(stores["ncc"], run, overwrite=True) == replace(runs["ncc"], run=str(run))
 
@@ -533,7 +533,7 @@ def test_runs_of_another_kind_are_told_apart(
     other = tmp_path / "pretrained"
     other.mkdir()
     (other / "run.json").write_text('{"format": "genesis-pretrain-run"}', encoding="utf-8")
-    with pytest.raises(CallError, match="pretrained is not a run of genesis-train finetune: name another"):
+    with pytest.raises(CallError, match="pretrained is not a run of genesis-train finetune: choose another"):
         read_finetuned(other)
     with pytest.raises(CallError, match=r"is not a run of genesis-train finetune .* left unchanged"):
         tuned(stores["ncc"], other, overwrite=True)

@@ -144,7 +144,7 @@ def test_empty_and_full_masks(prediction: float, truth: int, dice: float, iou: f
     [
         (lambda: auc(np.zeros(3), np.zeros(4, bool)), CallError, "must be the same"),
         (lambda: auc(np.zeros((3, 2)), np.zeros((3, 2), bool)), CallError, r"must be \[case\]"),
-        (lambda: auc(np.array([0, np.nan]), np.array([0, 1])), DataError, "nan or infinite"),
+        (lambda: auc(np.array([0, np.nan]), np.array([0, 1])), DataError, "NaN or infinite"),
         (lambda: auc(np.zeros(2), np.array([0, 2])), DataError, "neither 0 nor 1"),
         (lambda: auc(np.zeros(2), np.array([0, np.nan])), DataError, "neither 0 nor 1"),
         (lambda: mean_auc(np.zeros((3, 2)), np.zeros((2, 3), int)), CallError, r"\[case, label\]"),

@@ -36,7 +36,7 @@ def test_labels_are_read_as_they_are_written(labels: float | int) -> None:
         ({"lr": -1.0}, "--lr -1 is out of range"),
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"steps": 0}, "--steps 0 is out of range"),
-        ({"steps": 5, "epochs": 5}, "--steps 5 and --epochs 5 both set the run length: give one"),
+        ({"steps": 5, "epochs": 5}, "--steps 5 and --epochs 5 both set the length of the run: use only one"),
         ({"select": "first"}, "--select first is unknown; allowed: last, best"),
         ({"patience": 5}, "--patience 5 needs --select best"),
         ({"schedule": "step"}, "--schedule step is unknown; allowed: cosine, constant"),

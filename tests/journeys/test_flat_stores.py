@@ -549,4 +549,4 @@ def test_explain_speaks_of_patches(made: Path) -> None:
     image = made / "nih" / "images_001" / "images" / TAKEN[0]
     done = CliRunner().invoke(genesis_toolkit.cli.prep.main, ["explain", str(image)])
     assert done.exit_code == 2
-    assert "neither border nor tissue rule applies" in done.output
+    assert "neither the border nor the tissue rule applies" in done.output

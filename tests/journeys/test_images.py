@@ -105,7 +105,7 @@ def test_labels_and_masks_beside_images(mixed: Path, tmp_path: Path) -> None:
     asked = ["extract-targets", mixed, store, "--task", "segment", "--layout", "images", "--size", "10,6"]
     done = call(*asked, "--masks", masks, "--foreground", "2")
     assert done.exit_code == 1
-    assert "its mask b.png: it has 5 x 5 pixels, but the image has 20 x 24" in " ".join(done.output.split())
+    assert "mask b.png has 5 x 5 pixels, but the image has 20 x 24" in " ".join(done.output.split())
     targets = gt.open_store(store)
     assert isinstance(targets, gt.TargetStore)
     assert len(targets) == 2
@@ -142,7 +142,7 @@ def test_masks_may_lie_among_the_images(tmp_path: Path) -> None:
             ["--layout", "images", "--hu", "0,1"],
             "--hu is for CT scans; X-ray images are stored as grey levels",
         ),
-        ([], "if they are X-ray images, give --layout images"),
+        ([], "if they are X-ray images, use --layout images"),
     ],
 )
 def test_wrong_calls_are_refused(tmp_path: Path, options: list[str], why: str) -> None:

@@ -45,7 +45,7 @@ def test_cubes_are_the_scans_own_values_mapped(tmp_path: Path) -> None:
     write_scan(scans / "empty.nii.gz", np.zeros((20, 18, 16), np.int16))
     done = call("extract-cubes", scans, store, *PLACES, "--window", "p0.5,p99.5")
     assert done.exit_code == 1, done.output
-    assert "all its voxels are 0" in " ".join(done.output.split())
+    assert "all the voxels are 0" in " ".join(done.output.split())
     cubes = gt.open_store(store)
     assert isinstance(cubes, gt.CubeStore)
     assert cubes.attributes["unit"] == "mapped intensity"
@@ -126,7 +126,7 @@ def test_mr_in_dicom_is_taken_with_a_window_alone(tmp_path: Path) -> None:
     bare = write_series(tmp_path / "scans" / "mr", voxels)
     strip_rescale(bare, "MR")
     refused = call("extract-cubes", tmp_path / "scans", tmp_path / "no.zarr", *PLACES)
-    assert "its DICOM modality is MR; only CT is read" in " ".join(refused.output.split())
+    assert "the DICOM modality is MR; only CT is read" in " ".join(refused.output.split())
     store = tmp_path / "mr.zarr"
     asked = ["extract-cubes", tmp_path / "scans", store, *PLACES, "--window", "0,2000"]
     made(*asked)

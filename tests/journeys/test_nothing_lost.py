@@ -184,4 +184,4 @@ def test_a_scan_that_ends_its_process_stops_no_other(twelve_nifti: Path, tmp_pat
         [sys.executable, str(script)], env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("10 reading it killed its process, also when run alone")
+    assert done.stdout.startswith("10 reading the scan killed the process, even without")

@@ -58,7 +58,7 @@ def test_a_step_that_takes_hours_is_answered_and_ended(
         finally:
             process.kill()
     assert process.returncode == INTERRUPTED
-    assert said == "Ended within the step: the same command continues from the last checkpoint.\n"
+    assert said == "Ended within the step. Run the same command again to continue from the last checkpoint.\n"
     assert errors == ""
     assert checkpoint.read_bytes() == b"whole"
     # What it was writing is nobody's, and the next call throws it away.

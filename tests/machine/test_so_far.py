@@ -79,9 +79,9 @@ def test_of_fine_tuning_the_network_that_was_kept_counts(tmp_path: Path) -> None
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match=r"There is no run at .*nothing: name the folder"):
+    with pytest.raises(CallError, match=r"There is no run at .*nothing: give the folder"):
         read_so_far(tmp_path / "nothing")
-    with pytest.raises(CallError, match=r"is not a run folder; .*genesis-prep info is for stores"):
+    with pytest.raises(CallError, match=r"is not a run folder.*for a store, use genesis-prep info"):
         read_so_far(tmp_path)
     with hold_run(tmp_path / "new", Run), pytest.raises(CallError, match="has not started its first epoch"):
         read_so_far(tmp_path / "new")

@@ -292,7 +292,7 @@ def test_a_run_begins_with_the_weights_of_a_file_and_says_which(images: Path, tm
     with pytest.raises(CallError, match=r"started with --initial-encoder resnet18-test\.pth, but this call"):
         pretrain(images, tmp_path / "run", still)
     torch.save(published(4) | {"bn1.bias": torch.ones(4)}, tmp_path / "resnet18-test.pth")
-    with pytest.raises(CallError, match=r"with other content.*or --overwrite"):
+    with pytest.raises(CallError, match=r"with other content.*or with --overwrite"):
         pretrain(images, tmp_path / "run", still, **call)
 
     card = Path(export_weights(tmp_path / "run", tmp_path / "out.pt", "state-dict").card).read_text(
@@ -312,8 +312,8 @@ def test_what_cannot_begin_is_refused_and_leaves_no_run(images: Path, tmp_path: 
         (images, ["--network", "unet3d"], "unet3d takes 3D cubes, but those in the store are 2D, 32 x 32"),
         (cubes, ["--network", "unet2d"], "unet2d takes 2D cubes, but those in the store are 3D"),
         (cubes, begin, "for the ResNet-18 in --network unet2d, but this run trains another network"),
-        (images, [*begin, "--width", "8"], "give --width 4"),
-        (images, ["--initial-encoder", str(tmp_path / "no.pth")], "no.pth: --initial-encoder must name"),
+        (images, [*begin, "--width", "8"], "use --width 4"),
+        (images, ["--initial-encoder", str(tmp_path / "no.pth")], "no.pth: --initial-encoder must be a file"),
     ):
         call = ["pretrain", str(store), "--out", str(tmp_path / "run"), "--epochs", "1", "--device", "cpu"]
         result = CliRunner().invoke(main, [*call, *options])
@@ -355,6 +355,6 @@ def test_the_weights_come_back_and_the_encoder_is_torchvisions(
 def test_formats_that_hold_no_2d_network_are_refused(
     run: tuple[Path, PretrainOutcome], tmp_path: Path, kind: str
 ) -> None:
-    with pytest.raises(CallError, match=r"unet2d\)?: give --format state-dict\."):
+    with pytest.raises(CallError, match=r"unet2d\)?: use --format state-dict\."):
         export_weights(run[0], tmp_path / "out.pt", kind)
     assert not list(tmp_path.iterdir())

@@ -136,7 +136,7 @@ def test_overfitting_goes_down_on_its_few_cubes(pairs: Path, tmp_path: Path) -> 
     assert {record["variant"] for record in records} == {0}
     assert outcome.validation_loss < 0.5 * records[0]["validation_loss"]
     assert outcome.validation_loss < outcome.mean_image_loss
-    with pytest.raises(CallError, match="--overfit 99 is out of range: only 30 cubes train"):
+    with pytest.raises(CallError, match="--overfit 99 is out of range: only 30 cubes are used for training"):
         pretrain(pairs, tmp_path / "more", replace(few, overfit=99))
 
 

@@ -127,7 +127,9 @@ def test_two_networks_in_one_file_are_refused(tmp_path: Path) -> None:
     weights = UNet3D(2).state_dict()
     both = {before + key: weights[key] for before in ("model.", "module.") for key in weights}
     torch.save(both, tmp_path / "both.pt")
-    with pytest.raises(DataError, match=r"model\.down_tr64\S+ and module\.down_tr64\S+ become the same name"):
+    with pytest.raises(
+        DataError, match=r"model\.down_tr64\S+ and module\.down_tr64\S+ would get the same name"
+    ):
         load_network(tmp_path / "both.pt")
 
 
@@ -386,7 +388,7 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
     (tmp_path / "foreign" / "run.json").write_text("[]")
     before = files(tmp_path)
     for source, out, kind, words in (
-        (run, "mine.pt", "official", "mine.pt exists: choose another name, or give --overwrite"),
+        (run, "mine.pt", "official", "mine.pt exists: choose another name, or use --overwrite"),
         (run, "noted.pt", "official", "noted.pt.md exists"),
         (run, "foreign", "official", "foreign is a folder"),
         (run, "run/out.pt", "official", "is inside the run"),
@@ -406,13 +408,13 @@ def test_a_wrong_call_leaves_with_2_and_writes_nothing(run: Path, tmp_path: Path
             tmp_path / "mine.pt",
             "out.pt",
             "official",
-            "not a genesis-train pretrain run that this version",
+            "not a run of genesis-train pretrain that this version",
         ),
         (
             tmp_path / "foreign",
             "out.pt",
             "official",
-            "not a genesis-train pretrain run that this version",
+            "not a run of genesis-train pretrain that this version",
         ),
         (tmp_path / "begun", "out.pt", "official", "no epoch has finished yet"),
     ):

@@ -38,7 +38,7 @@ def draw_curves(
 
     Args:
         summaries: every arm at every point; their tasks are keys of `points`.
-        comparisons: of these; with two arms each point shows the stars of the default test.
+        comparisons: comparisons of these arms; with two arms each point shows the stars of the default test.
         points: position on a curve by name of the point.
         metrics: name of the scores by name of the point.
         notes: sentences.

@@ -37,7 +37,7 @@ class Evidence:
 
     Attributes:
         summaries: every arm of every task.
-        comparisons: of these, task by task.
+        comparisons: comparisons of these scores, task by task.
         chosen: whether the pairs were requested; otherwise all are compared, and if there are many, the chart
             has brackets for some.
         metrics: name of the scores by task, `auc`, `mean_auc` or `iou`; empty if a table does not give it.
@@ -118,7 +118,7 @@ def compare_table(
     """
     check_folder(out)
     if not table.exists() or table.is_dir():
-        raise CallError(f"There is no file {table}: name a CSV table with one row per trial or per arm.")
+        raise CallError(f"There is no file {table}: give a CSV table with one row per trial or per arm.")
     evidence = weigh(parse_table(table.read_bytes(), table.name), reference, pairs)
     return Written(out, write_folder(out, files_of(evidence), overwrite=overwrite), evidence)
 
@@ -150,7 +150,9 @@ def weigh(
     tasks = len({one.task for one in summaries})
     for count, most, what in ((len(arms), MOST_ARMS, "arms"), (tasks, MOST_TASKS, "tasks")):
         if count > most:
-            raise DataError(f"There are {count} {what}, but a chart fits at most {most}: split the table.")
+            raise DataError(
+                f"There are {count} {what}, but a chart has room for at most {most}: split the table."
+            )
     curves = {name: point.task for name, point in (points or {}).items()}
     compared = statistics.compare_arms(summaries, statistics.choose_pairs(arms, reference, pairs), curves)
     chosen = reference is not None or pairs is not None
@@ -183,7 +185,7 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, overwrite: bool) -> s
         return "already there"
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise CallError(
-            f"{out} holds other results: choose another folder, or give --overwrite to replace them."
+            f"{out} holds other results: choose another folder, or use --overwrite to replace them."
         )
     fresh = out.with_name(f".{out.name}.{uuid4().hex[:12]}.part")
     replaced = fresh.with_suffix(".replaced")
@@ -226,15 +228,15 @@ def check_folder(out: Path, beside: Collection[str] = ()) -> None:
     """Refuse a place in a store, a file, and a folder with files other than evidence and `beside`."""
     check_place(out)
     if out.exists() and not out.is_dir():
-        raise CallError(f"{out} is a file, but a folder is created there: choose another name.")
+        raise CallError(f"{out} is a file, but a folder is needed: choose another name.")
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if beside:  # a killed process may have left a partial file
         found -= {name for name in found if name.startswith(".") and name.endswith(".part")}
     strange = found.difference(FILES, beside)
     if strange:
         raise CallError(
-            f"{out} holds {min(strange)}, which is not a file of a comparison, so the folder is left "
-            "unchanged: choose another one."
+            f"{out} holds {min(strange)}, which is not a file of a comparison, so the folder "
+            "is left unchanged: choose another folder."
         )
 
 

@@ -65,18 +65,19 @@ class Arm:
         known, (_, pretrained) = self.name in KNOWN, KNOWN.get(self.name, (0, None))
         if not known and self.weights is None:
             raise CallError(
-                f"--arm {self.name} is unknown without weights; allowed: scratch-3d and scratch-2d as they "
-                f"are, any other name with weights, such as --arm {self.name}=run."
+                f"--arm {self.name} is unknown without weights; allowed: scratch-3d or "
+                "scratch-2d alone, or any other name with weights, such as --arm "
+                f"{self.name}=run."
             )
         if pretrained and self.weights is None:
             raise CallError(
-                f"--arm {self.name} needs weights: name a run or a file, such as --arm {self.name}=run; they "
-                "are never downloaded."
+                f"--arm {self.name} needs weights: give a run or a file, such as --arm "
+                f"{self.name}=run; weights are never downloaded."
             )
         if known and not pretrained and self.weights is not None:
             raise CallError(
-                f"--arm {self.name}={self.weights}: this arm starts from scratch; leave the weights out, or "
-                "give the arm another name."
+                f"--arm {self.name}={self.weights} starts from scratch: omit the "
+                "weights, or give the arm another name."
             )
 
 
@@ -88,7 +89,7 @@ def parse_arm(text: str) -> Arm:
     """
     name, equals, weights = text.partition("=")
     if equals and not weights:
-        raise CallError(f"--arm {text} has no weights after the '=': name them, or leave the '=' out.")
+        raise CallError(f"--arm {text} has no weights after the '=': add the weights, or omit the '='.")
     return Arm(name, Path(weights) if equals else None)
 
 
@@ -141,8 +142,8 @@ def _read(arm: Arm) -> Beginning:
     if pretrained and (axes_of(beginning), part) != (axes, pretrained):
         raise CallError(
             f"--arm {arm.name} needs weights of {_PARTS[pretrained]} in {axes}D, but "
-            f"{arm.weights} holds those of {_PARTS[part]} in {axes_of(beginning)}D ({beginning.network}): "
-            "name other weights, or give the arm another name."
+            f"{arm.weights} holds those of {_PARTS[part]} in {axes_of(beginning)}D "
+            f"({beginning.network}): give other weights, or give the arm another name."
         )
     return beginning
 
@@ -316,7 +317,9 @@ def make_plan(
                 try:
                     new_state(beginning, data, torch.device("cpu"))
                 except CallError as error:
-                    raise CallError(f"The arm {one.name} cannot take {task.targets}: {error}") from None
+                    raise CallError(
+                        f"The arm {one.name} cannot be fine-tuned on {task.targets}: {error}"
+                    ) from None
     points = tuple(map(labels_words, labels))
     every = tuple(trials_of(taking, seeds, points))
     return Plan(tuple(tasks), tuple(ready), tuple(seeds), parameters, every, points)
@@ -327,11 +330,12 @@ def check_curve(parameters: FinetuneParameters, labels: Sequence[float | int]) -
     words = list(map(labels_words, labels))
     if len({one.endswith("%") for one in words}) > 1 or len(set(words)) < len(words):
         raise CallError(
-            f"--labels {','.join(words)} is not a curve: give numbers of cases, or shares in %, each once."
+            f"--labels {','.join(words)} is not a curve: give numbers of cases or shares in "
+            "%, each once, such as 20,60,200."
         )
     if words and parameters.at_steps:
         raise CallError(
-            f"--labels {','.join(words)} and --at-steps request two curves at once: give one of them."
+            f"--labels {','.join(words)} and --at-steps request two curves at once: use only one of them."
         )
 
 
@@ -339,15 +343,15 @@ def open_tasks(targets: Sequence[str | Path], parameters: Sequence[FinetuneParam
     """Return the tasks of target stores, named like them, after checking the labels for every trial."""
     if not targets:
         raise CallError(
-            "No target store was given: name one or more from genesis-prep extract-targets, or a "
-            "table with --from-csv."
+            "No target store was given: give one or more stores from genesis-prep "
+            "extract-targets, or a table with --from-csv."
         )
     names = [task_name(place) for place in targets]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise CallError(
-                f"{targets[names.index(name)]} and {targets[number]} would both give the task {name}: name "
-                "each store once, and give it a name of its own."
+                f"{targets[names.index(name)]} and {targets[number]} would both be the task "
+                f"{name}: give each store once, and give every store a different name."
             )
     tasks = []
     for name, place in zip(names, targets, strict=True):
@@ -386,7 +390,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
             return f"{option(name)} {was}, but this call has {option(name)} {asked}"
     for name in before["tasks"].keys() & now["tasks"].keys():
         if before["tasks"][name] != now["tasks"][name]:
-            return f"another store {name}"
+            return f"a different store {name}"
     for name, arm in now["arms"].items():
         was = before["arms"].get(name, arm)
         for part in arm:

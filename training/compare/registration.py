@@ -51,7 +51,7 @@ def parse_primary(text: str) -> Primary:
     if not (comma and colon and task.strip() and first.strip() and second.strip()):
         raise CallError(
             f"--primary {text} is not an outcome: give the task and two arms, such as "
-            '--primary "nodules,scratch-3d:genesis-ct-3d", and for a curve the point as well, such as '
+            '--primary "nodules,scratch-3d:genesis-ct-3d", and for a curve also the point, such as '
             '--primary "nodules, 20 labels,scratch-3d:genesis-ct-3d".'
         )
     return Primary(task.strip(), first.strip(), second.strip())
@@ -104,7 +104,7 @@ def read(out: Path, noted: str, now: Mapping[str, Any]) -> Registration:
         what = "was changed" if data else "is missing"
         raise DataError(
             f"{path} {what} since the comparison started (its sha256 was {noted[:12]}..): restore the "
-            "original, or give --overwrite to start again."
+            "original, or use --overwrite to start again."
         )
     before = json.loads(data)
     differs = tuple(

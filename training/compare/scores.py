@@ -118,15 +118,15 @@ def parse_table(data: bytes, name: str) -> list[ArmSummary]:
     (_, columns), *lines = _lines(data, name)
     if sorted(columns) not in (sorted(TRIALS), sorted(SUMMARIES)):
         raise DataError(
-            f"{name} has the columns {_quoted(','.join(columns))}: they must be {_WAYS}, in any order, "
-            "separated by commas, without others."
+            f"{name} has the columns {_quoted(','.join(columns))}: they must be {_WAYS}, in "
+            "any order, separated by commas, with no others."
         )
     rows = []
     for number, cells in lines:
         with _line(name, number):
             rows.append((number, _row(columns, cells)))
     if not rows:
-        raise DataError(f"{name} has no rows below its header: add one per trial, or one per arm.")
+        raise DataError(f"{name} has no rows below the header: add one row per trial, or one per arm.")
     found: dict[tuple[str, str], dict[str, tuple[int, Any]]] = {}
     for number, row in rows:
         task, arm, trial = row["task"], row["arm"], row.get("trial", "")
@@ -134,7 +134,7 @@ def parse_table(data: bytes, name: str) -> list[ArmSummary]:
         with _line(name, number):
             if trial in mine:
                 what = f"trial {trial} of arm {arm} on task {task}" if trial else f"arm {arm} of task {task}"
-                more = ", or give it another trial" if trial else ""
+                more = ", or give one of them another trial" if trial else ""
                 raise DataError(f"{what} is already in line {mine[trial][0]}: remove one of them{more}.")
             mine[trial] = number, _number(row, "value") if trial else _summary(row)
     summaries = []
@@ -180,7 +180,7 @@ def _lines(data: bytes, name: str) -> list[tuple[int, list[str]]]:
         raise DataError(f"{name}, line {reader.line_num}: invalid CSV ({error}): correct the line.") from None
     lines = [(number, cells) for number, cells in lines if any(cells)]
     if not lines:
-        raise DataError(f"{name} is empty: its first line must name the columns, {_WAYS}.")
+        raise DataError(f"{name} is empty: the first line must name the columns, {_WAYS}.")
     return lines
 
 
@@ -188,7 +188,7 @@ def _row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     """Return the cells of a line by column."""
     if len(cells) != len(columns):
         raise DataError(
-            f"{len(cells)} cells for {len(columns)} columns: fill in each one, with a point in decimals."
+            f"{len(cells)} cells for {len(columns)} columns: fill in each cell, with a point in decimals."
         )
     row = dict(zip(columns, cells, strict=True))
     for column, cell in row.items():
@@ -202,7 +202,7 @@ def _number(cells: dict[str, str], column: str) -> float:
     cell = cells[column]
     if not _NUMBER.fullmatch(cell):
         raise DataError(
-            f"{column} is {_quoted(cell)}, not a number: correct it, such as 92.78, or remove the row."
+            f"{column} is {_quoted(cell)}, not a number: write a number such as 92.78, or remove the row."
         )
     _check_size(column, float(cell))
     return float(cell)

@@ -241,14 +241,15 @@ def choose_pairs(
             _check_arm("--reference", reference, arms)
         return [pair for pair in combinations(arms, 2) if reference is None or reference in pair]
     if reference is not None:
-        raise CallError("--reference and --pairs exclude each other: give one of them.")
+        raise CallError("--reference and --pairs exclude each other: use only one of them.")
     seen: set[frozenset[str]] = set()
     for pair in named:
         for arm in pair:
             _check_arm("--pairs", arm, arms)
         if pair[0] == pair[1] or frozenset(pair) in seen:
             raise CallError(
-                f"--pairs names {':'.join(pair)}, an arm with itself or a pair twice: name two arms, once."
+                f"--pairs names {':'.join(pair)}, an arm paired with itself or a repeated "
+                "pair: give each pair of two different arms once."
             )
         seen.add(frozenset(pair))
     return list(named)
@@ -276,7 +277,7 @@ def compare_arms(
         if first in arms and second in arms
     ]
     if not found:
-        raise CallError("No task has both arms of a pair: name arms that occur in the same task.")
+        raise CallError("No task has both arms of a pair: choose arms that occur in the same task.")
     tested: dict[str, dict[int, float]] = {}
     for at, one in enumerate(found):
         if one.p is not None:

@@ -133,8 +133,11 @@ def compare_trials(
     check_out(out, plan, overwrite=overwrite)
     for task, arm in product(plan.tasks, plan.arms):
         if arm.taken(task) == "not":
-            say(f"{arm.name} is left out on {task.name}: its network takes cubes, but these are images.")
-    with locked(out, f"Another process is at work on {out}: wait for it, or give another --out."):
+            say(
+                f"The arm {arm.name} is left out of the task {task.name}: the network takes "
+                "cubes, but the task has images."
+            )
+    with locked(out, f"Another process is working on {out}: wait until it ends, or use another --out."):
         registration = begin(out, plan, registered, overwrite=overwrite)
         say(f"Registered in {out / FILE}, sha256 {registration.sha256}.")
         scores = points_of(out, plan, carry_out(out, plan, workers, device, report, say))
@@ -172,14 +175,14 @@ def check_out(out: Path, plan: Plan, *, overwrite: bool) -> None:
     held = [name for name in (*evidence.FILES, SCORES_FILE, FOLDER) if (out / name).exists()]
     if before is None and held:
         raise CallError(
-            f"{out} holds other results ({held[0]}): choose another folder, or give --overwrite to "
+            f"{out} holds other results ({held[0]}): choose another folder, or use --overwrite to "
             "replace them."
         )
     differs = difference(before, plan.record()) if before is not None else None
     if differs:
         raise CallError(
-            f"{out} was started with {differs}: use the first value to continue, give another --out, or "
-            "--overwrite to start again."
+            f"{out} was started with {differs}: use the original value to continue, or start "
+            "again with another --out or with --overwrite."
         )
 
 
@@ -193,7 +196,9 @@ def read_record(out: Path) -> dict[str, Any] | None:
     except ValueError:
         noted = None
     if not isinstance(noted, dict) or noted.get("format") != FORMAT or noted.get("version") != VERSION:
-        raise DataError(f"{path} is damaged or of another version: give --overwrite to start again.")
+        raise DataError(
+            f"{path} is damaged or was written by another version: use --overwrite to start again."
+        )
     described = {key: dict(noted.get(key) or {}) for key in ("parameters", "tasks", "arms")}
     return {**described, "registration": str(noted.get("registration"))}
 
@@ -262,7 +267,8 @@ def points_of(out: Path, plan: Plan, scores: Mapping[Trial, float]) -> dict[Tria
             found[replace(trial, steps=step)] = float(after[str(step)]["score"])
         except (OSError, ValueError, LookupError, TypeError):
             raise DataError(
-                f"{path} lacks scores after some steps of --at-steps: delete its folder, and run this again."
+                f"{path} lacks scores after some steps of --at-steps: delete the trial's "
+                "folder and run the same command again."
             ) from None
     return found
 
@@ -355,7 +361,10 @@ def _carry_out(work: _Work) -> Done:
     try:
         beginning = read_beginning(arm.arm.weights, arm.network, arm.width)
         if beginning.sha256 != arm.sha256:
-            raise DataError(f"{arm.arm.weights} holds other weights than when the comparison started")
+            raise DataError(
+                f"{arm.arm.weights} holds different weights than when the comparison "
+                "started: restore the original file"
+            )
         outcome = finetune(
             work.task.targets,
             work.folder,
@@ -386,7 +395,7 @@ def _tidy(folder: Path) -> None:
 
 def _lost(work: _Work) -> Done:
     """Return the outcome of a trial whose process has died."""
-    reason = "its process ended, most likely because memory ran out: give fewer --workers."
+    reason = "the process of the trial ended, most likely because memory ran out: use fewer --workers."
     return Done(work.trial, None, reason)
 
 
@@ -395,6 +404,7 @@ def _failures(failed: Sequence[Done], total: int) -> str:
     few = " ".join(f"{one.trial}: {one.reason}" for one in failed[:_MOST_LISTED])
     more = f" And {len(failed) - _MOST_LISTED} more." if len(failed) > _MOST_LISTED else ""
     return (
-        f"{len(failed)} of {total} trials failed, so no chart was drawn. {few}{more} The others are kept: "
-        "the same command runs only those that failed. To start one afresh, delete its folder first."
+        f"{len(failed)} of {total} trials failed, so no chart was drawn. {few}{more} The "
+        "other trials are kept: run the same command again to repeat only those that failed. "
+        "To restart a trial from scratch, delete its folder first."
     )

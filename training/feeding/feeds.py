@@ -122,7 +122,8 @@ def feed_of(store: CubeStore | PairStore, recipe: str | None, seed: int) -> Feed
     if recipe is not None:
         its_own = store.attributes["parameters"]["recipe"]["name"]
         raise CallError(
-            f"--recipe {recipe} applies to degrading on the fly, but {store.storage.place} is a pair store, "
-            f"degraded by recipe {its_own}: leave --recipe out, or name the cube store."
+            f"--recipe {recipe} applies to degrading on the fly, but {store.storage.place} is "
+            f"a pair store, degraded by recipe {its_own}: omit --recipe, or give the cube "
+            "store instead."
         )
     return PairFeed(store)

@@ -19,8 +19,9 @@ TEST_SUBSETS = range(7, 10)
 ONE_IN = 10
 
 _ONE_PATIENT = (
-    "All scans are from one patient, so scans are held out, not patients: the validation loss will be "
-    "optimistic. Extract from more patients for an unbiased figure."
+    "All scans are from one patient, so scans of that patient are held out for validation: "
+    "the validation loss will be optimistic. Extract from more patients for an unbiased "
+    "figure."
 )
 
 
@@ -75,15 +76,15 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     if not usable.size:
         usable = np.flatnonzero(tested)
         warning = (
-            "All cubes are from LUNA16 subsets 7-9, the test set of the nodule task: "
-            "do not judge these weights on that task."
+            "All cubes are from LUNA16 subsets 7-9, the test set of the nodule task: do not "
+            "evaluate these weights on that task."
         )
     elif tested.any():
         rule = "; subsets 7-9 left out"
     if usable.size < 2:
         raise DataError(
-            f"There is {usable.size or 'no'} cube to learn from, but training and validation need at least "
-            "one each. Extract more cubes, or more scans."
+            f"There is {usable.size or 'no'} cube to train on, but training and validation "
+            "need at least one each. Extract more cubes, or more scans."
         )
     by_patient = scans.patient is not None or (images is not None and any(images.patient.tolist()))
     whose, kind = "patient" if by_patient else "scan", "cubes" if images is None else "images"
@@ -98,14 +99,15 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
         rule = f"a single {whose}: one in {ONE_IN} {kind} validates{rule}"
         alike = "neighbouring cubes overlap" if images is None else "images of a patient are similar"
         overlap = (
-            f"All {kind} are from one {whose}, so {kind} are held out, not {whose}s: {alike}, so the "
-            f"validation loss will be optimistic. Extract from more {whose}s for an unbiased figure."
+            f"All {kind} are from one {whose}, so {kind} of that {whose} are held out for "
+            f"validation: {alike}, so the validation loss will be optimistic. Extract from "
+            f"more {whose}s for an unbiased figure."
         )
         warning = f"{warning} {overlap}" if warning else overlap
     else:
         chosen = present[present % np.uint64(ONE_IN) == 0]  # at least one must validate, and not all
         held_out = np.isin(key, chosen if 0 < chosen.size < present.size else present[:1])
-        by = "a hash of the patient" if by_patient else "its stream key"
+        by = "a hash of the patient" if by_patient else "the scan's stream key"
         rule = f"one {whose} in {ONE_IN} validates, by {by}{rule}"
     train, validation = usable[~held_out], usable[held_out]
     few = _few(validation, noun)
@@ -116,7 +118,10 @@ def _few(validation: NDArray[np.int64], noun: str) -> str | None:
     """Return the warning for a single validation cube or image."""
     if validation.size > 1:
         return None
-    return f"Only one {noun} validates, so the validation loss means little: use more scans or patients."
+    return (
+        f"Only one {noun} is used for validation, so the validation loss means little: use "
+        "more scans or patients."
+    )
 
 
 def _by_parts(part: NDArray[np.uint8]) -> Split:
@@ -124,10 +129,11 @@ def _by_parts(part: NDArray[np.uint8]) -> Split:
     train, validation = (np.flatnonzero(part == PARTS.index(name)) for name in ("train", "validation"))
     if not (train.size and validation.size):
         raise DataError(
-            f"The split file gave {len(train):,} cubes to train and {len(validation):,} to validate, but "
-            "both need at least one: extract again with another --split-file."
+            f"The split file gave {len(train):,} cubes for training and {len(validation):,} "
+            "for validation, but each needs at least one: change the split file and extract "
+            "the cubes again."
         )
-    return Split(train, validation, "as the split file says")
+    return Split(train, validation, "by the split file")
 
 
 def _keys(scans: ScanTable, images: ImageTable | None) -> NDArray[np.uint64]:

@@ -106,7 +106,7 @@ class FineTuner:
             self.say(str(record))
 
     def _due(self, epoch: int | None = None) -> bool:
-        """Whether to validate after an epoch, by default the coming one: the last, any that may be best."""
+        """Return whether to validate after an epoch (default: the coming one): the last, or any that may be best."""
         epoch = self.state.epoch if epoch is None else epoch
         stride = max(1, STRIDE // self.per_epoch)
         return (
@@ -236,7 +236,7 @@ def finetune(
         scratch = OF_THE_PAPERS[len(store.size)] if weights is None else None
         beginning = read_beginning(weights, network or scratch, width)
     elif (weights, network, width) != (None, None, None):
-        raise CallError("Give either a beginning, or weights, network and width, but not both.")
+        raise CallError("Pass either beginning, or weights, network and width, but not both.")
     data = target_data(store, parameters or FinetuneParameters())
     with ExitStack() as stack:
         stack.enter_context(steady(threads=threads, tf32=data.parameters.precision == "tf32"))
@@ -296,8 +296,8 @@ def _warnings(data: TargetData, beginning: Beginning) -> list[str]:
     cubes = sum(map(len, data.validation))
     if data.parameters.select == "best" and cubes < _LOTTERY:
         warnings.append(
-            f"--select best chooses the epoch on {cubes} validation cubes; with fewer than {_LOTTERY} "
-            "that is mostly chance. --select last is safer."
+            f"--select best chooses the epoch on {cubes} validation cubes; with fewer than "
+            f"{_LOTTERY} the choice is mostly chance. Use --select last instead."
         )
     return warnings
 

@@ -91,8 +91,8 @@ def count_overlaps(prediction: NDArray[np.floating], truth: NDArray[np.generic])
     values = np.asarray(prediction, np.float64).reshape(-1)
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # nan fails both
         raise DataError(
-            f"Predictions range from {values.min():g} to {values.max():g}, but must be probabilities in "
-            "[0, 1]: apply the sigmoid or the softmax first."
+            f"Predictions range from {values.min():g} to {values.max():g}, but they must be "
+            "probabilities in [0, 1]: apply the sigmoid or the softmax first."
         )
     above = np.searchsorted(np.array(THRESHOLDS), values, side="left")  # number of thresholds below it
     steps = len(THRESHOLDS) + 1
@@ -119,9 +119,11 @@ def auc(scores: NDArray[np.floating], labels: NDArray[np.generic]) -> Metric:
     """
     positive = _checked_labels(labels, scores.shape)
     if scores.ndim != 1:
-        raise CallError(f"Scores have shape {scores.shape}, but must be [case]: give one label at a time.")
+        raise CallError(
+            f"Scores have shape {scores.shape}, but they must be [case]: give one label at a time."
+        )
     if not np.isfinite(scores).all():
-        raise DataError("A score is nan or infinite: the network diverged, or its input was wrong.")
+        raise DataError("A score is NaN or infinite: the network diverged, or the input was wrong.")
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return Metric(math.nan, f"there are {positives} positive and {negatives} negative cases")

@@ -99,18 +99,20 @@ class FinetuneParameters:
                 )
         if self.steps is not None and self.epochs is not None:
             raise CallError(
-                f"--steps {self.steps} and --epochs {self.epochs} both set the run length: give one of them."
+                f"--steps {self.steps} and --epochs {self.epochs} both set the length of the "
+                "run: use only one of them."
             )
         if (self.steps or 0) > _MOST_STEPS:
             raise CallError(f"--steps {self.steps} is out of range: it must be at most {_MOST_STEPS:,}.")
         if self.patience is not None and self.select != "best":
             raise CallError(
-                f"--patience {self.patience} needs --select best: without it, all steps are taken and the "
-                "last one is evaluated."
+                f"--patience {self.patience} needs --select best: otherwise the run takes all "
+                "steps and evaluates the last network."
             )
         if self.patience is not None and self.at_steps:
             raise CallError(
-                f"--patience {self.patience} may end a run before all of --at-steps: leave one of them out."
+                f"--patience {self.patience} may end a run before all of --at-steps: omit one "
+                "of the two options."
             )
         most = math.inf if isinstance(self.labels, int) else 1.0
         if isinstance(self.labels, bool) or not 0 < self.labels <= most:
@@ -146,8 +148,9 @@ class FinetuneParameters:
         for name in _OF_STEPS:
             if getattr(self, name) != getattr(FinetuneParameters, name):
                 raise CallError(
-                    f"{option(name)} {getattr(self, name)} does not apply to --freeze-encoder on a "
-                    "classification task, which fits a linear probe to convergence: leave one of them out."
+                    f"{option(name)} {getattr(self, name)} does not apply to --freeze-encoder "
+                    "on a classification task, which fits a linear probe to convergence: "
+                    "omit one of the two options."
                 )
         return replace(self, epochs=1, augment=False)
 

@@ -171,11 +171,12 @@ class FinetuneRun(Run):
         except FileNotFoundError:
             return None
         except (ValueError, OSError):
-            raise DataError(f"{self.result} is damaged: give --overwrite to start the run again.") from None
+            raise DataError(f"{self.result} is damaged: use --overwrite to start the run again.") from None
         ours = isinstance(result, dict) and (result.get("format"), result.get("version")) == (RESULT, VERSION)
         if not ours or not result.keys() >= names:
             raise DataError(
-                f"{self.result} is of another version: use the version that wrote it, or --overwrite."
+                f"{self.result} was written by another version of genesis-toolkit: use that "
+                "version, or --overwrite to start again."
             )
         return FinetuneOutcome(str(self.folder), status, **{name: result[name] for name in names})
 

@@ -46,7 +46,7 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 THRESHOLD = 0.5
 
 _BATCH = 8  # windows; the batch size does not affect the result
-_OVERLAP = 0.5  # of neighbouring windows, as a share of their edges
+_OVERLAP = 0.5  # overlap of neighbouring windows, as a share of their edges
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def segment_scan(
     finetuned = read_finetuned(run)
     if finetuned.kind != "segment" or len(finetuned.size) != 3:
         raise CallError(
-            f"{run} was trained on the task {finetuned.task}, which has no masks: name a run of "
-            "genesis-train finetune on a store of the task segment."
+            f"{run} was trained on the task {finetuned.task}, which has no masks: give a run "
+            "of genesis-train finetune on a store of the task segment."
         )
     chosen = choose_device(device)
     try:
@@ -216,8 +216,8 @@ def write_mask(mask: NDArray[np.uint8], geometry: Geometry, out: Path) -> str:
         # NIfTI stores the grid in single precision.
         if grid is None or not same_grid(grid, geometry):
             raise DataError(
-                f"its grid ({grid_words(geometry)}) cannot be written as {out.name} without moving voxels: "
-                "give a name that ends in .mha or .nrrd"
+                f"the grid of the scan ({grid_words(geometry)}) cannot be written as "
+                f"{out.name} without moving voxels: give a name that ends in .mha or .nrrd"
             )
         return write_whole(out, written.read_bytes())
 

@@ -26,14 +26,14 @@ def choose_device(name: str, devices: int = 1) -> torch.device:
         raise CallError(f"--device {name} is unknown; allowed: auto, cpu, cuda.")
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
-        raise CallError("torch finds no CUDA device: leave --device out, or install a CUDA build of torch.")
+        raise CallError("torch finds no CUDA device: omit --device, or install a CUDA build of torch.")
     if name == "cpu" or not found:
         return torch.device("cpu")
     devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if devices > torch.cuda.device_count():
         raise CallError(
             f"{devices} processes need a GPU each, but this machine has {torch.cuda.device_count()} GPUs: "
-            "give fewer --devices, or --device cpu."
+            "use fewer --devices, or --device cpu."
         )
     if devices == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return torch.device("cuda")

@@ -113,7 +113,7 @@ def _answer(reading: int, over: threading.Event, say: Say, may_end: bool) -> Non
 
 def _end(say: Say) -> None:
     """End the process immediately. Files are written under other names and renamed, so none is cut short."""
-    say("Ended within the step: the same command continues from the last checkpoint.")
+    say("Ended within the step. Run the same command again to continue from the last checkpoint.")
     if sys.stderr.isatty():
         sys.stderr.write(_CURSOR)
         sys.stderr.flush()

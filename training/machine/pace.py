@@ -1,4 +1,4 @@
-"""What a run prints before its first step and after its second: its device, and how long it will take."""
+"""Sentences that a run prints before its first step and after its second: device and expected duration."""
 
 from collections.abc import Callable
 from time import perf_counter

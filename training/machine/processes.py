@@ -56,7 +56,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and prints."""
+        """Return whether this process writes and prints."""
         return self.rank == 0
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
@@ -130,8 +130,8 @@ class OtherEndedError(DataError):
 
     def __init__(self) -> None:
         super().__init__(
-            "Another process of this run has ended; its error, if it gave one, is shown above. The same "
-            "command continues from the last checkpoint."
+            "Another process of this run has ended; its error, if any, is shown above. Run "
+            "the same command again to continue from the last checkpoint."
         )
 
 
@@ -193,8 +193,9 @@ def launched(count: int, take_part: Callable[..., None], *call: Any) -> Iterator
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and "RANK" in os.environ:
         raise CallError(
-            f"--devices {count} starts processes, but according to WORLD_SIZE {started} are already running, "
-            "for example by torchrun: leave --devices out, or remove WORLD_SIZE from the environment."
+            f"--devices {count} starts processes, but according to WORLD_SIZE {started} are "
+            "already running, for example by torchrun: omit --devices, or remove WORLD_SIZE "
+            "from the environment."
         )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -55,13 +55,14 @@ class Run:
             return None
         except ValueError:
             raise DataError(
-                f"{self.description} is damaged: give --overwrite to start the run again."
+                f"{self.description} is damaged: use --overwrite to start the run again."
             ) from None
         if not isinstance(described, dict) or described.get("format") != self.format:
-            raise CallError(f"{self.folder} is not a run of {self.maker}: name another folder.")
+            raise CallError(f"{self.folder} is not a run of {self.maker}: choose another folder.")
         if described.get("version") != self.version or not described.keys() >= self.keys:
             raise DataError(
-                f"{self.description} is of another version: use the version that wrote it, or --overwrite."
+                f"{self.description} was written by another version of genesis-toolkit: use "
+                "that version, or --overwrite to start again."
             )
         return described
 
@@ -87,7 +88,7 @@ class Run:
         for epoch in epochs:
             if epoch > len(lines):
                 raise DataError(
-                    f"{self.losses} lacks epochs that {self.last} has: give --overwrite to start again."
+                    f"{self.losses} lacks epochs that {self.last} has: use --overwrite to start again."
                 )
             try:
                 record = json.loads(lines[epoch - 1])
@@ -96,7 +97,7 @@ class Run:
             if not isinstance(record, dict) or record.get("epoch") != epoch:
                 raise DataError(
                     f"{self.losses} is damaged in line {epoch + 1}, which should hold epoch {epoch}: restore "
-                    "it from a copy, or give --overwrite to start again."
+                    "it from a copy, or use --overwrite to start again."
                 )
             records.append(record)
         return records
@@ -143,8 +144,10 @@ def hold_run(folder: Path, kind: type[AnyRun]) -> Iterator[AnyRun]:
     run = kind(folder)
     check_folder(run)
     fresh = not folder.exists()
-    with locked(folder, f"Another process is training in {folder}: wait for it, or give another --out."):
-        for left in folder.glob(".*.part"):  # of a run that was killed while writing
+    with locked(
+        folder, f"Another process is training in {folder}: wait until it ends, or use another --out."
+    ):
+        for left in folder.glob(".*.part"):  # files of a run that was killed while writing
             if any(left.name.startswith(f".{path.name}.") for path in run.files()):
                 left.unlink(missing_ok=True)
         try:
@@ -165,12 +168,12 @@ def check_folder(run: Run) -> None:
     folder = run.folder
     if folder.exists():
         if not folder.is_dir():
-            raise CallError(f"{folder} is a file, not the folder of a run: give another --out.")
+            raise CallError(f"{folder} is a file, not the folder of a run: use another --out.")
         foreign = [path.name for path in folder.iterdir() if path.name != "lock" and path.suffix != ".part"]
         if foreign and not _is_run(run):
             raise CallError(
                 f"{folder} exists and is not a run of {run.maker} (it holds {min(foreign)}), so it is left "
-                "unchanged: give another --out."
+                "unchanged: use another --out."
             )
     check_place(folder)
 
@@ -183,11 +186,11 @@ def check_file(out: Path, run: Path, *, overwrite: bool) -> None:
     """
     check_place(out)
     if run.resolve() in (out.resolve(), *out.resolve().parents):
-        raise CallError(f"{out} is inside the run {run}, which holds its own files: choose another place.")
+        raise CallError(f"{out} is inside the run {run}, which holds its own files: choose another location.")
     if out.is_dir():
-        raise CallError(f"{out} is a folder, but a file is written here: choose another name.")
+        raise CallError(f"{out} is a folder, but a file is needed: choose another name.")
     if out.exists() and not overwrite:
-        raise CallError(f"{out} exists: choose another name, or give --overwrite to replace it.")
+        raise CallError(f"{out} exists: choose another name, or use --overwrite to replace it.")
 
 
 def check_same(
@@ -204,12 +207,12 @@ def check_same(
     Raises:
         CallError: another parameter differs, or the store or the file of initial weights holds other data.
     """
-    again = "to continue, give another --out, or --overwrite to start again."
+    again = "to continue, or start again with another --out or with --overwrite."
     store, given = earlier["store"], described["store"]
     if store["fingerprint"] != given["fingerprint"]:
         raise CallError(
-            f"{run.folder} was started with the store {store['path']}, but {given['path']} holds other data: "
-            f"name the first store {again}"
+            f"{run.folder} was started with the store {store['path']}, but {given['path']} "
+            f"holds other data: name the original store {again}"
         )
     for name, now in described["parameters"].items():
         before = earlier["parameters"].get(name)
@@ -217,14 +220,15 @@ def check_same(
         if name not in stopping_rules and (before or None) != (now or None):
             raise CallError(
                 f"{run.folder} was started with {_words(name, before)}, but this call has "
-                f"{_words(name, now)}: use the first value {again}"
+                f"{_words(name, now)}: use the original value {again}"
             )
     first, asked = earlier.get(weights_key), described[weights_key]
     if first != asked:
         before, now = (_words(weights_key, one and one["file"]) for one in (first, asked))
         other = " (with other content)" if before == now else ""
         raise CallError(
-            f"{run.folder} was started with {before}, but this call has {now}{other}: use the first {again}"
+            f"{run.folder} was started with {before}, but this call has {now}{other}: use the "
+            f"original file {again}"
         )
 
 
@@ -233,7 +237,7 @@ def _words(name: str, value: Any) -> str:
 
 
 def _is_run(run: Run) -> bool:
-    """Whether the folder holds such a run, of any version.
+    """Return whether the folder holds such a run, of any version.
 
     The format in `run.json` decides or, if that is damaged, in the first line of the losses, its copy.
     """

@@ -54,20 +54,26 @@ def read_so_far(folder: Path) -> SoFar:
         DataError: the description of the run cannot be read.
     """
     if not folder.is_dir():
-        raise CallError(f"There is no run at {folder}: name the folder that was given as --out.")
+        raise CallError(f"There is no run at {folder}: give the folder that was used as --out.")
     try:
         described = json.loads((folder / "run.json").read_bytes())
     except FileNotFoundError:
-        held = "has not started its first epoch: try again soon" if is_held(folder) else "is not a run folder"
+        held = (
+            "is a run that has not started its first epoch yet: try again soon"
+            if is_held(folder)
+            else "is not a run folder"
+        )
         raise CallError(
-            f"{folder} {held}; genesis-train pretrain and finetune make runs, and genesis-prep info is for "
-            "stores."
+            f"{folder} {held}. Runs are made by genesis-train pretrain and finetune; for a "
+            "store, use genesis-prep info."
         ) from None
     except ValueError:
-        raise DataError(f"{folder / 'run.json'} is damaged: restore it from a copy.") from None
+        raise DataError(f"{folder / 'run.json'} is damaged: restore the file from a copy.") from None
     kind = KINDS.get(str(described.get("format"))) if isinstance(described, dict) else None
     if kind is None:
-        raise CallError(f"{folder} is not a run of genesis-train pretrain or finetune: name another folder.")
+        raise CallError(
+            f"{folder} is not a run of genesis-train pretrain or finetune: choose another folder."
+        )
     running = is_held(folder)  # checked before reading the losses, so that a finished run has all of them
     records, result = list(_records(folder)), None
     if kind == "finetune":

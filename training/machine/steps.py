@@ -1,4 +1,4 @@
-"""What both trainers do around a step: report it, refuse a loss that is not finite, and save checkpoints."""
+"""Work of both trainers around a step: report it, refuse a loss that is not finite, and save checkpoints."""
 
 from collections.abc import Callable
 from time import monotonic

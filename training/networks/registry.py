@@ -182,8 +182,9 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
     kind = architecture(name)
     if len(size) != kind.axes:
         raise CallError(
-            f"--network {name} takes {kind.axes}D cubes, but those in the store are {len(size)}D, "
-            f"{' x '.join(map(str, size))}: leave --network out to train {OF_THE_PAPERS[len(size)]}."
+            f"--network {name} takes {kind.axes}D cubes, but those in the store are "
+            f"{len(size)}D, {' x '.join(map(str, size))}: omit --network to train "
+            f"{OF_THE_PAPERS[len(size)]}."
         )
     if not kind.class_name:
         (check_image if kind.name == "unet2d" else check_size)(size)
@@ -192,9 +193,9 @@ def check_cubes(name: str, size: tuple[int, ...]) -> None:
     check_edges(size, multiple, name, "The cubes have {} voxels")
     if prod(edge // multiple for edge in size) < _NORM_LEAST:
         raise CallError(
-            f"Cubes of {' x '.join(map(str, size))} voxels shrink to one voxel at the deepest level of "
-            f"{name}, but its instance norm needs two: extract cubes with a larger --size, such as "
-            f"{multiple},{multiple},{2 * multiple}."
+            f"Cubes of {' x '.join(map(str, size))} voxels shrink to one voxel at the deepest "
+            f"level of {name}, but instance norm needs two: extract cubes with a larger "
+            f"--size, such as {multiple},{multiple},{2 * multiple}."
         )
 
 
@@ -208,8 +209,9 @@ def check_batch(name: str, size: tuple[int, ...], cubes: int) -> None:
     deepest = prod(edge // kind.edge_multiple for edge in size[: kind.axes])
     if deepest * prod(size[kind.axes :]) * cubes < _NORM_LEAST:
         raise CallError(
-            f"A batch with a single cube of {' x '.join(map(str, size))} voxels has one value at the deepest "
-            "level, but batch norm needs two: extract larger cubes, or more and give a larger --batch-size."
+            f"A batch with a single cube of {' x '.join(map(str, size))} voxels has a single "
+            "value at the deepest level, but batch norm needs two: extract larger cubes, or "
+            "extract more cubes and use a larger --batch-size."
         )
 
 

@@ -44,8 +44,8 @@ class Baselines:
             return cls(**{**described, "by_degradation": groups})
         except (AttributeError, KeyError, TypeError):
             raise DataError(
-                "The baselines in run.json are damaged: restore it from a copy, or give --overwrite to start "
-                "again."
+                "The baselines in run.json are damaged: restore run.json from a copy, or "
+                "use --overwrite to start again."
             ) from None
 
     def named(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""From the call to the loop: set up processes, store, network and earlier state; return the outcome.
+"""Prepare a pre-training run: set up processes, store, network and earlier state, and return the outcome.
 
 Nothing in a run is left to chance: the initial weights depend on the seed, the order and the degradations on
 (seed, epoch), the learning rate on the position. So a killed run resumes from its last checkpoint, even in
@@ -302,7 +302,7 @@ def read_earlier(
     if not run.last.exists():
         if len(run.lines()) > 1:  # the first epoch may be recorded before its checkpoint is written
             raise DataError(
-                f"{run.last}, the checkpoint to resume from, is missing: give --overwrite to start again."
+                f"{run.last}, the checkpoint to resume from, is missing: use --overwrite to start again."
             )
         return None
     baselines, checkpoint = Baselines.from_json(earlier["baselines"]), read_checkpoint(run.last)
@@ -317,14 +317,15 @@ def _check_best(run: Run, baselines: Baselines, epoch: int) -> None:
         read_checkpoint(run.best)
     except DataError as error:
         raise DataError(
-            f"The network of epoch {epoch}, the best so far, is lost: {error} Restore it from a copy, or "
-            "give --overwrite to start again."
+            f"The network of epoch {epoch}, the best so far, is lost: {error} Restore the "
+            "file from a copy, or use --overwrite to start again."
         ) from None
     recorded = run.records([epoch])[0].get("by_degradation")
     if not isinstance(recorded, dict) or not recorded.keys() <= baselines.by_degradation.keys():
         raise DataError(
-            f"{run.description} and {run.losses} list different degradations, so one of them is damaged: "
-            "restore it from a copy, or give --overwrite to start again."
+            f"{run.description} and {run.losses} list different degradations, so one of the "
+            "two files is damaged: restore it from a copy, or use --overwrite to start "
+            "again."
         )
 
 

@@ -101,8 +101,8 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     check_batch(network.name, store.size, min(training, smallest(validation)))
     if training < processes:
         raise CallError(
-            f"The smallest batch has {training} cubes, too few for {processes} processes: "
-            "give a larger --batch-size, or fewer --devices."
+            f"The smallest batch has {training} cubes, too few for {processes} processes: use "
+            "a larger --batch-size, or fewer --devices."
         )
     return data
 
@@ -111,9 +111,9 @@ def _few(split: Split, count: int) -> Split:
     """Use the same few cubes, spread over the training cubes, for both sides."""
     most = len(split.train)
     if count > most:
-        raise CallError(f"--overfit {count} is out of range: only {most} cubes train.")
+        raise CallError(f"--overfit {count} is out of range: only {most} cubes are used for training.")
     few = split.train[np.linspace(0, most - 1, count).astype(np.int64)]
-    rule = f"{count} fixed cubes train and validate (--overfit)"
+    rule = f"{count} fixed cubes for both training and validation (--overfit)"
     return replace(split, train=few, validation=few, rule=rule, warning=None)
 
 

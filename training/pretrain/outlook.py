@@ -1,4 +1,4 @@
-"""What pre-training prints before its first step and after its second."""
+"""Sentences that pre-training prints before its first step and after its second."""
 
 import torch
 
@@ -39,8 +39,9 @@ def look_ahead(
         if not slow or factor == 1:
             return ""
         return (
-            f"Warning: with --width {width} an epoch would take about {duration(seconds / factor)}. For "
-            f"that, stop with Ctrl-C and run the command again with --width {width} --overwrite."
+            f"Warning: with --width {width} an epoch would take about "
+            f"{duration(seconds / factor)}. To do so, stop with Ctrl-C and run the command "
+            f"again with --width {width} --overwrite."
         )
 
     return Pace(say, data.steps, -(-len(data.validation) // group.world), epochs, advise)

@@ -103,7 +103,12 @@ class PretrainParameters:
             (ema is None or 0 < ema < 1, "--ema", ema, "between 0 and 1, such as 0.999"),
             (0 <= self.drop_skips <= 1, "--drop-skips", self.drop_skips, "between 0 and 1, such as 0.5"),
             (0 <= self.momentum < 1, "The momentum", self.momentum, "in [0, 1), such as 0.9"),
-            (0 < self.lr_factor <= 1, "The lr factor", self.lr_factor, "in (0, 1], such as 0.5"),
+            (
+                0 < self.lr_factor <= 1,
+                "The factor of the learning rate",
+                self.lr_factor,
+                "in (0, 1], such as 0.5",
+            ),
         ):
             if not fits:
                 raise CallError(f"{what} {value:g} is out of range: it must be {must_be}.")
@@ -125,7 +130,7 @@ class PretrainParameters:
 
 @dataclass(frozen=True)
 class Execution:
-    """How to carry out a run: affects the result by rounding errors at most.
+    """Settings of the machine for a run; they affect the result by rounding errors at most.
 
     Without `fast` and `compile` the same call gives the same bits.
 

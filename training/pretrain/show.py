@@ -120,7 +120,7 @@ def check_tensorboard() -> None:
     if find_spec("tensorboard") is None:
         raise CallError(
             "--tensorboard needs the package tensorboard: install it with pip install "
-            '"genesis-toolkit[tensorboard]", or leave --tensorboard out; losses.jsonl has the same figures.'
+            '"genesis-toolkit[tensorboard]", or omit --tensorboard; losses.jsonl has the same figures.'
         )
 
 

@@ -56,7 +56,7 @@ class Validation:
     slices: list[RestoredSlice]
 
     def collapsed(self, baselines: Baselines) -> bool:
-        """Whether the output is one value for any input: a known trap of learning rate 1.0."""
+        """Return whether the output is one value for any input: a known trap of learning rate 1.0."""
         flat = self.spread <= _CONSTANT_SPREAD * float(np.sqrt(baselines.constant))
         return flat and self.loss >= _CONSTANT_LOSS * baselines.constant
 

@@ -106,7 +106,7 @@ The method: Zhou et al., *Models Genesis: Generic Autodidactic Models for 3D Med
 
 @dataclass(frozen=True)
 class WeightsResult:
-    """What `export` wrote, with the facts for the card.
+    """Result of `export`, with the facts for the card.
 
     Attributes:
         file: path of the weights.

@@ -89,7 +89,7 @@ def export_weights(
     _check_call(kind, part, as_folder=as_folder)
     folder, out = Path(folder), Path(out)
     if as_folder and out.is_file():
-        raise CallError(f"{out} is a file, but --folder writes a folder there: choose another name.")
+        raise CallError(f"{out} is a file, but --folder writes a folder of that name: choose another name.")
     paths = [out / name for name in _FOLDER] if as_folder else [out, out.with_name(f"{out.name}.md")]
     for path in paths:
         check_file(path, folder, overwrite=overwrite)
@@ -127,11 +127,13 @@ def _check_call(kind: str, part: str, *, as_folder: bool) -> None:
         if value not in allowed:
             raise CallError(f"--{option} {value} is unknown; allowed: {', '.join(allowed)}.")
     if as_folder and kind != "nnssl":
-        raise CallError(f"--folder needs --format nnssl, not --format {kind}: leave it out.")
+        raise CallError(
+            f"--folder needs --format nnssl, not --format {kind}: omit --folder or use --format nnssl."
+        )
     if part == "encoder" and kind not in _OF_ANY:
         raise CallError(
-            f"--format {kind} holds whole networks, so it does not allow --part encoder: give --format "
-            f"{' or --format '.join(_OF_ANY)}."
+            f"--format {kind} holds whole networks, so it does not allow --part encoder: use "
+            f"--format {' or --format '.join(_OF_ANY)}."
         )
 
 
@@ -147,7 +149,10 @@ def _pretrained(folder: Path) -> _Best:
     except (DataError, OSError):
         epochs = []
     if not epochs:
-        raise DataError(f"{losses} is damaged: it must list the {last} epochs of the checkpoint.")
+        raise DataError(
+            f"{losses} is damaged: the file must list the {last} epochs of the "
+            "checkpoint. Restore it from a copy."
+        )
     return _Best(
         run=run,
         kind=kind,
@@ -165,8 +170,8 @@ def _finetuned(folder: Path, run: Mapping[str, Any], kind: str) -> _Best:
     """Read the network of a finished run of fine-tuning; see `export_weights` for errors."""
     if kind not in _OF_ANY:
         raise CallError(
-            f"--format {kind} is for pre-trained networks, but {folder} holds a fine-tuned one: give "
-            f"--format {' or --format '.join(_OF_ANY)}."
+            f"--format {kind} is for pre-trained networks, but {folder} holds a fine-tuned "
+            f"one: use --format {' or --format '.join(_OF_ANY)}."
         )
     path = folder / "result.json"
     if not path.is_file():
@@ -209,8 +214,9 @@ def _described(folder: Path) -> dict[str, Any]:
         described = Run(folder).described()
     except (CallError, DataError, NotADirectoryError):
         raise CallError(
-            f"According to its run.json, {folder} is not a genesis-train pretrain run that this version of "
-            "genesis-toolkit can read: name the folder of one."
+            f"{folder} is not a run of genesis-train pretrain that this version of "
+            "genesis-toolkit can read, according to its run.json: give the folder of such a "
+            "run."
         ) from None
     if described is None:
         raise no_run(folder)
@@ -241,7 +247,7 @@ def _official(kind: Architecture, checkpoint: Mapping[str, Any]) -> dict[str, An
     if kind.name != OF_THE_PAPERS[3]:
         others = "--format nnssl or --format state-dict" if kind.class_name else "--format state-dict"
         raise CallError(
-            f"The official format holds the 3D U-Net only, but this run trained {kind.name}: give {others}."
+            f"The official format holds the 3D U-Net only, but this run trained {kind.name}: use {others}."
         )
     weights = {PREFIX + key: tensor for key, tensor in checkpoint["state_dict"].items()}
     kept = {key: checkpoint[key] for key in ("epoch", "state_dict", "optimizer_state_dict")}

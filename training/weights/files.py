@@ -68,7 +68,7 @@ FINETUNED = CheckpointKind(
     "genesis-train finetune",
     "genesis-finetune-checkpoint",
     1,
-    way_out=" Run the genesis-train finetune command that made it again, with --overwrite.",
+    way_out=" Repeat the genesis-train finetune command that made it, with --overwrite.",
 )
 
 
@@ -134,13 +134,13 @@ def read_plain(path: Path) -> Any:
     if foreign:
         more = f" and {len(foreign) - _NAMES_SHOWN} more" if len(foreign) > _NAMES_SHOWN else ""
         raise DataError(
-            f"{path} holds objects of {', '.join(foreign[:_NAMES_SHOWN])}{more} besides tensors and numbers, "
-            "and loading them could run code: in the program that wrote it, save the network's state_dict() "
-            "alone."
+            f"{path} holds objects of {', '.join(foreign[:_NAMES_SHOWN])}{more} besides "
+            "tensors and numbers, and loading these could run arbitrary code: in the program "
+            "that wrote the file, save only the network's state_dict()."
         )
     raise DataError(
-        f"{path} is cut short, damaged, or not a checkpoint of plain tensors and numbers; nothing else is "
-        "ever loaded."
+        f"{path} is cut short, damaged, or not a checkpoint of plain tensors and numbers, the "
+        "only kind that is ever loaded."
     )
 
 
@@ -181,8 +181,9 @@ def read_checkpoint(path: Path, kind: CheckpointKind = PRETRAINED) -> dict[str, 
     needed = {*POSITION, "state_dict", *kind.keys}
     if checkpoint.get("version") != kind.version or not checkpoint.keys() >= needed:
         raise DataError(
-            f"{path} has checkpoint format version {checkpoint.get('version')}, but this program reads "
-            f"version {kind.version}: use the version of genesis-toolkit that wrote it.{kind.way_out}"
+            f"{path} has checkpoint format version {checkpoint.get('version')}, but this "
+            f"program reads version {kind.version}: use the version of genesis-toolkit that "
+            f"wrote the file.{kind.way_out}"
         )
     return checkpoint
 

@@ -100,13 +100,13 @@ def encoder_of(network: nn.Module) -> nn.Module:
 def file_of(path: Path) -> Path:
     """Return the checkpoint file that a path means: for the folder of a run, its best checkpoint."""
     if not path.exists():
-        raise CallError(f"There are no weights at {path}: name the folder of a run, or a file of weights.")
+        raise CallError(f"There are no weights at {path}: give the folder of a run, or a file of weights.")
     if not path.is_dir():
         return path
     best = Run(path).best
     if not best.is_file():
         raise CallError(
-            f"There is no {best.name} in {path}: it is not the folder of a run, or no epoch has finished yet."
+            f"There is no {best.name} in {path}: this folder is not a run, or no epoch has finished yet."
         )
     return best
 
@@ -125,15 +125,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = files.read_checkpoint(path)  # checks the version
     if content.get("format") == files.FINETUNED.format:
         raise CallError(
-            f"{path} holds a fine-tuned network, but pre-trained weights are needed here: name a run of "
-            "genesis-train pretrain or a file of weights, or extract its encoder with genesis-train "
-            "export --part encoder."
+            f"{path} holds a fine-tuned network, but pre-trained weights are needed here: "
+            "give a run of genesis-train pretrain or a file of weights, or extract the "
+            "encoder with genesis-train export --part encoder."
         )
     weights = content.get("state_dict", content)
     if not is_state_dict(weights):
         raise DataError(
-            f"{path} holds no weights that can be loaded here: it must be a checkpoint of genesis-train, a "
-            "file in the official format or a state dict."
+            f"{path} holds no weights that can be loaded here: the file must be a checkpoint "
+            "of genesis-train, a file in the official format or a state dict."
         )
     return plain_names(weights, path)
 
@@ -149,8 +149,8 @@ def plain_names(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         first = names.setdefault(_WRAPPERS.sub("", key), key)
         if first != key:
             raise DataError(
-                f"{path} holds two networks, or one twice: {first} and {key} become the same name. Save one "
-                "of them to its own file."
+                f"{path} holds two networks, or the same network twice: {first} and {key} "
+                "would get the same name. Save one network alone to a file."
             )
     return {name: weights[key] for name, key in names.items()}
 
@@ -180,7 +180,9 @@ def recognise(weights: Mapping[str, Tensor], path: Path) -> tuple[registry.Archi
         files.load_weights(network, weights, path)
         return kind, shape[0], network
     firsts = ", ".join(f"{kind.first_weight} ({kind.name})" for kind in registry.ARCHITECTURES.values())
-    raise DataError(f"{path} holds weights of an unknown network: a known one has one of {firsts}.")
+    raise DataError(
+        f"{path} holds weights of an unknown network: a known network has one of the tensors {firsts}."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,14 +223,14 @@ class Beginning:
             return
         if not isinstance(network, UNet2D):
             raise CallError(
-                f"--initial-encoder {path} is for the ResNet-18 in --network unet2d, but this run trains "
-                "another network: leave it out."
+                f"--initial-encoder {path} is for the ResNet-18 in --network unet2d, but this "
+                "run trains another network: omit the option."
             )
         own = network.encoder.state_dict()
         if self.width and self.width != len(own[_FIRST]):
             raise CallError(
                 f"{path} has {_FIRST} with {self.width} channels, but the network has "
-                f"{len(own[_FIRST])}: give --width {self.width}."
+                f"{len(own[_FIRST])}: use --width {self.width}."
             )
         counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
         files.load_weights(network.encoder, {**counters, **self.weights}, path)
@@ -280,8 +282,8 @@ def read_beginning(weights: Path | None, network: str | None = None, width: int 
     for option, asked, there in (("--network", network, found.network), ("--width", width, found.width)):
         if asked is not None and asked != there:
             raise CallError(
-                f"{weights} holds weights of {found.network} with width {found.width}, not {option} "
-                f"{asked}: leave {option} out, or name other weights."
+                f"{weights} holds weights of {found.network} with width {found.width}, not "
+                f"{option} {asked}: omit {option}, or give other weights."
             )
     return found
 
@@ -315,14 +317,15 @@ def read_encoder(path: Path) -> Beginning:
     """
     if not path.is_file():
         raise CallError(
-            f"There is no file {path}: --initial-encoder must name the weights of a ResNet-18 with "
-            "torchvision's names, such as resnet18-f37072fd.pth; they are never downloaded."
+            f"There is no file {path}: --initial-encoder must be a file with the weights of a "
+            "ResNet-18 under torchvision's names, such as resnet18-f37072fd.pth; weights are "
+            "never downloaded."
         )
     content = files.read_plain(path)
     if not is_state_dict(content):
         raise DataError(
-            f"{path} is not a state dict: it must hold the tensors of a ResNet-18 by torchvision's names and "
-            "nothing else."
+            f"{path} is not a state dict: the file must hold the tensors of a ResNet-18 under "
+            "torchvision's names and nothing else."
         )
     named = plain_names(content, path)
     weights = {key: tensor.detach() for key, tensor in named.items() if not key.startswith(_CLASSIFIER)}

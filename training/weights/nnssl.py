@@ -41,8 +41,9 @@ def nnssl_checkpoint(
     """
     if not kind.class_name:
         raise CallError(
-            f"nnU-Net has no {kind.words}, the network of this run ({kind.name}): give "
-            f"{'--format official or ' if kind.name == OF_THE_PAPERS[3] else ''}--format state-dict."
+            f"nnU-Net has no {kind.words}, the network of this run ({kind.name}): use "
+            f"{'--format official or ' if kind.name == OF_THE_PAPERS[3] else ''}--format "
+            "state-dict."
         )
     turned = copy.deepcopy(network)
     for weights in turned.parameters():  # each tensor once, even if it has several names
@@ -113,8 +114,9 @@ def _pretrain_plan(run: Mapping[str, Any]) -> dict[str, Any]:
     store = run["store"]
     if not all(store.get("spacing_mm", [0.0])):
         raise CallError(
-            "The run does not record the spacing of its scans, which format nnssl needs: its cubes were "
-            "imported, or an earlier version started it. Give --format state-dict, or train again."
+            "The run does not record the spacing of its scans, which format nnssl needs: its "
+            "cubes were imported, or an earlier version started the run. Use --format "
+            "state-dict, or train again."
         )
     spacing = list(reversed(store["spacing_mm"]))
     name = "onemmiso" if spacing == [1.0, 1.0, 1.0] else "noresample"
