@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
 
 
-@click.command(cls=options.Resumable, short_help="Arms x trials -> evidence.")
+@click.command(cls=options.Resumable, short_help="Compare ways to initialise a network.")
 @click.argument("targets", nargs=-1, type=options.made_targets)
 @options.option(
     "--out", "Folder for the results; it is created if needed.", options.path, metavar="DIR", required=True
@@ -36,8 +36,9 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
     "Arms and trials",
     options.option(
         "--arm",
-        "Arm to compare; repeat for each. Either scratch-3d or scratch-2d, or a name such as genesis-ct-3d, "
-        "genesis-ct-2d, genesis-xray-2d or imagenet with weights: a run, a checkpoint or an official file.",
+        "Arm to compare; repeat the option for each arm: scratch-3d or scratch-2d alone, or "
+        "a name such as genesis-ct-3d, genesis-ct-2d, genesis-xray-2d or imagenet with its "
+        "weights (a run, a checkpoint or an official file).",
         metavar="NAME[=WEIGHTS]",
         multiple=True,
     ),
@@ -49,7 +50,8 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
     ),
     options.option(
         "--width",
-        "Width of networks from scratch.  [default: that of the given weights, or the published one]",
+        "Width of networks trained from scratch. [default: the width of the given weights of "
+        "the same dimensionality, else the published width]",
         int,
     ),
 )
@@ -57,11 +59,12 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
     "Comparison",
     options.option(
         "--primary",
-        "Primary outcome, registered before the first trial. [default: the comparison, if there is only one]",
+        "Primary outcome: a task and two arms, registered before the first trial. [default: "
+        "the comparison, if there is only one]",
         metavar="TASK,A:B",
     ),
     options.option(
-        "--reference", "Compare every arm only with this one.  [default: every pair]", metavar="ARM"
+        "--reference", "Compare each arm only with this arm.  [default: every pair]", metavar="ARM"
     ),
     options.option(
         "--pairs",
@@ -70,7 +73,8 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
     ),
     options.option(
         "--from-csv",
-        "CSV table to compare instead of target stores: columns task,arm,trial,value or task,arm,mean,sd,n.",
+        "CSV table of scores to compare instead of target stores, with columns "
+        "task,arm,trial,value or task,arm,mean,sd,n.",
         options.path,
         metavar="FILE",
     ),
@@ -79,12 +83,12 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
 @options.grouped(
     "Work and output",
     options.option("--workers", "Number of trials run at once.  [default: one per core; one on CUDA]", int),
-    options.option("--dry-run", "List the trials without running any.", bool),
+    options.option("--dry-run", "List the trials without running them.", bool),
     options.option("--overwrite", "Discard all earlier results in DIR, including trials.", bool),
     options.json_option,
 )
 def compare(targets: tuple[str | Path, ...], out: Path, **given: Any) -> None:
-    """Fine-tune arms on target tasks and compare them, or compare anybody's scores.
+    """Fine-tune arms on target tasks and compare them, or compare the scores in a table.
 
     An arm is one way to initialise a network: scratch, ImageNet or Genesis. The command fine-tunes every arm
     on every target store with several seeds. Several values of --labels, or --at-steps, give curves. Run the
@@ -93,7 +97,7 @@ def compare(targets: tuple[str | Path, ...], out: Path, **given: Any) -> None:
 
     The default test is Welch's two-sided t-test. The tables also give one-tailed, pooled and paired p-values,
     Holm's correction over the pairs of a task, Hedges' g with its 95 % confidence interval, and the number of
-    trials that such a difference needs. Without --pairs, one-tailed tests ask whether the later arm is
+    trials needed to detect such a difference. Without --pairs, one-tailed tests ask whether the later arm is
     higher. DIR receives results.json, results.csv, figure.png and figure.svg; with trials also
     registration.json, scores.csv and one folder per trial.
 
@@ -114,7 +118,7 @@ def compare(targets: tuple[str | Path, ...], out: Path, **given: Any) -> None:
     for parameter in click.get_current_context().command.params:
         if parameter.name in strange:
             what = "the target stores" if parameter.name == "targets" else parameter.opts[0]
-            raise gt.CallError(f"--from-csv reads scores from a table: leave {what} out, or --from-csv.")
+            raise gt.CallError(f"--from-csv reads scores from a table: omit {what}, or omit --from-csv.")
     check_installed("Comparing", "evidence", "scipy")
     from genesis_toolkit.training.compare.evidence import compare_table
 

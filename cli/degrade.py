@@ -24,7 +24,7 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
     ("--flip-rate", "Probability of each of up to three successive flips.", _RATE),
     (
         "--flip-axes",
-        "Axes that a flip is drawn from, such as x,y,z; drawing the axis channel flips nothing.",
+        "Axes from which each flip draws one, such as x,y,z; the axis channel flips nothing.",
         options.Listed("AXES", str, "axes"),
     ),
     ("--shuffle-rate", "Probability of local shuffling in a pair.", _RATE),
@@ -35,7 +35,8 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
     ),
     (
         "--shuffle-keeps",
-        "Quantity of shuffling windows kept constant at other cube sizes.",
+        "What stays constant at other cube sizes: the share of voxels that the shuffling "
+        "windows cover, or their number.",
         click.Choice(["coverage", "number"]),
     ),
     (
@@ -59,14 +60,15 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
     ("--outpaint-continue", "Probability of keeping another window in out-painting.", _RATE),
     (
         "--outpaint-margins",
-        "Range of the voxels r removed from a cube edge L to get a kept edge L - r, such as 3L//7,4L//7.",
+        "Smallest and largest number of voxels by which a kept window is shorter than the "
+        "cube edge L, such as 3L//7,4L//7.",
         _RULES,
     ),
     ("--outpaint-fill", "Content that fills the region outside the kept windows.", _FILL),
 )
 
 
-@click.command(cls=options.Resumable, short_help="Cube store -> pair store.")
+@click.command(cls=options.Resumable, short_help="Degrade cubes into pairs for pre-training.")
 @click.argument("cubes", type=options.made_store)
 @click.argument("pairs", type=options.path)
 @options.option(

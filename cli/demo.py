@@ -62,7 +62,7 @@ _NOTE = (
 @options.option("--seed", "Random seed for the initial weights and the order of the cubes.", int, 0)
 @options.json_option
 def demo(folder: Path, seed: int) -> None:
-    """Make practice scans, cut cubes, degrade them, train, and show the results on DIR/index.html.
+    """Make practice scans, cut cubes, degrade them, train, and show the results in DIR/index.html.
 
     The demo takes about three minutes on two cores and downloads nothing. The scans, the stores and the run
     stay in DIR, so that you can explore them with the other commands.
@@ -73,7 +73,7 @@ def demo(folder: Path, seed: int) -> None:
     """
     check_installed("The demo", "train", "torch")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise gt.CallError(f"{folder} exists and is not empty: name a new folder.")
+        raise gt.CallError(f"{folder} exists and is not empty: choose a new folder.")
     facts = _journey(folder, Journey(), seed)
     output.print_json(facts)
     losses = facts["losses"]

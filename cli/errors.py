@@ -1,4 +1,4 @@
-"""How a command ends when it fails: one sentence, an exit code, no traceback.
+"""Ending of a command that fails: one sentence, an exit code, no traceback.
 
 The sentence goes to stderr, or, with --json, as one object to stdout: `{"error": SENTENCE, "exit": 1}`.
 """
@@ -174,7 +174,7 @@ def _leave(message: str, code: int) -> NoReturn:
 
 
 def _reader_left() -> bool:
-    """Whether stdout has lost its reader; a pipe to a worker process may break as well."""
+    """Return whether stdout has lost its reader; a pipe to a worker process may break as well."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)

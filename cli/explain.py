@@ -14,7 +14,7 @@ from genesis_toolkit.pipeline.progress import Bars
 _CUBES = 32  # the default of extract-cubes --cubes-per-scan
 
 
-@click.command(cls=options.Command, short_help="Explain why a scan gives the cubes it gives.")
+@click.command(cls=options.Command, short_help="Explain where cubes can be cut from a scan.")
 @click.argument("scan", type=options.scan)
 @options.rule_options
 @options.option(
@@ -28,7 +28,7 @@ def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
     """Explain where cubes can be cut from SCAN, and what other settings would change.
 
     SCAN is a file, a folder with one scan (such as a DICOM series), or folder#label, as tables show it, if a
-    folder holds several series. It is found and read in the same way as by extract-cubes.
+    folder holds several series. It is read in the same way as by extract-cubes.
 
     \b
     Example:
@@ -49,8 +49,8 @@ def explain(scan: str, png: Path | None, **rule_of: Any) -> None:
         try:
             if scan.lower().endswith(".png"):
                 raise gt.CallError(
-                    f"{scan} is an image, so neither border nor tissue rule applies: extract-cubes "
-                    "itself says why an image gives nothing. Give a CT scan."
+                    f"{scan} is an image, so neither the border nor the tissue rule applies: "
+                    "give a CT scan. extract-cubes reports why an image cannot be used."
                 )
             path, only_files = find_scan(scan, parameters.mr)
             read = gt.read_scan(path, parameters.mr)

@@ -11,7 +11,7 @@ from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.absent import check_run
 
 
-@click.command(cls=options.Command, short_help="Run -> weights in other formats.")
+@click.command(cls=options.Command, short_help="Export the weights of a run to other formats.")
 @click.argument("run", type=options.There(Path, check_run))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -19,20 +19,20 @@ from genesis_toolkit.pipeline.absent import check_run
     "kind",
     required=True,
     type=click.Choice(["official", "nnssl", "state-dict", "safetensors"]),
-    help="File format. official: that of the method's authors; nnssl: for nnU-Net v2; state-dict: torch "
-    "tensors by name; safetensors: the same without pickle.",
+    help="File format. official: the format of the method's authors; nnssl: for nnU-Net v2; "
+    "state-dict: torch tensors by name; safetensors: the same without pickle.",
 )
 @click.option(
     "--part",
     default="network",
     show_default=True,
     type=click.Choice(["network", "encoder"]),
-    help="Part to export; encoder leaves out decoder and head (state-dict or safetensors only).",
+    help="Part to export; encoder omits the decoder and the head (state-dict or safetensors only).",
 )
 @options.option(
-    "--folder", "With --format nnssl: write OUT as a folder that also holds nnU-Net's plan.", bool
+    "--folder", "With --format nnssl: write OUT as a folder that also contains nnU-Net's plan.", bool
 )
-@options.option("--overwrite", "Replace an existing OUT and its card.", bool)
+@options.option("--overwrite", "Replace an existing OUT and its model card.", bool)
 @options.json_option
 def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: bool) -> None:
     """Write the best weights of RUN to the file OUT, and a model card to OUT.md.

@@ -11,13 +11,13 @@ from genesis_toolkit.cli import options, output
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Command, short_help="Cube store -> the authors' cube files.")
+@click.command(cls=options.Command, short_help="Convert a cube store to the authors' cube files.")
 @click.argument("cubes", type=options.made_store)
 @click.argument("folder", type=options.path, metavar="DIR")
 @options.option(
     "--dtype", "Type of the values; the authors publish float64.", ["float64", "float32"], "float64"
 )
-@options.option("--overwrite", "Replace existing files with other content.", bool)
+@options.option("--overwrite", "Replace existing files whose content differs.", bool)
 @options.json_option
 def export_npy(cubes: str | Path, folder: Path, dtype: Any, overwrite: bool) -> None:
     """Write the cubes of CUBES into DIR in the authors' own format, one file per subset.

@@ -31,7 +31,7 @@ _OF_SCANS = {
     "min_tissue": "grey levels do not identify tissue",
     "sampler": "crops of X-ray images are drawn uniformly",
     "spacing": "X-ray images are resized to --size",
-    "orient": "an X-ray image has no axes to reorder",
+    "orient": "an X-ray image is not reoriented",
 }
 
 
@@ -41,17 +41,19 @@ def _subsets(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not (first.isdecimal() and (not dash or last.isdecimal())):
-            raise click.BadParameter(f"{text!r} must be a list of subsets such as 0-6 or 0,3,8-9.")
+            raise click.BadParameter(
+                f"{text!r} is invalid: it must be a list of subsets such as 0-6 or 0,3,8-9."
+            )
         low, high = int(first), int(last if dash else first)
         if not low <= high <= 9:
             raise click.BadParameter(
-                f"{text!r}: subsets of LUNA16 must be 0 to 9, and ranges must rise, such as 0-6."
+                f"{text!r} is invalid: LUNA16's subsets are 0 to 9, and a range must go up, such as 0-6."
             )
         subsets.update(range(low, high + 1))
     return tuple(sorted(subsets))
 
 
-@click.command(cls=options.Resumable, short_help="Scans -> cube store.")
+@click.command(cls=options.Resumable, short_help="Extract cubes from scans or X-ray images.")
 @click.argument("source", type=options.scans)
 @click.argument("cubes", type=options.path)
 @options.grouped(
@@ -75,11 +77,12 @@ def _subsets(text: str) -> tuple[int, ...]:
     options.split_file_option,
     options.option(
         "--part",
-        "Process part K of N of the scans, such as 1/8, in an array job; join the stores with merge.",
+        "Process only part K of N of the scans, such as 1/8, in an array job; join the "
+        "stores with genesis-prep merge afterwards.",
         metavar="K/N",
     ),
     options.option(
-        "--strict", "Stop at the first scan that fails instead of reporting it and going on.", bool
+        "--strict", "Stop at the first scan that fails instead of reporting it and continuing.", bool
     ),
 )
 @options.rule_options
@@ -87,7 +90,7 @@ def _subsets(text: str) -> tuple[int, ...]:
     "Cubes",
     options.option(
         "--cubes-per-scan",
-        "Number of cubes per scan, or crops per X-ray image. [default: 32; images: all of it, resized]",
+        "Number of cubes per scan, or crops per X-ray image. [default: 32; images: the whole image, resized]",
         int,
     ),
     options.option(
@@ -105,7 +108,8 @@ def _subsets(text: str) -> tuple[int, ...]:
     options.option("--orient", "Reorient scans to these axes, such as LPS, before cutting.", metavar="AXES"),
     options.option(
         "--anonymize",
-        "Replace identifiers and paths by hashes under the key in KEYFILE, which is created if missing.",
+        "Replace identifiers and paths with hashes made with the key in KEYFILE, which is "
+        "created if missing.",
         options.path,
         metavar="KEYFILE",
     ),
@@ -118,7 +122,7 @@ def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> Non
     A scan must have at least 265 x 265 x 96 voxels unless you lower --border or --size. If --size has two
     numbers, the command cuts slices. X-ray images (--layout nih or images) are used whole, resized to
     224 x 224 pixels or --size. Run the same command again to resume. On a finished store it repairs damaged
-    files and adds new scans from SOURCE; otherwise it does nothing but write the card anew if you give
+    files and adds new scans from SOURCE; otherwise it does nothing, but it still updates the card if you give
     facts for it.
 
     \b
@@ -160,20 +164,20 @@ def _parameters(source: Path, given: dict[str, Any]) -> "Parameters":
     own = {"layout", "size", "cubes_per_scan", "seed", "split", *_OF_SCANS}
     typed = {name: value for name, value in given.items() if name in own}
     for name in {"subsets", "split"} & typed.keys() if "split_file" in given else ():
-        raise gt.CallError(f"--split-file replaces {option_name(name)}: leave one of them out.")
+        raise gt.CallError(f"--split-file replaces {option_name(name)}: omit one of the two options.")
     if typed.get("layout", "auto") == "auto":
         typed["layout"] = "nih" if layout_of(source) == "nih" else "auto"
     options.check_one_window(typed)
     if typed["layout"] not in ("nih", "images"):
         if "split" in typed:
             raise gt.CallError(
-                "--split selects among the lists of NIH ChestX-ray14, but these are CT scans: leave it out; "
-                "select LUNA16's subsets with --subsets."
+                "--split selects among the lists of NIH ChestX-ray14, but these are CT "
+                "scans: omit --split; select LUNA16's subsets with --subsets."
             )
         return gt.ExtractParameters(**typed)
     for name, why in _OF_SCANS.items():
         if name in typed:
-            raise gt.CallError(f"{option_name(name)} is for CT scans; {why}: leave it out.")
+            raise gt.CallError(f"{option_name(name)} is for CT scans; {why}: omit the option.")
     return gt.ImageParameters(**typed)
 
 
@@ -236,7 +240,7 @@ def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     """Return the estimate of an extraction as rows of two cells; `noun` is the noun for a source."""
     looked = "" if plan.headers == plan.scans else f" of {plan.headers:,} examined"
     none = f"none of the {noun}s tried gives a cube"
-    none += ": genesis-prep explain SCAN says why" if noun == "scan" else ""
+    none += ": genesis-prep explain SCAN shows why" if noun == "scan" else ""
     rows = [
         (plan.known, f"{noun}s already in the store", f"{plan.known:,}"),
         (True, f"{noun}s to cut", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
@@ -271,24 +275,25 @@ def _say_left_out(found: "gt.Found | ExtractionPlan", parameters: "Parameters") 
     echo, split = partial(click.echo, err=True), getattr(parameters, "split", "")
     if found.passed_over:
         echo(
-            f"Subset {', '.join(map(str, found.passed_over))} not used: 7-9 are the test set of the nodule "
-            "task, and pre-training on a test set leaks. Choose with --subsets."
+            f"Subset {', '.join(map(str, found.passed_over))} not used: 7-9 are the test set "
+            "of the nodule task, and pre-training on a test set leaks information. Choose "
+            "other subsets with --subsets."
         )
     if found.other_list and split == "train_val":
         echo(
-            f"{counted(found.other_list, 'image')} of the test list not used: pre-training on a test set "
-            "leaks. Choose with --split."
+            f"{counted(found.other_list, 'image')} of the test list not used: pre-training on "
+            "a test set leaks information. Choose another list with --split."
         )
     if split == "all":
         echo(
             "The images of NIH's test list are included, and pre-training on a test set "
-            "leaks. Exclude them with --split train_val."
+            "leaks information. Exclude them with --split train_val."
         )
     if found.absent:
         of = "the table" if split == "all" else f"the {split.replace('_', '-')} list"
         echo(
-            f"{counted(found.absent, 'image')} of {of} not found, as in a partial download: run the same "
-            "command again to add them later."
+            f"{counted(found.absent, 'image')} of {of} not found, perhaps because the "
+            "download was partial: run the same command again to add them later."
         )
 
 

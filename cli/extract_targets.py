@@ -30,10 +30,12 @@ def _negatives(text: str) -> int | None:
     try:
         return None if text == "all" else int(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} must be a number per nodule, such as 10, or all.") from None
+        raise click.BadParameter(
+            f"{text!r} is invalid: it must be a number per nodule, such as 10, or all."
+        ) from None
 
 
-@click.command(cls=options.Resumable, short_help="Scans -> labelled cubes.")
+@click.command(cls=options.Resumable, short_help="Extract labelled cubes for a target task.")
 @click.argument("source", type=options.scans)
 @click.argument("targets", type=options.path)
 @options.grouped(
@@ -59,13 +61,15 @@ def _negatives(text: str) -> int | None:
     ),
     options.option(
         "--window",
-        "segment, classify: MR only: values or percentiles to map to -1000,1000, such as p0.5,p99.5.",
+        "segment, classify: MR only: the two values or percentiles of a scan that become "
+        "-1000 and 1000, such as p0.5,p99.5.",
         options.window_ends,
         metavar="LOW,HIGH",
     ),
     options.option(
         "--cubes-per-scan",
-        "segment, classify: number of cubes per scan. [default: 32; classify: the whole scan, averaged]",
+        "segment, classify: number of cubes per scan. [default: 32; classify: the whole scan, averaged "
+        "down to --size]",
         int,
     ),
     options.option(
@@ -82,7 +86,8 @@ def _negatives(text: str) -> int | None:
     "Labels and masks",
     options.option(
         "--label-table",
-        "classify: CSV table with one row per scan or image, and a column that names it.",
+        "classify: CSV table with one row per scan or image, with a column that identifies "
+        "the scan or image.",
         options.path,
         metavar="CSV",
     ),
@@ -94,7 +99,7 @@ def _negatives(text: str) -> int | None:
     ),
     options.option(
         "--masks",
-        "segment: folder of masks with the names of their scans. [default: LUNA16's seg-lungs-LUNA16]",
+        "segment: folder of the masks, named like their scans. [default: LUNA16's seg-lungs-LUNA16]",
         options.path,
         metavar="DIR",
     ),
@@ -176,7 +181,8 @@ def _parameters(source: Path, task: str | None, given: dict[str, Any]) -> "Targe
         if name not in own:
             allowed = ", ".join(map(option_name, sorted(own)))
             raise gt.CallError(
-                f"{option_name(name)} does not apply to --task {task}, which takes {allowed}: leave it out."
+                f"{option_name(name)} does not apply to --task {task}, which takes {allowed}: "
+                "omit the option."
             )
     return kind(**typed)
 

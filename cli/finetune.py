@@ -18,7 +18,7 @@ from genesis_toolkit.training.finetune.parameters import FinetuneParameters, lab
 from genesis_toolkit.training.pretrain.parameters import NETWORKS
 
 
-@click.command(cls=options.Resumable, short_help="Weights -> a target task, learnt and evaluated.")
+@click.command(cls=options.Resumable, short_help="Fine-tune a network on a target task, and test it.")
 @click.argument("targets")
 @options.out_option
 @options.grouped(
@@ -31,10 +31,15 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS
     ),
     options.option(
         "--network",
-        "Architecture when training from scratch.  [default: unet3d, or unet2d for images]",
+        "Architecture when training from scratch. [default: unet3d, or unet2d for images]",
         NETWORKS,
     ),
-    options.option("--width", "Number of channels of the first convolution when training from scratch.", int),
+    options.option(
+        "--width",
+        "Number of channels of the first convolution. [default: the width of "
+        "the given weights, else the published width]",
+        int,
+    ),
 )
 @options.finetuning_options
 @options.grouped("Run", options.dry_run_training, options.overwrite_run, options.json_option)

@@ -10,7 +10,7 @@ from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Resumable, short_help="The authors' cube files -> cube store.")
+@click.command(cls=options.Resumable, short_help="Convert the authors' cube files to a cube store.")
 @click.argument("files", type=options.cube_file, nargs=-1, required=True)
 @click.argument("cubes", type=options.path)
 @options.threads_option

@@ -19,13 +19,13 @@ _SHOWN = {"task", "size", "hu"}  # parameters of a target store that have their 
 @click.argument("store", type=options.made_store)
 @options.option(
     "--csv",
-    "Also write the whole table of scans, used or not, to this file.",
+    "Also write the complete table of scans, used or not, to this file.",
     click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.csv",
 )
 @options.json_option
 def info(store: Path | str, csv: Path | None) -> None:
-    """Show what STORE contains, in one screen.
+    """Show what STORE contains, on one screen.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def info(store: Path | str, csv: Path | None) -> None:
     output.show_not_used(facts["not_used"], noun, store)
     used = facts["scans"].get("used", 0)
     if csv:
-        output.say(f"Wrote the whole table of {noun}s to {csv}.")
+        output.say(f"Wrote the complete table of {noun}s to {csv}.")
     else:
         was = "was used is" if used == 1 else "were used are"
         output.say(f"{counted(used, noun)} that {was} not listed here; --csv FILE.csv writes all.")

@@ -10,7 +10,7 @@ from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Resumable, short_help="Several cube stores -> one.")
+@click.command(cls=options.Resumable, short_help="Merge several cube stores into one.")
 @click.argument("stores", type=options.made_store, nargs=-1, required=True, metavar="STORE...")
 @click.argument("out", type=options.path)
 @options.threads_option

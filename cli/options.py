@@ -150,7 +150,11 @@ class Listed(click.ParamType[tuple[Any, ...]]):
         try:
             return tuple(self._kind(word) for word in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} must be {self._allowed} separated by commas, {self.name}.", param, ctx)
+            self.fail(
+                f"{value!r} is invalid: it must be {self._allowed} separated by commas, {self.name}.",
+                param,
+                ctx,
+            )
 
 
 def window_ends(value: str) -> tuple[float | str, ...]:
@@ -169,7 +173,9 @@ def _number_or_text(word: str) -> float | str:
 def check_one_window(typed: dict[str, Any]) -> None:
     """Refuse `--hu` together with `--window`, whatever their values."""
     if {"hu", "window"} <= typed.keys():
-        raise CallError("--hu is for CT, --window for scans without HU, such as MR: leave one out.")
+        raise CallError(
+            "--hu is for CT, --window for scans without HU, such as MR: give only one of the two options."
+        )
 
 
 at_least_1 = click.IntRange(min=1)
@@ -192,7 +198,7 @@ split_file_option = option(
 )
 overwrite_run = option("--overwrite", "Discard an earlier run in --out and start again.", bool)
 dry_run_training = option(
-    "--dry-run", "Show what would be trained and how large it is without writing anything.", bool
+    "--dry-run", "Show what would be trained, and the memory needed, without writing anything.", bool
 )
 out_option = option(
     "--out", "Folder of the run; it is created if needed.", path, metavar="RUN", required=True
@@ -227,7 +233,7 @@ rule_options = grouped(
     ),
     option(
         "--window",
-        "MR only: values or percentiles of a scan to map to -1000,1000, such as p0.5,p99.5.",
+        "MR only: the two values or percentiles of a scan that become -1000 and 1000, such as p0.5,p99.5.",
         window_ends,
         metavar="LOW,HIGH",
     ),
@@ -239,12 +245,13 @@ rule_options = grouped(
     ),
     option(
         "--max-tissue",
-        "Highest tissue score, 0 to 1; in slices air counts as well. [default: 0.15; slices: 0.7; MR: 1]",
+        "Highest tissue score of a cube, 0 to 1; in slices, air counts as tissue. [default: "
+        "0.15; slices: 0.7; MR: 1]",
         float,
     ),
     option(
         "--min-tissue",
-        "Lowest tissue score of a cube, 0 to 1; raise it to leave out cubes of air.",
+        "Lowest tissue score of a cube, 0 to 1; raise it to exclude cubes of air.",
         float,
         0.0,
     ),
@@ -258,7 +265,7 @@ def work_options(workers: str) -> Option:
         option("--workers", workers, at_least_1),
         option(
             "--scheduler",
-            "Address or scheduler file of a dask cluster to work on instead of this machine.",
+            "Address or scheduler file of a dask cluster to use instead of this machine.",
             metavar="ADDRESS",
         ),
         option("--dry-run", "Estimate the output, disk space and time without writing anything.", bool),
@@ -285,7 +292,7 @@ finetuning_options = grouped(
     "Fine-tuning",
     option(
         "--labels",
-        "Share (10%) or number (20) of training cases, scans or images, to train on.",
+        "Share (10%) or number (20) of the training scans or images to train on.",
         str,
         labels_words(_DEFAULT.labels),
         metavar="10%|N",
@@ -295,7 +302,7 @@ finetuning_options = grouped(
     setting(
         _DEFAULT,
         "--select",
-        "Network to evaluate: that of the last step or of the epoch with the best validation.",
+        "Network to evaluate: the network of the last step, or of the epoch with the lowest validation loss.",
         SELECTS,
     ),
     option("--patience", "With --select best: stop after this many epochs without improvement.", int),
@@ -315,13 +322,15 @@ finetuning_options = grouped(
     ),
     option(
         "--augment/--no-augment",
-        "Flip, shift, rotate and re-scale the intensities of training cubes at random. [default: augment]",
+        "Randomly flip, shift and rotate the training cubes and rescale their intensities. "
+        "[default: augment]",
         default=True,
     ),
-    setting(_DEFAULT, "--head", "Encoder levels that a classifier sees: the deepest only, or all.", HEADS),
+    setting(_DEFAULT, "--head", "Encoder levels that a classifier uses: only the deepest, or all.", HEADS),
     option(
         "--keep",
-        "Pre-trained parts a segmentation network keeps. [default: all-but-last level of the decoder]",
+        "Pre-trained parts that a segmentation network keeps; all-but-last omits the last "
+        "level of the decoder. [default: all-but-last]",
         KEEPS,
     ),
     option(
@@ -330,7 +339,10 @@ finetuning_options = grouped(
         bool,
     ),
     setting(
-        _DEFAULT, "--precision", "Arithmetic: bf16 and fp16 mix precisions; tf32 rounds products.", PRECISIONS
+        _DEFAULT,
+        "--precision",
+        "Precision of the arithmetic: tf32 rounds the inputs of products; bf16 and fp16 are mixed precision.",
+        PRECISIONS,
     ),
     setting(
         _DEFAULT,

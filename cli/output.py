@@ -96,7 +96,7 @@ def _giving_way(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> li
 
 
 def is_json() -> bool:
-    """Whether the running command was given --json."""
+    """Return whether the running command was given --json."""
     context = click.get_current_context(silent=True)
     if context is None:
         return False
@@ -105,7 +105,7 @@ def is_json() -> bool:
 
 
 def is_terminal() -> bool:
-    """Whether stdout is a terminal."""
+    """Return whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 

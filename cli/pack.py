@@ -8,7 +8,7 @@ import genesis_toolkit as gt
 from genesis_toolkit.cli import options, output
 
 
-@click.command(cls=options.Command, short_help="Store -> one archive file.")
+@click.command(cls=options.Command, short_help="Pack a store into one archive file.")
 @click.argument("store", type=options.made_here)
 @click.argument("archive", type=options.path, metavar="ARCHIVE.zip")
 @options.option("--overwrite", "Replace an existing archive.", bool)

@@ -59,7 +59,7 @@ def _write_scans(folder: Path, given: dict[str, Any]) -> None:
     fitting = [rule for rule in rules if all(map(ge, parameters.shape, rule.least_shape))]
     smaller = ""
     if fitting[:1] != rules[:1]:
-        click.echo("They are smaller than the published rule needs.", err=True)
+        click.echo("The scans are smaller than the published rule needs.", err=True)
         size = fitting[0].size if fitting else rules[-1].size
         smaller = f" --size {','.join(map(str, size))} --border 0,0,0"
     output.say_next("genesis-prep extract-cubes {} {}" + smaller, folder, free_name("cubes.zarr"))

@@ -21,7 +21,7 @@ from genesis_toolkit.training.pretrain.parameters import NETWORKS, OPTIMISERS, P
 _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 
 
-@click.command(cls=options.Resumable, short_help="Pairs -> weights.")
+@click.command(cls=options.Resumable, short_help="Pre-train a network on a store.")
 @click.argument("store")
 @options.out_option
 @options.grouped(
@@ -30,7 +30,7 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(
         _PUBLISHED, "--patience", "Stop after this many epochs without a better validation loss."
     ),
-    options.option("--max-steps", "Maximum number of steps, even in the middle of an epoch.", int),
+    options.option("--max-steps", "Maximum number of steps; training may stop within an epoch.", int),
     options.option(
         "--overfit",
         "Train and validate on the same N fixed cubes to check that the network can learn.",
@@ -56,7 +56,9 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     ),
     options.setting(_PUBLISHED, "--warmup", "Number of warm-up steps for the learning rate."),
     options.option(
-        "--clip-norm", "Largest norm of a gradient; longer ones are scaled down. [default: no limit]", float
+        "--clip-norm",
+        "Largest allowed norm of the gradient; a larger gradient is scaled down to it. [default: no limit]",
+        float,
     ),
     options.option(
         "--ema",
@@ -72,24 +74,26 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(_PUBLISHED, "--seed", "Random seed for the initial weights and the order of the cubes."),
     options.option(
         "--recipe",
-        "Recipe for degrading a cube store on the fly; a pair store has its own.  [default: genesis]",
+        "Recipe for degrading a cube store on the fly; a pair store is already degraded.  [default: genesis]",
     ),
 )
 @options.grouped(
     "Network",
     options.option(
         "--network",
-        "Architecture: the papers' U-Net or one of nnU-Net's.  [default: unet3d, or unet2d for 2D stores]",
+        "Architecture: the papers' U-Nets (unet3d, unet2d) or nnU-Net's networks (resenc-l, "
+        "plainconv).  [default: unet3d, or unet2d for 2D stores]",
         NETWORKS,
     ),
     options.option(
         "--width",
-        "Channels of the first convolution.  [default: the published 32, or 64 for unet2d (ResNet-18)]",
+        "Number of channels of the first convolution. [default: the published 32, or 64 for "
+        "unet2d (ResNet-18)]",
         int,
     ),
     options.option(
         "--initial-encoder",
-        "Initial weights for the encoder of unet2d: a ResNet-18 with torchvision's tensor names.",
+        "File of initial weights for the encoder of unet2d: a ResNet-18 with torchvision's tensor names.",
         options.path,
         metavar="FILE",
     ),
@@ -101,7 +105,7 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(
         _PUBLISHED,
         "--precision",
-        "Arithmetic: bf16 and fp16 mix precisions; tf32 rounds products.",
+        "Precision of the arithmetic: tf32 rounds the inputs of products; bf16 and fp16 are mixed precision.",
         PRECISIONS,
     ),
     options.option(
@@ -110,15 +114,19 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.option("--compile", "Compile the network with torch before training.", bool),
     options.option(
         "--channels-last/--no-channels-last",
-        "Memory layout of the voxels.  [default: channels last on the CPU]",
+        "Store the channels of each voxel next to each other in memory. [default: only on the CPU]",
     ),
 )
 @options.grouped(
     "Run",
     options.option(
-        "--save-steps", "Also save the checkpoint last.pt every this many steps. [default: off]", int
+        "--save-steps",
+        "Number of steps between additional saves of the checkpoint last.pt. [default: off]",
+        int,
     ),
-    options.setting(_HERE, "--save-seconds", "Also save the checkpoint last.pt every this many seconds."),
+    options.setting(
+        _HERE, "--save-seconds", "Number of seconds between additional saves of the checkpoint last.pt."
+    ),
     options.option("--tensorboard", "Write TensorBoard events into RUN.", bool),
     options.option("--profile", "Profile a few steps and write the timings into RUN.", bool),
     options.dry_run_training,

@@ -10,7 +10,7 @@ from genesis_toolkit.cli.further import after_store
 from genesis_toolkit.pipeline.progress import Bars
 
 
-@click.command(cls=options.Command, short_help="Store -> contact sheet or report.")
+@click.command(cls=options.Command, short_help="Draw a contact sheet, or write a report, of a store.")
 @click.argument("store", type=options.made_store)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @options.option("--rows", "Number of cubes to show, spread evenly over the store.", click.IntRange(1, 50), 6)

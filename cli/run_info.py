@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _MEASURED = {"copying": "copy", "mean image": "mean_image", "best constant": "constant"}
 
 
-@click.command(name="info", cls=options.Command, short_help="Show status and results of a run.")
+@click.command(name="info", cls=options.Command, short_help="Show the status and results of a run.")
 @click.argument("run", type=options.path)
 @options.json_option
 def run_info(run: Path) -> None:
-    """Show the status and results of RUN, whether it is running, stopped or finished.
+    """Show the results of RUN, and whether it is running, stopped or finished.
 
     RUN is the folder of a pre-training or fine-tuning run. The table is the one printed at the end of the
     run. The command changes nothing in the folder.

@@ -11,7 +11,7 @@ from genesis_toolkit.cli.errors import check_installed
 from genesis_toolkit.pipeline.absent import check_finetuned, check_scan
 
 
-@click.command(cls=options.Command, short_help="Scan -> mask, with a fine-tuned network.")
+@click.command(cls=options.Command, short_help="Segment a scan with a fine-tuned network.")
 @click.argument("run", type=options.There(Path, check_finetuned))
 @click.argument("scan", type=options.There(Path, check_scan))
 @click.argument("out", type=click.Path(path_type=Path))

@@ -16,7 +16,7 @@ from genesis_toolkit.pipeline.wording import counted
 @click.argument("store", type=options.made_store)
 @options.option(
     "--source",
-    "Also compare the store with the scans in DIR that it was made from.",
+    "Also compare the store with its original scans, which are in DIR.",
     options.path,
     metavar="DIR",
 )
@@ -40,8 +40,8 @@ def verify(store: Path | str, cubes: int | None, replay: int, **given: Any) -> N
     """Check STORE for damage: every file, every cube and every row of its tables.
 
     Exit code 0 means that the store is sound; 1 means that it is damaged, and every finding is listed. To
-    repair a store from extract-cubes or degrade, run the command that made it again: it rewrites only the
-    damaged files. Make a damaged target store anew with --overwrite.
+    repair a store from extract-cubes or degrade, run its original command again; only the damaged files are
+    rewritten. Rebuild a damaged target store with --overwrite.
 
     \b
     Example:
@@ -91,11 +91,11 @@ def _show(found: "gt.Verification", note: Path | None) -> None:
     for what in found.left_out:
         output.say(f"Not checked: {what}.")
     if found.damaged and found.maker in ("import-npy", "extract-targets"):
-        output.say(f"To repair it, run genesis-prep {found.maker} again with --overwrite.", err=True)
+        output.say(f"To repair the store, run genesis-prep {found.maker} again with --overwrite.", err=True)
     elif note:
         output.say(
-            f"To repair it, run the same genesis-prep {found.maker} command again: it rewrites only the "
-            f"damaged files, which are listed in {note.name} next to the store.",
+            f"To repair the store, run the same genesis-prep {found.maker} command again. "
+            f"Only the damaged files, listed in {note.name} next to the store, are rewritten.",
             err=True,
         )
     elif found.damaged and Path(found.place).is_dir():

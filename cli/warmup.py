@@ -10,15 +10,15 @@ from genesis_toolkit.pipeline.progress import Bars
 from genesis_toolkit.pipeline.wording import counted
 
 
-@click.command(cls=options.Command, short_help="Compile all kernels, for images and clusters.")
+@click.command(cls=options.Command, short_help="Compile all kernels in advance.")
 @options.json_option
 def warmup() -> None:
-    """Compile every kernel and keep it, so that no later command waits for that.
+    """Compile all kernels and keep them, so that no later command has to wait for the compiler.
 
-    Without it, the first command that needs a kernel compiles it: the first degrade takes about 10 s longer.
-    Compiled kernels are kept beside the installed package or, where that folder cannot be written, in the
-    cache folder of your home; NUMBA_CACHE_DIR names another. They fit one version of the toolkit on one kind
-    of processor.
+    Without this command, the first command that needs a kernel compiles it: the first degrade takes about
+    10 s longer. Compiled kernels are kept next to the installed package or, where that folder cannot be
+    written, in the cache folder of your home; set NUMBA_CACHE_DIR to use another folder. Compiled kernels fit
+    one version of the toolkit on one kind of processor.
 
     \b
     Examples:
@@ -39,4 +39,4 @@ def warmup() -> None:
         output.say(f"{counted(done.compiled, 'function')} compiled in {done.seconds:.0f} s.")
     else:
         output.say("All kernels had been compiled before.")
-    output.say(f"They are kept below {done.kept_in}.")
+    output.say(f"The compiled kernels are kept in {done.kept_in}.")
