@@ -173,7 +173,7 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
     except OSError as error:
         raise not_read(place, error) from None
     if store.manifest.get(path) != sha256_of(data):
-        raise DataError(f"The shard {place} is damaged: its sha256 differs from the one in the manifest.")
+        raise DataError(f"The shard {place} is damaged: the sha256 differs from the one in the manifest.")
     return data
 
 

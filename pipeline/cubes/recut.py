@@ -145,7 +145,7 @@ def compare_scans(
         except (DataError, OSError, ValueError) as error:
             return row, f"cannot be compared: {reason_of(error)}"
         same = (key.digest(found) if key else found) == str(digests[row])
-        return row, "" if same else "is not the scan that the cubes were cut from: its sha256 differs"
+        return row, "" if same else "is not the scan that the cubes were cut from: the sha256 differs"
 
     run_all(workers, "scans", look, list(places), lambda answer: said.update([answer]))
     return {row: (str(paths[row]), problem) for row, problem in said.items() if problem}

@@ -403,9 +403,9 @@ def call(*words: object) -> Result:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("a.zarr", "--from-csv", "t.csv"), "leave the target stores out"),
-        (("--from-csv", "t.csv", "--arm", "scratch-3d"), "leave --arm out"),
-        (("--from-csv", "t.csv", "--trials", "10"), "leave --trials out"),
+        (("a.zarr", "--from-csv", "t.csv"), "omit the target stores"),
+        (("--from-csv", "t.csv", "--arm", "scratch-3d"), "omit --arm"),
+        (("--from-csv", "t.csv", "--trials", "10"), "omit --trials"),
         (("--arm", "scratch-3d", "--arm", "scratch-2d"), "No target store was given"),
         (("a.zarr", "--arm", "scratch-3d"), "only scratch-3d was given"),
         (("a.zarr", "--arm", "scratch-3d", "--arm", "genesis-ct-3d"), "needs weights"),

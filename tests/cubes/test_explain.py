@@ -201,7 +201,7 @@ def test_the_command_refuses(tmp_path: Path) -> None:
             tmp_path,
             f"There is no scan in {tmp_path}: searched for",
         ),
-        ("", "The path of the scan is empty: give a file, or the folder of a DICOM series."),
+        ("", "The path of the scan is empty: give a file, or a folder with one scan."),
     ):
         done = call(none)
         assert done.exit_code == 2

@@ -324,12 +324,12 @@ def test_wrong_keys_exit_with_2(luna16: Path, cube_store: Path, tmp_path: Path) 
     (tmp_path / "empty").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe")
     cases = [
-        (tmp_path / "short", "it holds 8 bytes, but a key has 32 to 4096"),
+        (tmp_path / "short", "holds 8 bytes, but a key has 32 to 4096"),
         (tmp_path / "long", "holds more than 4096 bytes"),
         (tmp_path / "empty", "the file is empty"),
         (tmp_path / "pipe", "the path is not a regular file"),
         (tmp_path, "the path is not a regular file"),
-        (tmp_path / "nowhere" / "key", "there is no folder"),
+        (tmp_path / "nowhere" / "key", "is in a folder that does not exist"),
         (cube_store / "key", "is inside the store"),
     ]
     for key, sentence in cases:

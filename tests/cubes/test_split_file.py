@@ -82,7 +82,10 @@ def test_folds_of_targets_are_the_parts(source: Path, tmp_path: Path) -> None:
     [
         ("scan;part\n", "has the columns scan;part, but it needs scan,part"),
         ("", "has the columns none"),
-        ("scan,part\na,trian\n", "row 2: 'a,trian' must be a scan and train, validation, test or exclude"),
+        (
+            "scan,part\na,trian\n",
+            "row 2: 'a,trian' is invalid: a row must be a scan and train, validation, test or exclude",
+        ),
         ("scan,part\n,train\n", "row 2"),
         ("scan,part\na\n", "row 2"),
         ("scan,part\na,train\na,test\n", "row 3: a is in two parts"),

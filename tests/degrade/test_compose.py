@@ -154,5 +154,5 @@ def test_arrays_that_do_not_fit_are_refused():
     for size in ((64,), (64, 64, 32, 1)):
         with pytest.raises(CallError, match=f"has {len(size)} edges"):
             Degrader(RECIPES["genesis"], size, Window(), 0)
-    with pytest.raises(CallError, match="--seed -1: must be"):
+    with pytest.raises(CallError, match="--seed -1 is out of range: it must be"):
         Degrader(RECIPES["genesis"], SMALL, Window(), -1)

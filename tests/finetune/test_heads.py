@@ -189,7 +189,7 @@ def test_weights_are_read_from_every_form_without_a_bit_changed(form: str, tmp_p
         for name, tensor in network.network.state_dict().items()
         if not name.startswith("out_tr.")
     )
-    with pytest.raises(CallError, match="not --width 4: leave --width out"):
+    with pytest.raises(CallError, match="not --width 4: omit --width"):
         read_beginning(given, width=4)
     with pytest.raises(CallError, match="not --network unet2d: omit --network"):
         read_beginning(given, "unet2d")

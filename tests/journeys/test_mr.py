@@ -45,7 +45,7 @@ def test_cubes_are_the_scans_own_values_mapped(tmp_path: Path) -> None:
     write_scan(scans / "empty.nii.gz", np.zeros((20, 18, 16), np.int16))
     done = call("extract-cubes", scans, store, *PLACES, "--window", "p0.5,p99.5")
     assert done.exit_code == 1, done.output
-    assert "all the voxels are 0" in " ".join(done.output.split())
+    assert "all voxels are 0" in " ".join(done.output.split())
     cubes = gt.open_store(store)
     assert isinstance(cubes, gt.CubeStore)
     assert cubes.attributes["unit"] == "mapped intensity"

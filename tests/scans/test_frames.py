@@ -122,7 +122,7 @@ def turned(data: Dataset) -> None:
         ),
         (
             lambda data: delattr(data, "PerFrameFunctionalGroupsSequence"),
-            "frames have no position",
+            "DICOM file have no position",
         ),
         (lambda data: setattr(data, "NumberOfFrames", 7), "has 7 frames but positions for 6"),
         (

@@ -458,7 +458,7 @@ def scale_masks(store: Path) -> None:
         ("ncc", set_value("number", 7, 5), "number", "does not count within its scan: cube 7"),
         ("ncc", set_value("scan", 3, 6), "scan", "is not one of the 6 rows of scans: cube 3"),
         ("segment", scale_masks, "masks/c/0/0/0/0", "cube 2: values outside the window 0..1"),
-        ("segment", drop_a_shard, "masks", "its 18 rows need 5 files, but there are 4"),
+        ("segment", drop_a_shard, "masks", "the 18 rows need 5 files, but there are 4"),
         ("segment", drop("masks"), "masks", "are missing, but the task needs them"),
         ("dxc", drop("images"), "images", "are missing, but the task needs them"),
         ("ncc", set_attribute("task", value="dxc"), "task", "the parameters mean 'ncc'"),
@@ -669,7 +669,7 @@ def test_a_sheet_shows_cubes_with_their_labels_masks_and_folds(three: Path, tmp_
         (NoduleParameters, {"hu": (0, 40_000)}, "--hu 0,40000"),
         (MaskParameters, {"foreground": (0, 1)}, "--foreground 0,1"),
         (MaskParameters, {"cubes_per_scan": 0}, "--cubes-per-scan 0"),
-        (FindingParameters, {"size": (8, 8, 8)}, "--size 8,8,8: for images it must be two"),
+        (FindingParameters, {"size": (8, 8, 8)}, "--size 8,8,8 is invalid: for images it must be two"),
     ],
 )
 def test_values_out_of_range_are_refused(kind: type, given: dict[str, object], words: str) -> None:

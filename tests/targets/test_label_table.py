@@ -62,7 +62,7 @@ def test_several_columns_stand_side_by_side(tmp_path: Path) -> None:
         (["grade"], "'grade' holds numbers such as 3.*'grade>3', or a value, 'grade=3'"),
         (["uncertain"], "'uncertain' holds numbers"),
         (["age>old"], "'old' is not a number"),
-        (["view>60"], "'view' has 'PA', which is not a number"),
+        (["view>60"], "'view' holds 'PA', which is not a number"),
         (["mass", "mass"], "name each class once"),
     ],
 )
