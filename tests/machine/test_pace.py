@@ -57,3 +57,12 @@ def test_the_widest_that_fits(width: int, axes: int, seconds: float, smaller: in
 
 def test_words_for_a_network() -> None:
     assert network_words("unet3d", 32, 19_073_665) == "unet3d of width 32 (19,073,665 parameters, 72.8 MiB)"
+
+
+def test_epochs_of_one_step_are_announced_after_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, said = iter([0.0, 0.5]), list[str]()
+    monkeypatch.setattr(pace, "perf_counter", lambda: next(clock))
+    told = Pace(said.append, 1, 0, 4, lambda _: "")
+    for _ in range(4):
+        told.step()
+    assert said == ["A step takes 0.5 s, an epoch with validation about 1 s, 4 epochs 2 s at most."]

@@ -106,7 +106,7 @@ class FineTuner:
             self.say(str(record))
 
     def _due(self, epoch: int | None = None) -> bool:
-        """Return whether to validate after an epoch: the last one, or one that may be best; default: the next."""
+        """Return whether to validate after an epoch (default: the next): the last, or a possible best one."""
         epoch = self.state.epoch if epoch is None else epoch
         stride = max(1, STRIDE // self.per_epoch)
         return (

@@ -69,7 +69,7 @@ class Pace:
             self._announce("A step takes", step)
             if advice := self._advise(step * self._batches):
                 self._say(advice)
-        elif self._count == self._steps and self._epochs > 1:
+        elif _TIMED < self._count == self._steps and self._epochs > 1:
             announced = self._ends[1] - self._ends[0]
             mean = (perf_counter() - self._ends[0]) / (self._steps - 1)
             if not announced / _FAR_OFF <= mean <= announced * _FAR_OFF:
