@@ -60,5 +60,7 @@ def export(run: Path, out: Path, kind: str, part: str, folder: bool, overwrite: 
         ("sha256", written.sha256),
     ]
     output.show_table(("export", ""), rows)
-    output.say(f"{written.card} describes how to load them. Fine-tune them on labelled cubes next.", err=True)
-    output.say_next("genesis-prep extract-targets --help")
+    output.say(f"{written.card} describes how to load them.", err=True)
+    if not written.task:  # of a fine-tuned run nothing is left to do
+        output.say("Fine-tune them on labelled cubes next.", err=True)
+        output.say_next("genesis-prep extract-targets --help")

@@ -189,7 +189,8 @@ def _show(result: "gt.ExtractionResult", cubes: Path, parameters: "Parameters") 
     found = result.found
     if "anonymized_with" in result.store.attributes["parameters"]:  # then the table holds no names
         for outcome in result.unused[: output.MOST_ROWS]:
-            click.echo(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
+            words = output.fitted(f"{outcome.path}: {outcome.status}, {outcome.reason}", err=True)
+            click.echo(words, err=True)  # with --json too
         if len(result.unused) > output.MOST_ROWS:
             more = len(result.unused) - output.MOST_ROWS
             click.echo(f"... and {more:,} more that gave no cube.", err=True)

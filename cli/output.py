@@ -126,7 +126,7 @@ def print_json(facts: Mapping[str, Any], store: object = None) -> None:
 def say(*sentences: str, err: bool = False) -> None:
     """Print sentences for people, one per line, on stdout or stderr; on a terminal they wrap at words."""
     for sentence in sentences if not is_json() else ():
-        click.echo(weighted(_wrapped(sentence, err)), err=err)
+        click.echo(weighted(fitted(sentence, err)), err=err)
 
 
 def say_next(line: str, *words: object) -> None:
@@ -151,7 +151,7 @@ def weighted(sentence: str) -> str:
     return click.style(name + colon, fg=colour, bold=True) + rest
 
 
-def _wrapped(sentence: str, err: bool) -> str:
+def fitted(sentence: str, err: bool) -> str:
     """Wrap a sentence to the width of the terminal, if there is one, which would break within words."""
     if not (sys.stderr if err else sys.stdout).isatty():
         return sentence

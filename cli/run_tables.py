@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genesis_toolkit.cli import output
-from genesis_toolkit.pipeline.wording import counted
+from genesis_toolkit.pipeline.wording import counted, value_words
 
 if TYPE_CHECKING:
     from genesis_toolkit.training.finetune.plan import FinetunePlan
@@ -74,7 +74,9 @@ def show_finetuning_plan(targets: str, plan: "FinetunePlan") -> None:
     """Print the result of a dry run of fine-tuning."""
     first = plan.beginning["file"]
     given = ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in plan.parameters.items() if value is not None
+        f"{'' if value is not False else 'no '}{name.replace('_', ' ')}{_value(value)}"
+        for name, value in plan.parameters.items()
+        if value not in (None, [])
     )
     cubes = f"{plan.train_cubes:,} train, {plan.validation_cubes:,} validate, {plan.test_cubes:,} test"
     rows = [
@@ -90,6 +92,11 @@ def show_finetuning_plan(targets: str, plan: "FinetunePlan") -> None:
         ("files", ", ".join(plan.files)),
     ]
     output.show_plan(Path(targets), asdict(plan), rows)
+
+
+def _value(value: Any) -> str:
+    """Return the value of a parameter behind its name; that of a switch is in its name."""
+    return "" if isinstance(value, bool) else f" {value_words(value)}"
 
 
 def _cubes(train: int, validate: int, split: str) -> str:

@@ -361,6 +361,12 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def test_a_fine_tuned_network_is_not_to_be_fine_tuned(tuned: dict[str, Path], tmp_path: Path) -> None:
+    call = ["export", str(tuned["ncc"]), str(tmp_path / "out.pt"), "--format", "state-dict"]
+    result = CliRunner().invoke(main, call)
+    assert result.stderr == f"{tmp_path / 'out.pt.md'} describes how to load them.\n"
+
+
 def test_the_command_writes_weights_and_card_and_says_so(run: Path, tmp_path: Path) -> None:
     call = ["export", str(run), str(tmp_path / "out.pt"), "--format", "official"]
     result = CliRunner().invoke(main, call)
