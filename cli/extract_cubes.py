@@ -244,7 +244,7 @@ def _plan_rows(plan: "ExtractionPlan", noun: str) -> list[list[str]]:
     none += ": genesis-prep explain SCAN shows why" if noun == "scan" else ""
     rows = [
         (plan.known, f"{noun}s already in the store", f"{plan.known:,}"),
-        (True, f"{noun}s to cut", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
+        (True, f"{noun}s to examine", f"{plan.scans:,}, {output.size_of(plan.bytes)}"),
         (plan.set_aside, "skipped or unusable", f"{plan.set_aside:,}"),
         (plan.small, "too small", f"{plan.small:,}{looked}"),
         (plan.unreadable, "unreadable", f"{plan.unreadable:,}{looked}"),

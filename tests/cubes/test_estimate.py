@@ -91,7 +91,7 @@ def test_the_commands_show_it(luna16: Path, cube_store: Path, tmp_path: Path) ->
     call = ["extract-cubes", str(luna16), str(tmp_path / "new.zarr"), *WORDS, "--dry-run"]
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0, done.output
-    assert "scans to cut" in done.stdout
+    assert "scans to examine" in done.stdout
     assert done.stderr == f"Next: genesis-prep {' '.join(call[:-1])}\n"
     facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)
     assert (facts["scans"], facts["cubes"]) == (3, 12)

@@ -256,7 +256,7 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     path_of(nih, "00000011_000").unlink()
     call = ["extract-cubes", str(nih), str(tmp_path / "c.zarr"), "--size", "6,5", "--workers", "1"]
     done = CliRunner().invoke(main, [*call, "--dry-run"])
-    assert "images to cut" in done.stdout
+    assert "images to examine" in done.stdout
     done = CliRunner().invoke(main, [*call, "--dry-run", "--split", "all"])
     assert "The images of NIH's test list are included" in done.stderr
     done = CliRunner().invoke(main, call)
