@@ -27,8 +27,11 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
 @options.grouped(
     "Training",
     options.setting(_PUBLISHED, "--epochs", "Maximum number of epochs; raise it to continue a finished run."),
-    options.setting(
-        _PUBLISHED, "--patience", "Stop after this many epochs without a better validation loss."
+    options.option(
+        "--patience",
+        "Stop after this many epochs without a better validation loss.  [default: 50; in 2D at least 1000 "
+        "steps]",
+        int,
     ),
     options.option("--max-steps", "Maximum number of steps; training may stop within an epoch.", int),
     options.option(
@@ -51,7 +54,8 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(
         _PUBLISHED,
         "--schedule",
-        "Learning-rate schedule: halve it every 40 epochs, or follow a cosine to the last step.",
+        "Learning-rate schedule: halve it every 40 epochs (in 2D at least 2000 steps), or follow a cosine to "
+        "the last step.",
         SCHEDULES,
     ),
     options.setting(_PUBLISHED, "--warmup", "Number of warm-up steps for the learning rate."),

@@ -71,7 +71,10 @@ class Xrays:
 PNEUMONIA = Xrays("pneumonia", "pneumonia", (32, 32), 1000, 300, 10_000, 20, (20, 60, 200), (20, 60, 200))
 VIEWS = Xrays("views", "View Position", (64, 64), 171, 50, 471, 200, (20, 60, 200), (60,))
 WIDTH_2D, WIDTH_3D = 16, 8
-IMAGES = gt.PretrainParameters(width=WIDTH_2D, batch_size=32, lr=0.002, schedule="cosine", warmup=20)
+# `patience` and `lr_step` change nothing here, but the seeds are hashes of all settings.
+IMAGES = gt.PretrainParameters(
+    width=WIDTH_2D, batch_size=32, lr=0.002, schedule="cosine", warmup=20, patience=50, lr_step=40
+)
 
 SCANS = PhantomParameters(scans=60, shape=(320, 320, 128))
 SIZE = (32, 32, 16)
@@ -82,8 +85,9 @@ CUBES = gt.ExtractParameters(
 NODULES = gt.NoduleParameters(size=SIZE, negatives=4)
 MASKS_PER_SCAN = 6
 VOLUMES = gt.PretrainParameters(
-    width=WIDTH_3D, batch_size=8, optimiser="adam", lr=0.002, schedule="cosine", warmup=20, epochs=8
-)
+    width=WIDTH_3D, batch_size=8, optimiser="adam", lr=0.002, schedule="cosine", warmup=20, epochs=8,
+    patience=50, lr_step=40,
+)  # fmt: skip
 SCANS_LABELLED = (2, 5, 20)
 
 PROBE = gt.FinetuneParameters(freeze_encoder=True)

@@ -35,6 +35,8 @@ PRETRAINING = gt.PretrainParameters(
     warmup=100,
     precision="bf16",
     max_steps=CUBES_SEEN // BATCH,
+    patience=50,
+    lr_step=40,  # unused by the cosine, but the seed is a hash of all settings
 )
 TARGETS = replace(NODULES, size=SIZE)
 WHOLE = gt.FinetuneParameters(steps=1000, batch_size=16, precision="bf16")

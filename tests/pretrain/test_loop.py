@@ -77,7 +77,8 @@ def test_the_folder_holds_what_a_run_is_made_of(run: tuple[Path, PretrainOutcome
         "best.pt", "last.pt", "lock", "losses.jsonl", "losses.png", "restored.png", "run.json",
     ]  # fmt: skip
     described = json.loads((folder / "run.json").read_text())
-    assert described["parameters"] == SMALL.as_dict() | {"network": "unet3d", "optimiser": "sgd"}
+    known = {"network": "unet3d", "optimiser": "sgd", "patience": 50, "lr_step": 40}
+    assert described["parameters"] == SMALL.as_dict() | known
     assert described["split"] == outcome.split
     assert described["store"]["recipe"]["name"] == "genesis"
     assert json.loads((folder / "losses.jsonl").read_text().splitlines()[0]) == described

@@ -45,7 +45,7 @@ def test_the_cosine_is_torchs_and_zero_at_the_last_step(limit: dict[str, int]) -
 
 
 def test_warming_up_rises_evenly_to_the_first_value() -> None:
-    step = PretrainParameters(lr=0.8, warmup=4)
+    step = PretrainParameters(network="unet3d", lr=0.8, warmup=4)
     assert rates(step, 6, 3) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
     cosine = PretrainParameters(lr=0.8, warmup=4, schedule="cosine", epochs=4)
     assert rates(cosine, 12, 3)[3:5] == pytest.approx([0.8, 0.8])
@@ -90,6 +90,35 @@ def test_the_network_decides_what_was_left_out_and_nothing_else(
     assert (chosen.optimiser, chosen.lr) == ("adamw", 0.001)
     chosen = PretrainParameters(optimiser="sgd").of_network(network, 8)
     assert (chosen.optimiser, chosen.lr) == ("sgd", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("network", "steps", "patience", "lr_step"),
+    [
+        ("unet2d", 4, 250, 500),
+        ("unet2d", 3, 334, 667),
+        ("unet2d", 20, 50, 100),
+        ("unet2d", 50, 50, 40),
+        ("unet2d", 10_000, 50, 40),
+        ("unet3d", 1, 50, 40),
+        ("resenc-l", 4, 50, 40),
+    ],
+)
+def test_in_2d_small_data_get_their_steps(network: str, steps: int, patience: int, lr_step: int) -> None:
+    """At least 1,000 steps without a better loss, at least 2,000 at the full rate; or the published epochs."""
+    assert (PretrainParameters().patience, PretrainParameters().lr_step) == (None, None)
+    known = PretrainParameters().of_network(network, 8).of_steps(steps)
+    assert (known.patience, known.lr_step) == (patience, lr_step)
+    assert known.of_steps(steps + 1) == known
+    full = rates(known, lr_step * min(steps, 50) + 1, min(steps, 50))
+    assert (full[:-1], full[-1]) == ([known.lr] * (len(full) - 1), 0.5 * known.lr)
+
+
+def test_a_patience_or_a_schedule_that_was_given_stays() -> None:
+    given = PretrainParameters(network="unet2d", patience=3, lr_step=7).of_steps(1)
+    assert (given.patience, given.lr_step) == (3, 7)
+    with pytest.raises(CallError, match="--patience 0"):
+        PretrainParameters(network="unet3d", patience=0)
 
 
 @pytest.mark.parametrize(

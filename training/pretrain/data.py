@@ -97,6 +97,7 @@ def open_data(path: str | Path, parameters: PretrainParameters, processes: int =
     facts = store_facts(store, parameters.recipe or RECIPE)
     names = store.scans.names[store.table.scan]
     data = PretrainData(feed, split, store.table.scan[split.train], validation, facts, parameters, names)
+    data = replace(data, parameters=parameters.of_steps(data.steps))
     training = smallest(data.training(0))
     check_batch(network.name, store.size, min(training, smallest(validation)))
     if training < processes:

@@ -14,6 +14,8 @@ PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 
 _LR = {"sgd": 1.0, "adam": 1e-3, "adamw": 1e-3}
 _OPTIMISER = {"unet2d": "adam"}  # other networks use the published `sgd`
+_EPOCHS = {"patience": 50, "lr_step": 40}  # as published
+_LEAST_STEPS = {"unet2d": {"patience": 1000, "lr_step": 2000}}  # in 2D, epochs of at least so many steps
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class PretrainParameters:
 
     Attributes:
         epochs: largest number of passes over the training cubes.
-        patience: stop after this many epochs without a better validation loss.
+        patience: stop after this many epochs without a better validation loss; by default 50, and for
+            `unet2d` at least 1,000 steps. None until the data are known.
         max_steps: largest number of steps, cutting the last epoch short; None for no limit.
         overfit: train and validate on this many fixed cubes, to check that the loss falls; None for all.
         batch_size: cubes per batch, at most, over all processes.
@@ -33,7 +36,8 @@ class PretrainParameters:
         momentum: momentum of SGD.
         schedule: `step`, multiplied by `lr_factor` after every `lr_step` epochs, or `cosine`, which reaches 0
             at the last step that `epochs` and `max_steps` allow.
-        lr_step: see `schedule`.
+        lr_step: see `schedule`; by default 40, and for `unet2d` at least 2,000 steps. None until the data are
+            known.
         lr_factor: see `schedule`.
         warmup: number of steps in which the learning rate rises to its first value.
         clip_norm: largest norm of the gradient of all weights together, in L2; None for no limit.
@@ -57,7 +61,7 @@ class PretrainParameters:
     """
 
     epochs: int = 10_000
-    patience: int = 50
+    patience: int = None  # type: ignore[assignment] # set once the number of steps is known
     max_steps: int | None = None
     overfit: int | None = None
     batch_size: int = 6
@@ -65,7 +69,7 @@ class PretrainParameters:
     lr: float = None  # type: ignore[assignment] # set once the optimiser is known
     momentum: float = 0.9
     schedule: str = "step"
-    lr_step: int = 40
+    lr_step: int = None  # type: ignore[assignment] # set once the number of steps is known
     lr_factor: float = 0.5
     warmup: int = 0
     clip_norm: float | None = None
@@ -80,6 +84,9 @@ class PretrainParameters:
     def __post_init__(self) -> None:
         if self.optimiser is None and self.network is not None:
             object.__setattr__(self, "optimiser", _OPTIMISER.get(self.network, "sgd"))
+        if self.network is not None and self.network not in _LEAST_STEPS:
+            for name in self._unset():
+                object.__setattr__(self, name, _EPOCHS[name])
         if self.lr is None:
             object.__setattr__(self, "lr", _LR.get(self.optimiser))
         check_counts(self, "epochs", "patience", "max_steps", "overfit", "batch_size", "lr_step", "width")
@@ -122,6 +129,15 @@ class PretrainParameters:
     def of_network(self, network: str, width: int) -> "PretrainParameters":
         """Return the parameters for a network and a width, with the defaults that depend on them."""
         return replace(self, network=network, width=width)
+
+    def of_steps(self, steps: int) -> "PretrainParameters":
+        """Return the parameters for epochs of that many steps, with the defaults that depend on them."""
+        least = _LEAST_STEPS.get(self.network or "", {})
+        known: Any = {name: max(_EPOCHS[name], -(-least.get(name, 0) // steps)) for name in self._unset()}
+        return replace(self, **known)
+
+    def _unset(self) -> list[str]:
+        return [name for name in _EPOCHS if getattr(self, name) is None]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name."""
