@@ -48,7 +48,8 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     ),
     options.option(
         "--lr",
-        "Learning rate; use 0.1 if SGD gets stuck at a constant output.  [default: 1.0, or 0.001 with Adam]",
+        "Learning rate; use 0.1 if SGD gets stuck at a constant output.  [default: 1.0, or 0.001 with Adam; "
+        "0.0003 for unet2d from width 64 on, unless --optimiser is given]",
         float,
     ),
     options.setting(

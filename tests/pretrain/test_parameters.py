@@ -85,11 +85,22 @@ def test_the_network_decides_what_was_left_out_and_nothing_else(
     known = unknown.of_network(network, 8)
     assert (known.network, known.width, known.optimiser, known.lr) == (network, 8, optimiser, lr)
     assert known == PretrainParameters(network=network, width=8)
-    assert PretrainParameters(lr=0.3).of_network(network, 8).lr == 0.3
+    assert PretrainParameters(lr=0.3).of_network(network, 64).lr == 0.3
     chosen = PretrainParameters(optimiser="adamw").of_network(network, 8)
     assert (chosen.optimiser, chosen.lr) == ("adamw", 0.001)
     chosen = PretrainParameters(optimiser="sgd").of_network(network, 8)
     assert (chosen.optimiser, chosen.lr) == ("sgd", 1.0)
+
+
+@pytest.mark.parametrize(("width", "lr"), [(1, 0.001), (63, 0.001), (64, 0.0003), (128, 0.0003)])
+def test_the_wide_2d_network_has_a_lower_rate_unless_its_optimiser_was_given(width: int, lr: float) -> None:
+    unknown = PretrainParameters(network="unet2d")
+    assert (unknown.optimiser, unknown.lr) == (None, None)
+    assert unknown.of_network("unet2d", width) == PretrainParameters(network="unet2d", width=width)
+    known = unknown.of_network("unet2d", width)
+    assert (known.optimiser, known.lr) == ("adam", lr)
+    for name, own in (("adam", 0.001), ("adamw", 0.001), ("sgd", 1.0)):
+        assert PretrainParameters(optimiser=name).of_network("unet2d", width).lr == own
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,7 @@ def test_the_network_decides_what_was_left_out_and_nothing_else(
     ],
 )
 def test_in_2d_small_data_get_their_steps(network: str, steps: int, patience: int, lr_step: int) -> None:
-    """At least 1,000 steps without a better loss, at least 2,000 at the full rate; or the published epochs."""
+    """At least 1,000 steps without a better loss and 2,000 at the full rate; or the published epochs."""
     assert (PretrainParameters().patience, PretrainParameters().lr_step) == (None, None)
     known = PretrainParameters().of_network(network, 8).of_steps(steps)
     assert (known.patience, known.lr_step) == (patience, lr_step)
