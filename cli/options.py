@@ -96,9 +96,9 @@ def setting(record: object, name: str, text: str, kind: Any = None) -> Option:
 def path(value: str) -> Path:
     """Return a file or folder on this machine; the type of an option's value."""
     if not value:
-        raise click.BadParameter("an empty name was given; '.' is the folder you are in.")
+        raise click.BadParameter("the path is empty: give a path, such as . for the current folder.")
     if "://" in value:
-        raise click.BadParameter(f"{value} is an address; give a path on this machine.")
+        raise click.BadParameter(f"{value} is an address: give a path on this machine.")
     return Path(value)
 
 

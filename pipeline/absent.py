@@ -49,7 +49,7 @@ def check_store(place: AnyPath, maker: str) -> None:
     if "://" in os.fspath(place) or _exists(Path(place)):
         return
     if unfinished(Path(place)).exists():
-        raise CallError(f"{place} is not finished: repeat the command that makes it to continue.")
+        raise CallError(f"{place} is not finished: repeat the command that makes the store to finish it.")
     raise CallError(f"There is no store at {place}: make one with genesis-prep {maker}.")
 
 

@@ -384,8 +384,8 @@ def _address(scheduler: str) -> str:
         return str(json.loads(Path(scheduler).read_bytes())["address"])
     except (OSError, ValueError, KeyError, TypeError):
         raise CallError(
-            f"--scheduler {scheduler}: not a scheduler file. Give the file that dask scheduler "
-            "--scheduler-file writes, or an address such as tcp://node17:8786."
+            f"--scheduler {scheduler} is not a scheduler file: give the file that dask "
+            "scheduler --scheduler-file writes, or an address such as tcp://node17:8786."
         ) from None
 
 
@@ -408,14 +408,15 @@ def _check_workers(client: Any, source: Path | None, folder: Path) -> int:
     for version, host, missing in answers.values():
         if version != __version__:
             raise CallError(
-                f"The dask worker on {host} has genesis-toolkit {version}, this machine {__version__}: "
-                "install the same version everywhere, or the voxels may differ."
+                f"The dask worker on {host} has genesis-toolkit {version}, but this machine "
+                f"has {__version__}: install the same version everywhere, or the voxels may "
+                "differ."
             )
         if missing:
             place = folder if probe in missing else source
             raise CallError(
-                f"The dask worker on {host} cannot see {place}: keep scans and store on a "
-                "file system that this machine and all workers share."
+                f"The dask worker on {host} cannot see {place}: keep the scans and the store "
+                "on a file system that this machine and all workers share."
             )
     return len(answers)
 

@@ -66,7 +66,7 @@ def test_what_is_there_or_may_be_passes(tmp_path: Path) -> None:
 
 def test_a_store_that_is_being_made_is_not_said_to_be_missing(tmp_path: Path) -> None:
     (tmp_path / "c.zarr.unfinished").mkdir()
-    with pytest.raises(CallError, match=r"c\.zarr is not finished: repeat the command that makes it"):
+    with pytest.raises(CallError, match=r"c\.zarr is not finished: repeat the command that makes the store"):
         absent.check_store(tmp_path / "c.zarr", "degrade")
     with pytest.raises(CallError, match=r"p\.zarr: make one with genesis-prep degrade\.$"):
         absent.check_store(tmp_path / "p.zarr", "degrade")

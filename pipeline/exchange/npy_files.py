@@ -106,7 +106,7 @@ def read_head(path: Path) -> NpyFile:
     needed = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if needed != status.st_size:
         how = "cut short" if status.st_size < needed else "too long"
-        raise DataError(f"{path} is {how}: {status.st_size} bytes, but its header requires {needed}.")
+        raise DataError(f"{path} is {how}: {status.st_size} bytes, but the header requires {needed}.")
     match = _NAME.fullmatch(path.name)
     count, x, y, z = shape
     subset = int(match[1]) if match else NO_SUBSET
@@ -150,7 +150,7 @@ def _check_array(path: Path, shape: tuple[int, ...], in_fortran_order: bool, dty
         )
     if int(np.prod(shape[1:], dtype=object)) > _MOST_VOXELS:
         cube = edges.partition(" x ")[2]
-        raise DataError(f"{path} has cubes of {cube} voxels; at most {_MOST_VOXELS} voxels are allowed.")
+        raise DataError(f"{path} has cubes of {cube} voxels, but at most {_MOST_VOXELS} voxels are allowed.")
 
 
 def read_cubes(source: NpyFile, numbers: range, out: NDArray[np.int16]) -> Iterator[int]:
@@ -324,7 +324,9 @@ def _parts(
         hu = room[: len(block)]
         store.cubes.read_many(block, hu)
         if hu.min() < WINDOW.low or hu.max() > WINDOW.high:
-            raise DataError(f"{store.storage.place} holds values outside its window: it is damaged.")
+            raise DataError(
+                f"{store.storage.place} holds values outside its window, so the store is damaged."
+            )
         yield values_of(hu, dtype).data.cast("B")
         for cube in block:
             written(cube)

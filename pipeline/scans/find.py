@@ -160,8 +160,9 @@ def find_scans(
         return _found_luna16(source, folders, subsets)
     if layout == "auto" and any(NIH_TABLE.fullmatch(entry.name) for entry in entries):
         raise CallError(
-            f"{source} has the layout of NIH ChestX-ray14, whose images are not CT scans: extract them with "
-            "ImageParameters, or use --layout files to use CT scans in it."
+            f"{source} has the layout of NIH ChestX-ray14, whose images are not CT scans: "
+            "extract them with ImageParameters, or use --layout files to use CT scans in "
+            "this folder."
         )
     found = _found_files(source, *walk(source, SUFFIXES), subsets, mr)
     if layout == "auto":
@@ -199,8 +200,9 @@ def _check_no_subset(found: Found) -> None:
             inside = root / match[0]
     if inside is not None:
         raise CallError(
-            f"{found.root} is not LUNA16's main folder, but {inside} looks like one of its subsets: give "
-            f"{inside.parent}, or use --layout files to take all scans, including test subsets 7-9."
+            f"{found.root} is not LUNA16's main folder, but {inside} looks like one of its "
+            f"subsets: give {inside.parent}, or use --layout files to use all scans, "
+            "including test subsets 7-9."
         )
 
 
@@ -212,7 +214,7 @@ def _found_luna16(
     if not selected & folders.keys():
         raise CallError(
             f"--subsets does not fit {source}, which has no subset "
-            f"{', '.join(map(str, missing))}; it has subsets "
+            f"{', '.join(map(str, missing))}: choose from "
             f"{', '.join(map(str, sorted(folders)))}."
         )
     present = sorted(selected & folders.keys())
@@ -224,7 +226,10 @@ def _found_luna16(
             place = f"{folder}/{name}"
             sources.append(Source(name.removesuffix(".mhd"), subset, place, bad_name(entry.path), skip))
     if not sources:
-        raise CallError(f"There is no scan (.mhd) in subset {', '.join(map(str, present))} of {source}.")
+        raise CallError(
+            f"There is no scan (.mhd) in subset {', '.join(map(str, present))} of "
+            f"{source}: unpack LUNA16's archives there, or choose other --subsets."
+        )
     left_out = sorted(folders.keys() - selected) if subsets is None else []
     passed_over = tuple(subset for subset in left_out if _headers(folders[subset]))
     return Found(source, "luna16", tuple(sources), passed_over)
@@ -243,7 +248,8 @@ def _found_files(
 ) -> Found:
     if subsets is not None:
         raise CallError(
-            f"--subsets selects subsets of LUNA16, but {root} has no folder subset0 .. subset9: omit it."
+            f"--subsets selects subsets of LUNA16, but {root} has no folder subset0 .. "
+            "subset9: omit --subsets."
         )
     sources: list[Source] = []
     bad_root = bad_name(str(root))

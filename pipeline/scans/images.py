@@ -43,7 +43,7 @@ def read_image(path: Path) -> Picture:
     """
     data = first_bytes(path, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise DataError(f"the file has more than {MOST_BYTES:,} bytes")
+        raise DataError(f"the file has more than {MOST_BYTES:,} bytes, the limit for an image")
     return Picture(decode_png(path, data).T, hashlib.sha256(data).hexdigest())
 
 

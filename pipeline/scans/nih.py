@@ -83,7 +83,8 @@ def find_images(source: Path | str, split: Split = "train_val") -> Found:
     files = _image_files(root, entries)
     if not files:
         raise CallError(
-            f"There is no image ({SUFFIX}) in {root}, its folder images, or its folders images_001 .. 012."
+            f"There is no image ({SUFFIX}) in {root}, its folder images, or its folders "
+            "images_001 .. 012: unpack the archives of the download there."
         )
     listed_names = {name for names in lists.values() for name in names}
     selected: Collection[str] = lists.get(split, rows)
@@ -193,8 +194,8 @@ def _table_of(root: Path, names: Iterable[str]) -> Path:
     tables = sorted(name for name in names if NIH_TABLE.fullmatch(name))
     if not tables:
         raise CallError(
-            f"{root} holds no table Data_Entry_2017*.csv, so its layout is not NIH ChestX-ray14's: copy the "
-            "table from the download into it."
+            f"{root} holds no table Data_Entry_2017*.csv, so its layout is not NIH "
+            "ChestX-ray14's: copy the table from the download into this folder."
         )
     if len(tables) > 1:
         raise CallError(f"{root} holds {len(tables)} tables, {', '.join(tables)}: keep one.")

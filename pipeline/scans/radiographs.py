@@ -101,7 +101,7 @@ def read_values(path: Path) -> NDArray[Any]:
 def _whole(path: Path) -> bytes:
     data = first_bytes(path, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise DataError(f"the file has more than {MOST_BYTES:,} bytes")
+        raise DataError(f"the file has more than {MOST_BYTES:,} bytes, the limit for an image")
     return data
 
 

@@ -223,7 +223,9 @@ def _check_shape(shape: Any, chunk: Any, expected: schema.Column) -> None:
         raise ValueError(f"the cubes have the shape {words_of(shape[1:])}")
     _among(chunk[1:], (shape[1:],), "chunk_shape of a row")
     if shape[0] > _MOST_ROWS or not 1 <= chunk[0] <= _MOST_CHUNK_ROWS:
-        raise ValueError(f"the array has {shape[0]:,} rows in chunks of {chunk[0]:,}")
+        raise ValueError(
+            f"the array has {shape[0]:,} rows in chunks of {chunk[0]:,} rows, which is out of range"
+        )
 
 
 def _check_codecs(codecs: Any, expected: schema.Column, shape: list[int], dtype: str) -> None:

@@ -54,7 +54,7 @@ class Remote(Storage):
         self.place = place.rstrip("/")
         scheme = place.partition("://")[0].lower()
         if scheme not in SCHEMES:
-            raise CallError(f"{place}: a URL must start with one of {', '.join(SCHEMES)}.")
+            raise CallError(f"{place} is not a readable URL: it must start with one of {', '.join(SCHEMES)}.")
         self._store = _connect(self.place)
         self._kept: Path | None = None
         if os.environ.get(CACHE):

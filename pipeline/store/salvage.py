@@ -151,7 +151,7 @@ def attributes_of(storage: Storage, kinds: Sequence[str]) -> dict[str, Any]:
             f"genesis-toolkit that wrote it{by}, or a later one."
         )
     if not finalised:
-        raise CallError(f"{place} is not finished: repeat the command that makes it.")
+        raise CallError(f"{place} is not finished: repeat the command that makes the store to finish it.")
     return dict(attributes)
 
 

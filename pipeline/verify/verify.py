@@ -166,7 +166,9 @@ def _check_call(
     place = remains.storage.place
     if pairs and remains.kind not in (schema.PAIRS, None):
         noun = schema.KINDS[remains.kind].noun
-        raise CallError(f"{place} is a {noun}, but --replay derives the pairs of a pair store: omit it.")
+        raise CallError(
+            f"{place} is a {noun}, but --replay derives the pairs of a pair store: omit --replay."
+        )
     if source is None:
         return None
     if not source.exists():
@@ -176,9 +178,7 @@ def _check_call(
         return None
     key = read_key(anonymize) if anonymize and anonymize.exists() else None
     if key is None or key.fingerprint != fingerprint:
-        raise CallError(
-            f"{place} has pseudonyms for its scans: give the file with its key, --anonymize KEYFILE."
-        )
+        raise CallError(f"{place} has pseudonyms for its scans: give the key file with --anonymize KEYFILE.")
     return key
 
 

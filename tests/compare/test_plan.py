@@ -64,7 +64,7 @@ def test_a_task_is_named_as_its_store() -> None:
     for place in ("data/nodules.zarr", "nodules.zarr.zip", "s3://bucket/nodules.zarr/", Path("x/nodules")):
         assert task_name(place) == "nodules"
     for place in ("/", "a" * 41 + ".zarr", ".zarr"):
-        with pytest.raises(CallError, match="rename the store to 1 to 40"):
+        with pytest.raises(CallError, match="give the store a name of 1 to 40"):
             task_name(place)
 
 

@@ -316,7 +316,7 @@ def test_cubes_that_do_not_fit_the_network_leave_no_run(tmp_path: Path) -> None:
 
 def test_stores_that_cannot_be_trained_from_leave_no_run(pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "half.zarr.unfinished").mkdir()
-    with pytest.raises(CallError, match="not finished: repeat the command that makes it"):
+    with pytest.raises(CallError, match="not finished: repeat the command that makes the store"):
         pretrain(tmp_path / "half.zarr", tmp_path / "run", SMALL)
     newer = Path(shutil.copytree(pairs, tmp_path / "newer.zarr"))
     described = json.loads((newer / "zarr.json").read_text(encoding="utf-8"))

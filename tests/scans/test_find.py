@@ -55,7 +55,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         find_scans(tmp_path, "luna16")
     write_scan(tmp_path / "subset8" / "1.mhd", lungs(0))
     with pytest.raises(
-        CallError, match=r"--subsets does not fit .* has no subset 0, 1, 2, 3, 4, 5, 6; it has subsets 8"
+        CallError, match=r"--subsets does not fit .* has no subset 0, 1, 2, 3, 4, 5, 6: choose from 8"
     ):
         find_scans(tmp_path)
     with pytest.raises(CallError, match="--subsets"):

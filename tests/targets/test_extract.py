@@ -233,7 +233,7 @@ def test_a_repeated_row_is_taken_once() -> None:
     found = parse_candidates(f"{','.join(HEADER)}\na,1,2,3,0\na,1,2,3.0,0\n")
     assert len(found.by_scan["a"]) == 1
     assert found.said[0].startswith("candidates_V2.csv repeats")
-    with pytest.raises(DataError, match="no column class; it has seriesuid"):
+    with pytest.raises(DataError, match="no column class; its columns are seriesuid"):
         parse_candidates("seriesuid,coordX,coordY,coordZ\n")
 
 

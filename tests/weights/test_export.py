@@ -211,7 +211,7 @@ def test_what_a_fine_tuned_run_cannot_give_is_refused(tuned: dict[str, Path], tm
     with pytest.raises(DataError, match=r"result\.json is damaged"):
         export_weights(run, tmp_path / "out.pt", "state-dict")
     (run / "result.json").unlink()
-    with pytest.raises(CallError, match="run is not finished: run the command"):
+    with pytest.raises(CallError, match="run is not finished: repeat the command"):
         export_weights(run, tmp_path / "out.pt", "state-dict")
     assert not (tmp_path / "out.pt").exists()
 

@@ -59,8 +59,8 @@ class Arm:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise CallError(
-                f"--arm {self.name!r} is not a valid name: give it 1 to 40 letters, digits and any of "
-                "._+-, the first a letter or a digit."
+                f"--arm {self.name!r} is not a valid name: give it 1 to 40 letters, digits or "
+                "any of ._+-, beginning with a letter or a digit."
             )
         known, (_, pretrained) = self.name in KNOWN, KNOWN.get(self.name, (0, None))
         if not known and self.weights is None:
@@ -269,8 +269,9 @@ def arms_by_task(tasks: Sequence[Task], arms: Sequence[ReadyArm]) -> dict[str, l
     for task in tasks:
         if len(taking[task.name]) < 2:
             raise CallError(
-                f"{task.targets} holds images, but only {len(taking[task.name])} of the arms are in 2D: "
-                "give at least two, such as --arm scratch-2d --arm imagenet=FILE, or leave this store out."
+                f"{task.targets} holds images, but only {len(taking[task.name])} of the arms "
+                "are in 2D: give at least two, such as --arm scratch-2d --arm imagenet=FILE, "
+                "or omit this store."
             )
     return taking
 
@@ -373,8 +374,8 @@ def task_name(place: str | Path) -> str:
         name = name.removesuffix(suffix)
     if not name.strip() or name.startswith(".") or len(name) > MOST_LETTERS or not name.isprintable():
         raise CallError(
-            f"{place} names its task {name[: MOST_LETTERS + 1]!r}: rename the store to 1 to {MOST_LETTERS} "
-            "printable letters that do not start with a dot."
+            f"{place} gives its task the name {name[: MOST_LETTERS + 1]!r}: give the store a "
+            f"name of 1 to {MOST_LETTERS} printable letters that does not start with a dot."
         )
     return name
 

@@ -69,8 +69,9 @@ class ArmSummary:
             )
         if not 2 <= self.n <= _MOST_TRIALS:
             raise DataError(
-                f"arm {self.arm} of task {self.task} has n = {self.n}, but it must be 2 to {_MOST_TRIALS:,}, "
-                "since one trial has no spread: add trials, or leave the arm out."
+                f"arm {self.arm} of task {self.task} has n = {self.n}, but it must be 2 to "
+                f"{_MOST_TRIALS:,}, since one trial has no spread: add trials, or omit the "
+                "arm."
             )
 
 

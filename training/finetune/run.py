@@ -217,7 +217,7 @@ def read_finetuned(run: Path) -> Finetuned:
     if described is None:
         raise no_finetuned(run)
     if not folder.result.is_file():
-        raise CallError(f"{run} is not finished: run the command that started it again to finish it.")
+        raise CallError(f"{run} is not finished: repeat the command that started the run to finish it.")
     trained = {name: value for name, value in described["parameters"].items() if name not in _OF_NETWORK}
     parameters = FinetuneParameters.from_dict({**trained, **older})
     kind, classes, size = described["kind"], tuple(described["classes"]), tuple(described["size"])

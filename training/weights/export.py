@@ -175,7 +175,7 @@ def _finetuned(folder: Path, run: Mapping[str, Any], kind: str) -> _Best:
         )
     path = folder / "result.json"
     if not path.is_file():
-        raise CallError(f"{folder} is not finished: run the command that started it again to finish it.")
+        raise CallError(f"{folder} is not finished: repeat the command that started the run to finish it.")
     result = _json(path) or {}
     for file, content, needed in (
         (folder / "run.json", run, _OF_TUNED),
