@@ -274,12 +274,12 @@ def test_the_command_says_what_it_left_out(nih: Path, tmp_path: Path) -> None:
     [
         (
             "--hu -100,100",
-            "--hu is for CT scans; X-ray images are stored as grey levels 0..255: leave it out.",
+            "--hu is for CT scans; X-ray images are stored as grey levels 0..255: omit the option.",
         ),
-        ("--subsets 0-6", "--subsets is for CT scans; X-ray images have no subsets: leave it out."),
+        ("--subsets 0-6", "--subsets is for CT scans; X-ray images have no subsets: omit the option."),
         ("--plane axial", "--plane is for CT scans"),
-        ("--size 6,5,4", "--size 6,5,4: for images it must be two edges"),
-        ("--cubes-per-scan 0", "--cubes-per-scan 0: must be between 1 and 10000 crops"),
+        ("--size 6,5,4", "--size 6,5,4 is invalid: for images it must be two edges"),
+        ("--cubes-per-scan 0", "--cubes-per-scan 0 is out of range: it must be between 1 and 10000 crops"),
     ],
 )
 def test_options_of_ct_are_refused(nih: Path, tmp_path: Path, words: str, said: str) -> None:
