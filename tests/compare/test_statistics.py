@@ -373,7 +373,7 @@ def test_pairs_are_chosen_in_the_order_of_the_arms() -> None:
         ("b", [("a", "b")], "exclude each other"),
         (None, [("a", "x")], "--pairs names 'x'"),
         (None, [("a", "a")], "with itself"),
-        (None, [("a", "b"), ("b", "a")], "twice"),
+        (None, [("a", "b"), ("b", "a")], "repeated pair"),
     ],
 )
 def test_pairs_that_make_no_sense_are_refused(

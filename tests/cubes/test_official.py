@@ -163,5 +163,5 @@ def test_attempts_end_at_fifty_a_cube() -> None:
 def test_nonsense_is_refused() -> None:
     with pytest.raises(CallError, match="--seed -1 is out of range: it must be"):
         OfficialCorners(-1)
-    with pytest.raises(CallError, match="-5 random words"):
+    with pytest.raises(CallError, match="random words used is -5"):
         OfficialCorners(used=-5)

@@ -226,13 +226,13 @@ def test_few_places_give_few_cubes() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"size": (64,)}, "--size 64: "),
+        ({"size": (64,)}, "--size 64 is invalid: "),
         ({"size": (64, 64, 32), "plane": "axial"}, "--plane axial"),
         ({"size": (64, 64, 0)}, "--size 64,64,0"),
         ({"border": (1, 1, -1)}, "--border 1,1,-1"),
         ({"max_tissue": 1.5}, "--max-tissue 1.5"),
         ({"min_tissue": -0.1}, "--min-tissue -0.1"),
-        ({"min_tissue": 0.2}, "--min-tissue 0.2: .* --max-tissue, which is 0.15"),
+        ({"min_tissue": 0.2}, "--min-tissue 0.2 is out of range: .* --max-tissue, which is 0.15"),
         ({"min_tissue": float("nan")}, "--min-tissue nan"),
     ],
 )

@@ -202,7 +202,7 @@ def write_patches(path: Path, cubes: NDArray[Any]) -> None:
         ({"shape": [15]}, "dimension_names is"),
         ({"shape": [15, 24, 20, 4, 4]}, "dimension_names is"),
         ({"dimension_names": ["cube", "y", "x"]}, "dimension_names is"),
-        ({"shape": [15, 24, 0]}, r"its cubes are \[24, 0\]"),
+        ({"shape": [15, 24, 0]}, r"the cubes have the shape \[24, 0\]"),
         ({"shape": [15, 25, 20]}, "chunk_shape of a row"),
     ],
 )

@@ -201,11 +201,17 @@ def test_what_is_left_out_is_put_in() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"size": (9,)}, "--size 9 is invalid: it must be three edges .* two for a patch of a slice, for example 224,224"),
+        (
+            {"size": (9,)},
+            "--size 9 is invalid: it must be three edges .* two for a patch of a slice, for example 224,224",
+        ),
         ({"size": (9, 9, 9, 9)}, "--size 9,9,9,9"),
         ({"size": (9, 0)}, "--size 9,0"),
         ({"plane": "coronal"}, "--plane coronal is for patches .* --size 64,64,32 .* omit --plane"),
-        ({"size": (9, 9), "plane": "oblique"}, "--plane oblique is unknown: it must be one of axial, coronal, sagittal"),
+        (
+            {"size": (9, 9), "plane": "oblique"},
+            "--plane oblique is unknown: it must be one of axial, coronal, sagittal",
+        ),
         ({"size": (9, 9), "sampler": "official"}, "--sampler official .* omit --sampler"),
         ({"size": (9, 9), "border": (1, 1)}, "--border 1,1 is invalid: it must be three numbers"),
         ({"size": (9, 9), "min_tissue": 0.25}, "--min-tissue 0.25 is for cubes: .* Omit --min-tissue"),

@@ -120,7 +120,7 @@ class PretrainParameters:
             (0 <= self.momentum < 1, "The momentum", self.momentum, "in [0, 1), such as 0.9"),
             (
                 0 < self.lr_factor <= 1,
-                "The factor of the learning rate",
+                "The learning-rate factor",
                 self.lr_factor,
                 "in (0, 1], such as 0.5",
             ),
