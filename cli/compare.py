@@ -82,7 +82,9 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
 @options.finetuning_options
 @options.grouped(
     "Work and output",
-    options.option("--workers", "Number of trials run at once.  [default: one per core; one on CUDA]", int),
+    options.option(
+        "--workers", "Number of trials to run in parallel.  [default: one per core; one on CUDA]", int
+    ),
     options.option("--dry-run", "List the trials without running them.", bool),
     options.option("--overwrite", "Discard all earlier results in DIR, including trials.", bool),
     options.json_option,

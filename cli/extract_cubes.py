@@ -115,7 +115,7 @@ def _subsets(text: str) -> tuple[int, ...]:
     ),
 )
 @options.card_options
-@options.work_options("Number of scans processed at once. [default: one per core]")
+@options.work_options("Number of scans to process in parallel. [default: one per core]")
 def extract_cubes(source: Path, cubes: Path, dry_run: bool, **given: Any) -> None:
     """Cut cubes from the scans in SOURCE, a folder or a single file, into the cube store CUBES.
 

@@ -118,7 +118,7 @@ def _negatives(text: str) -> int | None:
     ),
     options.split_file_option,
 )
-@options.work_options("Number of scans processed at once. [default: one per core]")
+@options.work_options("Number of scans to process in parallel. [default: one per core]")
 def extract_targets(source: Path, targets: Path, task: str | None, dry_run: bool, **given: Any) -> None:
     """Cut labelled cubes for one task from SOURCE into the target store TARGETS.
 

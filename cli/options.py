@@ -182,7 +182,7 @@ at_least_1 = click.IntRange(min=1)
 
 json_option = option(
     "--json",
-    "Print one JSON object for programs.",
+    "Print the result as one JSON object, for use by programs.",
     bool,
     expose_value=False,
     callback=lambda context, _, given: context.meta.update({AS_JSON: given}),
@@ -245,13 +245,13 @@ rule_options = grouped(
     ),
     option(
         "--max-tissue",
-        "Highest tissue score of a cube, 0 to 1; in slices, air counts as tissue. [default: "
-        "0.15; slices: 0.7; MR: 1]",
+        "Highest tissue score of a cube, that is, its share of tissue, 0 to 1; in slices, "
+        "air counts as tissue. [default: 0.15; slices: 0.7; MR: 1]",
         float,
     ),
     option(
         "--min-tissue",
-        "Lowest tissue score of a cube, 0 to 1; raise it to exclude cubes of air.",
+        "Lowest tissue score of a cube, 0 to 1; raise this value to exclude cubes of air.",
         float,
         0.0,
     ),
@@ -298,7 +298,7 @@ finetuning_options = grouped(
         metavar="10%|N",
     ),
     option("--steps", f"Number of training steps. [default: {DEFAULT_STEPS}]", int),
-    option("--epochs", "Number of passes over the labelled cubes; use it instead of --steps.", int),
+    option("--epochs", "Number of passes over the labelled cubes, as an alternative to --steps.", int),
     setting(
         _DEFAULT,
         "--select",
@@ -308,7 +308,7 @@ finetuning_options = grouped(
     option("--patience", "With --select best: stop after this many epochs without improvement.", int),
     option(
         "--at-steps",
-        "Also evaluate on the test fold after each of these steps.",
+        "Step numbers after which the network is also evaluated on the test fold.",
         Listed("N,.."),
         metavar="N,..",
     ),

@@ -55,8 +55,8 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(
         _PUBLISHED,
         "--schedule",
-        "Learning-rate schedule: halve it every 40 epochs (in 2D at least 2000 steps), or follow a cosine to "
-        "the last step.",
+        "Learning-rate schedule: halve the rate every 40 epochs (in 2D at least 2000 steps "
+        "apart), or follow a cosine to the last step.",
         SCHEDULES,
     ),
     options.setting(_PUBLISHED, "--warmup", "Number of warm-up steps for the learning rate."),
@@ -67,7 +67,8 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     ),
     options.option(
         "--ema",
-        "Decay of a moving average of the weights, which is then evaluated and saved. [default: none]",
+        "Decay of an exponential moving average of the weights; the averaged weights are "
+        "evaluated and saved. [default: none]",
         float,
         metavar="DECAY",
     ),

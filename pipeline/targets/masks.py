@@ -75,7 +75,7 @@ def masks_folder(source: Path, parameters: MaskParameters | ImageMaskParameters)
     """
     folder = parameters.masks or source / LUNGS
     if parameters.masks is None and layout_of(source) != "luna16":
-        raise CallError(f"{source} does not have LUNA16's layout: give the folder of its masks with --masks.")
+        raise CallError(f"{source} does not have LUNA16's layout: give the folder of the masks with --masks.")
     if not folder.is_dir():
         raise CallError(f"There is no folder {folder}: give the folder of the masks with --masks.")
     if folder.resolve() == source.resolve():

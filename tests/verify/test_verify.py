@@ -296,7 +296,7 @@ def test_without_its_manifest_a_store_is_looked_at_as_far_as_it_goes(stores: Pat
         (set_attribute("window", value=[0, 1000]), "cubes", "outside the window"),
         (set_attribute("window", value=[5, 5]), "window", "must be the lowest and the highest value"),
         (set_attribute("window", value=None), "window", "must be the lowest and the highest value"),
-        (set_attribute("size", value=[16, 16, 8]), "original", "its cubes are (16, 16, 16), not"),
+        (set_attribute("size", value=[16, 16, 8]), "original", "the cubes are (16, 16, 16), not"),
         (set_attribute("size", value=[16.0, 16, 16]), "size", "three edges"),
         (set_attribute("unit", value=3), "unit", "must be a name"),
         (set_attribute("finalised", value="yes"), "finalised", "must be true"),
@@ -423,7 +423,7 @@ def test_a_store_of_pseudonyms_is_compared_with_its_key(finished: Path, tmp_path
     assert (found.findings, found.scans, found.cut_again) == ((), 2, 12)
     (tmp_path / "other").write_bytes(b"another key, of thirty-two bytes or more")
     for wrong in (None, tmp_path / "other", tmp_path / "absent"):
-        with pytest.raises(CallError, match="has pseudonyms for its scans: give the file with the key"):
+        with pytest.raises(CallError, match="has pseudonyms for its scans: give the key file"):
             look(tmp_path / "a.zarr", source=finished / "scans", anonymize=wrong)
     assert not (tmp_path / "absent").exists()
 
