@@ -107,7 +107,7 @@ def split_cubes(scans: ScanTable, cubes: CubeTable, images: ImageTable | None = 
     else:
         chosen = present[present % np.uint64(ONE_IN) == 0]  # at least one must validate, and not all
         held_out = np.isin(key, chosen if 0 < chosen.size < present.size else present[:1])
-        by = "a hash of the patient" if by_patient else "the scan's stream key"
+        by = "a hash of the patient" if by_patient else "its stream key"
         rule = f"one {whose} in {ONE_IN} validates, by {by}{rule}"
     train, validation = usable[~held_out], usable[held_out]
     few = _few(validation, noun)
