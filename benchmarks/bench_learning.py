@@ -77,9 +77,9 @@ def learn(folder: Path, epochs: int, picture: Path | None, gates: Gates) -> None
         print(f"{name:<13} network {loss:.5f}   copying {copying:.5f}   mean filter {filtered:.5f}   "
               f"mean image {outcome.mean_image_loss:.5f}", flush=True)  # fmt: skip
         if name == "shuffling":
-            gates.at_most(f"{name}: loss, times a mean filter", loss / filtered, 1)
+            gates.at_most(f"{name}: loss relative to a mean filter", loss / filtered, 1)
         else:
-            gates.at_most(f"{name}: loss, times copying", loss / copying, 0.5)
+            gates.at_most(f"{name}: loss relative to copying", loss / copying, 0.5)
         rows.append(restored(run / "best.pt", data))
     if picture:
         draw_restored(picture, rows, f"validation cubes after {epochs} epochs on one degradation, --width 8")

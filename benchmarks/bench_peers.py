@@ -254,13 +254,13 @@ def measure(folder: Path, rounds: int) -> None:
 def show(rates: dict[Peer, float], sizes: dict[Peer, int], count: int) -> None:
     gates, ours = Gates(), rates[OURS]
     print(
-        f"\n{'pairs of 64 x 64 x 32, batches of 32':<40}{'pairs/s':>10}{'KB a pair':>12}{'ours, times':>13}"
+        f"\n{'pairs of 64 x 64 x 32, batches of 32':<40}{'pairs/s':>10}{'KB a pair':>12}{'ours / theirs':>15}"
     )
     for peer, rate in rates.items():
-        print(f"{peer.called:<40}{rate:>10.0f}{sizes[peer] / count / 1e3:>12.0f}{ours / rate:>13.2f}")
+        print(f"{peer.called:<40}{rate:>10.0f}{sizes[peer] / count / 1e3:>12.0f}{ours / rate:>15.2f}")
     for peer, rate in rates.items():
         if peer.gate:
-            gates.at_least(f"pairs from a pair store, times {peer.called}", ours / rate, peer.gate)
+            gates.at_least(f"pairs per second, relative to {peer.called}", ours / rate, peer.gate)
     gates.end()
 
 

@@ -186,13 +186,15 @@ def show(medians: dict[str, float], before: float, grown: float) -> None:
     for name, rate in rates:
         print(f"  {name:<42} {rate:8.0f}   {rate / limit:5.2f} of the limit")
     gates = Gates()
-    gates.at_least("pairs from a pair store, times slicing arrays in RAM", ours / limit, 0.4)
-    gates.at_least("pairs from a pair store, times a DataLoader over zarr", ours / straight, 8)
-    gates.at_least("pairs degraded on the fly, times those from a pair store", made / ours, 0.5)
+    gates.at_least("pairs per second from a pair store, relative to slicing arrays in RAM", ours / limit, 0.4)
+    gates.at_least(
+        "pairs per second from a pair store, relative to a DataLoader over zarr", ours / straight, 8
+    )
+    gates.at_least("pairs per second degraded on the fly, relative to a pair store", made / ours, 0.5)
     for name, share in list(medians.items())[4:6]:
-        gates.at_most(f"{name}, in % of steps of 6 pairs and 20 ms", 100 * share, 2)
+        gates.at_most(f"{name}: % of the time, steps of 6 pairs and 20 ms", 100 * share, 2)
     for name, count in list(medians.items())[6:]:
-        gates.at_most(f"{name}, in times of a later batch", count, 20)
+        gates.at_most(f"{name}: time relative to a later batch", count, 20)
     print(f"     peak memory {before:.0f} MiB, grown by {grown:.0f} MiB over {2 * EPOCHS} epochs")
     gates.end()
 

@@ -126,7 +126,7 @@ def measure(
 def show(what: str, counts: list[int], found: list[dict[str, Cost]], gates: Gates) -> None:
     """Print all steps in Markdown, and check the largest against the smallest."""
     heads = "".join(f" {count:,} {what} |" for count in counts)
-    print(f"\n| step |{heads} times, beyond linear | peak memory |\n| --- |{' --- |' * (len(counts) + 2)}")
+    print(f"\n| step |{heads} relative to linear | peak memory |\n| --- |{' --- |' * (len(counts) + 2)}")
     beyond = {}
     for name, last in found[-1].items():
         first = found[0][name].seconds
@@ -134,7 +134,7 @@ def show(what: str, counts: list[int], found: list[dict[str, Cost]], gates: Gate
         cells = "".join(f" {costs[name].seconds:.2f} s |" for costs in found)
         print(f"| {name} |{cells} {beyond[name]:.2f} | {last.memory:.0f} MiB |")
     for name, value in beyond.items():
-        gates.at_most(f"{counts[-1]:,} {what}, {name}: times beyond linear", value, 2)
+        gates.at_most(f"{counts[-1]:,} {what}, {name}: CPU time relative to linear growth", value, 2)
 
 
 def main() -> None:
