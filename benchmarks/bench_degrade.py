@@ -69,8 +69,9 @@ class Case:
 
 
 CASES = (
-    # On processors of two makers, quiet: 100 to 164 times the straightforward program, 1.7 to 2.7 of memcpy.
-    Case((64, 64, 32), "genesis", 64, 2, 95, {"full": 3.5, "plain": 2.5, "straight": 800}),
+    # On processors of two makers, quiet: 100 to 166 times the straightforward program. Relative to memcpy
+    # 1.7 to 2.7, and 3.4 to 3.6 where memcpy moves 40 GB/s on one core.
+    Case((64, 64, 32), "genesis", 64, 2, 95, {"full": 4, "plain": 2.5, "straight": 800}),
     Case((224, 224), "official-2020", 64, 1, 70, {}),
     Case((512, 512), "official-2020", 32, 1, 40, {}),
 )

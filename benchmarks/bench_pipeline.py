@@ -61,7 +61,7 @@ def measure_degrading(folder: Path, rounds: int) -> None:
 
     def write(chunks: list[bytes]) -> None:
         for start in range(0, count, SHARD):
-            write_whole(folder / "shard", *shard_parts(chunks[start : start + SHARD], SHARD))
+            write_whole(folder / "shard", shard_parts(chunks[start : start + SHARD], SHARD))
 
     def whole(workers: int) -> float:
         shutil.rmtree(folder / "pairs.zarr", ignore_errors=True)
