@@ -307,6 +307,9 @@ def draw_ladder(found: dict[str, Evidence], picture: Path) -> None:
                 label={PUBLISHED: "as published", DROPPED: "skips dropped"}[arm],
             )
         axes.set(xscale="log", xlabel="epochs of pre-training", ylabel="AUC", title=TITLES[kind])
+        rungs = sorted({int(name.partition("-")[2]) for name in scores})
+        axes.set_xticks(rungs, map(str, rungs))
+        axes.minorticks_off()
         axes.legend(frameon=False)
     figure.savefig(picture, dpi=150)
 
