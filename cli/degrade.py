@@ -27,7 +27,7 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
         "Axes from which each flip draws one, such as x,y,z; the axis channel flips nothing.",
         options.Listed("AXES", str, "axes"),
     ),
-    ("--shuffle-rate", "Probability of local shuffling in a pair.", _RATE),
+    ("--shuffle-rate", "Probability that voxels of a cube are shuffled locally.", _RATE),
     (
         "--shuffle-windows",
         "Number of shuffling windows in a cube of 64 x 64 x 32 voxels.",
@@ -44,10 +44,10 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
         "Smallest and largest edge of a shuffling window in voxels, such as 1,L//10 (L: edge of the cube).",
         _RULES,
     ),
-    ("--nonlinear-rate", "Probability of a non-linear intensity curve in a pair.", _RATE),
-    ("--invert-rate", "Probability that an intensity curve is inverted.", _RATE),
-    ("--paint-rate", "Probability of in-painting or out-painting in a pair.", _RATE),
-    ("--inpaint-share", "Probability that a painted pair is in-painted rather than out-painted.", _RATE),
+    ("--nonlinear-rate", "Probability that a non-linear intensity curve is applied to a cube.", _RATE),
+    ("--invert-rate", "Probability that an applied intensity curve is inverted.", _RATE),
+    ("--paint-rate", "Probability that a cube is in-painted or out-painted.", _RATE),
+    ("--inpaint-share", "Probability that a painted cube is in-painted rather than out-painted.", _RATE),
     ("--inpaint-windows", "Maximum number of in-painting windows.", options.at_least_1),
     ("--inpaint-continue", "Probability of drawing another in-painting window.", _RATE),
     (
@@ -60,8 +60,8 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
     ("--outpaint-continue", "Probability of keeping another window in out-painting.", _RATE),
     (
         "--outpaint-margins",
-        "Smallest and largest number of voxels by which a kept window is shorter than the "
-        "cube edge L, such as 3L//7,4L//7.",
+        "Range subtracted from the cube edge L to give the edge of a window that out-painting keeps, in "
+        "voxels, such as 3L//7,4L//7.",
         _RULES,
     ),
     ("--outpaint-fill", "Content that fills the region outside the kept windows.", _FILL),

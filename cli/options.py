@@ -245,8 +245,8 @@ rule_options = grouped(
     ),
     option(
         "--max-tissue",
-        "Highest tissue score of a cube, that is, its share of tissue, 0 to 1; in slices, "
-        "air counts as tissue. [default: 0.15; slices: 0.7; MR: 1]",
+        "Maximum fraction of tissue (0 to 1) in a cube that is kept; in patches of slices, air also "
+        "counts as tissue. [default: 0.15; slices: 0.7; MR: 1]",
         float,
     ),
     option(
@@ -341,7 +341,8 @@ finetuning_options = grouped(
     setting(
         _DEFAULT,
         "--precision",
-        "Precision of the arithmetic: tf32 rounds the inputs of products; bf16 and fp16 are mixed precision.",
+        "Precision of the arithmetic: tf32 rounds the inputs of matrix products and convolutions; bf16 and "
+        "fp16 are mixed precision.",
         PRECISIONS,
     ),
     setting(

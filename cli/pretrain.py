@@ -111,7 +111,8 @@ _PUBLISHED, _HERE = gt.PretrainParameters(), gt.Execution()
     options.setting(
         _PUBLISHED,
         "--precision",
-        "Precision of the arithmetic: tf32 rounds the inputs of products; bf16 and fp16 are mixed precision.",
+        "Precision of the arithmetic: tf32 rounds the inputs of matrix products and convolutions; bf16 and "
+        "fp16 are mixed precision.",
         PRECISIONS,
     ),
     options.option(

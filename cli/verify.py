@@ -33,7 +33,11 @@ from genesis_toolkit.pipeline.wording import counted
     metavar="KEYFILE",
 )
 @options.option(
-    "--replay", "Number of random pairs to degrade again and compare.", click.IntRange(min=0), 0, metavar="K"
+    "--replay",
+    "Number of random cubes to degrade again and compare with the stored ones.",
+    click.IntRange(min=0),
+    0,
+    metavar="K",
 )
 @options.json_option
 def verify(store: Path | str, cubes: int | None, replay: int, **given: Any) -> None:

@@ -79,7 +79,10 @@ def cubes_at(
     for corner in corners:
         box = voxels[tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))]
         if min(corner) < 0 or box.shape != edges:
-            raise DataError(f"the scan has no cube of {' x '.join(map(str, edges))} at {tuple(corner)}")
+            raise DataError(
+                f"a cube of {' x '.join(map(str, edges))} voxels at {tuple(map(int, corner))} does not fit "
+                f"inside the scan of {' x '.join(map(str, voxels.shape))}"
+            )
         rows[...] = box.transpose(1, 2, 0)
         np.clip(rows, window.low, window.high, out=rows)
         if rows.dtype.kind == "f":

@@ -40,7 +40,7 @@ class ExtractParameters(HounsfieldValues):
             voxels such as `p99.5`, that are mapped to -1000 .. 1000; `hu` is then left alone.
         border: voxels in x, y, z on either side that no cube may touch.
         max_tissue: largest tissue score of a cube, as a share of its voxels; None takes 0.15 as published,
-            0.7 for patches, in which air counts like tissue, and 1 (no limit) with `window`.
+            0.7 for patches, in which air counts as tissue, and 1 (no limit) with `window`.
         min_tissue: smallest tissue score of a cube, as a share of its voxels; the published rule has no such
             limit, and patches have none.
         sampler: `uniform` draws among the corners that pass; `official` replays the authors' generator, for

@@ -94,8 +94,8 @@ class CubeRule:
             )
         if self.plane and self.min_tissue:
             raise CallError(
-                f"--min-tissue {self.min_tissue} is for cubes: in patches of slices air "
-                "counts like tissue, so --max-tissue already excludes patches full of air. "
+                f"--min-tissue {self.min_tissue} applies only to cubes. In patches of slices, air "
+                "counts as tissue, so --max-tissue already excludes patches full of air. "
                 "Omit --min-tissue."
             )
         if not 0 <= self.min_tissue <= self.most_tissue:

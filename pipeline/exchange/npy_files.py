@@ -269,8 +269,8 @@ def export_npy(
     store = open_cubes(cubes)
     if len(store.size) != 3:
         raise CallError(
-            f"{cubes} holds patches or images of {size_words(store.size)}, but the authors' files only "
-            "hold cubes: read the store with zarr, as its README.md shows."
+            f"{cubes} holds patches or images of {size_words(store.size)}, but the original Models Genesis "
+            "format holds only cubes: read the store with zarr, as the store's README.md shows."
         )
     if (store.window, store.attributes["unit"]) != (WINDOW, "HU"):
         raise CallError(
@@ -325,7 +325,8 @@ def _parts(
         store.cubes.read_many(block, hu)
         if hu.min() < WINDOW.low or hu.max() > WINDOW.high:
             raise DataError(
-                f"{store.storage.place} holds values outside its window, so the store is damaged."
+                f"{store.storage.place} is damaged: it holds values from {hu.min()} to {hu.max()}, outside "
+                f"its HU window of {WINDOW.low} to {WINDOW.high}. Extract the cubes again."
             )
         yield values_of(hu, dtype).data.cast("B")
         for cube in block:
@@ -344,5 +345,6 @@ def _checked(path: Path, parts: Iterator[bytes | memoryview]) -> str:
             if not file.read(1):
                 return digest.hexdigest()
     raise CallError(
-        f"{path} exists with other content: choose another folder, or replace it with --overwrite."
+        f"{path} already exists with different content: choose another folder, or use --overwrite to replace "
+        "the file."
     )

@@ -111,7 +111,9 @@ def _mapped(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
         grey: NDArray[np.uint8] = mapped(values, low, high, _GREY).astype(np.uint8)
         if grey.min() < grey.max():
             return grey
-    raise DataError(f"all pixels have the same grey level, with {low:g} as black and {high:g} as white")
+    raise DataError(
+        f"the image is blank: all pixels have the same grey level when {low:g} is black and {high:g} is white"
+    )
 
 
 def _jpeg_size(path: Path) -> tuple[int, int]:

@@ -478,7 +478,7 @@ def test_export_replaces_nothing_unasked(cube_store: Path, tmp_path: Path, conte
     other.unlink()
     there.write_bytes(whole + b"1" if content is None else content)
     before = there.read_bytes()
-    with pytest.raises(CallError, match=r"_5\.npy exists with other content"):
+    with pytest.raises(CallError, match=r"_5\.npy already exists with different content"):
         export_npy(cube_store, out)
     assert there.read_bytes() == before
     assert not other.exists()

@@ -531,7 +531,9 @@ def test_croissant_describes_every_array(made: Path, name: str) -> None:
 
 def test_export_refuses_what_the_authors_never_published(made: Path, tmp_path: Path) -> None:
     for name in ("crops", "patches"):
-        with pytest.raises(CallError, match=r"pixels, but the authors' files only hold cubes"):
+        with pytest.raises(
+            CallError, match=r"pixels, but the original Models Genesis format holds only cubes"
+        ):
             export_npy(made / f"{name}.zarr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -143,7 +143,7 @@ def spoilt(path: Path, kind: str) -> Path:
         (lambda at: spoilt(write_picture(at / "a.png", chest(1, most=999)), "cut"), "cut short"),
         (lambda at: spoilt(write_cr(at / "a.dcm", chest(1)), "cut"), "cut short"),
         (lambda at: write_picture(at / "a.jpg", np.zeros((8, 8, 4), np.uint8), format="JPEG"), "CMYK"),
-        (lambda at: write_picture(at / "a.png", np.full((8, 8), 7, np.uint16)), "same grey level, with 7"),
+        (lambda at: write_picture(at / "a.png", np.full((8, 8), 7, np.uint16)), "the same grey level when 7"),
         (lambda at: write_cr(at / "a.dcm", chest(1), NumberOfFrames=2), "2 frames"),
         (lambda at: write_cr(at / "a.dcm", chest(1), "CT"), "modality is CT; only CR or DX is read"),
         (lambda at: write_cr(at / "a.dcm", chest(1), RescaleSlope="1"), "no valid intercept"),

@@ -213,7 +213,8 @@ def _check_size(what: str, number: float) -> None:
     """Check that a number is finite and no larger than any score."""
     if not (math.isfinite(number) and abs(number) <= _MOST_SIZE):
         raise DataError(
-            f"the {what} is {number:g}: it must be a number of at most {_MOST_SIZE:g}; correct or remove it."
+            f"the {what} is {number:g}, but must be between {-_MOST_SIZE:g} and {_MOST_SIZE:g}: correct or "
+            "remove it."
         )
 
 

@@ -219,7 +219,7 @@ def build_target_network(
     if axes < plan.axes:
         raise CallError(
             f"The network {plan.name} takes cubes, but the store holds 2D images: "
-            + ("give --network unet2d." if beginning.file is None else "name weights of unet2d.")
+            + ("use --network unet2d." if beginning.file is None else "use weights of unet2d.")
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

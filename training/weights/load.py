@@ -150,7 +150,7 @@ def plain_names(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         if first != key:
             raise DataError(
                 f"{path} holds two networks, or the same network twice: {first} and {key} "
-                "would get the same name. Save one network alone to a file."
+                "have the same name once their prefixes are removed. Save only one network to the file."
             )
     return {name: weights[key] for name, key in names.items()}
 
