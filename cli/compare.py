@@ -36,15 +36,15 @@ _OF_TABLES = {"from_csv", "out", "reference", "pairs", "overwrite"}
     "Arms and trials",
     options.option(
         "--arm",
-        "Arm to compare; repeat the option for each arm. Either scratch-3d or scratch-2d, or NAME=WEIGHTS: a "
-        "name such as genesis-ct-3d, genesis-ct-2d, genesis-xray-2d or imagenet, and a run, a checkpoint or "
-        "an official file.",
+        "Arm to compare, that is, one way to initialise a network; repeat the option for each arm. "
+        "Either scratch-3d or scratch-2d, or NAME=WEIGHTS: a name such as genesis-ct-3d, genesis-ct-2d, "
+        "genesis-xray-2d or imagenet, and a run, a checkpoint or an official file.",
         metavar="NAME[=WEIGHTS]",
         multiple=True,
     ),
     options.option(
         "--trials",
-        "Number of trials per arm and task, with consecutive seeds starting at --seed.",
+        "Number of trials (training runs) per arm and task, with consecutive seeds starting at --seed.",
         int,
         PUBLISHED_TRIALS,
     ),

@@ -21,16 +21,21 @@ _RULES = options.Listed("RULES", str, "rules")
 
 #: Every parameter of a recipe that an option can override: option, help text, type (METHOD.md section 3).
 RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
-    ("--flip-rate", "Probability of each of up to three successive flips.", _RATE),
+    (
+        "--flip-rate",
+        "Probability of a flip, and after each flip of another one, up to three.",
+        _RATE,
+    ),
     (
         "--flip-axes",
-        "Axes from which each flip draws one, such as x,y,z; the axis channel flips nothing.",
+        "Axes from which each flip picks one at random, such as x,y,z; picking channel "
+        "leaves the cube as it is.",
         options.Listed("AXES", str, "axes"),
     ),
     ("--shuffle-rate", "Probability that voxels of a cube are shuffled locally.", _RATE),
     (
         "--shuffle-windows",
-        "Number of shuffling windows in a cube of 64 x 64 x 32 voxels.",
+        "Number of shuffling windows (boxes whose voxels are shuffled) in a cube of 64 x 64 x 32 voxels.",
         options.at_least_1,
     ),
     (
@@ -48,23 +53,43 @@ RECIPE_OPTIONS: tuple[tuple[str, str, click.ParamType[Any]], ...] = (
     ("--invert-rate", "Probability that an applied intensity curve is inverted.", _RATE),
     ("--paint-rate", "Probability that a cube is in-painted or out-painted.", _RATE),
     ("--inpaint-share", "Probability that a painted cube is in-painted rather than out-painted.", _RATE),
-    ("--inpaint-windows", "Maximum number of in-painting windows.", options.at_least_1),
-    ("--inpaint-continue", "Probability of drawing another in-painting window.", _RATE),
+    (
+        "--inpaint-windows",
+        "Maximum number of in-painting windows (boxes whose voxels are replaced).",
+        options.at_least_1,
+    ),
+    (
+        "--inpaint-continue",
+        "Probability of each next in-painting window, up to --inpaint-windows.",
+        _RATE,
+    ),
     (
         "--inpaint-edges",
         "Smallest and largest edge of an in-painting window in voxels, such as L//6,L//3.",
         _RULES,
     ),
-    ("--inpaint-fill", "Content that fills an in-painting window.", _FILL),
-    ("--outpaint-windows", "Maximum number of windows that out-painting keeps.", options.at_least_1),
-    ("--outpaint-continue", "Probability of keeping another window in out-painting.", _RATE),
+    ("--inpaint-fill", "Content that replaces the voxels of an in-painting window.", _FILL),
+    (
+        "--outpaint-windows",
+        "Maximum number of windows (boxes) that out-painting leaves unchanged.",
+        options.at_least_1,
+    ),
+    (
+        "--outpaint-continue",
+        "Probability of each further unchanged window after the first, up to --outpaint-windows.",
+        _RATE,
+    ),
     (
         "--outpaint-margins",
-        "Range subtracted from the cube edge L to give the edge of a window that out-painting keeps, in "
-        "voxels, such as 3L//7,4L//7.",
+        "Smallest and largest number of voxels subtracted from the cube edge L to give the edge of a window "
+        "that out-painting leaves unchanged, such as 3L//7,4L//7.",
         _RULES,
     ),
-    ("--outpaint-fill", "Content that fills the region outside the kept windows.", _FILL),
+    (
+        "--outpaint-fill",
+        "Content that replaces everything outside the windows that out-painting leaves unchanged.",
+        _FILL,
+    ),
 )
 
 

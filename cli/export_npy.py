@@ -15,7 +15,10 @@ from genesis_toolkit.pipeline.wording import counted
 @click.argument("cubes", type=options.made_store)
 @click.argument("folder", type=options.path, metavar="DIR")
 @options.option(
-    "--dtype", "Type of the values; the authors publish float64.", ["float64", "float32"], "float64"
+    "--dtype",
+    "Type of the values; the original Models Genesis files hold float64.",
+    ["float64", "float32"],
+    "float64",
 )
 @options.option("--overwrite", "Replace existing files whose content differs.", bool)
 @options.json_option

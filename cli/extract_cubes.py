@@ -95,7 +95,7 @@ def _subsets(text: str) -> tuple[int, ...]:
     ),
     options.option(
         "--sampler",
-        "How to draw cubes; official reproduces the authors' own random draws exactly.",
+        "How to draw cubes; official repeats the random draws of the original Models Genesis program.",
         ["uniform", "official"],
         "uniform",
     ),

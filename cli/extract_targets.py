@@ -56,7 +56,7 @@ def _negatives(text: str) -> int | None:
     ),
     options.option(
         "--hu",
-        "CT only: window in HU to which voxels are clipped. [default: -1000,1000]",
+        "CT only: range in HU to which voxel values are clipped. [default: -1000,1000]",
         options.Listed("LOW,HIGH"),
     ),
     options.option(

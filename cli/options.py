@@ -227,7 +227,7 @@ rule_options = grouped(
     ),
     option(
         "--hu",
-        "CT only: window in HU to which voxels are clipped. [default: -1000,1000]",
+        "CT only: range in HU to which voxel values are clipped. [default: -1000,1000]",
         Listed("LOW,HIGH"),
         "-1000,1000",
     ),
@@ -251,7 +251,7 @@ rule_options = grouped(
     ),
     option(
         "--min-tissue",
-        "Lowest tissue score of a cube, 0 to 1; raise this value to exclude cubes of air.",
+        "Minimum fraction of tissue (0 to 1) in a cube that is kept; raise it to exclude cubes of air.",
         float,
         0.0,
     ),
@@ -308,7 +308,7 @@ finetuning_options = grouped(
     option("--patience", "With --select best: stop after this many epochs without improvement.", int),
     option(
         "--at-steps",
-        "Step numbers after which the network is also evaluated on the test fold.",
+        "Step numbers after which the network is also evaluated on the test data.",
         Listed("N,.."),
         metavar="N,..",
     ),

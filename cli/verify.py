@@ -34,7 +34,7 @@ from genesis_toolkit.pipeline.wording import counted
 )
 @options.option(
     "--replay",
-    "Number of random cubes to degrade again and compare with the stored ones.",
+    "Number of random cubes to degrade again and compare with the stored degraded copies.",
     click.IntRange(min=0),
     0,
     metavar="K",

@@ -173,7 +173,10 @@ def whole_shard(store: CubeStore, shard: int) -> bytes:
     except OSError as error:
         raise not_read(place, error) from None
     if store.manifest.get(path) != sha256_of(data):
-        raise DataError(f"The shard {place} is damaged: the sha256 differs from the one in the manifest.")
+        raise DataError(
+            f"The shard {place} is damaged: the sha256 differs from the one in the manifest. "
+            "Run genesis-prep verify on its store for details."
+        )
     return data
 
 

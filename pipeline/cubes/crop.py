@@ -77,7 +77,10 @@ def cube_at(
     (x, y), (across, down) = map(int, corner[:2]), parameters.size
     crop = pixels[x : x + across, y : y + down]
     if min(x, y) < 0 or crop.shape != parameters.size:
-        raise DataError(f"the image has no crop of {across} x {down} pixels at {x}, {y}")
+        raise DataError(
+            f"a crop of {across} x {down} pixels at {(x, y)} does not fit inside the image of "
+            f"{' x '.join(map(str, pixels.shape))}"
+        )
     return np.ascontiguousarray(crop)
 
 

@@ -198,8 +198,8 @@ class Degrader:
     def __init__(self, recipe: Recipe, size: tuple[int, ...], window: Window, seed: int) -> None:
         if len(size) not in (2, 3):
             raise CallError(
-                f"The size {size} has {len(size)} edges, but a cube has three (x, y, "
-                "z) and a patch two (x, y)."
+                f"The size {size} has {len(size)} edges, but must have three (x, y, z) for a cube or two "
+                "(x, y) for a patch."
             )
         recipes.check_size(recipe, size)
         self.recipe, self.size, self.window, self.seed = recipe, size, window, seed

@@ -102,8 +102,8 @@ def _read_heads(files: Sequence[Path]) -> list[NpyFile]:
     for first, second in pairwise(sources):
         if first.identifier == second.identifier:
             raise CallError(
-                f"{first.path} and {second.path} have the same name, which determines their random streams: "
-                "rename one."
+                f"{first.path} and {second.path} have the same name, but the random numbers for degrading "
+                "the cubes of a file depend on its name: rename one of the files."
             )
     for other in sources:
         if other.size != sources[0].size:

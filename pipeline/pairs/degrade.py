@@ -60,8 +60,9 @@ class DegradeParameters:
     def __post_init__(self) -> None:
         if not 1 <= self.variants <= _MOST_VARIANTS:
             raise CallError(
-                f"--variants {self.variants}: must be between 1 and {_MOST_VARIANTS}. For unlimited "
-                "variants, run genesis-train pretrain on the cube store; it degrades on the fly."
+                f"--variants {self.variants} is out of range: it must be between 1 and {_MOST_VARIANTS} "
+                "degraded copies of each cube. For an unlimited number, run genesis-train pretrain on the "
+                "cube store; it degrades on the fly."
             )
         checked_seed(self.seed)
 

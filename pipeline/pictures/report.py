@@ -82,7 +82,8 @@ def write_report(store: CubeStore | PairStore, html: Path, rows: int) -> None:
         page = report(store, rows)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
-            f"The store {store.storage.place} is damaged: reading its data failed with {error!r}."
+            f"The store {store.storage.place} is damaged: reading its data failed with {error!r}. "
+            "Run genesis-prep verify for details."
         ) from None
     write_whole(html, page.encode(errors="replace"))  # a folder's name may not be UTF-8
 
@@ -126,7 +127,8 @@ def count_values(reader: ShardReader, rows: Sequence[int], window: Window) -> ND
     if window.low < limits.min or window.high > limits.max:
         raise DataError(
             f"The window {window.low} .. {window.high} is wider than "
-            f"{reader.dtype} allows, so the store's zarr.json is damaged."
+            f"{reader.dtype} allows, so the store's zarr.json is damaged. Run genesis-prep "
+            "verify for details."
         )
     counts = np.zeros(window.span + 1, np.int64)
     block = max(1, min(_BLOCK, _BLOCK_VOXELS // int(np.prod(reader.shape[1:]))))

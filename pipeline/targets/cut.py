@@ -134,7 +134,10 @@ def to_voxels(world: ArrayLike, geometry: Geometry) -> NDArray[np.float64]:
     try:
         back = np.linalg.inv(_steps(geometry))
     except np.linalg.LinAlgError:
-        raise DataError(f"the axes of the scan {geometry.direction} lie in one plane") from None
+        raise DataError(
+            f"the axes of the scan {geometry.direction} lie in one plane, so positions in mm cannot be "
+            "converted to voxels: export the scan again"
+        ) from None
     return np.asarray((np.asarray(world, np.float64) - np.asarray(geometry.origin)) @ back.T)
 
 

@@ -63,7 +63,10 @@ def deal_images(source: Path, split: SplitFile | None) -> Plan:
         if split or name in train_val or name in test
     ]
     if not pieces:
-        raise CallError(f"None of the images in {found.root} is on NIH's lists next to them.")
+        raise CallError(
+            f"None of the images in {found.root} is on NIH's lists in this folder: "
+            "download the lists again, or assign the images with --split-file."
+        )
     others = len(images) - len(pieces)
     said = f"Skipped {counted(others, 'image')} on neither of NIH's lists."
     return Plan(found.root, tuple(pieces), (said,) if others else ())

@@ -107,7 +107,8 @@ def _planned(remains: Remains, source: Path) -> tuple[Plan, tuple[TargetTask[Any
             table = _file_named(source, str(parameters.label_table), Path.is_file)
             if table is None:
                 raise DataError(
-                    f"the table of labels, {parameters.label_table}, is neither in {source} nor next to it"
+                    f"the table of labels, {parameters.label_table}, is neither in {source} nor next to it: "
+                    "copy the table there"
                 )
             parameters = replace(parameters, label_table=table)
         split = None
@@ -125,7 +126,9 @@ def _folder_of_masks(source: Path, name: str) -> Path:
     """Find the masks in the source or next to it: a store only records their folder's name."""
     found = _file_named(source, name, Path.is_dir)
     if found is None:
-        raise DataError(f"the folder of masks, {name!r}, is neither in {source} nor next to it")
+        raise DataError(
+            f"the folder of masks, {name!r}, is neither in {source} nor next to it: copy the folder there"
+        )
     return found
 
 

@@ -522,7 +522,8 @@ def test_a_source_that_says_something_else_is_told_of(copies: Path, scans: Path,
     (source / "seg-lungs-LUNA16").rename(source / "lungs")
     found = look(copies / "segment.zarr", source=source)
     assert found.left_out == (
-        f"cubes of the scans: the folder of masks, 'seg-lungs-LUNA16', is neither in {source} nor next to it",
+        f"cubes of the scans: the folder of masks, 'seg-lungs-LUNA16', is neither in {source} nor next to it"
+        ": copy the folder there",
     )
 
 

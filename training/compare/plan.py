@@ -331,8 +331,8 @@ def check_curve(parameters: FinetuneParameters, labels: Sequence[float | int]) -
     words = list(map(labels_words, labels))
     if len({one.endswith("%") for one in words}) > 1 or len(set(words)) < len(words):
         raise CallError(
-            f"--labels {','.join(words)} is not a curve: give numbers of cases or shares in "
-            "%, each once, such as 20,60,200."
+            f"--labels {','.join(words)} is not a curve: give either numbers of cases or shares in %, "
+            "each value once, such as 20,60,200 or 10%,50%."
         )
     if words and parameters.at_steps:
         raise CallError(

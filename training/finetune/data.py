@@ -78,7 +78,7 @@ class TargetData:
 
     @property
     def probe(self) -> bool:
-        """Whether the run fits a linear probe: a classifier with a frozen encoder."""
+        """True if the run fits a linear probe: a classifier with a frozen encoder."""
         return self.kind == "classify" and self.parameters.freeze_encoder
 
     @property
@@ -175,7 +175,7 @@ def choose_scans(
     if count > len(scans):
         raise CallError(
             f"--labels {labels_words(labels)} is out of range: only {len(scans):,} scans of the train fold "
-            "have cubes."
+            "have cubes. Give at most that number, or a share such as 10%."
         )
     words = np.array([draw_words(seed, stream, 0, 0, Operation.LABELS, 2) for stream in streams], np.uint64)
     rank = words[:, 0] << np.uint64(32) | words[:, 1]
@@ -233,7 +233,7 @@ def target_data(store: TargetStore, parameters: FinetuneParameters) -> TargetDat
     kind: Kind = "classify" if store.masks is None else "segment"
     if kind == "segment" and parameters.head != "deepest":
         raise CallError(
-            f"--head {parameters.head} applies to classification, but the task is {store.task}: leave it out."
+            f"--head {parameters.head} applies to classification, but the task is {store.task}: omit it."
         )
     # A classifier only has an encoder to initialise.
     keep = parameters.keep if kind == "segment" and parameters.keep else _KEEP[kind]

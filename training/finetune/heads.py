@@ -97,7 +97,10 @@ class TargetNetwork(nn.Module, ABC):
         """
         if len(size) != self.axes:
             given = " x ".join(map(str, size))
-            raise CallError(f"The network takes {self.axes}D input, but {given} was given.")
+            raise CallError(
+                f"The network takes {self.axes}D cubes, but the cubes given are {len(size)}D, {given}: give "
+                f"a store with {self.axes}D cubes, or a network for {len(size)}D."
+            )
         if self.by_slice:
             check_image(size[:2], "slices of the cubes")
         else:
@@ -219,7 +222,7 @@ def build_target_network(
     if axes < plan.axes:
         raise CallError(
             f"The network {plan.name} takes cubes, but the store holds 2D images: "
-            + ("use --network unet2d." if beginning.file is None else "use weights of unet2d.")
+            + ("give --network unet2d." if beginning.file is None else "give weights for unet2d instead.")
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -241,7 +244,7 @@ def build_target_network(
 
 
 def _kept(name: str, keep: str) -> bool:
-    """Whether a segmenter keeps the pre-trained tensor of that name.
+    """Return True if a segmenter keeps the pre-trained tensor of that name.
 
     By default it drops the last level of the decoder, which has learnt to restore voxels, not masks. For
     vessels in 3D with two labelled scans, Dice was 0.51 from scratch, 0.36 with the whole network kept, 0.47

@@ -140,7 +140,7 @@ def read_plain(path: Path) -> Any:
         )
     raise DataError(
         f"{path} is cut short, damaged, or not a checkpoint of plain tensors and numbers, the "
-        "only kind that is ever loaded."
+        "only kind that is loaded: copy the file again, or save only the network's state_dict()."
     )
 
 

@@ -324,8 +324,8 @@ def read_encoder(path: Path) -> Beginning:
     content = files.read_plain(path)
     if not is_state_dict(content):
         raise DataError(
-            f"{path} is not a state dict: the file must hold the tensors of a ResNet-18 under "
-            "torchvision's names and nothing else."
+            f"{path} is not a state dict: the file must hold only the tensors of a ResNet-18 under "
+            "torchvision's names. Save the network's state_dict() to it."
         )
     named = plain_names(content, path)
     weights = {key: tensor.detach() for key, tensor in named.items() if not key.startswith(_CLASSIFIER)}
