@@ -18,6 +18,7 @@ from genesis_toolkit.pipeline.errors import CallError, DataError
 from genesis_toolkit.pipeline.hounsfield import Ends, Window
 from genesis_toolkit.pipeline.scans.gate import OUTSIDE
 from genesis_toolkit.pipeline.scans.geometry import Scan, Voxels
+from genesis_toolkit.pipeline.wording import counted
 
 _PERCENTILE = re.compile(r"p(\d+(\.\d+)?)")
 _INT16 = np.iinfo(np.int16)
@@ -33,7 +34,7 @@ def checked_ends(ends: tuple[Any, ...]) -> Ends:
     """
     said = f"--window {','.join(map(str, ends))}"
     if len(ends) != 2:
-        raise CallError(f"{said} has {len(ends)} limits, but it needs two: {_WAYS}.")
+        raise CallError(f"{said} has {counted(len(ends), 'limit')}, but must have two: {_WAYS}.")
     low, high = (_checked_end(end, said) for end in ends)
     ranks = [_share(end) if isinstance(end, str) else None for end in (low, high)]
     both = ranks if None not in ranks else [low, high] if ranks == [None, None] else [0, 1]

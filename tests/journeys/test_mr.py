@@ -203,8 +203,8 @@ def test_a_scan_is_segmented_as_it_was_trained(tmp_path: Path) -> None:
     ("options", "why"),
     [
         (["--window", "0,9", "--hu", "-1000,1000"], "--hu is for CT, --window"),
-        (["--window", "9,0"], "--window 9,0 is empty"),
-        (["--window", "p0.5"], "has 1 ends"),
+        (["--window", "9,0"], "--window 9,0 is an empty range"),
+        (["--window", "p0.5"], "has 1 limit, but must have two"),
         (["--window", "x,9"], "'x' is neither a number nor a percentile"),
     ],
 )

@@ -120,7 +120,7 @@ def test_ends_are_recorded_in_one_way(ends: tuple[float | str, ...], kept: tuple
 @pytest.mark.parametrize(
     ("ends", "why"),
     [
-        ((0,), "has 1 limits"),
+        ((0,), "has 1 limit, but must have two"),
         ((5, 5), "is an empty range"),
         (("p9", "p1"), "is an empty range"),
         (("p1", "p101"), "not a percentile"),
