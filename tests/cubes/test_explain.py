@@ -215,7 +215,7 @@ def test_the_command_refuses(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "scan.mhd", lungs(0))
     for words, said in (
         (["--min-tissue", "0.5"], "--min-tissue 0.5"),
-        (["--size", "16,16", "--min-tissue", "0.1"], "--min-tissue 0.1 is for cubes"),
+        (["--size", "16,16", "--min-tissue", "0.1"], "--min-tissue 0.1 applies only to cubes"),
         (["--size", "4"], "--size 4 is invalid: it must be three edges"),
         (["--size", "4,4,4,4"], "--size 4,4,4,4"),
         (["--hu", "0"], "--hu 0"),
