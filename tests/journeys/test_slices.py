@@ -214,7 +214,7 @@ def test_what_is_left_out_is_put_in() -> None:
         ),
         ({"size": (9, 9), "sampler": "official"}, "--sampler official .* omit --sampler"),
         ({"size": (9, 9), "border": (1, 1)}, "--border 1,1 is invalid: it must be three numbers"),
-        ({"size": (9, 9), "min_tissue": 0.25}, "--min-tissue 0.25 is for cubes: .* Omit --min-tissue"),
+        ({"size": (9, 9), "min_tissue": 0.25}, "--min-tissue 0.25 applies only to cubes.* Omit --min-tissue"),
         ({"size": (9, 9), "max_tissue": 1.5}, "--max-tissue 1.5"),
     ],
 )
