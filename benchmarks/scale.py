@@ -97,7 +97,7 @@ def write_image(folder: Path, number: int) -> None:
 def measure(
     folder: Path, count: int, write: Callable[[Path, int], None], extract: list[str]
 ) -> dict[str, Cost]:
-    """All steps on so many scans or images."""
+    """Measure all steps on a new source of `count` scans or images."""
     source, cubes, pairs = folder / f"source-{count}", folder / "cubes.zarr", folder / "pairs.zarr"
     for number in range(count):
         write(source, number)

@@ -18,20 +18,9 @@ Line = tuple[str, *tuple[object, ...]]
 _OF_NETWORK, _OF_NNUNET = {"unet3d": 8, "unet2d": 32}, 32
 #: Options shared by `finetune` and `compare`, and by `extract-cubes` and `explain`.
 _OF_TRAINING = (
-    *(
-        "labels",
-        "steps",
-        "epochs",
-        "select",
-        "patience",
-        "at_steps",
-        "batch_size",
-        "lr",
-        "schedule",
-        "warmup",
-    ),
-    *("augment", "head", "keep", "freeze_encoder", "precision", "seed", "device"),
-)
+    "labels steps epochs select patience at_steps batch_size lr schedule warmup augment head keep "
+    "freeze_encoder precision seed device"
+).split()
 _OF_RULE = ("size", "plane", "hu", "border", "max_tissue", "min_tissue")
 
 

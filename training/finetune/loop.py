@@ -87,7 +87,8 @@ class FineTuner:
         if not state.epoch and self.data.parameters.freeze_encoder:
             self.judge.settle()
         while not self.stopped_by:
-            started, due = perf_counter(), self._due()
+            started = perf_counter()
+            due = self._validations(state.epoch + 1) > self._validations(state.epoch)
             works = self.data.training(state.epoch)[: self.data.steps - self.step]
             tick = self._counting_run(f"epoch {state.epoch + 1}: ")
             scores = self._fit_probe(works, tick) if self.data.probe else self._train_epoch(works, tick)
@@ -105,15 +106,17 @@ class FineTuner:
                 saving.saved()
             self.say(str(record))
 
-    def _due(self, epoch: int | None = None) -> bool:
-        """Return whether to validate after an epoch (default: the next): the last, or a possible best one."""
-        epoch = self.state.epoch if epoch is None else epoch
+    @property
+    def _epochs(self) -> int:
+        """Number of epochs of the whole run; the last may be cut short."""
+        return math.ceil(self.data.steps / self.per_epoch)
+
+    def _validations(self, epochs: int) -> int:
+        """Return the number of validations in the first epochs: after the last, and any that may be best."""
+        if self.data.parameters.select == "best":
+            return epochs
         stride = max(1, STRIDE // self.per_epoch)
-        return (
-            self.data.parameters.select == "best"
-            or (epoch + 1) * self.per_epoch >= self.data.steps
-            or (epoch + 1) % stride == 0
-        )
+        return epochs // stride + (epochs == self._epochs and epochs % stride > 0)
 
     def _fit_probe(self, works: Sequence[NDArray[np.int64]], tick: Tick) -> dict[str, Metrics]:
         """Fit a linear probe to the labelled cubes, all at once."""
@@ -166,12 +169,10 @@ class FineTuner:
         return self.judge.evaluate(self._counting("test: ", len(self.data.test)))
 
     def _counting_run(self, prefix: str) -> Tick:
-        """Return a function that counts steps and validation batches of the whole run, so of its time."""
-        epochs = math.ceil(self.data.steps / self.per_epoch)
-        due = [self._due(epoch) for epoch in range(epochs)]
+        """Return a function that counts the steps and validation batches of the whole run."""
         batches = len(self.data.validation)
-        done = self.step + batches * sum(due[: self.state.epoch])
-        return self._counting(prefix, self.data.steps + batches * sum(due), done)
+        total = self.data.steps + batches * self._validations(self._epochs)
+        return self._counting(prefix, total, self.step + batches * self._validations(self.state.epoch))
 
     def _counting(self, prefix: str, total: int, done: int = 0) -> Tick:
         """Return a function that reports one more step, and stops the run if it was asked to stop."""

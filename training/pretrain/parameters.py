@@ -134,7 +134,7 @@ class PretrainParameters:
         known: dict[str, Any] = {}
         if self.network == "unet2d":
             if self.optimiser is None and self.width is not None:
-                known |= {"optimiser": "adam", "lr": 1e-3 if self.width < _WIDE else _LR_WIDE}
+                known |= {"optimiser": "adam", "lr": _LR["adam"] if self.width < _WIDE else _LR_WIDE}
         elif self.network is not None:
             known |= {"optimiser": "sgd", **_EPOCHS}
         for name, value in known.items():
